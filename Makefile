@@ -1,0 +1,56 @@
+# The targets of this project; `make help` lists them. Needs Go and GNU make; -race needs gcc; tests and demo need
+# PostgreSQL server binaries 14 or newer, which they start themselves (see testenv/find.go for how they are found).
+
+.DEFAULT_GOAL := help
+.PHONY: help build demo test check format vet lint race fuzz tidy vulnerabilities clean
+
+VERSION  := $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
+LDFLAGS  := -s -w -X github.com/quintago/webhook-agent/agent.version=$(VERSION)
+# The version is given by LDFLAGS. Asking git once more fails where the checkout belongs to another user, as in a container.
+GO_BUILD := CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags '$(LDFLAGS)'
+FUZZTIME ?= 5s
+ARGS     ?=
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+build: ## build the static binary bin/webhook-agent
+	$(GO_BUILD) -o bin/webhook-agent .
+
+demo: build ## see it work on this machine until Ctrl-C; ARGS=--once ends after the summary
+	@$(GO_BUILD) -o bin/demo ./testenv/demo
+	@bin/demo -agent bin/webhook-agent $(ARGS)
+
+test: ## run all tests
+	go test ./...
+
+check: format vet lint race fuzz tidy vulnerabilities ## what continuous integration runs
+
+format: ## fail when a file is not formatted by gofmt
+	@files=$$(gofmt -l .); if [ -n "$$files" ]; then echo "not formatted by gofmt:"; echo "$$files"; exit 1; fi
+
+vet: ## run go vet
+	go vet ./...
+
+lint: ## run golangci-lint where it is installed
+	@if command -v golangci-lint >/dev/null; then golangci-lint run; else echo "golangci-lint is not installed: left out"; fi
+
+race: ## run all tests under the race detector
+	CGO_ENABLED=1 go test -race ./...
+
+fuzz: ## fuzz every target for FUZZTIME each
+	@set -e; for package in $$(go list ./...); do \
+		for target in $$(go test -list '^Fuzz' $$package | grep '^Fuzz'); do \
+			echo "fuzz $$package $$target"; \
+			go test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) $$package; \
+		done; \
+	done
+
+tidy: ## fail when go.mod or go.sum is not tidy
+	go mod tidy -diff
+
+vulnerabilities: ## run govulncheck where it is installed
+	@if command -v govulncheck >/dev/null; then govulncheck ./...; else echo "govulncheck is not installed: left out"; fi
+
+clean: ## remove what build and demo made
+	rm -rf bin

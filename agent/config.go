@@ -1,0 +1,140 @@
+package agent
+
+import (
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/quintago/webhook-agent/secret"
+)
+
+// Config is the configuration file (TOML). The tag of a field is its key; config.example.toml lists every key with its
+// default and says what it does.
+type Config struct {
+	Database  DatabaseConfig   `toml:"database"`
+	Outbox    OutboxConfig     `toml:"outbox"`
+	Delivery  DeliveryConfig   `toml:"delivery"`
+	Network   NetworkConfig    `toml:"network"`
+	Admin     AdminConfig      `toml:"admin"`
+	Log       LogConfig        `toml:"log"`
+	Endpoints []EndpointConfig `toml:"endpoint"`
+}
+
+// DatabaseConfig names the PostgreSQL server that holds the outbox and the agent's own tables.
+type DatabaseConfig struct {
+	URL secret.Text `toml:"url"` // a postgres:// URL or key=value words; DATABASE_URL when the key is absent
+}
+
+// OutboxConfig names what the agent reads in the database.
+type OutboxConfig struct {
+	Table       string        `toml:"table"` // schema.table
+	Publication string        `toml:"publication"`
+	Slot        string        `toml:"slot"`
+	Retention   time.Duration `toml:"retention"` // how long the delivery log is kept; 0 keeps it for ever
+	Columns     ColumnsConfig `toml:"columns"`
+}
+
+// ColumnsConfig maps what the agent needs to the columns of an outbox table that the app had before.
+type ColumnsConfig struct {
+	ID      string `toml:"id"`
+	Type    string `toml:"type"`
+	Venue   string `toml:"venue"`
+	Data    string `toml:"data"`
+	Created string `toml:"created"`
+}
+
+// DeliveryConfig bounds attempts, retries and what they may use.
+type DeliveryConfig struct {
+	Timeout             time.Duration   `toml:"timeout"` // one deadline over connect, headers and body
+	Retries             []time.Duration `toml:"retries"` // the wait before each attempt after the first
+	DisableAfter        int             `toml:"disable_after"`
+	Concurrency         int             `toml:"concurrency"` // attempts in flight, all endpoints together
+	EndpointConcurrency int             `toml:"endpoint_concurrency"`
+	ShutdownTimeout     time.Duration   `toml:"shutdown_timeout"`
+	QueueMemory         ByteSize        `toml:"queue_memory"` // bodies of events that wait in lanes
+}
+
+// NetworkConfig says which customers' URLs are acceptable beyond https on the public internet.
+type NetworkConfig struct {
+	AllowHTTP     bool           `toml:"allow_http"`
+	AllowNetworks []netip.Prefix `toml:"allow_networks"`
+}
+
+// AdminConfig is the listener for health, metrics and the API.
+type AdminConfig struct {
+	Listen string      `toml:"listen"` // host:port
+	Token  secret.Text `toml:"token"`  // required unless Listen is a loopback address
+}
+
+// LogConfig says what is logged and how. The log goes to standard error.
+type LogConfig struct {
+	Level  slog.Level `toml:"level"`
+	Format string     `toml:"format"` // text or json
+}
+
+// EndpointConfig is an endpoint that the file manages: it is created, changed and removed with the file, at start.
+type EndpointConfig struct {
+	Venue       string      `toml:"venue"`
+	URL         secret.Text `toml:"url"` // its path and query may hold the customer's own token
+	Events      []string    `toml:"events"`
+	Secret      secret.Text `toml:"secret"`
+	Description string      `toml:"description"`
+}
+
+// DefaultConfig returns the configuration of an empty file. Only the database URL is missing to run it.
+func DefaultConfig() *Config {
+	return &Config{
+		Outbox: OutboxConfig{
+			Table:       "webhooks.outbox",
+			Publication: "webhooks_outbox",
+			Slot:        "webhooks_agent",
+			Retention:   30 * day,
+			Columns:     ColumnsConfig{ID: "id", Type: "type", Venue: "venue", Data: "data", Created: "created"},
+		},
+		Delivery: DeliveryConfig{
+			Timeout:             15 * time.Second,
+			Retries:             []time.Duration{5 * time.Second, 25 * time.Second, 2 * time.Minute, 10 * time.Minute, 30 * time.Minute},
+			DisableAfter:        100,
+			Concurrency:         256,
+			EndpointConcurrency: 16,
+			ShutdownTimeout:     20 * time.Second,
+			QueueMemory:         64 << 20,
+		},
+		Admin: AdminConfig{Listen: "127.0.0.1:8480"},
+		Log:   LogConfig{Level: slog.LevelInfo, Format: "text"},
+	}
+}
+
+// ConfigError holds everything that is wrong with a configuration. No problem names a secret.
+type ConfigError struct {
+	Path     string
+	Problems []string // one sentence each
+}
+
+// Error returns the problems, one on each line, each with the path of the file.
+func (e *ConfigError) Error() string {
+	return e.Path + ": " + strings.Join(e.Problems, "\n"+e.Path+": ")
+}
+
+// LoadConfig reads the file at path over the defaults and checks the result. getenv (os.Getenv outside of tests) answers
+// for env: references and DATABASE_URL. What is wrong comes back as one *ConfigError with all problems.
+func LoadConfig(path string, getenv func(string) string) (*Config, error) {
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return nil, &ConfigError{path, []string{fmt.Sprintf(
+			"the configuration file cannot be read: %v; name another with --config or start from config.example.toml", reason(err))}}
+	}
+	cfg := DefaultConfig()
+	problems := decodeConfig(cfg, string(text), getenv)
+	if cfg.Database.URL.IsZero() {
+		cfg.Database.URL = secret.New(getenv("DATABASE_URL"))
+	}
+	problems = append(problems, cfg.problems()...)
+	if len(problems) > 0 {
+		return nil, &ConfigError{path, problems}
+	}
+	return cfg, nil
+}

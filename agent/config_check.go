@@ -1,0 +1,181 @@
+package agent
+
+import (
+	"cmp"
+	"fmt"
+	"net"
+	"net/netip"
+	"regexp"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/quintago/webhook-agent/outbox"
+	"github.com/quintago/webhook-agent/sink"
+)
+
+// minTokenLength makes guessing the admin token hopeless: 32 characters of hexadecimal are 128 bits.
+const minTokenLength = 32
+
+// Names that PostgreSQL takes. An identifier is cut after 63 bytes, so a longer one would be another object. Slots are
+// narrower: https://www.postgresql.org/docs/current/warm-standby.html#STREAMING-REPLICATION-SLOTS-MANIPULATION.
+var (
+	identifierName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_$]{0,62}$`)
+	slotName       = regexp.MustCompile(`^[a-z0-9_]{1,63}$`)
+)
+
+// suffixLength is what the agent adds to outbox.publication for its second publication, _endpoints.
+const suffixLength = len("_endpoints")
+
+// problems returns one sentence for each value that the agent cannot work with.
+func (c *Config) problems() []string {
+	p := &problemList{}
+	if c.Database.URL.IsZero() {
+		p.add("database.url", "is missing; set it, or the environment variable DATABASE_URL, to postgres://user:password@host:5432/database")
+	} else if err := outbox.CheckURL(c.Database.URL); err != nil {
+		p.join(err)
+	}
+	c.Outbox.check(p)
+	c.Delivery.check(p)
+	c.Network.check(p)
+	c.Admin.check(p)
+	if c.Log.Format != "text" && c.Log.Format != "json" {
+		p.add("log.format", "is %s, must be text or json", quoted(c.Log.Format))
+	}
+	c.checkEndpoints(p)
+	return p.sentences
+}
+
+func (o *OutboxConfig) check(p *problemList) {
+	schema, table, qualified := strings.Cut(o.Table, ".")
+	if !qualified || !identifierName.MatchString(schema) || !identifierName.MatchString(table) {
+		p.add("outbox.table", "is %s, must be a schema and a table, such as webhooks.outbox", quoted(o.Table))
+	}
+	if !identifierName.MatchString(o.Publication) || len(o.Publication) > 63-suffixLength {
+		p.add("outbox.publication", "is %s, must be a name of at most %d letters, digits and _", quoted(o.Publication), 63-suffixLength)
+	}
+	if !slotName.MatchString(o.Slot) {
+		p.add("outbox.slot", "is %s, must be a name of at most 63 lower-case letters, digits and _", quoted(o.Slot))
+	}
+	if o.Retention != 0 {
+		within(p, "outbox.retention", o.Retention, day, 3650*day)
+	}
+	columns := map[string]string{} // name of the column to the key that claimed it
+	for _, column := range []struct{ key, name string }{
+		{"id", o.Columns.ID}, {"type", o.Columns.Type}, {"venue", o.Columns.Venue}, {"data", o.Columns.Data}, {"created", o.Columns.Created},
+	} {
+		key := "outbox.columns." + column.key
+		if !identifierName.MatchString(column.name) {
+			p.add(key, "is %s, must be the name of a column of at most 63 letters, digits and _", quoted(column.name))
+		} else if other, taken := columns[column.name]; taken {
+			p.add(key, "is %s, which is %s already", quoted(column.name), other)
+		}
+		columns[column.name] = key
+	}
+}
+
+func (d *DeliveryConfig) check(p *problemList) {
+	within(p, "delivery.timeout", d.Timeout, time.Second, time.Minute)
+	if len(d.Retries) > 20 {
+		p.add("delivery.retries", "has %d waits, must have at most 20", len(d.Retries))
+	}
+	for i, wait := range d.Retries {
+		within(p, fmt.Sprintf("delivery.retries[%d]", i+1), wait, time.Second, 7*day)
+	}
+	within(p, "delivery.disable_after", d.DisableAfter, 1, 10_000)
+	within(p, "delivery.concurrency", d.Concurrency, 1, 10_000)
+	within(p, "delivery.endpoint_concurrency", d.EndpointConcurrency, 1, 1_000)
+	within(p, "delivery.shutdown_timeout", d.ShutdownTimeout, 0, 10*time.Minute)
+	within(p, "delivery.queue_memory", d.QueueMemory, 1<<20, 64<<30)
+}
+
+// check asks the guard itself, so that the file and the dialer cannot disagree.
+func (n *NetworkConfig) check(p *problemList) {
+	if _, err := n.webhook(); err != nil {
+		p.join(err)
+	}
+}
+
+// webhook makes a Webhook for questions about URLs and networks; it never sends.
+func (n *NetworkConfig) webhook() (*sink.Webhook, error) {
+	return sink.NewWebhook(sink.WebhookConfig{
+		Version: version, Timeout: time.Second, AllowHTTP: n.AllowHTTP, AllowNetworks: n.AllowNetworks, MaxIdlePerHost: 1,
+	})
+}
+
+func (a *AdminConfig) check(p *problemList) {
+	host, port, err := net.SplitHostPort(a.Listen)
+	if err == nil {
+		_, err = strconv.ParseUint(port, 10, 16)
+	}
+	if err != nil {
+		p.add("admin.listen", "is %s, must be an address and a port, such as 127.0.0.1:8480", quoted(a.Listen))
+		return
+	}
+	addr, _ := netip.ParseAddr(host) // the zero Addr of a name is not loopback
+	if !addr.IsLoopback() && host != "localhost" && a.Token.IsZero() {
+		p.add("admin.listen", "is %s, which others can reach, but admin.token is not set; set a token or listen on 127.0.0.1", quoted(a.Listen))
+	}
+	if n := len(a.Token.Reveal()); n > 0 && n < minTokenLength {
+		p.add("admin.token", "has %d characters, must have at least %d; make one with: openssl rand -hex 32", n, minTokenLength)
+	}
+}
+
+func (c *Config) checkEndpoints(p *problemList) {
+	if len(c.Endpoints) == 0 {
+		return
+	}
+	webhook, err := c.Network.webhook()
+	if err != nil {
+		return // a network is at fault, which has its own sentence
+	}
+	defer webhook.Close()
+	seen := map[string]string{} // venue and URL to the key of the endpoint that has them
+	for i, endpoint := range c.Endpoints {
+		key := fmt.Sprintf("endpoint[%d]", i+1)
+		if endpoint.Venue == "" {
+			p.add(key+".venue", "is missing")
+		}
+		if err := webhook.CheckURL(endpoint.URL.Reveal()); err != nil {
+			p.add(key+".url", "%v", err)
+		}
+		if _, err := parsePatterns(endpoint.Events); err != nil {
+			p.add(key, "%v", err)
+		}
+		if err := sink.CheckSecret(endpoint.Secret); err != nil {
+			p.add(key+".secret", "%v", err)
+		}
+		identity := endpoint.Venue + " " + endpoint.URL.Reveal()
+		if other, taken := seen[identity]; taken {
+			p.add(key, "has the venue and the url of %s; keep one of them", other)
+		}
+		seen[identity] = key
+	}
+}
+
+// problemList gathers sentences about keys.
+type problemList struct{ sentences []string }
+
+func (p *problemList) add(key, format string, args ...any) {
+	p.sentences = append(p.sentences, key+": "+fmt.Sprintf(format, args...))
+}
+
+// join adds the sentences of err, one on each line, which name their keys themselves.
+func (p *problemList) join(err error) {
+	p.sentences = append(p.sentences, strings.Split(err.Error(), "\n")...)
+}
+
+// within sees that a value lies between two bounds, both included.
+func within[T cmp.Ordered](p *problemList, key string, value, least, most T) {
+	if value < least || value > most {
+		p.add(key, "is %s, must be between %s and %s", rangeText(value), rangeText(least), rangeText(most))
+	}
+}
+
+// rangeText writes a bound of within as it would stand in the file.
+func rangeText(v any) string {
+	if d, ok := v.(time.Duration); ok {
+		return formatDuration(d)
+	}
+	return fmt.Sprint(v)
+}

@@ -1,0 +1,51 @@
+package agent
+
+import (
+	"context"
+	"net"
+
+	"github.com/quintago/webhook-agent/outbox"
+	"github.com/quintago/webhook-agent/sink"
+)
+
+// outbox returns what package outbox needs of the configuration.
+func (c *Config) outbox() outbox.Config {
+	columns := c.Outbox.Columns
+	return outbox.Config{
+		URL:         c.Database.URL,
+		Table:       c.Outbox.Table,
+		Columns:     outbox.Columns{ID: columns.ID, Type: columns.Type, Venue: columns.Venue, Data: columns.Data, Created: columns.Created},
+		Publication: c.Outbox.Publication,
+		Slot:        c.Outbox.Slot,
+	}
+}
+
+// managed returns the endpoints of the file.
+func (c *Config) managed() []outbox.ManagedEndpoint {
+	managed := make([]outbox.ManagedEndpoint, len(c.Endpoints))
+	for i, e := range c.Endpoints {
+		managed[i] = outbox.ManagedEndpoint{Venue: e.Venue, URL: e.URL.Reveal(), Events: e.Events, Secret: e.Secret, Description: e.Description}
+	}
+	return managed
+}
+
+// webhook returns the Webhook that delivers: it refuses the addresses of this host and of the database. It resolves the
+// database's name and fails if that cannot be done, since the guard would have a hole.
+func (c *Config) webhook(ctx context.Context) (*sink.Webhook, error) {
+	deny, err := sink.HostAddrs()
+	if err != nil {
+		return nil, err
+	}
+	database, err := c.outbox().ServerAddrs(ctx, net.DefaultResolver.LookupNetIP)
+	if err != nil {
+		return nil, err
+	}
+	return sink.NewWebhook(sink.WebhookConfig{
+		Version:        version,
+		Timeout:        c.Delivery.Timeout,
+		AllowHTTP:      c.Network.AllowHTTP,
+		AllowNetworks:  c.Network.AllowNetworks,
+		DenyAddrs:      append(deny, database...),
+		MaxIdlePerHost: c.Delivery.EndpointConcurrency,
+	})
+}

@@ -1,0 +1,115 @@
+package agent
+
+import (
+	"context"
+	"time"
+
+	"github.com/quintago/webhook-agent/outbox"
+)
+
+// load puts an endpoint as it was when the term began into its lane. due is when its first pending delivery is due, zero when it has none.
+func (s *lanes) load(e outbox.EndpointState, unusable string, due time.Time) (*lane, []record) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	l := newLane(e.ID)
+	s.byID[e.ID] = l
+	l.endpoint, l.unusable = &e.Endpoint, unusable
+	l.failures, l.firstFailure = e.Failures, e.FirstFailure
+	var records []record
+	if l.failures >= s.cfg.disableAfter && !e.Disabled {
+		// The limit was lowered in the configuration: the next failure disables.
+		l.failures = s.cfg.disableAfter - 1
+	}
+	if unusable != e.Unusable {
+		records = append(records, l.recordHealth())
+	}
+	l.off = offReason(l.endpoint, unusable)
+	if l.off == "" {
+		if !due.IsZero() {
+			s.dueLocked(l, due)
+		}
+		return l, records
+	}
+	l.offs = 1
+	if !due.IsZero() {
+		m := outbox.Missing{EndpointID: l.id, Reason: l.off, Version: l.offs}
+		records = append(records, func(ctx context.Context, to recorder) error { return to.MissPending(ctx, m) })
+	}
+	return l, records
+}
+
+// recordHealth records the lane's counter and usability outside an attempt.
+func (l *lane) recordHealth() record {
+	h := l.health()
+	return func(ctx context.Context, to recorder) error { return to.SetHealth(ctx, h) }
+}
+
+func offReason(e *outbox.Endpoint, unusable string) string {
+	switch {
+	case e.Disabled:
+		return offDisabled
+	case unusable != "":
+		return offUnusable + unusable
+	}
+	return ""
+}
+
+// change puts an endpoint's new row into its lane, which it makes when there is none.
+func (s *lanes) change(e *outbox.Endpoint, unusable string) (*lane, []record) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	l := s.byID[e.ID]
+	if l == nil {
+		l = newLane(e.ID)
+		s.byID[e.ID] = l
+		l.endpoint, l.unusable = e, unusable
+		var records []record
+		if unusable != "" {
+			records = append(records, l.recordHealth())
+		}
+		if l.off = offReason(e, unusable); l.off != "" {
+			l.offs = 1
+		}
+		return l, records
+	}
+
+	before := l.endpoint
+	if !e.Disabled && before.Generation == e.Generation && l.off == offDisabled {
+		// This row was written before the agent disabled the endpoint: enabling always begins a generation.
+		stale := *e
+		stale.Disabled = true
+		e = &stale
+	}
+	l.endpoint = e
+	var records []record
+	if e.Generation > before.Generation {
+		l.failures, l.firstFailure = 0, time.Time{}
+	}
+	if e.Generation > before.Generation || unusable != l.unusable {
+		l.unusable = unusable
+		records = append(records, l.recordHealth())
+	}
+	switch off := offReason(e, unusable); {
+	case off == "" && l.off != "":
+		records = append(records, s.turnOnLocked(l)...)
+	case off != "" && l.off == "":
+		records = append(records, s.turnOffLocked(l, off, "")...)
+	default:
+		l.off = off
+	}
+	s.dispatchLocked()
+	return l, records
+}
+
+// remove ends an endpoint's lane.
+func (s *lanes) remove(id string) []record {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	l := s.byID[id]
+	if l == nil {
+		return nil
+	}
+	records := s.turnOffLocked(l, offRemoved, "")
+	delete(s.byID, id)
+	return records
+}

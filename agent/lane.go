@@ -1,0 +1,117 @@
+package agent
+
+import (
+	"time"
+
+	"github.com/quintago/webhook-agent/outbox"
+)
+
+const (
+	// laneLength bounds the deliveries that one lane holds in memory. The rest waits in the database.
+	laneLength = 1024
+	// laneShare is the part of the memory for bodies that one lane may take: an eighth, so that a few slow endpoints with large
+	// events leave room for the others.
+	laneShare = 8
+	// slowAfter is when an attempt counts as slow.
+	slowAfter = time.Second
+)
+
+// lane is one endpoint's way out: its bounded queue and its own limit of attempts in flight. All fields are guarded by lanes.mu, except id.
+type lane struct {
+	id       string
+	endpoint *outbox.Endpoint
+	// off is why nothing is sent, "" while the endpoint is enabled and usable. offs counts how often that began.
+	off      string
+	offs     int
+	unusable string // why the endpoint cannot be sent to as registered; part of off
+
+	queue    []*outbox.Delivery
+	bytes    int                 // of the bodies in queue and in flight
+	held     map[string]struct{} // events in queue, in flight, or whose result is not committed yet
+	inFlight map[string]struct{} // events
+	// window is the lane's own limit of attempts in flight. It grows by one with each success up to delivery.endpoint_concurrency and halves
+	// with each failure, so that an endpoint that is down or new costs little.
+	window int
+	// proven tells that the last attempt was quick. All other lanes together may use only a part of the global limit.
+	proven bool
+	listed bool // stands in lanes.ready
+
+	// failures is the number of consecutive failed attempts, firstFailure when the first of them ended.
+	failures      int
+	firstFailure  time.Time
+	healthVersion int64
+
+	// due is the earliest time at which the database has a delivery of this lane that memory does not hold; zero when it has none.
+	due      time.Time
+	dueIndex int // in lanes.due, -1 when it is not there
+	// backlog tells that more waits in the database than one refill brings, so that new deliveries queue up behind it there.
+	backlog bool
+	// fetching tells that a refill is under way; released are the events that left held meanwhile, whose rows it may still see as pending.
+	fetching bool
+	released map[string]struct{}
+}
+
+func newLane(id string) *lane {
+	return &lane{id: id, held: map[string]struct{}{}, inFlight: map[string]struct{}{}, window: 1, dueIndex: -1}
+}
+
+// limit is how many attempts may be in flight now: never more than failures are left before the endpoint is disabled.
+func (l *lane) limit(cfg *lanesConfig) int {
+	return min(l.window, cfg.endpointConcurrency, cfg.disableAfter-l.failures)
+}
+
+// canStart tells whether the lane has an attempt to make.
+func (l *lane) canStart(cfg *lanesConfig) bool {
+	return l.off == "" && len(l.queue) > 0 && len(l.inFlight) < l.limit(cfg)
+}
+
+// wantsRefill tells whether the lane is to be refilled once it is due.
+func (l *lane) wantsRefill() bool {
+	return l.off == "" && !l.due.IsZero() && !l.fetching && len(l.queue) <= laneLength/2
+}
+
+// health is the lane's failure counter as it is to be recorded.
+func (l *lane) health() *outbox.Health {
+	l.healthVersion++
+	return &outbox.Health{
+		EndpointID: l.id, Generation: l.endpoint.Generation, Version: l.healthVersion,
+		Failures: l.failures, FirstFailure: l.firstFailure, Unusable: l.unusable,
+	}
+}
+
+// pop takes the oldest delivery out of the queue.
+func (l *lane) pop() *outbox.Delivery {
+	d := l.queue[0]
+	l.queue[0] = nil
+	if l.queue = l.queue[1:]; len(l.queue) == 0 {
+		l.queue = nil // frees the array that the slice has walked along
+	}
+	return d
+}
+
+// dueHeap orders the lanes that want a refill by the time they are due. It implements heap.Interface.
+type dueHeap []*lane
+
+func (h dueHeap) Len() int           { return len(h) }
+func (h dueHeap) Less(i, j int) bool { return h[i].due.Before(h[j].due) }
+func (h dueHeap) Swap(i, j int) {
+	h[i], h[j] = h[j], h[i]
+	h[i].dueIndex, h[j].dueIndex = i, j
+}
+
+// Push implements heap.Interface.
+func (h *dueHeap) Push(x any) {
+	l := x.(*lane)
+	l.dueIndex = len(*h)
+	*h = append(*h, l)
+}
+
+// Pop implements heap.Interface.
+func (h *dueHeap) Pop() any {
+	old := *h
+	l := old[len(old)-1]
+	old[len(old)-1] = nil
+	*h = old[:len(old)-1]
+	l.dueIndex = -1
+	return l
+}

@@ -1,0 +1,478 @@
+package agent
+
+import (
+	"container/heap"
+	"context"
+	"log/slog"
+	"maps"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/quintago/webhook-agent/outbox"
+	"github.com/quintago/webhook-agent/sink"
+)
+
+// Why a delivery is missed (deliveries.last_error).
+const (
+	offDisabled = "the endpoint is disabled"
+	offRemoved  = "the endpoint was removed"
+	offUnusable = "the endpoint cannot be sent to: "
+)
+
+// recorder is what the lanes need of outbox.Ledger.
+type recorder interface {
+	Record(context.Context, *outbox.Result) error
+	SetHealth(context.Context, *outbox.Health) error
+	MissPending(context.Context, outbox.Missing) error
+	StopMissing(ctx context.Context, endpointID string, version int) error
+}
+
+// record is something to tell the recorder once lanes.mu is free: the recorder may wait for the database.
+type record func(context.Context, recorder) error
+
+// lanesConfig bounds the lanes and connects them with their surroundings.
+type lanesConfig struct {
+	concurrency         int
+	endpointConcurrency int
+	disableAfter        int
+	retries             []time.Duration
+	queueBytes          int
+	// attempt makes one attempt. It is called by many goroutines.
+	attempt  func(context.Context, sink.Request) sink.Result
+	recorder recorder
+	metrics  *metrics
+	log      *slog.Logger
+}
+
+// lanes schedules the attempts of all endpoints.
+//
+// An attempt has a goroutine only while it is under way: a worker is started when a lane is ready and the global limit allows one, takes
+// one delivery after another, in turn from all lanes that are ready, and ends when there is none. Lanes that have not been quick lately
+// share three quarters of the limit, so that endpoints that hang never take the last places.
+type lanes struct {
+	cfg lanesConfig
+
+	mu       sync.Mutex
+	byID     map[string]*lane
+	inFlight int // attempts under way, until their results are handed to the ledger
+	unproven int // those of lanes that are not proven
+	bytes    int // of the bodies in all lanes
+	// ready are the lanes that can start an attempt, proven ones first, each list in turn; turn says which list is asked first.
+	ready   [2][]*lane
+	turn    int
+	due     dueHeap
+	stalled bool // the ledger is slow: no new attempts
+	stopped bool // no new attempts any more
+
+	workers sync.WaitGroup
+	// wake tells refill that a lane may be due earlier; sent without waiting, so one place is enough.
+	wake chan struct{}
+	// workCtx is the context of all attempts; canceling it ends them. It lives as long as the session.
+	work       context.Context
+	cancelWork context.CancelFunc
+}
+
+// newLanes makes lanes without endpoints. Attempts end when work does.
+func newLanes(work context.Context, cfg lanesConfig) *lanes {
+	s := &lanes{cfg: cfg, byID: map[string]*lane{}, wake: make(chan struct{}, 1)}
+	s.work, s.cancelWork = context.WithCancel(work)
+	return s
+}
+
+// offer is a delivery with the lane it belongs to.
+type offer struct {
+	lane     *lane
+	delivery *outbox.Delivery
+}
+
+// offer takes new deliveries in. What does not fit is left to the database, what cannot be sent is missed; both are recorded before offer returns.
+func (s *lanes) offer(ctx context.Context, offers []offer) error {
+	now := time.Now()
+	var records []record
+	s.mu.Lock()
+	for _, o := range offers {
+		l, d := o.lane, o.delivery
+		switch {
+		case l.off != "":
+			records = append(records, recordResult(missed(d, l.off, now)))
+		case s.fits(l, d):
+			s.pushLocked(l, d)
+		default:
+			l.backlog = true
+			d.Body = nil
+			records = append(records, recordResult(&outbox.Result{Delivery: d, Status: outbox.Pending, NextAttempt: now}))
+		}
+	}
+	s.dispatchLocked()
+	s.mu.Unlock()
+	return s.tell(ctx, records)
+}
+
+func recordResult(r *outbox.Result) record {
+	return func(ctx context.Context, to recorder) error { return to.Record(ctx, r) }
+}
+
+func missed(d *outbox.Delivery, reason string, now time.Time) *outbox.Result {
+	return &outbox.Result{Delivery: d, Status: outbox.Missed, Error: reason, Finished: now}
+}
+
+// tell hands records to the recorder. lanes.mu must be free.
+func (s *lanes) tell(ctx context.Context, records []record) error {
+	for _, r := range records {
+		if err := r(ctx, s.cfg.recorder); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// fits tells whether a new delivery may wait in memory. A lane with a backlog in the database sends its new ones there as well, which keeps
+// them roughly in order and no old one waiting for ever.
+func (s *lanes) fits(l *lane, d *outbox.Delivery) bool {
+	if l.backlog || len(l.queue) >= laneLength {
+		return false
+	}
+	return l.bytes == 0 || l.bytes+len(d.Body) <= s.cfg.queueBytes/laneShare && s.bytes+len(d.Body) <= s.cfg.queueBytes
+}
+
+func (s *lanes) pushLocked(l *lane, d *outbox.Delivery) {
+	l.queue = append(l.queue, d)
+	l.held[d.EventID] = struct{}{}
+	l.bytes += len(d.Body)
+	s.bytes += len(d.Body)
+	s.listLocked(l)
+}
+
+// listLocked puts a lane that can start an attempt among the ready ones.
+func (s *lanes) listLocked(l *lane) {
+	if !l.listed && l.canStart(&s.cfg) {
+		l.listed = true
+		s.ready[l.class()] = append(s.ready[l.class()], l)
+	}
+}
+
+// class is the lane's place in lanes.ready.
+func (l *lane) class() int {
+	if l.proven {
+		return 0
+	}
+	return 1
+}
+
+// dispatchLocked starts workers while there is something to do and the global limit allows.
+func (s *lanes) dispatchLocked() {
+	for {
+		l, d := s.nextLocked()
+		if l == nil {
+			return
+		}
+		s.workers.Go(func() { s.workOn(l, d) })
+	}
+}
+
+// nextLocked takes the next delivery from the lanes in turn and accounts for its attempt; nil when none may start.
+func (s *lanes) nextLocked() (*lane, *outbox.Delivery) {
+	if s.stopped || s.stalled || s.inFlight >= s.cfg.concurrency {
+		return nil, nil
+	}
+	s.turn = 1 - s.turn
+	for _, class := range [2]int{s.turn, 1 - s.turn} {
+		if class == 1 && s.unproven >= max(1, s.cfg.concurrency*3/4) {
+			continue
+		}
+		for len(s.ready[class]) > 0 {
+			l := s.ready[class][0]
+			s.ready[class][0] = nil
+			s.ready[class] = s.ready[class][1:]
+			l.listed = false
+			if l.class() != class {
+				s.listLocked(l)
+				continue
+			}
+			if !l.canStart(&s.cfg) {
+				continue
+			}
+			d := l.pop()
+			l.inFlight[d.EventID] = struct{}{}
+			s.inFlight++
+			if !l.proven {
+				s.unproven++
+			}
+			s.listLocked(l)
+			s.scheduleLocked(l)
+			return l, d
+		}
+	}
+	return nil, nil
+}
+
+// workOn attempts d and then whatever comes next, until nothing may start.
+func (s *lanes) workOn(l *lane, d *outbox.Delivery) {
+	for l != nil {
+		l, d = s.attempt(l, d)
+	}
+}
+
+// attempt makes one attempt, hands its result to the recorder, and returns the worker's next delivery. The place under the global limit is kept until
+// the recorder has the result, so that a slow database slows attempts down instead of piling up results.
+func (s *lanes) attempt(l *lane, d *outbox.Delivery) (*lane, *outbox.Delivery) {
+	request := s.request(l, d)
+	slow := time.AfterFunc(slowAfter, func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.proveLocked(l, false)
+	})
+	result := s.cfg.attempt(s.work, request)
+	slow.Stop()
+	if result.Outcome != sink.Canceled {
+		s.cfg.metrics.attempted(d, result)
+		records := s.finish(l, d, result)
+		// An error means that the session is over; what was not recorded is sent again in the next one.
+		_ = s.tell(s.work, records)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(l.inFlight, d.EventID)
+	l.bytes -= len(d.Body)
+	s.bytes -= len(d.Body)
+	d.Body = nil
+	s.inFlight--
+	if !l.proven {
+		s.unproven--
+	}
+	s.listLocked(l)
+	// Another worker may be wanted: the attempt's end can have made room for more than one.
+	defer s.dispatchLocked()
+	return s.nextLocked()
+}
+
+func (s *lanes) request(l *lane, d *outbox.Delivery) sink.Request {
+	s.mu.Lock()
+	e := l.endpoint
+	s.mu.Unlock()
+	r := sink.Request{URL: e.URL, Secret: e.Secret, EventID: d.EventID, Body: d.Body}
+	if !e.PreviousUntil.IsZero() && time.Now().Before(e.PreviousUntil) {
+		r.Previous = e.Previous
+	}
+	return r
+}
+
+// proveLocked moves a lane between the proven and the other ones, and the places that it holds with it.
+func (s *lanes) proveLocked(l *lane, proven bool) {
+	if l.proven == proven {
+		return
+	}
+	l.proven = proven
+	if proven {
+		s.unproven -= len(l.inFlight)
+	} else {
+		s.unproven += len(l.inFlight)
+	}
+}
+
+// finish draws the conclusions of an attempt for its delivery and its endpoint.
+func (s *lanes) finish(l *lane, d *outbox.Delivery, result sink.Result) []record {
+	now := time.Now()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.proveLocked(l, result.Latency < slowAfter)
+	if result.Outcome == sink.Succeeded {
+		l.window = min(l.window+1, s.cfg.endpointConcurrency)
+		r := &outbox.Result{Delivery: d, Status: outbox.Succeeded, Finished: now, Code: result.Code, Latency: result.Latency}
+		if l.failures > 0 {
+			l.failures, l.firstFailure = 0, time.Time{}
+			r.Health = l.health()
+			r.Health.LastSuccess = now
+		}
+		return []record{recordResult(r)}
+	}
+
+	l.window = max(1, l.window/2)
+	l.failures++
+	if l.failures == 1 {
+		l.firstFailure = now
+	}
+	r := &outbox.Result{
+		Delivery: d, Finished: now, Health: l.health(),
+		Attempt: &outbox.Attempt{
+			Number: d.Attempts + 1, At: now, Code: result.Code, Class: string(result.Class), Error: result.Error,
+			Latency: result.Latency, Response: result.Response,
+		},
+	}
+	r.Health.LastFailure, r.Health.LastError = now, result.Error
+	if l.off == offRemoved {
+		r.Health = nil // it went with the endpoint
+	}
+	if l.off == "" {
+		switch {
+		case result.Outcome == sink.Gone:
+			r.Disable = outbox.ReasonGone
+		case l.failures >= s.cfg.disableAfter:
+			r.Disable = outbox.ReasonFailures
+		default:
+			s.warnLocked(l)
+		}
+	}
+	records := []record{recordResult(r)}
+	if r.Disable != "" {
+		s.cfg.metrics.disabled.WithLabelValues(r.Disable).Inc()
+		s.cfg.log.Warn("endpoint disabled", "endpoint", l.id, "venue", l.endpoint.Venue, "reason", r.Disable,
+			"consecutive_failures", l.failures, "failing_since", l.firstFailure, "last_error", result.Error)
+		records = append(records, s.turnOffLocked(l, offDisabled, d.EventID)...)
+	}
+	wait, again := nextWait(s.cfg.retries, r.Attempt.Number, result.RetryAfter)
+	switch {
+	case !again:
+		r.Status = outbox.Failed
+	case l.off != "":
+		r.Status, r.Error = outbox.Missed, l.off
+	default:
+		r.Status, r.NextAttempt = outbox.Pending, now.Add(wait)
+	}
+	return records
+}
+
+// nextWait returns how long to wait after the attempt of this number, counted from one; again is false after the last. What the server asked for
+// may lengthen the wait, never shorten it.
+func nextWait(retries []time.Duration, attempt int, retryAfter time.Duration) (wait time.Duration, again bool) {
+	if attempt > len(retries) {
+		return 0, false
+	}
+	return max(retries[attempt-1], retryAfter), true
+}
+
+// warnLocked warns when half, 70 % and 90 % of the failures that disable an endpoint are reached.
+func (s *lanes) warnLocked(l *lane) {
+	for _, percent := range [...]int{50, 70, 90} {
+		if l.failures == (s.cfg.disableAfter*percent+99)/100 {
+			s.cfg.log.Warn("endpoint keeps failing and will be disabled", "endpoint", l.id, "venue", l.endpoint.Venue,
+				"consecutive_failures", l.failures, "disabled_at", s.cfg.disableAfter, "failing_since", l.firstFailure)
+			return
+		}
+	}
+}
+
+// turnOffLocked stops sending to a lane: what waits becomes missed, in memory at once, in the database in steps. The attempts under way go on; except
+// is one whose result is at hand.
+func (s *lanes) turnOffLocked(l *lane, reason, except string) []record {
+	now := time.Now()
+	l.off = reason
+	l.offs++
+	var records []record
+	for _, d := range l.queue {
+		l.bytes -= len(d.Body)
+		s.bytes -= len(d.Body)
+		d.Body = nil
+		records = append(records, recordResult(missed(d, reason, now)))
+	}
+	l.queue = nil
+	s.scheduleLocked(l)
+	keep := slices.DeleteFunc(slices.Collect(maps.Keys(l.inFlight)), func(id string) bool { return id == except })
+	m := outbox.Missing{EndpointID: l.id, Reason: reason, Keep: keep, Removed: reason == offRemoved, Version: l.offs}
+	return append(records, func(ctx context.Context, to recorder) error { return to.MissPending(ctx, m) })
+}
+
+// turnOnLocked begins to send to a lane again.
+func (s *lanes) turnOnLocked(l *lane) []record {
+	l.off = ""
+	id, version := l.id, l.offs
+	s.dueLocked(l, time.Now()) // rows that have not become missed yet
+	return []record{func(ctx context.Context, to recorder) error { return to.StopMissing(ctx, id, version) }}
+}
+
+// committed takes note of what is recorded: it leaves memory, and what is to be attempted again comes back when it is due. The ledger's goroutine
+// calls it.
+func (s *lanes) committed(results []*outbox.Result) {
+	s.cfg.metrics.recorded(results)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, r := range results {
+		l := s.byID[r.Delivery.EndpointID]
+		if l == nil || r.Parked {
+			continue
+		}
+		delete(l.held, r.Delivery.EventID)
+		if l.fetching {
+			l.released[r.Delivery.EventID] = struct{}{}
+		}
+		if r.Status == outbox.Pending {
+			s.dueLocked(l, r.NextAttempt)
+		}
+	}
+}
+
+// requeued takes note that the database has deliveries of an endpoint that are due at once. The ledger's goroutine calls it.
+func (s *lanes) requeued(endpointID string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if l := s.byID[endpointID]; l != nil {
+		s.dueLocked(l, time.Now())
+	}
+}
+
+// stall holds new attempts back while the ledger cannot commit, so that few are lost with the process. The ledger calls it.
+func (s *lanes) stall(stalled bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.stalled = stalled
+	s.dispatchLocked()
+}
+
+// stop starts no attempt any more, waits for those under way until ctx ends, and then cancels them.
+func (s *lanes) stop(ctx context.Context) {
+	s.mu.Lock()
+	s.stopped = true
+	s.mu.Unlock()
+	unregister := context.AfterFunc(ctx, s.cancelWork)
+	defer unregister()
+	s.workers.Wait()
+	s.cancelWork()
+}
+
+// dueLocked notes that the database has a delivery due at t that memory does not hold.
+func (s *lanes) dueLocked(l *lane, t time.Time) {
+	if l.due.IsZero() || t.Before(l.due) {
+		l.due = t
+	}
+	s.scheduleLocked(l)
+}
+
+// scheduleLocked puts the lane where it belongs in the heap of those to be refilled.
+func (s *lanes) scheduleLocked(l *lane) {
+	switch wants := l.wantsRefill(); {
+	case wants && l.dueIndex < 0:
+		heap.Push(&s.due, l)
+	case wants:
+		heap.Fix(&s.due, l.dueIndex)
+	case l.dueIndex >= 0:
+		heap.Remove(&s.due, l.dueIndex)
+	default:
+		return
+	}
+	if l.dueIndex == 0 {
+		select {
+		case s.wake <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// laneStats is a view of the lanes for metrics.
+type laneStats struct{ inFlight, queued, bytes, active, off int }
+
+func (s *lanes) stats() laneStats {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	st := laneStats{inFlight: s.inFlight, bytes: s.bytes}
+	for _, l := range s.byID {
+		st.queued += len(l.queue)
+		if len(l.held) > 0 {
+			st.active++
+		}
+		if l.off != "" {
+			st.off++
+		}
+	}
+	return st
+}

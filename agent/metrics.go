@@ -1,0 +1,137 @@
+package agent
+
+import (
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+
+	"github.com/quintago/webhook-agent/outbox"
+	"github.com/quintago/webhook-agent/sink"
+)
+
+// metrics are what /metrics shows. No label holds anything that a customer chose.
+type metrics struct {
+	registry *prometheus.Registry
+
+	events      prometheus.Counter
+	attempts    *prometheus.CounterVec // by outcome and error class
+	deliveries  *prometheus.CounterVec // by status
+	parked      prometheus.Counter
+	disabled    *prometheus.CounterVec // by reason
+	swept       prometheus.Counter
+	latency     prometheus.Histogram
+	commitToAck prometheus.Histogram
+	groupSize   prometheus.Histogram
+	vitals      vitalsMetrics
+}
+
+// vitalsMetrics are read from the database every vitalsInterval.
+type vitalsMetrics struct {
+	lagBytes, retainedBytes, pending, clockSkew prometheus.Gauge
+}
+
+// source is what is read when /metrics is asked for.
+type source struct {
+	leading         func() float64
+	lagSeconds      func() float64
+	attemptsRunning func() float64
+	queued          func() float64
+	lanesActive     func() float64
+	endpointsOff    func() float64
+	queuedBytes     func() float64
+}
+
+const namespace = "webhook_agent"
+
+func newMetrics(version string, src source) *metrics {
+	m := &metrics{registry: prometheus.NewRegistry()}
+	counter := func(name, help string) prometheus.Counter {
+		c := prometheus.NewCounter(prometheus.CounterOpts{Namespace: namespace, Name: name, Help: help})
+		m.registry.MustRegister(c)
+		return c
+	}
+	counters := func(name, help string, labels ...string) *prometheus.CounterVec {
+		c := prometheus.NewCounterVec(prometheus.CounterOpts{Namespace: namespace, Name: name, Help: help}, labels)
+		m.registry.MustRegister(c)
+		return c
+	}
+	histogram := func(name, help string, buckets []float64) prometheus.Histogram {
+		h := prometheus.NewHistogram(prometheus.HistogramOpts{Namespace: namespace, Name: name, Help: help, Buckets: buckets})
+		m.registry.MustRegister(h)
+		return h
+	}
+	gauge := func(name, help string) prometheus.Gauge {
+		g := prometheus.NewGauge(prometheus.GaugeOpts{Namespace: namespace, Name: name, Help: help})
+		m.registry.MustRegister(g)
+		return g
+	}
+	asked := func(name, help string, read func() float64) {
+		m.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Namespace: namespace, Name: name, Help: help}, read))
+	}
+	seconds := []float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 15, 30, 60}
+
+	m.events = counter("events_total", "Events read from the outbox.")
+	m.attempts = counters("attempts_total", "Attempts by outcome (succeeded, failed, gone) and class of error.", "outcome", "class")
+	m.deliveries = counters("deliveries_total", "Deliveries recorded as ended, by status.", "status")
+	m.parked = counter("deliveries_parked_total", "Deliveries recorded as pending because they had not ended within a second or did not fit into memory.")
+	m.disabled = counters("endpoints_disabled_total", "Endpoints that the agent disabled, by reason.", "reason")
+	m.swept = counter("recovered_deliveries_total", "Deliveries that no slot had seen and a sweep of the outbox found.")
+	m.latency = histogram("attempt_duration_seconds", "Duration of attempts.", seconds)
+	m.commitToAck = histogram("commit_to_delivery_seconds", "From the commit of an event to the end of its first attempt.", seconds)
+	m.groupSize = histogram("ledger_group_size", "Results recorded by one transaction.", prometheus.ExponentialBuckets(1, 4, 7))
+	m.vitals = vitalsMetrics{
+		lagBytes:      gauge("slot_lag_bytes", "WAL between the slot's confirmed position and the server's."),
+		retainedBytes: gauge("slot_retained_bytes", "WAL that the slot keeps on the server's disk."),
+		pending:       gauge("pending_deliveries", "Deliveries recorded as pending; counted up to 100000."),
+		clockSkew:     gauge("clock_skew_seconds", "The database's clock minus this host's."),
+	}
+	asked("leading", "1 while this agent holds the slot, 0 while it stands by.", src.leading)
+	asked("slot_lag_seconds", "How long the oldest part of the stream that is not recorded completely has been read.", src.lagSeconds)
+	asked("attempts_in_flight", "Attempts under way.", src.attemptsRunning)
+	asked("lane_queue_length", "Deliveries that wait in memory, all lanes together.", src.queued)
+	asked("lane_queue_bytes", "Bodies in memory, waiting or being sent, all lanes together.", src.queuedBytes)
+	asked("lanes_active", "Endpoints with deliveries in memory.", src.lanesActive)
+	asked("endpoints_not_sending", "Endpoints that are disabled or unusable.", src.endpointsOff)
+
+	info := prometheus.NewGaugeVec(prometheus.GaugeOpts{Namespace: namespace, Name: "build_info", Help: "The version that runs."}, []string{"version"})
+	info.WithLabelValues(version).Set(1)
+	m.registry.MustRegister(info, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	return m
+}
+
+// attempted counts an attempt.
+func (m *metrics) attempted(d *outbox.Delivery, r sink.Result) {
+	outcome := "failed"
+	switch r.Outcome {
+	case sink.Succeeded:
+		outcome = "succeeded"
+	case sink.Gone:
+		outcome = "gone"
+	}
+	m.attempts.WithLabelValues(outcome, string(r.Class)).Inc()
+	m.latency.Observe(r.Latency.Seconds())
+	if d.Attempts == 0 && !d.Committed.IsZero() {
+		m.commitToAck.Observe(time.Since(d.Committed).Seconds())
+	}
+}
+
+// recorded counts what a transaction of the ledger made durable.
+func (m *metrics) recorded(results []*outbox.Result) {
+	m.groupSize.Observe(float64(len(results)))
+	for _, r := range results {
+		switch {
+		case r.Status != outbox.Pending:
+			m.deliveries.WithLabelValues(string(r.Status)).Inc()
+		case r.Attempt == nil:
+			m.parked.Inc()
+		}
+	}
+}
+
+func (m *metrics) observe(v outbox.Vitals) {
+	m.vitals.lagBytes.Set(float64(v.LagBytes))
+	m.vitals.retainedBytes.Set(float64(v.RetainedBytes))
+	m.vitals.pending.Set(float64(v.Pending))
+	m.vitals.clockSkew.Set(v.ClockSkew.Seconds())
+}

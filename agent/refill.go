@@ -1,0 +1,139 @@
+package agent
+
+import (
+	"container/heap"
+	"context"
+	"time"
+
+	"github.com/quintago/webhook-agent/outbox"
+)
+
+const (
+	// refillLanes and refillLength bound one refill: so many lanes, so many deliveries for each.
+	refillLanes  = 64
+	refillLength = 256
+	// refillPause is the wait after a refill that failed.
+	refillPause = time.Second
+)
+
+// dueFunc is DB.Due.
+type dueFunc func(ctx context.Context, wants []outbox.Want, now time.Time, maxBytes int) (map[string]*outbox.Refill, error)
+
+// refill brings due deliveries from the database back into the lanes until ctx ends. It sleeps until the earliest one is due.
+func (s *lanes) refill(ctx context.Context, due dueFunc) error {
+	timer := time.NewTimer(time.Hour)
+	defer timer.Stop()
+	failing := false
+	for {
+		wants, room, wait := s.nextWants(time.Now())
+		if len(wants) > 0 {
+			now := time.Now()
+			refills, err := due(ctx, wants, now, room)
+			records := s.feed(wants, refills, now)
+			if terr := s.tell(ctx, records); terr != nil {
+				return nil
+			}
+			switch {
+			case ctx.Err() != nil:
+				return nil
+			case err != nil && !failing:
+				failing = true
+				s.cfg.log.Error("cannot fetch due deliveries; trying again", "error", err)
+			case err == nil && failing:
+				failing = false
+				s.cfg.log.Info("fetching due deliveries again")
+			}
+			if err == nil {
+				continue
+			}
+			wait = refillPause
+		}
+		timer.Reset(wait)
+		select {
+		case <-timer.C:
+		case <-s.wake:
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+// nextWants takes the lanes that are due, at most refillLanes, and how many bytes there is room for; or how long to wait for the next one.
+func (s *lanes) nextWants(now time.Time) (wants []outbox.Want, room int, wait time.Duration) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	wait = time.Hour
+	if s.stopped || s.stalled {
+		return nil, 0, refillPause
+	}
+	for len(s.due) > 0 && len(wants) < refillLanes {
+		l := s.due[0]
+		if l.due.After(now) {
+			wait = l.due.Sub(now)
+			break
+		}
+		heap.Pop(&s.due)
+		l.due = time.Time{} // the refill will tell; what comes in meanwhile counts from here
+		l.fetching = true
+		l.released = map[string]struct{}{}
+		wants = append(wants, outbox.Want{
+			EndpointID: l.id,
+			Limit:      len(l.held) + min(refillLength, laneLength-len(l.queue)),
+			Skip:       func(eventID string) bool { return s.holds(l, eventID) },
+		})
+	}
+	return wants, max(0, s.cfg.queueBytes-s.bytes), wait
+}
+
+func (s *lanes) holds(l *lane, eventID string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	_, held := l.held[eventID]
+	return held
+}
+
+// feed puts what was fetched into the lanes. Without refills, after a failure, the lanes are due again at once.
+func (s *lanes) feed(wants []outbox.Want, refills map[string]*outbox.Refill, now time.Time) []record {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var records []record
+	for _, w := range wants {
+		l := s.byID[w.EndpointID]
+		if l == nil || !l.fetching {
+			continue // removed meanwhile
+		}
+		l.fetching = false
+		released := l.released
+		l.released = nil
+		r := refills[w.EndpointID]
+		if r == nil {
+			s.dueLocked(l, now)
+			continue
+		}
+		for _, d := range r.Deliveries {
+			_, held := l.held[d.EventID]
+			_, done := released[d.EventID]
+			if !held && !done && l.off == "" {
+				s.pushLocked(l, d)
+			}
+		}
+		for _, d := range r.Lost {
+			if _, done := released[d.EventID]; !done {
+				l.held[d.EventID] = struct{}{}
+				records = append(records, recordResult(&outbox.Result{Delivery: d, Status: outbox.Failed, Finished: now,
+					Error: "the event is no longer in the outbox"}))
+			}
+		}
+		switch {
+		case r.More:
+			s.dueLocked(l, now)
+		case !r.Next.IsZero():
+			s.dueLocked(l, r.Next)
+		default:
+			s.scheduleLocked(l)
+		}
+		l.backlog = !l.due.IsZero() && !l.due.After(now)
+	}
+	s.dispatchLocked()
+	return records
+}

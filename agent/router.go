@@ -1,0 +1,168 @@
+package agent
+
+import (
+	"context"
+	"time"
+
+	"github.com/quintago/webhook-agent/outbox"
+)
+
+// router takes the batches of the stream in commit order, keeps the subscriptions in step with it, and hands each event to the
+// lanes that want it. It belongs to one goroutine.
+type router struct {
+	subs     *subscriptions
+	lanes    *lanes
+	ledger   *outbox.Ledger
+	lookup   func(ctx context.Context, eventIDs []string) (outbox.Recorded, error) // DB.Lookup
+	usable   func(*outbox.Endpoint) error                                          // why an endpoint cannot be sent to, nil when it can
+	metrics  *metrics
+	term     outbox.Term
+	snapshot outbox.Snapshot // what the state that was loaded contains already
+}
+
+// load makes lanes for the endpoints of the state, takes up the open replays, and ends what is pending for endpoints that are gone.
+func (r *router) load(ctx context.Context, state outbox.State) error {
+	r.snapshot = state.Snapshot
+	for _, e := range state.Endpoints {
+		due := state.Due[e.ID]
+		delete(state.Due, e.ID)
+		patterns, unusable := r.examine(&e.Endpoint)
+		l, records := r.lanes.load(e, unusable, due)
+		r.subs.set(&subscription{l, &e.Endpoint, patterns})
+		if err := r.lanes.tell(ctx, records); err != nil {
+			return err
+		}
+	}
+	for id := range state.Due {
+		if err := r.ledger.MissPending(ctx, outbox.Missing{EndpointID: id, Reason: offRemoved, Removed: true, Version: 1}); err != nil {
+			return err
+		}
+	}
+	for _, replay := range state.Replays {
+		if err := r.ledger.Replay(ctx, replay); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// examine returns what an endpoint wants and why it cannot be sent to, "" when it can.
+func (r *router) examine(e *outbox.Endpoint) (patterns, string) {
+	p, err := parsePatterns(e.Events)
+	if err == nil {
+		err = r.usable(e)
+	}
+	if err != nil {
+		return p, err.Error()
+	}
+	return p, ""
+}
+
+// route handles one batch. recorded is what recorded has found for it.
+func (r *router) route(ctx context.Context, b *outbox.Batch, recorded outbox.Recorded) error {
+	read := time.Now()
+	if b.Idle() {
+		return r.ledger.Track(ctx, &outbox.Tracked{End: b.End, Idle: true, Read: read})
+	}
+	// What the loaded state contains is not applied once more: an old row would undo a newer one, and a counter would be cleared twice.
+	loaded := r.snapshot.Sees(b.XID)
+	var (
+		deliveries []*outbox.Delivery
+		offers     []offer
+		matched    []*subscription
+	)
+	// flush hands over what has been matched so far. A change of an endpoint takes effect between the events before and after it.
+	flush := func(end outbox.LSN) error {
+		err := r.ledger.Track(ctx, &outbox.Tracked{End: end, Read: read, Deliveries: deliveries})
+		if err == nil {
+			err = r.lanes.offer(ctx, offers)
+		}
+		deliveries, offers = nil, nil
+		return err
+	}
+	for _, c := range b.Changes {
+		switch {
+		case c.Event != nil:
+			r.metrics.events.Inc()
+			if b.Commit < r.term.LSN {
+				continue // recorded before this term
+			}
+			var body []byte
+			matched = r.subs.match(matched[:0], c.Event.Venue, c.Event.Type)
+			for _, sub := range matched {
+				if loaded && sub.endpoint.Created.After(b.Committed) {
+					continue // registered after the event, although it was loaded before the stream has come here
+				}
+				if recorded.Has(c.Event.ID, sub.endpoint.ID) {
+					continue
+				}
+				if body == nil {
+					body = c.Event.Envelope()
+				}
+				d := &outbox.Delivery{
+					EventID: c.Event.ID, EndpointID: sub.endpoint.ID, Venue: c.Event.Venue, Type: c.Event.Type,
+					Created: c.Event.Created, Committed: b.Committed, Body: body,
+				}
+				deliveries = append(deliveries, d)
+				offers = append(offers, offer{sub.lane, d})
+			}
+		case c.Endpoint != nil && !loaded:
+			if err := flush(0); err != nil {
+				return err
+			}
+			if err := r.change(ctx, c.Endpoint); err != nil {
+				return err
+			}
+		case c.Replay != nil && !loaded:
+			if err := r.ledger.Replay(ctx, *c.Replay); err != nil {
+				return err
+			}
+		}
+	}
+	return flush(b.End)
+}
+
+// recorded looks up which deliveries of the batch an earlier term has recorded. Beyond the position where this term began there are none.
+func (r *router) recorded(ctx context.Context, b *outbox.Batch) (outbox.Recorded, error) {
+	if b.Commit >= r.term.LookupUntil || b.Commit < r.term.LSN {
+		return nil, nil
+	}
+	var ids []string
+	for _, c := range b.Changes {
+		if c.Event != nil {
+			ids = append(ids, c.Event.ID)
+		}
+	}
+	if len(ids) == 0 {
+		return nil, nil
+	}
+	return r.lookup(ctx, ids)
+}
+
+// change applies a change of the endpoints.
+func (r *router) change(ctx context.Context, c *outbox.EndpointChange) error {
+	if c.Removed {
+		ids := []string{c.ID}
+		if c.ID == "" {
+			ids = ids[:0]
+			for id := range r.subs.byID {
+				ids = append(ids, id)
+			}
+		}
+		for _, id := range ids {
+			r.subs.remove(id)
+			if err := r.lanes.tell(ctx, r.lanes.remove(id)); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	e := c.Endpoint
+	if before := r.subs.byID[e.ID]; before != nil {
+		c.Merge(before.endpoint)
+	}
+	patterns, unusable := r.examine(e)
+	l, records := r.lanes.change(e, unusable)
+	r.subs.set(&subscription{l, e, patterns})
+	return r.lanes.tell(ctx, records)
+}

@@ -1,0 +1,174 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"sync/atomic"
+	"time"
+
+	"github.com/sethvargo/go-retry"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/quintago/webhook-agent/outbox"
+	"github.com/quintago/webhook-agent/sink"
+)
+
+const (
+	// standbyInterval is how often an agent that waits tries to get the slot.
+	standbyInterval = time.Second
+	// vitalsInterval is how often the slot's lag and the clocks are looked at.
+	vitalsInterval = 10 * time.Second
+	// silence is how long the stream may say nothing before the agent counts as not ready. The server speaks every half of its own timeout of ten seconds.
+	silence = 15 * time.Second
+	// maxClockSkew is the difference of the clocks that is worth a warning: receivers check the time of a signature, mostly to five minutes.
+	maxClockSkew = 30 * time.Second
+)
+
+// agent is the process: what outlives a session.
+type agent struct {
+	cfg     *Config
+	log     *slog.Logger
+	holder  string
+	db      *outbox.DB
+	webhook *sink.Webhook
+	metrics *metrics
+	current atomic.Pointer[session] // the session of this agent's term, nil while there is none
+	standby atomic.Bool             // another agent holds the slot
+	problem atomic.Pointer[string]  // why there is no session
+}
+
+// Run delivers until ctx ends, which lets attempts in flight finish (delivery.shutdown_timeout), records them, and frees the slot. It returns an error only
+// for what waiting does not mend, and only before it has led for the first time.
+func Run(ctx context.Context, cfg *Config, log *slog.Logger) error {
+	a := &agent{cfg: cfg, log: log}
+	host, err := os.Hostname()
+	if err != nil {
+		return fmt.Errorf("find the host's name: %w", err)
+	}
+	a.holder = fmt.Sprintf("%s/%d", host, os.Getpid())
+	a.metrics = newMetrics(version, a.source())
+	if a.db, err = outbox.Open(ctx, cfg.outbox()); err != nil {
+		return err
+	}
+	defer a.db.Close()
+	if a.webhook, err = cfg.webhook(ctx); err != nil {
+		return err
+	}
+	defer a.webhook.Close()
+	listener, err := listenAdmin(ctx, cfg.Admin.Listen)
+	if err != nil {
+		return err
+	}
+	log.Info("webhook-agent starts", "version", version, "admin", listener.Addr().String(), "slot", cfg.Outbox.Slot)
+
+	// The admin listener ends after the agent has led for the last time, so that /readyz tells of the draining.
+	adminCtx, stopAdmin := context.WithCancel(context.WithoutCancel(ctx))
+	var g errgroup.Group
+	g.Go(func() error { return a.serveAdmin(adminCtx, listener) })
+	g.Go(func() error {
+		defer stopAdmin()
+		return a.lead(ctx)
+	})
+	err = g.Wait()
+	if err == nil {
+		log.Info("webhook-agent ends")
+	}
+	return err
+}
+
+// lead holds one session after another until ctx ends.
+func (a *agent) lead(ctx context.Context) error {
+	led := false
+	told := ""
+	backoff := newBackoff()
+	for {
+		s := newSession(a)
+		err := s.run(ctx)
+		if s.led {
+			led, told, backoff = true, "", newBackoff()
+		}
+		if ctx.Err() != nil {
+			return nil
+		}
+		problem, isProblem := errors.AsType[*outbox.Problem](err)
+		if isProblem && problem.Fatal && !led {
+			return problem
+		}
+		if errors.Is(err, outbox.ErrFenced) {
+			a.log.Warn("another agent has taken over; standing by")
+		} else if text := err.Error(); text != told {
+			told = text
+			a.problem.Store(&text)
+			a.log.Error("cannot stream the outbox; trying again", "error", err)
+		}
+		wait, _ := backoff.Next()
+		if !sleep(ctx, wait) {
+			return nil
+		}
+	}
+}
+
+// newBackoff is the schedule of reconnecting: exponential from a tenth of a second, with jitter, at most five seconds. The cap stands outside the jitter, which
+// could exceed it otherwise.
+func newBackoff() retry.Backoff {
+	return retry.WithCappedDuration(5*time.Second, retry.WithJitterPercent(20, retry.NewExponential(100*time.Millisecond)))
+}
+
+// sleep waits, and returns false when ctx ended first.
+func sleep(ctx context.Context, d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+// ready says what the agent is doing, or why it is not ready: another agent holds the slot, or the stream advances and is recorded.
+func (a *agent) ready() (string, error) {
+	if s := a.current.Load(); s != nil {
+		if _, heard := s.tailer.Progress(); time.Since(heard) > silence {
+			return "", fmt.Errorf("the stream is silent since %s", heard.UTC().Format(time.RFC3339))
+		}
+		if s.broken.Load() {
+			return "", errors.New("the stream is broken; reconnecting")
+		}
+		if s.ledger.Stats().Failing {
+			return "", errors.New("deliveries cannot be recorded; trying again")
+		}
+		return "leading", nil
+	}
+	if a.standby.Load() {
+		return "standing by", nil
+	}
+	if p := a.problem.Load(); p != nil {
+		return "", errors.New(*p)
+	}
+	return "", errors.New("starting")
+}
+
+// source is what metrics ask the agent for.
+func (a *agent) source() source {
+	ask := func(read func(*session) float64) func() float64 {
+		return func() float64 {
+			if s := a.current.Load(); s != nil {
+				return read(s)
+			}
+			return 0
+		}
+	}
+	return source{
+		leading:         ask(func(*session) float64 { return 1 }),
+		lagSeconds:      ask(func(s *session) float64 { return s.ledger.Stats().Lag.Seconds() }),
+		attemptsRunning: ask(func(s *session) float64 { return float64(s.lanes.stats().inFlight) }),
+		queued:          ask(func(s *session) float64 { return float64(s.lanes.stats().queued) }),
+		queuedBytes:     ask(func(s *session) float64 { return float64(s.lanes.stats().bytes) }),
+		lanesActive:     ask(func(s *session) float64 { return float64(s.lanes.stats().active) }),
+		endpointsOff:    ask(func(s *session) float64 { return float64(s.lanes.stats().off) }),
+	}
+}

@@ -1,0 +1,288 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/quintago/webhook-agent/outbox"
+	"github.com/quintago/webhook-agent/sink"
+)
+
+// batchQueue is how many batches may wait between the tailer and the router.
+const batchQueue = 4
+
+// session is one try to lead: it waits for the slot, takes over, delivers, and drains. See the package documentation for its goroutines.
+type session struct {
+	*agent
+	tailer *outbox.Tailer
+	ledger *outbox.Ledger
+	lanes  *lanes
+	term   outbox.Term
+	led    bool        // it got the slot
+	broken atomic.Bool // the stream is down and being reconnected
+}
+
+func newSession(a *agent) *session {
+	return &session{agent: a, tailer: outbox.NewTailer(a.cfg.outbox(), a.log)}
+}
+
+// run returns nil when ctx ended it, and otherwise why the session is over.
+func (s *session) run(ctx context.Context) error {
+	defer s.tailer.Close()
+	defer s.standby.Store(false)
+	defer s.current.Store(nil)
+	if err := s.acquire(ctx); err != nil {
+		return err
+	}
+	s.led = true
+
+	// Two levels of stopping: take ends what brings new work in, alive ends everything at once.
+	take, stopTaking := context.WithCancelCause(ctx)
+	defer stopTaking(nil)
+	alive, kill := context.WithCancelCause(context.WithoutCancel(ctx))
+	defer kill(nil)
+	hold, release := context.WithCancel(alive)
+	defer release()
+
+	// The tailer runs from here on, so that the connection stays alive while the state is loaded.
+	batches := make(chan *outbox.Batch, batchQueue)
+	var stream errgroup.Group
+	stream.Go(func() error {
+		err := s.stream(take, hold, batches)
+		stopTaking(err)
+		return err
+	})
+	err := s.deliver(take, stopTaking, alive, kill, batches)
+	release()
+	return errors.Join(err, stream.Wait())
+}
+
+// acquire waits until this agent holds the stream.
+func (s *session) acquire(ctx context.Context) error {
+	if err := s.db.Preflight(ctx); err != nil {
+		return err
+	}
+	if err := s.tailer.Connect(ctx); err != nil {
+		return err
+	}
+	for {
+		from, err := s.db.PrepareSlot(ctx, s.tailer, s.holder)
+		if err == nil {
+			err = s.tailer.Start(ctx, from)
+		}
+		if !errors.Is(err, outbox.ErrSlotActive) {
+			return err
+		}
+		if !s.standby.Swap(true) {
+			s.log.Info("standing by: another agent holds the slot", "slot", s.cfg.Outbox.Slot)
+		}
+		if !sleep(ctx, standbyInterval) {
+			return context.Cause(ctx)
+		}
+	}
+}
+
+// stream runs the tailer until take and then hold end. It reconnects by itself: what was handed over stays with the lanes meanwhile. It ends with an error when
+// another agent has taken over, or the server is no longer the same.
+func (s *session) stream(take, hold context.Context, batches chan<- *outbox.Batch) error {
+	defer close(batches)
+	system := s.tailer.System
+	for {
+		err := s.tailer.Run(take, hold, batches)
+		if err == nil || take.Err() != nil {
+			return nil // a connection that broke while draining is of no importance: the checkpoint is in the database
+		}
+		s.broken.Store(true)
+		s.log.Warn("the stream broke; reconnecting", "error", err)
+		backoff := newBackoff()
+		for told := err.Error(); ; {
+			wait, _ := backoff.Next()
+			if !sleep(take, wait) {
+				return nil
+			}
+			err := s.resume(take)
+			if err == nil {
+				break
+			}
+			if take.Err() != nil {
+				return nil
+			}
+			if errors.Is(err, outbox.ErrFenced) {
+				return err
+			}
+			if text := err.Error(); text != told && !errors.Is(err, outbox.ErrSlotActive) {
+				told = text
+				s.log.Error("cannot resume the stream; trying again", "error", err)
+			}
+		}
+		if now := s.tailer.System; now.SystemID != system.SystemID || now.Timeline != system.Timeline {
+			return fmt.Errorf("the server has changed: system %s timeline %d instead of %s timeline %d",
+				now.SystemID, now.Timeline, system.SystemID, system.Timeline)
+		}
+		s.broken.Store(false)
+		s.log.Info("the stream is back")
+	}
+}
+
+// resume reconnects and goes on with the same term.
+func (s *session) resume(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	if err := s.tailer.Connect(ctx); err != nil {
+		return err
+	}
+	if err := s.db.CheckEpoch(ctx, s.term); err != nil {
+		return err
+	}
+	if err := s.tailer.Start(ctx, 0); err != nil {
+		return err
+	}
+	// Between the check and the start another agent may have come and gone.
+	return s.db.CheckEpoch(ctx, s.term)
+}
+
+// deliver takes over, runs the router, the lanes and the ledger until the batches end, and drains.
+func (s *session) deliver(take context.Context, stopTaking context.CancelCauseFunc, alive context.Context, kill context.CancelCauseFunc, batches <-chan *outbox.Batch) error {
+	router, state, err := s.takeOver(take, alive)
+	if err != nil {
+		stopTaking(err)
+		return err
+	}
+	var ledger errgroup.Group
+	ledger.Go(func() error {
+		err := s.ledger.Run(alive)
+		if err != nil { // nothing can be recorded any more: what is under way is repeated by whoever leads next
+			stopTaking(err)
+			kill(err)
+		}
+		return err
+	})
+	helpers, stopHelpers := context.WithCancel(alive)
+	var aside errgroup.Group
+	aside.Go(func() error { return s.lanes.refill(helpers, s.db.Due) })
+	aside.Go(func() error { s.watch(helpers); return nil })
+
+	err = router.load(alive, state)
+	if err == nil {
+		s.current.Store(s)
+		s.standby.Store(false)
+		s.log.Info("leading", "slot", s.cfg.Outbox.Slot, "epoch", s.term.Epoch, "from", s.term.LSN.String(), "endpoints", len(state.Endpoints))
+		err = s.routeAll(take, alive, router, batches)
+	}
+	stopTaking(err)
+
+	grace, cancel := context.WithTimeout(alive, s.cfg.Delivery.ShutdownTimeout)
+	defer cancel()
+	s.log.Info("draining", "attempts_in_flight", s.lanes.stats().inFlight, "shutdown_timeout", s.cfg.Delivery.ShutdownTimeout)
+	s.lanes.stop(grace)
+	stopHelpers()
+	_ = aside.Wait() // both end without an error
+	s.ledger.Close()
+	// A database that is away may not keep the process for ever. What it does not record now, the next leader sends again.
+	unregister := context.AfterFunc(grace, func() { kill(fmt.Errorf("delivery.shutdown_timeout (%s) has passed", s.cfg.Delivery.ShutdownTimeout)) })
+	defer unregister()
+	return errors.Join(err, ledger.Wait())
+}
+
+// takeOver begins the term and makes the parts.
+func (s *session) takeOver(take, alive context.Context) (*router, outbox.State, error) {
+	var err error
+	if s.term, err = s.db.TakeOver(take, s.tailer, s.holder); err != nil {
+		return nil, outbox.State{}, err
+	}
+	if s.term.Swept > 0 {
+		s.metrics.swept.Add(float64(s.term.Swept))
+		s.log.Warn("the slot was new; the outbox was swept for what it had not seen", "recovered_deliveries", s.term.Swept)
+	}
+	if err := s.db.SyncManaged(take, s.cfg.managed()); err != nil {
+		return nil, outbox.State{}, err
+	}
+	state, err := s.db.LoadState(take)
+	if err != nil {
+		return nil, outbox.State{}, err
+	}
+	s.ledger = outbox.NewLedger(outbox.LedgerConfig{
+		Config: s.cfg.outbox(), Term: s.term, Log: s.log,
+		Confirm:   s.tailer.Confirm,
+		Committed: func(r []*outbox.Result) { s.lanes.committed(r) },
+		Requeued:  func(endpointID string) { s.lanes.requeued(endpointID) },
+		Stalled:   func(stalled bool) { s.lanes.stall(stalled) },
+	})
+	d := s.cfg.Delivery
+	s.lanes = newLanes(alive, lanesConfig{
+		concurrency: d.Concurrency, endpointConcurrency: d.EndpointConcurrency, disableAfter: d.DisableAfter,
+		retries: d.Retries, queueBytes: int(d.QueueMemory),
+		attempt: s.webhook.Attempt, recorder: s.ledger, metrics: s.metrics, log: s.log,
+	})
+	return &router{
+		subs: newSubscriptions(), lanes: s.lanes, ledger: s.ledger, lookup: s.db.Lookup,
+		usable: s.usable, metrics: s.metrics, term: s.term,
+	}, state, nil
+}
+
+// usable returns why an endpoint cannot be sent to.
+func (s *session) usable(e *outbox.Endpoint) error {
+	if err := s.webhook.CheckURL(e.URL); err != nil {
+		return err
+	}
+	return sink.CheckSecret(e.Secret)
+}
+
+// routeAll routes batches until the tailer closes them. A batch that cannot be looked up in the database is tried again.
+func (s *session) routeAll(take, alive context.Context, r *router, batches <-chan *outbox.Batch) error {
+	for b := range batches {
+		if take.Err() != nil {
+			continue // what is left in the channel is sent again to whoever leads next
+		}
+		backoff := newBackoff()
+		for told := false; ; {
+			recorded, err := r.recorded(alive, b)
+			if err == nil {
+				if err := r.route(alive, b, recorded); err != nil {
+					return err
+				}
+				break
+			}
+			if !told {
+				told = true
+				s.log.Error("cannot look up deliveries; trying again", "error", err)
+			}
+			wait, _ := backoff.Next()
+			if !sleep(take, wait) {
+				break
+			}
+		}
+	}
+	return nil
+}
+
+// watch looks at the slot and the clocks until ctx ends.
+func (s *session) watch(ctx context.Context) {
+	tick := time.NewTicker(vitalsInterval)
+	defer tick.Stop()
+	skewed := false
+	for {
+		if v, err := s.db.Vitals(ctx); err == nil { // an error shows elsewhere: the ledger and the stream use the same server
+			s.metrics.observe(v)
+			if off := v.ClockSkew.Abs() > maxClockSkew; off != skewed {
+				skewed = off
+				level, text := slog.LevelInfo, "the clocks agree again"
+				if off {
+					level, text = slog.LevelWarn, "this host's clock differs from the database's; receivers may refuse the time of signatures"
+				}
+				s.log.Log(ctx, level, text, "difference", v.ClockSkew.Round(time.Millisecond))
+			}
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return
+		}
+	}
+}

@@ -1,0 +1,246 @@
+package outbox
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/quintago/webhook-agent/secret"
+)
+
+// CheckURL says why url cannot be used to connect, without a part of it, or returns nil.
+func CheckURL(url secret.Text) error {
+	_, err := Config{URL: url}.connConfig()
+	return err
+}
+
+// Ping sees that the database answers. If not, the error is a Problem that says why.
+func (db *DB) Ping(ctx context.Context) error {
+	return db.cfg.explain("connect", db.pool.Ping(ctx))
+}
+
+// Level is how much a Finding matters.
+type Level string
+
+// An agent that finds a LevelFail does not run, or loses events; with a LevelWarn it runs, but not as it should.
+const (
+	LevelOK   Level = "ok"
+	LevelWarn Level = "warn"
+	LevelFail Level = "fail"
+)
+
+// Finding is what Check found out about one thing. A finding that is not LevelOK has a remedy.
+type Finding struct {
+	Level  Level  `json:"level"`
+	Thing  string `json:"thing"`
+	Reason string `json:"reason"`
+	Remedy string `json:"remedy"`
+}
+
+func fine(thing, format string, args ...any) Finding {
+	return Finding{LevelOK, thing, fmt.Sprintf(format, args...), ""}
+}
+
+func warning(thing, remedy, format string, args ...any) Finding {
+	return Finding{LevelWarn, thing, fmt.Sprintf(format, args...), remedy}
+}
+
+func failure(thing, remedy, format string, args ...any) Finding {
+	return Finding{LevelFail, thing, fmt.Sprintf(format, args...), remedy}
+}
+
+// check looks at one aspect of the database.
+type check func(db *DB, ctx context.Context, tx pgx.Tx) ([]Finding, error)
+
+// Check looks at everything the agent needs from the database, in the order in which one would put it right, and changes
+// nothing. A look that fails is a finding itself.
+func (db *DB) Check(ctx context.Context) []Finding {
+	var findings []Finding
+	for _, look := range []check{
+		(*DB).checkServer, (*DB).checkRole, (*DB).checkCapacity, (*DB).checkSchema, (*DB).checkPrivileges,
+		(*DB).checkOutbox, (*DB).checkPublications, (*DB).checkSlot, (*DB).checkClock, (*DB).checkEndpoints,
+	} {
+		err := db.look(ctx, "check", func(tx pgx.Tx) error {
+			found, err := look(db, ctx, tx)
+			findings = append(findings, found...)
+			return err
+		})
+		if err != nil {
+			findings = append(findings, AsFinding(err))
+		}
+	}
+	return findings
+}
+
+// AsFinding turns an error into a finding: a Problem by its parts.
+func AsFinding(err error) Finding {
+	if p, isProblem := errors.AsType[*Problem](err); isProblem {
+		return failure(p.Thing, p.Remedy, "%s", p.Reason)
+	}
+	return failure("database", "see PostgreSQL's log", "%v", err)
+}
+
+const selectServer = `
+select current_setting('server_version_num')::int, current_setting('server_version'), pg_is_in_recovery(),
+       current_setting('wal_level'), current_setting('synchronous_commit')`
+
+func (db *DB) checkServer(ctx context.Context, tx pgx.Tx) (found []Finding, err error) {
+	var (
+		number                               int
+		version, walLevel, synchronousCommit string
+		standby                              bool
+	)
+	if err := tx.QueryRow(ctx, selectServer).Scan(&number, &version, &standby, &walLevel, &synchronousCommit); err != nil {
+		return nil, err
+	}
+	if number < minServerVersion {
+		found = append(found, failure("PostgreSQL", "use PostgreSQL 14 or newer", "version %s is too old", version))
+	} else {
+		found = append(found, fine("PostgreSQL", "version %s", version))
+	}
+	if standby {
+		found = append(found, failure("server", "point database.url at the primary", "it is a standby, which cannot record deliveries"))
+	} else {
+		found = append(found, fine("server", "it is a primary"))
+	}
+	if walLevel != "logical" {
+		found = append(found, failure("wal_level",
+			"ALTER SYSTEM SET wal_level = 'logical' and restart PostgreSQL (managed servers: switch logical replication on in the console)",
+			"it is %s, the stream needs logical", walLevel))
+	} else {
+		found = append(found, fine("wal_level", "logical"))
+	}
+	if synchronousCommit == "off" {
+		found = append(found, warning("synchronous_commit", "set synchronous_commit = on, at least for the role that writes the outbox",
+			"it is off: an event may be sent and its transaction still be lost when PostgreSQL crashes"))
+	} else {
+		found = append(found, fine("synchronous_commit", "%s", synchronousCommit))
+	}
+	return found, nil
+}
+
+const selectRole = `
+select current_user::text, coalesce((select rolreplication or rolsuper from pg_roles where rolname = current_user), false)`
+
+func (db *DB) checkRole(ctx context.Context, tx pgx.Tx) ([]Finding, error) {
+	var (
+		role      string
+		replicate bool
+	)
+	if err := tx.QueryRow(ctx, selectRole).Scan(&role, &replicate); err != nil {
+		return nil, err
+	}
+	if !replicate {
+		member, err := db.replicationByMembership(ctx)
+		if err != nil {
+			return nil, err
+		}
+		replicate = member
+	}
+	if !replicate {
+		return []Finding{failure("role "+role, "ALTER ROLE "+quoteIdent(role)+" REPLICATION (Amazon RDS: GRANT rds_replication TO "+quoteIdent(role)+")",
+			"it may not open a replication connection")}, nil
+	}
+	return []Finding{fine("role "+role, "may open a replication connection")}, nil
+}
+
+const selectCapacity = `
+select current_setting('max_replication_slots')::int, (select count(*) from pg_replication_slots)::int,
+       exists (select from pg_replication_slots where slot_name = $1),
+       current_setting('max_wal_senders')::int, (select count(*) from pg_stat_activity where backend_type = 'walsender')::int,
+       exists (select from pg_replication_slots where slot_name = $1 and active)`
+
+func (db *DB) checkCapacity(ctx context.Context, tx pgx.Tx) (found []Finding, err error) {
+	var (
+		slots, slotsUsed, senders, sendersUsed int
+		haveSlot, active                       bool
+	)
+	if err := tx.QueryRow(ctx, selectCapacity, db.cfg.Slot).Scan(&slots, &slotsUsed, &haveSlot, &senders, &sendersUsed, &active); err != nil {
+		return nil, err
+	}
+	if !haveSlot && slotsUsed >= slots {
+		found = append(found, failure("max_replication_slots", "raise it and restart PostgreSQL, or drop a slot that nothing uses",
+			"all %d are taken and the agent has none yet", slots))
+	} else {
+		found = append(found, fine("max_replication_slots", "%d of %d used", slotsUsed, slots))
+	}
+	if !active && sendersUsed >= senders {
+		found = append(found, failure("max_wal_senders", "raise it and restart PostgreSQL", "all %d are in use and no agent is connected", senders))
+	} else {
+		found = append(found, fine("max_wal_senders", "%d of %d used", sendersUsed, senders))
+	}
+	return found, nil
+}
+
+// selectSchema asks the catalogue: to_regclass would fail without USAGE of the schema, which is a finding of its own.
+const selectSchema = `
+select exists (select from pg_tables where schemaname || '.' || tablename = '` + versionTable + `')`
+
+func (db *DB) checkSchema(ctx context.Context, tx pgx.Tx) ([]Finding, error) {
+	var exists bool
+	if err := tx.QueryRow(ctx, selectSchema).Scan(&exists); err != nil {
+		return nil, err
+	}
+	const thing, remedy = "schema webhooks", "run webhook-agent migrate"
+	if !exists {
+		return []Finding{failure(thing, remedy, "it is missing in this database")}, nil
+	}
+	var version int
+	if err := tx.QueryRow(ctx, selectSchemaVersion).Scan(&version); err != nil {
+		return nil, err
+	}
+	switch want := SchemaVersion(); {
+	case version < want:
+		return []Finding{failure(thing, remedy, "it has version %d, this binary needs %d", version, want)}, nil
+	case version > want:
+		return []Finding{AsFinding(schemaNewer(version))}, nil
+	default:
+		return []Finding{fine(thing, "version %d", version)}, nil
+	}
+}
+
+const selectClock = `select clock_timestamp()`
+
+// clockTolerance is what signatures and the retry schedule take without notice; receivers refuse five minutes.
+const clockTolerance = 2 * time.Second
+
+func (db *DB) checkClock(ctx context.Context, tx pgx.Tx) ([]Finding, error) {
+	var there time.Time
+	sent := time.Now()
+	if err := tx.QueryRow(ctx, selectClock).Scan(&there); err != nil {
+		return nil, err
+	}
+	here := sent.Add(time.Since(sent) / 2) // halfway through the round trip
+	difference := here.Sub(there).Round(time.Millisecond)
+	if difference.Abs() > clockTolerance {
+		return []Finding{warning("clock", "synchronize both machines with NTP",
+			"this machine's clock differs by %v from the database's; customers refuse signatures that are five minutes off", difference)}, nil
+	}
+	return []Finding{fine("clock", "differs by %v from the database's", difference)}, nil
+}
+
+const selectUnusable = `
+select e.id, e.venue, h.unusable
+from webhooks.endpoint_health h
+join webhooks.endpoints e on e.id = h.endpoint_id
+where h.unusable is not null and e.disabled_at is null
+order by e.id limit $1`
+
+// checkEndpoints names the endpoints that the agent could not use when it last saw them.
+func (db *DB) checkEndpoints(ctx context.Context, tx pgx.Tx) ([]Finding, error) {
+	found, err := queryRows(ctx, tx, selectUnusable, func(row pgx.CollectableRow) (Finding, error) {
+		var id, venue, why string
+		err := row.Scan(&id, &venue, &why)
+		return warning("endpoint "+id, "correct its row in webhooks.endpoints, or disable it", "venue %s: %s", venue, why), err
+	}, overviewEndpoints)
+	switch code := SQLState(err); {
+	case code == codeNoTable || code == codeNoSchema || code == codeNoPrivilege:
+		return nil, nil // the checks of the schema and of the privileges have said so
+	case err == nil && len(found) == 0:
+		return []Finding{fine("endpoints", "none is unusable")}, nil
+	}
+	return found, err
+}

@@ -1,0 +1,292 @@
+package outbox
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// tablePrivileges is what the agent and its commands do with each table of the schema.
+var tablePrivileges = []struct{ table, privileges string }{
+	{"webhooks.schema_version", "SELECT"},
+	{"webhooks.endpoints", "SELECT INSERT UPDATE DELETE"},
+	{"webhooks.deliveries", "SELECT INSERT UPDATE DELETE"},
+	{"webhooks.attempts", "SELECT INSERT DELETE"},
+	{"webhooks.endpoint_health", "SELECT INSERT UPDATE DELETE"},
+	{"webhooks.checkpoint", "SELECT INSERT UPDATE"},
+	{"webhooks.replays", "SELECT INSERT UPDATE"},
+	{"webhooks.event_types", "SELECT"},
+}
+
+const selectLackingUsage = `
+select 'USAGE ON SCHEMA ' || quote_ident(nspname) from pg_namespace
+where nspname = any($1) and not has_schema_privilege(oid, 'USAGE') order by nspname`
+
+// selectLacking asks about pairs of a table and a privilege. A table that does not exist is left to other checks.
+const selectLacking = `
+select string_agg(need.privilege, ', ' order by need.place) || ' ON ' || quote_ident(n.nspname) || '.' || quote_ident(c.relname)
+from unnest($1::text[], $2::text[]) with ordinality as need(tab, privilege, place)
+join pg_namespace n on n.nspname = split_part(need.tab, '.', 1)
+join pg_class c on c.relnamespace = n.oid and c.relname = split_part(need.tab, '.', 2)
+where not has_table_privilege(c.oid, need.privilege)
+group by n.nspname, c.relname order by min(need.place)`
+
+const selectUser = `select current_user::text`
+
+func (db *DB) checkPrivileges(ctx context.Context, tx pgx.Tx) ([]Finding, error) {
+	schema, table := db.cfg.tableName()
+	tables, privileges := []string{schema + "." + table}, []string{"SELECT"}
+	for _, need := range tablePrivileges {
+		for privilege := range strings.FieldsSeq(need.privileges) {
+			tables, privileges = append(tables, need.table), append(privileges, privilege)
+		}
+	}
+	var role string
+	if err := tx.QueryRow(ctx, selectUser).Scan(&role); err != nil {
+		return nil, err
+	}
+	lacking, err := queryRows(ctx, tx, selectLackingUsage, pgx.RowTo[string], []string{"webhooks", schema})
+	if err != nil {
+		return nil, err
+	}
+	onTables, err := queryRows(ctx, tx, selectLacking, pgx.RowTo[string], tables, privileges)
+	if err != nil {
+		return nil, err
+	}
+	lacking = append(lacking, onTables...)
+	if len(lacking) == 0 {
+		return []Finding{fine("privileges", "role %s has all it needs", role)}, nil
+	}
+	var found []Finding
+	for _, grant := range lacking {
+		found = append(found, failure("privileges", "GRANT "+grant+" TO "+quoteIdent(role), "role %s lacks %s", role, grant))
+	}
+	return found, nil
+}
+
+const selectRelation = `
+select c.relkind::text, c.relpersistence::text
+from pg_class c join pg_namespace n on n.oid = c.relnamespace
+where n.nspname = $1 and c.relname = $2`
+
+const selectColumns = `
+select a.attname::text, t.typname::text
+from pg_attribute a
+join pg_class c on c.oid = a.attrelid
+join pg_namespace n on n.oid = c.relnamespace
+join pg_type t on t.oid = a.atttypid
+where n.nspname = $1 and c.relname = $2 and a.attnum > 0 and not a.attisdropped
+order by a.attnum`
+
+func (db *DB) checkOutbox(ctx context.Context, tx pgx.Tx) ([]Finding, error) {
+	schema, table := db.cfg.tableName()
+	thing := "outbox " + db.cfg.Table
+	var kind, persistence string
+	err := tx.QueryRow(ctx, selectRelation, schema, table).Scan(&kind, &persistence)
+	switch {
+	case errors.Is(err, pgx.ErrNoRows):
+		return []Finding{failure(thing, "correct outbox.table, or run webhook-agent migrate for the agent's own table", "there is no such table")}, nil
+	case err != nil:
+		return nil, err
+	case kind != "r" && kind != "p":
+		return []Finding{failure(thing, "name the table that the app inserts into", "it is not a table, so it has no stream")}, nil
+	case persistence != "p":
+		return []Finding{failure(thing, "ALTER TABLE "+db.cfg.table()+" SET LOGGED", "it is not logged, so it has no stream")}, nil
+	}
+	types := map[string]string{}
+	_, err = queryRows(ctx, tx, selectColumns, func(row pgx.CollectableRow) (struct{}, error) {
+		var name, typeName string
+		err := row.Scan(&name, &typeName)
+		types[name] = typeName
+		return struct{}{}, err
+	}, schema, table)
+	if err != nil {
+		return nil, err
+	}
+	found := db.cfg.Columns.check(thing, types)
+	if len(found) == 0 {
+		found = append(found, fine(thing, "has the columns that the agent reads"))
+	}
+	return found, nil
+}
+
+// outboxColumn is a column that the agent reads, under the key that maps it.
+type outboxColumn struct{ key, name string }
+
+func (c Columns) list() []outboxColumn {
+	return []outboxColumn{{"id", c.ID}, {"type", c.Type}, {"venue", c.Venue}, {"data", c.Data}, {"created", c.Created}}
+}
+
+// check compares the mapping with the columns that the table has, by name and type.
+func (c Columns) check(thing string, types map[string]string) (found []Finding) {
+	for _, column := range c.list() {
+		if types[column.name] == "" {
+			found = append(found, failure(thing, "set outbox.columns."+column.key+" to the column that holds it", "it has no column %q", column.name))
+		}
+	}
+	switch t := types[c.Data]; t {
+	case "json", "":
+	case "jsonb":
+		found = append(found, warning(thing, "use json where customers rely on the spelling",
+			"column %q is jsonb, which loses key order and the spelling of numbers", c.Data))
+	default:
+		found = append(found, failure(thing, "use a column of type json", "column %q is %s, must be json or jsonb", c.Data, t))
+	}
+	switch t := types[c.Created]; t {
+	case "timestamptz", "":
+	case "timestamp":
+		found = append(found, warning(thing, "use timestamptz", "column %q has no time zone and is taken as UTC", c.Created))
+	default:
+		found = append(found, failure(thing, "use a column of type timestamptz", "column %q is %s, must be timestamptz", c.Created, t))
+	}
+	return found
+}
+
+const selectPublication = `
+select pubinsert, pubupdate, pubdelete from pg_publication where pubname = $1`
+
+// selectPublicationTables works from 14 on: there the view has neither filters nor column lists, and its row as JSON has no such key.
+// The last column lists the columns of the table that are not published.
+const selectPublicationTables = `
+select t.schemaname || '.' || t.tablename, coalesce(to_jsonb(t) ->> 'rowfilter', ''),
+       array(select a.attname::text
+             from pg_attribute a
+             join pg_class c on c.oid = a.attrelid
+             join pg_namespace n on n.oid = c.relnamespace
+             where n.nspname = t.schemaname and c.relname = t.tablename and a.attnum > 0 and not a.attisdropped
+               and not to_jsonb(t) -> 'attnames' ? a.attname::text
+             order by a.attnum)
+from pg_publication_tables t
+where t.pubname = $1
+order by 1 limit 1000`
+
+// published is a table of a publication.
+type published struct {
+	table, rowFilter string
+	hidden           []string // columns that are not published
+}
+
+func (db *DB) checkPublications(ctx context.Context, tx pgx.Tx) (found []Finding, err error) {
+	schema, table := db.cfg.tableName()
+	var read []string
+	for _, column := range db.cfg.Columns.list() {
+		read = append(read, column.name)
+	}
+	for _, want := range []struct {
+		name    string
+		tables  []string
+		changes bool // updates and deletes as well
+	}{
+		{db.cfg.Publication, []string{schema + "." + table, "webhooks.replays"}, false},
+		{db.cfg.endpointsPublication(), []string{"webhooks.endpoints"}, true},
+	} {
+		problems, err := db.checkPublication(ctx, tx, want.name, want.tables, want.changes, read)
+		if err != nil {
+			return found, err
+		}
+		if len(problems) == 0 {
+			problems = []Finding{fine("publication "+want.name, "holds %s", strings.Join(want.tables, " and "))}
+		}
+		found = append(found, problems...)
+	}
+	return found, nil
+}
+
+// checkPublication returns what is wrong with one publication. read are the columns of the outbox that must be published; of the
+// agent's own tables all must.
+func (db *DB) checkPublication(ctx context.Context, tx pgx.Tx, name string, tables []string, changes bool, read []string) (found []Finding, err error) {
+	thing, alter := "publication "+name, "ALTER PUBLICATION "+quoteIdent(name)
+	var inserts, updates, deletes bool
+	err = tx.QueryRow(ctx, selectPublication, name).Scan(&inserts, &updates, &deletes)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return []Finding{failure(thing, "run webhook-agent migrate", "it is missing in this database")}, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	switch {
+	case changes && !(inserts && updates && deletes):
+		found = append(found, failure(thing, alter+" SET (publish = 'insert, update, delete, truncate')", "it does not publish all changes"))
+	case !inserts:
+		found = append(found, failure(thing, alter+" SET (publish = 'insert')", "it does not publish inserts"))
+	case !changes && (updates || deletes):
+		found = append(found, warning(thing, alter+" SET (publish = 'insert')",
+			"it publishes more than inserts: the app's updates fail on a table without a primary key"))
+	}
+	all, err := queryRows(ctx, tx, selectPublicationTables, func(row pgx.CollectableRow) (p published, err error) {
+		err = row.Scan(&p.table, &p.rowFilter, &p.hidden)
+		return p, err
+	}, name)
+	if err != nil {
+		return found, err
+	}
+	for _, table := range tables {
+		at := slices.IndexFunc(all, func(p published) bool { return p.table == table })
+		if at < 0 {
+			found = append(found, failure(thing, alter+" ADD TABLE "+table+" (a partitioned table also needs publish_via_partition_root)", "it does not hold %s", table))
+			continue
+		}
+		p := all[at]
+		all = slices.Delete(all, at, at+1)
+		if p.rowFilter != "" {
+			found = append(found, failure(thing, alter+" SET TABLE "+strings.Join(tables, ", "), "it drops rows of %s by a filter (%s)", table, p.rowFilter))
+		}
+		hidden := p.hidden
+		if !strings.HasPrefix(table, "webhooks.") || table == db.cfg.Table {
+			hidden = slices.DeleteFunc(hidden, func(column string) bool { return !slices.Contains(read, column) })
+		}
+		if len(hidden) > 0 {
+			found = append(found, failure(thing, alter+" SET TABLE "+strings.Join(tables, ", "), "it leaves out columns of %s: %s", table, strings.Join(hidden, ", ")))
+		}
+	}
+	if len(all) > 0 {
+		found = append(found, warning(thing, alter+" SET TABLE "+strings.Join(tables, ", "), "it also holds %s, whose rows are streamed for nothing", others(all)))
+	}
+	return found, nil
+}
+
+// others names the first tables of a list and counts the rest.
+func others(all []published) string {
+	if len(all) == 1 {
+		return all[0].table
+	}
+	return fmt.Sprintf("%s and %d more", all[0].table, len(all)-1)
+}
+
+const selectSlotState = `
+select coalesce(plugin, ''), coalesce(database, ''), database = current_database() and plugin = 'pgoutput', active, coalesce(wal_status, ''),
+       temporary
+from pg_replication_slots where slot_name = $1`
+
+func (db *DB) checkSlot(ctx context.Context, tx pgx.Tx) ([]Finding, error) {
+	thing := "slot " + db.cfg.Slot
+	var (
+		plugin, database, walStatus string
+		ours, active, temporary     bool
+	)
+	err := tx.QueryRow(ctx, selectSlotState, db.cfg.Slot).Scan(&plugin, &database, &ours, &active, &walStatus, &temporary)
+	drop := fmt.Sprintf("SELECT pg_drop_replication_slot('%s'); the agent makes a new one and recovers from the outbox", db.cfg.Slot)
+	switch {
+	case errors.Is(err, pgx.ErrNoRows):
+		return []Finding{fine(thing, "there is none yet; the first run creates it")}, nil
+	case err != nil:
+		return nil, err
+	case !ours:
+		return []Finding{failure(thing, "choose another outbox.slot; slot names are shared by all databases of a server",
+			"it belongs to something else (database %s, plugin %s)", database, plugin)}, nil
+	case temporary:
+		return []Finding{failure(thing, "end the session that holds it", "it is temporary, so it does not outlive a connection")}, nil
+	case walStatus == "lost":
+		return []Finding{failure(thing, drop, "it is lost: PostgreSQL has removed WAL that it needed (max_slot_wal_keep_size)")}, nil
+	case walStatus == "unreserved":
+		return []Finding{warning(thing, "start the agent, or raise max_slot_wal_keep_size", "it is about to lose WAL that it needs")}, nil
+	case active:
+		return []Finding{fine(thing, "an agent is connected (WAL %s)", walStatus)}, nil
+	default:
+		return []Finding{fine(thing, "no agent is connected (WAL %s)", walStatus)}, nil
+	}
+}

@@ -1,0 +1,88 @@
+package outbox
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/quintago/webhook-agent/secret"
+)
+
+// Config tells where the outbox is and how its stream is named.
+type Config struct {
+	// URL is a PostgreSQL connection URL or keyword/value string. The replication connection uses it too, so it
+	// must reach the server itself, not a pooler.
+	URL secret.Text
+	// Table is the outbox table, schema-qualified.
+	Table string
+	// Columns are the names of the outbox table's columns.
+	Columns Columns
+	// Publication holds the outbox and the replays, inserts only; Publication_endpoints holds the endpoints.
+	Publication string
+	// Slot is the name of the replication slot and the key of the checkpoint. Names of slots are cluster-wide.
+	Slot string
+}
+
+// Columns maps the columns of an outbox table that an app already has.
+type Columns struct {
+	ID, Type, Venue, Data, Created string
+}
+
+// endpointsPublication is the name of the publication that holds the endpoints. It is a second one because the outbox must be
+// published with inserts only (an update without a replica identity would fail in the app), endpoints with all changes.
+func (c Config) endpointsPublication() string { return c.Publication + "_endpoints" }
+
+// tableName splits Table into schema and name; a name alone is looked for in the schema public.
+func (c Config) tableName() (schema, name string) {
+	if schema, name, ok := strings.Cut(c.Table, "."); ok {
+		return schema, name
+	}
+	return "public", c.Table
+}
+
+// table returns Table quoted for use in SQL.
+func (c Config) table() string {
+	schema, name := c.tableName()
+	return pgx.Identifier{schema, name}.Sanitize()
+}
+
+// quoteIdent quotes one identifier for use in SQL.
+func quoteIdent(name string) string { return pgx.Identifier{name}.Sanitize() }
+
+const applicationName = "webhook-agent"
+
+// connConfig parses URL. The text of the library's error is dropped because it may repeat parts of the URL.
+func (c Config) connConfig() (*pgx.ConnConfig, error) {
+	cc, err := pgx.ParseConfig(c.URL.Reveal())
+	if err != nil {
+		return nil, &Problem{
+			Thing:  "database.url",
+			Reason: "it is not a PostgreSQL connection URL",
+			Remedy: "write it as postgres://user:password@host:5432/database",
+			Fatal:  true,
+		}
+	}
+	if _, ok := cc.RuntimeParams["application_name"]; !ok {
+		cc.RuntimeParams["application_name"] = applicationName
+	}
+	return cc, nil
+}
+
+// replicationConfig is connConfig for the replication connection. The text output of the stream depends on the session's
+// settings, so they are fixed; wal_sender_timeout is the session's own, so that a standby takes over in seconds.
+func (c Config) replicationConfig() (*pgconn.Config, error) {
+	cc, err := c.connConfig()
+	if err != nil {
+		return nil, err
+	}
+	pc := cc.Config.Copy()
+	pc.RuntimeParams["replication"] = "database"
+	pc.RuntimeParams["timezone"] = "UTC"
+	pc.RuntimeParams["datestyle"] = "ISO"
+	pc.RuntimeParams["intervalstyle"] = "iso_8601"
+	pc.RuntimeParams["bytea_output"] = "hex"
+	pc.RuntimeParams["wal_sender_timeout"] = fmt.Sprintf("%dms", senderTimeout.Milliseconds())
+	return pc, nil
+}

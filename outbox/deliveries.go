@@ -1,0 +1,208 @@
+package outbox
+
+import (
+	"context"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// DeliveryInfo is a row of the delivery log as people see it. Times and numbers are nil where there is none.
+type DeliveryInfo struct {
+	EventID       string     `json:"event_id"`
+	EndpointID    string     `json:"endpoint_id"`
+	Venue         string     `json:"venue"`
+	Type          string     `json:"type"`
+	Status        Status     `json:"status"`
+	Attempts      int        `json:"attempts"`
+	NextAttemptAt *time.Time `json:"next_attempt_at"`
+	LastCode      *int       `json:"last_code"`
+	LastClass     string     `json:"last_class"`
+	LastError     string     `json:"last_error"`
+	LastLatencyMS *int       `json:"last_latency_ms"`
+	ReplayID      string     `json:"replay_id"`
+	Created       time.Time  `json:"created"` // the event's
+	Finished      *time.Time `json:"finished"`
+	Cursor        string     `json:"cursor"` // for DeliveryFilter.Before
+}
+
+// AttemptInfo is a failed attempt as people see it.
+type AttemptInfo struct {
+	Attempt   int       `json:"attempt"`
+	At        time.Time `json:"at"`
+	Code      *int      `json:"code"`
+	Class     string    `json:"class"`
+	Error     string    `json:"error"`
+	LatencyMS *int      `json:"latency_ms"`
+	Response  string    `json:"response"`
+}
+
+// DeliveryDetail is a delivery with its failed attempts, oldest first.
+type DeliveryDetail struct {
+	DeliveryInfo
+	FailedAttempts []AttemptInfo `json:"failed_attempts"`
+}
+
+// DeliveryFilter narrows a list of deliveries. Empty fields do not narrow it.
+type DeliveryFilter struct {
+	EndpointID, Venue string
+	Statuses          []Status
+	Type              string     // lead.created, or lead.* for all types of lead
+	Since, Until      *time.Time // when the event was created: from Since on, before Until
+	Before            string     // the Cursor of the last row of the page before
+	Limit             int
+}
+
+// cursor is the place of a delivery in the list: the columns of its order.
+type cursor struct {
+	Created    time.Time
+	EventID    string
+	EndpointID string
+}
+
+func (c cursor) String() string {
+	text, _ := json.Marshal(c) // a struct of texts and a time of our century always encodes
+	return base64.RawURLEncoding.EncodeToString(text)
+}
+
+func parseCursor(s string) (c *cursor, err error) {
+	text, err := base64.RawURLEncoding.DecodeString(s)
+	if err == nil {
+		err = json.Unmarshal(text, &c)
+	}
+	if err != nil || c == nil {
+		return nil, &Problem{Thing: "the cursor", Reason: "it is not one of a delivery list", Remedy: "copy it from the end of the page before"}
+	}
+	return c, nil
+}
+
+const deliveryColumns = `event_id, endpoint_id, venue, type, status, attempts, next_attempt_at, last_code, coalesce(last_class, ''),
+       coalesce(last_error, ''), last_latency_ms, coalesce(replay_id, ''), created, finished`
+
+// selectDeliveries is planned for its parameters each time, since a command runs it once: conditions without a value vanish, and
+// the index on (created) or (endpoint_id, created) gives the order.
+const selectDeliveries = `
+select ` + deliveryColumns + `
+from webhooks.deliveries
+where ($1 = '' or endpoint_id = $1)
+  and ($2 = '' or venue = $2)
+  and (cardinality($3::text[]) = 0 or status = any($3))
+  and ($4 = '' or type = $4 or (right($4, 2) = '.*' and starts_with(type, left($4, -1))))
+  and ($5::timestamptz is null or created >= $5)
+  and ($6::timestamptz is null or created < $6)
+  and ($7::timestamptz is null or (created, event_id, endpoint_id) < ($7, $8, $9))
+order by created desc, event_id desc, endpoint_id desc
+limit $10`
+
+// Deliveries lists the delivery log, newest event first.
+func (db *DB) Deliveries(ctx context.Context, f DeliveryFilter) (deliveries []DeliveryInfo, err error) {
+	var (
+		before = &cursor{}
+		at     *time.Time
+	)
+	if f.Before != "" {
+		if before, err = parseCursor(f.Before); err != nil {
+			return nil, err
+		}
+		at = &before.Created
+	}
+	err = db.look(ctx, "list deliveries", func(tx pgx.Tx) error {
+		deliveries, err = queryRows(ctx, tx, selectDeliveries, scanDeliveryInfo, f.EndpointID, f.Venue, texts(f.Statuses), f.Type,
+			f.Since, f.Until, at, before.EventID, before.EndpointID, f.Limit)
+		return err
+	})
+	return deliveries, err
+}
+
+func scanDeliveryInfo(row pgx.CollectableRow) (d DeliveryInfo, err error) {
+	err = row.Scan(&d.EventID, &d.EndpointID, &d.Venue, &d.Type, &d.Status, &d.Attempts, &d.NextAttemptAt, &d.LastCode, &d.LastClass,
+		&d.LastError, &d.LastLatencyMS, &d.ReplayID, &d.Created, &d.Finished)
+	d.Cursor = cursor{d.Created, d.EventID, d.EndpointID}.String()
+	return d, err
+}
+
+// texts returns statuses as a text[] that is never null.
+func texts(statuses []Status) []string {
+	list := make([]string, len(statuses))
+	for i, s := range statuses {
+		list[i] = string(s)
+	}
+	return list
+}
+
+// maxDetails bounds what one event shows, in endpoints and in attempts of each.
+const maxDetails = 200
+
+const selectEventDeliveries = `
+select ` + deliveryColumns + `
+from webhooks.deliveries
+where event_id = $1 and ($2 = '' or endpoint_id = $2)
+order by endpoint_id limit $3`
+
+const selectAttempts = `
+select attempt, at, code, coalesce(class, ''), coalesce(error, ''), latency_ms, coalesce(response, '')
+from webhooks.attempts
+where event_id = $1 and endpoint_id = $2
+order by at, attempt limit $3`
+
+// EventDeliveries returns the deliveries of an event, to one endpoint or with an empty endpointID to all. An event without any is a
+// Problem that says whether the outbox has it.
+func (db *DB) EventDeliveries(ctx context.Context, eventID, endpointID string) (details []DeliveryDetail, err error) {
+	err = db.look(ctx, "read deliveries", func(tx pgx.Tx) error {
+		found, err := queryRows(ctx, tx, selectEventDeliveries, scanDeliveryInfo, eventID, endpointID, maxDetails)
+		if err != nil {
+			return err
+		}
+		for _, d := range found {
+			attempts, err := queryRows(ctx, tx, selectAttempts, scanAttemptInfo, d.EventID, d.EndpointID, maxDetails)
+			if err != nil {
+				return err
+			}
+			details = append(details, DeliveryDetail{d, attempts})
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	if len(details) == 0 {
+		return nil, db.explainNoDelivery(ctx, eventID, endpointID)
+	}
+	return details, nil
+}
+
+func scanAttemptInfo(row pgx.CollectableRow) (a AttemptInfo, err error) {
+	err = row.Scan(&a.Attempt, &a.At, &a.Code, &a.Class, &a.Error, &a.LatencyMS, &a.Response)
+	return a, err
+}
+
+// selectOutboxEvent looks an event up by the text of its id, which is the indexed expression when the column is text.
+func (db *DB) selectOutboxEvent() string {
+	c := db.cfg.Columns
+	return fmt.Sprintf(`select %s::text, %s::text from %s where %s::text = $1 limit 1`,
+		quoteIdent(c.Type), quoteIdent(c.Venue), db.cfg.table(), quoteIdent(c.ID))
+}
+
+// explainNoDelivery says why the log has no row for an event.
+func (db *DB) explainNoDelivery(ctx context.Context, eventID, endpointID string) error {
+	var eventType, venue string
+	err := db.look(ctx, "look for the event in the outbox", func(tx pgx.Tx) error {
+		return tx.QueryRow(ctx, db.selectOutboxEvent(), eventID).Scan(&eventType, &venue)
+	})
+	thing := fmt.Sprintf("event %q", eventID)
+	switch {
+	case errors.Is(err, pgx.ErrNoRows):
+		return &Problem{Thing: thing, Reason: "neither the delivery log nor the outbox has it", Remedy: "webhook-agent deliveries list shows the newest"}
+	case err != nil:
+		return err
+	case endpointID != "":
+		return &Problem{Thing: thing, Reason: fmt.Sprintf("it has no delivery to endpoint %q", endpointID),
+			Remedy: "webhook-agent deliveries show " + eventID + " shows where it went"}
+	}
+	return &Problem{Thing: thing, Reason: fmt.Sprintf("it is in the outbox, but no endpoint of venue %q had asked for %q when it was committed, or the agent has not read it yet", venue, eventType),
+		Remedy: "webhook-agent status shows how far the agent is"}
+}

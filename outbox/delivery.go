@@ -1,0 +1,89 @@
+package outbox
+
+import "time"
+
+// Status is the state of a delivery (deliveries.status).
+type Status string
+
+// A delivery is pending until it ends in one of the other states.
+const (
+	Pending   Status = "pending"
+	Succeeded Status = "succeeded"
+	Failed    Status = "failed"
+	Missed    Status = "missed"
+)
+
+// Delivery is one event on its way to one endpoint.
+type Delivery struct {
+	EventID    string
+	EndpointID string
+	Venue      string
+	Type       string
+	// Created is the event's, Committed the time of its commit; the latter is zero when the delivery came back from the database.
+	Created   time.Time
+	Committed time.Time
+	// Body is the envelope, shared by all deliveries of the event; nil when the delivery is left to the database.
+	Body []byte
+	// Attempts is how many were made so far in this round; a replay begins a new one.
+	Attempts int
+	// ReplayID names the replay that sent the delivery on its way again.
+	ReplayID string
+
+	entry    *entry // what waits for the first row; owned by the Ledger
+	recorded bool   // has a row; owned by the Ledger
+}
+
+// Tracked is a batch of the stream with the deliveries that it asks for.
+type Tracked struct {
+	End        LSN // as in Batch
+	Idle       bool
+	Read       time.Time
+	Deliveries []*Delivery
+}
+
+// Result is the new state of a delivery, to be recorded.
+type Result struct {
+	Delivery *Delivery
+	Status   Status
+	// NextAttempt is when a pending delivery is due.
+	NextAttempt time.Time
+	// Finished is when the delivery ended, or the attempt did.
+	Finished time.Time
+	// Attempt describes a failed attempt; nil for a success and when none was made.
+	Attempt *Attempt
+	// Code and Latency are those of a success.
+	Code    int
+	Latency time.Duration
+	// Error is why a delivery was missed.
+	Error string
+	// Health is the endpoint's failure counter after the attempt, nil when it has not changed.
+	Health *Health
+	// Parked marks a row that the Ledger wrote because the result was not there in time; memory still holds the delivery.
+	Parked bool
+	// Disable is the reason for which the attempt disables the endpoint, "" when it does not.
+	Disable string
+}
+
+// Attempt is one failed attempt (a row of attempts).
+type Attempt struct {
+	Number   int
+	At       time.Time
+	Code     int // 0 when no status arrived
+	Class    string
+	Error    string
+	Latency  time.Duration
+	Response string
+}
+
+// Health is an endpoint's failure counter (a row of endpoint_health).
+type Health struct {
+	EndpointID   string
+	Generation   int64
+	Version      int64 // counts up with each change in memory; an earlier one that comes in later is dropped
+	Failures     int
+	FirstFailure time.Time // zero when Failures is
+	LastFailure  time.Time // zero keeps what is recorded
+	LastSuccess  time.Time // zero keeps what is recorded
+	LastError    string
+	Unusable     string
+}

@@ -1,0 +1,247 @@
+package outbox
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/quintago/webhook-agent/secret"
+)
+
+// lookTimeout bounds what a command reads, on the server too: a person waits, and the agent needs the machine.
+const lookTimeout = 10 * time.Second
+
+const setLookTimeout = `select set_config('statement_timeout', $1, true)`
+
+// codeQueryCanceled is what PostgreSQL answers when a statement_timeout ends a query.
+const codeQueryCanceled = "57014"
+
+// look runs the queries of do in one read-only transaction that sees one state and ends after lookTimeout for each query.
+func (db *DB) look(ctx context.Context, operation string, do func(tx pgx.Tx) error) error {
+	options := pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}
+	err := pgx.BeginTxFunc(ctx, db.pool, options, func(tx pgx.Tx) error {
+		if _, err := tx.Exec(ctx, setLookTimeout, fmt.Sprintf("%dms", lookTimeout.Milliseconds())); err != nil {
+			return err
+		}
+		return do(tx)
+	})
+	if SQLState(err) == codeQueryCanceled {
+		return &Problem{Thing: operation, Reason: fmt.Sprintf("it took more than %v", lookTimeout),
+			Remedy: "ask for less: one endpoint, a shorter time, a smaller limit", Err: err}
+	}
+	return db.cfg.explain(operation, err)
+}
+
+// EndpointInfo is an endpoint as people see it: with its state, without its secrets. Times are nil where nothing happened.
+type EndpointInfo struct {
+	ID          string   `json:"id"`
+	Venue       string   `json:"venue"`
+	URL         string   `json:"url"`
+	Events      []string `json:"events"`
+	Description string   `json:"description"`
+	// State is enabled, disabled, or unusable: enabled, but the agent cannot send to it as it is registered.
+	State          string     `json:"state"`
+	DisabledAt     *time.Time `json:"disabled_at"`
+	DisabledReason string     `json:"disabled_reason"`
+	Unusable       string     `json:"unusable"` // why, as one sentence
+	ManagedBy      string     `json:"managed_by"`
+	// ConsecutiveFailures counts failed attempts since the last success, or since the endpoint was enabled.
+	ConsecutiveFailures int        `json:"consecutive_failures"`
+	FirstFailureAt      *time.Time `json:"first_failure_at"`
+	LastFailureAt       *time.Time `json:"last_failure_at"`
+	LastSuccessAt       *time.Time `json:"last_success_at"` // that which ended the last series of failures
+	LastError           string     `json:"last_error"`
+	// PreviousSecretUntil is when the former secret stops signing; nil when there is none.
+	PreviousSecretUntil *time.Time `json:"previous_secret_until"`
+	Created             time.Time  `json:"created"`
+	Updated             time.Time  `json:"updated"`
+}
+
+// States of an endpoint (EndpointInfo.State).
+const (
+	StateEnabled  = "enabled"
+	StateDisabled = "disabled"
+	StateUnusable = "unusable"
+)
+
+// EndpointFilter narrows a list of endpoints. Empty fields do not narrow it.
+type EndpointFilter struct {
+	ID, Venue, State string
+	After            string // ids after this one, for the next page
+	Limit            int
+}
+
+// endpointInfos derives what people see of the endpoints. A failure counter of an earlier generation counts no more.
+const endpointInfos = `
+select id, venue, url, events, description, state, disabled_at, disabled_reason, unusable, managed_by, consecutive_failures,
+       first_failure_at, last_failure_at, last_success_at, last_error, previous_secret_until, created, updated
+from (
+    select e.id, e.venue, e.url, e.events::text as events, e.description,
+           case when e.disabled_at is not null then 'disabled' when h.unusable is not null then 'unusable' else 'enabled' end as state,
+           e.disabled_at, coalesce(e.disabled_reason, '') as disabled_reason, coalesce(h.unusable, '') as unusable,
+           coalesce(e.managed_by, '') as managed_by,
+           case when h.generation = e.generation then h.consecutive_failures else 0 end as consecutive_failures,
+           case when h.generation = e.generation then h.first_failure_at end as first_failure_at,
+           h.last_failure_at, h.last_success_at, coalesce(h.last_error, '') as last_error,
+           case when e.previous_secret is not null and e.previous_secret_until > now() then e.previous_secret_until end as previous_secret_until,
+           e.created, e.updated
+    from webhooks.endpoints e
+    left join webhooks.endpoint_health h on h.endpoint_id = e.id
+) i`
+
+const selectEndpointInfos = endpointInfos + `
+where ($1 = '' or id = $1) and ($2 = '' or venue = $2) and ($3 = '' or state = $3) and id > $4
+order by id limit $5`
+
+// Endpoints lists endpoints in the order of their ids, which is that of their creation.
+func (db *DB) Endpoints(ctx context.Context, f EndpointFilter) (endpoints []EndpointInfo, err error) {
+	err = db.look(ctx, "list endpoints", func(tx pgx.Tx) error {
+		endpoints, err = queryRows(ctx, tx, selectEndpointInfos, scanEndpointInfo, f.ID, f.Venue, f.State, f.After, f.Limit)
+		return err
+	})
+	return endpoints, err
+}
+
+// Endpoint returns one endpoint, or a Problem when there is none with this id.
+func (db *DB) Endpoint(ctx context.Context, id string) (EndpointInfo, error) {
+	if id == "" { // which would match them all
+		return EndpointInfo{}, noEndpoint(id)
+	}
+	found, err := db.Endpoints(ctx, EndpointFilter{ID: id, Limit: 1})
+	if err != nil {
+		return EndpointInfo{}, err
+	}
+	if len(found) == 0 {
+		return EndpointInfo{}, noEndpoint(id)
+	}
+	return found[0], nil
+}
+
+func scanEndpointInfo(row pgx.CollectableRow) (e EndpointInfo, err error) {
+	var events string
+	err = row.Scan(&e.ID, &e.Venue, &e.URL, &events, &e.Description, &e.State, &e.DisabledAt, &e.DisabledReason, &e.Unusable, &e.ManagedBy,
+		&e.ConsecutiveFailures, &e.FirstFailureAt, &e.LastFailureAt, &e.LastSuccessAt, &e.LastError, &e.PreviousSecretUntil, &e.Created, &e.Updated)
+	e.Events = parseEvents(events)
+	return e, err
+}
+
+func noEndpoint(id string) error {
+	return &Problem{Thing: fmt.Sprintf("endpoint %q", id), Reason: "there is none with this id", Remedy: "webhook-agent endpoints list shows them"}
+}
+
+const insertEndpoint = `
+insert into webhooks.endpoints (venue, url, events, secret, description) values ($1, $2, $3, $4, $5) returning id`
+
+// AddEndpoint registers an enabled endpoint for the Venue, URL, Events and Secret of e and returns its id. The caller has
+// seen that they are usable.
+func (db *DB) AddEndpoint(ctx context.Context, e Endpoint, description string) (id string, err error) {
+	err = db.pool.QueryRow(ctx, insertEndpoint, e.Venue, e.URL, e.Events, e.Secret.Reveal(), description).Scan(&id)
+	return id, db.cfg.explain("add an endpoint", err)
+}
+
+const enableEndpoint = `
+update webhooks.endpoints set disabled_at = null where id = $1 and disabled_at is not null`
+
+// EnableEndpoint enables an endpoint and so begins a new failure counter. It tells whether the endpoint was disabled before.
+func (db *DB) EnableEndpoint(ctx context.Context, id string) (changed bool, err error) {
+	return db.change(ctx, "enable an endpoint", enableEndpoint, id)
+}
+
+const disableEndpoint = `
+update webhooks.endpoints set disabled_at = now(), disabled_reason = 'manual' where id = $1 and disabled_at is null`
+
+// DisableEndpoint disables an endpoint: nothing more is sent, its events are kept as missed. It tells whether the endpoint was enabled
+// before.
+func (db *DB) DisableEndpoint(ctx context.Context, id string) (changed bool, err error) {
+	return db.change(ctx, "disable an endpoint", disableEndpoint, id)
+}
+
+const deleteEndpoint = `delete from webhooks.endpoints where id = $1`
+
+// RemoveEndpoint deletes an endpoint. Its delivery log stays.
+func (db *DB) RemoveEndpoint(ctx context.Context, id string) error {
+	_, err := db.change(ctx, "remove an endpoint", deleteEndpoint, id)
+	return err
+}
+
+const rotateSecret = `
+update webhooks.endpoints
+set previous_secret = case when $3::interval > '0' then secret end,
+    previous_secret_until = case when $3::interval > '0' then now() + $3::interval end,
+    secret = $2
+where id = $1
+returning previous_secret_until`
+
+// RotateSecret gives an endpoint a new secret. The former one signs as well for the overlap; none with an overlap of zero. It
+// returns when the former secret ends, nil when at once.
+func (db *DB) RotateSecret(ctx context.Context, id string, s secret.Text, overlap time.Duration) (until *time.Time, err error) {
+	err = db.pool.QueryRow(ctx, rotateSecret, id, s.Reveal(), overlap).Scan(&until)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return nil, noEndpoint(id)
+	}
+	return until, db.cfg.explain("rotate a secret", err)
+}
+
+const endpointExists = `select exists (select from webhooks.endpoints where id = $1)`
+
+// change runs a statement on the endpoint $1 and tells whether it changed a row. An endpoint that is not there is a Problem unless the
+// statement has just removed it.
+func (db *DB) change(ctx context.Context, operation, statement, id string) (changed bool, err error) {
+	tag, err := db.pool.Exec(ctx, statement, id)
+	if err != nil {
+		return false, db.cfg.explain(operation, err)
+	}
+	if tag.RowsAffected() > 0 {
+		return true, nil
+	}
+	var exists bool
+	if err := db.pool.QueryRow(ctx, endpointExists, id).Scan(&exists); err != nil {
+		return false, db.cfg.explain(operation, err)
+	}
+	if !exists {
+		return false, noEndpoint(id)
+	}
+	return false, nil
+}
+
+const selectEndpoint = selectEndpoints + `
+where e.id = $1`
+
+// EndpointWithSecret returns an endpoint with what an attempt needs.
+func (db *DB) EndpointWithSecret(ctx context.Context, id string) (e Endpoint, err error) {
+	err = db.look(ctx, "read an endpoint", func(tx pgx.Tx) error {
+		found, err := queryRows(ctx, tx, selectEndpoint, scanEndpointState, id)
+		if err == nil && len(found) == 0 {
+			return noEndpoint(id)
+		}
+		if err == nil {
+			e = found[0].Endpoint
+		}
+		return err
+	})
+	return e, err
+}
+
+// selectSample prefers the first type of the catalogue that one of the patterns asks for, and invents an event for patterns that
+// only match types which are not in it.
+const selectSample = `
+select webhooks.new_id('evt'), name, example, now() from (
+    select t.name, t.example::text, 1 as choice from webhooks.event_types t
+    where exists (select from unnest($1::text[]) p
+                  where p in ('*', t.name) or (right(p, 2) = '.*' and starts_with(t.name, left(p, -1))))
+    union all
+    select regexp_replace(p, '\*$', 'test'), '{}', 2 from unnest($1::text[]) p
+) samples
+order by choice, name limit 1`
+
+// SampleEvent makes an event for a test of an endpoint: new id, the example of a type that the endpoint has asked for. It is not stored.
+func (db *DB) SampleEvent(ctx context.Context, e Endpoint) (event Event, err error) {
+	event.Venue = e.Venue
+	err = db.look(ctx, "make a sample event", func(tx pgx.Tx) error {
+		return tx.QueryRow(ctx, selectSample, e.Events).Scan(&event.ID, &event.Type, &event.Data, &event.Created)
+	})
+	return event, err
+}

@@ -1,0 +1,145 @@
+package outbox
+
+import (
+	"bytes"
+	"encoding/json"
+	"time"
+
+	"github.com/jackc/pglogrepl"
+
+	"github.com/quintago/webhook-agent/secret"
+)
+
+// LSN is a position in the write-ahead log. The zero LSN is no position.
+type LSN = pglogrepl.LSN
+
+// Event is one row of the outbox.
+type Event struct {
+	ID      string
+	Type    string
+	Venue   string
+	Created time.Time
+	// Data is the row's JSON as the producer spelled it.
+	Data []byte
+}
+
+// Envelope returns the body that customers receive: id, type, created, venue and data, in that order, created in whole seconds of
+// UTC, data byte for byte. It depends on nothing but the row, so every attempt, after a restart too, gets the same bytes.
+func (e *Event) Envelope() []byte {
+	b := make([]byte, 0, len(e.Data)+len(e.ID)+len(e.Type)+len(e.Venue)+96)
+	b = append(b, `{"id":`...)
+	b = appendJSONString(b, e.ID)
+	b = append(b, `,"type":`...)
+	b = appendJSONString(b, e.Type)
+	b = append(b, `,"created":"`...)
+	b = e.Created.UTC().AppendFormat(b, "2006-01-02T15:04:05Z")
+	b = append(b, `","venue":`...)
+	b = appendJSONString(b, e.Venue)
+	b = append(b, `,"data":`...)
+	if len(e.Data) == 0 {
+		b = append(b, "null"...) // a column of another table may be null
+	}
+	b = append(b, e.Data...)
+	return append(b, '}')
+}
+
+// appendJSONString appends s as a JSON string. Ids and types are plain ASCII nearly always, which need no escaping.
+func appendJSONString(b []byte, s string) []byte {
+	plain := true
+	for i := range len(s) {
+		if c := s[i]; c < ' ' || c >= 0x7f || c == '"' || c == '\\' {
+			plain = false
+			break
+		}
+	}
+	if plain {
+		b = append(b, '"')
+		b = append(b, s...)
+		return append(b, '"')
+	}
+	var buf bytes.Buffer
+	enc := json.NewEncoder(&buf)
+	enc.SetEscapeHTML(false)
+	_ = enc.Encode(s) // a string always encodes
+	return append(b, bytes.TrimSuffix(buf.Bytes(), []byte{'\n'})...)
+}
+
+// Endpoint is one row of webhooks.endpoints.
+type Endpoint struct {
+	ID       string
+	Venue    string
+	URL      string
+	Events   []string
+	Secret   secret.Text
+	Previous secret.Text // also signs until PreviousUntil
+	// PreviousUntil is zero when there is no previous secret.
+	PreviousUntil  time.Time
+	Disabled       bool
+	DisabledReason string
+	// Generation counts how often the endpoint was enabled. Failures are counted within one generation.
+	Generation int64
+	Created    time.Time
+}
+
+// Reasons why an endpoint is disabled (endpoints.disabled_reason).
+const (
+	ReasonFailures = "failures"
+	ReasonManual   = "manual"
+	ReasonGone     = "gone"
+)
+
+// Replay is one row of webhooks.replays that is to be carried out.
+type Replay struct{ ID string }
+
+// EndpointChange is one change of webhooks.endpoints.
+type EndpointChange struct {
+	// Removed tells that the endpoint of this ID is gone; with an empty ID all are (TRUNCATE).
+	Removed bool
+	ID      string
+	// Endpoint is the row after the change, nil when it was removed.
+	Endpoint *Endpoint
+	// unchanged are the columns that are not in the stream, because the change left a large value as it was.
+	unchanged []string
+}
+
+// Merge fills in, from the row before the change, what the stream has left out because it is large and unchanged.
+func (c *EndpointChange) Merge(before *Endpoint) {
+	for _, column := range c.unchanged {
+		switch column {
+		case "events":
+			c.Endpoint.Events = before.Events
+		case "url":
+			c.Endpoint.URL = before.URL
+		case "secret":
+			c.Endpoint.Secret = before.Secret
+		case "previous_secret":
+			c.Endpoint.Previous, c.Endpoint.PreviousUntil = before.Previous, before.PreviousUntil
+		}
+	}
+}
+
+// Change is one change in a Batch. Exactly one field is set.
+type Change struct {
+	Event    *Event
+	Endpoint *EndpointChange
+	Replay   *Replay
+}
+
+// Batch is a committed transaction, or a part of a large one. Batches come in commit order.
+type Batch struct {
+	Changes []Change
+	// XID is the transaction's id.
+	XID uint32
+	// Committed is the server's clock when it committed.
+	Committed time.Time
+	// Commit is where the transaction's commit record begins.
+	Commit LSN
+	// End is where the transaction ends, the position to record; it is zero in all parts of a transaction but the last. A Batch
+	// without changes only tells that the stream has come as far as End.
+	End LSN
+	// Bytes is the size of the events' data.
+	Bytes int
+}
+
+// Idle tells whether the batch carries a position only.
+func (b *Batch) Idle() bool { return b.XID == 0 }

@@ -1,0 +1,246 @@
+package outbox
+
+import (
+	"context"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// group is what one commit of the Ledger records.
+type group struct {
+	results []*Result // all of them, in the order they came
+	// rows holds the index into results of the latest result of each delivery: one statement must not write a row twice.
+	rows   map[deliveryKey]int
+	health map[string]*Health // latest by endpoint
+	// withoutTexts leaves out what customers' servers said. It is set when PostgreSQL has refused the group for its data.
+	withoutTexts bool
+}
+
+type deliveryKey struct{ eventID, endpointID string }
+
+func newGroup() *group {
+	return &group{rows: map[deliveryKey]int{}, health: map[string]*Health{}}
+}
+
+func (g *group) empty() bool { return len(g.results) == 0 && len(g.health) == 0 }
+
+func (g *group) add(r *Result) {
+	g.rows[deliveryKey{r.Delivery.EventID, r.Delivery.EndpointID}] = len(g.results)
+	g.results = append(g.results, r)
+}
+
+// upsertDeliveries serves first rows and later states alike. A first row meets no conflict.
+const upsertDeliveries = `
+insert into webhooks.deliveries as d (event_id, endpoint_id, venue, type, created, status, attempts, next_attempt_at,
+       last_code, last_class, last_error, last_latency_ms, replay_id, finished)
+select * from unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::timestamptz[], $6::text[], $7::smallint[], $8::timestamptz[],
+       $9::int[], $10::text[], $11::text[], $12::int[], $13::text[], $14::timestamptz[])
+on conflict (event_id, endpoint_id) do update set
+       status = excluded.status, attempts = excluded.attempts, next_attempt_at = excluded.next_attempt_at,
+       last_code = coalesce(excluded.last_code, case when excluded.attempts = d.attempts then d.last_code end),
+       last_class = coalesce(excluded.last_class, case when excluded.attempts = d.attempts then d.last_class end),
+       last_error = coalesce(excluded.last_error, case when excluded.attempts = d.attempts then d.last_error end),
+       last_latency_ms = coalesce(excluded.last_latency_ms, case when excluded.attempts = d.attempts then d.last_latency_ms end),
+       replay_id = excluded.replay_id, finished = excluded.finished`
+
+const insertAttempts = `
+insert into webhooks.attempts (event_id, endpoint_id, attempt, at, code, class, error, latency_ms, response)
+select * from unnest($1::text[], $2::text[], $3::smallint[], $4::timestamptz[], $5::int[], $6::text[], $7::text[], $8::int[], $9::text[])`
+
+const upsertHealth = `
+insert into webhooks.endpoint_health as h (endpoint_id, generation, consecutive_failures, first_failure_at, last_failure_at, last_success_at,
+       last_error, unusable)
+select * from unnest($1::text[], $2::bigint[], $3::int[], $4::timestamptz[], $5::timestamptz[], $6::timestamptz[], $7::text[], $8::text[])
+on conflict (endpoint_id) do update set
+       generation = excluded.generation, consecutive_failures = excluded.consecutive_failures, first_failure_at = excluded.first_failure_at,
+       last_failure_at = coalesce(excluded.last_failure_at, h.last_failure_at),
+       last_success_at = coalesce(excluded.last_success_at, h.last_success_at),
+       last_error = coalesce(excluded.last_error, h.last_error), unusable = excluded.unusable`
+
+const disableEndpoints = `
+update webhooks.endpoints e set disabled_at = now(), disabled_reason = x.reason
+from unnest($1::text[], $2::text[], $3::bigint[]) x (id, reason, generation)
+where e.id = x.id and e.disabled_at is null and e.generation = x.generation`
+
+const countReplays = `
+update webhooks.replays r set done = r.done + x.n,
+       state = case when r.requeued and r.done + x.n >= r.total then 'done' else r.state end,
+       finished = case when r.requeued and r.done + x.n >= r.total then now() else r.finished end
+from unnest($1::text[], $2::bigint[]) x (id, n)
+where r.id = x.id and r.state = 'running'`
+
+// write writes the group in the open transaction. It may be called again after a failure.
+func (g *group) write(ctx context.Context, tx querier) error {
+	if g.empty() {
+		return nil
+	}
+	var b pgx.Batch
+	g.queueDisable(&b)
+	g.queueHealth(&b)
+	g.queueDeliveries(&b)
+	g.queueAttempts(&b)
+	return tx.SendBatch(ctx, &b).Close()
+}
+
+func (g *group) queueDeliveries(b *pgx.Batch) {
+	n := len(g.rows)
+	var (
+		eventIDs, endpointIDs = make([]string, 0, n), make([]string, 0, n)
+		venues, types         = make([]string, 0, n), make([]string, 0, n)
+		created               = make([]time.Time, 0, n)
+		statuses              = make([]string, 0, n)
+		attempts              = make([]int16, 0, n)
+		next, finished        = make([]*time.Time, 0, n), make([]*time.Time, 0, n)
+		codes, latencies      = make([]*int32, 0, n), make([]*int32, 0, n)
+		classes, errs         = make([]*string, 0, n), make([]*string, 0, n)
+		replayIDs             = make([]*string, 0, n)
+		replays               = map[string]int64{}
+	)
+	for i, r := range g.results {
+		d := r.Delivery
+		if g.rows[deliveryKey{d.EventID, d.EndpointID}] != i {
+			continue
+		}
+		eventIDs, endpointIDs = append(eventIDs, d.EventID), append(endpointIDs, d.EndpointID)
+		venues, types, created = append(venues, d.Venue), append(types, d.Type), append(created, d.Created)
+		statuses, attempts = append(statuses, string(r.Status)), append(attempts, int16(r.attempts()))
+		next, finished = append(next, orNull(r.NextAttempt)), append(finished, r.finished())
+		code, class, text, latency := r.last()
+		codes, classes = append(codes, orNull(code)), append(classes, orNull(class))
+		errs, latencies = append(errs, g.text(text)), append(latencies, latency)
+		replayIDs = append(replayIDs, orNull(d.ReplayID))
+		if d.ReplayID != "" && r.Status != Pending {
+			replays[d.ReplayID]++
+		}
+	}
+	if len(eventIDs) > 0 {
+		b.Queue(upsertDeliveries, eventIDs, endpointIDs, venues, types, created, statuses, attempts, next,
+			codes, classes, errs, latencies, replayIDs, finished)
+	}
+	if len(replays) > 0 {
+		ids, counts := make([]string, 0, len(replays)), make([]int64, 0, len(replays))
+		for id, count := range replays {
+			ids, counts = append(ids, id), append(counts, count)
+		}
+		b.Queue(countReplays, ids, counts)
+	}
+}
+
+func (g *group) queueAttempts(b *pgx.Batch) {
+	var (
+		eventIDs, endpointIDs []string
+		numbers               []int16
+		at                    []time.Time
+		codes, latencies      []*int32
+		classes, errs, bodies []*string
+	)
+	for _, r := range g.results {
+		a := r.Attempt
+		if a == nil {
+			continue
+		}
+		eventIDs, endpointIDs = append(eventIDs, r.Delivery.EventID), append(endpointIDs, r.Delivery.EndpointID)
+		numbers, at = append(numbers, int16(a.Number)), append(at, a.At)
+		codes, latencies = append(codes, orNull(int32(a.Code))), append(latencies, milliseconds(a.Latency))
+		classes, errs, bodies = append(classes, orNull(a.Class)), append(errs, g.text(a.Error)), append(bodies, g.text(a.Response))
+	}
+	if len(eventIDs) > 0 {
+		b.Queue(insertAttempts, eventIDs, endpointIDs, numbers, at, codes, classes, errs, latencies, bodies)
+	}
+}
+
+func (g *group) queueHealth(b *pgx.Batch) {
+	n := len(g.health)
+	if n == 0 {
+		return
+	}
+	var (
+		ids         = make([]string, 0, n)
+		generations = make([]int64, 0, n)
+		failures    = make([]int32, 0, n)
+		first       = make([]*time.Time, 0, n)
+		last        = make([]*time.Time, 0, n)
+		success     = make([]*time.Time, 0, n)
+		errs        = make([]*string, 0, n)
+		unusable    = make([]*string, 0, n)
+	)
+	for _, h := range g.health {
+		ids, generations, failures = append(ids, h.EndpointID), append(generations, h.Generation), append(failures, int32(h.Failures))
+		first, last, success = append(first, orNull(h.FirstFailure)), append(last, orNull(h.LastFailure)), append(success, orNull(h.LastSuccess))
+		errs, unusable = append(errs, g.text(h.LastError)), append(unusable, orNull(h.Unusable))
+	}
+	b.Queue(upsertHealth, ids, generations, failures, first, last, success, errs, unusable)
+}
+
+func (g *group) queueDisable(b *pgx.Batch) {
+	var (
+		ids, reasons []string
+		generations  []int64
+	)
+	for _, r := range g.results {
+		if r.Disable != "" {
+			ids, reasons = append(ids, r.Delivery.EndpointID), append(reasons, r.Disable)
+			generations = append(generations, r.Health.Generation)
+		}
+	}
+	if len(ids) > 0 {
+		b.Queue(disableEndpoints, ids, reasons, generations)
+	}
+}
+
+// text returns a text for a column.
+func (g *group) text(s string) *string {
+	if g.withoutTexts {
+		return nil
+	}
+	return orNull(s)
+}
+
+// attempts returns how many attempts were made, this one included.
+func (r *Result) attempts() int {
+	if r.Attempt != nil {
+		return r.Attempt.Number
+	}
+	if r.Status == Succeeded {
+		return r.Delivery.Attempts + 1
+	}
+	return r.Delivery.Attempts
+}
+
+// finished returns when the delivery ended, nil while it is pending.
+func (r *Result) finished() *time.Time {
+	if r.Status == Pending {
+		return nil
+	}
+	return &r.Finished
+}
+
+// last returns the columns last_code, last_class, last_error and last_latency_ms, zero where there is nothing to say.
+func (r *Result) last() (code int32, class, text string, latency *int32) {
+	switch {
+	case r.Attempt != nil:
+		text = r.Attempt.Error
+		if r.Error != "" {
+			text = r.Error
+		}
+		return int32(r.Attempt.Code), r.Attempt.Class, text, milliseconds(r.Attempt.Latency)
+	case r.Status == Succeeded:
+		return int32(r.Code), "", "", milliseconds(r.Latency)
+	}
+	return 0, "", r.Error, nil
+}
+
+// orNull returns nil for a zero value.
+func orNull[T comparable](v T) *T {
+	var zero T
+	if v == zero {
+		return nil
+	}
+	return &v
+}
+
+func milliseconds(d time.Duration) *int32 {
+	ms := int32(min(d.Milliseconds(), 1<<31-1))
+	return &ms
+}

@@ -1,0 +1,488 @@
+package outbox
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/sethvargo/go-retry"
+)
+
+const (
+	// ParkAfter is how long a delivery may be without a row: after it, a pending one is inserted.
+	ParkAfter = time.Second
+	// stallAfter is how long a commit may take before new attempts wait for it, so that few results are lost with a process that dies then.
+	stallAfter = time.Second
+	// ledgerQueue bounds what waits for the next commit; senders wait beyond it.
+	ledgerQueue = 4096
+	// groupSize bounds the operations that one commit gathers.
+	groupSize = 4096
+	// busyInterval and idleInterval are how often a watermark is stored that has moved without any result: over events that nobody subscribed to, and
+	// over positions of other tables. The second is stored only after idleBytes more, for storing it writes WAL as well, which would go round for ever.
+	busyInterval = time.Second
+	idleInterval = 10 * time.Second
+	idleBytes    = 1 << 20
+	// commitTimeout bounds one transaction; after it the connection is given up and the transaction tried again.
+	commitTimeout = 30 * time.Second
+)
+
+// LedgerConfig connects a Ledger with its surroundings. The functions are called by the Ledger's goroutine; they must not wait and must not
+// call the Ledger.
+type LedgerConfig struct {
+	Config
+	Term Term
+	Log  *slog.Logger
+	// Confirm tells that the checkpoint holds this position.
+	Confirm func(LSN)
+	// Committed tells that these results are durable.
+	Committed func([]*Result)
+	// Requeued tells that an endpoint has pending rows that are due at once.
+	Requeued func(endpointID string)
+	// Stalled tells that a commit takes long (true), and that it is over (false).
+	Stalled func(bool)
+}
+
+// Ledger is the only writer of deliveries, attempts, endpoint_health and checkpoint. It gathers what comes in while one transaction is on its way
+// and commits it in the next. Its methods may be called from any goroutine and wait while the Ledger's queue is full.
+type Ledger struct {
+	cfg LedgerConfig
+	ops chan op // sent by the methods, received by Run, closed by Close
+
+	// The rest belongs to Run.
+	conn     *pgx.Conn
+	sequence int64
+	mark     watermark
+	jobs     []job            // between groups, the first one makes one step
+	stopped  map[string]int   // by endpoint, the version up to which MissPending is over
+	versions map[string]int64 // by endpoint, the latest Health that was taken in
+	stored   LSN              // the checkpoint as committed
+	storedAt time.Time
+	failing  bool // the last try to commit failed; logged once
+
+	stats ledgerStats
+}
+
+// ledgerStats is what Stats reads from other goroutines.
+type ledgerStats struct {
+	groups, rows, parked atomic.Int64
+	lag                  atomic.Int64 // nanoseconds
+	stored               atomic.Uint64
+	failing              atomic.Bool
+}
+
+// LedgerStats is a view of the Ledger for metrics.
+type LedgerStats struct {
+	Groups, Rows, Parked int64         // commits, delivery rows in them, rows that were parked
+	Lag                  time.Duration // age of the oldest batch that is not recorded completely
+	Checkpoint           LSN
+	Failing              bool // the last try to commit failed
+}
+
+// op is one thing to take in. Exactly one field is set.
+type op struct {
+	tracked *Tracked
+	result  *Result
+	health  *Health
+	job     job
+	stop    *missJob // ends the jobs for its endpoint up to its version
+}
+
+// NewLedger makes a Ledger for one term. It starts nothing.
+func NewLedger(cfg LedgerConfig) *Ledger {
+	l := &Ledger{cfg: cfg, ops: make(chan op, ledgerQueue), sequence: cfg.Term.Sequence, stored: cfg.Term.LSN,
+		stopped: map[string]int{}, versions: map[string]int64{}}
+	l.mark.low = cfg.Term.LSN
+	l.stats.stored.Store(uint64(l.stored))
+	return l
+}
+
+// Track takes in a batch. It must be called in commit order, and before any result of the batch's deliveries.
+func (l *Ledger) Track(ctx context.Context, b *Tracked) error { return l.send(ctx, op{tracked: b}) }
+
+// Record takes in a result.
+func (l *Ledger) Record(ctx context.Context, r *Result) error { return l.send(ctx, op{result: r}) }
+
+// SetHealth records an endpoint's counter outside an attempt: after it was enabled again, or found unusable.
+func (l *Ledger) SetHealth(ctx context.Context, h *Health) error { return l.send(ctx, op{health: h}) }
+
+// Missing tells why an endpoint's pending deliveries become missed.
+type Missing struct {
+	EndpointID string
+	Reason     string
+	// Keep are events whose attempts are under way: their results will tell.
+	Keep []string
+	// Removed tells that the endpoint is gone, and its health with it.
+	Removed bool
+	// Version counts up each time the endpoint stops being sent to. The calls of MissPending and StopMissing may overtake each other.
+	Version int
+}
+
+// MissPending turns an endpoint's pending rows into missed ones, in steps.
+func (l *Ledger) MissPending(ctx context.Context, m Missing) error {
+	return l.send(ctx, op{job: &missJob{m}})
+}
+
+// StopMissing ends MissPending, for versions up to this one, because the endpoint can be sent to again.
+func (l *Ledger) StopMissing(ctx context.Context, endpointID string, version int) error {
+	return l.send(ctx, op{stop: &missJob{Missing{EndpointID: endpointID, Version: version}}})
+}
+
+// Replay carries out a replay, in steps. It may be called again for one that is under way.
+func (l *Ledger) Replay(ctx context.Context, r Replay) error {
+	return l.send(ctx, op{job: &replayJob{id: r.ID}})
+}
+
+func (l *Ledger) send(ctx context.Context, o op) error {
+	select {
+	case l.ops <- o:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// Close tells Run to commit what it has and to return. Nothing may be sent after it.
+func (l *Ledger) Close() { close(l.ops) }
+
+// Stats is safe for concurrent use.
+func (l *Ledger) Stats() LedgerStats {
+	return LedgerStats{
+		Groups: l.stats.groups.Load(), Rows: l.stats.rows.Load(), Parked: l.stats.parked.Load(),
+		Lag: time.Duration(l.stats.lag.Load()), Checkpoint: LSN(l.stats.stored.Load()), Failing: l.stats.failing.Load(),
+	}
+}
+
+// Run records until Close was called and everything is committed (nil), another agent has taken over (ErrFenced), or ctx ends. While the
+// database is away it keeps what it has and tries again.
+func (l *Ledger) Run(ctx context.Context) error {
+	defer func() {
+		if l.conn != nil {
+			closeConn(l.conn)
+		}
+	}()
+	wake := time.NewTimer(time.Hour)
+	defer wake.Stop()
+	l.storedAt = time.Now()
+	for open := true; open; {
+		g := newGroup()
+		if len(l.jobs) == 0 {
+			wake.Reset(l.wait(time.Now()))
+			select {
+			case o, ok := <-l.ops:
+				if open = ok; ok {
+					l.take(g, o)
+				}
+			case <-wake.C:
+			case <-ctx.Done():
+				return context.Cause(ctx)
+			}
+		}
+		if open {
+			open = l.gather(g)
+		}
+		now := time.Now()
+		l.mark.overdue(now, ParkAfter, func(d *Delivery) {
+			l.stats.parked.Add(1)
+			g.add(&Result{Delivery: d, Status: Pending, NextAttempt: now, Parked: true})
+			l.mark.recorded(d)
+		})
+		l.mark.advance()
+		l.stats.lag.Store(int64(l.mark.lag(now)))
+		if err := l.commit(ctx, g, !open); err != nil {
+			return err
+		}
+		if err := l.step(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// gather takes what waits already, up to groupSize. It returns false when Close was called.
+func (l *Ledger) gather(g *group) (open bool) {
+	for range groupSize {
+		select {
+		case o, ok := <-l.ops:
+			if !ok {
+				return false
+			}
+			l.take(g, o)
+		default:
+			return true
+		}
+	}
+	return true
+}
+
+func (l *Ledger) take(g *group, o op) {
+	switch {
+	case o.tracked != nil:
+		l.mark.track(o.tracked)
+	case o.result != nil:
+		g.add(o.result)
+		l.mark.recorded(o.result.Delivery)
+		l.takeHealth(g, o.result.Health)
+	case o.health != nil:
+		l.takeHealth(g, o.health)
+	case o.job != nil:
+		if m, ok := o.job.(*missJob); !ok || m.Version > l.stopped[m.EndpointID] {
+			l.jobs = append(l.jobs, o.job)
+		}
+	case o.stop != nil:
+		l.stopMissing(o.stop)
+	}
+}
+
+// takeHealth keeps the latest state of an endpoint's counter. Attempts of one endpoint end in parallel, so an earlier state may come in later.
+func (l *Ledger) takeHealth(g *group, h *Health) {
+	if h == nil || h.Version <= l.versions[h.EndpointID] {
+		return
+	}
+	l.versions[h.EndpointID] = h.Version
+	g.health[h.EndpointID] = h
+}
+
+// wait returns how long Run may sleep when nothing comes in.
+func (l *Ledger) wait(now time.Time) time.Duration {
+	next := now.Add(time.Hour)
+	if due, ok := l.mark.overdue(now, ParkAfter, nil); ok {
+		next = due
+	}
+	if l.mark.low > l.stored {
+		if due := l.storedAt.Add(l.storeInterval()); due.Before(next) {
+			next = due
+		}
+	}
+	return max(0, next.Sub(now))
+}
+
+// storeInterval is how long a watermark may stay unstored that no result takes along.
+func (l *Ledger) storeInterval() time.Duration {
+	switch {
+	case l.mark.busy:
+		return busyInterval
+	case l.mark.low-l.stored >= idleBytes:
+		return idleInterval
+	}
+	return time.Hour
+}
+
+// commit makes g and the watermark durable, and then tells the surroundings.
+func (l *Ledger) commit(ctx context.Context, g *group, last bool) error {
+	lsn := l.mark.low
+	if g.empty() {
+		moved := lsn > l.stored
+		if !moved || !last && time.Since(l.storedAt) < l.storeInterval() {
+			return nil
+		}
+	}
+	err := l.transact(ctx, lsn, func(ctx context.Context, tx querier) error {
+		err := g.write(ctx, tx)
+		if strings.HasPrefix(SQLState(err), classDataException) {
+			g.withoutTexts = true // the next try must not fail for what a customer's server said
+		}
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	l.stats.groups.Add(1)
+	l.stats.rows.Add(int64(len(g.rows)))
+	if len(g.results) > 0 {
+		l.cfg.Committed(g.results)
+	}
+	return nil
+}
+
+// step makes one step of the first job.
+func (l *Ledger) step(ctx context.Context) error {
+	if len(l.jobs) == 0 {
+		return nil
+	}
+	j := l.jobs[0]
+	var finished bool
+	err := l.transact(ctx, l.mark.low, func(ctx context.Context, tx querier) (err error) {
+		finished, err = j.step(ctx, tx)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	if endpointID := j.requeued(); endpointID != "" {
+		l.cfg.Requeued(endpointID)
+	}
+	if finished {
+		l.jobs = l.jobs[1:]
+	} else { // a long job lets the others go in turn
+		l.jobs = append(l.jobs[1:], j)
+	}
+	return nil
+}
+
+func (l *Ledger) stopMissing(stop *missJob) {
+	l.stopped[stop.EndpointID] = stop.Version
+	l.jobs = slices.DeleteFunc(l.jobs, func(j job) bool {
+		m, ok := j.(*missJob)
+		return ok && m.EndpointID == stop.EndpointID && m.Version <= stop.Version
+	})
+}
+
+// transact runs write in a transaction that also stores lsn and counts the sequence up. It returns when that is durable, exactly once, or when
+// this agent is fenced or ctx has ended; any other failure is tried again.
+func (l *Ledger) transact(ctx context.Context, lsn LSN, write func(context.Context, querier) error) error {
+	defer l.watchStall()()
+	backoff := newBackoff()
+	err := retry.Do(ctx, backoff, func(ctx context.Context) error {
+		err := l.try(ctx, lsn, write)
+		switch {
+		case err == nil, errors.Is(err, ErrFenced):
+			return err
+		case ctx.Err() != nil:
+			return context.Cause(ctx)
+		}
+		if !l.failing {
+			l.failing = true
+			l.stats.failing.Store(true)
+			l.cfg.Log.Error("cannot record deliveries; the agent keeps them and tries again", "error", l.cfg.explain("record", err))
+		}
+		return retry.RetryableError(err)
+	})
+	if err != nil {
+		return err
+	}
+	if l.failing {
+		l.failing = false
+		l.stats.failing.Store(false)
+		l.cfg.Log.Info("recording deliveries again")
+	}
+	l.sequence++
+	if lsn > l.stored {
+		l.stored = lsn
+	}
+	l.mark.busy = false
+	l.storedAt = time.Now()
+	l.stats.stored.Store(uint64(l.stored))
+	l.cfg.Confirm(l.stored)
+	return nil
+}
+
+// watchStall calls Stalled(true) when the returned function has not been called within stallAfter, and Stalled(false) then. The two calls come in
+// this order although a timer makes the first.
+func (l *Ledger) watchStall() (done func()) {
+	var (
+		mu             sync.Mutex
+		over, reported bool
+	)
+	timer := time.AfterFunc(stallAfter, func() {
+		mu.Lock()
+		defer mu.Unlock()
+		if !over {
+			reported = true
+			l.cfg.Stalled(true)
+		}
+	})
+	return func() {
+		timer.Stop()
+		mu.Lock()
+		defer mu.Unlock()
+		over = true
+		if reported {
+			l.cfg.Stalled(false)
+		}
+	}
+}
+
+const fence = `
+update webhooks.checkpoint set lsn = greatest(lsn, $4), sequence = sequence + 1, updated = now()
+where slot = $1 and epoch = $2 and sequence = $3`
+
+const selectFence = `
+select epoch, sequence from webhooks.checkpoint where slot = $1`
+
+// try makes one attempt at a transaction. A failure after the commit was sent is of unknown outcome; the next try finds out by the sequence.
+func (l *Ledger) try(ctx context.Context, lsn LSN, write func(context.Context, querier) error) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, commitTimeout, fmt.Errorf("no answer from PostgreSQL in %s", commitTimeout))
+	defer cancel()
+	if l.conn == nil {
+		cc, err := l.cfg.connConfig()
+		if err != nil {
+			return err
+		}
+		if l.conn, err = pgx.ConnectConfig(ctx, cc); err != nil {
+			l.conn = nil
+			return err
+		}
+	}
+	err := l.tryOn(ctx, l.conn, lsn, write)
+	if err != nil && !errors.Is(err, ErrFenced) {
+		// The connection may be in any state; a new one is cheap beside being wrong about it.
+		closeConn(l.conn)
+		l.conn = nil
+	}
+	return err
+}
+
+func (l *Ledger) tryOn(ctx context.Context, conn *pgx.Conn, lsn LSN, write func(context.Context, querier) error) error {
+	var begin pgx.Batch
+	begin.Queue("begin")
+	begin.Queue(fence, l.cfg.Slot, l.cfg.Term.Epoch, l.sequence, lsn)
+	results := conn.SendBatch(ctx, &begin)
+	_, err := results.Exec()
+	if err == nil {
+		tag, ferr := results.Exec()
+		if err = ferr; err == nil && tag.RowsAffected() == 0 {
+			_ = results.Close()
+			return l.refused(ctx, conn)
+		}
+	}
+	if cerr := results.Close(); err == nil {
+		err = cerr
+	}
+	if err != nil {
+		return err
+	}
+	if err := write(ctx, conn); err != nil {
+		return err
+	}
+	_, err = conn.Exec(ctx, "commit")
+	return err
+}
+
+// refused finds out why the fence did not hold: an earlier try of this very transaction was committed after all (nil), or another agent has
+// taken over.
+func (l *Ledger) refused(ctx context.Context, conn *pgx.Conn) error {
+	if _, err := conn.Exec(ctx, "rollback"); err != nil {
+		return err
+	}
+	var epoch, sequence int64
+	err := conn.QueryRow(ctx, selectFence, l.cfg.Slot).Scan(&epoch, &sequence)
+	switch {
+	case errors.Is(err, pgx.ErrNoRows):
+		return ErrFenced
+	case err != nil:
+		return err
+	case epoch == l.cfg.Term.Epoch && sequence == l.sequence+1:
+		return nil
+	}
+	return ErrFenced
+}
+
+// newBackoff is the schedule for everything that waits for PostgreSQL: exponential from a tenth of a second, with jitter, at most five seconds. The cap
+// stands outside the jitter, which could exceed it otherwise.
+func newBackoff() retry.Backoff {
+	return retry.WithCappedDuration(5*time.Second, retry.WithJitterPercent(20, retry.NewExponential(100*time.Millisecond)))
+}
+
+// closeConn closes a connection without waiting long for a server that is gone.
+func closeConn(conn *pgx.Conn) {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	_ = conn.Close(ctx)
+}

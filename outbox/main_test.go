@@ -1,0 +1,40 @@
+package outbox
+
+import (
+	"context"
+	"testing"
+
+	"github.com/quintago/webhook-agent/secret"
+	"github.com/quintago/webhook-agent/testenv"
+)
+
+// TestMain gives the tests of this package one PostgreSQL, whose databases begin with the agent's schema and publications.
+func TestMain(m *testing.M) {
+	testenv.Main(m, testenv.Options{Template: func(ctx context.Context, url string) error {
+		_, _, err := Migrate(ctx, testConfig(url, ""))
+		return err
+	}})
+}
+
+// testConfig returns the default names with the given database and slot.
+func testConfig(url, slot string) Config {
+	return Config{
+		URL:         secret.New(url),
+		Table:       "webhooks.outbox",
+		Columns:     Columns{ID: "id", Type: "type", Venue: "venue", Data: "data", Created: "created"},
+		Publication: "webhooks_outbox",
+		Slot:        slot,
+	}
+}
+
+// openDB opens a new database of the test.
+func openDB(t *testing.T) (*DB, *testenv.DB) {
+	t.Helper()
+	env := testenv.NewDB(t)
+	db, err := Open(t.Context(), testConfig(env.URL, env.Slot))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(db.Close)
+	return db, env
+}

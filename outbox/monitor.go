@@ -1,0 +1,126 @@
+package outbox
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/quintago/webhook-agent/secret"
+)
+
+// Vitals are what a running agent watches in the database.
+type Vitals struct {
+	// LagBytes is how far the slot's confirmed position is behind the server's.
+	LagBytes int64
+	// RetainedBytes is the WAL that the slot keeps on the server's disk.
+	RetainedBytes int64
+	// WALStatus is reserved, extended, unreserved or lost; "" when there is no slot.
+	WALStatus string
+	// Pending counts pending deliveries, at most MaxOverviewCount.
+	Pending int64
+	// ClockSkew is the server's clock minus this host's.
+	ClockSkew time.Duration
+}
+
+const selectVitals = `
+select coalesce(pg_current_wal_lsn() - s.confirmed_flush_lsn, 0)::bigint, coalesce(pg_current_wal_lsn() - s.restart_lsn, 0)::bigint,
+       coalesce(s.wal_status, ''), clock_timestamp(),
+       (select count(*) from (select from webhooks.deliveries where status = 'pending' limit $2) p)
+from (select) here left join pg_replication_slots s on s.slot_name = $1`
+
+// Vitals reads them. The clocks are compared with half the time that the query took.
+func (db *DB) Vitals(ctx context.Context) (Vitals, error) {
+	var (
+		v     Vitals
+		clock time.Time
+	)
+	before := time.Now()
+	err := db.pool.QueryRow(ctx, selectVitals, db.cfg.Slot, MaxOverviewCount).Scan(&v.LagBytes, &v.RetainedBytes, &v.WALStatus, &clock, &v.Pending)
+	if err != nil {
+		return v, db.cfg.explain("look at the slot", err)
+	}
+	v.ClockSkew = clock.Sub(before.Add(time.Since(before) / 2))
+	return v, nil
+}
+
+const selectEpoch = `
+select epoch from webhooks.checkpoint where slot = $1`
+
+// CheckEpoch returns ErrFenced when the term is over because another agent has taken over.
+func (db *DB) CheckEpoch(ctx context.Context, term Term) error {
+	var epoch int64
+	err := db.pool.QueryRow(ctx, selectEpoch, db.cfg.Slot).Scan(&epoch)
+	if errors.Is(err, pgx.ErrNoRows) || err == nil && epoch != term.Epoch {
+		return ErrFenced
+	}
+	return db.cfg.explain("read the checkpoint", err)
+}
+
+// ManagedEndpoint is an endpoint of the configuration file. Venue and URL identify it.
+type ManagedEndpoint struct {
+	Venue, URL  string
+	Events      []string
+	Secret      secret.Text
+	Description string
+}
+
+const (
+	insertManaged = `
+insert into webhooks.endpoints (venue, url, events, secret, description, managed_by) values ($1, $2, $3, $4, $5, 'file')`
+
+	updateManaged = `
+update webhooks.endpoints set events = $3, secret = $4, description = $5
+where managed_by = 'file' and venue = $1 and url = $2 and (events, secret, description) is distinct from ($3::text[], $4::text, $5::text)`
+
+	selectManaged = `
+select id, venue, url from webhooks.endpoints where managed_by = 'file' order by created, id`
+
+	deleteManaged = `
+delete from webhooks.endpoints where id = any($1) and managed_by = 'file'`
+)
+
+// SyncManaged makes the endpoints that are marked as managed by the file those of the file: it adds, changes and removes. Other endpoints it leaves
+// alone, and what a person disabled stays disabled.
+func (db *DB) SyncManaged(ctx context.Context, endpoints []ManagedEndpoint) error {
+	err := pgx.BeginFunc(ctx, db.pool, func(tx pgx.Tx) error {
+		type row struct{ id, venue, url string }
+		rows, err := queryRows(ctx, tx, selectManaged, func(r pgx.CollectableRow) (m row, err error) {
+			err = r.Scan(&m.id, &m.venue, &m.url)
+			return m, err
+		})
+		if err != nil {
+			return err
+		}
+		type key struct{ venue, url string }
+		known := map[key]bool{}
+		wanted := map[key]bool{}
+		for _, e := range endpoints {
+			wanted[key{e.Venue, e.URL}] = true
+		}
+		var remove []string
+		for _, r := range rows {
+			k := key{r.venue, r.url}
+			if !wanted[k] || known[k] {
+				remove = append(remove, r.id)
+			}
+			known[k] = true
+		}
+		for _, e := range endpoints {
+			statement := insertManaged
+			if known[key{e.Venue, e.URL}] {
+				statement = updateManaged
+			}
+			if err := exec(ctx, tx, statement, e.Venue, e.URL, e.Events, e.Secret.Reveal(), e.Description); err != nil {
+				return fmt.Errorf("endpoint of venue %q: %w", e.Venue, err)
+			}
+		}
+		if len(remove) == 0 {
+			return nil
+		}
+		return exec(ctx, tx, deleteManaged, remove)
+	})
+	return db.cfg.explain("take over the endpoints of the configuration file", err)
+}

@@ -1,0 +1,148 @@
+package outbox
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"strings"
+
+	"github.com/jackc/pgx/v5/pgconn"
+)
+
+// Problem is an error that a person can cause and mend. Its text is one sentence: the thing, the reason, the remedy.
+type Problem struct {
+	Thing  string
+	Reason string
+	Remedy string
+	// Fatal tells that waiting does not help: a program that starts should end with the sentence.
+	Fatal bool
+	// Err is the cause, nil when the Problem was found by looking.
+	Err error
+}
+
+func (p *Problem) Error() string {
+	s := p.Thing + ": " + p.Reason
+	if p.Remedy != "" {
+		s += "; " + p.Remedy
+	}
+	return s
+}
+
+func (p *Problem) Unwrap() error { return p.Err }
+
+// ErrFenced reports that another agent has taken over: this one must not record anything more.
+var ErrFenced = errors.New("another agent has taken over (checkpoint.epoch changed)")
+
+// ErrSlotActive reports that another agent holds the replication slot.
+var ErrSlotActive = errors.New("the replication slot is held by another agent")
+
+// ErrServerShutdown reports that PostgreSQL is shutting down and waits for this connection to close.
+var ErrServerShutdown = errors.New("PostgreSQL is shutting down")
+
+// SQLSTATEs that are told apart: https://www.postgresql.org/docs/current/errcodes-appendix.html.
+const (
+	codeInvalidPassword      = "28P01"
+	codeInvalidAuthorization = "28000"
+	codeNoDatabase           = "3D000"
+	codeNoPrivilege          = "42501"
+	codeNoTable              = "42P01"
+	codeNoSchema             = "3F000"
+	codeNoObject             = "42704"
+	codeObjectInUse          = "55006"
+	codeNotPrerequisite      = "55000"
+	codeLimitExceeded        = "53400"
+	codeTooManyConnections   = "53300"
+	codeReadOnly             = "25006"
+	codeAdminShutdown        = "57P01"
+	codeCrashShutdown        = "57P02"
+	codeCannotConnectNow     = "57P03"
+
+	classDataException = "22"
+)
+
+// SQLState returns the SQLSTATE of err, or "" when PostgreSQL did not answer with one.
+func SQLState(err error) string {
+	if pe, ok := errors.AsType[*pgconn.PgError](err); ok {
+		return pe.Code
+	}
+	return ""
+}
+
+// explain turns err into a Problem where the remedy is known, and returns any other error as it is. The operation is what was being
+// done, for the errors that need it.
+func (c Config) explain(operation string, err error) error {
+	if err == nil {
+		return nil
+	}
+	if _, ok := errors.AsType[*Problem](err); ok {
+		return err
+	}
+	host, user, database := "the server", "", ""
+	if cc, perr := c.connConfig(); perr == nil {
+		host, user, database = fmt.Sprintf("%s:%d", cc.Host, cc.Port), cc.User, cc.Database
+		if strings.HasPrefix(cc.Host, "/") {
+			host = cc.Host
+		}
+	}
+	pe, ok := errors.AsType[*pgconn.PgError](err)
+	if !ok {
+		if _, ok := errors.AsType[*pgconn.ConnectError](err); ok {
+			return &Problem{Thing: "PostgreSQL at " + host, Reason: "cannot connect (" + rootCause(err) + ")",
+				Remedy: "see that it runs and that database.url names it", Err: err}
+		}
+		return fmt.Errorf("%s: %w", operation, err)
+	}
+	p := &Problem{Err: err}
+	switch pe.Code {
+	case codeInvalidPassword:
+		p.Thing, p.Reason, p.Remedy, p.Fatal = fmt.Sprintf("role %q", user), "PostgreSQL refused the password", "correct the password in database.url", true
+	case codeInvalidAuthorization:
+		p.Thing, p.Reason, p.Remedy, p.Fatal = fmt.Sprintf("role %q", user), pe.Message,
+			"create the role, or let it in by pg_hba.conf, or correct database.url", true
+	case codeNoDatabase:
+		p.Thing, p.Reason, p.Remedy, p.Fatal = fmt.Sprintf("database %q", database), "it does not exist at "+host, "correct database.url or create it", true
+	case codeNoPrivilege:
+		p.Thing, p.Reason, p.Fatal = fmt.Sprintf("role %q", user), pe.Message, true
+		p.Remedy = "grant it what webhook-agent check names"
+	case codeNoTable, codeNoSchema:
+		p.Thing, p.Reason, p.Remedy, p.Fatal = "schema webhooks", pe.Message, "run webhook-agent migrate", true
+	case codeTooManyConnections:
+		p.Thing, p.Reason, p.Remedy = "PostgreSQL at "+host, pe.Message, "raise max_connections or max_wal_senders, or close connections"
+	case codeLimitExceeded:
+		p.Thing, p.Reason, p.Fatal = fmt.Sprintf("replication slot %q", c.Slot), pe.Message, true
+		p.Remedy = "raise max_replication_slots, or drop one that nothing uses (select slot_name from pg_replication_slots where not active)"
+	case codeReadOnly:
+		p.Thing, p.Reason, p.Remedy = "PostgreSQL at "+host, "it is read-only", "point database.url at the primary"
+	case codeAdminShutdown, codeCrashShutdown, codeCannotConnectNow:
+		p.Thing, p.Reason, p.Remedy = "PostgreSQL at "+host, pe.Message, "the agent tries again by itself"
+	default:
+		return fmt.Errorf("%s: %w", operation, err)
+	}
+	return p
+}
+
+// rootCause returns the innermost text of a connection error, without the user, database and addresses that the outer ones repeat.
+func rootCause(err error) string {
+	if de, ok := errors.AsType[*net.DNSError](err); ok {
+		return "no such host " + de.Name
+	}
+	if errors.Is(err, context.DeadlineExceeded) {
+		return "timed out"
+	}
+	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+		return "the server closed the connection"
+	}
+	for {
+		next := errors.Unwrap(err)
+		if next == nil {
+			if joined, ok := err.(interface{ Unwrap() []error }); ok && len(joined.Unwrap()) > 0 {
+				err = joined.Unwrap()[0]
+				continue
+			}
+			return err.Error()
+		}
+		err = next
+	}
+}

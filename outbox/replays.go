@@ -1,0 +1,134 @@
+package outbox
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// ReplayRequest asks to send deliveries again: those of EventIDs, to one endpoint or to all that have them, or else all of
+// EndpointID whose event was created from Since on and before Until. Pending deliveries are never replayed.
+type ReplayRequest struct {
+	EndpointID   string
+	EventIDs     []string
+	Statuses     []Status
+	Since, Until *time.Time
+}
+
+// ReplayPlan is what a replay of one endpoint would do.
+type ReplayPlan struct {
+	EndpointID string     `json:"endpoint_id"`
+	EventIDs   []string   `json:"event_ids"` // nil for a time range
+	Statuses   []Status   `json:"statuses"`
+	Since      *time.Time `json:"since"`
+	Until      *time.Time `json:"until"`
+	// Deliveries is how many it would send again, counted up to MaxReplayCount.
+	Deliveries int64 `json:"deliveries"`
+}
+
+// MaxReplayCount is how far PlanReplay counts; beyond it the number would cost more than it tells.
+const MaxReplayCount = 100_000
+
+// MaxReplayEvents is how many events one request may name.
+const MaxReplayEvents = 1000
+
+// ReplayInfo is how far a replay is.
+type ReplayInfo struct {
+	ID         string     `json:"id"`
+	EndpointID string     `json:"endpoint_id"`
+	State      string     `json:"state"` // pending, running, done or failed
+	Total      int64      `json:"total"` // grows while the replay looks for its deliveries
+	Done       int64      `json:"done"`
+	Error      string     `json:"error"`
+	Created    time.Time  `json:"created"`
+	Finished   *time.Time `json:"finished"`
+}
+
+// Ended tells whether nothing more will come of the replay.
+func (r ReplayInfo) Ended() bool { return r.State == "done" || r.State == "failed" }
+
+const countReplay = `
+select count(*) from (
+    select from webhooks.deliveries
+    where endpoint_id = $1 and status = any($2)
+      and ($3::timestamptz is null or created >= $3) and created < coalesce($4, now())
+    limit $5
+) found`
+
+const selectReplayEvents = `
+select endpoint_id, array_agg(event_id order by event_id)
+from webhooks.deliveries
+where event_id = any($1) and ($2 = '' or endpoint_id = $2) and status = any($3)
+group by endpoint_id order by endpoint_id limit $4`
+
+const selectUnknownEvents = `
+select id from unnest($1::text[]) id where not exists (select from webhooks.deliveries d where d.event_id = id) order by id limit 1`
+
+// PlanReplay returns what StartReplay would do, one plan for each endpoint concerned. That an event or an endpoint is not known, or
+// that an endpoint is disabled, is a Problem.
+func (db *DB) PlanReplay(ctx context.Context, r ReplayRequest) (plans []ReplayPlan, err error) {
+	err = db.look(ctx, "plan a replay", func(tx pgx.Tx) error {
+		if len(r.EventIDs) == 0 {
+			plan := ReplayPlan{EndpointID: r.EndpointID, Statuses: r.Statuses, Since: r.Since, Until: r.Until}
+			plans = []ReplayPlan{plan}
+			return tx.QueryRow(ctx, countReplay, r.EndpointID, texts(r.Statuses), r.Since, r.Until, MaxReplayCount).Scan(&plans[0].Deliveries)
+		}
+		unknown, err := queryRows(ctx, tx, selectUnknownEvents, pgx.RowTo[string], r.EventIDs)
+		if err != nil {
+			return err
+		}
+		if len(unknown) > 0 {
+			return &Problem{Thing: fmt.Sprintf("event %q", unknown[0]), Reason: "the delivery log does not have it",
+				Remedy: "webhook-agent deliveries show " + unknown[0] + " says why"}
+		}
+		plans, err = queryRows(ctx, tx, selectReplayEvents, func(row pgx.CollectableRow) (p ReplayPlan, err error) {
+			p.Statuses = r.Statuses
+			err = row.Scan(&p.EndpointID, &p.EventIDs)
+			p.Deliveries = int64(len(p.EventIDs))
+			return p, err
+		}, r.EventIDs, r.EndpointID, texts(r.Statuses), MaxReplayCount)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	for _, plan := range plans {
+		endpoint, err := db.Endpoint(ctx, plan.EndpointID)
+		if err != nil {
+			return nil, err
+		}
+		if endpoint.State == StateDisabled {
+			return nil, &Problem{Thing: fmt.Sprintf("endpoint %q", plan.EndpointID), Reason: "it is disabled, so nothing is sent to it",
+				Remedy: "run webhook-agent endpoints enable " + plan.EndpointID + ", then replay"}
+		}
+	}
+	return plans, nil
+}
+
+const insertReplay = `
+insert into webhooks.replays (endpoint_id, event_ids, since, until, statuses) values ($1, $2, $3, $4, $5) returning id`
+
+// StartReplay hands a plan to the agent, through its stream, and returns the id of the replay. What is missed or failed when the agent
+// gets to it is sent, which may be more or less than the plan counted.
+func (db *DB) StartReplay(ctx context.Context, p ReplayPlan) (id string, err error) {
+	err = db.pool.QueryRow(ctx, insertReplay, p.EndpointID, p.EventIDs, p.Since, p.Until, texts(p.Statuses)).Scan(&id)
+	return id, db.cfg.explain("start a replay", err)
+}
+
+const selectReplays = `
+select id, endpoint_id, state, coalesce(total, 0), done, coalesce(error, ''), created, finished
+from webhooks.replays where id = any($1) order by id`
+
+// Replays returns how far the replays with these ids are, in the order of their ids.
+func (db *DB) Replays(ctx context.Context, ids []string) (replays []ReplayInfo, err error) {
+	err = db.look(ctx, "read replays", func(tx pgx.Tx) error {
+		replays, err = queryRows(ctx, tx, selectReplays, func(row pgx.CollectableRow) (r ReplayInfo, err error) {
+			err = row.Scan(&r.ID, &r.EndpointID, &r.State, &r.Total, &r.Done, &r.Error, &r.Created, &r.Finished)
+			return r, err
+		}, ids)
+		return err
+	})
+	return replays, err
+}

@@ -1,0 +1,431 @@
+package outbox
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"sync/atomic"
+	"time"
+
+	"github.com/jackc/pglogrepl"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgproto3"
+)
+
+const (
+	// senderTimeout is wal_sender_timeout of the agent's own replication connection: when an agent's host hangs, the server ends its connection
+	// after this long and a standby takes over.
+	senderTimeout = 10 * time.Second
+	// statusInterval is how often what was confirmed is told to the server while there is something to tell, and idleStatusInterval while
+	// there is not. The second must stay below a third of senderTimeout.
+	statusInterval     = time.Second
+	idleStatusInterval = 3 * time.Second
+	// writeTimeout bounds a status message to a server that does not read.
+	writeTimeout = 5 * time.Second
+	// batchEvents and batchBytes bound one Batch, and with the channel's capacity what the Tailer holds of a transaction of any size.
+	batchEvents = 500
+	batchBytes  = 1 << 20
+	// shutdownKeepalives is how many urgent keepalives for one position within a second mean that the server is shutting down: it then asks
+	// without pause until everything is confirmed, which would keep it from ending.
+	shutdownKeepalives = 20
+)
+
+// Tailer owns the replication connection. It yields committed transactions in order, keeps the connection alive while its consumer
+// is slow, and confirms to the server what Confirm was told. After a connection broke, Connect and Start go on where the last one ended: no change is
+// yielded twice in a Tailer's life. All its methods but Confirm and Progress belong to one goroutine.
+type Tailer struct {
+	// System identifies the server of the last Connect.
+	System pglogrepl.IdentifySystemResult
+
+	cfg  Config
+	log  *slog.Logger
+	conn *pgconn.PgConn
+	dec  *decoder
+
+	confirmed atomic.Uint64 // LSN that the ledger has committed; set by Confirm
+	received  atomic.Uint64 // LSN up to which the stream was handed over or is idle
+	lastHeard atomic.Int64  // unix nanoseconds of the last message from the server
+
+	batch   *Batch // the open transaction, nil between transactions
+	handed  int    // changes of the open transaction that were handed over in earlier batches
+	skip    int    // changes of the open transaction that an earlier connection has handed over already
+	partial struct {
+		commit  LSN // the transaction in whose middle the last connection broke
+		changes int // how many of its changes were handed over
+	}
+	idle       LSN // position told by keepalives and empty transactions that was not yielded yet
+	idleYield  time.Time
+	sent       LSN // last confirmed position that the server was told
+	statusDue  time.Time
+	urgent     int // keepalives since urgentFrom that asked for a reply at the position urgentEnd
+	urgentEnd  LSN
+	urgentFrom time.Time
+}
+
+// NewTailer makes a Tailer. It connects to nothing.
+func NewTailer(cfg Config, log *slog.Logger) *Tailer {
+	return &Tailer{cfg: cfg, log: log}
+}
+
+// Connect opens the replication connection, instead of the last one if there was one.
+func (t *Tailer) Connect(ctx context.Context) error {
+	t.Close()
+	rc, err := t.cfg.replicationConfig()
+	if err != nil {
+		return err
+	}
+	rc.OnNotice = t.onNotice
+	conn, err := pgconn.ConnectConfig(ctx, rc)
+	if err != nil {
+		return t.cfg.explain("open the replication connection", err)
+	}
+	t.conn, t.dec = conn, newDecoder(t.cfg)
+	if t.System, err = pglogrepl.IdentifySystem(ctx, conn); err != nil {
+		t.Close()
+		return t.cfg.explain("identify the server", err)
+	}
+	return nil
+}
+
+// Start begins to stream at the position from, at where an earlier connection of this Tailer came, or at the slot's own position, whichever is latest.
+// It returns ErrSlotActive while another agent holds the slot; Start may then be called again.
+func (t *Tailer) Start(ctx context.Context, from LSN) error {
+	from = max(from, LSN(t.received.Load()))
+	names := fmt.Sprintf("publication_names '%s,%s'", quoteIdent(t.cfg.Publication), quoteIdent(t.cfg.endpointsPublication()))
+	err := pglogrepl.StartReplication(ctx, t.conn, quoteIdent(t.cfg.Slot), from, pglogrepl.StartReplicationOptions{
+		Mode:       pglogrepl.LogicalReplication,
+		PluginArgs: []string{"proto_version '1'", names},
+	})
+	switch {
+	case err == nil:
+	case SQLState(err) == codeObjectInUse:
+		return t.drainError(ctx, ErrSlotActive)
+	default:
+		return t.cfg.explain(fmt.Sprintf("stream from slot %q", t.cfg.Slot), err)
+	}
+	now := time.Now()
+	t.received.Store(uint64(from))
+	t.lastHeard.Store(now.UnixNano())
+	t.batch, t.handed, t.skip, t.idle, t.urgent = nil, 0, 0, 0, 0
+	t.statusDue, t.idleYield = now, now
+	return nil
+}
+
+// drainError reads the ReadyForQuery that follows an error, so that the connection can be used again, and returns reason.
+func (t *Tailer) drainError(ctx context.Context, reason error) error {
+	for {
+		msg, err := t.conn.ReceiveMessage(ctx)
+		if err != nil {
+			return fmt.Errorf("%w (and the connection failed: %w)", reason, err)
+		}
+		if _, ok := msg.(*pgproto3.ReadyForQuery); ok {
+			return reason
+		}
+	}
+}
+
+// Confirm sets the position that the server may forget everything before. It must be durable in the checkpoint. Safe for concurrent use.
+func (t *Tailer) Confirm(lsn LSN) { t.confirmed.Store(uint64(lsn)) }
+
+// Progress returns how far the stream has been handed over and when the server was last heard. Safe for concurrent use.
+func (t *Tailer) Progress() (received LSN, heard time.Time) {
+	return LSN(t.received.Load()), time.Unix(0, t.lastHeard.Load())
+}
+
+// Run yields batches to out until take ends; then it only keeps the connection alive until hold ends, confirms what was recorded last, and closes the
+// connection, which frees the slot. It returns nil when take ended it, and otherwise why the stream broke: ErrServerShutdown, a Problem, or
+// the network's error.
+func (t *Tailer) Run(take, hold context.Context, out chan<- *Batch) error {
+	defer t.Close()
+	if err := t.read(take, out); err != nil {
+		if t.batch != nil {
+			t.partial.commit, t.partial.changes = t.batch.Commit, t.handed+t.skip
+		}
+		return err
+	}
+	if err := t.hold(hold); err != nil {
+		return err
+	}
+	return t.leave()
+}
+
+// read is the part of Run in which the stream is consumed.
+func (t *Tailer) read(take context.Context, out chan<- *Batch) error {
+	// A deadline in the past ends a blocked read at once. read sets a later one only before it looks at take again.
+	stop := context.AfterFunc(take, func() { _ = t.conn.Conn().SetReadDeadline(time.Unix(1, 0)) })
+	defer stop()
+	for {
+		if err := t.status(time.Now()); err != nil {
+			return err
+		}
+		if err := t.yieldIdle(take, out, time.Now()); err != nil {
+			return err
+		}
+		if err := t.conn.Conn().SetReadDeadline(t.statusDue); err != nil {
+			return fmt.Errorf("read the stream: %w", err)
+		}
+		if take.Err() != nil {
+			return nil
+		}
+		// Frontend().Receive with a deadline of the connection may be repeated after a timeout; ReceiveMessage with a context per message may not.
+		msg, err := t.conn.Frontend().Receive()
+		if err != nil {
+			if errors.Is(err, os.ErrDeadlineExceeded) {
+				continue
+			}
+			return t.cfg.explain("read the stream", err)
+		}
+		t.lastHeard.Store(time.Now().UnixNano())
+		if err := t.handle(take, out, msg); err != nil {
+			return err
+		}
+	}
+}
+
+// hold answers keepalives by the clock, without reading, until ctx ends.
+func (t *Tailer) hold(ctx context.Context) error {
+	tick := time.NewTicker(statusInterval)
+	defer tick.Stop()
+	for {
+		if err := t.status(time.Now()); err != nil {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+	}
+}
+
+func (t *Tailer) handle(take context.Context, out chan<- *Batch, msg pgproto3.BackendMessage) error {
+	switch m := msg.(type) {
+	case *pgproto3.CopyData:
+		if len(m.Data) == 0 {
+			return fmt.Errorf("%w: empty message", errDecode)
+		}
+		switch m.Data[0] {
+		case pglogrepl.PrimaryKeepaliveMessageByteID:
+			k, err := pglogrepl.ParsePrimaryKeepaliveMessage(m.Data[1:])
+			if err != nil {
+				return fmt.Errorf("%w: keepalive: %w", errDecode, err)
+			}
+			return t.keepalive(k)
+		case pglogrepl.XLogDataByteID:
+			x, err := pglogrepl.ParseXLogData(m.Data[1:])
+			if err != nil {
+				return fmt.Errorf("%w: data: %w", errDecode, err)
+			}
+			return t.data(take, out, x.WALData)
+		}
+		return fmt.Errorf("%w: unknown message %q", errDecode, m.Data[0])
+	case *pgproto3.ErrorResponse:
+		pe := pgconn.ErrorResponseToPgError(m)
+		if pe.Code == codeAdminShutdown {
+			return fmt.Errorf("%w: %w", ErrServerShutdown, pe)
+		}
+		return t.cfg.explain("read the stream", pe)
+	case *pgproto3.NoticeResponse:
+		t.onNotice(nil, (*pgconn.Notice)(pgconn.ErrorResponseToPgError((*pgproto3.ErrorResponse)(m))))
+		return nil
+	case *pgproto3.CopyDone, *pgproto3.CommandComplete:
+		return ErrServerShutdown
+	case *pgproto3.ParameterStatus:
+		return nil
+	}
+	return fmt.Errorf("%w: unexpected %T", errDecode, msg)
+}
+
+func (t *Tailer) onNotice(_ *pgconn.PgConn, n *pgconn.Notice) {
+	t.log.Warn("PostgreSQL says on the replication connection: "+n.Message, "sqlstate", n.Code)
+}
+
+// keepalive takes in how far the server has come. Between transactions that is a position up to which there is nothing for us: it moves
+// the watermark on while only other tables are written.
+func (t *Tailer) keepalive(k pglogrepl.PrimaryKeepaliveMessage) error {
+	if t.batch == nil {
+		t.idle = max(t.idle, k.ServerWALEnd)
+	}
+	if !k.ReplyRequested {
+		return nil
+	}
+	now := time.Now()
+	if k.ServerWALEnd != t.urgentEnd || now.Sub(t.urgentFrom) > time.Second {
+		t.urgent, t.urgentEnd, t.urgentFrom = 0, k.ServerWALEnd, now
+	}
+	if t.urgent++; t.urgent > shutdownKeepalives {
+		return ErrServerShutdown
+	}
+	t.statusDue = now
+	return nil
+}
+
+// data takes in one message of pgoutput.
+func (t *Tailer) data(take context.Context, out chan<- *Batch, data []byte) error {
+	msg, err := parse(data)
+	if err != nil {
+		return err
+	}
+	var (
+		change Change
+		ok     bool
+	)
+	switch m := msg.(type) {
+	case *pglogrepl.BeginMessage:
+		t.batch = &Batch{XID: m.Xid, Committed: m.CommitTime.UTC(), Commit: m.FinalLSN}
+		t.handed, t.skip = 0, 0
+		if m.FinalLSN == t.partial.commit {
+			// The order of changes within a transaction is the same each time it is sent.
+			t.skip = t.partial.changes
+		}
+		return nil
+	case *pglogrepl.CommitMessage:
+		if t.batch == nil {
+			return fmt.Errorf("%w: a commit without a begin", errDecode)
+		}
+		if len(t.batch.Changes) == 0 && t.handed == 0 {
+			// PostgreSQL 14 sends every transaction of the database. An empty one is a position and nothing else.
+			t.batch, t.idle = nil, max(t.idle, m.TransactionEndLSN)
+			return nil
+		}
+		t.batch.End = m.TransactionEndLSN
+		if err := t.yield(take, out, t.batch); err != nil {
+			return err
+		}
+		t.batch = nil
+		return nil
+	case *pglogrepl.RelationMessage:
+		return t.dec.describe(m)
+	case *pglogrepl.InsertMessage:
+		if t.batch != nil {
+			change, ok, err = t.dec.insert(m, t.batch.Committed)
+		}
+	case *pglogrepl.UpdateMessage:
+		change, ok, err = t.dec.update(m)
+	case *pglogrepl.DeleteMessage:
+		change, ok, err = t.dec.delete(m)
+	case *pglogrepl.TruncateMessage:
+		change, ok, err = t.dec.truncate(m)
+	default: // Origin, Type and messages of pg_logical_emit_message
+		return nil
+	}
+	if err != nil || !ok {
+		return err
+	}
+	if t.batch == nil {
+		return fmt.Errorf("%w: a change outside a transaction", errDecode)
+	}
+	if t.skip > 0 {
+		t.skip--
+		t.handed++
+		return nil
+	}
+	t.batch.Changes = append(t.batch.Changes, change)
+	if change.Event != nil {
+		t.batch.Bytes += len(change.Event.Data)
+	}
+	if len(t.batch.Changes) < batchEvents && t.batch.Bytes < batchBytes {
+		return nil
+	}
+	// The transaction is committed: the server sends none before (protocol version 1), so its parts may be handed over as they come.
+	full := t.batch
+	t.batch = &Batch{XID: full.XID, Committed: full.Committed, Commit: full.Commit}
+	return t.yield(take, out, full)
+}
+
+// yield hands b over. While the consumer is slow it goes on telling the server that it lives.
+func (t *Tailer) yield(take context.Context, out chan<- *Batch, b *Batch) error {
+	select {
+	case out <- b:
+	default:
+		tick := time.NewTicker(statusInterval)
+		defer tick.Stop()
+		for sent := false; !sent; {
+			select {
+			case out <- b:
+				sent = true
+			case <-take.Done():
+				return nil
+			case <-tick.C:
+				t.lastHeard.Store(time.Now().UnixNano()) // it is our consumer that is slow, not the server
+				if err := t.status(time.Now()); err != nil {
+					return err
+				}
+			}
+		}
+	}
+	t.handed += len(b.Changes)
+	if b.End != 0 {
+		t.received.Store(uint64(b.End))
+	}
+	return nil
+}
+
+// yieldIdle hands over the idle position, at most once in statusInterval and only when it costs no waiting.
+func (t *Tailer) yieldIdle(take context.Context, out chan<- *Batch, now time.Time) error {
+	if t.batch != nil || t.idle <= LSN(t.received.Load()) || now.Sub(t.idleYield) < statusInterval || len(out) == cap(out) {
+		return nil
+	}
+	t.idleYield = now
+	return t.yield(take, out, &Batch{End: t.idle})
+}
+
+// status tells the server what is confirmed, when it is time to.
+func (t *Tailer) status(now time.Time) error {
+	if now.Before(t.statusDue) {
+		return nil
+	}
+	confirmed := LSN(t.confirmed.Load())
+	if err := t.sendStatus(confirmed); err != nil {
+		return err
+	}
+	interval := idleStatusInterval
+	if confirmed != t.sent || confirmed < LSN(t.received.Load()) {
+		interval = statusInterval
+	}
+	t.sent, t.statusDue = confirmed, now.Add(interval)
+	return nil
+}
+
+// sendStatus sends one position as written, flushed and applied: pglogrepl would replace a zero by the written one, and only the flushed
+// one moves the slot.
+func (t *Tailer) sendStatus(lsn LSN) error {
+	if err := t.conn.Conn().SetWriteDeadline(time.Now().Add(writeTimeout)); err != nil {
+		return fmt.Errorf("confirm %s: %w", lsn, err)
+	}
+	err := pglogrepl.SendStandbyStatusUpdate(context.Background(), t.conn, pglogrepl.StandbyStatusUpdate{
+		WALWritePosition: lsn, WALFlushPosition: lsn, WALApplyPosition: lsn,
+	})
+	if err != nil {
+		if ne, ok := errors.AsType[net.Error](err); ok && ne.Timeout() {
+			return fmt.Errorf("confirm %s: the server has not read for %s: %w", lsn, writeTimeout, err)
+		}
+		return fmt.Errorf("confirm %s: %w", lsn, err)
+	}
+	return nil
+}
+
+// leave confirms what was recorded last and ends the stream in good order, which frees the slot at once.
+func (t *Tailer) leave() error {
+	if err := t.sendStatus(LSN(t.confirmed.Load())); err != nil {
+		return err
+	}
+	// The server handles the status before these two. Waiting for its answer would mean to read what it has queued meanwhile, which may be much.
+	t.conn.Frontend().Send(&pgproto3.CopyDone{})
+	t.conn.Frontend().Send(&pgproto3.Terminate{})
+	if err := t.conn.Frontend().Flush(); err != nil {
+		return fmt.Errorf("end the stream: %w", err)
+	}
+	return nil
+}
+
+// Close closes the socket without a word: what pgconn's Close would say and wait for has no meaning in the middle of a stream.
+func (t *Tailer) Close() {
+	if t.conn != nil {
+		_ = t.conn.Conn().Close()
+		t.conn = nil
+	}
+}

@@ -1,0 +1,235 @@
+package sink
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"runtime"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// Class is a stable word for what kind of failure an attempt met; the package documentation explains each.
+type Class string
+
+const (
+	ClassInvalidURL       Class = "invalid_url"
+	ClassInvalidSecret    Class = "invalid_secret"
+	ClassInvalidEventID   Class = "invalid_event_id"
+	ClassBlockedAddress   Class = "blocked_address"
+	ClassDNSError         Class = "dns_error"
+	ClassConnectRefused   Class = "connect_refused"
+	ClassConnectTimeout   Class = "connect_timeout"
+	ClassTLSExpired       Class = "tls_expired"
+	ClassTLSUntrusted     Class = "tls_untrusted"
+	ClassTLSWrongHost     Class = "tls_wrong_host"
+	ClassTLSError         Class = "tls_error"
+	ClassTimeout          Class = "timeout"
+	ClassConnectionReset  Class = "connection_reset"
+	ClassNotHTTP          Class = "not_http"
+	ClassResponseTooLarge Class = "response_too_large"
+	ClassRedirect         Class = "redirect"
+	ClassHTTPStatus       Class = "http_status"
+	ClassNetworkError     Class = "network_error"
+	ClassCanceled         Class = "canceled"
+)
+
+const (
+	maxErrorBytes = 300
+	maxNameLength = 60 // of a host name in a sentence
+	maxCertNames  = 3
+)
+
+// failure is what is known of an attempt besides its error.
+type failure struct {
+	host     string
+	timeout  time.Duration
+	deadline bool     // the attempt's own deadline has passed
+	phase    phase    // how far it came
+	blocked  *refusal // an address that the guard refused, or nil
+}
+
+// classify names the class of an error of RoundTrip and says what happened in one sentence. It goes by types where there are
+// any, and quotes an error's text only if that comes from a fixed table: other texts hold what the server sent.
+func classify(err error, f failure) (Class, string) {
+	host := shorten(f.host, maxNameLength)
+	var (
+		dns  *net.DNSError
+		cert *tls.CertificateVerificationError
+	)
+	switch {
+	// A refused address does not matter if another address of the same name was connected to.
+	case f.blocked != nil && f.phase <= phaseConnect:
+		return ClassBlockedAddress, fmt.Sprintf("%s leads to %v", host, f.blocked)
+	case f.deadline:
+		return timeoutClass(f.phase), fmt.Sprintf("timeout after %v (delivery.timeout) waiting for %v", f.timeout, f.phase)
+	case errors.As(err, &dns):
+		return ClassDNSError, dnsSentence(dns, host)
+	case errors.As(err, &cert):
+		return classifyCertificate(cert, host)
+	case errors.Is(err, syscall.ECONNREFUSED):
+		return ClassConnectRefused, host + " refused the connection: nothing listens on that port, or a firewall rejects it"
+	case errors.Is(err, syscall.ETIMEDOUT) && f.phase <= phaseConnect:
+		return ClassConnectTimeout, fmt.Sprintf("the connection to %s timed out", host)
+	case isReset(err):
+		return ClassConnectionReset, resetSentence(f.phase)
+	case f.phase == phaseTLS:
+		return ClassTLSError, tlsSentence(err)
+	case isNetwork(err) || f.phase < phaseTLS:
+		return ClassNetworkError, networkSentence(err, host)
+	case strings.Contains(err.Error(), headersTooLarge):
+		return ClassResponseTooLarge, fmt.Sprintf("the response headers exceed %d KiB", maxHeaderBytes>>10)
+	default:
+		// net/http has a dozen untyped errors for a malformed answer. Nothing else is left once there is a connection and
+		// the network is not at fault.
+		return ClassNotHTTP, "the server's answer is not valid HTTP: is another service on this port?"
+	}
+}
+
+func timeoutClass(p phase) Class {
+	switch p {
+	case phaseDNS:
+		return ClassDNSError
+	case phaseConnect:
+		return ClassConnectTimeout
+	default:
+		return ClassTimeout
+	}
+}
+
+func dnsSentence(err *net.DNSError, host string) string {
+	switch {
+	case err.IsNotFound:
+		return fmt.Sprintf("there is no such host as %s: check the host name of the URL", host)
+	case err.IsTimeout:
+		return fmt.Sprintf("DNS did not answer for %s", host)
+	default:
+		return fmt.Sprintf("DNS could not look up %s", host)
+	}
+}
+
+func classifyCertificate(err *tls.CertificateVerificationError, host string) (Class, string) {
+	var (
+		wrongHost x509.HostnameError
+		invalid   x509.CertificateInvalidError
+		roots     x509.SystemRootsError
+	)
+	switch {
+	case errors.As(err, &wrongHost):
+		// The names come from the certificate: as many and as long as a stranger likes.
+		return ClassTLSWrongHost, fmt.Sprintf("the certificate is %s, not for %s", certNames(wrongHost.Certificate), host)
+	case errors.As(err, &invalid) && invalid.Reason == x509.Expired:
+		now := time.Now().UTC()
+		if c := invalid.Cert; now.Before(c.NotBefore) {
+			return ClassTLSExpired, fmt.Sprintf("a certificate is not valid before %s; the agent's clock says %s",
+				c.NotBefore.UTC().Format(time.RFC3339), now.Format(time.RFC3339))
+		}
+		return ClassTLSExpired, fmt.Sprintf("a certificate expired on %s; the agent's clock says %s",
+			invalid.Cert.NotAfter.UTC().Format(time.RFC3339), now.Format(time.RFC3339))
+	case errors.As(err, &roots):
+		return ClassTLSUntrusted, "the agent's host has no root certificates; install ca-certificates there"
+	default:
+		return ClassTLSUntrusted, "the certificate is not signed by a known authority: it is self-signed, or an intermediate certificate is missing"
+	}
+}
+
+// certNames says whom a certificate is for, in a bounded text.
+func certNames(c *x509.Certificate) string {
+	names := c.DNSNames
+	if len(names) == 0 {
+		for _, ip := range c.IPAddresses {
+			names = append(names, ip.String())
+		}
+	}
+	if len(names) == 0 {
+		return "for no host"
+	}
+	shown := make([]string, 0, maxCertNames)
+	for _, name := range names[:min(len(names), maxCertNames)] {
+		shown = append(shown, shorten(name, maxNameLength))
+	}
+	if rest := len(names) - len(shown); rest > 0 {
+		return fmt.Sprintf("for %s and %d more", strings.Join(shown, ", "), rest)
+	}
+	return "for " + strings.Join(shown, ", ")
+}
+
+// For these two net/http has neither a type nor an exported value, only texts. Tests with real servers fail if a new version of
+// Go words them differently.
+const (
+	headersTooLarge  = "server response headers exceeded"
+	closedBeforeSend = "http: server closed idle connection"
+)
+
+// isReset tells whether the other side ended the connection.
+func isReset(err error) bool {
+	for _, end := range []error{io.EOF, io.ErrUnexpectedEOF, syscall.ECONNRESET, syscall.EPIPE, syscall.ECONNABORTED} {
+		if errors.Is(err, end) {
+			return true
+		}
+	}
+	return strings.Contains(err.Error(), closedBeforeSend)
+}
+
+// isNetwork tells whether the operating system reported the error.
+func isNetwork(err error) bool {
+	_, ok := errors.AsType[syscall.Errno](err)
+	return ok
+}
+
+func resetSentence(p phase) string {
+	if p <= phaseTLS {
+		return "the server closed the connection before the request was sent"
+	}
+	return "the server closed the connection before it answered"
+}
+
+func tlsSentence(err error) string {
+	var (
+		record tls.RecordHeaderError
+		remote *net.OpError
+	)
+	switch {
+	case errors.As(err, &record) && string(record.RecordHeader[:]) == "HTTP/":
+		return "the server speaks plain HTTP on this port, not TLS"
+	case errors.As(err, &record):
+		return "the server does not speak TLS on this port"
+	case errors.As(err, &remote) && remote.Op == "remote error":
+		// An alert is one byte, its text is from a table of crypto/tls.
+		return fmt.Sprintf("the server refused the TLS handshake (%v)", remote.Err)
+	default:
+		return "the TLS handshake failed: does the server support TLS 1.2 or newer?"
+	}
+}
+
+func networkSentence(err error, host string) string {
+	if errno, ok := errors.AsType[syscall.Errno](err); ok {
+		return fmt.Sprintf("the connection to %s failed: %v", host, errno) // the text is from a table of package syscall
+	}
+	return fmt.Sprintf("the connection to %s failed", host)
+}
+
+// internalError says what it safely can about a recovered panic. Only the texts of runtime errors are known to quote no data.
+func internalError(recovered any) string {
+	if err, ok := recovered.(runtime.Error); ok {
+		return fmt.Sprintf("internal error of the agent: %v", err)
+	}
+	return fmt.Sprintf("internal error of the agent: panic of type %T", recovered)
+}
+
+// classifyStatus is for a status that is not 2xx. It uses the number only: the reason phrase is the server's own text.
+func classifyStatus(code int) (Class, string) {
+	switch {
+	case 300 <= code && code < 400:
+		return ClassRedirect, fmt.Sprintf("the server answered %d, a redirect, which is not followed: update the endpoint's URL", code)
+	case code == http.StatusGone:
+		return ClassHTTPStatus, "the server answered 410: it wants no more events"
+	default:
+		return ClassHTTPStatus, fmt.Sprintf("the server answered %d", code)
+	}
+}

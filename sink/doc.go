@@ -1,0 +1,61 @@
+// Package sink knows HTTP delivery: it makes one signed POST to a customer's server and says what came of it.
+//
+// # Promises
+//
+//   - Attempt makes one attempt and returns a value. It never retries, never follows a redirect and never panics. (The
+//     transport may send on a second connection when an idle one turns out to be dead before a byte was written on it;
+//     the server saw nothing of the first.)
+//   - One deadline, delivery.timeout, covers DNS, connect, TLS, request, headers and body.
+//   - The status line decides: 2xx is a success whatever the body does afterwards, everything else is a failure.
+//   - The body is sent and signed as it is given, byte for byte, under both schemes (see Sign).
+//   - No connection is opened to an address that the policy below refuses, however the URL or DNS spells it. Addresses
+//     are judged when they are dialed, one by one, so a name that changes between two attempts gains nothing.
+//     Environment variables cannot put a proxy in between.
+//   - What a server says is bounded (32 KiB of headers, 4 KiB of body) and made storable. Reason phrases are not used.
+//   - No secret is in a Result or an error: neither the endpoint's secret nor its URL's path, query or credentials.
+//
+// # Addresses
+//
+// Each row stands above the rows that follow it. The guard is the security boundary; CheckURL says the same earlier,
+// as far as the text of a URL can tell, so that a person gets a clear sentence.
+//
+//	never        link-local, cloud metadata (also the public 168.63.129.16 of Azure), multicast, broadcast, unspecified,
+//	             and IPv6 that carries an IPv4 address (NAT64, 6to4, Teredo, SIIT, IPv4-compatible): whatever
+//	             network.allow_networks says
+//	allowed      what network.allow_networks covers
+//	refused      the host's own addresses and the database's (WebhookConfig.DenyAddrs)
+//	refused      IPv4 of the IANA special-purpose registry: loopback, private, shared, documentation, reserved, ...
+//	refused      IPv6 outside 2000::/3, and the special-purpose ranges inside it: loopback, unique local, ...
+//	allowed      every other address
+//
+// IPv4-mapped IPv6 addresses are judged as the IPv4 address, and zones are ignored.
+//
+// # Classes
+//
+// A failure has a Class, a stable word for programs, and an Error, a sentence for people.
+//
+//	invalid_url         CheckURL refuses the URL
+//	invalid_secret      CheckSecret refuses the secret
+//	invalid_event_id    the event's id cannot be sent in a header
+//	blocked_address     the address policy refuses the URL's address, or one its host name resolves to
+//	dns_error           the host name does not exist, or DNS failed or did not answer
+//	connect_refused     nothing listens on that port
+//	connect_timeout     the connection was not established in time
+//	tls_expired         the certificate is expired or not valid yet
+//	tls_untrusted       the certificate is not signed by a known authority
+//	tls_wrong_host      the certificate is for other host names
+//	tls_error           any other failure of the TLS handshake
+//	timeout             connected, but no answer in time
+//	connection_reset    the connection was closed or reset before an answer
+//	not_http            the server answered something other than HTTP
+//	response_too_large  the response headers exceed their limit
+//	redirect            the server answered 3xx
+//	http_status         the server answered another status that is not 2xx
+//	network_error       none of the above: no route, or an internal error
+//	canceled            the caller's context ended first; the result is unknown
+//
+// # Goroutines
+//
+// The package starts none. Those of net/http belong to connections; a dial may outlive an abandoned attempt, by
+// little more than one delivery.timeout for the connection and one for the TLS handshake. Close ends the idle ones.
+package sink

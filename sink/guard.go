@@ -1,0 +1,187 @@
+package sink
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+	"syscall"
+)
+
+// network is a range of addresses and the word for it in a sentence.
+type network struct {
+	prefix netip.Prefix
+	kind   string
+}
+
+// never lists what no configuration opens. Metadata services hand out the credentials of the host; those that lie inside a
+// larger range are named so that allowing the range does not open them. The ranges that carry an IPv4 address are here because
+// a translator on the path would bring any of these addresses back. ::1 shares ::/96 but is judged by special.
+var never = networks(
+	"link-local", "169.254.0.0/16", "fe80::/10",
+	"cloud metadata", "fd00:ec2::/32", "fd20:ce::254/128", "168.63.129.16/32", "100.100.100.200/32", "192.0.0.192/32",
+	"multicast", "224.0.0.0/4", "ff00::/8",
+	"broadcast", "255.255.255.255/32",
+	"unspecified", "0.0.0.0/8", "::/128",
+	"translated IPv4", "64:ff9b::/96", "64:ff9b:1::/48", "2002::/16", "2001::/32", "::ffff:0:0:0/96", "::/96",
+)
+
+// special lists what is not on the public internet though it looks like an ordinary unicast address, from the IANA
+// special-purpose registries (https://www.iana.org/assignments/iana-ipv4-special-registry, .../iana-ipv6-special-registry).
+// IPv6 outside 2000::/3 needs no entry; loopback and unique local have one for the sake of their names.
+var special = networks(
+	"loopback", "127.0.0.0/8", "::1/128",
+	"private", "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7",
+	"shared (carrier-grade NAT)", "100.64.0.0/10",
+	"documentation", "192.0.2.0/24", "198.51.100.0/24", "203.0.113.0/24", "2001:db8::/32", "3fff::/20",
+	"reserved", "192.0.0.0/24", "192.31.196.0/24", "192.52.193.0/24", "192.88.99.0/24", "192.175.48.0/24", "198.18.0.0/15",
+	"reserved", "240.0.0.0/4", "2001::/23", "2620:4f:8000::/48",
+)
+
+var globalUnicast = netip.MustParsePrefix("2000::/3")
+
+// networks reads a list in which each prefix has the kind named before it; a prefix is told by its slash.
+func networks(list ...string) []network {
+	var result []network
+	var kind string
+	for _, word := range list {
+		if prefix, err := netip.ParsePrefix(word); err == nil {
+			result = append(result, network{prefix, kind})
+		} else {
+			kind = word
+		}
+	}
+	return result
+}
+
+// guard decides which addresses may be dialed, by the table in the package documentation. It does not change once made.
+type guard struct {
+	allow []netip.Prefix
+	deny  []netip.Addr // unmapped and without zones
+}
+
+// newGuard checks the operator's lists; every problem of allow_networks is in the error.
+func newGuard(allow []netip.Prefix, deny []netip.Addr) (*guard, error) {
+	g := &guard{allow: slices.Clone(allow)}
+	var problems []error
+	for _, p := range allow {
+		switch {
+		case !p.IsValid():
+			problems = append(problems, errors.New("network.allow_networks holds a network that is not valid"))
+		case p.Addr().Is4In6():
+			problems = append(problems, fmt.Errorf("network.allow_networks: write %v as an IPv4 network", p))
+		default:
+			if n, ok := enclosing(never, p); ok && p.Masked() != netip.PrefixFrom(netip.IPv6Loopback(), 128) {
+				problems = append(problems, fmt.Errorf("network.allow_networks: %v cannot be allowed: %s addresses are always refused", p, n.kind))
+			}
+		}
+	}
+	for _, a := range deny {
+		g.deny = append(g.deny, plain(a))
+	}
+	return g, errors.Join(problems...)
+}
+
+// plain takes away what netip.Prefix.Contains stumbles over: the IPv6 form of an IPv4 address, and a zone.
+func plain(a netip.Addr) netip.Addr { return a.Unmap().WithZone("") }
+
+// refusal says why an address is refused. The zero value means that it is not.
+type refusal struct {
+	kind  string // what the address is, for a person
+	never bool   // allow_networks cannot change it
+}
+
+// judge applies the address policy to one address.
+func (g *guard) judge(a netip.Addr) refusal {
+	a = plain(a)
+	if !a.IsValid() {
+		return refusal{"malformed", true}
+	}
+	if kind := kindOf(never, a); kind != "" && a != netip.IPv6Loopback() {
+		return refusal{kind, true}
+	}
+	if g.inAllow(a) {
+		return refusal{}
+	}
+	if slices.Contains(g.deny, a) {
+		return refusal{"of the agent's host or its database", false}
+	}
+	if kind := kindOf(special, a); kind != "" {
+		return refusal{kind, false}
+	}
+	if a.Is6() && !globalUnicast.Contains(a) {
+		return refusal{"reserved", false}
+	}
+	return refusal{}
+}
+
+// opens tells whether the operator named the address, public or not, in allow_networks, and may.
+func (g *guard) opens(a netip.Addr) bool { return g.inAllow(plain(a)) && g.judge(a) == (refusal{}) }
+
+func (g *guard) inAllow(a netip.Addr) bool {
+	return slices.ContainsFunc(g.allow, func(p netip.Prefix) bool { return p.Contains(a) })
+}
+
+// enclosing finds a network that the whole of p lies in.
+func enclosing(list []network, p netip.Prefix) (network, bool) {
+	for _, n := range list {
+		if n.prefix.Bits() <= p.Bits() && n.prefix.Contains(p.Addr()) {
+			return n, true
+		}
+	}
+	return network{}, false
+}
+
+func kindOf(list []network, a netip.Addr) string {
+	for _, n := range list {
+		if n.prefix.Contains(a) {
+			return n.kind
+		}
+	}
+	return ""
+}
+
+// String completes the sentence "... leads to". It names no address: a customer who reads it would learn what internal names
+// resolve to.
+func (r refusal) String() string {
+	if r.never {
+		return fmt.Sprintf("an address (%s) that is never allowed", r.kind)
+	}
+	return fmt.Sprintf("an address (%s) that network.allow_networks does not cover", r.kind)
+}
+
+// errBlocked stops a dial. It tells the attempt nothing: net reports the first error of several addresses, which may be
+// another one, so the refusal itself travels through progress.
+var errBlocked = errors.New("address refused by policy")
+
+// control is net.Dialer.ControlContext: it is called for every address that is about to be connected to, after DNS and
+// before the first packet.
+func (g *guard) control(ctx context.Context, _, address string, _ syscall.RawConn) error {
+	p := progressOf(ctx)
+	target, _ := netip.ParseAddrPort(address) // the zero address is refused as malformed
+	if r := g.judge(target.Addr()); r != (refusal{}) {
+		p.blocked.CompareAndSwap(nil, &r)
+		return errBlocked
+	}
+	p.reach(phaseConnect)
+	return nil
+}
+
+// HostAddrs returns the addresses of the host's network interfaces as they are now, for WebhookConfig.DenyAddrs.
+func HostAddrs() ([]netip.Addr, error) {
+	interfaces, err := net.InterfaceAddrs()
+	if err != nil {
+		return nil, fmt.Errorf("list the addresses of this host: %w", err)
+	}
+	var addrs []netip.Addr
+	for _, a := range interfaces {
+		if n, ok := a.(*net.IPNet); ok {
+			if addr, ok := netip.AddrFromSlice(n.IP); ok {
+				addrs = append(addrs, addr.Unmap())
+			}
+		}
+	}
+	return addrs, nil
+}

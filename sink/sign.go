@@ -1,0 +1,140 @@
+package sink
+
+import (
+	"bytes"
+	"crypto/hmac"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/quintago/webhook-agent/secret"
+)
+
+// The headers of a signed request, in net/http's canonical spelling.
+const (
+	HeaderSignature         = "X-Quintago-Signature"          // sha256=<hex>, as in the customer documentation
+	HeaderSignaturePrevious = "X-Quintago-Signature-Previous" // the same with the former secret, during a rotation
+	HeaderID                = "Webhook-Id"                    // the event id, the same on every attempt
+	HeaderTimestamp         = "Webhook-Timestamp"             // Unix seconds of the attempt
+	HeaderStandardSignature = "Webhook-Signature"             // v1,<base64>, several separated by spaces
+)
+
+const (
+	quintagoPrefix = "sha256="
+	standardPrefix = "v1,"
+	secretPrefix   = "whsec_"
+
+	// The length that Standard Webhooks asks of a decoded key.
+	minKeyBytes = 24
+	maxKeyBytes = 64
+)
+
+// Sign sets the signature headers of both schemes on h, for body as one attempt sends it at the time at:
+//
+//   - X-Quintago-Signature, an HMAC-SHA256 of the body alone, keyed with the secret's bytes as written;
+//   - Standard Webhooks 1.0.0 (https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/standard-webhooks.md),
+//     an HMAC-SHA256 of id, timestamp and body, keyed with the decoded form of a whsec_ secret and any other as written.
+//
+// While previous is not empty it signs as well. Sign fails if CheckSecret refuses one of the secrets; h is then unchanged.
+func Sign(h http.Header, eventID string, at time.Time, body []byte, current, previous secret.Text) error {
+	key, err := parseSecret(current)
+	if err != nil {
+		return err
+	}
+	timestamp := strconv.FormatInt(at.Unix(), 10)
+	standard := key.signStandard(eventID, timestamp, body)
+	if !previous.IsZero() {
+		former, err := parseSecret(previous)
+		if err != nil {
+			return fmt.Errorf("previous secret: %w", err)
+		}
+		standard += " " + former.signStandard(eventID, timestamp, body)
+		h[HeaderSignaturePrevious] = []string{former.signQuintago(body)}
+	}
+	h[HeaderSignature] = []string{key.signQuintago(body)}
+	h[HeaderID] = []string{eventID}
+	h[HeaderTimestamp] = []string{timestamp}
+	h[HeaderStandardSignature] = []string{standard}
+	return nil
+}
+
+// CheckSecret says in one sentence why an endpoint's secret is not usable, or returns nil. A secret of the whsec_ form
+// must be standard padded base64 of 24 to 64 bytes that are not all alike; any other secret must only not be empty.
+func CheckSecret(s secret.Text) error {
+	_, err := parseSecret(s)
+	return err
+}
+
+// GenerateSecret makes a new secret: whsec_ and the base64 of 32 random bytes.
+func GenerateSecret() secret.Text {
+	key := make([]byte, 32)
+	_, _ = rand.Read(key) // never fails: crypto/rand ends the process rather than return an error
+	return secret.New(secretPrefix + base64.StdEncoding.EncodeToString(key))
+}
+
+// signingKey holds the keys that one secret gives.
+type signingKey struct {
+	quintago []byte // the secret as written
+	standard []byte // decoded if the secret has the whsec_ form
+}
+
+// parseSecret's errors contain positions and lengths but no part of the secret.
+func parseSecret(s secret.Text) (signingKey, error) {
+	if s.IsZero() {
+		return signingKey{}, errors.New("the secret is empty")
+	}
+	text := []byte(s.Reveal())
+	encoded, ok := strings.CutPrefix(s.Reveal(), secretPrefix)
+	if !ok {
+		return signingKey{quintago: text, standard: text}, nil
+	}
+
+	notBase64 := func(at int) error {
+		return fmt.Errorf("the secret begins with whsec_ but is not standard base64 at character %d", len(secretPrefix)+at+1)
+	}
+	// The decoder skips line breaks, and then two different texts would be the same key.
+	if at := strings.IndexAny(encoded, "\r\n"); at >= 0 {
+		return signingKey{}, notBase64(at)
+	}
+	decoded, err := base64.StdEncoding.Strict().DecodeString(encoded)
+	if err != nil {
+		corrupt, _ := errors.AsType[base64.CorruptInputError](err) // DecodeString returns no other error
+		return signingKey{}, notBase64(int(corrupt))
+	}
+	if len(decoded) < minKeyBytes || len(decoded) > maxKeyBytes {
+		return signingKey{}, fmt.Errorf("a whsec_ secret must hold %d to %d bytes, this one holds %d", minKeyBytes, maxKeyBytes, len(decoded))
+	}
+	if bytes.Count(decoded, decoded[:1]) == len(decoded) {
+		return signingKey{}, errors.New("the whsec_ secret repeats one byte; use a random one")
+	}
+	return signingKey{quintago: text, standard: decoded}, nil
+}
+
+// signQuintago returns the value of X-Quintago-Signature.
+func (k signingKey) signQuintago(body []byte) string {
+	mac := hmac.New(sha256.New, k.quintago)
+	mac.Write(body)
+	var sum [sha256.Size]byte
+	return quintagoPrefix + hex.EncodeToString(mac.Sum(sum[:0]))
+}
+
+// signStandard returns one entry of Webhook-Signature.
+func (k signingKey) signStandard(eventID, timestamp string, body []byte) string {
+	mac := hmac.New(sha256.New, k.standard)
+	var scratch [128]byte
+	head := append(scratch[:0], eventID...)
+	head = append(head, '.')
+	head = append(head, timestamp...)
+	head = append(head, '.')
+	mac.Write(head)
+	mac.Write(body)
+	var sum [sha256.Size]byte
+	return standardPrefix + base64.StdEncoding.EncodeToString(mac.Sum(sum[:0]))
+}

@@ -1,0 +1,133 @@
+package sink
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"net/url"
+	"strconv"
+	"strings"
+)
+
+const maxURLBytes = 2048
+
+// addressError is the error of a URL whose host the address policy refuses.
+type addressError struct{ sentence string }
+
+func (e addressError) Error() string { return e.sentence }
+
+// CheckURL says in one sentence why an endpoint's URL is not usable, or returns nil. The sentence holds no part of the URL
+// but its port: credentials, path and query are secrets. A nil does not mean that the host exists or that the addresses it
+// resolves to are allowed; an attempt finds that out.
+func (w *Webhook) CheckURL(raw string) error {
+	_, err := w.parseURL(raw)
+	return err
+}
+
+// parseURL parses the URL of an attempt and applies every rule that its text can be held to.
+func (w *Webhook) parseURL(raw string) (*url.URL, error) {
+	if len(raw) > maxURLBytes {
+		return nil, fmt.Errorf("the URL is longer than %d characters", maxURLBytes)
+	}
+	u, err := url.Parse(raw)
+	if err != nil {
+		// The error of url.Parse quotes the URL.
+		return nil, errors.New("the URL is malformed; it must look like https://host/path")
+	}
+	switch {
+	case u.Scheme == "http" && w.allowHTTP, u.Scheme == "https":
+	case u.Scheme == "http":
+		return nil, errors.New("the URL must begin with https:// (http:// needs network.allow_http)")
+	default:
+		return nil, errors.New("the URL must begin with https://")
+	}
+	if u.User != nil {
+		return nil, errors.New("the URL contains credentials, which are not accepted; verify the signature instead")
+	}
+	if strings.Contains(raw, "#") {
+		return nil, errors.New("the URL contains a fragment, which is never sent; remove it")
+	}
+	if err := checkPort(u); err != nil {
+		return nil, err
+	}
+	if err := w.checkHost(u); err != nil {
+		return nil, err
+	}
+	return u, nil
+}
+
+func checkPort(u *url.URL) error {
+	if u.Port() == "" && !strings.HasSuffix(u.Host, ":") {
+		return nil
+	}
+	if n, err := strconv.ParseUint(u.Port(), 10, 16); err != nil || n == 0 {
+		return errors.New("the URL's port must be between 1 and 65535")
+	}
+	return nil
+}
+
+func (w *Webhook) checkHost(u *url.URL) error {
+	host := u.Hostname()
+	if host == "" {
+		return errors.New("the URL has no host")
+	}
+	// net/http would map such a name to ASCII after every check of ours.
+	if strings.ContainsFunc(host, func(r rune) bool { return r > '~' }) {
+		return errors.New("the URL's host name must be ASCII; use its xn-- form")
+	}
+	if addr, err := netip.ParseAddr(host); err == nil {
+		if r := w.guard.judge(addr); r.never {
+			return addressError{"the URL leads to " + r.String()}
+		}
+		if !w.guard.opens(addr) {
+			return addressError{"the URL has an IP address in place of a host name, which needs network.allow_networks to cover it"}
+		}
+		return nil
+	}
+	if isLocalhost(host) {
+		if !w.guard.opens(netip.AddrFrom4([4]byte{127, 0, 0, 1})) && !w.guard.opens(netip.IPv6Loopback()) {
+			return addressError{"the URL leads to localhost, which needs network.allow_networks to cover it"}
+		}
+		return nil
+	}
+	return checkName(host)
+}
+
+func isLocalhost(host string) bool {
+	return strings.EqualFold(strings.TrimSuffix(host, "."), "localhost")
+}
+
+// checkName accepts a full domain name (RFC 1123, section 2.1), with underscores as DNS has them.
+func checkName(host string) error {
+	host = strings.TrimSuffix(host, ".")
+	labels := strings.Split(host, ".")
+	for _, label := range labels {
+		if label == "" || len(label) > 63 || strings.ContainsFunc(label, notInLabel) {
+			return errors.New("the URL's host is not a valid host name")
+		}
+	}
+	if len(host) > 253 {
+		return errors.New("the URL's host name is longer than 253 characters")
+	}
+	if len(labels) == 1 {
+		return errors.New("the URL's host must be a full domain name, with a dot in it")
+	}
+	// Some resolvers read 127.1 or 0x7f.0.0.1 as an address. No top-level domain begins with a digit.
+	if last := labels[len(labels)-1]; last[0] >= '0' && last[0] <= '9' {
+		return errors.New("the URL's host looks like an IP address but is not one")
+	}
+	return nil
+}
+
+func notInLabel(r rune) bool {
+	return (r < 'a' || r > 'z') && (r < 'A' || r > 'Z') && (r < '0' || r > '9') && r != '-' && r != '_'
+}
+
+// RedactURL returns the scheme and host of a URL, which may be shown where the rest of it may not.
+func RedactURL(raw string) string {
+	u, err := url.Parse(raw)
+	if err != nil || u.Scheme == "" || u.Host == "" {
+		return "[malformed URL]"
+	}
+	return Printable(Sanitize(u.Scheme+"://"+u.Host, maxURLBytes))
+}

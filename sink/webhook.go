@@ -1,0 +1,236 @@
+package sink
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptrace"
+	"net/netip"
+	"net/url"
+	"strings"
+	"time"
+
+	"github.com/quintago/webhook-agent/secret"
+)
+
+const (
+	maxBodyBytes = 4 << 10 // what is read of a response body
+
+	// drainTimeout is what a connection's reuse is worth: after a 2xx the attempt waits no longer than this for the body.
+	drainTimeout = time.Second
+)
+
+// Request is what one attempt sends.
+type Request struct {
+	URL      string
+	Secret   secret.Text
+	Previous secret.Text // the former secret while a rotation overlaps; empty when there is none
+	EventID  string
+	Body     []byte // the envelope, sent and signed as it is; Attempt does not change it
+}
+
+// Outcome is what an attempt means for its delivery.
+type Outcome int
+
+const (
+	Succeeded Outcome = iota // a 2xx status line arrived
+	Failed                   // anything else
+	Gone                     // the server answered 410: the endpoint is to be disabled
+	Canceled                 // the caller's context ended first; whether the server got the event is unknown
+)
+
+// Result is what came of one attempt.
+type Result struct {
+	Outcome    Outcome
+	Code       int           // HTTP status; 0 when no status line arrived
+	Class      Class         // empty on success
+	Error      string        // one sentence of at most 300 bytes, fit for PostgreSQL and a terminal; empty on success
+	Latency    time.Duration // from the call to the status line, or to the failure
+	Response   string        // the first 4 KiB of the body, sanitized, not yet Printable; failures only
+	RetryAfter time.Duration // what a 429 or 503 asked for, at most an hour; 0 when nothing usable
+}
+
+// WebhookConfig configures a Webhook.
+type WebhookConfig struct {
+	Version        string         // the User-Agent is QuintaGo-Webhooks/<Version>
+	Timeout        time.Duration  // delivery.timeout: one deadline for DNS, connect, TLS, request, headers and body
+	AllowHTTP      bool           // network.allow_http: http:// URLs are accepted
+	AllowNetworks  []netip.Prefix // network.allow_networks
+	DenyAddrs      []netip.Addr   // the host's and the database's addresses, refused unless AllowNetworks covers them
+	MaxIdlePerHost int            // idle connections kept open to one host
+}
+
+// Webhook delivers events by HTTP. Its methods may be called by any number of goroutines.
+type Webhook struct {
+	timeout   time.Duration
+	userAgent []string // shared by all requests; net/http does not change it
+	allowHTTP bool
+	guard     *guard
+	transport *http.Transport
+}
+
+// NewWebhook makes a Webhook. It fails, naming every problem, if a value of cfg is missing or out of range, or if
+// cfg.AllowNetworks would open an address that is never allowed.
+func NewWebhook(cfg WebhookConfig) (*Webhook, error) {
+	var problems []error
+	if !visibleASCII(cfg.Version) {
+		problems = append(problems, errors.New("the version must be visible ASCII, for it is sent as part of the User-Agent"))
+	}
+	if cfg.Timeout <= 0 {
+		problems = append(problems, fmt.Errorf("delivery.timeout must be positive, not %v", cfg.Timeout))
+	}
+	if cfg.MaxIdlePerHost < 1 {
+		problems = append(problems, fmt.Errorf("at least one idle connection per host must be kept, not %d", cfg.MaxIdlePerHost))
+	}
+	g, err := newGuard(cfg.AllowNetworks, cfg.DenyAddrs)
+	if err := errors.Join(append(problems, err)...); err != nil {
+		return nil, err
+	}
+	return &Webhook{
+		timeout:   cfg.Timeout,
+		userAgent: []string{"QuintaGo-Webhooks/" + cfg.Version},
+		allowHTTP: cfg.AllowHTTP,
+		guard:     g,
+		transport: newTransport(cfg, g),
+	}, nil
+}
+
+// Close closes idle connections. Attempts that are under way end as they would have.
+func (w *Webhook) Close() { w.transport.CloseIdleConnections() }
+
+// errDeadline is the cause of an attempt's own deadline and tells it from an end of the caller's context.
+var errDeadline = errors.New("delivery.timeout has passed")
+
+// contentType is shared by all requests; net/http does not change it.
+var contentType = []string{"application/json"}
+
+// requestHeaders is how many headers a request has, so that the map is allocated once.
+const requestHeaders = 7
+
+// Attempt sends r once and reports what came of it. It returns after delivery.timeout at the latest, or when ctx ends. A
+// panic on the way, ours or the standard library's, is a failed attempt of class network_error.
+func (w *Webhook) Attempt(ctx context.Context, r Request) (result Result) {
+	start := time.Now()
+	defer func() {
+		if p := recover(); p != nil {
+			result = failed(ClassNetworkError, internalError(p))
+			result.Latency = time.Since(start)
+		}
+	}()
+
+	target, err := w.parseURL(r.URL)
+	if err != nil {
+		if _, ok := errors.AsType[addressError](err); ok {
+			return failed(ClassBlockedAddress, err.Error())
+		}
+		return failed(ClassInvalidURL, err.Error())
+	}
+	if !visibleASCII(r.EventID) {
+		return failed(ClassInvalidEventID, "the event's id must be visible ASCII, for it is sent in a header")
+	}
+	header, err := w.header(r, start)
+	if err != nil {
+		return failed(ClassInvalidSecret, err.Error())
+	}
+
+	ctx, cancel := context.WithTimeoutCause(ctx, w.timeout, errDeadline)
+	defer cancel()
+	seen := new(progress)
+	response, err := w.transport.RoundTrip(newRequest(observe(ctx, seen), target, header, r.Body))
+	latency := time.Since(start)
+	switch {
+	case err == nil:
+		result = read(response, cancel)
+	case ctx.Err() != nil && !errors.Is(context.Cause(ctx), errDeadline):
+		result = Result{Outcome: Canceled, Class: ClassCanceled, Error: "the attempt was interrupted; its result is unknown"}
+	default:
+		result = failed(classify(err, failure{
+			host:     target.Hostname(),
+			timeout:  w.timeout,
+			deadline: ctx.Err() != nil,
+			phase:    phase(seen.phase.Load()),
+			blocked:  seen.blocked.Load(),
+		}))
+	}
+	result.Latency = latency
+	return result
+}
+
+// header makes the complete header of a request.
+func (w *Webhook) header(r Request, at time.Time) (http.Header, error) {
+	h := make(http.Header, requestHeaders)
+	h["Content-Type"] = contentType
+	h["User-Agent"] = w.userAgent
+	return h, Sign(h, r.EventID, at, r.Body, r.Secret, r.Previous)
+}
+
+// observe lets the transport report to p.
+func observe(ctx context.Context, p *progress) context.Context {
+	return httptrace.WithClientTrace(context.WithValue(ctx, progressKey{}, p), &httptrace.ClientTrace{
+		TLSHandshakeStart: func() { p.reach(phaseTLS) },
+		GotConn:           func(httptrace.GotConnInfo) { p.reach(phaseSend) },
+		WroteRequest: func(info httptrace.WroteRequestInfo) {
+			if info.Err == nil {
+				p.reach(phaseHeaders)
+			}
+		},
+	})
+}
+
+// newRequest builds the request without http.NewRequest, which would parse the URL again.
+//
+// The body is a type that net/http knows, so that header and body go out in one write. GetBody allows it to use a second
+// connection if an idle one was found dead before anything was written; it does not repeat a POST that was.
+func newRequest(ctx context.Context, target *url.URL, header http.Header, body []byte) *http.Request {
+	request := &http.Request{Method: http.MethodPost, URL: target, Header: header, ContentLength: int64(len(body))}
+	if len(body) > 0 { // with a Body of no bytes the length would count as unknown
+		open := func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(body)), nil }
+		request.Body, _ = open()
+		request.GetBody = open
+	}
+	return request.WithContext(ctx)
+}
+
+// read turns a response into a result, which is decided before the body is looked at. It closes the body; the connection is
+// reused if the body ended within maxBodyBytes. cancel ends the attempt's context.
+func read(response *http.Response, cancel context.CancelFunc) Result {
+	defer response.Body.Close()
+	code := response.StatusCode
+	if 200 <= code && code < 300 {
+		if response.ContentLength != 0 && response.ContentLength <= maxBodyBytes {
+			slow := time.AfterFunc(drainTimeout, cancel)
+			defer slow.Stop()
+			_, _ = io.CopyN(io.Discard, response.Body, maxBodyBytes)
+		}
+		return Result{Outcome: Succeeded, Code: code}
+	}
+
+	result := failed(classifyStatus(code))
+	result.Code = code
+	// After 101 the body is the bare connection, and no context ends a read from it.
+	if code != http.StatusSwitchingProtocols {
+		excerpt := make([]byte, maxBodyBytes)
+		n, _ := io.ReadFull(response.Body, excerpt) // what came before an error is worth keeping
+		result.Response = Sanitize(string(excerpt[:n]), maxBodyBytes)
+	}
+	switch code {
+	case http.StatusGone:
+		result.Outcome = Gone
+	case http.StatusTooManyRequests, http.StatusServiceUnavailable:
+		result.RetryAfter = parseRetryAfter(response.Header.Get("Retry-After"), time.Now())
+	}
+	return result
+}
+
+// failed makes the result of an attempt that failed.
+func failed(class Class, sentence string) Result {
+	return Result{Outcome: Failed, Class: class, Error: Sanitize(Printable(sentence), maxErrorBytes)}
+}
+
+// visibleASCII tells whether s is fit for a header value: not empty, without spaces, controls and other alphabets.
+func visibleASCII(s string) bool {
+	return s != "" && !strings.ContainsFunc(s, func(r rune) bool { return r <= ' ' || r > '~' })
+}

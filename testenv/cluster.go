@@ -1,0 +1,359 @@
+package testenv
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"net"
+	"net/url"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+)
+
+const (
+	startTimeout = 30 * time.Second // for initdb, and for the server to accept connections
+	stopTimeout  = 30 * time.Second // for an immediate stop, which takes milliseconds on a sound machine
+
+	superuser = "postgres"
+	// agentRole owns every database of NewDB. It has what the agent asks of its operator, LOGIN and REPLICATION, and no
+	// more, so that tests do not pass thanks to a superuser.
+	agentRole = "agent"
+)
+
+// Options say how a cluster is made. The zero value is right for most tests.
+type Options struct {
+	// Template prepares the database that NewDB clones, once for each cluster. Its URL is that of the role that owns
+	// the database, as DB.URL. It must close its connections.
+	Template func(ctx context.Context, url string) error
+	// Settings are server parameters (postgresql.conf) in addition to those that every cluster gets, or instead of them.
+	Settings map[string]string
+	// Durable turns fsync on. Without it the data survive a crash of PostgreSQL, but not one of the machine.
+	Durable bool
+}
+
+// StopMode is how a server is asked to stop.
+type StopMode syscall.Signal
+
+// The modes of pg_ctl stop that tests use.
+const (
+	Fast      = StopMode(syscall.SIGINT)  // ends sessions, then waits until replication clients have confirmed everything
+	Immediate = StopMode(syscall.SIGQUIT) // ends at once; the next start recovers from WAL
+)
+
+// Cluster is a running PostgreSQL server in a temporary folder. Its methods may be called from several goroutines, but
+// Stop, Resume, Restart, Crash and Close only from one at a time.
+type Cluster struct {
+	binaries Binaries
+	opts     Options
+	as       serverUser
+	folder   *folder
+	password string // of both roles, for TCP; the socket, in a closed folder, needs none
+	port     int
+	server   *process // nil while stopped
+
+	template     sync.Once
+	templateErr  error
+	lastDatabase atomic.Int64 // counts the databases of NewDB
+}
+
+// Start makes and starts a cluster, after removing those that died processes left. The caller must Close it. It returns a
+// *NotFoundError when there are no server binaries.
+func Start(ctx context.Context, opts Options) (_ *Cluster, err error) {
+	binaries, err := FindPostgres(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if err := sweep(); err != nil {
+		return nil, err
+	}
+	as, err := findServerUser()
+	if err != nil {
+		return nil, err
+	}
+	f, err := makeFolder(as)
+	if err != nil {
+		return nil, err
+	}
+	c := &Cluster{binaries: binaries, opts: opts, as: as, folder: f, password: rand.Text()}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, c.Close())
+		}
+	}()
+	if err := c.initialize(ctx); err != nil {
+		return nil, err
+	}
+	if err := c.Resume(ctx); err != nil {
+		return nil, err
+	}
+	if err := c.createRole(ctx); err != nil {
+		return nil, err
+	}
+	return c, nil
+}
+
+// NewCluster starts a cluster for one test and closes it at the test's end.
+func NewCluster(t testing.TB, opts Options) *Cluster {
+	t.Helper()
+	c, err := Start(t.Context(), opts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := c.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return c
+}
+
+// Binaries returns the server binaries that the cluster runs on.
+func (c *Cluster) Binaries() Binaries { return c.binaries }
+
+// Folder returns the folder of the cluster: data, the unix socket, the file log. It goes with the cluster.
+func (c *Cluster) Folder() string { return c.folder.path }
+
+// URL returns the connection URL of a superuser, by TCP. It holds a password.
+func (c *Cluster) URL(database string) string { return c.urlOf(superuser, database) }
+
+func (c *Cluster) urlOf(role, database string) string {
+	u := url.URL{
+		Scheme: "postgres",
+		User:   url.UserPassword(role, c.password),
+		Host:   fmt.Sprintf("127.0.0.1:%d", c.port),
+		Path:   database,
+	}
+	return u.String()
+}
+
+// SocketDSN returns the connection string of a superuser by the unix socket, for psql. It holds no password, since the
+// folder of the socket is closed to other users.
+func (c *Cluster) SocketDSN(database string) string {
+	return fmt.Sprintf("host=%s port=%d user=%s dbname=%s", c.folder.path, c.port, superuser, database)
+}
+
+// initialize makes the data folder and writes the configuration.
+func (c *Cluster) initialize(ctx context.Context) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, startTimeout, fmt.Errorf("initdb took longer than %s", startTimeout))
+	defer cancel()
+
+	passwordFile := c.folder.join("password")
+	if err := os.WriteFile(passwordFile, []byte(c.password+"\n"), 0o600); err != nil {
+		return fmt.Errorf("prepare initdb: %w", err)
+	}
+	if err := c.as.own(passwordFile); err != nil {
+		return fmt.Errorf("prepare initdb: %w", err)
+	}
+	initdb := c.command(ctx, "initdb", "--pgdata="+c.dataDir(), "--username="+superuser, "--pwfile="+passwordFile,
+		"--auth-local=trust", "--auth-host=scram-sha-256", "--encoding=UTF8", "--locale=C", "--no-sync")
+	if out, err := initdb.CombinedOutput(); err != nil {
+		return fmt.Errorf("initdb: %w: %s", errors.Join(err, context.Cause(ctx)), strings.TrimSpace(string(out)))
+	}
+	if err := os.Remove(passwordFile); err != nil {
+		return fmt.Errorf("after initdb: %w", err)
+	}
+
+	port, err := freePort()
+	if err != nil {
+		return err
+	}
+	c.port = port
+	if err := os.WriteFile(filepath.Join(c.dataDir(), "postgresql.conf"), c.configuration(), 0o600); err != nil {
+		return fmt.Errorf("configure the server: %w", err)
+	}
+	return nil
+}
+
+// configuration returns postgresql.conf.
+func (c *Cluster) configuration() []byte {
+	settings := map[string]string{
+		"listen_addresses":        "127.0.0.1",
+		"port":                    fmt.Sprint(c.port),
+		"unix_socket_directories": c.folder.path,
+		"wal_level":               "logical",
+		"max_connections":         "200",
+		"max_wal_senders":         "64",
+		"max_replication_slots":   "64",
+		"log_line_prefix":         "%m [%p] %d %a ",
+		"timezone":                "UTC",
+		"log_timezone":            "UTC",
+	}
+	if !c.opts.Durable {
+		settings["fsync"] = "off"
+		settings["full_page_writes"] = "off"
+	}
+	for name, value := range c.opts.Settings {
+		settings[name] = value
+	}
+	var text strings.Builder
+	for name, value := range settings {
+		fmt.Fprintf(&text, "%s = '%s'\n", name, strings.ReplaceAll(value, "'", "''"))
+	}
+	return []byte(text.String())
+}
+
+func (c *Cluster) dataDir() string { return c.folder.join("data") }
+
+// command returns a call of a server program as the user of the cluster, in a folder that this user may enter, and without
+// the PG variables of this process.
+func (c *Cluster) command(ctx context.Context, program string, args ...string) *exec.Cmd {
+	cmd := exec.CommandContext(ctx, filepath.Join(c.binaries.Dir, program), args...)
+	cmd.Dir = c.folder.path
+	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "LC_ALL=C", "TZ=UTC"}
+	cmd.SysProcAttr = processAttributes(syscall.SIGQUIT)
+	cmd.SysProcAttr.Credential = c.as.credential
+	return cmd
+}
+
+// Resume starts the server after Stop or Crash, on the same port, and returns when it accepts connections.
+func (c *Cluster) Resume(ctx context.Context) error {
+	if c.server != nil {
+		return errors.New("start PostgreSQL: it runs already")
+	}
+	log, err := os.OpenFile(c.folder.join("log"), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
+	if err != nil {
+		return fmt.Errorf("start PostgreSQL: %w", err)
+	}
+	defer log.Close()
+	// The server outlives ctx, which bounds the start only.
+	cmd := c.command(context.WithoutCancel(ctx), "postgres", "-D", c.dataDir())
+	cmd.Stdout, cmd.Stderr = log, log
+	server, err := startProcess(cmd)
+	if err != nil {
+		return fmt.Errorf("start PostgreSQL: %w", err)
+	}
+	c.server = server
+	if err := c.awaitReady(ctx); err != nil {
+		return fmt.Errorf("start PostgreSQL %d: %w; its log ends:\n%s", c.binaries.Major, errors.Join(err, c.Crash()), c.logTail())
+	}
+	return nil
+}
+
+// awaitReady returns when the server accepts connections, or with an error when it ended or does not within startTimeout.
+func (c *Cluster) awaitReady(ctx context.Context) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, startTimeout, fmt.Errorf("no connection within %s", startTimeout))
+	defer cancel()
+	tick := time.NewTicker(pollInterval)
+	defer tick.Stop()
+	for {
+		conn, err := pgx.Connect(ctx, c.URL("postgres"))
+		if err == nil {
+			return conn.Close(ctx)
+		}
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-c.server.ended:
+			return errors.New("it ended")
+		case <-tick.C:
+		}
+	}
+}
+
+// logTail returns the last lines of the server's log.
+func (c *Cluster) logTail() string {
+	log, err := os.ReadFile(c.folder.join("log"))
+	if err != nil {
+		return err.Error()
+	}
+	const tailLines = 10
+	lines := strings.Split(strings.TrimSpace(string(log)), "\n")
+	return strings.Join(lines[max(0, len(lines)-tailLines):], "\n")
+}
+
+// Stop stops the server and returns when it has ended. A fast stop waits for replication clients, so ctx should bound it.
+func (c *Cluster) Stop(ctx context.Context, mode StopMode) error {
+	if c.server == nil {
+		return nil
+	}
+	if err := c.server.signal(syscall.Signal(mode)); err != nil {
+		return fmt.Errorf("stop PostgreSQL: %w", err)
+	}
+	select {
+	case <-c.server.ended:
+		c.server = nil
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("stop PostgreSQL: it still runs: %w", context.Cause(ctx))
+	}
+}
+
+// Restart stops the server and starts it again.
+func (c *Cluster) Restart(ctx context.Context, mode StopMode) error {
+	if err := c.Stop(ctx, mode); err != nil {
+		return err
+	}
+	return c.Resume(ctx)
+}
+
+// Crash kills all processes of the server by SIGKILL, as a crash of its machine would, and returns when they are gone.
+// Resume brings the server back. What was committed survives: the kernel keeps what was written.
+func (c *Cluster) Crash() error {
+	if c.server == nil {
+		return nil
+	}
+	// Stopped, the postmaster cannot start another child while they are listed.
+	if err := c.server.signal(syscall.SIGSTOP); err != nil {
+		return fmt.Errorf("crash PostgreSQL: %w", err)
+	}
+	children := childProcesses(c.server.pid)
+	if err := c.server.signal(syscall.SIGKILL); err != nil {
+		return fmt.Errorf("crash PostgreSQL: %w", err)
+	}
+	for _, child := range children {
+		if err := syscall.Kill(child, syscall.SIGKILL); err != nil && !errors.Is(err, syscall.ESRCH) {
+			return fmt.Errorf("crash PostgreSQL: kill process %d: %w", child, err)
+		}
+	}
+	<-c.server.ended
+	c.server = nil
+	// A server that starts while a child of the last one is attached to shared memory refuses.
+	tick := time.NewTicker(pollInterval)
+	defer tick.Stop()
+	for deadline := time.Now().Add(stopTimeout); slices.ContainsFunc(children, processRuns); <-tick.C {
+		if time.Now().After(deadline) {
+			return fmt.Errorf("crash PostgreSQL: a child process still runs %s after SIGKILL", stopTimeout)
+		}
+	}
+	return nil
+}
+
+// Close stops the server at once and removes the folder. The cluster cannot be used any more.
+func (c *Cluster) Close() error {
+	ctx, cancel := context.WithTimeout(context.Background(), stopTimeout)
+	defer cancel()
+	err := c.Stop(ctx, Immediate)
+	if err != nil {
+		err = errors.Join(err, c.Crash())
+	}
+	return errors.Join(err, c.folder.remove())
+}
+
+// freePort returns a TCP port of 127.0.0.1 that nobody listens on. It is not one of those that the kernel gives to
+// outgoing connections: while the server restarts, a client that dials such a port in vain again and again may connect to
+// itself and keep the port.
+func freePort() (int, error) {
+	const lowest, highest = 20000, 32000 // below the ephemeral ranges of Linux (32768) and macOS (49152)
+	for range 100 {
+		var random [2]byte
+		_, _ = rand.Read(random[:]) // never fails
+		port := lowest + (int(random[0])<<8|int(random[1]))%(highest-lowest)
+		listener, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port))
+		if err != nil {
+			continue
+		}
+		return port, listener.Close()
+	}
+	return 0, fmt.Errorf("found no free TCP port between %d and %d", lowest, highest)
+}

@@ -1,0 +1,159 @@
+package testenv
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/user"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+)
+
+const (
+	folderPrefix    = "quintago-pg-"     // of the folder of a cluster in use
+	newFolderPrefix = "quintago-new-pg-" // of one that is not locked yet
+)
+
+// A folder holds everything of one cluster: data, socket, log. It is locked as long as its owner lives.
+type folder struct {
+	path string
+	lock *os.File // the open folder itself; the lock ends when it is closed or the process dies
+}
+
+// makeFolder makes and locks a folder that belongs to the user who will run the server. See the package documentation for
+// the order of the steps.
+func makeFolder(as serverUser) (*folder, error) {
+	path, err := os.MkdirTemp("", newFolderPrefix)
+	if err != nil {
+		return nil, fmt.Errorf("make the folder of the cluster: %w", err)
+	}
+	lock, err := os.Open(path)
+	if err != nil {
+		return nil, fmt.Errorf("open the folder of the cluster: %w", err)
+	}
+	f := &folder{path: path, lock: lock}
+	if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+		return nil, errors.Join(fmt.Errorf("lock the folder of the cluster: %w", err), f.remove())
+	}
+	if err := as.own(path); err != nil {
+		return nil, errors.Join(fmt.Errorf("give the folder of the cluster to its user: %w", err), f.remove())
+	}
+	final := filepath.Join(filepath.Dir(path), folderPrefix+strings.TrimPrefix(filepath.Base(path), newFolderPrefix))
+	if err := os.Rename(path, final); err != nil {
+		return nil, errors.Join(fmt.Errorf("name the folder of the cluster: %w", err), f.remove())
+	}
+	f.path = final
+	return f, nil
+}
+
+// join returns the path of something in the folder.
+func (f *folder) join(name string) string { return filepath.Join(f.path, name) }
+
+// remove deletes the folder and gives up the lock, in this order, so that no sweep interferes.
+func (f *folder) remove() error {
+	return errors.Join(os.RemoveAll(f.path), f.lock.Close())
+}
+
+// sweep removes the clusters whose owner died without removing them, and stops their servers where the kernel did not.
+// Folders of other users are left to them.
+func sweep() error {
+	paths, err := filepath.Glob(filepath.Join(os.TempDir(), folderPrefix+"*"))
+	if err != nil {
+		return fmt.Errorf("look for stale clusters: %w", err)
+	}
+	for _, path := range paths {
+		lock, err := os.Open(path)
+		if err != nil {
+			continue // another user's, or just removed by its owner
+		}
+		f := &folder{path: path, lock: lock}
+		if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+			_ = lock.Close()
+			continue // in use
+		}
+		if err := errors.Join(f.stopOrphan(), f.remove()); err != nil {
+			return fmt.Errorf("remove the stale cluster %s: %w", path, err)
+		}
+	}
+	return nil
+}
+
+// stopOrphan ends the server in the folder if there is one.
+func (f *folder) stopOrphan() error {
+	content, err := os.ReadFile(f.join("data/postmaster.pid"))
+	if err != nil {
+		return nil // it was stopped in order, or never started
+	}
+	// The first line is the pid, the fourth the port, which names the socket. The pid alone proves nothing: the number may
+	// belong to another process by now. A server that answers on a socket in this very folder is the one.
+	lines := strings.Split(string(content), "\n")
+	if len(lines) < 4 {
+		return nil
+	}
+	pid, err := strconv.Atoi(lines[0])
+	if err != nil {
+		return nil
+	}
+	answers := func() bool {
+		conn, err := net.Dial("unix", f.join(".s.PGSQL."+lines[3]))
+		if err != nil {
+			return false
+		}
+		_ = conn.Close()
+		return true
+	}
+	if !answers() {
+		return nil
+	}
+	if err := syscall.Kill(pid, syscall.SIGQUIT); err != nil {
+		return fmt.Errorf("stop process %d: %w", pid, err)
+	}
+	tick := time.NewTicker(pollInterval)
+	defer tick.Stop()
+	for deadline := time.Now().Add(stopTimeout); processRuns(pid); <-tick.C {
+		if time.Now().After(deadline) {
+			return fmt.Errorf("process %d did not stop within %s", pid, stopTimeout)
+		}
+	}
+	return nil
+}
+
+// serverUser is who runs the server. PostgreSQL refuses root, so root hands it to an unprivileged user.
+type serverUser struct {
+	credential *syscall.Credential // nil: the user of this process
+}
+
+// findServerUser returns the current user, or for root the user postgres, or nobody where there is no postgres.
+func findServerUser() (serverUser, error) {
+	if os.Geteuid() != 0 {
+		return serverUser{}, nil
+	}
+	for _, name := range []string{"postgres", "nobody"} {
+		u, err := user.Lookup(name)
+		if err != nil {
+			continue
+		}
+		uid, err := strconv.ParseUint(u.Uid, 10, 32)
+		if err != nil {
+			return serverUser{}, fmt.Errorf("user %s: %w", name, err)
+		}
+		gid, err := strconv.ParseUint(u.Gid, 10, 32)
+		if err != nil {
+			return serverUser{}, fmt.Errorf("user %s: %w", name, err)
+		}
+		return serverUser{&syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}}, nil
+	}
+	return serverUser{}, errors.New("PostgreSQL does not run as root, and there is no user postgres or nobody to run it as")
+}
+
+// own gives a path to the user.
+func (u serverUser) own(path string) error {
+	if u.credential == nil {
+		return nil
+	}
+	return os.Chown(path, int(u.credential.Uid), int(u.credential.Gid))
+}

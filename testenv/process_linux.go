@@ -1,0 +1,59 @@
+package testenv
+
+import (
+	"bytes"
+	"os"
+	"path/filepath"
+	"strconv"
+	"syscall"
+)
+
+// processAttributes puts a child in a process group of its own, so that Ctrl-C on the terminal reaches only this process,
+// which then stops the child in order. When this process dies, the kernel sends the child onParentDeath.
+func processAttributes(onParentDeath syscall.Signal) *syscall.SysProcAttr {
+	return &syscall.SysProcAttr{Setpgid: true, Pdeathsig: onParentDeath}
+}
+
+// childProcesses returns the running children of pid.
+func childProcesses(pid int) []int {
+	stats, err := filepath.Glob("/proc/[0-9]*/stat")
+	if err != nil {
+		return nil
+	}
+	var children []int
+	for _, path := range stats {
+		child, err := strconv.Atoi(filepath.Base(filepath.Dir(path)))
+		if err != nil {
+			continue
+		}
+		if state, parent := processState(child); parent == pid && state != 'Z' {
+			children = append(children, child)
+		}
+	}
+	return children
+}
+
+// processRuns tells whether pid exists and is no zombie: what is left of an orphan where nobody reaps (a container without
+// an init) holds no resources.
+func processRuns(pid int) bool {
+	state, _ := processState(pid)
+	return state != 0 && state != 'Z'
+}
+
+// processState returns the state letter and the parent of pid, zero when there is no such process. See proc(5), stat.
+func processState(pid int) (state byte, parent int) {
+	stat, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "stat"))
+	if err != nil {
+		return 0, 0
+	}
+	// The second field, the name, stands in parentheses and may hold anything.
+	fields := bytes.Fields(stat[bytes.LastIndexByte(stat, ')')+1:])
+	if len(fields) < 2 {
+		return 0, 0
+	}
+	parent, err = strconv.Atoi(string(fields[1]))
+	if err != nil {
+		return 0, 0
+	}
+	return fields[0][0], parent
+}

@@ -1,0 +1,17 @@
+//go:build unix && !linux
+
+package testenv
+
+import "syscall"
+
+// processAttributes puts a child in a process group of its own, so that Ctrl-C on the terminal reaches only this process,
+// which then stops the child in order. These systems cannot tie the child's life to ours: the sweep of the next Start ends it.
+func processAttributes(syscall.Signal) *syscall.SysProcAttr {
+	return &syscall.SysProcAttr{Setpgid: true}
+}
+
+// childProcesses returns none: PostgreSQL's children notice the death of their postmaster and end themselves.
+func childProcesses(int) []int { return nil }
+
+// processRuns tells whether pid exists.
+func processRuns(pid int) bool { return syscall.Kill(pid, 0) == nil }
