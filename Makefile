@@ -4,7 +4,7 @@
 .DEFAULT_GOAL := help
 .PHONY: help build demo test check format vet lint race fuzz tidy vulnerabilities clean
 
-VERSION  := $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
+VERSION  := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 LDFLAGS  := -s -w -X github.com/quintago/webhook-agent/agent.version=$(VERSION)
 # The version is given by LDFLAGS. Asking git once more fails where the checkout belongs to another user, as in a container.
 GO_BUILD := CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags '$(LDFLAGS)'

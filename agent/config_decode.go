@@ -82,28 +82,37 @@ func (d *decoder) table(prefix string, keys map[string]toml.Primitive, target re
 
 // field decodes one key: a table, the list of endpoints, or a value.
 func (d *decoder) field(name string, value toml.Primitive, target reflect.Value) {
-	if target.Kind() == reflect.Struct && target.Type() != reflect.TypeFor[secret.Text]() {
-		var keys map[string]toml.Primitive
-		if d.meta.PrimitiveDecode(value, &keys) != nil {
-			d.problem(name, errors.New("must be a table, written ["+name+"]"))
-			return
-		}
-		d.table(name+".", keys, target)
-		return
-	}
 	if endpoints, ok := target.Addr().Interface().(*[]EndpointConfig); ok {
 		var tables []map[string]toml.Primitive
-		if d.meta.PrimitiveDecode(value, &tables) != nil {
-			d.problem(name, errors.New("must be a list of tables, each written [["+name+"]]"))
-			return
-		}
+		d.split(name, value, &tables, isA[[]map[string]any]("a list of tables, each written [["+name+"]]"))
 		*endpoints = make([]EndpointConfig, len(tables))
 		for i, keys := range tables {
 			d.table(fmt.Sprintf("%s[%d].", name, i+1), keys, reflect.ValueOf(&(*endpoints)[i]).Elem())
 		}
 		return
 	}
+	if target.Kind() == reflect.Struct && target.Type() != reflect.TypeFor[secret.Text]() {
+		var keys map[string]toml.Primitive
+		d.split(name, value, &keys, isA[map[string]any]("a table, written ["+name+"]"))
+		d.table(name+".", keys, target)
+		return
+	}
 	d.decode(name, value, func(v any) error { return d.set(target.Addr().Interface(), v) })
+}
+
+// split takes a table, or a list of them, apart into Primitives. The check comes first: of any other value the toml package makes an
+// empty table without an error.
+func (d *decoder) split(name string, value toml.Primitive, target any, check func(any) error) {
+	d.decode(name, value, check)
+	_ = d.meta.PrimitiveDecode(value, target) // a table always fits, and what is none leaves target empty
+}
+
+// isA makes a check of the type of a TOML value.
+func isA[T any](want string) func(any) error {
+	return func(v any) error {
+		var value T
+		return assign(&value, v, want)
+	}
 }
 
 // set stores the TOML value v in target, a pointer to a field of Config.
@@ -114,7 +123,7 @@ func (d *decoder) set(target, v any) (err error) {
 	case *bool:
 		err = assign(target, v, "true or false")
 	case *int:
-		var n int64
+		n := int64(*target)
 		err = assign(&n, v, "a whole number")
 		*target = int(n)
 	case *[]string:

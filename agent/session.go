@@ -91,7 +91,6 @@ func (s *session) acquire(ctx context.Context) error {
 // stream runs the tailer until take and then hold end. It reconnects by itself: what was handed over stays with the lanes meanwhile. It ends with an error when
 // another agent has taken over, or the server is no longer the same.
 func (s *session) stream(take, hold context.Context, batches chan<- *outbox.Batch) error {
-	defer close(batches)
 	system := s.tailer.System
 	for {
 		err := s.tailer.Run(take, hold, batches)
@@ -234,11 +233,15 @@ func (s *session) usable(e *outbox.Endpoint) error {
 	return sink.CheckSecret(e.Secret)
 }
 
-// routeAll routes batches until the tailer closes them. A batch that cannot be looked up in the database is tried again.
+// routeAll routes batches until take ends; what is left in the channel then is sent again to whoever leads next. A batch that cannot be looked up in the
+// database is tried again.
 func (s *session) routeAll(take, alive context.Context, r *router, batches <-chan *outbox.Batch) error {
-	for b := range batches {
-		if take.Err() != nil {
-			continue // what is left in the channel is sent again to whoever leads next
+	for take.Err() == nil {
+		var b *outbox.Batch
+		select {
+		case b = <-batches:
+		case <-take.Done():
+			return nil
 		}
 		backoff := newBackoff()
 		for told := false; ; {

@@ -188,13 +188,13 @@ func (l *Ledger) Run(ctx context.Context) error {
 			open = l.gather(g)
 		}
 		now := time.Now()
-		l.mark.overdue(now, ParkAfter, func(d *Delivery) {
+		l.mark.overdue(now.Add(-ParkAfter), func(d *Delivery) {
 			l.stats.parked.Add(1)
 			g.add(&Result{Delivery: d, Status: Pending, NextAttempt: now, Parked: true})
 			l.mark.recorded(d)
 		})
 		l.mark.advance()
-		l.stats.lag.Store(int64(l.mark.lag(now)))
+		l.noteLag(now)
 		if err := l.commit(ctx, g, !open); err != nil {
 			return err
 		}
@@ -249,11 +249,19 @@ func (l *Ledger) takeHealth(g *group, h *Health) {
 	g.health[h.EndpointID] = h
 }
 
+func (l *Ledger) noteLag(now time.Time) {
+	var lag time.Duration
+	if read, ok := l.mark.oldest(); ok {
+		lag = now.Sub(read)
+	}
+	l.stats.lag.Store(int64(lag))
+}
+
 // wait returns how long Run may sleep when nothing comes in.
 func (l *Ledger) wait(now time.Time) time.Duration {
 	next := now.Add(time.Hour)
-	if due, ok := l.mark.overdue(now, ParkAfter, nil); ok {
-		next = due
+	if read, ok := l.mark.oldest(); ok {
+		next = read.Add(ParkAfter)
 	}
 	if l.mark.low > l.stored {
 		if due := l.storedAt.Add(l.storeInterval()); due.Before(next) {

@@ -17,7 +17,7 @@ type entry struct {
 	idle       bool
 	read       time.Time
 	open       int         // deliveries without a row
-	deliveries []*Delivery // those that may be parked; nil once they were
+	deliveries []*Delivery
 }
 
 // track adds a batch with its deliveries, none of which is recorded yet.
@@ -63,28 +63,24 @@ func (w *watermark) advance() {
 	}
 }
 
-// overdue calls park for each delivery that is not recorded and was read at or before the deadline. It returns when the next one will have to be parked,
-// given how long one may stay unrecorded, and false when nothing is open.
-func (w *watermark) overdue(now time.Time, after time.Duration, park func(*Delivery)) (next time.Time, ok bool) {
+// overdue calls park for each delivery that is not recorded and was read at or before the deadline. park must call recorded.
+func (w *watermark) overdue(deadline time.Time, park func(*Delivery)) {
 	for _, e := range w.entries {
-		if due := e.read.Add(after); due.After(now) {
-			return due, true
+		if e.read.After(deadline) {
+			return
 		}
-		deliveries := e.deliveries
-		e.deliveries = nil
-		for _, d := range deliveries {
+		for _, d := range e.deliveries {
 			if !d.recorded {
 				park(d)
 			}
 		}
 	}
-	return time.Time{}, false
 }
 
-// lag returns how long the oldest open batch has been read.
-func (w *watermark) lag(now time.Time) time.Duration {
+// oldest returns when the oldest open batch was read, and false when none is open.
+func (w *watermark) oldest() (read time.Time, ok bool) {
 	if len(w.entries) == 0 {
-		return 0
+		return time.Time{}, false
 	}
-	return now.Sub(w.entries[0].read)
+	return w.entries[0].read, true
 }

@@ -166,9 +166,10 @@ const (
 	closedBeforeSend = "http: server closed idle connection"
 )
 
-// isReset tells whether the other side ended the connection.
+// isReset tells whether the other side ended the connection. net.ErrClosed is among its signs: the transport's reading half
+// sees the end and closes the connection while the other half is about to write.
 func isReset(err error) bool {
-	for _, end := range []error{io.EOF, io.ErrUnexpectedEOF, syscall.ECONNRESET, syscall.EPIPE, syscall.ECONNABORTED} {
+	for _, end := range []error{io.EOF, io.ErrUnexpectedEOF, net.ErrClosed, syscall.ECONNRESET, syscall.EPIPE, syscall.ECONNABORTED} {
 		if errors.Is(err, end) {
 			return true
 		}

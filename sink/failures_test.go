@@ -148,6 +148,56 @@ func TestAttempt_BoundsItsSentences(t *testing.T) {
 	checkClass(t, attempt(t, w, requestTo("http://"+host)), ClassDNSError, 0, "…: check the host name")
 }
 
+// Depending on who comes first, the end of the connection or the request, net/http returns one of several errors. Repetition
+// meets most of them.
+func TestAttempt_NamesAConnectionThatEndsBeforeTheRequest(t *testing.T) {
+	w := newTestWebhook(t, nil)
+	address := serveRaw(t, true, func(net.Conn) {})
+	dial := w.transport.DialContext
+	w.transport.DialContext = func(ctx context.Context, network, address string) (net.Conn, error) {
+		conn, err := dial(ctx, network, address)
+		if err == nil {
+			_, _ = conn.Read(make([]byte, 1)) // until the server has closed it
+		}
+		return conn, err
+	}
+	for range 1000 {
+		checkClass(t, attempt(t, w, requestTo("http://"+address)), ClassConnectionReset, 0, "closed the connection")
+	}
+}
+
+func TestDial_NotesHowFarItCame(t *testing.T) {
+	w := newTestWebhook(t, nil)
+	address := serveRaw(t, true, func(net.Conn) {})
+	for _, c := range []struct {
+		address  string
+		canceled bool
+		want     phase
+	}{
+		{address, false, phaseConnect},
+		{"10.0.0.1:80", false, phaseDNS}, // refused by the guard
+		{address, true, phaseDNS},
+	} {
+		p := new(progress)
+		ctx, cancel := context.WithCancel(context.WithValue(t.Context(), progressKey{}, p))
+		if c.canceled {
+			cancel()
+		}
+		conn, err := w.transport.DialContext(ctx, "tcp", c.address)
+		if err == nil {
+			conn.Close()
+		}
+		if got := phase(p.phase.Load()); got != c.want {
+			t.Errorf("%+v: waiting for %v, want %v (error %v)", c, got, c.want, err)
+		}
+		p.reach(phaseStart)
+		if got := phase(p.phase.Load()); got != c.want {
+			t.Errorf("%+v: the phase went back to %v", c, got)
+		}
+		cancel()
+	}
+}
+
 func TestDial_LooksNamesUpWithoutSearchDomains(t *testing.T) {
 	for in, want := range map[string]string{
 		"postgres.default:443": "postgres.default.:443",

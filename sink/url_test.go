@@ -102,7 +102,7 @@ func TestRedactURL_KeepsSchemeAndHostOnly(t *testing.T) {
 }
 
 func FuzzCheckURL(f *testing.F) {
-	for _, s := range []string{"https://h.example/", "https://u:p@[::1]:0/#x", "https://①/", "http://h.example:99999?", "https://%41.example"} {
+	for _, s := range []string{"https://h.example/", "https://u:p@h.example/", "https://[::1]:0/#x", "https://①/", "http://h.example:99999?", "https://%41.example"} {
 		f.Add(s)
 	}
 	w := newTestWebhook(f, nil)

@@ -200,7 +200,7 @@ func read(response *http.Response, cancel context.CancelFunc) Result {
 	defer response.Body.Close()
 	code := response.StatusCode
 	if 200 <= code && code < 300 {
-		if response.ContentLength != 0 && response.ContentLength <= maxBodyBytes {
+		if response.ContentLength != 0 {
 			slow := time.AfterFunc(drainTimeout, cancel)
 			defer slow.Stop()
 			_, _ = io.CopyN(io.Discard, response.Body, maxBodyBytes)

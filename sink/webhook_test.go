@@ -1,6 +1,7 @@
 package sink
 
 import (
+	"bufio"
 	"bytes"
 	"compress/gzip"
 	"context"
@@ -11,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 	"unicode/utf8"
@@ -210,21 +212,72 @@ func TestAttempt_ReusesTheConnectionAfterAShortBody(t *testing.T) {
 	}
 }
 
-func TestAttempt_UsesAFreshConnectionWhenTheIdleOneWasClosed(t *testing.T) {
-	address := serveRaw(t, false, func(conn net.Conn) {
-		write(conn, "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n") // and closes without saying so
+// failingWrites is a connection that takes some writes and then fails each with err, before a byte of it.
+type failingWrites struct {
+	net.Conn
+	good int // writes that are left; only the transport's one writing goroutine uses it
+	err  error
+}
+
+func (c *failingWrites) Write(b []byte) (int, error) {
+	if c.good--; c.good < 0 {
+		return 0, &net.OpError{Op: "write", Net: "tcp", Err: c.err}
+	}
+	return c.Conn.Write(b)
+}
+
+// failWrites makes each connection of w fail after good writes.
+func failWrites(w *Webhook, good int, err error) {
+	dial := w.transport.DialContext
+	w.transport.DialContext = func(ctx context.Context, network, address string) (net.Conn, error) {
+		conn, dialErr := dial(ctx, network, address)
+		return &failingWrites{conn, good, err}, dialErr
+	}
+}
+
+func TestAttempt_NamesAConnectionThatIsLostAsItWrites(t *testing.T) {
+	base := serve(t, discard)
+	for _, err := range []error{syscall.EPIPE, syscall.ECONNRESET, net.ErrClosed} {
+		w := newTestWebhook(t, nil)
+		failWrites(w, 0, err)
+		checkClass(t, attempt(t, w, requestTo(base)), ClassConnectionReset, 0, "closed the connection")
+	}
+}
+
+func TestAttempt_UsesAFreshConnectionWhenTheIdleOneIsDead(t *testing.T) {
+	w := newTestWebhook(t, nil)
+	failWrites(w, 1, syscall.EPIPE)
+	conns := countConns(w)
+	base := serve(t, discard)
+	for range 2 {
+		checkClass(t, attempt(t, w, requestTo(base)), "", 200)
+	}
+	if conns.Load() != 2 {
+		t.Errorf("%d connections, want 2", conns.Load())
+	}
+}
+
+func TestAttempt_DoesNotRepeatAPostThatMayHaveArrived(t *testing.T) {
+	var requests atomic.Int32
+	address := serveRaw(t, true, func(conn net.Conn) {
+		reader := bufio.NewReader(conn)
+		for i := range 2 {
+			request, err := http.ReadRequest(reader)
+			if err != nil {
+				return
+			}
+			_, _ = io.Copy(io.Discard, request.Body)
+			requests.Add(1)
+			if i == 0 {
+				write(conn, "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+			}
+		}
 	})
 	w := newTestWebhook(t, nil)
-	conns := countConns(w)
-	// The close may be noticed before the second attempt or, at the latest, by it.
-	for range 2 {
-		got := attempt(t, w, requestTo("http://"+address))
-		if got.Outcome != Succeeded && got.Class != ClassConnectionReset {
-			t.Errorf("%+v", got)
-		}
-	}
-	if conns.Load() > 2 {
-		t.Errorf("%d connections for two attempts", conns.Load())
+	checkClass(t, attempt(t, w, requestTo("http://"+address)), "", 200)
+	checkClass(t, attempt(t, w, requestTo("http://"+address)), ClassConnectionReset, 0)
+	if requests.Load() != 2 {
+		t.Errorf("the server got %d requests for two attempts", requests.Load())
 	}
 }
 

@@ -26,10 +26,11 @@ const (
 	stopTimeout  = 30 * time.Second // for an immediate stop, which takes milliseconds on a sound machine
 
 	superuser = "postgres"
-	// agentRole owns every database of NewDB. It has what the agent asks of its operator, LOGIN and REPLICATION, and no
-	// more, so that tests do not pass thanks to a superuser.
-	agentRole = "agent"
 )
+
+// AgentRole is a role of every cluster; it owns the databases of NewDB. It has what the agent asks of its operator, LOGIN
+// and REPLICATION, and no more, so that tests do not pass thanks to a superuser.
+const AgentRole = "agent"
 
 // Options say how a cluster is made. The zero value is right for most tests.
 type Options struct {
@@ -58,9 +59,9 @@ type Cluster struct {
 	opts     Options
 	as       serverUser
 	folder   *folder
-	password string // of both roles, for TCP; the socket, in a closed folder, needs none
+	password string // of all roles, for TCP; the socket, in a closed folder, needs none
 	port     int
-	server   *process // nil while stopped
+	server   *Process // nil while stopped
 
 	template     sync.Once
 	templateErr  error
@@ -97,7 +98,7 @@ func Start(ctx context.Context, opts Options) (_ *Cluster, err error) {
 	if err := c.Resume(ctx); err != nil {
 		return nil, err
 	}
-	if err := c.createRole(ctx); err != nil {
+	if err := c.CreateRole(ctx, AgentRole, "replication"); err != nil {
 		return nil, err
 	}
 	return c, nil
@@ -125,9 +126,10 @@ func (c *Cluster) Binaries() Binaries { return c.binaries }
 func (c *Cluster) Folder() string { return c.folder.path }
 
 // URL returns the connection URL of a superuser, by TCP. It holds a password.
-func (c *Cluster) URL(database string) string { return c.urlOf(superuser, database) }
+func (c *Cluster) URL(database string) string { return c.RoleURL(superuser, database) }
 
-func (c *Cluster) urlOf(role, database string) string {
+// RoleURL returns the connection URL of AgentRole or of a role made by CreateRole, by TCP. It holds a password.
+func (c *Cluster) RoleURL(role, database string) string {
 	u := url.URL{
 		Scheme: "postgres",
 		User:   url.UserPassword(role, c.password),
@@ -135,6 +137,14 @@ func (c *Cluster) urlOf(role, database string) string {
 		Path:   database,
 	}
 	return u.String()
+}
+
+// CreateRole makes a role that can log in, with attributes in the words of SQL, such as "replication".
+func (c *Cluster) CreateRole(ctx context.Context, role, attributes string) error {
+	if err := c.exec(ctx, "postgres", fmt.Sprintf("create role %s login %s password '%s'", role, attributes, c.password)); err != nil {
+		return fmt.Errorf("create role %s: %w", role, err)
+	}
+	return nil
 }
 
 // SocketDSN returns the connection string of a superuser by the unix socket, for psql. It holds no password, since the
@@ -164,7 +174,7 @@ func (c *Cluster) initialize(ctx context.Context) error {
 		return fmt.Errorf("after initdb: %w", err)
 	}
 
-	port, err := freePort()
+	port, err := FreePort()
 	if err != nil {
 		return err
 	}
@@ -229,7 +239,7 @@ func (c *Cluster) Resume(ctx context.Context) error {
 	// The server outlives ctx, which bounds the start only.
 	cmd := c.command(context.WithoutCancel(ctx), "postgres", "-D", c.dataDir())
 	cmd.Stdout, cmd.Stderr = log, log
-	server, err := startProcess(cmd)
+	server, err := StartProcess(cmd)
 	if err != nil {
 		return fmt.Errorf("start PostgreSQL: %w", err)
 	}
@@ -254,7 +264,7 @@ func (c *Cluster) awaitReady(ctx context.Context) error {
 		select {
 		case <-ctx.Done():
 			return context.Cause(ctx)
-		case <-c.server.ended:
+		case <-c.server.Ended():
 			return errors.New("it ended")
 		case <-tick.C:
 		}
@@ -277,11 +287,11 @@ func (c *Cluster) Stop(ctx context.Context, mode StopMode) error {
 	if c.server == nil {
 		return nil
 	}
-	if err := c.server.signal(syscall.Signal(mode)); err != nil {
+	if err := c.server.Signal(syscall.Signal(mode)); err != nil {
 		return fmt.Errorf("stop PostgreSQL: %w", err)
 	}
 	select {
-	case <-c.server.ended:
+	case <-c.server.Ended():
 		c.server = nil
 		return nil
 	case <-ctx.Done():
@@ -304,11 +314,11 @@ func (c *Cluster) Crash() error {
 		return nil
 	}
 	// Stopped, the postmaster cannot start another child while they are listed.
-	if err := c.server.signal(syscall.SIGSTOP); err != nil {
+	if err := c.server.Signal(syscall.SIGSTOP); err != nil {
 		return fmt.Errorf("crash PostgreSQL: %w", err)
 	}
-	children := childProcesses(c.server.pid)
-	if err := c.server.signal(syscall.SIGKILL); err != nil {
+	children := childProcesses(c.server.PID)
+	if err := c.server.Signal(syscall.SIGKILL); err != nil {
 		return fmt.Errorf("crash PostgreSQL: %w", err)
 	}
 	for _, child := range children {
@@ -316,7 +326,7 @@ func (c *Cluster) Crash() error {
 			return fmt.Errorf("crash PostgreSQL: kill process %d: %w", child, err)
 		}
 	}
-	<-c.server.ended
+	<-c.server.Ended()
 	c.server = nil
 	// A server that starts while a child of the last one is attached to shared memory refuses.
 	tick := time.NewTicker(pollInterval)
@@ -340,10 +350,10 @@ func (c *Cluster) Close() error {
 	return errors.Join(err, c.folder.remove())
 }
 
-// freePort returns a TCP port of 127.0.0.1 that nobody listens on. It is not one of those that the kernel gives to
+// FreePort returns a TCP port of 127.0.0.1 that nobody listens on. It is not one of those that the kernel gives to
 // outgoing connections: while the server restarts, a client that dials such a port in vain again and again may connect to
 // itself and keep the port.
-func freePort() (int, error) {
+func FreePort() (int, error) {
 	const lowest, highest = 20000, 32000 // below the ephemeral ranges of Linux (32768) and macOS (49152)
 	for range 100 {
 		var random [2]byte

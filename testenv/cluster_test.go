@@ -98,7 +98,7 @@ func TestCluster_CloseLeavesNeitherProcessNorFolder(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	pid := c.server.pid
+	pid := c.server.PID
 	children := childProcesses(pid)
 	if len(children) == 0 {
 		t.Error("the server has no child processes, so this test proves nothing about them")
@@ -200,7 +200,7 @@ func TestSweep_StopsAnOrphanedServer(t *testing.T) {
 		t.Fatal(err)
 	}
 	Eventually(t, 5*time.Second, func() error { // another test's sweep may have been the first
-		if processRuns(server.pid) {
+		if processRuns(server.PID) {
 			return errors.New("the server still runs")
 		}
 		_, err := os.Stat(c.Folder())
@@ -220,6 +220,6 @@ func abandonCluster() {
 	if err != nil {
 		panic(err)
 	}
-	fmt.Println(c.server.pid, c.Folder())
+	fmt.Println(c.server.PID, c.Folder())
 	_, _ = io.Copy(io.Discard, os.Stdin)
 }

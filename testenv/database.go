@@ -75,12 +75,12 @@ func (c *Cluster) NewDB(t testing.TB) *DB {
 		t.Fatal(c.templateErr)
 	}
 	name := fmt.Sprintf("%s_%d", identifier(t.Name()), c.lastDatabase.Add(1))
-	if err := c.exec(t.Context(), "postgres", "create database "+name+" template "+templateDatabase+" owner "+agentRole); err != nil {
+	if err := c.exec(t.Context(), "postgres", "create database "+name+" template "+templateDatabase+" owner "+AgentRole); err != nil {
 		t.Fatalf("make database %s: %v", name, err)
 	}
 	db := &DB{
 		Name:         name,
-		URL:          c.urlOf(agentRole, name),
+		URL:          c.RoleURL(AgentRole, name),
 		Slot:         name + "_slot",
 		SuperuserURL: c.URL(name),
 		cluster:      c,
@@ -107,21 +107,14 @@ func identifier(testName string) string {
 	return "t_" + strings.TrimLeft(name[:min(len(name), maxBytes)], "_")
 }
 
-func (c *Cluster) createRole(ctx context.Context) error {
-	if err := c.exec(ctx, "postgres", "create role "+agentRole+" login replication password '"+c.password+"'"); err != nil {
-		return fmt.Errorf("create role %s: %w", agentRole, err)
-	}
-	return nil
-}
-
 func (c *Cluster) makeTemplate(ctx context.Context) error {
-	if err := c.exec(ctx, "postgres", "create database "+templateDatabase+" owner "+agentRole); err != nil {
+	if err := c.exec(ctx, "postgres", "create database "+templateDatabase+" owner "+AgentRole); err != nil {
 		return fmt.Errorf("make the template database: %w", err)
 	}
 	if c.opts.Template == nil {
 		return nil
 	}
-	if err := c.opts.Template(ctx, c.urlOf(agentRole, templateDatabase)); err != nil {
+	if err := c.opts.Template(ctx, c.RoleURL(AgentRole, templateDatabase)); err != nil {
 		return fmt.Errorf("prepare the template database: %w", err)
 	}
 	return nil

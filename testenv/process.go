@@ -2,36 +2,40 @@ package testenv
 
 import (
 	"errors"
-	"os"
 	"os/exec"
 	"runtime"
 	"syscall"
 )
 
-// process is a started program that is waited for.
-type process struct {
-	pid   int
-	ended chan struct{} // closed by the goroutine of startProcess when the program has ended
+// Process is a program that was started by StartProcess.
+type Process struct {
+	PID   int
+	ended chan struct{} // closed by the goroutine of StartProcess when the program has ended
+	err   error         // how it ended; valid once ended is closed
 }
 
-// startProcess starts cmd. One goroutine waits for it and ends with it.
-func startProcess(cmd *exec.Cmd) (*process, error) {
+// StartProcess starts cmd in a process group of its own, so that Ctrl-C on the terminal does not reach it, and ties its
+// life to this process (on Linux): when this one dies, it is killed, or gets the Pdeathsig that cmd asks for itself. One
+// goroutine waits for the program and ends with it.
+func StartProcess(cmd *exec.Cmd) (*Process, error) {
+	if cmd.SysProcAttr == nil {
+		cmd.SysProcAttr = processAttributes(syscall.SIGKILL)
+	}
 	started := make(chan error) // sent to once by the goroutine below
-	p := &process{ended: make(chan struct{})}
+	p := &Process{ended: make(chan struct{})}
 	go func() {
 		// The kernel sends the signal of Pdeathsig when the thread ends that started the child, not when the process does.
 		// The thread is kept for as long as the child runs.
 		runtime.LockOSThread()
 		defer runtime.UnlockOSThread()
-		err := cmd.Start()
-		if err == nil {
-			p.pid = cmd.Process.Pid
+		if err := cmd.Start(); err != nil {
+			started <- err
+			return
 		}
-		started <- err
-		if err == nil {
-			_ = cmd.Wait() // how a server ended is told by its log
-			close(p.ended)
-		}
+		p.PID = cmd.Process.Pid
+		started <- nil
+		p.err = cmd.Wait()
+		close(p.ended)
 	}()
 	if err := <-started; err != nil {
 		return nil, err
@@ -39,14 +43,24 @@ func startProcess(cmd *exec.Cmd) (*process, error) {
 	return p, nil
 }
 
-// signal sends sig to the process. One that has ended is no error.
-func (p *process) signal(sig syscall.Signal) error {
+// Ended returns a channel that is closed when the program has ended.
+func (p *Process) Ended() <-chan struct{} { return p.ended }
+
+// Wait waits for the program's end and returns what exec.Cmd.Wait returned: nil for exit status 0. It may be called more
+// than once.
+func (p *Process) Wait() error {
+	<-p.ended
+	return p.err
+}
+
+// Signal sends sig to the program. One that has ended is no error.
+func (p *Process) Signal(sig syscall.Signal) error {
 	select {
 	case <-p.ended:
 		return nil
 	default:
 	}
-	if err := syscall.Kill(p.pid, sig); err != nil && !errors.Is(err, os.ErrProcessDone) && !errors.Is(err, syscall.ESRCH) {
+	if err := syscall.Kill(p.PID, sig); err != nil && !errors.Is(err, syscall.ESRCH) {
 		return err
 	}
 	return nil

@@ -1,0 +1,289 @@
+package agent
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"reflect"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/BurntSushi/toml"
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/quintago/webhook-agent/secret"
+)
+
+const testDatabaseURL = "postgres://agent:sentinel-database@db.example.com:5432/app"
+
+// environment answers for variables of a test.
+func environment(variables map[string]string) func(string) string {
+	return func(name string) string { return variables[name] }
+}
+
+// loadText loads a configuration file with this text and the given environment.
+func loadText(t *testing.T, text string, variables map[string]string) (*Config, error) {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "agent.toml")
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return LoadConfig(path, environment(variables))
+}
+
+// problemsOf loads a file that must be refused and returns why.
+func problemsOf(t *testing.T, text string, variables map[string]string) []string {
+	t.Helper()
+	_, err := loadText(t, text, variables)
+	problems, ok := errors.AsType[*ConfigError](err)
+	if !ok {
+		t.Fatalf("LoadConfig returned %v, want a *ConfigError, for\n%s", err, text)
+	}
+	return problems.Problems
+}
+
+func TestLoadConfig_ReadsEveryKindOfValue(t *testing.T) {
+	tokenFile := filepath.Join(t.TempDir(), "token")
+	if err := os.WriteFile(tokenFile, []byte("0123456789abcdef0123456789abcdef\r\n"), 0o640); err != nil {
+		t.Fatal(err)
+	}
+	cfg, err := loadText(t, `
+[database]
+url = "env:MY_DATABASE"
+[outbox]
+table = "app.events"
+retention = "1d12h"
+[outbox.columns]
+data = "payload"
+[delivery]
+timeout = "1m"
+retries = ["1s", "2d"]
+disable_after = 7
+queue_memory = "2GiB"
+[network]
+allow_http = true
+allow_networks = ["10.20.0.0/16", "fd12::/48"]
+[admin]
+listen = "0.0.0.0:8480"
+token = "file:`+tokenFile+`"
+[log]
+level = "debug"
+format = "json"
+[[endpoint]]
+venue = "venue_1"
+url = "http://10.20.0.1/hook?key=1"
+events = ["lead.*", "payment.received"]
+secret = "env:HOOK_SECRET"
+description = "books"
+`, map[string]string{"MY_DATABASE": testDatabaseURL, "HOOK_SECRET": "hook secret"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := DefaultConfig()
+	want.Database.URL = secret.New(testDatabaseURL)
+	want.Outbox.Table, want.Outbox.Retention, want.Outbox.Columns.Data = "app.events", 36*time.Hour, "payload"
+	want.Delivery.Timeout, want.Delivery.DisableAfter, want.Delivery.QueueMemory = time.Minute, 7, 2<<30
+	want.Delivery.Retries = []time.Duration{time.Second, 48 * time.Hour}
+	want.Network = NetworkConfig{true, []netip.Prefix{netip.MustParsePrefix("10.20.0.0/16"), netip.MustParsePrefix("fd12::/48")}}
+	want.Admin = AdminConfig{"0.0.0.0:8480", secret.New("0123456789abcdef0123456789abcdef")}
+	want.Log = LogConfig{slog.LevelDebug, "json"}
+	want.Endpoints = []EndpointConfig{{"venue_1", secret.New("http://10.20.0.1/hook?key=1"), []string{"lead.*", "payment.received"}, secret.New("hook secret"), "books"}}
+	if diff := cmp.Diff(want, cfg, cmp.Comparer(secret.Text.Equal), cmp.Comparer(func(a, b netip.Prefix) bool { return a == b })); diff != "" {
+		t.Errorf("configuration differs (-want +got):\n%s", diff)
+	}
+}
+
+func TestLoadConfig_TakesDatabaseURLFromTheEnvironment(t *testing.T) {
+	cfg, err := loadText(t, "", map[string]string{"DATABASE_URL": testDatabaseURL})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if cfg.Database.URL.Reveal() != testDatabaseURL {
+		t.Error("database.url is not DATABASE_URL")
+	}
+}
+
+func TestLoadConfig_ReportsAllProblemsAtOnce(t *testing.T) {
+	got := problemsOf(t, `
+[database]
+url = "mysql://root:sentinel-url@host/db"
+[outbox]
+tabel = "x.y"
+slot = "Bad-Slot"
+[delivery]
+timeout = 15
+concurrency = 0
+[log]
+format = "xml"
+[[endpoint]]
+venue = "v"
+secrets = "sentinel-endpoint"
+`, nil)
+	want := []string{
+		`line 8: delivery.timeout: must be a duration in quotes, such as "15s"`,
+		`endpoint[1].secrets: unknown key; did you mean endpoint.secret?`,
+		`line 5: outbox.tabel: unknown key; did you mean outbox.table?`,
+		`database.url: it is not a PostgreSQL connection URL; write it as postgres://user:password@host:5432/database`,
+		`outbox.slot: is "Bad-Slot", must be a name of at most 63 lower-case letters, digits and _`,
+		`delivery.concurrency: is 0, must be between 1 and 10000`,
+		`log.format: is "xml", must be text or json`,
+		`endpoint[1].url: the URL must begin with https://`,
+		`endpoint[1]: events names no event type; use types such as lead.created, lead.* or *`,
+		`endpoint[1].secret: the secret is empty`,
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("problems differ (-want +got):\n%s", diff)
+	}
+}
+
+func TestLoadConfig_ExplainsEachProblem(t *testing.T) {
+	open := filepath.Join(t.TempDir(), "open")
+	empty := filepath.Join(t.TempDir(), "empty")
+	for path, file := range map[string]struct {
+		text string
+		mode os.FileMode
+	}{open: {"secret", 0o604}, empty: {"\n", 0o600}} {
+		if err := os.WriteFile(path, []byte(file.text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Chmod(path, file.mode); err != nil { // WriteFile's mode passes the umask
+			t.Fatal(err)
+		}
+	}
+	for text, want := range map[string]string{
+		"delivery = 3":                                   `line 1: delivery: must be a table, written [delivery]`,
+		"endpoint = 3":                                   `line 1: endpoint: must be a list of tables, each written [[endpoint]]`,
+		"[delivry]\ntimeout = '1s'":                      `line 1: delivry: unknown key; did you mean delivery?`,
+		"[outbox]\ntimeout = '1s'":                       `line 2: outbox.timeout: unknown key; did you mean delivery.timeout?`,
+		"[delivery]\ntimeout = 'soon'":                   `line 2: delivery.timeout: "soon" is not a duration like 15s, 2m, 24h or 30d`,
+		"[delivery]\ntimeout = '61s'":                    `delivery.timeout: is 1m1s, must be between 1s and 1m`,
+		"[delivery]\nretries = ['1s', '500ms']":          `delivery.retries[2]: is 500ms, must be between 1s and 7d`,
+		"[delivery]\nretries = [5]":                      `line 2: delivery.retries: must be a list of durations in quotes, such as ["5s", "2m"]`,
+		"[delivery]\nretries = ['x', 'y']":               `line 2: delivery.retries: "x" is not a duration like 15s, 2m, 24h or 30d`,
+		"[delivery]\ndisable_after = '100'":              `line 2: delivery.disable_after: must be a whole number`,
+		"[delivery]\nqueue_memory = '64MB'":              `line 2: delivery.queue_memory: "64MB" is not a size like 512KiB, 64MiB or 1GiB`,
+		"[delivery]\nqueue_memory = '1KiB'":              `delivery.queue_memory: is 1KiB, must be between 1MiB and 64GiB`,
+		"[outbox]\nretention = '2h'":                     `outbox.retention: is 2h, must be between 1d and 3650d`,
+		"[outbox]\ntable = 'outbox'":                     `outbox.table: is "outbox", must be a schema and a table, such as webhooks.outbox`,
+		"[outbox]\ntable = 'a.b; drop table c'":          `outbox.table: is "a.b; drop table c", must be a schema and a table, such as webhooks.outbox`,
+		"[outbox]\npublication = 'a b'":                  `outbox.publication: is "a b", must be a name of at most 53 letters, digits and _`,
+		"[outbox.columns]\nid = ''":                      `outbox.columns.id: is "", must be the name of a column of at most 63 letters, digits and _`,
+		"[outbox.columns]\nid = 'type'":                  `outbox.columns.type: is "type", which is outbox.columns.id already`,
+		"[network]\nallow_http = 1":                      `line 2: network.allow_http: must be true or false`,
+		"[network]\nallow_networks = ['10.1.2.3']":       `line 2: network.allow_networks: "10.1.2.3" is not a network in CIDR form, such as 10.20.0.0/16`,
+		"[network]\nallow_networks = ['10.1.0.0/8']":     `line 2: network.allow_networks: "10.1.0.0/8" has bits behind its mask; did you mean 10.0.0.0/8?`,
+		"[network]\nallow_networks = ['169.254.0.0/16']": `network.allow_networks: 169.254.0.0/16 cannot be allowed: link-local addresses are always refused`,
+		"[admin]\nlisten = '8480'":                       `admin.listen: is "8480", must be an address and a port, such as 127.0.0.1:8480`,
+		"[admin]\nlisten = ':8480'":                      `admin.listen: is ":8480", which others can reach, but admin.token is not set; set a token or listen on 127.0.0.1`,
+		"[admin]\ntoken = 'short'":                       `admin.token: has 5 characters, must have at least 32; make one with: openssl rand -hex 32`,
+		"[admin]\ntoken = 'env:NO_SUCH'":                 `line 2: admin.token: the environment variable "NO_SUCH" is not set`,
+		"[admin]\ntoken = 'file:token'":                  `line 2: admin.token: file:token must be an absolute path, such as file:/etc/quintago/token`,
+		"[admin]\ntoken = 'file:/no/such'":               `line 2: admin.token: file /no/such cannot be read: no such file or directory`,
+		"[admin]\ntoken = 'file:/'":                      `line 2: admin.token: / is not a file`,
+		"[admin]\ntoken = 'file:" + open + "'":           `line 2: admin.token: file ` + open + ` is open to all users (mode 0604); run chmod 600 ` + open,
+		"[admin]\ntoken = 'file:" + empty + "'":          `line 2: admin.token: file ` + empty + ` is empty`,
+		"[log]\nlevel = 'loud'":                          `line 2: log.level: "loud" is not one of debug, info, warn, error`,
+		"[log]\nlevel = 'info'\nlevel = 'warn'":          `line 3 is not valid TOML (last key log.level): Key (hidden) has already been defined`,
+		"[[endpoint]]\nurl = 'https://a.example/'\nevents = ['lead.']\nsecret = 's'\n[[endpoint]]\nvenue = 'v'\nurl = 'https://a.example/'\nevents = ['*']\nsecret = 's'\n" +
+			"[[endpoint]]\nvenue = 'v'\nurl = 'https://a.example/'\nevents = ['*']\nsecret = 's'": `endpoint[1].venue: is missing
+endpoint[3]: has the venue and the url of endpoint[2]; keep one of them`,
+	} {
+		got := strings.Join(problemsOf(t, text, map[string]string{"DATABASE_URL": testDatabaseURL}), "\n")
+		if strings.Contains(text, "'x', 'y'") { // the other half of the list is reported, too
+			got, _, _ = strings.Cut(got, "\n")
+		}
+		if got != want {
+			t.Errorf("%s\n got %s\nwant %s", text, got, want)
+		}
+	}
+	if got := problemsOf(t, "", nil); len(got) != 1 || !strings.HasPrefix(got[0], "database.url: is missing; set it, or the environment variable DATABASE_URL") {
+		t.Errorf("without a database: %q", got)
+	}
+	_, err := LoadConfig("/no/such.toml", environment(nil))
+	want := "/no/such.toml: the configuration file cannot be read: no such file or directory; name another with --config or start from config.example.toml"
+	if err == nil || err.Error() != want {
+		t.Errorf("a missing file: %v\nwant %s", err, want)
+	}
+}
+
+// TestLoadConfig_TellsNoSecret puts a sentinel wherever a secret can stand, rightly and wrongly, and searches what is printed.
+func TestLoadConfig_TellsNoSecret(t *testing.T) {
+	const sentinel = "sentinel0hunter2"
+	for _, text := range []string{
+		"[database]\nurl = 'postgres://u:" + sentinel + "@[bad/db'",
+		"[database]\nurl = 'host=x password=" + sentinel + " port=abc'",
+		"[database]\nurl = postgres://u:" + sentinel + "@h/db",
+		"[database]\nurl = " + sentinel,
+		"[database]\nurl = 'postgres://u:" + sentinel + "@h/db\n",
+		"[database]\nurl = \"\\q" + sentinel + "\"",
+		"[admin]\ntoken = '" + sentinel + "'",
+		"[admin]\ntoken = 0" + strings.Repeat("1234", 9),
+		"[admin]\ntoken = ['" + sentinel + "']",
+		"[admin]\ntoken = 'x'\ntoken = '" + sentinel + "'",
+		"[admin]\ntokn = '" + sentinel + "'",
+		"[[endpoint]]\nurl = 'https://u:" + sentinel + "@h.example/" + sentinel + "?" + sentinel + "'\nsecret = 'whsec_" + sentinel + "!'",
+		"[[endpoint]]\nvenue = 'v'\nevents = ['*']\nurl = 'https://h.example/" + sentinel + "'\nsecret = '" + sentinel + "'\n" +
+			"[[endpoint]]\nvenue = 'v'\nevents = ['*']\nurl = 'https://h.example/" + sentinel + "'\nsecret = '" + sentinel + "'",
+	} {
+		_, err := loadText(t, text, map[string]string{"DATABASE_URL": testDatabaseURL})
+		if err == nil {
+			t.Errorf("accepted:\n%s", text)
+			continue
+		}
+		if said := fmt.Sprintf("%v %+v %#v", err, err, err); strings.Contains(said, sentinel) || strings.Contains(said, "sentinel-") || strings.Contains(said, "12341234") {
+			t.Errorf("the error of\n%s\ntells the secret: %s", text, said)
+		}
+	}
+	cfg, err := loadText(t, "[admin]\ntoken = '"+sentinel+sentinel+"'\n[[endpoint]]\nvenue = 'v'\nevents = ['*']\nurl = 'https://h.example/"+sentinel+"'\nsecret = '"+sentinel+"'",
+		map[string]string{"DATABASE_URL": testDatabaseURL})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if said := fmt.Sprintf("%v %+v %#v", cfg, *cfg, cfg); strings.Contains(said, "sentinel") {
+		t.Errorf("the configuration prints a secret: %s", said)
+	}
+}
+
+func TestExampleConfig_HoldsTheDefaultsAndEveryKey(t *testing.T) {
+	example, err := os.ReadFile("../config.example.toml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg, err := loadText(t, string(example), map[string]string{"DATABASE_URL": testDatabaseURL})
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := DefaultConfig()
+	want.Database.URL = secret.New(testDatabaseURL)
+	want.Network.AllowNetworks = []netip.Prefix{} // the key is there, the list is empty
+	if diff := cmp.Diff(want, cfg, cmp.Comparer(secret.Text.Equal)); diff != "" {
+		t.Errorf("the example differs from the defaults (-default +example):\n%s", diff)
+	}
+
+	// Keys without a default stand behind a single # without a space.
+	complete := regexp.MustCompile(`(?m)^#(\S)`).ReplaceAllString(string(example), "$1")
+	var keys map[string]any
+	meta, err := toml.Decode(complete, &keys)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, key := range meta.Keys() {
+		got = append(got, key.String())
+	}
+	expected := configKeys(reflect.TypeFor[Config](), "")
+	slices.Sort(got)
+	slices.Sort(expected)
+	if diff := cmp.Diff(expected, got); diff != "" {
+		t.Errorf("the keys of the example differ from those of Config (-Config +example):\n%s", diff)
+	}
+	if len(expected) < 35 {
+		t.Errorf("configKeys finds %d keys only: %v", len(expected), expected)
+	}
+}

@@ -1,0 +1,20 @@
+package agent
+
+import (
+	"context"
+	"testing"
+
+	"github.com/quintago/webhook-agent/outbox"
+	"github.com/quintago/webhook-agent/secret"
+	"github.com/quintago/webhook-agent/testenv"
+)
+
+// TestMain gives the tests of this package one PostgreSQL, whose databases begin with the agent's schema and publications.
+func TestMain(m *testing.M) {
+	testenv.Main(m, testenv.Options{Template: func(ctx context.Context, url string) error {
+		cfg := DefaultConfig()
+		cfg.Database.URL = secret.New(url)
+		_, _, err := outbox.Migrate(ctx, cfg.outbox())
+		return err
+	}})
+}

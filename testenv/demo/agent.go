@@ -1,0 +1,239 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"text/template"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/quintago/webhook-agent/testenv"
+)
+
+const (
+	readyTimeout = 15 * time.Second
+	stopTimeout  = 25 * time.Second // longer than the agent's own shutdown_timeout
+	readyPoll    = 20 * time.Millisecond
+)
+
+// configTemplate is the agent's configuration file. Customers' servers are on this machine, hence [network].
+var configTemplate = template.Must(template.New("agent.toml").Parse(`# The configuration of the demo's agent.
+
+[database]
+url = "{{.DatabaseURL}}"
+
+[network]
+allow_http = true
+allow_networks = ["127.0.0.0/8"]
+
+[admin]
+listen = "{{.Admin}}"
+{{range .Endpoints}}
+[[endpoint]]
+venue = "{{.Venue}}"
+url = "{{.URL}}"
+events = [{{range $i, $e := .Events}}{{if $i}}, {{end}}"{{$e}}"{{end}}]
+secret = "{{.Secret}}"
+description = "registered in the configuration file"
+{{end}}`))
+
+type configValues struct {
+	DatabaseURL, Admin string
+	Endpoints          []configEndpoint
+}
+
+type configEndpoint struct {
+	Venue, URL, Secret string
+	Events             []string
+}
+
+// agent is the running agent with its files, which are in the folder of the cluster and go with it.
+type agent struct {
+	binary, config, log string
+	admin               string // host:port
+	server              *server
+	process             *testenv.Process
+}
+
+// startAgent migrates the database and starts the agent with a configuration file, and returns when it is ready.
+func startAgent(ctx context.Context, binary string, s *server, venues []*venue, base string, out *printer) (_ *agent, err error) {
+	if _, err := os.Stat(binary); err != nil {
+		return nil, fmt.Errorf("there is no agent binary %s: build it with make build, or name it with -agent", binary)
+	}
+	port, err := testenv.FreePort()
+	if err != nil {
+		return nil, err
+	}
+	a := &agent{
+		binary: binary,
+		config: filepath.Join(s.cluster.Folder(), "agent.toml"),
+		log:    filepath.Join(s.cluster.Folder(), "agent.log"),
+		admin:  fmt.Sprintf("127.0.0.1:%d", port),
+		server: s,
+	}
+	if err := a.writeConfig(venues, base); err != nil {
+		return nil, err
+	}
+	if err := a.command(ctx, nil, "migrate"); err != nil {
+		return nil, err
+	}
+	if err := s.grantToApp(ctx); err != nil {
+		return nil, err
+	}
+	if err := a.start(); err != nil {
+		return nil, err
+	}
+	if err := a.awaitReady(ctx); err != nil {
+		return nil, errors.Join(fmt.Errorf("start the agent: %w; its log ends:\n%s", err, a.logTail()), a.stop())
+	}
+	out.step("%s, configured by %s", a.binary, a.config)
+	return a, nil
+}
+
+// writeConfig writes the configuration with the endpoints that are registered there.
+func (a *agent) writeConfig(venues []*venue, base string) (err error) {
+	values := configValues{DatabaseURL: a.server.agentURL(), Admin: a.admin}
+	for _, v := range venues {
+		for _, e := range v.endpoints {
+			if e.registered == byTOML {
+				values.Endpoints = append(values.Endpoints, configEndpoint{v.id, base + e.path, e.secret, e.events})
+			}
+		}
+	}
+	var text strings.Builder
+	if err := configTemplate.Execute(&text, values); err != nil {
+		return fmt.Errorf("write the agent's configuration: %w", err)
+	}
+	if err := os.WriteFile(a.config, []byte(text.String()), 0o600); err != nil {
+		return fmt.Errorf("write the agent's configuration: %w", err)
+	}
+	return nil
+}
+
+// registerEndpoints registers the endpoints that are not in the configuration file, while the agent runs.
+func (a *agent) registerEndpoints(ctx context.Context, venues []*venue, base string) (err error) {
+	conn, err := pgx.Connect(ctx, a.server.appURL())
+	if err != nil {
+		return fmt.Errorf("register endpoints: %w", err)
+	}
+	defer func() { err = errors.Join(err, conn.Close(ctx)) }()
+	for _, v := range venues {
+		for _, e := range v.endpoints {
+			switch e.registered {
+			case bySQL:
+				_, err = conn.Exec(ctx, "insert into webhooks.endpoints (venue, url, events, secret, description) values ($1, $2, $3, $4, $5)",
+					v.id, base+e.path, e.events, e.secret, "registered by SQL")
+			case byCLI:
+				// By the environment, because others on this machine can read a command line.
+				err = a.command(ctx, []string{"ENDPOINT_SECRET=" + e.secret}, "endpoints", "add", "--venue", v.id, "--url", base+e.path,
+					"--events", strings.Join(e.events, ","), "--secret", "env:ENDPOINT_SECRET", "--description", "registered by the command line")
+			case byTOML:
+			}
+			if err != nil {
+				return fmt.Errorf("register the endpoint %s: %w", e.path, err)
+			}
+		}
+	}
+	return nil
+}
+
+// command runs one of the agent's commands to its end.
+func (a *agent) command(ctx context.Context, env []string, args ...string) error {
+	cmd := exec.CommandContext(ctx, a.binary, append(args, "--config", a.config)...)
+	cmd.Env = append(os.Environ(), env...)
+	if output, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("%s %s: %w: %s", a.binary, args[0], err, strings.TrimSpace(string(output)))
+	}
+	return nil
+}
+
+func (a *agent) start() error {
+	log, err := os.OpenFile(a.log, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
+	if err != nil {
+		return fmt.Errorf("start the agent: %w", err)
+	}
+	defer log.Close()
+	cmd := exec.Command(a.binary, "run", "--config", a.config)
+	cmd.Stdout, cmd.Stderr = log, log
+	if a.process, err = testenv.StartProcess(cmd); err != nil {
+		return fmt.Errorf("start the agent: %w", err)
+	}
+	return nil
+}
+
+// awaitReady asks /readyz until it answers 200.
+func (a *agent) awaitReady(ctx context.Context) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, readyTimeout, fmt.Errorf("/readyz does not answer 200 within %s", readyTimeout))
+	defer cancel()
+	tick := time.NewTicker(readyPoll)
+	defer tick.Stop()
+	for {
+		req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+a.admin+"/readyz", nil)
+		if err != nil {
+			return err
+		}
+		if res, err := http.DefaultClient.Do(req); err == nil {
+			_ = res.Body.Close()
+			if res.StatusCode == http.StatusOK {
+				return nil
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-a.process.Ended():
+			return fmt.Errorf("it ended: %w", errors.Join(a.process.Wait(), errEndedEarly))
+		case <-tick.C:
+		}
+	}
+}
+
+var errEndedEarly = errors.New("the agent ended before it was told to")
+
+// watch cancels a context with the reason when the agent ends. The function that it returns stops the watch; the goroutine
+// ends then.
+func (a *agent) watch(cancel context.CancelCauseFunc) (stop func()) {
+	stopped := make(chan struct{}) // closed by stop
+	go func() {
+		select {
+		case <-a.process.Ended():
+			cancel(fmt.Errorf("%w: %v; its log ends:\n%s", errEndedEarly, a.process.Wait(), a.logTail()))
+		case <-stopped:
+		}
+	}()
+	return func() { close(stopped) }
+}
+
+// stop asks the agent to drain and end, and kills it when it does not.
+func (a *agent) stop() error {
+	if err := a.process.Signal(syscall.SIGTERM); err != nil {
+		return fmt.Errorf("stop the agent: %w", err)
+	}
+	deadline := time.NewTimer(stopTimeout)
+	defer deadline.Stop()
+	select {
+	case <-a.process.Ended():
+		return nil
+	case <-deadline.C:
+		return errors.Join(fmt.Errorf("the agent did not stop within %s and was killed", stopTimeout), a.process.Signal(syscall.SIGKILL))
+	}
+}
+
+// logTail returns the last lines of the agent's log.
+func (a *agent) logTail() string {
+	log, err := os.ReadFile(a.log)
+	if err != nil {
+		return err.Error()
+	}
+	const tailLines = 15
+	lines := strings.Split(strings.TrimSpace(string(log)), "\n")
+	return strings.Join(lines[max(0, len(lines)-tailLines):], "\n")
+}

@@ -1,0 +1,125 @@
+// Command demo shows the webhook agent at work on one machine: it starts a private PostgreSQL, the real agent binary and a
+// receiver, plays the QuintaGo app, prints each delivery as its signatures are verified, and sums up. `make demo` runs it.
+//
+// It leaves nothing behind: everything it makes is in the folder of its cluster, which goes with it, and the kernel ends its
+// child processes should it die (see package testenv).
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"syscall"
+	"time"
+)
+
+const (
+	leadsPerVenue = 3
+	busyPause     = 90 * time.Millisecond // between transactions until the summary
+	calmPause     = 2 * time.Second       // and after it
+	// settleTimeout bounds the wait for the last delivery: the first retry comes after five seconds.
+	settleTimeout = 15 * time.Second
+)
+
+func main() {
+	// The second signal ends the program the hard way: what is left then is swept by the next start of a cluster.
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
+	context.AfterFunc(ctx, stop)
+	os.Exit(run(ctx, os.Args[1:], os.Stdout, os.Stderr))
+}
+
+// run returns the exit status: 0 when everything arrived as it should, or when interrupted after that; 1 when not; 2 for a
+// wrong command line.
+func run(ctx context.Context, args []string, stdout *os.File, stderr io.Writer) int {
+	flags := flag.NewFlagSet("demo", flag.ContinueOnError)
+	flags.SetOutput(stderr)
+	binary := flags.String("agent", "bin/webhook-agent", "the agent `binary`; make builds it")
+	once := flags.Bool("once", false, "end after the summary")
+	if err := flags.Parse(args); err != nil {
+		if errors.Is(err, flag.ErrHelp) {
+			return 0
+		}
+		return 2
+	}
+	if flags.NArg() > 0 {
+		fmt.Fprintf(stderr, "demo: unknown argument %q\n", flags.Arg(0))
+		return 2
+	}
+
+	out := newPrinter(stdout, useColor(stdout))
+	switch err := demonstrate(ctx, *binary, *once, out); {
+	case err == nil:
+		return 0
+	case ctx.Err() != nil && errors.Is(err, context.Canceled):
+		fmt.Fprintln(stderr, "demo: interrupted before the summary")
+		return 1
+	default:
+		fmt.Fprintln(stderr, "demo:", err)
+		return 1
+	}
+}
+
+// demonstrate is the whole demonstration, in its order. What it starts it ends, the last first.
+func demonstrate(ctx context.Context, binary string, once bool, out *printer) (err error) {
+	s, err := startServer(ctx, out)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, s.close()) }()
+
+	tally := newTally()
+	venues := makeVenues()
+	base, closeReceiver, err := startReceiver(venues, tally, out)
+	if err != nil {
+		return err
+	}
+	defer closeReceiver()
+
+	a, err := startAgent(ctx, binary, s, venues, base, out)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, a.stop()) }()
+	if err := a.registerEndpoints(ctx, venues, base); err != nil {
+		return err
+	}
+	out.venues(venues)
+
+	// The agent is not expected to end before it is told to.
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	stopWatching := a.watch(cancel)
+	defer stopWatching()
+
+	app, err := openApp(ctx, s, venues, tally, out)
+	if err != nil {
+		return err
+	}
+	defer app.close()
+	if err := app.playLeads(ctx, leadsPerVenue, busyPause); err != nil {
+		return err
+	}
+	if err := tally.awaitAll(ctx, settleTimeout); err != nil {
+		return err
+	}
+	summary := tally.summary()
+	out.summary(summary)
+	if !summary.sound() {
+		return fmt.Errorf("not everything arrived as it should; the agent's log ends:\n%s", a.logTail())
+	}
+	if once {
+		return nil
+	}
+	out.lookInside(s, a)
+	err = app.playOn(ctx, calmPause)
+	if errors.Is(context.Cause(ctx), context.Canceled) {
+		out.line("")
+		out.line("  stopping")
+		return nil
+	}
+	return err
+}
