@@ -15,7 +15,8 @@ help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 build: ## build the static binary bin/webhook-agent
-	$(GO_BUILD) -o bin/webhook-agent .
+	@echo "build bin/webhook-agent $(VERSION)"
+	@$(GO_BUILD) -o bin/webhook-agent .
 
 demo: build ## see it work on this machine until Ctrl-C; ARGS=--once ends after the summary
 	@$(GO_BUILD) -o bin/demo ./testenv/demo

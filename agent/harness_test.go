@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"regexp"
 	"sync"
 	"testing"
 	"time"
@@ -81,6 +82,15 @@ func (r *running) waitLog(text string) {
 		}
 		return nil
 	})
+}
+
+var adminAddress = regexp.MustCompile(`admin=(\S+)`)
+
+// adminURL returns where the agent's admin listener is.
+func (r *running) adminURL() string {
+	r.t.Helper()
+	r.waitLog("admin=")
+	return "http://" + string(adminAddress.FindSubmatch(r.log.Bytes())[1])
 }
 
 // syncBuffer is a bytes.Buffer for several goroutines.

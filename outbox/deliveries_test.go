@@ -177,7 +177,7 @@ func TestPlanReplay_FindsTheEndpointsOfSingleEvents(t *testing.T) {
 	for _, plan := range plans {
 		got = append(got, fmt.Sprint(plan.EndpointID, plan.EventIDs, plan.Deliveries))
 	}
-	if want := []string{"ep_1[evt_1 evt_2]2", "ep_2[evt_1]1"}; !slices.Equal(got, want) {
+	if want := []string{"ep_1[evt_1 evt_2] 2", "ep_2[evt_1] 1"}; !slices.Equal(got, want) {
 		t.Errorf("plans are %q, want %q", got, want)
 	}
 	request.EventIDs = append(request.EventIDs, "evt_x")

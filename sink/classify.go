@@ -78,10 +78,10 @@ func classify(err error, f failure) (Class, string) {
 		return ClassConnectTimeout, fmt.Sprintf("the connection to %s timed out", host)
 	case isReset(err):
 		return ClassConnectionReset, resetSentence(f.phase)
-	case f.phase == phaseTLS:
-		return ClassTLSError, tlsSentence(err)
 	case isNetwork(err) || f.phase < phaseTLS:
 		return ClassNetworkError, networkSentence(err, host)
+	case f.phase == phaseTLS:
+		return ClassTLSError, tlsSentence(err)
 	case strings.Contains(err.Error(), headersTooLarge):
 		return ClassResponseTooLarge, fmt.Sprintf("the response headers exceed %d KiB", maxHeaderBytes>>10)
 	default:
@@ -134,7 +134,8 @@ func classifyCertificate(err *tls.CertificateVerificationError, host string) (Cl
 	case errors.As(err, &roots):
 		return ClassTLSUntrusted, "the agent's host has no root certificates; install ca-certificates there"
 	default:
-		return ClassTLSUntrusted, "the certificate is not signed by a known authority: it is self-signed, or an intermediate certificate is missing"
+		return ClassTLSUntrusted, "the certificate is not signed by a known authority: " +
+			"it is self-signed, or an intermediate certificate is missing"
 	}
 }
 

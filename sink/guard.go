@@ -74,7 +74,8 @@ func newGuard(allow []netip.Prefix, deny []netip.Addr) (*guard, error) {
 			problems = append(problems, fmt.Errorf("network.allow_networks: write %v as an IPv4 network", p))
 		default:
 			if n, ok := enclosing(never, p); ok && p.Masked() != netip.PrefixFrom(netip.IPv6Loopback(), 128) {
-				problems = append(problems, fmt.Errorf("network.allow_networks: %v cannot be allowed: %s addresses are always refused", p, n.kind))
+				problems = append(problems,
+					fmt.Errorf("network.allow_networks: %v cannot be allowed: %s addresses are always refused", p, n.kind))
 			}
 		}
 	}

@@ -109,7 +109,8 @@ func parseSecret(s secret.Text) (signingKey, error) {
 		return signingKey{}, notBase64(int(corrupt))
 	}
 	if len(decoded) < minKeyBytes || len(decoded) > maxKeyBytes {
-		return signingKey{}, fmt.Errorf("a whsec_ secret must hold %d to %d bytes, this one holds %d", minKeyBytes, maxKeyBytes, len(decoded))
+		return signingKey{}, fmt.Errorf("a whsec_ secret must hold %d to %d bytes, this one holds %d",
+			minKeyBytes, maxKeyBytes, len(decoded))
 	}
 	if bytes.Count(decoded, decoded[:1]) == len(decoded) {
 		return signingKey{}, errors.New("the whsec_ secret repeats one byte; use a random one")

@@ -86,7 +86,8 @@ func verifyStandard(h http.Header, body []byte, now time.Time, keys []signingKey
 			return nil
 		}
 	}
-	return fmt.Errorf("%s does not match: another secret, or the id, timestamp or body was changed on its way", HeaderStandardSignature)
+	return fmt.Errorf("%s does not match: another secret, or the id, timestamp or body was changed on its way",
+		HeaderStandardSignature)
 }
 
 // matches tells in constant time whether one of presented is want.

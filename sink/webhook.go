@@ -111,7 +111,8 @@ var contentType = []string{"application/json"}
 const requestHeaders = 7
 
 // Attempt sends r once and reports what came of it. It returns after delivery.timeout at the latest, or when ctx ends. A
-// panic on the way, ours or the standard library's, is a failed attempt of class network_error.
+// panic on the way, ours or the standard library's, is a failed attempt of class network_error, unless it happens on one of
+// net/http's own goroutines, where nothing can recover it.
 func (w *Webhook) Attempt(ctx context.Context, r Request) (result Result) {
 	start := time.Now()
 	defer func() {
@@ -141,16 +142,17 @@ func (w *Webhook) Attempt(ctx context.Context, r Request) (result Result) {
 	seen := new(progress)
 	response, err := w.transport.RoundTrip(newRequest(observe(ctx, seen), target, header, r.Body))
 	latency := time.Since(start)
+	ended := context.Cause(ctx) // read once, for it may end at any moment; nil while it has not
 	switch {
 	case err == nil:
 		result = read(response, cancel)
-	case ctx.Err() != nil && !errors.Is(context.Cause(ctx), errDeadline):
+	case ended != nil && !errors.Is(ended, errDeadline):
 		result = Result{Outcome: Canceled, Class: ClassCanceled, Error: "the attempt was interrupted; its result is unknown"}
 	default:
 		result = failed(classify(err, failure{
 			host:     target.Hostname(),
 			timeout:  w.timeout,
-			deadline: ctx.Err() != nil,
+			deadline: ended != nil,
 			phase:    phase(seen.phase.Load()),
 			blocked:  seen.blocked.Load(),
 		}))

@@ -26,6 +26,8 @@ const (
 	stopTimeout  = 30 * time.Second // for an immediate stop, which takes milliseconds on a sound machine
 
 	superuser = "postgres"
+	// maintenanceDatabase is what initdb makes; the others are created from there.
+	maintenanceDatabase = "postgres"
 )
 
 // AgentRole is a role of every cluster; it owns the databases of NewDB. It has what the agent asks of its operator, LOGIN
@@ -141,7 +143,7 @@ func (c *Cluster) RoleURL(role, database string) string {
 
 // CreateRole makes a role that can log in, with attributes in the words of SQL, such as "replication".
 func (c *Cluster) CreateRole(ctx context.Context, role, attributes string) error {
-	if err := c.exec(ctx, "postgres", fmt.Sprintf("create role %s login %s password '%s'", role, attributes, c.password)); err != nil {
+	if err := ExecSQL(ctx, c.URL(maintenanceDatabase), fmt.Sprintf("create role %s login %s password '%s'", role, attributes, c.password)); err != nil {
 		return fmt.Errorf("create role %s: %w", role, err)
 	}
 	return nil
@@ -214,6 +216,7 @@ func (c *Cluster) configuration() []byte {
 }
 
 func (c *Cluster) dataDir() string { return c.folder.join("data") }
+func (c *Cluster) logFile() string { return c.folder.join("log") }
 
 // command returns a call of a server program as the user of the cluster, in a folder that this user may enter, and without
 // the PG variables of this process.
@@ -231,7 +234,7 @@ func (c *Cluster) Resume(ctx context.Context) error {
 	if c.server != nil {
 		return errors.New("start PostgreSQL: it runs already")
 	}
-	log, err := os.OpenFile(c.folder.join("log"), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
+	log, err := os.OpenFile(c.logFile(), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
 	if err != nil {
 		return fmt.Errorf("start PostgreSQL: %w", err)
 	}
@@ -245,7 +248,7 @@ func (c *Cluster) Resume(ctx context.Context) error {
 	}
 	c.server = server
 	if err := c.awaitReady(ctx); err != nil {
-		return fmt.Errorf("start PostgreSQL %d: %w; its log ends:\n%s", c.binaries.Major, errors.Join(err, c.Crash()), c.logTail())
+		return fmt.Errorf("start PostgreSQL %d: %w; its log ends:\n%s", c.binaries.Major, errors.Join(err, c.Crash()), LogTail(c.logFile()))
 	}
 	return nil
 }
@@ -257,7 +260,7 @@ func (c *Cluster) awaitReady(ctx context.Context) error {
 	tick := time.NewTicker(pollInterval)
 	defer tick.Stop()
 	for {
-		conn, err := pgx.Connect(ctx, c.URL("postgres"))
+		conn, err := pgx.Connect(ctx, c.URL(maintenanceDatabase))
 		if err == nil {
 			return conn.Close(ctx)
 		}
@@ -271,13 +274,13 @@ func (c *Cluster) awaitReady(ctx context.Context) error {
 	}
 }
 
-// logTail returns the last lines of the server's log.
-func (c *Cluster) logTail() string {
-	log, err := os.ReadFile(c.folder.join("log"))
+// LogTail returns the last lines of a log file, for an error that tells why the program that wrote it has failed.
+func LogTail(path string) string {
+	log, err := os.ReadFile(path)
 	if err != nil {
 		return err.Error()
 	}
-	const tailLines = 10
+	const tailLines = 15
 	lines := strings.Split(strings.TrimSpace(string(log)), "\n")
 	return strings.Join(lines[max(0, len(lines)-tailLines):], "\n")
 }

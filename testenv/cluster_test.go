@@ -20,14 +20,8 @@ func TestMain(m *testing.M) {
 		abandonCluster()
 		return
 	}
-	Main(m, Options{Template: func(ctx context.Context, url string) (err error) {
-		conn, err := pgx.Connect(ctx, url)
-		if err != nil {
-			return err
-		}
-		defer func() { err = errors.Join(err, conn.Close(ctx)) }()
-		_, err = conn.Exec(ctx, "create table guests (name text); insert into guests values ('Ana')")
-		return err
+	Main(m, Options{Template: func(ctx context.Context, url string) error {
+		return ExecSQL(ctx, url, "create table guests (name text); insert into guests values ('Ana')")
 	}})
 }
 

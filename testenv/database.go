@@ -2,7 +2,6 @@ package testenv
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"strings"
 	"sync"
@@ -75,7 +74,7 @@ func (c *Cluster) NewDB(t testing.TB) *DB {
 		t.Fatal(c.templateErr)
 	}
 	name := fmt.Sprintf("%s_%d", identifier(t.Name()), c.lastDatabase.Add(1))
-	if err := c.exec(t.Context(), "postgres", "create database "+name+" template "+templateDatabase+" owner "+AgentRole); err != nil {
+	if err := ExecSQL(t.Context(), c.URL(maintenanceDatabase), "create database "+name+" template "+templateDatabase+" owner "+AgentRole); err != nil {
 		t.Fatalf("make database %s: %v", name, err)
 	}
 	db := &DB{
@@ -108,7 +107,7 @@ func identifier(testName string) string {
 }
 
 func (c *Cluster) makeTemplate(ctx context.Context) error {
-	if err := c.exec(ctx, "postgres", "create database "+templateDatabase+" owner "+AgentRole); err != nil {
+	if err := ExecSQL(ctx, c.URL(maintenanceDatabase), "create database "+templateDatabase+" owner "+AgentRole); err != nil {
 		return fmt.Errorf("make the template database: %w", err)
 	}
 	if c.opts.Template == nil {
@@ -118,15 +117,4 @@ func (c *Cluster) makeTemplate(ctx context.Context) error {
 		return fmt.Errorf("prepare the template database: %w", err)
 	}
 	return nil
-}
-
-// exec runs one statement as the superuser over a connection of its own.
-func (c *Cluster) exec(ctx context.Context, database, sql string) (err error) {
-	conn, err := pgx.Connect(ctx, c.URL(database))
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, conn.Close(ctx)) }()
-	_, err = conn.Exec(ctx, sql)
-	return err
 }

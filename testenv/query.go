@@ -14,6 +14,17 @@ import (
 // objectInUse is the SQLSTATE of dropping a database with an active replication slot.
 const objectInUse = "55006"
 
+// ExecSQL runs statements without parameters over a connection of its own.
+func ExecSQL(ctx context.Context, url, sql string) (err error) {
+	conn, err := pgx.Connect(ctx, url)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, conn.Close(ctx)) }()
+	_, err = conn.Exec(ctx, sql)
+	return err
+}
+
 // Exec runs one statement as the owner of the database, as the app would, and returns the number of rows it touched.
 func (db *DB) Exec(t testing.TB, sql string, args ...any) int64 {
 	t.Helper()
@@ -77,7 +88,7 @@ func (db *DB) drop(ctx context.Context) error {
 	tick := time.NewTicker(pollInterval)
 	defer tick.Stop()
 	for {
-		err := db.cluster.exec(ctx, "postgres", "drop database if exists "+db.Name+" with (force)")
+		err := ExecSQL(ctx, db.cluster.URL(maintenanceDatabase), "drop database if exists "+db.Name+" with (force)")
 		var pgErr *pgconn.PgError
 		if !errors.As(err, &pgErr) || pgErr.Code != objectInUse {
 			return err

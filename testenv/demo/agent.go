@@ -92,7 +92,7 @@ func startAgent(ctx context.Context, binary string, s *server, venues []*venue, 
 		return nil, err
 	}
 	if err := a.awaitReady(ctx); err != nil {
-		return nil, errors.Join(fmt.Errorf("start the agent: %w; its log ends:\n%s", err, a.logTail()), a.stop())
+		return nil, errors.Join(fmt.Errorf("start the agent: %w; its log ends:\n%s", err, testenv.LogTail(a.log)), a.stop())
 	}
 	out.step("%s, configured by %s", a.binary, a.config)
 	return a, nil
@@ -205,7 +205,7 @@ func (a *agent) watch(cancel context.CancelCauseFunc) (stop func()) {
 	go func() {
 		select {
 		case <-a.process.Ended():
-			cancel(fmt.Errorf("%w: %v; its log ends:\n%s", errEndedEarly, a.process.Wait(), a.logTail()))
+			cancel(fmt.Errorf("%w: %v; its log ends:\n%s", errEndedEarly, a.process.Wait(), testenv.LogTail(a.log)))
 		case <-stopped:
 		}
 	}()
@@ -225,15 +225,4 @@ func (a *agent) stop() error {
 	case <-deadline.C:
 		return errors.Join(fmt.Errorf("the agent did not stop within %s and was killed", stopTimeout), a.process.Signal(syscall.SIGKILL))
 	}
-}
-
-// logTail returns the last lines of the agent's log.
-func (a *agent) logTail() string {
-	log, err := os.ReadFile(a.log)
-	if err != nil {
-		return err.Error()
-	}
-	const tailLines = 15
-	lines := strings.Split(strings.TrimSpace(string(log)), "\n")
-	return strings.Join(lines[max(0, len(lines)-tailLines):], "\n")
 }

@@ -10,7 +10,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/jackc/pgx/v5"
 	"golang.org/x/term"
 
 	"github.com/quintago/webhook-agent/testenv"
@@ -66,12 +65,12 @@ func startServer(ctx context.Context, out *printer) (_ *server, err error) {
 	if err := cluster.CreateRole(ctx, appRole, ""); err != nil {
 		return nil, err
 	}
-	if err := s.exec(ctx, cluster.URL("postgres"), "create database "+databaseName); err != nil {
+	if err := testenv.ExecSQL(ctx, cluster.URL("postgres"), "create database "+databaseName); err != nil {
 		return nil, fmt.Errorf("create the app's database: %w", err)
 	}
 	// The agent makes its schema and its publication itself, for which it needs this right.
 	rights := "grant create on database " + databaseName + " to " + testenv.AgentRole
-	if err := s.exec(ctx, cluster.URL(databaseName), rights+";"+appSchema); err != nil {
+	if err := testenv.ExecSQL(ctx, cluster.URL(databaseName), rights+";"+appSchema); err != nil {
 		return nil, fmt.Errorf("create the app's schema: %w", err)
 	}
 	binaries := cluster.Binaries()
@@ -83,7 +82,7 @@ func (s *server) close() error { return s.cluster.Close() }
 
 // grantToApp gives the app its rights on the agent's schema, once that exists.
 func (s *server) grantToApp(ctx context.Context) error {
-	if err := s.exec(ctx, s.agentURL(), appRights); err != nil {
+	if err := testenv.ExecSQL(ctx, s.agentURL(), appRights); err != nil {
 		return fmt.Errorf("let the app write events: %w", err)
 	}
 	return nil
@@ -91,17 +90,6 @@ func (s *server) grantToApp(ctx context.Context) error {
 
 func (s *server) appURL() string   { return s.cluster.RoleURL(appRole, databaseName) }
 func (s *server) agentURL() string { return s.cluster.RoleURL(testenv.AgentRole, databaseName) }
-
-// exec runs statements over a connection of its own.
-func (s *server) exec(ctx context.Context, url, sql string) (err error) {
-	conn, err := pgx.Connect(ctx, url)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, conn.Close(ctx)) }()
-	_, err = conn.Exec(ctx, sql)
-	return err
-}
 
 // ensurePostgres installs PostgreSQL when the machine has none and apt-get can do it without a question (but for the password
 // that sudo asks for on a terminal). A version that the user chose by PG or PG_BIN is left to the user.

@@ -15,6 +15,8 @@ import (
 	"os/signal"
 	"syscall"
 	"time"
+
+	"github.com/quintago/webhook-agent/testenv"
 )
 
 const (
@@ -50,11 +52,11 @@ func run(ctx context.Context, args []string, stdout *os.File, stderr io.Writer) 
 		return 2
 	}
 
-	out := newPrinter(stdout, useColor(stdout))
-	switch err := demonstrate(ctx, *binary, *once, out); {
+	err := demonstrate(ctx, *binary, *once, newPrinter(stdout, useColor(stdout)))
+	switch {
 	case err == nil:
 		return 0
-	case ctx.Err() != nil && errors.Is(err, context.Canceled):
+	case ctx.Err() != nil:
 		fmt.Fprintln(stderr, "demo: interrupted before the summary")
 		return 1
 	default:
@@ -89,37 +91,42 @@ func demonstrate(ctx context.Context, binary string, once bool, out *printer) (e
 	}
 	out.venues(venues)
 
-	// The agent is not expected to end before it is told to.
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	stopWatching := a.watch(cancel)
-	defer stopWatching()
-
 	app, err := openApp(ctx, s, venues, tally, out)
 	if err != nil {
 		return err
 	}
 	defer app.close()
-	if err := app.playLeads(ctx, leadsPerVenue, busyPause); err != nil {
-		return err
+	playing, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	defer a.watch(cancel)()
+	if err := app.playLeads(playing, leadsPerVenue, busyPause); err != nil {
+		return causeOr(playing, err)
 	}
-	if err := tally.awaitAll(ctx, settleTimeout); err != nil {
-		return err
+	if err := tally.awaitAll(playing, settleTimeout); err != nil {
+		return causeOr(playing, err)
 	}
 	summary := tally.summary()
 	out.summary(summary)
 	if !summary.sound() {
-		return fmt.Errorf("not everything arrived as it should; the agent's log ends:\n%s", a.logTail())
+		return fmt.Errorf("not everything arrived as it should; the agent's log ends:\n%s", testenv.LogTail(a.log))
 	}
 	if once {
 		return nil
 	}
 	out.lookInside(s, a)
-	err = app.playOn(ctx, calmPause)
-	if errors.Is(context.Cause(ctx), context.Canceled) {
+	err = app.playOn(playing, calmPause)
+	if ctx.Err() != nil {
 		out.line("")
-		out.line("  stopping")
-		return nil
+		out.step("stopping")
+		return nil // interrupted, which is how this ends
+	}
+	return causeOr(playing, err)
+}
+
+// causeOr returns why ctx was canceled, or err when it was not: what fails after the end of ctx fails because of it.
+func causeOr(ctx context.Context, err error) error {
+	if cause := context.Cause(ctx); cause != nil {
+		return cause
 	}
 	return err
 }

@@ -1,0 +1,439 @@
+package agent
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net/http"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/quintago/webhook-agent/testenv"
+)
+
+// The tests of this file are the promises of the design, P1 to P10, seen from outside: SQL goes in, requests come out.
+
+func TestP1_EventsInsertedBeforeTheFirstStartAndWhileTheAgentIsDownArrive(t *testing.T) {
+	t.Parallel()
+	env := testenv.NewDB(t)
+	r := testenv.StartReceiver(t, testSecret)
+	endpoint := addEndpoint(t, env, "venue_1", r.URL, "*")
+	first := addEvent(t, env, "venue_1", "lead.created", `{"n":1}`)
+
+	a := start(t, testConfig(env))
+	waitStatus(t, env, first, endpoint, "succeeded")
+	a.end()
+	second := addEvent(t, env, "venue_1", "lead.created", `{"n":2}`)
+	start(t, testConfig(env))
+	waitStatus(t, env, second, endpoint, "succeeded")
+	if got := r.Count(); got != 2 {
+		t.Errorf("%d requests arrived for 2 events", got)
+	}
+}
+
+func TestP2_RolledBackEventsAreNeverSent(t *testing.T) {
+	t.Parallel()
+	env := testenv.NewDB(t)
+	r := testenv.StartReceiver(t, testSecret)
+	addEndpoint(t, env, "venue_1", r.URL, "*")
+	start(t, testConfig(env)).waitLog("leading")
+
+	conn := connect(t, env)
+	ctx := context.Background()
+	const insert = `insert into webhooks.outbox (id, type, venue, data) values ($1, 'lead.created', 'venue_1', '{}')`
+	want := map[string]bool{}
+	for i := range 40 {
+		tx, err := conn.Begin(ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		id := fmt.Sprintf("evt_%02d", i)
+		if _, err := tx.Exec(ctx, insert, id); err != nil {
+			t.Fatal(err)
+		}
+		// Every third transaction rolls back all of it, every other one a savepoint with a second event.
+		if _, err := tx.Exec(ctx, "savepoint s"); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := tx.Exec(ctx, insert, id+"_inner"); err != nil {
+			t.Fatal(err)
+		}
+		if i%2 == 0 {
+			if _, err := tx.Exec(ctx, "rollback to savepoint s"); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if i%3 == 0 {
+			err = tx.Rollback(ctx)
+		} else {
+			err = tx.Commit(ctx)
+			want[id] = true
+			if i%2 != 0 {
+				want[id+"_inner"] = true
+			}
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	last := addEvent(t, env, "venue_1", "lead.created", `{}`)
+	want[last] = true
+	for _, got := range r.Wait(t, len(want), patience) {
+		if !want[got.ID] {
+			t.Errorf("%s arrived, which was rolled back or came twice", got.ID)
+		}
+		delete(want, got.ID)
+	}
+}
+
+func TestP4_AllAttemptsAndEndpointsGetTheSameBytes(t *testing.T) {
+	t.Parallel()
+	env := testenv.NewDB(t)
+	r := testenv.StartReceiver(t, testSecret)
+	r.SetAnswer("/a", testenv.Statuses(500, 503, 200))
+	r.SetAnswer("/b", testenv.Statuses(500, 200))
+	one := addEndpoint(t, env, "venue_1", r.URL+"/a", "*")
+	other := addEndpoint(t, env, "venue_1", r.URL+"/b", "*")
+	cfg := testConfig(env)
+	cfg.Delivery.Retries[1] = 3 * time.Second // the third attempt to /a comes after the restart
+	a := start(t, cfg)
+	event := addEvent(t, env, "venue_1", "lead.created", "{ \"z\" : 1e400,\t\"a\":\"<&>\u2028\", \"z\":0.10 }")
+	waitStatus(t, env, event, other, "succeeded, attempts 2")
+	waitStatus(t, env, event, one, "pending, attempts 2")
+	a.end()
+	start(t, cfg)
+	waitStatus(t, env, event, one, "succeeded, attempts 3")
+	got := r.Received()
+	if len(got) != 5 {
+		t.Fatalf("%d requests arrived, want 5", len(got))
+	}
+	for _, g := range got {
+		if string(g.Body) != string(got[0].Body) || g.ID != event {
+			t.Errorf("%s got\n%s\nafter\n%s", g.Path, g.Body, got[0].Body)
+		}
+		if g.SignatureErr != nil {
+			t.Error(g.SignatureErr)
+		}
+	}
+}
+
+func TestP5_AnEventReachesItsOwnVenueOnly(t *testing.T) {
+	t.Parallel()
+	env := testenv.NewDB(t)
+	r := testenv.StartReceiver(t, testSecret)
+	for _, venue := range []string{"venue_1", "venue_2", "venue_3"} {
+		addEndpoint(t, env, venue, r.URL+"/"+venue, "*")
+	}
+	start(t, testConfig(env)).waitLog("leading")
+	want := map[string]string{}
+	for i := range 30 {
+		venue := fmt.Sprintf("venue_%d", 1+i%4) // the fourth has no endpoint
+		id := addEvent(t, env, venue, "payment.received", `{}`)
+		if i%4 != 3 {
+			want[id] = "/" + venue
+		}
+	}
+	for _, got := range r.Wait(t, len(want), patience) {
+		if want[got.ID] != got.Path {
+			t.Errorf("event %s arrived at %s, want %q", got.ID, got.Path, want[got.ID])
+		}
+	}
+}
+
+func TestP6_AttemptsEndAfterSixAndTheWaitSurvivesARestart(t *testing.T) {
+	t.Parallel()
+	env := testenv.NewDB(t)
+	r := testenv.StartReceiver(t, testSecret)
+	r.SetAnswer("", testenv.Script(testenv.Answer{Status: 302, Header: map[string]string{"Location": r.URL + "/elsewhere"}}))
+	endpoint := addEndpoint(t, env, "venue_1", r.URL, "*")
+	cfg := testConfig(env)
+	cfg.Delivery.Retries[0] = 4 * time.Second
+	a := start(t, cfg)
+	event := addEvent(t, env, "venue_1", "lead.created", `{}`)
+	waitStatus(t, env, event, endpoint, "pending, attempts 1")
+	a.end()
+	start(t, cfg)
+	waitStatus(t, env, event, endpoint, "failed, attempts 6")
+	got := r.Received()
+	if len(got) != 6 {
+		t.Fatalf("%d requests arrived, want 6", len(got))
+	}
+	if wait := got[1].At.Sub(got[0].At); wait < 4*time.Second {
+		t.Errorf("the second attempt came after %s, want 4s at least", wait)
+	}
+	codes := testenv.QueryAll[string](t, env, `select attempt || ':' || code || ':' || class from webhooks.attempts order by attempt`)
+	if fmt.Sprint(codes) != "[1:302:redirect 2:302:redirect 3:302:redirect 4:302:redirect 5:302:redirect 6:302:redirect]" {
+		t.Errorf("attempts are %v", codes)
+	}
+}
+
+func TestP7_TheHundredthConsecutiveFailureDisables(t *testing.T) {
+	t.Parallel()
+	env := testenv.NewDB(t)
+	r := testenv.StartReceiver(t, testSecret)
+	r.SetAnswer("", testenv.Statuses(500))
+	endpoint := addEndpoint(t, env, "venue_1", r.URL, "*")
+	a := start(t, testConfig(env))
+	a.waitLog("leading")
+	env.Exec(t, `insert into webhooks.outbox (type, venue, data) select 'lead.created', 'venue_1', '{}' from generate_series(1, 150)`)
+	testenv.Eventually(t, patience, func() error {
+		if reason := testenv.QueryOne[string](t, env, `select coalesce(disabled_reason, '') from webhooks.endpoints`); reason != "failures" {
+			return fmt.Errorf("disabled_reason is %q", reason)
+		}
+		if open := testenv.QueryOne[int](t, env, `select count(*) from webhooks.deliveries where status = 'pending'`); open > 0 {
+			return fmt.Errorf("%d deliveries are pending", open)
+		}
+		return nil
+	})
+	if got := r.Count(); got != 100 {
+		t.Errorf("%d attempts were made, want exactly 100", got)
+	}
+	if got := testenv.QueryOne[int](t, env, `select consecutive_failures from webhooks.endpoint_health`); got != 100 {
+		t.Errorf("consecutive_failures is %d", got)
+	}
+	for _, percent := range []string{"consecutive_failures=50", "consecutive_failures=70", "consecutive_failures=90"} {
+		a.waitLog(percent)
+	}
+	late := addEvent(t, env, "venue_1", "lead.created", `{"late":true}`)
+	waitStatus(t, env, late, endpoint, "missed")
+
+	// Plain SQL enables it again and replays, and the counter begins anew.
+	r.SetAnswer("", testenv.Statuses(200))
+	env.Exec(t, `update webhooks.endpoints set disabled_at = null`)
+	env.Exec(t, `insert into webhooks.replays (endpoint_id) values ($1)`, endpoint)
+	testenv.Eventually(t, patience, func() error {
+		got := testenv.QueryOne[string](t, env, `select state || ' ' || done || '/' || coalesce(total, -1) from webhooks.replays`)
+		if got != "done 151/151" {
+			return fmt.Errorf("the replay is %s", got)
+		}
+		return nil
+	})
+	if got := testenv.QueryOne[int](t, env, `select count(*) from webhooks.deliveries where status = 'succeeded'`); got != 151 {
+		t.Errorf("%d deliveries succeeded after the replay, want 151", got)
+	}
+	if got := testenv.QueryOne[int](t, env, `select consecutive_failures from webhooks.endpoint_health`); got != 0 {
+		t.Errorf("consecutive_failures is %d after the endpoint was enabled", got)
+	}
+}
+
+func TestP8_AReplayGoesOnAfterARestart(t *testing.T) {
+	t.Parallel()
+	env := testenv.NewDB(t)
+	r := testenv.StartReceiver(t, testSecret)
+	r.SetAnswer("", testenv.Script(testenv.Answer{Delay: 20 * time.Millisecond}))
+	endpoint := addEndpoint(t, env, "venue_1", r.URL, "*")
+	env.Exec(t, `update webhooks.endpoints set disabled_at = now()`)
+	cfg := testConfig(env)
+	cfg.Delivery.EndpointConcurrency = 4
+	a := start(t, cfg)
+	a.waitLog("leading")
+	const events = 400
+	env.Exec(t, `insert into webhooks.outbox (type, venue, data) select 'lead.created', 'venue_1', '{}' from generate_series(1, $1)`, events)
+	testenv.Eventually(t, patience, func() error {
+		if n := testenv.QueryOne[int](t, env, `select count(*) from webhooks.deliveries where status = 'missed'`); n != events {
+			return fmt.Errorf("%d deliveries are missed", n)
+		}
+		return nil
+	})
+	env.Exec(t, `update webhooks.endpoints set disabled_at = null`)
+	env.Exec(t, `insert into webhooks.replays (endpoint_id, since, statuses) values ($1, now() - interval '1 hour', '{missed}')`, endpoint)
+	r.Wait(t, events/10, patience)
+	a.end()
+	if got := r.Count(); got >= events {
+		t.Fatalf("all %d requests arrived before the restart: the test shows nothing", got)
+	}
+	start(t, cfg)
+	testenv.Eventually(t, patience, func() error {
+		if got := testenv.QueryOne[string](t, env, `select state || ' ' || done from webhooks.replays`); got != fmt.Sprint("done ", events) {
+			return fmt.Errorf("the replay is %s", got)
+		}
+		return nil
+	})
+	ids := map[string]int{}
+	for _, got := range r.Received() {
+		ids[got.ID]++
+	}
+	if len(ids) != events || r.Count() != events {
+		t.Errorf("%d requests with %d ids arrived, want %d of each: a restart in good order repeats nothing", r.Count(), len(ids), events)
+	}
+}
+
+func TestP9_AHungEndpointHoldsBackNeitherOthersNorWAL(t *testing.T) {
+	t.Parallel()
+	env := testenv.NewDB(t)
+	r := testenv.StartReceiver(t, testSecret)
+	r.SetAnswer("/hung", testenv.Script(testenv.Answer{Hang: true}))
+	addEndpoint(t, env, "venue_1", r.URL+"/hung", "*")
+	healthy := addEndpoint(t, env, "venue_1", r.URL+"/healthy", "*")
+	cfg := testConfig(env)
+	start(t, cfg).waitLog("leading")
+	for i := range 30 {
+		event := addEvent(t, env, "venue_1", "lead.created", fmt.Sprintf(`{"n":%d}`, i))
+		began := time.Now()
+		waitStatus(t, env, event, healthy, "succeeded")
+		if took := time.Since(began); took > 5*time.Second {
+			t.Fatalf("delivery %d to the healthy endpoint took %s", i, took)
+		}
+	}
+	last := testenv.QueryOne[string](t, env, `select pg_current_wal_lsn()::text`)
+	testenv.Eventually(t, patience, func() error {
+		if n := testenv.QueryOne[int](t, env, `select count(*) from webhooks.deliveries where status = 'pending'`); n != 30 {
+			return fmt.Errorf("%d deliveries to the hung endpoint are pending, want 30", n)
+		}
+		return slotReached(t, env, last)
+	})
+	env.Exec(t, `delete from webhooks.endpoints where url like '%hung'`)
+	testenv.Eventually(t, patience, func() error {
+		// Those whose attempts hang go on; releasing them lets the agent end at once.
+		r.Release()
+		if n := testenv.QueryOne[int](t, env, `select count(*) from webhooks.deliveries where status = 'pending'`); n != 0 {
+			return fmt.Errorf("%d deliveries are pending after the endpoint was removed", n)
+		}
+		return nil
+	})
+}
+
+func TestP10_SubscriptionsChangeInCommitOrderWithEvents(t *testing.T) {
+	t.Parallel()
+	env := testenv.NewDB(t)
+	r := testenv.StartReceiver(t, testSecret)
+	start(t, testConfig(env)).waitLog("leading")
+	ctx := context.Background()
+	conn := connect(t, env)
+	event := func(id string) {
+		t.Helper()
+		if _, err := conn.Exec(ctx, `insert into webhooks.outbox (id, type, venue, data) values ($1, 'lead.created', 'venue_1', '{}')`, id); err != nil {
+			t.Fatal(err)
+		}
+	}
+	run := func(sql string, args ...any) {
+		t.Helper()
+		if _, err := conn.Exec(ctx, sql, args...); err != nil {
+			t.Fatal(err)
+		}
+	}
+	event("evt_before")
+	run(`begin`)
+	event("evt_same_before")
+	run(`insert into webhooks.endpoints (id, venue, url, events, secret) values ('ep_1', 'venue_1', $1, '{lead.created}', $2)`, r.URL, testSecret)
+	event("evt_same_after")
+	run(`commit`)
+	event("evt_subscribed")
+	run(`update webhooks.endpoints set events = '{payment.*}'`)
+	event("evt_unsubscribed")
+	run(`update webhooks.endpoints set events = '{lead.*}'`)
+	event("evt_again")
+	run(`update webhooks.endpoints set disabled_at = now()`)
+	event("evt_disabled")
+	run(`update webhooks.endpoints set disabled_at = null`)
+	event("evt_enabled")
+	run(`delete from webhooks.endpoints`)
+	event("evt_deleted")
+	run(`insert into webhooks.endpoints (id, venue, url, events, secret) values ('ep_2', 'venue_1', $1, '{*}', $2)`, r.URL, testSecret)
+	event("evt_last")
+
+	waitStatus(t, env, "evt_last", "ep_2", "succeeded")
+	got := testenv.QueryAll[string](t, env, `select event_id || ' ' || endpoint_id from webhooks.deliveries where event_id <> 'evt_disabled' order by 1`)
+	want := "[evt_again ep_1 evt_enabled ep_1 evt_last ep_2 evt_same_after ep_1 evt_subscribed ep_1]"
+	if fmt.Sprint(got) != want {
+		t.Errorf("deliveries are %v, want %s", got, want)
+	}
+	if got := testenv.QueryOne[string](t, env, `select status from webhooks.deliveries where event_id = 'evt_disabled'`); got != "missed" {
+		t.Errorf("the event of the disabled endpoint is %s, want missed", got)
+	}
+}
+
+func TestRun_LostConnectionsLoseAndRepeatNothing(t *testing.T) {
+	t.Parallel()
+	env := testenv.NewDB(t)
+	r := testenv.StartReceiver(t, testSecret)
+	addEndpoint(t, env, "venue_1", r.URL, "*")
+	a := start(t, testConfig(env))
+	a.waitLog("leading")
+	super, err := pgx.Connect(context.Background(), env.SuperuserURL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer super.Close(context.Background())
+	const rounds, perRound = 4, 50
+	for range rounds {
+		env.Exec(t, `insert into webhooks.outbox (type, venue, data) select 'lead.created', 'venue_1', '{}' from generate_series(1, $1)`, perRound)
+		if _, err := super.Exec(context.Background(), `select pg_terminate_backend(pid) from pg_stat_activity
+			where datname = current_database() and application_name = 'webhook-agent'`); err != nil {
+			t.Fatal(err)
+		}
+	}
+	testenv.Eventually(t, patience, func() error {
+		if n := testenv.QueryOne[int](t, env, `select count(*) from webhooks.deliveries where status = 'succeeded'`); n != rounds*perRound {
+			return fmt.Errorf("%d deliveries succeeded, want %d", n, rounds*perRound)
+		}
+		return nil
+	})
+	if got := r.Count(); got != rounds*perRound {
+		t.Errorf("%d requests arrived for %d events", got, rounds*perRound)
+	}
+	a.waitLog("the stream is back")
+}
+
+func TestRun_AStandbyTakesOverAndIsReadyMeanwhile(t *testing.T) {
+	t.Parallel()
+	env := testenv.NewDB(t)
+	r := testenv.StartReceiver(t, testSecret)
+	endpoint := addEndpoint(t, env, "venue_1", r.URL, "*")
+	first := start(t, testConfig(env))
+	first.waitLog("leading")
+	second := start(t, testConfig(env))
+	second.waitLog("standing by")
+	if status, body := get(t, second.adminURL()+"/readyz"); status != http.StatusOK || body != "standing by\n" {
+		t.Errorf("/readyz of the standby: %d %q", status, body)
+	}
+	first.end()
+	event := addEvent(t, env, "venue_1", "lead.created", `{}`)
+	began := time.Now()
+	waitStatus(t, env, event, endpoint, "succeeded")
+	if took := time.Since(began); took > 5*time.Second {
+		t.Errorf("the standby took %s to take over", took)
+	}
+	if status, body := get(t, second.adminURL()+"/readyz"); status != http.StatusOK || body != "leading\n" {
+		t.Errorf("/readyz of the new leader: %d %q", status, body)
+	}
+	if r.Count() != 1 {
+		t.Errorf("%d requests arrived for one event", r.Count())
+	}
+}
+
+// slotReached tells whether the slot's confirmed position has come to lsn.
+func slotReached(t testing.TB, env *testenv.DB, lsn string) error {
+	t.Helper()
+	reached := testenv.QueryOne[bool](t, env, `select confirmed_flush_lsn >= $2::pg_lsn from pg_replication_slots where slot_name = $1`, env.Slot, lsn)
+	if !reached {
+		return fmt.Errorf("the slot has not come to %s", lsn)
+	}
+	return nil
+}
+
+func connect(t testing.TB, env *testenv.DB) *pgx.Conn {
+	t.Helper()
+	conn, err := pgx.Connect(context.Background(), env.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = conn.Close(context.Background()) })
+	return conn
+}
+
+func get(t testing.TB, url string) (status int, body string) {
+	t.Helper()
+	resp, err := http.Get(url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	text, err := io.ReadAll(resp.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return resp.StatusCode, string(text)
+}

@@ -1,0 +1,191 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/quintago/webhook-agent/testenv"
+)
+
+// An event is one that the app wrote, and what has become of it.
+type event struct {
+	venue      *venue
+	eventType  string
+	data       string    // as the app wrote it
+	sent       time.Time // when COMMIT was sent
+	rolledBack bool
+	open       []*endpoint // those that have not accepted it yet
+}
+
+// counts are the numbers of the summary.
+type counts struct {
+	committed  int // events
+	matched    int // of them, those that an endpoint wants
+	expected   int // deliveries of these
+	arrived    int // requests
+	accepted   int // deliveries: verified, and answered with success
+	retried    int // of them, those that took more than one attempt
+	rolledBack int // events
+	phantoms   int // requests of these
+	faults     int // requests that should not have been sent as they were, phantoms among them
+}
+
+// tally compares what the app committed with what arrives. It is the demo's own judgment and asks the agent nothing.
+type tally struct {
+	mu      sync.Mutex // guards all below
+	n       counts
+	events  map[string]*event // by id
+	firsts  []time.Duration   // from COMMIT to arrival, of first attempts
+	changed chan struct{}     // closed and replaced when a delivery is accepted
+}
+
+func newTally() *tally { return &tally{events: map[string]*event{}, changed: make(chan struct{})} }
+
+// committing enters an event before its COMMIT is sent, since it may arrive before COMMIT has returned.
+func (t *tally) committing(id string, e *event) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for _, endpoint := range e.venue.endpoints {
+		if endpoint.wants(e.eventType) {
+			e.open = append(e.open, endpoint)
+		}
+	}
+	t.events[id] = e
+	t.n.committed++
+	t.n.expected += len(e.open)
+	if len(e.open) > 0 {
+		t.n.matched++
+	}
+	e.sent = time.Now()
+}
+
+// rollingBack enters an event that must never arrive.
+func (t *tally) rollingBack(id string, e *event) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	e.rolledBack = true
+	t.events[id] = e
+	t.n.rolledBack++
+}
+
+// arrival is one request as it is printed.
+type arrival struct {
+	venue     string
+	eventType string
+	path      string // "" where the venue has no other
+	attempt   int
+	latency   time.Duration // from COMMIT to arrival
+	status    int           // of the answer
+	fault     string        // "" when the request is as promised
+}
+
+// arrived judges a request that will be answered with status (0 is 200).
+func (t *tally) arrived(r testenv.Received, status int) arrival {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.n.arrived++
+	if status == 0 {
+		status = 200
+	}
+	a := arrival{attempt: r.Attempt, status: status}
+	e := t.events[r.ID]
+	if e != nil {
+		a.venue, a.eventType = e.venue.name, e.eventType
+		if len(e.venue.endpoints) > 1 {
+			a.path = r.Path
+		}
+		if !e.rolledBack {
+			a.latency = r.At.Sub(e.sent)
+		}
+	}
+	if a.fault = faultOf(r, e); a.fault != "" {
+		t.n.faults++
+		if e != nil && e.rolledBack {
+			t.n.phantoms++
+		}
+		return a
+	}
+	if r.Attempt == 1 {
+		t.firsts = append(t.firsts, a.latency)
+	}
+	i := slices.IndexFunc(e.open, func(endpoint *endpoint) bool { return endpoint.path == r.Path })
+	if i < 0 || status >= 300 {
+		return a // a duplicate, which at least once allows, or refused: it comes again
+	}
+	e.open = slices.Delete(e.open, i, i+1)
+	t.n.accepted++
+	if r.Attempt > 1 {
+		t.n.retried++
+	}
+	close(t.changed)
+	t.changed = make(chan struct{})
+	return a
+}
+
+// faultOf tells what is wrong with a request of an event (nil when unknown), "" when nothing is.
+func faultOf(r testenv.Received, e *event) string {
+	switch {
+	case r.SignatureErr != nil:
+		return r.SignatureErr.Error()
+	case e == nil:
+		return "the app wrote no event " + r.ID
+	case e.rolledBack:
+		return "its transaction was rolled back"
+	case !slices.ContainsFunc(e.venue.endpoints, func(endpoint *endpoint) bool {
+		return endpoint.path == r.Path && endpoint.wants(e.eventType)
+	}):
+		return r.Path + " did not subscribe to it"
+	case !bytes.HasSuffix(r.Body, []byte(`"data":`+e.data+`}`)):
+		return "the data are not as the app wrote them"
+	}
+	return ""
+}
+
+// awaitAll returns when every delivery was accepted, or after the timeout: the summary tells which. It returns an error only
+// when ctx ends.
+func (t *tally) awaitAll(ctx context.Context, timeout time.Duration) error {
+	deadline := time.NewTimer(timeout)
+	defer deadline.Stop()
+	for {
+		t.mu.Lock()
+		accepted, expected, changed := t.n.accepted, t.n.expected, t.changed
+		t.mu.Unlock()
+		if accepted == expected {
+			return nil
+		}
+		select {
+		case <-changed:
+		case <-deadline.C:
+			return nil
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// summary is the tally at one moment.
+type summary struct {
+	counts
+	p50, p99 time.Duration // from COMMIT to arrival, of first attempts
+}
+
+func (t *tally) summary() summary {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return summary{t.n, percentile(t.firsts, 50), percentile(t.firsts, 99)}
+}
+
+// sound tells whether everything arrived that should, and nothing else.
+func (s summary) sound() bool { return s.accepted == s.expected && s.faults == 0 }
+
+// percentile returns the smallest value that at least p percent of the values do not exceed (nearest rank), 0 of none.
+func percentile(values []time.Duration, p int) time.Duration {
+	if len(values) == 0 {
+		return 0
+	}
+	sorted := slices.Sorted(slices.Values(values))
+	return sorted[(len(sorted)*p+99)/100-1]
+}
