@@ -17,4 +17,5 @@ func TestMain(m *testing.M) {
 		_, _, err := outbox.Migrate(ctx, cfg.outbox())
 		return err
 	}})
+	removeBinary()
 }

@@ -67,6 +67,9 @@ func run(ctx context.Context, args []string, stdout *os.File, stderr io.Writer) 
 
 // demonstrate is the whole demonstration, in its order. What it starts it ends, the last first.
 func demonstrate(ctx context.Context, binary string, once bool, out *printer) (err error) {
+	if _, err := os.Stat(binary); err != nil {
+		return fmt.Errorf("there is no agent binary %s: build it with make build, or name it with -agent", binary)
+	}
 	s, err := startServer(ctx, out)
 	if err != nil {
 		return err

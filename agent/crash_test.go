@@ -1,0 +1,182 @@
+package agent
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/quintago/webhook-agent/testenv"
+)
+
+// binaryDir is where the built agent is; TestMain removes it.
+var binaryDir string
+
+// binary builds the agent once for all tests of this package.
+var binary = sync.OnceValues(func() (string, error) {
+	dir, err := os.MkdirTemp("", "webhook-agent-test-")
+	if err != nil {
+		return "", err
+	}
+	binaryDir = dir
+	path := filepath.Join(dir, "webhook-agent")
+	out, err := exec.Command("go", "build", "-o", path, "..").CombinedOutput()
+	if err != nil {
+		return "", fmt.Errorf("build the agent: %w\n%s", err, out)
+	}
+	return path, nil
+})
+
+func removeBinary() {
+	if binaryDir != "" {
+		_ = os.RemoveAll(binaryDir) // a leftover in the temporary folder is no reason to fail
+	}
+}
+
+// process is the agent's binary, running.
+type process struct {
+	*testenv.Process
+	stderr *syncBuffer
+	admin  string
+}
+
+// startBinary starts the built agent with a configuration file as an operator would write it, and waits until it leads.
+func startBinary(t *testing.T, env *testenv.DB) *process {
+	t.Helper()
+	path, err := binary()
+	if err != nil {
+		t.Fatal(err)
+	}
+	port, err := testenv.FreePort()
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := &process{stderr: &syncBuffer{}, admin: fmt.Sprintf("127.0.0.1:%d", port)}
+	file := filepath.Join(t.TempDir(), "webhook-agent.toml")
+	text := fmt.Sprintf("[outbox]\nslot = %q\n[delivery]\nshutdown_timeout = \"5s\"\n[network]\nallow_http = true\nallow_networks = [\"127.0.0.0/8\"]\n[admin]\nlisten = %q\n",
+		env.Slot, p.admin)
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(path, "run", "--config", file)
+	cmd.Env = append(os.Environ(), "DATABASE_URL="+env.URL)
+	cmd.Stderr = p.stderr
+	if p.Process, err = testenv.StartProcess(cmd); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { p.kill(t) })
+	testenv.Eventually(t, patience, func() error {
+		resp, err := http.Get("http://" + p.admin + "/readyz")
+		if err != nil {
+			return err
+		}
+		defer resp.Body.Close()
+		var body bytes.Buffer
+		if _, err := body.ReadFrom(resp.Body); err != nil {
+			return err
+		}
+		if body.String() != "leading\n" {
+			return fmt.Errorf("/readyz says %q; log:\n%s", body.String(), p.stderr)
+		}
+		return nil
+	})
+	return p
+}
+
+func (p *process) kill(t *testing.T) {
+	t.Helper()
+	_ = p.Signal(syscall.SIGKILL) // it may have ended
+	<-p.Ended()
+}
+
+func TestP1P3_KillNineLosesNothingAndRepeatsOnlyTheLastSecond(t *testing.T) {
+	t.Parallel()
+	env := testenv.NewDB(t)
+	r := testenv.StartReceiver(t, testSecret)
+	r.SetAnswer("/slow", testenv.Script(testenv.Answer{Delay: 30 * time.Millisecond}))
+	addEndpoint(t, env, "venue_1", r.URL+"/fast", "*")
+	addEndpoint(t, env, "venue_1", r.URL+"/slow", "lead.*")
+	p := startBinary(t, env)
+
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	inserting := make(chan error, 1)
+	conn := connect(t, env)
+	go func() {
+		for i := 0; ctx.Err() == nil; i++ {
+			// The connection outlives ctx, so that no insert is of unknown outcome.
+			if _, err := conn.Exec(context.Background(), `insert into webhooks.outbox (type, venue, data) values ('lead.created', 'venue_1', $1)`,
+				fmt.Sprintf(`{"n":%d}`, i)); err != nil {
+				inserting <- err
+				return
+			}
+		}
+		inserting <- nil
+	}()
+	var kills []time.Time
+	for kill := range 5 {
+		// Killed while requests are under way, each time a little later in the agent's life.
+		r.Wait(t, r.Count()+100*(kill+1), patience)
+		kills = append(kills, time.Now())
+		p.kill(t)
+		p = startBinary(t, env)
+	}
+	cancel()
+	if err := <-inserting; err != nil {
+		t.Fatal(err)
+	}
+	events := testenv.QueryOne[int](t, env, `select count(*) from webhooks.outbox`)
+	testenv.Eventually(t, patience, func() error {
+		if n := testenv.QueryOne[int](t, env, `select count(*) from webhooks.deliveries where status = 'succeeded'`); n != 2*events {
+			return fmt.Errorf("%d deliveries succeeded, want %d; log:\n%s", n, 2*events, p.stderr)
+		}
+		return nil
+	})
+
+	type key struct{ path, id string }
+	first := map[key]testenv.Received{}
+	duplicates := 0
+	for _, got := range r.Received() {
+		if got.SignatureErr != nil {
+			t.Fatalf("event %s: %v", got.ID, got.SignatureErr)
+		}
+		k := key{got.Path, got.ID}
+		before, again := first[k]
+		if !again {
+			first[k] = got
+			continue
+		}
+		duplicates++
+		if !bytes.Equal(before.Body, got.Body) {
+			t.Errorf("the duplicate of %s has other bytes", got.ID)
+		}
+		nearKill := false
+		for _, at := range kills {
+			if age := at.Sub(before.At); age > -100*time.Millisecond && age < 1500*time.Millisecond {
+				nearKill = true
+			}
+		}
+		if !nearKill {
+			t.Errorf("%s to %s came again although it arrived at %s, not within the last second before a kill", got.ID, got.Path, before.At)
+		}
+	}
+	if len(first) != 2*events {
+		t.Errorf("%d deliveries arrived, want %d", len(first), 2*events)
+	}
+	t.Logf("%d events, %d kills, %d duplicates", events, len(kills), duplicates)
+
+	// In good order: the signal ends it with status 0, and what was sent is recorded.
+	if err := p.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	if err := p.Wait(); err != nil {
+		t.Errorf("after SIGTERM: %v\n%s", err, p.stderr)
+	}
+}
