@@ -27,14 +27,20 @@ func environment(variables map[string]string) func(string) string {
 	return func(name string) string { return variables[name] }
 }
 
-// loadText loads a configuration file with this text and the given environment.
-func loadText(t *testing.T, text string, variables map[string]string) (*Config, error) {
+// writeFile writes a configuration file and returns its path.
+func writeFile(t *testing.T, text string) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "agent.toml")
 	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	return LoadConfig(path, environment(variables))
+	return path
+}
+
+// loadText loads a configuration file with this text and the given environment.
+func loadText(t *testing.T, text string, variables map[string]string) (*Config, error) {
+	t.Helper()
+	return LoadConfig(writeFile(t, text), environment(variables))
 }
 
 // problemsOf loads a file that must be refused and returns why.

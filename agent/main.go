@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"os"
 	"runtime"
 	"strings"
@@ -92,11 +93,11 @@ func (a *app) rootCommand() *cobra.Command {
 		Short: "Delivers the events of a PostgreSQL outbox as signed webhooks",
 		Long: `webhook-agent streams the events that the QuintaGo app writes into its PostgreSQL outbox and delivers each of them,
 signed and with retries, to the endpoints that its venue has registered.`,
-		Example: `  webhook-agent check                      what is missing in the database, with the remedy
-  webhook-agent migrate                    create or update the schema webhooks
-  webhook-agent run                        deliver until interrupted
-  webhook-agent status                     where the agent stands
-  webhook-agent deliveries list --since 1h what was sent, and what came of it`,
+		Example: `  webhook-agent check                        what is missing in the database, with the remedy
+  webhook-agent migrate                      create or update the schema webhooks
+  webhook-agent run                          deliver until interrupted
+  webhook-agent status                       where the agent stands
+  webhook-agent deliveries list --since 1h   what was sent, and what came of it`,
 		SilenceErrors:     true,
 		SilenceUsage:      true,
 		Args:              subcommandRequired,
@@ -154,7 +155,9 @@ over when the first is gone.`,
 			if err != nil {
 				return err
 			}
-			return Run(cmd.Context(), cfg, NewLogger(a.stderr, cfg.Log))
+			log := NewLogger(a.stderr, cfg.Log)
+			slog.SetDefault(log) // net/http says on the standard logger what hostile servers do
+			return Run(cmd.Context(), cfg, log)
 		},
 	}
 }

@@ -65,8 +65,12 @@ func (s *session) run(ctx context.Context) error {
 
 // acquire waits until this agent holds the stream.
 func (s *session) acquire(ctx context.Context) error {
-	if err := s.db.Preflight(ctx); err != nil {
+	warnings, err := s.db.Preflight(ctx)
+	if err != nil {
 		return err
+	}
+	for _, w := range warnings {
+		s.log.Warn(w.Thing+": "+w.Reason, "remedy", w.Remedy)
 	}
 	if err := s.tailer.Connect(ctx); err != nil {
 		return err

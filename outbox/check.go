@@ -38,18 +38,21 @@ type Finding struct {
 	Thing  string `json:"thing"`
 	Reason string `json:"reason"`
 	Remedy string `json:"remedy"`
+
+	// passing tells that the failure may end without a change of configuration, so that a program that starts does better to wait.
+	passing bool
 }
 
 func fine(thing, format string, args ...any) Finding {
-	return Finding{LevelOK, thing, fmt.Sprintf(format, args...), ""}
+	return Finding{Level: LevelOK, Thing: thing, Reason: fmt.Sprintf(format, args...)}
 }
 
 func warning(thing, remedy, format string, args ...any) Finding {
-	return Finding{LevelWarn, thing, fmt.Sprintf(format, args...), remedy}
+	return Finding{Level: LevelWarn, Thing: thing, Reason: fmt.Sprintf(format, args...), Remedy: remedy}
 }
 
 func failure(thing, remedy, format string, args ...any) Finding {
-	return Finding{LevelFail, thing, fmt.Sprintf(format, args...), remedy}
+	return Finding{Level: LevelFail, Thing: thing, Reason: fmt.Sprintf(format, args...), Remedy: remedy}
 }
 
 // check looks at one aspect of the database.
@@ -78,9 +81,29 @@ func (db *DB) Check(ctx context.Context) []Finding {
 // AsFinding turns an error into a finding: a Problem by its parts.
 func AsFinding(err error) Finding {
 	if p, isProblem := errors.AsType[*Problem](err); isProblem {
-		return failure(p.Thing, p.Remedy, "%s", p.Reason)
+		f := failure(p.Thing, p.Remedy, "%s", p.Reason)
+		f.passing = !p.Fatal
+		return f
 	}
-	return failure("database", "see PostgreSQL's log", "%v", err)
+	f := failure("database", "see PostgreSQL's log", "%v", err)
+	f.passing = true
+	return f
+}
+
+// Preflight runs Check before an agent streams. It returns the first failure as a Problem, and the warnings.
+func (db *DB) Preflight(ctx context.Context) (warnings []Finding, err error) {
+	if err := db.Ping(ctx); err != nil {
+		return nil, err // the same for every look
+	}
+	for _, f := range db.Check(ctx) {
+		switch f.Level {
+		case LevelFail:
+			return nil, &Problem{Thing: f.Thing, Reason: f.Reason, Remedy: f.Remedy, Fatal: !f.passing}
+		case LevelWarn:
+			warnings = append(warnings, f)
+		}
+	}
+	return warnings, nil
 }
 
 const selectServer = `
@@ -102,7 +125,9 @@ func (db *DB) checkServer(ctx context.Context, tx pgx.Tx) (found []Finding, err 
 		found = append(found, fine("PostgreSQL", "version %s", version))
 	}
 	if standby {
-		found = append(found, failure("server", "point database.url at the primary", "it is a standby, which cannot record deliveries"))
+		f := failure("server", "point database.url at the primary", "it is a standby, which cannot record deliveries")
+		f.passing = true // it may be promoted
+		found = append(found, f)
 	} else {
 		found = append(found, fine("server", "it is a primary"))
 	}

@@ -69,62 +69,10 @@ func (c Config) ServerAddrs(ctx context.Context, lookup func(ctx context.Context
 	return addrs, nil
 }
 
-const selectPreflight = `
-select current_setting('server_version_num')::int, pg_is_in_recovery(), current_setting('wal_level'),
-       coalesce((select rolreplication or rolsuper from pg_roles where rolname = current_user), false),
-       to_regclass('webhooks.schema_version') is not null, current_user`
-
 const selectSchemaVersion = `select version from webhooks.schema_version`
 
 // minServerVersion is the oldest PostgreSQL whose pgoutput and snapshot functions the agent relies on.
 const minServerVersion = 140000
-
-// Preflight returns the first Problem that keeps an agent from streaming, or nil. Command check tells more.
-func (db *DB) Preflight(ctx context.Context) error {
-	var (
-		version                            int
-		recovery, mayReplicate, haveSchema bool
-		walLevel, user                     string
-	)
-	err := db.pool.QueryRow(ctx, selectPreflight).Scan(&version, &recovery, &walLevel, &mayReplicate, &haveSchema, &user)
-	if err != nil {
-		return db.cfg.explain("look at the server", err)
-	}
-	switch {
-	case version < minServerVersion:
-		return &Problem{Thing: "PostgreSQL", Reason: fmt.Sprintf("version %d is too old", version/10000), Remedy: "use version 14 or newer", Fatal: true}
-	case recovery:
-		return &Problem{Thing: "PostgreSQL", Reason: "this server is a standby, which cannot record deliveries", Remedy: "point database.url at the primary"}
-	case walLevel != "logical":
-		return &Problem{Thing: "wal_level", Reason: "it is " + walLevel + ", the stream needs logical",
-			Remedy: "ALTER SYSTEM SET wal_level = 'logical' and restart PostgreSQL", Fatal: true}
-	case !mayReplicate:
-		// Managed services grant the right by membership instead of the attribute, so this one is left to START_REPLICATION there.
-		member, err := db.replicationByMembership(ctx)
-		if err != nil {
-			return err
-		}
-		if !member {
-			return &Problem{Thing: fmt.Sprintf("role %q", user), Reason: "it lacks the REPLICATION attribute",
-				Remedy: "ALTER ROLE " + quoteIdent(user) + " REPLICATION", Fatal: true}
-		}
-	}
-	if !haveSchema {
-		return &Problem{Thing: "schema webhooks", Reason: "it is missing in this database", Remedy: "run webhook-agent migrate", Fatal: true}
-	}
-	var schema int
-	if err := db.pool.QueryRow(ctx, selectSchemaVersion).Scan(&schema); err != nil {
-		return db.cfg.explain("read the schema version", err)
-	}
-	switch want := SchemaVersion(); {
-	case schema < want:
-		return &Problem{Thing: "schema webhooks", Reason: fmt.Sprintf("it has version %d, this binary needs %d", schema, want),
-			Remedy: "run webhook-agent migrate", Fatal: true}
-	case schema > want:
-		return schemaNewer(schema)
-	}
-	return db.preflightPublications(ctx)
-}
 
 const selectReplicationMembership = `
 select exists (select from pg_roles where rolname = 'rds_replication' and pg_has_role(current_user, oid, 'member'))`
@@ -132,38 +80,4 @@ select exists (select from pg_roles where rolname = 'rds_replication' and pg_has
 func (db *DB) replicationByMembership(ctx context.Context) (member bool, err error) {
 	err = db.pool.QueryRow(ctx, selectReplicationMembership).Scan(&member)
 	return member, db.cfg.explain("look at the role", err)
-}
-
-const selectPublished = `
-select pubname from pg_publication_tables
-where (pubname = $1 and schemaname = $2 and tablename = $3)
-   or (pubname = $1 and schemaname = 'webhooks' and tablename = 'replays')
-   or (pubname = $4 and schemaname = 'webhooks' and tablename = 'endpoints')`
-
-// preflightPublications sees that the tables are published. A table that is not would be skipped without a word.
-func (db *DB) preflightPublications(ctx context.Context) error {
-	schema, table := db.cfg.tableName()
-	rows, err := db.pool.Query(ctx, selectPublished, db.cfg.Publication, schema, table, db.cfg.endpointsPublication())
-	if err != nil {
-		return db.cfg.explain("look at the publications", err)
-	}
-	defer rows.Close()
-	found := map[string]int{}
-	for rows.Next() {
-		var name string
-		if err := rows.Scan(&name); err != nil {
-			return db.cfg.explain("look at the publications", err)
-		}
-		found[name]++
-	}
-	if err := rows.Err(); err != nil {
-		return db.cfg.explain("look at the publications", err)
-	}
-	for name, want := range map[string]int{db.cfg.Publication: 2, db.cfg.endpointsPublication(): 1} {
-		if found[name] < want {
-			return &Problem{Thing: fmt.Sprintf("publication %q", name), Reason: "it is missing or does not hold its tables",
-				Remedy: "run webhook-agent migrate, or correct outbox.table and outbox.publication", Fatal: true}
-		}
-	}
-	return nil
 }

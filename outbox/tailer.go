@@ -155,7 +155,8 @@ func (t *Tailer) Run(take, hold context.Context, out chan<- *Batch) error {
 // read is the part of Run in which the stream is consumed.
 func (t *Tailer) read(take context.Context, out chan<- *Batch) error {
 	// A deadline in the past ends a blocked read at once. read sets a later one only before it looks at take again.
-	stop := context.AfterFunc(take, func() { _ = t.conn.Conn().SetReadDeadline(time.Unix(1, 0)) })
+	conn := t.conn.Conn() // the function may run after t.conn is gone
+	stop := context.AfterFunc(take, func() { _ = conn.SetReadDeadline(time.Unix(1, 0)) })
 	defer stop()
 	for {
 		if err := t.status(time.Now()); err != nil {
@@ -164,7 +165,7 @@ func (t *Tailer) read(take context.Context, out chan<- *Batch) error {
 		if err := t.yieldIdle(take, out, time.Now()); err != nil {
 			return err
 		}
-		if err := t.conn.Conn().SetReadDeadline(t.statusDue); err != nil {
+		if err := conn.SetReadDeadline(t.statusDue); err != nil {
 			return fmt.Errorf("read the stream: %w", err)
 		}
 		if take.Err() != nil {

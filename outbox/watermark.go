@@ -16,7 +16,7 @@ type entry struct {
 	end        LSN // zero when the transaction goes on in the next entry
 	idle       bool
 	read       time.Time
-	open       int         // deliveries without a row
+	open       int // deliveries without a row
 	deliveries []*Delivery
 }
 

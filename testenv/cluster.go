@@ -238,7 +238,7 @@ func (c *Cluster) Resume(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("start PostgreSQL: %w", err)
 	}
-	defer log.Close()
+	defer func() { _ = log.Close() }() // the child has its own
 	// The server outlives ctx, which bounds the start only.
 	cmd := c.command(context.WithoutCancel(ctx), "postgres", "-D", c.dataDir())
 	cmd.Stdout, cmd.Stderr = log, log

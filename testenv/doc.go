@@ -22,6 +22,20 @@
 // parameters, or holds a writing transaction open (which blocks the creation of replication slots in every database)
 // takes a cluster of its own by NewCluster.
 //
+// # Receivers
+//
+// A Receiver plays a customer's server. It records what arrives, verifies both signatures by code of its own, and answers as
+// the test says:
+//
+//	r := testenv.StartReceiver(t, secret)
+//	r.SetAnswer("/hook", testenv.Statuses(500, 503, 200))
+//	// ... an agent delivers to r.URL + "/hook" ...
+//	for _, received := range r.Wait(t, 3, 10*time.Second) {
+//		if received.SignatureErr != nil {
+//			t.Error(received.SignatureErr)
+//		}
+//	}
+//
 // # What is left behind
 //
 // Nothing after a normal end. When the process that started a cluster dies without one, the kernel stops the server

@@ -157,7 +157,7 @@ func (a *agent) start() error {
 	if err != nil {
 		return fmt.Errorf("start the agent: %w", err)
 	}
-	defer log.Close()
+	defer func() { _ = log.Close() }() // the child has its own
 	cmd := exec.Command(a.binary, "run", "--config", a.config)
 	cmd.Stdout, cmd.Stderr = log, log
 	if a.process, err = testenv.StartProcess(cmd); err != nil {
@@ -187,13 +187,13 @@ func (a *agent) awaitReady(ctx context.Context) error {
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		case <-a.process.Ended():
-			return fmt.Errorf("it ended: %w", errors.Join(a.process.Wait(), errEndedEarly))
+			return errEndedEarly
 		case <-tick.C:
 		}
 	}
 }
 
-var errEndedEarly = errors.New("the agent ended before it was told to")
+var errEndedEarly = errors.New("it ended before it was told to")
 
 // watch cancels a context with the reason when the agent ends. The function that it returns stops the watch; the goroutine
 // ends then.
@@ -202,15 +202,20 @@ func (a *agent) watch(cancel context.CancelCauseFunc) (stop func()) {
 	go func() {
 		select {
 		case <-a.process.Ended():
-			cancel(fmt.Errorf("%w: %v; its log ends:\n%s", errEndedEarly, a.process.Wait(), testenv.LogTail(a.log)))
+			cancel(fmt.Errorf("the agent failed: %w: %v; its log ends:\n%s", errEndedEarly, a.process.Wait(), testenv.LogTail(a.log)))
 		case <-stopped:
 		}
 	}()
 	return func() { close(stopped) }
 }
 
-// stop asks the agent to drain and end, and kills it when it does not.
+// stop asks the agent to drain and end, and kills it when it does not. An agent that has ended before was reported by watch.
 func (a *agent) stop() error {
+	select {
+	case <-a.process.Ended():
+		return nil
+	default:
+	}
 	if err := a.process.Signal(syscall.SIGTERM); err != nil {
 		return fmt.Errorf("stop the agent: %w", err)
 	}
@@ -218,8 +223,16 @@ func (a *agent) stop() error {
 	defer deadline.Stop()
 	select {
 	case <-a.process.Ended():
+		if err := a.process.Wait(); err != nil {
+			return fmt.Errorf("the agent did not end in order: %w; its log ends:\n%s", err, testenv.LogTail(a.log))
+		}
 		return nil
 	case <-deadline.C:
-		return errors.Join(fmt.Errorf("the agent did not stop within %s and was killed", stopTimeout), a.process.Signal(syscall.SIGKILL))
+		err := fmt.Errorf("the agent did not stop within %s and was killed", stopTimeout)
+		if killErr := a.process.Signal(syscall.SIGKILL); killErr != nil {
+			return errors.Join(err, killErr)
+		}
+		<-a.process.Ended()
+		return err
 	}
 }

@@ -102,7 +102,7 @@ func ensurePostgres(ctx context.Context, out *printer) error {
 	if err != nil {
 		return fmt.Errorf("%w (it is not installed for you: %w)", missing, err)
 	}
-	out.step("there is no PostgreSQL here: installing it with apt-get")
+	out.line("  …  there is no PostgreSQL here: installing it with apt-get")
 	if output, err := install.CombinedOutput(); err != nil {
 		return fmt.Errorf("install PostgreSQL with apt-get: %w: %s", err, strings.TrimSpace(string(output)))
 	}

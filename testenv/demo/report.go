@@ -116,7 +116,7 @@ func milliseconds(d time.Duration) string {
 func (p *printer) summary(s summary) {
 	seen := "events, never seen"
 	if s.phantoms > 0 {
-		seen = fmt.Sprintf("events, seen %d times", s.phantoms)
+		seen = fmt.Sprintf("events, seen in %d requests", s.phantoms)
 	}
 	row := func(label string, value any, note string) { p.line("  %-18s  %7v  %s", label, value, note) }
 	p.line("")
@@ -134,10 +134,10 @@ func (p *printer) summary(s summary) {
 		return
 	}
 	if s.faults > 0 {
-		p.problem("%d requests that should not have been sent as they were; see above", s.faults)
+		p.problem("requests that should not have been sent as they were: %d, see above", s.faults)
 	}
 	if missing := s.expected - s.accepted; missing > 0 {
-		p.problem("%d deliveries are missing", missing)
+		p.problem("deliveries that did not arrive: %d", missing)
 	}
 }
 
