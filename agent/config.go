@@ -33,7 +33,7 @@ type OutboxConfig struct {
 	Table       string        `toml:"table"` // schema.table
 	Publication string        `toml:"publication"`
 	Slot        string        `toml:"slot"`
-	Retention   time.Duration `toml:"retention"` // how long the delivery log is kept; 0 keeps it for ever
+	Retention   time.Duration `toml:"retention"` // how long the delivery log is to be kept, 0 for ever; not acted on yet
 	Columns     ColumnsConfig `toml:"columns"`
 }
 
@@ -128,13 +128,14 @@ func LoadConfig(path string, getenv func(string) string) (*Config, error) {
 			"the configuration file cannot be read: %v; name another with --config or start from config.example.toml", reason(err))}}
 	}
 	cfg := DefaultConfig()
-	problems := decodeConfig(cfg, string(text), getenv)
+	problems := &problemList{unreadable: map[string]bool{}}
+	decodeConfig(cfg, string(text), getenv, problems)
 	if cfg.Database.URL.IsZero() {
 		cfg.Database.URL = secret.New(getenv("DATABASE_URL"))
 	}
-	problems = append(problems, cfg.problems()...)
-	if len(problems) > 0 {
-		return nil, &ConfigError{path, problems}
+	cfg.check(problems)
+	if len(problems.sentences) > 0 {
+		return nil, &ConfigError{path, problems.sentences}
 	}
 	return cfg, nil
 }

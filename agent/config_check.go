@@ -27,9 +27,8 @@ var (
 // suffixLength is what the agent adds to outbox.publication for its second publication, _endpoints.
 const suffixLength = len("_endpoints")
 
-// problems returns one sentence for each value that the agent cannot work with.
-func (c *Config) problems() []string {
-	p := &problemList{}
+// check notes each value that the agent cannot work with.
+func (c *Config) check(p *problemList) {
 	if c.Database.URL.IsZero() {
 		p.add("database.url", "is missing; set it, or the environment variable DATABASE_URL, to postgres://user:password@host:5432/database")
 	} else if err := outbox.CheckURL(c.Database.URL); err != nil {
@@ -43,7 +42,6 @@ func (c *Config) problems() []string {
 		p.add("log.format", "is %s, must be text or json", quoted(c.Log.Format))
 	}
 	c.checkEndpoints(p)
-	return p.sentences
 }
 
 func (o *OutboxConfig) check(p *problemList) {
@@ -154,10 +152,17 @@ func (c *Config) checkEndpoints(p *problemList) {
 }
 
 // problemList gathers sentences about keys.
-type problemList struct{ sentences []string }
+type problemList struct {
+	sentences []string
+	// unreadable are the keys that hold no value because it could not be read. They have their sentence; that the value is
+	// missing as well would only confuse.
+	unreadable map[string]bool
+}
 
 func (p *problemList) add(key, format string, args ...any) {
-	p.sentences = append(p.sentences, key+": "+fmt.Sprintf(format, args...))
+	if !p.unreadable[key] {
+		p.sentences = append(p.sentences, key+": "+fmt.Sprintf(format, args...))
+	}
 }
 
 // join adds the sentences of err, one on each line, which name their keys themselves.

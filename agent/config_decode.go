@@ -23,20 +23,20 @@ import (
 type decoder struct {
 	meta     toml.MetaData
 	getenv   func(string) string
-	problems []string
+	problems *problemList
 }
 
-// decodeConfig overlays cfg with the keys of text and returns one sentence for each key that is unknown or unreadable. A
-// key that could not be read keeps the value it had.
-func decodeConfig(cfg *Config, text string, getenv func(string) string) []string {
+// decodeConfig overlays cfg with the keys of text and notes each key that is unknown or unreadable. A key that could not be
+// read keeps the value it had.
+func decodeConfig(cfg *Config, text string, getenv func(string) string, problems *problemList) {
 	var keys map[string]toml.Primitive
 	meta, err := toml.Decode(text, &keys)
 	if err != nil {
-		return []string{syntaxProblem(err)}
+		problems.sentences = append(problems.sentences, syntaxProblem(err))
+		return
 	}
-	d := &decoder{meta: meta, getenv: getenv}
+	d := &decoder{meta, getenv, problems}
 	d.table("", keys, reflect.ValueOf(cfg).Elem())
-	return d.problems
 }
 
 // tomlQuotes finds what the toml package quotes from the document in its messages.
@@ -219,10 +219,14 @@ func (d *decoder) decode(name string, value toml.Primitive, set func(any) error)
 	if problem == nil {
 		return
 	}
+	where := name
 	if parse, ok := errors.AsType[toml.ParseError](err); ok && parse.Position.Line > 0 && !strings.Contains(name, "[") {
-		name = fmt.Sprintf("line %d: %s", parse.Position.Line, name)
+		where = fmt.Sprintf("line %d: %s", parse.Position.Line, name)
 	}
-	d.problem(name, problem)
+	for sentence := range strings.Lines(problem.Error()) {
+		d.problems.add(where, "%s", strings.TrimSpace(sentence))
+	}
+	d.problems.unreadable[name] = true
 }
 
 // unmarshaler makes a toml.Unmarshaler of a function.
@@ -230,13 +234,6 @@ type unmarshaler func(any) error
 
 // UnmarshalTOML implements toml.Unmarshaler.
 func (u unmarshaler) UnmarshalTOML(v any) error { return u(v) }
-
-// problem notes each line of err as one sentence about the key.
-func (d *decoder) problem(name string, err error) {
-	for sentence := range strings.Lines(err.Error()) {
-		d.problems = append(d.problems, name+": "+strings.TrimSpace(sentence))
-	}
-}
 
 // configKeys returns the keys of the struct type t and of those within, each with prefix and dots before it. Lists count as
 // one table.

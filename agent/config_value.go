@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"math"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -27,8 +28,8 @@ func parseDuration(text string) (time.Duration, error) {
 		}
 		return d, nil
 	}
-	n, err := strconv.ParseUint(days, 10, 16) // 65,535 days are far from the end of time.Duration
-	if err != nil {
+	n, err := strconv.ParseUint(days, 10, 32)
+	if err != nil || n > uint64(math.MaxInt64/day) {
 		return 0, bad
 	}
 	d := time.Duration(n) * day

@@ -277,6 +277,9 @@ func (s *session) watch(ctx context.Context) {
 	for {
 		if v, err := s.db.Vitals(ctx); err == nil { // an error shows elsewhere: the ledger and the stream use the same server
 			s.metrics.observe(v)
+			if err := s.ledger.SetHorizon(ctx, v.Horizon); err != nil {
+				return
+			}
 			if off := v.ClockSkew.Abs() > maxClockSkew; off != skewed {
 				skewed = off
 				level, text := slog.LevelInfo, "the clocks agree again"

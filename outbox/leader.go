@@ -70,7 +70,9 @@ func (db *DB) PrepareSlot(ctx context.Context, t *Tailer, holder string) (LSN, e
 const upsertRecovering = `
 insert into webhooks.checkpoint (slot, lsn, epoch, holder, system_identifier, timeline, database, recovering)
 values ($1, '0/0', 0, $2, $3, $4, current_database(), true)
-on conflict (slot) do update set lsn = '0/0', recovering = true, updated = now()`
+on conflict (slot) do update set lsn = '0/0', recovering = true, updated = now(),
+       -- transaction ids of another server mean nothing here
+       horizon = case when checkpoint.system_identifier = excluded.system_identifier then checkpoint.horizon end`
 
 func (db *DB) insertCheckpoint(ctx context.Context, t *Tailer, holder string) error {
 	_, err := db.pool.Exec(ctx, upsertRecovering, db.cfg.Slot, holder, t.System.SystemID, t.System.Timeline)
@@ -145,16 +147,17 @@ func (db *DB) TakeOver(ctx context.Context, t *Tailer, holder string) (Term, err
 
 const sweepBatch = 1000
 
-// sweepSQL inserts what is missing for one batch of the outbox in the order of its ids, and returns the last id of the batch. Events are matched against
-// the endpoints that existed when they were written.
+// sweepSQL inserts what is missing for one batch of the outbox in the order of its ids, and returns the last id of the batch. It leaves out what the
+// horizon sees, which was handed over and matched at its time; the rest is matched against the endpoints that existed when it was written.
 func (db *DB) sweepSQL() string {
 	c := db.cfg.Columns
 	id, created := "o."+quoteIdent(c.ID), "o."+quoteIdent(c.Created)
 	return fmt.Sprintf(`
 with batch as materialized (
-    select %[1]s as id, %[1]s::text as event_id, o.%[2]s::text as type, o.%[3]s::text as venue, coalesce(%[4]s::timestamptz, now()) as created
+    select %[1]s as id, %[1]s::text as event_id, o.%[2]s::text as type, o.%[3]s::text as venue, coalesce(%[4]s::timestamptz, now()) as created,
+           not webhooks.handed_over(o.xmin, (select horizon from webhooks.checkpoint where slot = $2)) as unseen
     from %[5]s o
-    where $1::text is null or %[1]s > $1::text::%[6]s
+    where ($1::text is null or %[1]s > $1::text::%[6]s)
     order by %[1]s limit %[7]d
 ), added as (
     insert into webhooks.deliveries (event_id, endpoint_id, venue, type, status, next_attempt_at, created, finished, last_error)
@@ -165,7 +168,7 @@ with batch as materialized (
            case when e.disabled_at is null then null else 'the endpoint was disabled' end
     from batch b
     join webhooks.endpoints e on e.venue = b.venue and e.created <= b.created
-    where exists (select from unnest(e.events) p
+    where b.unseen and exists (select from unnest(e.events) p
                   where p in ('*', b.type) or (right(p, 2) = '.*' and starts_with(b.type, left(p, -1))))
     on conflict (event_id, endpoint_id) do nothing
     returning 1
@@ -187,7 +190,7 @@ func (db *DB) sweep(ctx context.Context, epoch int64) (added int64, err error) {
 	var last *string
 	for {
 		var n, a int64
-		if err := db.pool.QueryRow(ctx, db.sweepSQL(), last).Scan(&last, &n, &a); err != nil {
+		if err := db.pool.QueryRow(ctx, db.sweepSQL(), last, db.cfg.Slot).Scan(&last, &n, &a); err != nil {
 			return added, db.cfg.explain("sweep "+db.cfg.Table, err)
 		}
 		added += a

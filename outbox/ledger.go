@@ -62,6 +62,7 @@ type Ledger struct {
 	jobs     []job            // between groups, the first one makes one step
 	stopped  map[string]int   // by endpoint, the version up to which MissPending is over
 	versions map[string]int64 // by endpoint, the latest Health that was taken in
+	horizon  *Horizon         // to be stored once the checkpoint has passed it
 	stored   LSN              // the checkpoint as committed
 	storedAt time.Time
 	failing  bool // the last try to commit failed; logged once
@@ -90,6 +91,7 @@ type op struct {
 	tracked *Tracked
 	result  *Result
 	health  *Health
+	horizon *Horizon
 	job     job
 	stop    *missJob // ends the jobs for its endpoint up to its version
 }
@@ -111,6 +113,11 @@ func (l *Ledger) Record(ctx context.Context, r *Result) error { return l.send(ct
 
 // SetHealth records an endpoint's counter outside an attempt: after it was enabled again, or found unusable.
 func (l *Ledger) SetHealth(ctx context.Context, h *Health) error { return l.send(ctx, op{health: h}) }
+
+// SetHorizon stores a horizon with the first checkpoint that has passed it. While one waits for that, later ones are dropped.
+func (l *Ledger) SetHorizon(ctx context.Context, h Horizon) error {
+	return l.send(ctx, op{horizon: &h})
+}
 
 // Missing tells why an endpoint's pending deliveries become missed.
 type Missing struct {
@@ -231,6 +238,10 @@ func (l *Ledger) take(g *group, o op) {
 		l.takeHealth(g, o.result.Health)
 	case o.health != nil:
 		l.takeHealth(g, o.health)
+	case o.horizon != nil:
+		if l.horizon == nil {
+			l.horizon = o.horizon
+		}
 	case o.job != nil:
 		if m, ok := o.job.(*missJob); !ok || m.Version > l.stopped[m.EndpointID] {
 			l.jobs = append(l.jobs, o.job)
@@ -374,6 +385,9 @@ func (l *Ledger) transact(ctx context.Context, lsn LSN, write func(context.Conte
 	if lsn > l.stored {
 		l.stored = lsn
 	}
+	if l.horizon != nil && l.horizon.LSN <= lsn {
+		l.horizon = nil
+	}
 	l.mark.busy = false
 	l.storedAt = time.Now()
 	l.stats.stored.Store(uint64(l.stored))
@@ -408,7 +422,7 @@ func (l *Ledger) watchStall() (done func()) {
 }
 
 const fence = `
-update webhooks.checkpoint set lsn = greatest(lsn, $4), sequence = sequence + 1, updated = now()
+update webhooks.checkpoint set lsn = greatest(lsn, $4), sequence = sequence + 1, updated = now(), horizon = coalesce($5::pg_snapshot, horizon)
 where slot = $1 and epoch = $2 and sequence = $3`
 
 const selectFence = `
@@ -440,7 +454,11 @@ func (l *Ledger) try(ctx context.Context, lsn LSN, write func(context.Context, q
 func (l *Ledger) tryOn(ctx context.Context, conn *pgx.Conn, lsn LSN, write func(context.Context, querier) error) error {
 	var begin pgx.Batch
 	begin.Queue("begin")
-	begin.Queue(fence, l.cfg.Slot, l.cfg.Term.Epoch, l.sequence, lsn)
+	var horizon *string
+	if l.horizon != nil && l.horizon.LSN <= lsn {
+		horizon = &l.horizon.Snapshot
+	}
+	begin.Queue(fence, l.cfg.Slot, l.cfg.Term.Epoch, l.sequence, lsn, horizon)
 	results := conn.SendBatch(ctx, &begin)
 	_, err := results.Exec()
 	if err == nil {

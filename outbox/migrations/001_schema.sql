@@ -158,6 +158,19 @@ comment on column webhooks.checkpoint.lsn is 'Every delivery of a transaction th
 comment on column webhooks.checkpoint.epoch is 'Counts up with each agent that takes over; an agent of an earlier epoch commits nothing.';
 comment on column webhooks.checkpoint.sequence is 'Counts up with each commit of the ledger, so that a commit whose answer was lost is recognized.';
 comment on column webhooks.checkpoint.recovering is 'The slot is new and the outbox has not been swept yet.';
+comment on column webhooks.checkpoint.horizon is
+    'A snapshot taken before lsn: all that it sees was handed over. A sweep looks only at what it does not see.';
+
+-- handed_over tells whether the transaction that wrote a row had ended before anything that the horizon does not see, given
+-- the row's xmin. It compares with the horizon's xmin alone, which is safe for subtransactions too, whose ids no snapshot
+-- lists. A 32-bit xid is taken as the nearest to the horizon, as PostgreSQL compares them.
+create function webhooks.handed_over(row_xmin xid, horizon pg_snapshot) returns boolean
+    language sql immutable parallel safe
+as $$
+    select coalesce(
+        ((row_xmin::text::bigint - pg_snapshot_xmin(horizon)::text::bigint) % 4294967296 + 4294967296) % 4294967296 >= 2147483648,
+        false)
+$$;
 
 create table webhooks.replays (
     id text primary key default webhooks.new_id('rpl'),
