@@ -138,7 +138,7 @@ func (c *Config) checkEndpoints(p *problemList) {
 			p.add(key+".url", "%v", err)
 		}
 		if _, err := parsePatterns(endpoint.Events); err != nil {
-			p.add(key, "%v", err)
+			p.add(key+".events", "%v", err)
 		}
 		if err := sink.CheckSecret(endpoint.Secret); err != nil {
 			p.add(key+".secret", "%v", err)

@@ -140,7 +140,7 @@ secrets = "sentinel-endpoint"
 		`delivery.concurrency: is 0, must be between 1 and 10000`,
 		`log.format: is "xml", must be text or json`,
 		`endpoint[1].url: the URL must begin with https://`,
-		`endpoint[1]: events names no event type; use types such as lead.created, lead.* or *`,
+		`endpoint[1].events: events names no event type; use types such as lead.created, lead.* or *`,
 		`endpoint[1].secret: the secret is empty`,
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
@@ -207,6 +207,10 @@ endpoint[3]: has the venue and the url of endpoint[2]; keep one of them`,
 		if got != want {
 			t.Errorf("%s\n got %s\nwant %s", text, got, want)
 		}
+	}
+	// What could not be read is not called missing as well.
+	if got := problemsOf(t, "[database]\nurl = 'env:NO_SUCH'\n[[endpoint]]\nvenue = 'v'\nurl = 'https://a.example/'\nevents = 3\nsecret = 'env:NO_SUCH'", nil); len(got) != 3 {
+		t.Errorf("unreadable values: %q", got)
 	}
 	if got := problemsOf(t, "", nil); len(got) != 1 || !strings.HasPrefix(got[0], "database.url: is missing; set it, or the environment variable DATABASE_URL") {
 		t.Errorf("without a database: %q", got)

@@ -194,12 +194,12 @@ func formatAge(t *time.Time, now time.Time) string {
 	return formatDuration(now.Sub(*t).Round(time.Second)) + " ago"
 }
 
-// formatTime says when t is in local time, in UTC where that differs, and how far from now. A missing time is empty.
+// formatTime says when t is in the zone of now, in UTC where that differs, and how far from now. A missing time is empty.
 func formatTime(t *time.Time, now time.Time) string {
 	if t == nil {
 		return ""
 	}
-	local, utc := t.Local().Format("2006-01-02 15:04:05 MST"), t.UTC().Format("2006-01-02 15:04:05 MST")
+	local, utc := t.In(now.Location()).Format("2006-01-02 15:04:05 MST"), t.UTC().Format("2006-01-02 15:04:05 MST")
 	if local == utc {
 		return fmt.Sprintf("%s (%s)", utc, formatAge(t, now))
 	}

@@ -110,12 +110,10 @@ func TestFormat_TimesAndSizesReadWell(t *testing.T) {
 			t.Errorf("got %q, want %q", test.got, test.want)
 		}
 	}
-	defer func(zone *time.Location) { time.Local = zone }(time.Local)
-	time.Local = time.FixedZone("WEST", 3600)
-	if got, want := formatTime(at(-time.Minute), now), "2026-01-31 09:59:00 WEST = 2026-01-31 08:59:00 UTC (1m ago)"; got != want {
+	west := now.In(time.FixedZone("WEST", 3600))
+	if got, want := formatTime(at(-time.Minute), west), "2026-01-31 09:59:00 WEST = 2026-01-31 08:59:00 UTC (1m ago)"; got != want {
 		t.Errorf("got %q, want %q", got, want)
 	}
-	time.Local = time.UTC
 	if got, want := formatTime(at(-time.Minute), now), "2026-01-31 08:59:00 UTC (1m ago)"; got != want {
 		t.Errorf("got %q, want %q", got, want)
 	}

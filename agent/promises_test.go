@@ -437,3 +437,40 @@ func get(t testing.TB, url string) (status int, body string) {
 	}
 	return resp.StatusCode, string(text)
 }
+
+func TestRun_ADroppedSlotIsReplacedAndOnlyWhatItMissedIsSent(t *testing.T) {
+	t.Parallel()
+	env := testenv.NewDB(t)
+	r := testenv.StartReceiver(t, testSecret)
+	endpoint := addEndpoint(t, env, "venue_1", r.URL, "lead.created")
+	a := start(t, testConfig(env))
+	a.waitLog("leading")
+	unwanted := addEvent(t, env, "venue_1", "payment.received", `{}`)
+	waitStatus(t, env, addEvent(t, env, "venue_1", "lead.created", `{}`), endpoint, "succeeded")
+	a.end()
+
+	// The horizon of this run covers all of the above; the first thing that is recorded stores it.
+	a = start(t, testConfig(env))
+	a.waitLog("leading")
+	testenv.Eventually(t, patience, func() error {
+		waitStatus(t, env, addEvent(t, env, "venue_1", "lead.created", `{}`), endpoint, "succeeded")
+		covered := testenv.QueryOne[bool](t, env, `select webhooks.handed_over(o.xmin, c.horizon) from webhooks.outbox o, webhooks.checkpoint c where o.id = $1`, unwanted)
+		if !covered {
+			return fmt.Errorf("the horizon does not cover the first events")
+		}
+		return nil
+	})
+	env.Exec(t, `update webhooks.endpoints set events = '{*}'`)
+	waitStatus(t, env, addEvent(t, env, "venue_1", "lead.updated", `{}`), endpoint, "succeeded")
+	a.end()
+	before := r.Count()
+
+	env.Exec(t, `select pg_drop_replication_slot($1)`, env.Slot)
+	missed := addEvent(t, env, "venue_1", "message.received", `{}`)
+	a = start(t, testConfig(env))
+	waitStatus(t, env, missed, endpoint, "succeeded")
+	a.waitLog("recovered_deliveries=1")
+	if got := r.Count() - before; got != 1 {
+		t.Errorf("%d requests arrived after the slot was lost, want the one for the event it missed", got)
+	}
+}

@@ -1,0 +1,200 @@
+package main
+
+import (
+	"bytes"
+	"go/parser"
+	"go/token"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/quintago/webhook-agent/agent"
+)
+
+// The tests of this file are about the repository: what the pages say exists, and the packages keep to their places.
+
+const module = "github.com/quintago/webhook-agent"
+
+// packageFiles returns the Go files by folder, tests apart.
+func packageFiles(t *testing.T) map[string][]string {
+	t.Helper()
+	files := map[string][]string{}
+	err := filepath.WalkDir(".", func(path string, d fs.DirEntry, err error) error {
+		switch {
+		case err != nil:
+			return err
+		case d.IsDir() && strings.HasPrefix(d.Name(), ".") && path != ".":
+			return filepath.SkipDir
+		case strings.HasSuffix(path, ".go") && !strings.HasSuffix(path, "_test.go"):
+			files[filepath.Dir(path)] = append(files[filepath.Dir(path)], path)
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return files
+}
+
+func TestRepository_EveryPackageHasOneDocumentation(t *testing.T) {
+	for dir, files := range packageFiles(t) {
+		var documented []string
+		for _, file := range files {
+			parsed, err := parser.ParseFile(token.NewFileSet(), file, nil, parser.ParseComments|parser.PackageClauseOnly)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if parsed.Doc != nil {
+				documented = append(documented, file)
+			}
+		}
+		if len(documented) != 1 {
+			t.Errorf("%s has its package documentation in %v, want one file", dir, documented)
+		}
+	}
+}
+
+func TestRepository_ImportsGoDownward(t *testing.T) {
+	// What each package may import of this module. testenv's library part knows no product package.
+	allowed := map[string][]string{
+		".":            {"agent"},
+		"agent":        {"outbox", "sink", "secret"},
+		"outbox":       {"secret"},
+		"sink":         {"secret"},
+		"secret":       nil,
+		"testenv":      nil,
+		"testenv/demo": {"testenv"},
+	}
+	for dir, files := range packageFiles(t) {
+		may, known := allowed[dir]
+		if !known {
+			t.Errorf("package %s has no rule here", dir)
+		}
+		for _, file := range files {
+			parsed, err := parser.ParseFile(token.NewFileSet(), file, nil, parser.ImportsOnly)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, spec := range parsed.Imports {
+				name, ours := strings.CutPrefix(strings.Trim(spec.Path.Value, `"`), module+"/")
+				if ours && !slices.Contains(may, name) {
+					t.Errorf("%s imports %s", file, name)
+				}
+			}
+		}
+	}
+}
+
+var sqlStatement = regexp.MustCompile("[\"`]\\s*(?i:select .* from |insert into |update [a-z_.]+ set |delete from |(?:create|alter|drop) (?:table|schema|index|publication|role) )")
+
+func TestRepository_OnlyOutboxHoldsSQL(t *testing.T) {
+	for dir, files := range packageFiles(t) {
+		if dir == "outbox" || strings.HasPrefix(dir, "testenv") {
+			continue
+		}
+		for _, file := range files {
+			text := read(t, file)
+			if at := sqlStatement.FindString(text); at != "" {
+				t.Errorf("%s holds SQL: %s", file, at)
+			}
+		}
+	}
+}
+
+func TestReadme_NamesWhatExists(t *testing.T) {
+	readme := read(t, "README.md")
+
+	metrics := read(t, "agent/metrics.go")
+	for _, name := range regexp.MustCompile(`webhook_agent_([a-z_]+)`).FindAllStringSubmatch(readme, -1) {
+		if name[1] != "" && !strings.Contains(metrics, `"`+name[1]+`"`) {
+			t.Errorf("there is no metric %s", name[0])
+		}
+	}
+
+	makefile := read(t, "Makefile")
+	for _, target := range regexp.MustCompile("make ([a-z]+)\\b").FindAllStringSubmatch(readme, -1) {
+		if !regexp.MustCompile(`(?m)^`+target[1]+`:`).MatchString(makefile) && !slices.Contains([]string{"and"}, target[1]) {
+			t.Errorf("there is no target %q", target[0])
+		}
+	}
+
+	routes := read(t, "agent/admin.go")
+	for _, route := range regexp.MustCompile("`(/[a-z]+)`").FindAllStringSubmatch(readme, -1) {
+		if !strings.Contains(routes, route[1]+`"`) {
+			t.Errorf("there is no route %s", route[1])
+		}
+	}
+
+	commands := regexp.MustCompile("webhook-agent ((?:run|check|migrate|status|listen|version|completion|endpoints [a-z-]+|deliveries [a-z-]+))((?: +--[a-z-]+)?)").FindAllStringSubmatch(readme, -1)
+	if len(commands) < 8 {
+		t.Fatalf("only %d commands were found in the README", len(commands))
+	}
+	for _, c := range commands {
+		var out, errs bytes.Buffer
+		args := append(strings.Fields(c[1]), "--help")
+		if status := agent.Main(t.Context(), args, &out, &errs); status != 0 {
+			t.Errorf("webhook-agent %s: status %d, %s", c[1], status, errs.String())
+		}
+		if !strings.Contains(out.String(), "\n  webhook-agent "+c[1]+" ") && !strings.Contains(out.String(), "\n  webhook-agent "+c[1]+"\n") {
+			t.Errorf("there is no command webhook-agent %s", c[1])
+		}
+		if flag := strings.TrimSpace(c[2]); flag != "" && !strings.Contains(out.String(), flag) {
+			t.Errorf("webhook-agent %s has no flag %s", c[1], flag)
+		}
+	}
+
+	for _, link := range regexp.MustCompile(`\]\(([a-z][^):]*)\)`).FindAllStringSubmatch(readme, -1) {
+		if _, err := os.Stat(link[1]); err != nil {
+			t.Errorf("the README links to %s: %v", link[1], err)
+		}
+	}
+}
+
+func TestCompose_HoldsAConfigurationThatLoads(t *testing.T) {
+	_, rest, found := strings.Cut(read(t, "docker-compose.yml"), "    content: |\n")
+	if !found {
+		t.Fatal("docker-compose.yml has no configuration")
+	}
+	var text strings.Builder
+	for line := range strings.Lines(rest) {
+		inner, inside := strings.CutPrefix(line, "      ")
+		if !inside && strings.TrimSpace(line) != "" {
+			break
+		}
+		text.WriteString(strings.TrimLeft(inner, " "))
+	}
+	path := filepath.Join(t.TempDir(), "webhook-agent.toml")
+	if err := os.WriteFile(path, []byte(text.String()), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	environment := map[string]string{"DATABASE_URL": "postgres://quintago:quintago@postgres:5432/quintago", "RECEIVER_SECRET": "s3cret-of-the-test"}
+	cfg, err := agent.LoadConfig(path, func(name string) string { return environment[name] })
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(cfg.Endpoints) != 1 {
+		t.Errorf("it has %d endpoints, want one", len(cfg.Endpoints))
+	}
+}
+
+func TestShellScripts_Parse(t *testing.T) {
+	for _, script := range []string{".ci/run", "testenv/demo/install.sh"} {
+		if out, err := exec.Command("bash", "-n", script).CombinedOutput(); err != nil {
+			t.Errorf("%s: %v\n%s", script, err, out)
+		}
+	}
+}
+
+func read(t *testing.T, path string) string {
+	t.Helper()
+	text, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(text)
+}
