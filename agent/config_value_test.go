@@ -7,13 +7,13 @@ import (
 
 func TestParseDuration_KnowsDays(t *testing.T) {
 	for text, want := range map[string]time.Duration{
-		"15s": 15 * time.Second, "30d": 30 * day, "1d12h": 36 * time.Hour, "0d": 0, "0s": 0, "-5s": -5 * time.Second, "65535d": 65535 * day,
+		"15s": 15 * time.Second, "30d": 30 * day, "1d12h": 36 * time.Hour, "0d": 0, "0s": 0, "-5s": -5 * time.Second, "106751d": 106751 * day,
 	} {
 		if got, err := parseDuration(text); err != nil || got != want {
 			t.Errorf("%q is %v, %v; want %v", text, got, err, want)
 		}
 	}
-	for _, text := range []string{"", "d", "5", "-1d", "1.5d", "65536d", "1d-2h", "1dd", "65535d999999h", "1d 2h", "soon"} {
+	for _, text := range []string{"", "d", "5", "-1d", "1.5d", "106752d", "1d-2h", "1dd", "65535d999999h", "1d 2h", "soon"} {
 		if got, err := parseDuration(text); err == nil {
 			t.Errorf("%q is accepted as %v", text, got)
 		}

@@ -11,11 +11,14 @@ import (
 
 // TestMain gives the tests of this package one PostgreSQL, whose databases begin with the agent's schema and publications.
 func TestMain(m *testing.M) {
-	testenv.Main(m, testenv.Options{Template: func(ctx context.Context, url string) error {
-		cfg := DefaultConfig()
-		cfg.Database.URL = secret.New(url)
-		_, _, err := outbox.Migrate(ctx, cfg.outbox())
-		return err
-	}})
+	testenv.Main(m, testenv.Options{Template: migrateTemplate})
 	removeBinary()
+}
+
+// migrateTemplate prepares the database that those of the tests are clones of.
+func migrateTemplate(ctx context.Context, url string) error {
+	cfg := DefaultConfig()
+	cfg.Database.URL = secret.New(url)
+	_, _, err := outbox.Migrate(ctx, cfg.outbox())
+	return err
 }

@@ -352,11 +352,7 @@ func TestRun_LostConnectionsLoseAndRepeatNothing(t *testing.T) {
 	addEndpoint(t, env, "venue_1", r.URL, "*")
 	a := start(t, testConfig(env))
 	a.waitLog("leading")
-	super, err := pgx.Connect(context.Background(), env.SuperuserURL)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer super.Close(context.Background())
+	super := connectURL(t, env.SuperuserURL)
 	const rounds, perRound = 4, 50
 	for range rounds {
 		env.Exec(t, `insert into webhooks.outbox (type, venue, data) select 'lead.created', 'venue_1', '{}' from generate_series(1, $1)`, perRound)
@@ -416,7 +412,12 @@ func slotReached(t testing.TB, env *testenv.DB, lsn string) error {
 
 func connect(t testing.TB, env *testenv.DB) *pgx.Conn {
 	t.Helper()
-	conn, err := pgx.Connect(context.Background(), env.URL)
+	return connectURL(t, env.URL)
+}
+
+func connectURL(t testing.TB, url string) *pgx.Conn {
+	t.Helper()
+	conn, err := pgx.Connect(context.Background(), url)
 	if err != nil {
 		t.Fatal(err)
 	}

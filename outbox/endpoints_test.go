@@ -175,7 +175,9 @@ func TestEndpoints_UnknownIDIsAProblem(t *testing.T) {
 		"remove":        func() error { return db.RemoveEndpoint(ctx, "ep_x") },
 		"rotate-secret": func() error { _, err := db.RotateSecret(ctx, "ep_x", secret.New("s"), 0); return err },
 	} {
-		t.Run(name, func(t *testing.T) { wantProblem(t, call(), "endpoint ", "there is none with this id", "endpoints list") })
+		t.Run(name, func(t *testing.T) {
+			wantProblem(t, call(), "endpoint ", "there is none with this id", "endpoints list")
+		})
 	}
 }
 
@@ -188,7 +190,7 @@ func TestSampleEvent_HasATypeThatTheEndpointAskedFor(t *testing.T) {
 	}{
 		{[]string{"*"}, "a.first", `{"b": 1.0, "a": 2}`},
 		{[]string{"proposal.*"}, "proposal.created", `"currency":"EUR"`},
-		{[]string{"unknown", "payment.received"}, "payment.received", `"payment"`},
+		{[]string{"absent", "payment.received"}, "payment.received", `"payment"`},
 		{[]string{"unknown.*"}, "unknown.test", `{}`},
 		{[]string{"proposal"}, "proposal", `{}`},
 	} {

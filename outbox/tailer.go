@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"os"
@@ -25,6 +26,8 @@ const (
 	idleStatusInterval = 3 * time.Second
 	// writeTimeout bounds a status message to a server that does not read.
 	writeTimeout = 5 * time.Second
+	// leaveTimeout bounds the wait for the server to close the connection at the end.
+	leaveTimeout = time.Second
 	// batchEvents and batchBytes bound one Batch, and with the channel's capacity what the Tailer holds of a transaction of any size.
 	batchEvents = 500
 	batchBytes  = 1 << 20
@@ -414,11 +417,14 @@ func (t *Tailer) leave() error {
 	if err := t.sendStatus(LSN(t.confirmed.Load())); err != nil {
 		return err
 	}
-	// The server handles the status before these two. Waiting for its answer would mean to read what it has queued meanwhile, which may be much.
 	t.conn.Frontend().Send(&pgproto3.CopyDone{})
 	t.conn.Frontend().Send(&pgproto3.Terminate{})
 	if err := t.conn.Frontend().Flush(); err != nil {
 		return fmt.Errorf("end the stream: %w", err)
+	}
+	// The server's end of the connection tells that the slot is free. What it has sent meanwhile is of no use, and may be much.
+	if err := t.conn.Conn().SetReadDeadline(time.Now().Add(leaveTimeout)); err == nil {
+		_, _ = io.Copy(io.Discard, t.conn.Conn())
 	}
 	return nil
 }

@@ -1,0 +1,192 @@
+package agent
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/url"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/quintago/webhook-agent/secret"
+	"github.com/quintago/webhook-agent/testenv"
+)
+
+// runOnce runs an agent that is expected to refuse to start, and returns its error.
+func runOnce(t *testing.T, cfg *Config) string {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	var log syncBuffer
+	err := Run(ctx, cfg, slog.New(slog.NewTextHandler(&log, nil)))
+	if err == nil {
+		t.Fatalf("Run came to no end by itself; log:\n%s", &log)
+	}
+	if password := passwordOf(t, cfg); strings.Contains(err.Error()+log.String(), password) {
+		t.Errorf("the password stands in %q or the log", err)
+	}
+	if strings.Contains(err.Error(), "\n") {
+		t.Errorf("more than one sentence: %q", err)
+	}
+	return err.Error()
+}
+
+func passwordOf(t *testing.T, cfg *Config) string {
+	t.Helper()
+	u, err := url.Parse(cfg.Database.URL.Reveal())
+	if err != nil {
+		t.Fatal("the test's database URL cannot be parsed")
+	}
+	password, _ := u.User.Password()
+	return password
+}
+
+// expect fails the test unless text holds all of want.
+func expect(t *testing.T, text string, want ...string) {
+	t.Helper()
+	for _, w := range want {
+		if !strings.Contains(text, w) {
+			t.Errorf("%q does not say %q", text, w)
+		}
+	}
+}
+
+func TestRun_AWrongPasswordIsOneSentence(t *testing.T) {
+	t.Parallel()
+	cfg := testConfig(testenv.NewDB(t))
+	u, err := url.Parse(cfg.Database.URL.Reveal())
+	if err != nil {
+		t.Fatal("the test's database URL cannot be parsed")
+	}
+	u.User = url.UserPassword(u.User.Username(), "wrong-sentinel")
+	cfg.Database.URL = secret.New(u.String())
+	expect(t, runOnce(t, cfg), "refused the password", "database.url")
+}
+
+func TestRun_AMissingDatabaseIsOneSentence(t *testing.T) {
+	t.Parallel()
+	cfg := testConfig(testenv.NewDB(t))
+	u, err := url.Parse(cfg.Database.URL.Reveal())
+	if err != nil {
+		t.Fatal("the test's database URL cannot be parsed")
+	}
+	u.Path = "/nosuchdatabase"
+	cfg.Database.URL = secret.New(u.String())
+	expect(t, runOnce(t, cfg), `"nosuchdatabase"`, "does not exist")
+}
+
+func TestRun_ARoleWithoutReplicationIsOneSentence(t *testing.T) {
+	t.Parallel()
+	env := testenv.NewDB(t)
+	role := env.Name + "_role"
+	super := connectURL(t, env.SuperuserURL)
+	if _, err := super.Exec(context.Background(), "create role "+role+" login password 'p4ssword-sentinel'; grant agent to "+role); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _, _ = super.Exec(context.Background(), "drop role "+role) }) // the cluster goes anyway
+	cfg := testConfig(env)
+	u, err := url.Parse(env.URL)
+	if err != nil {
+		t.Fatal("the test's database URL cannot be parsed")
+	}
+	u.User = url.UserPassword(role, "p4ssword-sentinel")
+	cfg.Database.URL = secret.New(u.String())
+	expect(t, runOnce(t, cfg), role, "replication", "ALTER ROLE")
+}
+
+func TestRun_AMissingOrNewerSchemaIsOneSentence(t *testing.T) {
+	t.Parallel()
+	env := testenv.NewDB(t)
+	env.Exec(t, `update webhooks.schema_version set version = 999`)
+	expect(t, runOnce(t, testConfig(env)), "schema webhooks", "999", "newer webhook-agent")
+	env.Exec(t, `drop schema webhooks cascade`)
+	expect(t, runOnce(t, testConfig(env)), "schema webhooks", "missing", "webhook-agent migrate")
+}
+
+func TestRun_AnOutboxWithoutARequiredColumnIsOneSentence(t *testing.T) {
+	t.Parallel()
+	env := testenv.NewDB(t)
+	env.Exec(t, `alter table webhooks.outbox rename column venue to place`)
+	expect(t, runOnce(t, testConfig(env)), "webhooks.outbox", "venue")
+}
+
+func TestRun_WalLevelReplicaIsOneSentence(t *testing.T) {
+	t.Parallel()
+	cluster := testenv.NewCluster(t, testenv.Options{Settings: map[string]string{"wal_level": "replica"}})
+	expect(t, runOnce(t, testConfig(cluster.NewDB(t))), "wal_level", "logical", "ALTER SYSTEM")
+}
+
+func TestRun_NoFreeSlotIsOneSentence(t *testing.T) {
+	t.Parallel()
+	cluster := testenv.NewCluster(t, testenv.Options{Template: migrateTemplate, Settings: map[string]string{"max_replication_slots": "1"}})
+	env := cluster.NewDB(t)
+	env.Exec(t, `select pg_create_physical_replication_slot('other')`)
+	expect(t, runOnce(t, testConfig(env)), "max_replication_slots", "raise it")
+	env.Exec(t, `select pg_drop_replication_slot('other')`)
+}
+
+func TestRun_ASlotOfAnotherDatabaseIsOneSentence(t *testing.T) {
+	t.Parallel()
+	env, other := testenv.NewDB(t), testenv.NewDB(t)
+	other.Exec(t, `select pg_create_logical_replication_slot($1, 'pgoutput')`, env.Slot)
+	expect(t, runOnce(t, testConfig(env)), env.Slot, other.Name, "outbox.slot")
+}
+
+func TestRun_AnAdminPortInUseIsOneSentence(t *testing.T) {
+	t.Parallel()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	cfg := testConfig(testenv.NewDB(t))
+	cfg.Admin.Listen = l.Addr().String()
+	expect(t, runOnce(t, cfg), "admin.listen", "in use", "choose another")
+}
+
+func TestRun_WaitsForADatabaseThatIsDownAndThenLeads(t *testing.T) {
+	t.Parallel()
+	cluster := testenv.NewCluster(t, testenv.Options{Template: migrateTemplate})
+	env := cluster.NewDB(t)
+	if err := cluster.Stop(context.Background(), testenv.Fast); err != nil {
+		t.Fatal(err)
+	}
+	a := start(t, testConfig(env))
+	a.waitLog("cannot connect")
+	if status, body := get(t, a.adminURL()+"/readyz"); status != 503 || !strings.Contains(body, "cannot connect") {
+		t.Errorf("/readyz says %d %q while the database is down", status, body)
+	}
+	if err := cluster.Resume(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	a.waitLog("leading")
+	if n := strings.Count(a.log.String(), "cannot connect"); n != 1 {
+		t.Errorf("the same failure was logged %d times, want once", n)
+	}
+}
+
+func TestRun_AFastShutdownOfPostgreSQLIsNotHeldUpAndTheAgentComesBack(t *testing.T) {
+	t.Parallel()
+	cluster := testenv.NewCluster(t, testenv.Options{Template: migrateTemplate})
+	env := cluster.NewDB(t)
+	r := testenv.StartReceiver(t, testSecret)
+	endpoint := addEndpoint(t, env, "venue_1", r.URL, "*")
+	a := start(t, testConfig(env))
+	a.waitLog("leading")
+	for round := range 3 {
+		waitStatus(t, env, addEvent(t, env, "venue_1", "lead.created", fmt.Sprint(round)), endpoint, "succeeded")
+		began := time.Now()
+		if err := cluster.Restart(context.Background(), testenv.Fast); err != nil {
+			t.Fatal(err)
+		}
+		if took := time.Since(began); took > 5*time.Second {
+			t.Errorf("the restart took %s with the agent attached", took)
+		}
+	}
+	waitStatus(t, env, addEvent(t, env, "venue_1", "lead.created", `"last"`), endpoint, "succeeded")
+	if got := r.Count(); got != 4 {
+		t.Errorf("%d requests arrived for 4 events", got)
+	}
+}
