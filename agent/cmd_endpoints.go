@@ -173,11 +173,11 @@ func managedText(e outbox.EndpointInfo) string {
 
 // failuresText is the gauge of the rule that disables an endpoint.
 func failuresText(e outbox.EndpointInfo, limit int, now time.Time) string {
-	text := fmt.Sprintf("%d in a row, at %d the endpoint is disabled", e.ConsecutiveFailures, limit)
+	text := fmt.Sprintf("%d in a row", e.ConsecutiveFailures)
 	if e.FirstFailureAt != nil {
-		text += ", since " + formatTime(e.FirstFailureAt, now)
+		text += " since " + formatTime(e.FirstFailureAt, now)
 	}
-	return text
+	return fmt.Sprintf("%s; at %d the endpoint is disabled", text, limit)
 }
 
 func formerSecretText(e outbox.EndpointInfo, now time.Time) string {

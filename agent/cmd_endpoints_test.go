@@ -31,7 +31,7 @@ func TestEndpoints_FromAddToRemove(t *testing.T) {
 			t.Errorf("list does not say %q:\n%s", want, list)
 		}
 	}
-	for _, want := range []string{"https://h.example/hook?key=sentinel", "lead.*, payment.received", "books", "0 in a row, at 100 the endpoint is disabled"} {
+	for _, want := range []string{"https://h.example/hook?key=sentinel", "lead.*, payment.received", "books", "0 in a row; at 100 the endpoint is disabled"} {
 		if !strings.Contains(show, want) {
 			t.Errorf("show does not say %q:\n%s", want, show)
 		}

@@ -86,27 +86,28 @@ type offer struct {
 	delivery *outbox.Delivery
 }
 
-// offer takes new deliveries in. What does not fit is left to the database, what cannot be sent is missed; both are recorded before offer returns.
-func (s *lanes) offer(ctx context.Context, offers []offer) error {
+// offer takes new deliveries in. It returns the results of those that it does not take: left to the database, because they do not fit, or missed,
+// because they cannot be sent.
+func (s *lanes) offer(offers []offer) (results []*outbox.Result) {
 	now := time.Now()
-	var records []record
 	s.mu.Lock()
+	defer s.mu.Unlock()
 	for _, o := range offers {
 		l, d := o.lane, o.delivery
 		switch {
 		case l.off != "":
-			records = append(records, recordResult(missed(d, l.off, now)))
+			results = append(results, missed(d, l.off, now))
 		case s.fits(l, d):
 			s.pushLocked(l, d)
+			continue
 		default:
 			l.backlog = true
-			d.Body = nil
-			records = append(records, recordResult(&outbox.Result{Delivery: d, Status: outbox.Pending, NextAttempt: now}))
+			results = append(results, &outbox.Result{Delivery: d, Status: outbox.Pending, NextAttempt: now})
 		}
+		d.Body = nil
 	}
 	s.dispatchLocked()
-	s.mu.Unlock()
-	return s.tell(ctx, records)
+	return results
 }
 
 func recordResult(r *outbox.Result) record {

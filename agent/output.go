@@ -66,16 +66,16 @@ func escapeJSON(document string) string {
 	return b.String()
 }
 
-// column heads a column of a table. A flexible one gives way when the table is wider than the terminal; the others hold
-// what people copy (ids) or cannot guess.
+// column heads a column of a table. A flexible one gives way first when the table is wider than the terminal; the others hold
+// what people copy, and are cut only when that is not enough.
 type column struct {
 	name     string
 	flexible bool
 }
 
 const (
-	columnGap     = 2
-	leastFlexible = 12 // a column is not cut below this
+	columnGap  = 2
+	leastWidth = 8 // a column is not cut below this
 )
 
 // table writes rows under their heads, cut to the width of the terminal.
@@ -107,7 +107,7 @@ func (p *printer) table(columns []column, rows [][]string) {
 }
 
 // columnWidths returns the width of each column in characters: that of its widest cell, less what does not fit, taken from the
-// widest flexible column first.
+// widest flexible column first and then from the widest of the others.
 func (p *printer) columnWidths(columns []column, lines [][]string) []int {
 	widths := make([]int, len(columns))
 	total := columnGap * (len(columns) - 1)
@@ -118,11 +118,9 @@ func (p *printer) columnWidths(columns []column, lines [][]string) []int {
 		total += widths[i]
 	}
 	for ; p.width > 0 && total > p.width; total-- {
-		widest := -1
-		for i, c := range columns {
-			if c.flexible && widths[i] > leastFlexible && (widest < 0 || widths[i] > widths[widest]) {
-				widest = i
-			}
+		widest := widestColumn(columns, widths, true)
+		if widest < 0 {
+			widest = widestColumn(columns, widths, false)
 		}
 		if widest < 0 {
 			break
@@ -130,6 +128,17 @@ func (p *printer) columnWidths(columns []column, lines [][]string) []int {
 		widths[widest]--
 	}
 	return widths
+}
+
+// widestColumn returns the widest column of one kind that can still be cut, or -1.
+func widestColumn(columns []column, widths []int, flexible bool) int {
+	widest := -1
+	for i, c := range columns {
+		if c.flexible == flexible && widths[i] > leastWidth && (widest < 0 || widths[i] > widths[widest]) {
+			widest = i
+		}
+	}
+	return widest
 }
 
 // pad fills or cuts text to exactly width characters.

@@ -73,10 +73,8 @@ func (r *router) route(ctx context.Context, b *outbox.Batch, recorded outbox.Rec
 	)
 	// flush hands over what has been matched so far. A change of an endpoint takes effect between the events before and after it.
 	flush := func(end outbox.LSN) error {
-		err := r.ledger.Track(ctx, &outbox.Tracked{End: end, Read: read, Deliveries: deliveries})
-		if err == nil {
-			err = r.lanes.offer(ctx, offers)
-		}
+		results := r.lanes.offer(offers)
+		err := r.ledger.Track(ctx, &outbox.Tracked{End: end, Read: read, Deliveries: deliveries, Results: results})
 		deliveries, offers = nil, nil
 		return err
 	}

@@ -39,6 +39,8 @@ type Tracked struct {
 	Idle       bool
 	Read       time.Time
 	Deliveries []*Delivery
+	// Results are those that stand already: deliveries that did not fit into memory, or cannot be sent.
+	Results []*Result
 }
 
 // Result is the new state of a delivery, to be recorded.

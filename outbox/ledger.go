@@ -20,10 +20,12 @@ const (
 	ParkAfter = time.Second
 	// stallAfter is how long a commit may take before new attempts wait for it, so that few results are lost with a process that dies then.
 	stallAfter = time.Second
-	// ledgerQueue bounds what waits for the next commit; senders wait beyond it.
-	ledgerQueue = 4096
-	// groupSize bounds the operations that one commit gathers.
-	groupSize = 4096
+	// resultQueue and batchQueue bound what waits for the next commit: results of attempts, and batches of the stream. They wait apart, since a
+	// batch may bring many rows: attempts to all endpoints would wait behind a burst for one.
+	resultQueue = 1024
+	batchQueue  = 4
+	// groupRows is how many rows one commit gathers before it leaves the rest to the next.
+	groupRows = 2048
 	// busyInterval and idleInterval are how often a watermark is stored that has moved without any result: over events that nobody subscribed to, and
 	// over positions of other tables. The second is stored only after idleBytes more, for storing it writes WAL as well, which would go round for ever.
 	busyInterval = time.Second
@@ -53,7 +55,10 @@ type LedgerConfig struct {
 // and commits it in the next. Its methods may be called from any goroutine and wait while the Ledger's queue is full.
 type Ledger struct {
 	cfg LedgerConfig
-	ops chan op // sent by the methods, received by Run, closed by Close
+	// Sent by the methods, received by Run.
+	batches chan *Tracked
+	ops     chan op
+	closed  chan struct{} // closed by Close
 
 	// The rest belongs to Run.
 	conn     *pgx.Conn
@@ -88,7 +93,6 @@ type LedgerStats struct {
 
 // op is one thing to take in. Exactly one field is set.
 type op struct {
-	tracked *Tracked
 	result  *Result
 	health  *Health
 	horizon *Horizon
@@ -98,15 +102,23 @@ type op struct {
 
 // NewLedger makes a Ledger for one term. It starts nothing.
 func NewLedger(cfg LedgerConfig) *Ledger {
-	l := &Ledger{cfg: cfg, ops: make(chan op, ledgerQueue), sequence: cfg.Term.Sequence, stored: cfg.Term.LSN,
+	l := &Ledger{cfg: cfg, sequence: cfg.Term.Sequence, stored: cfg.Term.LSN,
+		batches: make(chan *Tracked, batchQueue), ops: make(chan op, resultQueue), closed: make(chan struct{}),
 		stopped: map[string]int{}, versions: map[string]int64{}}
 	l.mark.low = cfg.Term.LSN
 	l.stats.stored.Store(uint64(l.stored))
 	return l
 }
 
-// Track takes in a batch. It must be called in commit order, and before any result of the batch's deliveries.
-func (l *Ledger) Track(ctx context.Context, b *Tracked) error { return l.send(ctx, op{tracked: b}) }
+// Track takes in a batch. It must be called in commit order.
+func (l *Ledger) Track(ctx context.Context, b *Tracked) error {
+	select {
+	case l.batches <- b:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
 
 // Record takes in a result.
 func (l *Ledger) Record(ctx context.Context, r *Result) error { return l.send(ctx, op{result: r}) }
@@ -156,7 +168,7 @@ func (l *Ledger) send(ctx context.Context, o op) error {
 }
 
 // Close tells Run to commit what it has and to return. Nothing may be sent after it.
-func (l *Ledger) Close() { close(l.ops) }
+func (l *Ledger) Close() { close(l.closed) }
 
 // Stats is safe for concurrent use.
 func (l *Ledger) Stats() LedgerStats {
@@ -177,23 +189,28 @@ func (l *Ledger) Run(ctx context.Context) error {
 	wake := time.NewTimer(time.Hour)
 	defer wake.Stop()
 	l.storedAt = time.Now()
-	for open := true; open; {
+	for last := false; !last; {
 		g := newGroup()
 		if len(l.jobs) == 0 {
 			wake.Reset(l.wait(time.Now()))
 			select {
-			case o, ok := <-l.ops:
-				if open = ok; ok {
-					l.take(g, o)
-				}
+			case o := <-l.ops:
+				l.take(g, o)
+			case b := <-l.batches:
+				l.track(g, b)
 			case <-wake.C:
+			case <-l.closed:
 			case <-ctx.Done():
 				return context.Cause(ctx)
 			}
 		}
-		if open {
-			open = l.gather(g)
+		select {
+		case <-l.closed:
+			last = true // all that will ever be sent waits in the channels now
+		default:
 		}
+		full := l.gather(g)
+		last = last && !full
 		now := time.Now()
 		l.mark.overdue(now.Add(-ParkAfter), func(d *Delivery) {
 			l.stats.parked.Add(1)
@@ -202,7 +219,7 @@ func (l *Ledger) Run(ctx context.Context) error {
 		})
 		l.mark.advance()
 		l.noteLag(now)
-		if err := l.commit(ctx, g, !open); err != nil {
+		if err := l.commit(ctx, g, last); err != nil {
 			return err
 		}
 		if err := l.step(ctx); err != nil {
@@ -212,26 +229,35 @@ func (l *Ledger) Run(ctx context.Context) error {
 	return nil
 }
 
-// gather takes what waits already, up to groupSize. It returns false when Close was called.
-func (l *Ledger) gather(g *group) (open bool) {
-	for range groupSize {
+// gather takes what waits already, results first. It returns true when the group is full and more may wait.
+func (l *Ledger) gather(g *group) (full bool) {
+	for len(g.results) < groupRows {
 		select {
-		case o, ok := <-l.ops:
-			if !ok {
-				return false
-			}
+		case o := <-l.ops:
 			l.take(g, o)
+			continue
 		default:
-			return true
+		}
+		select {
+		case b := <-l.batches:
+			l.track(g, b)
+		default:
+			return false
 		}
 	}
 	return true
 }
 
+func (l *Ledger) track(g *group, b *Tracked) {
+	l.mark.track(b)
+	for _, r := range b.Results {
+		g.add(r)
+		l.mark.recorded(r.Delivery)
+	}
+}
+
 func (l *Ledger) take(g *group, o op) {
 	switch {
-	case o.tracked != nil:
-		l.mark.track(o.tracked)
 	case o.result != nil:
 		g.add(o.result)
 		l.mark.recorded(o.result.Delivery)

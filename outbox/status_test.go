@@ -1,8 +1,11 @@
 package outbox
 
 import (
+	"strings"
 	"testing"
 	"time"
+
+	"github.com/jackc/pgx/v5"
 )
 
 func TestOverview_OfANewDatabaseIsEmpty(t *testing.T) {
@@ -55,5 +58,40 @@ func TestOverview_TellsLeaderSlotAndCounts(t *testing.T) {
 	}
 	if len(o.NotSending) != 2 {
 		t.Errorf("not sending: %+v, want ep_2 and ep_3", o.NotSending)
+	}
+}
+
+// TestCommands_ReadALargeLogByItsIndexes keeps what people ask from reading the whole log.
+func TestCommands_ReadALargeLogByItsIndexes(t *testing.T) {
+	db, env := openDB(t)
+	env.Exec(t, `insert into webhooks.deliveries (event_id, endpoint_id, venue, type, status, created, next_attempt_at)
+	    select 'evt_' || n, 'ep_' || n % 1000, 'venue_a', 'lead.created', case when n % 100 = 0 then 'pending' else 'succeeded' end,
+	           now() - make_interval(secs => n), case when n % 100 = 0 then now() end
+	    from generate_series(1, 100000) n`)
+	env.Exec(t, `insert into webhooks.attempts (event_id, endpoint_id, attempt, at) select 'evt_' || n, 'ep_1', 1, now() from generate_series(1, 10000) n`)
+	env.Exec(t, `analyze webhooks.deliveries, webhooks.attempts`)
+	none, hour := (*time.Time)(nil), minutesAgo(60)
+	for name, query := range map[string]struct {
+		sql  string
+		args []any
+	}{
+		"newest":            {selectDeliveries, []any{"", "", []string{}, "", none, none, none, "", "", 50}},
+		"next page":         {selectDeliveries, []any{"", "", []string{}, "", none, none, hour, "evt_3600", "ep_600", 50}},
+		"of an endpoint":    {selectDeliveries, []any{"ep_7", "", []string{"failed", "missed"}, "", none, none, none, "", "", 50}},
+		"since an hour":     {selectDeliveries, []any{"", "venue_a", []string{"failed"}, "", hour, none, none, "", "", 50}},
+		"of an event":       {selectEventDeliveries, []any{"evt_77", "", maxDetails}},
+		"attempts":          {selectAttempts, []any{"evt_77", "ep_1", maxDetails}},
+		"pending":           {selectPending, []any{MaxOverviewCount}},
+		"last hour":         {selectRecent, []any{MaxOverviewCount}},
+		"replay of a range": {countReplay, []any{"ep_7", []string{"failed", "missed"}, hour, none, MaxReplayCount}},
+		"replay of events":  {selectReplayEvents, []any{[]string{"evt_1", "evt_2"}, "", []string{"failed"}, 10}},
+	} {
+		rows, err := queryRows(t.Context(), db.pool, "explain "+query.sql, pgx.RowTo[string], query.args...)
+		if err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		if plan := strings.Join(rows, "\n"); strings.Contains(plan, "Seq Scan") {
+			t.Errorf("%s reads a whole table:\n%s", name, plan)
+		}
 	}
 }

@@ -20,11 +20,14 @@ type entry struct {
 	deliveries []*Delivery
 }
 
-// track adds a batch with its deliveries, none of which is recorded yet.
+// track adds a batch with its deliveries. Some may be recorded already: results do not wait for the batch that they belong to.
 func (w *watermark) track(b *Tracked) {
-	e := &entry{end: b.End, idle: b.Idle, read: b.Read, open: len(b.Deliveries), deliveries: b.Deliveries}
+	e := &entry{end: b.End, idle: b.Idle, read: b.Read, deliveries: b.Deliveries}
 	for _, d := range b.Deliveries {
-		d.entry = e
+		if !d.recorded {
+			d.entry = e
+			e.open++
+		}
 	}
 	w.entries = append(w.entries, e)
 	w.advance()

@@ -1,0 +1,165 @@
+package outbox
+
+import (
+	"fmt"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/quintago/webhook-agent/testenv"
+)
+
+// wantAll asks for the due deliveries of an endpoint of which memory holds none.
+func wantAll(endpointID string, limit int) Want {
+	return Want{EndpointID: endpointID, Limit: limit, Skip: func(string) bool { return false }}
+}
+
+// addPending writes an event and its pending delivery, due so many seconds after at.
+func addPending(t *testing.T, env *testenv.DB, eventID, endpointID string, at time.Time, seconds int) {
+	t.Helper()
+	env.Exec(t, `insert into webhooks.outbox (id, type, venue, data) values ($1, 'lead.created', 'venue_a', '{}') on conflict do nothing`, eventID)
+	env.Exec(t, `insert into webhooks.deliveries (event_id, endpoint_id, venue, type, status, attempts, next_attempt_at, created)
+	    values ($1, $2, 'venue_a', 'lead.created', 'pending', 2, $3, now())`, eventID, endpointID, at.Add(time.Duration(seconds)*time.Second))
+}
+
+// deliveredIDs returns the event ids of deliveries.
+func deliveredIDs(deliveries []*Delivery) (ids []string) {
+	for _, d := range deliveries {
+		ids = append(ids, d.EventID)
+	}
+	return ids
+}
+
+func TestDue_ComesInTheOrderOfDueTimes(t *testing.T) {
+	t.Parallel()
+	db, env := openDB(t)
+	now := time.Now().Truncate(time.Microsecond)
+	for i, seconds := range []int{-1, -5, 0, -3, 60, 30} {
+		addPending(t, env, fmt.Sprintf("evt_%d", i), "ep_1", now, seconds)
+	}
+	addPending(t, env, "evt_0", "ep_2", now, -1)
+	addDelivery(t, env, "evt_9", "ep_1", "venue_a", "lead.created", Failed, 1)
+	for _, test := range []struct {
+		name string
+		want Want
+		ids  []string
+		more bool
+	}{
+		{"all", wantAll("ep_1", 10), []string{"evt_1", "evt_3", "evt_0", "evt_2"}, false},
+		{"limit", wantAll("ep_1", 2), []string{"evt_1", "evt_3"}, true},
+		{"held in memory", Want{"ep_1", 3, func(id string) bool { return id != "evt_0" }}, []string{"evt_0"}, true},
+	} {
+		refills, err := db.Due(t.Context(), []Want{test.want, wantAll("ep_2", 10), wantAll("ep_3", 10)}, now, 1<<20)
+		must(t, err)
+		r := refills["ep_1"]
+		if got := deliveredIDs(r.Deliveries); !slices.Equal(got, test.ids) || r.More != test.more {
+			t.Errorf("%s: got %q, more %t; want %q, %t", test.name, got, r.More, test.ids, test.more)
+		}
+		if want := now.Add(30 * time.Second); !r.Next.Equal(want) {
+			t.Errorf("%s: next is %v, want %v", test.name, r.Next, want)
+		}
+		if got := deliveredIDs(refills["ep_2"].Deliveries); !slices.Equal(got, []string{"evt_0"}) {
+			t.Errorf("%s: the other endpoint got %q", test.name, got)
+		}
+		if r := refills["ep_3"]; r == nil || r.More || len(r.Deliveries) > 0 || !r.Next.IsZero() {
+			t.Errorf("%s: the endpoint without deliveries got %+v", test.name, r)
+		}
+	}
+}
+
+func TestDue_BringsBackWhatARowHolds(t *testing.T) {
+	t.Parallel()
+	db, env := openDB(t)
+	now := time.Now().Truncate(time.Microsecond)
+	addPending(t, env, "evt_1", "ep_1", now, 0)
+	env.Exec(t, `update webhooks.deliveries set replay_id = 'rpl_1', created = $1`, now)
+	refills, err := db.Due(t.Context(), []Want{wantAll("ep_1", 10)}, now, 1<<20)
+	must(t, err)
+	d := refills["ep_1"].Deliveries[0]
+	if d.Attempts != 2 || d.ReplayID != "rpl_1" || d.Venue != "venue_a" || d.Type != "lead.created" || !d.Created.Equal(now) || !d.Committed.IsZero() {
+		t.Errorf("got %+v", d)
+	}
+	if !d.recorded {
+		t.Error("a delivery from the database counts as not recorded")
+	}
+}
+
+func TestDue_StopsAtTheByteBudgetButNotBeforeOne(t *testing.T) {
+	t.Parallel()
+	db, env := openDB(t)
+	now := time.Now()
+	for i := range 4 {
+		addPending(t, env, fmt.Sprintf("evt_%d", i), "ep_1", now, i-10)
+	}
+	env.Exec(t, `update webhooks.outbox set data = json_build_object('x', (select string_agg(md5(random()::text), '') from generate_series(1, 40)))`) // 1.3 kB each
+	for maxBytes, want := range map[int][]string{0: {"evt_0"}, 3000: {"evt_0", "evt_1"}, 1 << 20: {"evt_0", "evt_1", "evt_2", "evt_3"}} {
+		refills, err := db.Due(t.Context(), []Want{wantAll("ep_1", 10)}, now, maxBytes)
+		must(t, err)
+		r := refills["ep_1"]
+		if got := deliveredIDs(r.Deliveries); !slices.Equal(got, want) || r.More != (len(want) < 4) {
+			t.Errorf("%d bytes: got %q, more %t; want %q", maxBytes, got, r.More, want)
+		}
+	}
+}
+
+func TestDue_TellsLostEvents(t *testing.T) {
+	t.Parallel()
+	db, env := openDB(t)
+	now := time.Now()
+	addPending(t, env, "evt_1", "ep_1", now, -2)
+	addPending(t, env, "evt_2", "ep_1", now, -1)
+	env.Exec(t, `delete from webhooks.outbox where id = 'evt_1'`)
+	refills, err := db.Due(t.Context(), []Want{wantAll("ep_1", 10)}, now, 1<<20)
+	must(t, err)
+	r := refills["ep_1"]
+	if lost, found := deliveredIDs(r.Lost), deliveredIDs(r.Deliveries); !slices.Equal(lost, []string{"evt_1"}) || !slices.Equal(found, []string{"evt_2"}) || r.More {
+		t.Errorf("lost %q, found %q, more %t", lost, found, r.More)
+	}
+}
+
+func TestLookup_FindsWhatIsRecorded(t *testing.T) {
+	t.Parallel()
+	db, env := openDB(t)
+	addDelivery(t, env, "evt_1", "ep_1", "venue_a", "t", Succeeded, 1)
+	addDelivery(t, env, "evt_2", "ep_2", "venue_a", "t", Pending, 1)
+	addDelivery(t, env, "evt_3", "ep_1", "venue_a", "t", Failed, 1)
+	recorded, err := db.Lookup(t.Context(), []string{"evt_1", "evt_2", "evt_9"})
+	must(t, err)
+	want := Recorded{{"evt_1", "ep_1"}: {}, {"evt_2", "ep_2"}: {}}
+	if diff := cmp.Diff(want, recorded, cmp.AllowUnexported(deliveryKey{})); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+	if !recorded.Has("evt_1", "ep_1") || recorded.Has("evt_1", "ep_2") || Recorded(nil).Has("evt_1", "ep_1") {
+		t.Error("Has does not tell what the set holds")
+	}
+}
+
+// openMapped returns a database with an outbox table of the app's own: other names, uuid ids, jsonb, a time without zone, nulls.
+// The server's time zone is not UTC.
+func openMapped(t *testing.T) (*DB, *testenv.DB) {
+	t.Helper()
+	env := testenv.NewDB(t)
+	env.Exec(t, `alter database `+env.Name+` set timezone = 'America/New_York'`)
+	env.Exec(t, `create table public."App Events" (key uuid primary key default gen_random_uuid(), what text, place text, "body" jsonb, at timestamp)`)
+	cfg := testConfig(env.URL, env.Slot)
+	cfg.Table = "public.App Events"
+	cfg.Columns = Columns{ID: "key", Type: "what", Venue: "place", Data: "body", Created: "at"}
+	cfg.Publication = "mapped"
+	_, _, err := Migrate(t.Context(), cfg)
+	must(t, err)
+	db, err := Open(t.Context(), cfg)
+	must(t, err)
+	t.Cleanup(db.Close)
+	return db, env
+}
+
+func TestMappedOutbox_IsTheSameFromTheStreamAndFromARefill(t *testing.T) {
+	t.Parallel()
+	db, env := openMapped(t)
+	f := follow(t, db)
+	env.Exec(t, `insert into public."App Events" (what, place, body, at) values ('lead.created', 'venue_a', '{"b": 1.0,   "a": 2}', '2025-05-10 14:32:00.7')`)
+	env.Exec(t, `insert into public."App Events" (what, place, body, at) values (null, null, null, null)`)
+	compareWithRefill(t, db, env, f, 2)
+}
