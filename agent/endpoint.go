@@ -30,12 +30,17 @@ func (s *lanes) load(e outbox.EndpointState, unusable string, due time.Time) (*l
 		}
 		return l, records
 	}
-	l.offs = 1
 	if !due.IsZero() {
-		m := outbox.Missing{EndpointID: l.id, Reason: l.off, Version: l.offs}
-		records = append(records, func(ctx context.Context, to recorder) error { return to.MissPending(ctx, m) })
+		records = append(records, s.missPendingLocked(outbox.Missing{EndpointID: l.id, Reason: l.off}))
 	}
 	return l, records
+}
+
+// orphaned ends what is pending for an endpoint that is gone.
+func (s *lanes) orphaned(endpointID string) record {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.missPendingLocked(outbox.Missing{EndpointID: endpointID, Reason: offRemoved, Removed: true})
 }
 
 // recordHealth records the lane's counter and usability outside an attempt.
@@ -63,13 +68,11 @@ func (s *lanes) change(e *outbox.Endpoint, unusable string) (*lane, []record) {
 		l = newLane(e.ID)
 		s.byID[e.ID] = l
 		l.endpoint, l.unusable = e, unusable
-		var records []record
+		records := []record{s.stopMissingLocked(e.ID)} // an endpoint of the same id may have been removed
 		if unusable != "" {
 			records = append(records, l.recordHealth())
 		}
-		if l.off = offReason(e, unusable); l.off != "" {
-			l.offs = 1
-		}
+		l.off = offReason(e, unusable)
 		return l, records
 	}
 

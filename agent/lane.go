@@ -20,9 +20,8 @@ const (
 type lane struct {
 	id       string
 	endpoint *outbox.Endpoint
-	// off is why nothing is sent, "" while the endpoint is enabled and usable. offs counts how often that began.
+	// off is why nothing is sent, "" while the endpoint is enabled and usable.
 	off      string
-	offs     int
 	unusable string // why the endpoint cannot be sent to as registered; part of off
 
 	queue    []*outbox.Delivery

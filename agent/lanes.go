@@ -62,6 +62,7 @@ type lanes struct {
 	ready   [2][]*lane
 	turn    int
 	due     dueHeap
+	offs    int  // how often a lane stopped being sent to; numbers what the ledger is told about that
 	stalled bool // the ledger is slow: no new attempts
 	stopped bool // no new attempts any more
 
@@ -359,7 +360,6 @@ func (s *lanes) warnLocked(l *lane) {
 func (s *lanes) turnOffLocked(l *lane, reason, except string) []record {
 	now := time.Now()
 	l.off = reason
-	l.offs++
 	var records []record
 	for _, d := range l.queue {
 		l.bytes -= len(d.Body)
@@ -370,16 +370,26 @@ func (s *lanes) turnOffLocked(l *lane, reason, except string) []record {
 	l.queue = nil
 	s.scheduleLocked(l)
 	keep := slices.DeleteFunc(slices.Collect(maps.Keys(l.inFlight)), func(id string) bool { return id == except })
-	m := outbox.Missing{EndpointID: l.id, Reason: reason, Keep: keep, Removed: reason == offRemoved, Version: l.offs}
-	return append(records, func(ctx context.Context, to recorder) error { return to.MissPending(ctx, m) })
+	return append(records, s.missPendingLocked(outbox.Missing{EndpointID: l.id, Reason: reason, Keep: keep, Removed: reason == offRemoved}))
+}
+
+func (s *lanes) missPendingLocked(m outbox.Missing) record {
+	s.offs++
+	m.Version = s.offs
+	return func(ctx context.Context, to recorder) error { return to.MissPending(ctx, m) }
+}
+
+// stopMissingLocked takes back all missPendingLocked so far for an endpoint.
+func (s *lanes) stopMissingLocked(endpointID string) record {
+	version := s.offs
+	return func(ctx context.Context, to recorder) error { return to.StopMissing(ctx, endpointID, version) }
 }
 
 // turnOnLocked begins to send to a lane again.
 func (s *lanes) turnOnLocked(l *lane) []record {
 	l.off = ""
-	id, version := l.id, l.offs
 	s.dueLocked(l, time.Now()) // rows that have not become missed yet
-	return []record{func(ctx context.Context, to recorder) error { return to.StopMissing(ctx, id, version) }}
+	return []record{s.stopMissingLocked(l.id)}
 }
 
 // committed takes note of what is recorded: it leaves memory, and what is to be attempted again comes back when it is due. The ledger's goroutine

@@ -475,3 +475,32 @@ func TestRun_ADroppedSlotIsReplacedAndOnlyWhatItMissedIsSent(t *testing.T) {
 		t.Errorf("%d requests arrived after the slot was lost, want the one for the event it missed", got)
 	}
 }
+
+func TestP9_AnIdleOutboxPinsNoWALAndTheAgentStaysReady(t *testing.T) {
+	t.Parallel()
+	env := testenv.NewDB(t)
+	a := start(t, testConfig(env))
+	a.waitLog("leading")
+	env.Exec(t, `create table other (text text)`)
+	env.Exec(t, `insert into other select repeat('x', 1000) from generate_series(1, 20000)`)
+	written := testenv.QueryOne[string](t, env, `select pg_current_wal_lsn()::text`)
+	testenv.Eventually(t, patience, func() error { return slotReached(t, env, written) })
+
+	commits := func() int {
+		return testenv.QueryOne[int](t, env, `select sequence from webhooks.checkpoint`)
+	}
+	before, began := commits(), time.Now()
+	testenv.Eventually(t, patience, func() error {
+		if quiet := time.Since(began); quiet < silence+2*time.Second {
+			return fmt.Errorf("quiet for %s", quiet)
+		}
+		return nil
+	})
+	if status, body := get(t, a.adminURL()+"/readyz"); status != http.StatusOK {
+		t.Errorf("/readyz says %d %q after a quiet time", status, body)
+	}
+	// Recording a position writes WAL as well; that must not go round.
+	if n := commits() - before; n > 1 {
+		t.Errorf("the ledger committed %d times while nothing happened", n)
+	}
+}

@@ -34,7 +34,7 @@ func (r *router) load(ctx context.Context, state outbox.State) error {
 		}
 	}
 	for id := range state.Due {
-		if err := r.ledger.MissPending(ctx, outbox.Missing{EndpointID: id, Reason: offRemoved, Removed: true, Version: 1}); err != nil {
+		if err := r.lanes.tell(ctx, []record{r.lanes.orphaned(id)}); err != nil {
 			return err
 		}
 	}

@@ -91,6 +91,9 @@ func (a *agent) lead(ctx context.Context) error {
 			led, told, backoff = true, "", newBackoff()
 		}
 		if ctx.Err() != nil {
+			if s.led && err != nil {
+				a.log.Warn("ended before everything was recorded; the next leader sends the rest again", "error", err)
+			}
 			return nil
 		}
 		problem, isProblem := errors.AsType[*outbox.Problem](err)

@@ -100,7 +100,7 @@ func (db *DB) createSlot(ctx context.Context, t *Tailer, holder string) error {
 	slotCtx, cancel := context.WithTimeout(ctx, slotTimeout)
 	defer cancel()
 	_, err = db.pool.Exec(slotCtx, createSlot, db.cfg.Slot)
-	if err == nil {
+	if err == nil || SQLState(err) == codeDuplicateObject { // another agent was quicker
 		return nil
 	}
 	if slotCtx.Err() == nil || ctx.Err() != nil {

@@ -139,7 +139,7 @@ type Missing struct {
 	Keep []string
 	// Removed tells that the endpoint is gone, and its health with it.
 	Removed bool
-	// Version counts up each time the endpoint stops being sent to. The calls of MissPending and StopMissing may overtake each other.
+	// Version counts up with each call of MissPending, whatever the endpoint. The calls of MissPending and StopMissing may overtake each other.
 	Version int
 }
 

@@ -50,6 +50,7 @@ const (
 	codeNoTable              = "42P01"
 	codeNoSchema             = "3F000"
 	codeNoObject             = "42704"
+	codeDuplicateObject      = "42710"
 	codeObjectInUse          = "55006"
 	codeNotPrerequisite      = "55000"
 	codeLimitExceeded        = "53400"

@@ -123,10 +123,11 @@ func (db *DB) nextDue(ctx context.Context, endpointIDs []string, now time.Time) 
 // maxBytes were read before it.
 func (db *DB) bodies(ctx context.Context, deliveries []*Delivery, maxBytes int) (map[string][]byte, error) {
 	ids := make([]string, 0, len(deliveries))
-	seen := make(map[string]bool, len(deliveries))
+	// The time in the body is the one that was recorded: a column of another type or without a usable time has no other that stays the same.
+	created := make(map[string]time.Time, len(deliveries))
 	for _, d := range deliveries {
-		if !seen[d.EventID] {
-			seen[d.EventID] = true
+		if _, seen := created[d.EventID]; !seen {
+			created[d.EventID] = d.Created
 			ids = append(ids, d.EventID)
 		}
 	}
@@ -164,17 +165,14 @@ func (db *DB) bodies(ctx context.Context, deliveries []*Delivery, maxBytes int) 
 			fetch = append(fetch, id)
 		}
 	}
-	events := fmt.Sprintf(`select %[1]s::text, %[2]s::text, %[3]s::text, coalesce(%[4]s::text, '')::text, coalesce(%[5]s::timestamptz, now()) from %[6]s where %[1]s = any($1::text[]::%[7]s[])`,
-		quoteIdent(c.ID), quoteIdent(c.Type), quoteIdent(c.Venue), quoteIdent(c.Data), quoteIdent(c.Created), db.cfg.table(), db.idType())
+	events := fmt.Sprintf(`select %[1]s::text, coalesce(%[2]s::text, ''), coalesce(%[3]s::text, ''), coalesce(%[4]s::text, '') from %[5]s where %[1]s = any($1::text[]::%[6]s[])`,
+		quoteIdent(c.ID), quoteIdent(c.Type), quoteIdent(c.Venue), quoteIdent(c.Data), db.cfg.table(), db.idType())
 	_, err = queryRows(ctx, db.pool, events, func(row pgx.CollectableRow) (struct{}, error) {
 		var e Event
-		var venue *string
-		if err := row.Scan(&e.ID, &e.Type, &venue, &e.Data, &e.Created); err != nil {
+		if err := row.Scan(&e.ID, &e.Type, &e.Venue, &e.Data); err != nil {
 			return struct{}{}, err
 		}
-		if venue != nil {
-			e.Venue = *venue
-		}
+		e.Created = created[e.ID]
 		bodies[e.ID] = e.Envelope()
 		return struct{}{}, nil
 	}, fetch)

@@ -24,6 +24,8 @@ const (
 	// there is not. The second must stay below a third of senderTimeout.
 	statusInterval     = time.Second
 	idleStatusInterval = 3 * time.Second
+	// askAfter is the silence of the server after which it is asked for a sign of life.
+	askAfter = 4 * time.Second
 	// writeTimeout bounds a status message to a server that does not read.
 	writeTimeout = 5 * time.Second
 	// leaveTimeout bounds the wait for the server to close the connection at the end.
@@ -400,8 +402,10 @@ func (t *Tailer) sendStatus(lsn LSN) error {
 	if err := t.conn.Conn().SetWriteDeadline(time.Now().Add(writeTimeout)); err != nil {
 		return fmt.Errorf("confirm %s: %w", lsn, err)
 	}
+	// A server that hears from us has no reason of its own to speak while nothing is written, so it is asked to.
+	_, heard := t.Progress()
 	err := pglogrepl.SendStandbyStatusUpdate(context.Background(), t.conn, pglogrepl.StandbyStatusUpdate{
-		WALWritePosition: lsn, WALFlushPosition: lsn, WALApplyPosition: lsn,
+		WALWritePosition: lsn, WALFlushPosition: lsn, WALApplyPosition: lsn, ReplyRequested: time.Since(heard) > askAfter,
 	})
 	if err != nil {
 		if ne, ok := errors.AsType[net.Error](err); ok && ne.Timeout() {
