@@ -93,7 +93,7 @@ func (s *session) acquire(ctx context.Context) error {
 }
 
 // stream runs the tailer until take and then hold end. It reconnects by itself: what was handed over stays with the lanes meanwhile. It ends with an error when
-// another agent has taken over, or the server is no longer the same.
+// another agent has taken over, the slot is gone, or the server is no longer the same.
 func (s *session) stream(take, hold context.Context, batches chan<- *outbox.Batch) error {
 	system := s.tailer.System
 	for {
@@ -116,7 +116,7 @@ func (s *session) stream(take, hold context.Context, batches chan<- *outbox.Batc
 			if take.Err() != nil {
 				return nil
 			}
-			if errors.Is(err, outbox.ErrFenced) {
+			if errors.Is(err, outbox.ErrFenced) || errors.Is(err, outbox.ErrSlotGone) {
 				return err
 			}
 			if text := err.Error(); text != told && !errors.Is(err, outbox.ErrSlotActive) {

@@ -190,3 +190,32 @@ func TestRun_AFastShutdownOfPostgreSQLIsNotHeldUpAndTheAgentComesBack(t *testing
 		t.Errorf("%d requests arrived for 4 events", got)
 	}
 }
+
+func TestRun_ALostSlotIsReplacedWithoutHelp(t *testing.T) {
+	t.Parallel()
+	cluster := testenv.NewCluster(t, testenv.Options{Template: migrateTemplate, Settings: map[string]string{"max_slot_wal_keep_size": "16MB", "max_wal_size": "32MB"}})
+	env := cluster.NewDB(t)
+	r := testenv.StartReceiver(t, testSecret)
+	endpoint := addEndpoint(t, env, "venue_1", r.URL, "*")
+	a := start(t, testConfig(env))
+	waitStatus(t, env, addEvent(t, env, "venue_1", "lead.created", `1`), endpoint, "succeeded")
+	a.end()
+
+	missed := addEvent(t, env, "venue_1", "lead.created", `2`)
+	super := connectURL(t, env.SuperuserURL)
+	testenv.Eventually(t, patience, func() error {
+		if _, err := super.Exec(context.Background(), `create table if not exists noise (t text); insert into noise select repeat('x', 1000) from generate_series(1, 20000); checkpoint`); err != nil {
+			t.Fatal(err)
+		}
+		if status := testenv.QueryOne[string](t, env, `select wal_status from pg_replication_slots`); status != "lost" {
+			return fmt.Errorf("the slot is %s", status)
+		}
+		return nil
+	})
+	a = start(t, testConfig(env))
+	waitStatus(t, env, missed, endpoint, "succeeded")
+	waitStatus(t, env, addEvent(t, env, "venue_1", "lead.created", `3`), endpoint, "succeeded")
+	if got := r.Count(); got != 3 {
+		t.Errorf("%d requests arrived for 3 events", got)
+	}
+}

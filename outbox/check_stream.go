@@ -269,7 +269,6 @@ func (db *DB) checkSlot(ctx context.Context, tx pgx.Tx) ([]Finding, error) {
 		ours, active, temporary     bool
 	)
 	err := tx.QueryRow(ctx, selectSlotState, db.cfg.Slot).Scan(&plugin, &database, &ours, &active, &walStatus, &temporary)
-	drop := fmt.Sprintf("SELECT pg_drop_replication_slot('%s'); the agent makes a new one and recovers from the outbox", db.cfg.Slot)
 	switch {
 	case errors.Is(err, pgx.ErrNoRows):
 		return []Finding{fine(thing, "there is none yet; the first run creates it")}, nil
@@ -281,7 +280,8 @@ func (db *DB) checkSlot(ctx context.Context, tx pgx.Tx) ([]Finding, error) {
 	case temporary:
 		return []Finding{failure(thing, "end the session that holds it", "it is temporary, so it does not outlive a connection")}, nil
 	case walStatus == "lost":
-		return []Finding{failure(thing, drop, "it is lost: PostgreSQL has removed WAL that it needed (max_slot_wal_keep_size)")}, nil
+		return []Finding{warning(thing, "raise max_slot_wal_keep_size, or keep an agent running; the agent makes a new slot and sweeps the outbox for what it missed",
+			"it is lost: PostgreSQL has removed WAL that it needed")}, nil
 	case walStatus == "unreserved":
 		return []Finding{warning(thing, "start the agent, or raise max_slot_wal_keep_size", "it is about to lose WAL that it needs")}, nil
 	case active:

@@ -31,7 +31,10 @@ const selectCheckpoint = `
 select lsn, recovering from webhooks.checkpoint where slot = $1`
 
 const selectSlot = `
-select active from pg_replication_slots where slot_name = $1 and database = current_database() and plugin = 'pgoutput'`
+select coalesce(wal_status, '') from pg_replication_slots where slot_name = $1 and database = current_database() and plugin = 'pgoutput'`
+
+const dropSlot = `
+select pg_drop_replication_slot($1)`
 
 const selectForeignSlot = `
 select coalesce(database, '') || ', plugin ' || coalesce(plugin, 'none') from pg_replication_slots where slot_name = $1`
@@ -39,14 +42,19 @@ select coalesce(database, '') || ', plugin ' || coalesce(plugin, 'none') from pg
 // PrepareSlot sees that the slot and the checkpoint exist and returns where to start. A new slot is noted in the checkpoint as
 // recovering before it is made, so that the sweep of the outbox is done even when the agent dies in between.
 func (db *DB) PrepareSlot(ctx context.Context, t *Tailer, holder string) (LSN, error) {
-	var active bool
-	err := db.pool.QueryRow(ctx, selectSlot, db.cfg.Slot).Scan(&active)
+	var walStatus string
+	err := db.pool.QueryRow(ctx, selectSlot, db.cfg.Slot).Scan(&walStatus)
 	switch {
-	case errors.Is(err, pgx.ErrNoRows):
-		if err := db.createSlot(ctx, t, holder); err != nil {
-			return 0, err
+	case err == nil && walStatus == "lost":
+		// PostgreSQL has removed WAL that the slot needed (max_slot_wal_keep_size): no one can stream from it again.
+		if _, err := db.pool.Exec(ctx, dropSlot, db.cfg.Slot); err != nil {
+			return 0, db.cfg.explain(fmt.Sprintf("drop the lost slot %q", db.cfg.Slot), err)
 		}
-	case err != nil:
+		err = db.createSlot(ctx, t, holder)
+	case errors.Is(err, pgx.ErrNoRows):
+		err = db.createSlot(ctx, t, holder)
+	}
+	if err != nil {
 		return 0, db.cfg.explain("look for the slot", err)
 	}
 	var (

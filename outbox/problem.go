@@ -41,6 +41,9 @@ var ErrSlotActive = errors.New("the replication slot is held by another agent")
 // ErrServerShutdown reports that PostgreSQL is shutting down and waits for this connection to close.
 var ErrServerShutdown = errors.New("PostgreSQL is shutting down")
 
+// ErrSlotGone reports that the slot cannot be streamed from any more: it was dropped, or PostgreSQL has removed WAL that it needed.
+var ErrSlotGone = errors.New("the replication slot is gone or lost")
+
 // SQLSTATEs that are told apart: https://www.postgresql.org/docs/current/errcodes-appendix.html.
 const (
 	codeInvalidPassword      = "28P01"

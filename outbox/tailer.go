@@ -96,7 +96,7 @@ func (t *Tailer) Connect(ctx context.Context) error {
 }
 
 // Start begins to stream at the position from, at where an earlier connection of this Tailer came, or at the slot's own position, whichever is latest.
-// It returns ErrSlotActive while another agent holds the slot; Start may then be called again.
+// It returns ErrSlotActive while another agent holds the slot; Start may then be called again. ErrSlotGone tells that PrepareSlot has to make a new slot.
 func (t *Tailer) Start(ctx context.Context, from LSN) error {
 	from = max(from, LSN(t.received.Load()))
 	names := fmt.Sprintf("publication_names '%s,%s'", quoteIdent(t.cfg.Publication), quoteIdent(t.cfg.endpointsPublication()))
@@ -108,6 +108,8 @@ func (t *Tailer) Start(ctx context.Context, from LSN) error {
 	case err == nil:
 	case SQLState(err) == codeObjectInUse:
 		return t.drainError(ctx, ErrSlotActive)
+	case SQLState(err) == codeNoObject, SQLState(err) == codeNotPrerequisite:
+		return fmt.Errorf("%w: %w", ErrSlotGone, err)
 	default:
 		return t.cfg.explain(fmt.Sprintf("stream from slot %q", t.cfg.Slot), err)
 	}
