@@ -7,18 +7,20 @@
 //	      │                                refill │    │ overflow               │ result
 //	      └─── confirmed LSN ◄── outbox.Ledger ◄──┴────┴────────────────────────┘
 //
-// The Tailer yields committed transactions in commit order. The router applies each change of an endpoint where it stands between the events,
-// finds the endpoints that want an event (subscriptions), tells the ledger what it is to wait for (Track), and offers the deliveries to their
-// lanes. A lane holds a bounded number of deliveries; what does not fit is recorded as pending at once and comes back by a refill. A worker makes
-// one attempt and hands the result to the ledger, which commits it with others, the failure counters and the position of the stream in
-// one transaction. A delivery that has no result a second after it was read is recorded as pending, so the position moves on
-// however long an attempt takes.
+// The Tailer yields committed transactions in commit order. The router applies each change of an endpoint where it
+// stands between the events, finds the endpoints that want an event (subscriptions), tells the ledger what it is to
+// wait for (Track), and offers the deliveries to their lanes. A lane holds a bounded number of deliveries; what does
+// not fit is recorded as pending at once and comes back by a refill. A worker makes one attempt and hands the result
+// to the ledger, which commits it with others, the failure counters and the position of the stream in one
+// transaction. A delivery that has no result a second after it was read is recorded as pending, so the position moves
+// on however long an attempt takes.
 //
 // # Guarantee
 //
-// At least once. The position that PostgreSQL may forget is never ahead of what is recorded, and what is recorded as pending is attempted again
-// until it ends as succeeded, failed or missed. An attempt is repeated only when its result was not committed: by a process or a connection
-// that died. New attempts wait while a commit takes longer than a second, so those are the ones of about the last second.
+// At least once. The position that PostgreSQL may forget is never ahead of what is recorded, and what is recorded as
+// pending is attempted again until it ends as succeeded, failed or missed. An attempt is repeated only when its
+// result was not committed: by a process or a connection that died. New attempts wait while a commit takes longer
+// than a second, so those are the ones of about the last second.
 //
 // # Goroutines
 //
@@ -31,15 +33,17 @@
 //	watch     the look at slot lag and clocks                  after the lanes have stopped
 //	workers   one attempt each, at most delivery.concurrency   when no lane has anything to start
 //
-// The state of lanes and workers is in lanes, guarded by one mutex. Nothing waits while it holds that mutex; what is to be recorded is collected
-// under it and handed over after it.
+// The state of lanes and workers is in lanes, guarded by one mutex. Nothing waits while it holds that mutex; what is
+// to be recorded is collected under it and handed over after it.
 //
 // # Leading, standing by, draining
 //
-// A session is one try to lead. It waits for the slot, which has one consumer, and takes over by counting the checkpoint's epoch up, which fences
-// every earlier leader. A broken replication connection is replaced within the session; a new epoch or another server ends it.
+// A session is one try to lead. It waits for the slot, which has one consumer, and takes over by counting the
+// checkpoint's epoch up, which fences every earlier leader. A broken replication connection is replaced within the
+// session; a new epoch or another server ends it.
 //
-// Two levels of stopping: take ends what brings new work in, alive ends everything. On shutdown, in this order: the stream is no longer read but kept
-// alive; no attempt starts; those under way finish, for at most delivery.shutdown_timeout, then they are canceled, which leaves them
-// unrecorded; the ledger commits what it has; the position is confirmed and the slot is free; the admin listener closes.
+// Two levels of stopping: take ends what brings new work in, alive ends everything. On shutdown, in this order: the
+// stream is no longer read but kept alive; no attempt starts; those under way finish, for at most
+// delivery.shutdown_timeout, then they are canceled, which leaves them unrecorded; the ledger commits what it has;
+// the position is confirmed and the slot is free; the admin listener closes.
 package agent

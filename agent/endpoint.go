@@ -7,7 +7,8 @@ import (
 	"github.com/quintago/webhook-agent/outbox"
 )
 
-// load puts an endpoint as it was when the term began into its lane. due is when its first pending delivery is due, zero when it has none.
+// load puts an endpoint as it was when the term began into its lane. due is when its first pending delivery is due,
+// zero when it has none.
 func (s *lanes) load(e outbox.EndpointState, unusable string, due time.Time) (*lane, []record) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

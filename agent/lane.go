@@ -9,14 +9,15 @@ import (
 const (
 	// laneLength bounds the deliveries that one lane holds in memory. The rest waits in the database.
 	laneLength = 1024
-	// laneShare is the part of the memory for bodies that one lane may take: an eighth, so that a few slow endpoints with large
-	// events leave room for the others.
+	// laneShare is the part of the memory for bodies that one lane may take: an eighth, so that a few slow endpoints
+	// with large events leave room for the others.
 	laneShare = 8
 	// slowAfter is when an attempt counts as slow.
 	slowAfter = time.Second
 )
 
-// lane is one endpoint's way out: its bounded queue and its own limit of attempts in flight. All fields are guarded by lanes.mu, except id.
+// lane is one endpoint's way out: its bounded queue and its own limit of attempts in flight. All fields are guarded
+// by lanes.mu, except id.
 type lane struct {
 	id       string
 	endpoint *outbox.Endpoint
@@ -28,8 +29,9 @@ type lane struct {
 	bytes    int                 // of the bodies in queue and in flight
 	held     map[string]struct{} // events in queue, in flight, or whose result is not committed yet
 	inFlight map[string]struct{} // events
-	// window is the lane's own limit of attempts in flight. It grows by one with each success up to delivery.endpoint_concurrency and halves
-	// with each failure, so that an endpoint that is down or new costs little.
+	// window is the lane's own limit of attempts in flight. It grows by one with each success up to
+	// delivery.endpoint_concurrency and halves with each failure, so that an endpoint that is down or new costs
+	// little.
 	window int
 	// proven tells that the last attempt was quick. All other lanes together may use only a part of the global limit.
 	proven bool
@@ -40,12 +42,15 @@ type lane struct {
 	firstFailure  time.Time
 	healthVersion int64
 
-	// due is the earliest time at which the database has a delivery of this lane that memory does not hold; zero when it has none.
+	// due is the earliest time at which the database has a delivery of this lane that memory does not hold; zero when
+	// it has none.
 	due      time.Time
 	dueIndex int // in lanes.due, -1 when it is not there
-	// backlog tells that more waits in the database than one refill brings, so that new deliveries queue up behind it there.
+	// backlog tells that more waits in the database than one refill brings, so that new deliveries queue up behind it
+	// there.
 	backlog bool
-	// fetching tells that a refill is under way; released are the events that left held meanwhile, whose rows it may still see as pending.
+	// fetching tells that a refill is under way; released are the events that left held meanwhile, whose rows it may
+	// still see as pending.
 	fetching bool
 	released map[string]struct{}
 }

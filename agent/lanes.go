@@ -47,9 +47,10 @@ type lanesConfig struct {
 
 // lanes schedules the attempts of all endpoints.
 //
-// An attempt has a goroutine only while it is under way: a worker is started when a lane is ready and the global limit allows one, takes
-// one delivery after another, in turn from all lanes that are ready, and ends when there is none. Lanes that have not been quick lately
-// share three quarters of the limit, so that endpoints that hang never take the last places.
+// An attempt has a goroutine only while it is under way: a worker is started when a lane is ready and the global
+// limit allows one, takes one delivery after another, in turn from all lanes that are ready, and ends when there is
+// none. Lanes that have not been quick lately share three quarters of the limit, so that endpoints that hang never
+// take the last places.
 type lanes struct {
 	cfg lanesConfig
 
@@ -58,7 +59,8 @@ type lanes struct {
 	inFlight int // attempts under way, until their results are handed to the ledger
 	unproven int // those of lanes that are not proven
 	bytes    int // of the bodies in all lanes
-	// ready are the lanes that can start an attempt, proven ones first, each list in turn; turn says which list is asked first.
+	// ready are the lanes that can start an attempt, proven ones first, each list in turn; turn says which list is
+	// asked first.
 	ready   [2][]*lane
 	turn    int
 	due     dueHeap
@@ -87,8 +89,8 @@ type offer struct {
 	delivery *outbox.Delivery
 }
 
-// offer takes new deliveries in. It returns the results of those that it does not take: left to the database, because they do not fit, or missed,
-// because they cannot be sent.
+// offer takes new deliveries in. It returns the results of those that it does not take: left to the database, because
+// they do not fit, or missed, because they cannot be sent.
 func (s *lanes) offer(offers []offer) (results []*outbox.Result) {
 	now := time.Now()
 	s.mu.Lock()
@@ -129,8 +131,8 @@ func (s *lanes) tell(ctx context.Context, records []record) error {
 	return nil
 }
 
-// fits tells whether a new delivery may wait in memory. A lane with a backlog in the database sends its new ones there as well, which keeps
-// them roughly in order and no old one waiting for ever.
+// fits tells whether a new delivery may wait in memory. A lane with a backlog in the database sends its new ones
+// there as well, which keeps them roughly in order and no old one waiting for ever.
 func (s *lanes) fits(l *lane, d *outbox.Delivery) bool {
 	if l.backlog || len(l.queue) >= laneLength {
 		return false
@@ -216,8 +218,9 @@ func (s *lanes) workOn(l *lane, d *outbox.Delivery) {
 	}
 }
 
-// attempt makes one attempt, hands its result to the recorder, and returns the worker's next delivery. The place under the global limit is kept until
-// the recorder has the result, so that a slow database slows attempts down instead of piling up results.
+// attempt makes one attempt, hands its result to the recorder, and returns the worker's next delivery. The place
+// under the global limit is kept until the recorder has the result, so that a slow database slows attempts down
+// instead of piling up results.
 func (s *lanes) attempt(l *lane, d *outbox.Delivery) (*lane, *outbox.Delivery) {
 	request := s.request(l, d)
 	slow := time.AfterFunc(slowAfter, func() {
@@ -335,8 +338,8 @@ func (s *lanes) finish(l *lane, d *outbox.Delivery, result sink.Result) []record
 	return records
 }
 
-// nextWait returns how long to wait after the attempt of this number, counted from one; again is false after the last. What the server asked for
-// may lengthen the wait, never shorten it.
+// nextWait returns how long to wait after the attempt of this number, counted from one; again is false after the
+// last. What the server asked for may lengthen the wait, never shorten it.
 func nextWait(retries []time.Duration, attempt int, retryAfter time.Duration) (wait time.Duration, again bool) {
 	if attempt > len(retries) {
 		return 0, false
@@ -355,8 +358,8 @@ func (s *lanes) warnLocked(l *lane) {
 	}
 }
 
-// turnOffLocked stops sending to a lane: what waits becomes missed, in memory at once, in the database in steps. The attempts under way go on; except
-// is one whose result is at hand.
+// turnOffLocked stops sending to a lane: what waits becomes missed, in memory at once, in the database in steps. The
+// attempts under way go on; except is one whose result is at hand.
 func (s *lanes) turnOffLocked(l *lane, reason, except string) []record {
 	now := time.Now()
 	l.off = reason
@@ -392,8 +395,8 @@ func (s *lanes) turnOnLocked(l *lane) []record {
 	return []record{s.stopMissingLocked(l.id)}
 }
 
-// committed takes note of what is recorded: it leaves memory, and what is to be attempted again comes back when it is due. The ledger's goroutine
-// calls it.
+// committed takes note of what is recorded: it leaves memory, and what is to be attempted again comes back when it is
+// due. The ledger's goroutine calls it.
 func (s *lanes) committed(results []*outbox.Result) {
 	s.cfg.metrics.recorded(results)
 	s.mu.Lock()
@@ -413,7 +416,8 @@ func (s *lanes) committed(results []*outbox.Result) {
 	}
 }
 
-// requeued takes note that the database has deliveries of an endpoint that are due at once. The ledger's goroutine calls it.
+// requeued takes note that the database has deliveries of an endpoint that are due at once. The ledger's goroutine
+// calls it.
 func (s *lanes) requeued(endpointID string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -422,7 +426,8 @@ func (s *lanes) requeued(endpointID string) {
 	}
 }
 
-// stall holds new attempts back while the ledger cannot commit, so that few are lost with the process. The ledger calls it.
+// stall holds new attempts back while the ledger cannot commit, so that few are lost with the process. The ledger
+// calls it.
 func (s *lanes) stall(stalled bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -9,16 +9,16 @@ import (
 	"github.com/quintago/webhook-agent/outbox"
 )
 
-// patterns says which event types an endpoint wants, in a form in which no type is covered twice: everything, or all types below some
-// prefixes ("lead." for lead.*), and some single types.
+// patterns says which event types an endpoint wants, in a form in which no type is covered twice: everything, or all
+// types below some prefixes ("lead." for lead.*), and some single types.
 type patterns struct {
 	all      bool
 	prefixes []string
 	types    []string
 }
 
-// parsePatterns reads endpoints.events. Its error is the reason that the endpoint's owner is shown; the patterns hold what is right beside it, so
-// that the events are at least kept as missed.
+// parsePatterns reads endpoints.events. Its error is the reason that the endpoint's owner is shown; the patterns hold
+// what is right beside it, so that the events are at least kept as missed.
 func parsePatterns(events []string) (p patterns, err error) {
 	if len(events) == 0 {
 		return p, errors.New("events names no event type; use types such as lead.created, lead.* or *")
@@ -74,8 +74,8 @@ type subscription struct {
 	patterns patterns
 }
 
-// subscriptions finds the endpoints that want an event. What a look-up costs depends on those that match and on the dots in the event type, not on
-// those that there are. It is owned by the router's goroutine.
+// subscriptions finds the endpoints that want an event. What a look-up costs depends on those that match and on the
+// dots in the event type, not on those that there are. It is owned by the router's goroutine.
 type subscriptions struct {
 	venues map[string]*venueSubscriptions
 	byID   map[string]*subscription

@@ -19,7 +19,8 @@ const (
 // dueFunc is DB.Due.
 type dueFunc func(ctx context.Context, wants []outbox.Want, now time.Time, maxBytes int) (map[string]*outbox.Refill, error)
 
-// refill brings due deliveries from the database back into the lanes until ctx ends. It sleeps until the earliest one is due.
+// refill brings due deliveries from the database back into the lanes until ctx ends. It sleeps until the earliest one
+// is due.
 func (s *lanes) refill(ctx context.Context, due dueFunc) error {
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
@@ -58,7 +59,8 @@ func (s *lanes) refill(ctx context.Context, due dueFunc) error {
 	}
 }
 
-// nextWants takes the lanes that are due, at most refillLanes, and how many bytes there is room for; or how long to wait for the next one.
+// nextWants takes the lanes that are due, at most refillLanes, and how many bytes there is room for; or how long to
+// wait for the next one.
 func (s *lanes) nextWants(now time.Time) (wants []outbox.Want, room int, wait time.Duration) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

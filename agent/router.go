@@ -7,8 +7,8 @@ import (
 	"github.com/quintago/webhook-agent/outbox"
 )
 
-// router takes the batches of the stream in commit order, keeps the subscriptions in step with it, and hands each event to the
-// lanes that want it. It belongs to one goroutine.
+// router takes the batches of the stream in commit order, keeps the subscriptions in step with it, and hands each
+// event to the lanes that want it. It belongs to one goroutine.
 type router struct {
 	subs     *subscriptions
 	lanes    *lanes
@@ -20,7 +20,8 @@ type router struct {
 	snapshot outbox.Snapshot // what the state that was loaded contains already
 }
 
-// load makes lanes for the endpoints of the state, takes up the open replays, and ends what is pending for endpoints that are gone.
+// load makes lanes for the endpoints of the state, takes up the open replays, and ends what is pending for endpoints
+// that are gone.
 func (r *router) load(ctx context.Context, state outbox.State) error {
 	r.snapshot = state.Snapshot
 	for _, e := range state.Endpoints {
@@ -64,14 +65,16 @@ func (r *router) route(ctx context.Context, b *outbox.Batch, recorded outbox.Rec
 	if b.Idle() {
 		return r.ledger.Track(ctx, &outbox.Tracked{End: b.End, Idle: true, Read: read})
 	}
-	// What the loaded state contains is not applied once more: an old row would undo a newer one, and a counter would be cleared twice.
+	// What the loaded state contains is not applied once more: an old row would undo a newer one, and a counter would
+	// be cleared twice.
 	loaded := r.snapshot.Sees(b.XID)
 	var (
 		deliveries []*outbox.Delivery
 		offers     []offer
 		matched    []*subscription
 	)
-	// flush hands over what has been matched so far. A change of an endpoint takes effect between the events before and after it.
+	// flush hands over what has been matched so far. A change of an endpoint takes effect between the events before
+	// and after it.
 	flush := func(end outbox.LSN) error {
 		results := r.lanes.offer(offers)
 		err := r.ledger.Track(ctx, &outbox.Tracked{End: end, Read: read, Deliveries: deliveries, Results: results})
@@ -120,7 +123,8 @@ func (r *router) route(ctx context.Context, b *outbox.Batch, recorded outbox.Rec
 	return flush(b.End)
 }
 
-// recorded looks up which deliveries of the batch an earlier term has recorded. Beyond the position where this term began there are none.
+// recorded looks up which deliveries of the batch an earlier term has recorded. Beyond the position where this term
+// began there are none.
 func (r *router) recorded(ctx context.Context, b *outbox.Batch) (outbox.Recorded, error) {
 	if b.Commit >= r.term.LookupUntil || b.Commit < r.term.LSN {
 		return nil, nil

@@ -21,9 +21,11 @@ const (
 	standbyInterval = time.Second
 	// vitalsInterval is how often the slot's lag and the clocks are looked at.
 	vitalsInterval = 10 * time.Second
-	// silence is how long the stream may say nothing before the agent counts as not ready. The server speaks every half of its own timeout of ten seconds.
+	// silence is how long the stream may say nothing before the agent counts as not ready. The server speaks every
+	// half of its own timeout of ten seconds.
 	silence = 15 * time.Second
-	// maxClockSkew is the difference of the clocks that is worth a warning: receivers check the time of a signature, mostly to five minutes.
+	// maxClockSkew is the difference of the clocks that is worth a warning: receivers check the time of a signature,
+	// mostly to five minutes.
 	maxClockSkew = 30 * time.Second
 )
 
@@ -40,8 +42,9 @@ type agent struct {
 	problem atomic.Pointer[string]  // why there is no session
 }
 
-// Run delivers until ctx ends, which lets attempts in flight finish (delivery.shutdown_timeout), records them, and frees the slot. It returns an error only
-// for what waiting does not mend, and only before it has led for the first time.
+// Run delivers until ctx ends, which lets attempts in flight finish (delivery.shutdown_timeout), records them, and
+// frees the slot. It returns an error only for what waiting does not mend, and only before it has led for the first
+// time.
 func Run(ctx context.Context, cfg *Config, log *slog.Logger) error {
 	a := &agent{cfg: cfg, log: log}
 	host, err := os.Hostname()
@@ -114,8 +117,8 @@ func (a *agent) lead(ctx context.Context) error {
 	}
 }
 
-// newBackoff is the schedule of reconnecting: exponential from a tenth of a second, with jitter, at most five seconds. The cap stands outside the jitter, which
-// could exceed it otherwise.
+// newBackoff is the schedule of reconnecting: exponential from a tenth of a second, with jitter, at most five
+// seconds. The cap stands outside the jitter, which could exceed it otherwise.
 func newBackoff() retry.Backoff {
 	return retry.WithCappedDuration(5*time.Second, retry.WithJitterPercent(20, retry.NewExponential(100*time.Millisecond)))
 }
@@ -132,7 +135,8 @@ func sleep(ctx context.Context, d time.Duration) bool {
 	}
 }
 
-// ready says what the agent is doing, or why it is not ready: another agent holds the slot, or the stream advances and is recorded.
+// ready says what the agent is doing, or why it is not ready: another agent holds the slot, or the stream advances
+// and is recorded.
 func (a *agent) ready() (string, error) {
 	if s := a.current.Load(); s != nil {
 		if _, heard := s.tailer.Progress(); time.Since(heard) > silence {

@@ -17,7 +17,8 @@ import (
 // batchQueue is how many batches may wait between the tailer and the router.
 const batchQueue = 4
 
-// session is one try to lead: it waits for the slot, takes over, delivers, and drains. See the package documentation for its goroutines.
+// session is one try to lead: it waits for the slot, takes over, delivers, and drains. See the package documentation
+// for its goroutines.
 type session struct {
 	*agent
 	tailer *outbox.Tailer
@@ -92,8 +93,9 @@ func (s *session) acquire(ctx context.Context) error {
 	}
 }
 
-// stream runs the tailer until take and then hold end. It reconnects by itself: what was handed over stays with the lanes meanwhile. It ends with an error when
-// another agent has taken over, the slot is gone, or the server is no longer the same.
+// stream runs the tailer until take and then hold end. It reconnects by itself: what was handed over stays with the
+// lanes meanwhile. It ends with an error when another agent has taken over, the slot is gone, or the server is no
+// longer the same.
 func (s *session) stream(take, hold context.Context, batches chan<- *outbox.Batch) error {
 	system := s.tailer.System
 	for {
@@ -151,7 +153,11 @@ func (s *session) resume(ctx context.Context) error {
 }
 
 // deliver takes over, runs the router, the lanes and the ledger until the batches end, and drains.
-func (s *session) deliver(take context.Context, stopTaking context.CancelCauseFunc, alive context.Context, kill context.CancelCauseFunc, batches <-chan *outbox.Batch) error {
+func (s *session) deliver(
+	take context.Context, stopTaking context.CancelCauseFunc,
+	alive context.Context, kill context.CancelCauseFunc,
+	batches <-chan *outbox.Batch,
+) error {
 	router, state, err := s.takeOver(take, alive)
 	if err != nil {
 		stopTaking(err)
@@ -187,7 +193,8 @@ func (s *session) deliver(take context.Context, stopTaking context.CancelCauseFu
 	stopHelpers()
 	_ = aside.Wait() // both end without an error
 	s.ledger.Close()
-	// A database that is away may not keep the process for ever. What it does not record now, the next leader sends again.
+	// A database that is away may not keep the process for ever. What it does not record now, the next leader sends
+	// again.
 	unregister := context.AfterFunc(grace, func() { kill(fmt.Errorf("delivery.shutdown_timeout (%s) has passed", s.cfg.Delivery.ShutdownTimeout)) })
 	defer unregister()
 	return errors.Join(err, ledger.Wait())
@@ -237,8 +244,8 @@ func (s *session) usable(e *outbox.Endpoint) error {
 	return sink.CheckSecret(e.Secret)
 }
 
-// routeAll routes batches until take ends; what is left in the channel then is sent again to whoever leads next. A batch that cannot be looked up in the
-// database is tried again.
+// routeAll routes batches until take ends; what is left in the channel then is sent again to whoever leads next. A
+// batch that cannot be looked up in the database is tried again.
 func (s *session) routeAll(take, alive context.Context, r *router, batches <-chan *outbox.Batch) error {
 	for take.Err() == nil {
 		var b *outbox.Batch

@@ -30,8 +30,9 @@ type Columns struct {
 	ID, Type, Venue, Data, Created string
 }
 
-// endpointsPublication is the name of the publication that holds the endpoints. It is a second one because the outbox must be
-// published with inserts only (an update without a replica identity would fail in the app), endpoints with all changes.
+// endpointsPublication is the name of the publication that holds the endpoints. It is a second one because the outbox
+// must be published with inserts only (an update without a replica identity would fail in the app), endpoints with
+// all changes.
 func (c Config) endpointsPublication() string { return c.Publication + "_endpoints" }
 
 // tableName splits Table into schema and name; a name alone is looked for in the schema public.
@@ -70,8 +71,9 @@ func (c Config) connConfig() (*pgx.ConnConfig, error) {
 	return cc, nil
 }
 
-// replicationConfig is connConfig for the replication connection. The text output of the stream depends on the session's
-// settings, so they are fixed; wal_sender_timeout is the session's own, so that a standby takes over in seconds.
+// replicationConfig is connConfig for the replication connection. The text output of the stream depends on the
+// session's settings, so they are fixed; wal_sender_timeout is the session's own, so that a standby takes over in
+// seconds.
 func (c Config) replicationConfig() (*pgconn.Config, error) {
 	cc, err := c.connConfig()
 	if err != nil {

@@ -11,7 +11,8 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 )
 
-// poolSize bounds the connections beside the replication and the recording one: refilling lanes, looking up, monitoring.
+// poolSize bounds the connections beside the replication and the recording one: refilling lanes, looking up,
+// monitoring.
 const poolSize = 4
 
 // DB is the agent's small pool of ordinary connections. Its methods are safe for concurrent use.
@@ -45,7 +46,8 @@ func Open(ctx context.Context, cfg Config) (*DB, error) {
 // Close closes all connections of the pool.
 func (db *DB) Close() { db.pool.Close() }
 
-// ServerAddrs returns the addresses that the configured hosts of the database resolve to, for the sink's deny list. A Unix socket has none.
+// ServerAddrs returns the addresses that the configured hosts of the database resolve to, for the sink's deny list. A
+// Unix socket has none.
 func (c Config) ServerAddrs(ctx context.Context, lookup func(ctx context.Context, network, host string) ([]netip.Addr, error)) ([]netip.Addr, error) {
 	cc, err := c.connConfig()
 	if err != nil {

@@ -12,14 +12,16 @@ import (
 	"github.com/quintago/webhook-agent/secret"
 )
 
-// decoder turns pgoutput messages (protocol version 1, text) into changes. It keeps the relations that the stream described; the
-// server describes a relation again before the first change after any ALTER TABLE, so columns are found by name in the latest description.
+// decoder turns pgoutput messages (protocol version 1, text) into changes. It keeps the relations that the stream
+// described; the server describes a relation again before the first change after any ALTER TABLE, so columns are
+// found by name in the latest description.
 type decoder struct {
 	cfg       Config
 	relations map[uint32]*relation
 }
 
-// relation is a published table as the stream described it last. At most one of the three is set; none for a table of no interest.
+// relation is a published table as the stream described it last. At most one of the three is set; none for a table of
+// no interest.
 type relation struct {
 	outbox    *outboxColumns
 	endpoints map[string]int // column name to index
@@ -36,8 +38,8 @@ func newDecoder(cfg Config) *decoder {
 // errDecode marks bytes that are not what the protocol promises. Nothing may be confirmed after it.
 var errDecode = errors.New("cannot decode the replication stream")
 
-// parse wraps pglogrepl.Parse, which panics on truncated input. It returns nil for messages that mean nothing here: PostgreSQL 18 sends a
-// Stream Abort ('A') of a transaction that was never streamed, also with protocol version 1.
+// parse wraps pglogrepl.Parse, which panics on truncated input. It returns nil for messages that mean nothing here:
+// PostgreSQL 18 sends a Stream Abort ('A') of a transaction that was never streamed, also with protocol version 1.
 func parse(data []byte) (msg pglogrepl.Message, err error) {
 	if len(data) == 0 {
 		return nil, fmt.Errorf("%w: empty message", errDecode)
@@ -56,8 +58,8 @@ func parse(data []byte) (msg pglogrepl.Message, err error) {
 	return msg, nil
 }
 
-// describe takes in a Relation message. A required column that is missing stops the stream with a Problem before any row of that shape is
-// read, so that nothing is skipped.
+// describe takes in a Relation message. A required column that is missing stops the stream with a Problem before any
+// row of that shape is read, so that nothing is skipped.
 func (d *decoder) describe(m *pglogrepl.RelationMessage) error {
 	columns := make(map[string]int, len(m.Columns))
 	for i, c := range m.Columns {
@@ -171,7 +173,8 @@ func decodeEvent(oc *outboxColumns, t *pglogrepl.TupleData, committed time.Time)
 	}
 	var err error
 	if e.Created, err = parseTimestamp(string(t.Columns[oc.created].Data)); err != nil {
-		// infinity, null or a year that Go cannot hold: the time of the commit is the best there is, and no reason to stop.
+		// infinity, null or a year that Go cannot hold: the time of the commit is the best there is, and no reason to
+		// stop.
 		e.Created = committed
 	}
 	return e, nil
@@ -203,8 +206,8 @@ func (t tuple) column(name string) (*pglogrepl.TupleDataColumn, error) {
 	return t.data.Columns[i], nil
 }
 
-// decodeEndpoint decodes a row of webhooks.endpoints. Values that are of no use (an array with a null, a time that Go cannot hold) are left zero: they
-// make that endpoint unusable, or count as never, and stop no other.
+// decodeEndpoint decodes a row of webhooks.endpoints. Values that are of no use (an array with a null, a time that Go
+// cannot hold) are left zero: they make that endpoint unusable, or count as never, and stop no other.
 func decodeEndpoint(columns map[string]int, data *pglogrepl.TupleData) (*EndpointChange, error) {
 	row := tuple{data, columns}
 	values := map[string]string{} // columns that are not null
@@ -237,8 +240,8 @@ func decodeEndpoint(columns map[string]int, data *pglogrepl.TupleData) (*Endpoin
 	return c, nil
 }
 
-// parseEvents parses the text form of a text[]. An array that is not a list of texts (it holds a null) gives no events, which makes that
-// endpoint unusable and no other.
+// parseEvents parses the text form of a text[]. An array that is not a list of texts (it holds a null) gives no
+// events, which makes that endpoint unusable and no other.
 func parseEvents(array string) []string {
 	var events []string
 	if err := pgtype.NewMap().Scan(pgtype.TextArrayOID, pgtype.TextFormatCode, []byte(array), &events); err != nil {
@@ -253,7 +256,8 @@ func decodeReplay(columns map[string]int, data *pglogrepl.TupleData) (*Replay, e
 	return &Replay{ID: id}, err
 }
 
-// parseTimestamp parses the text form of timestamptz (ISO, UTC, as the replication session is set) and of timestamp, which is taken as UTC.
+// parseTimestamp parses the text form of timestamptz (ISO, UTC, as the replication session is set) and of timestamp,
+// which is taken as UTC.
 func parseTimestamp(s string) (time.Time, error) {
 	if t, err := time.Parse("2006-01-02 15:04:05.999999999Z07", s); err == nil {
 		return t.UTC(), nil

@@ -19,7 +19,8 @@ type Delivery struct {
 	EndpointID string
 	Venue      string
 	Type       string
-	// Created is the event's, Committed the time of its commit; the latter is zero when the delivery came back from the database.
+	// Created is the event's, Committed the time of its commit; the latter is zero when the delivery came back from
+	// the database.
 	Created   time.Time
 	Committed time.Time
 	// Body is the envelope, shared by all deliveries of the event; nil when the delivery is left to the database.
@@ -60,7 +61,8 @@ type Result struct {
 	Error string
 	// Health is the endpoint's failure counter after the attempt, nil when it has not changed.
 	Health *Health
-	// Parked marks a row that the Ledger wrote because the result was not there in time; memory still holds the delivery.
+	// Parked marks a row that the Ledger wrote because the result was not there in time; memory still holds the
+	// delivery.
 	Parked bool
 	// Disable is the reason for which the attempt disables the endpoint, "" when it does not.
 	Disable string

@@ -9,26 +9,26 @@
 //
 // # Positions
 //
-// A position is an LSN. What is stored and confirmed for a transaction is its end, the first byte after the commit record
-// (CommitMessage.TransactionEndLSN): the server sends a transaction again when its commit record starts at or after the
-// requested position, so this one is not sent again and the next one is not lost.
+// A position is an LSN. What is stored and confirmed for a transaction is its end, the first byte after the commit
+// record (CommitMessage.TransactionEndLSN): the server sends a transaction again when its commit record starts at or
+// after the requested position, so this one is not sent again and the next one is not lost.
 //
 // The checkpoint is the low watermark: every delivery of every transaction that ended at or before it has a row. It
-// is written in the same transaction as those rows. The Tailer confirms to PostgreSQL what the checkpoint holds and nothing
-// beyond it, so confirmed_flush_lsn <= checkpoint.lsn always, and a restart begins at the checkpoint.
+// is written in the same transaction as those rows. The Tailer confirms to PostgreSQL what the checkpoint holds and
+// nothing beyond it, so confirmed_flush_lsn <= checkpoint.lsn always, and a restart begins at the checkpoint.
 //
 // # Recording
 //
-// A delivery is recorded when its first row is committed: by its result if that comes within ParkAfter of being read, as
-// pending otherwise ("parked"), so that one slow customer holds back neither the watermark nor WAL. From then on the
-// row is the truth and memory a cache of it.
+// A delivery is recorded when its first row is committed: by its result if that comes within ParkAfter of being read,
+// as pending otherwise ("parked"), so that one slow customer holds back neither the watermark nor WAL. From then on
+// the row is the truth and memory a cache of it.
 //
 // # Leadership
 //
-// The slot has one consumer at a time, so holding the stream is leadership. A new leader counts checkpoint.epoch up; every
-// commit of the Ledger requires its own epoch, so a former leader that wakes up late commits nothing (ErrFenced). It
-// requires its own sequence number as well, which the commit counts up: a commit whose answer was lost is looked up by it
-// and neither repeated nor forgotten.
+// The slot has one consumer at a time, so holding the stream is leadership. A new leader counts checkpoint.epoch up;
+// every commit of the Ledger requires its own epoch, so a former leader that wakes up late commits nothing
+// (ErrFenced). It requires its own sequence number as well, which the commit counts up: a commit whose answer was
+// lost is looked up by it and neither repeated nor forgotten.
 //
 // The protocol is described in https://www.postgresql.org/docs/current/protocol-replication.html and
 // https://www.postgresql.org/docs/current/protocol-logicalrep-message-formats.html.

@@ -23,8 +23,9 @@ type Event struct {
 	Data []byte
 }
 
-// Envelope returns the body that customers receive: id, type, created, venue and data, in that order, created in whole seconds of
-// UTC, data byte for byte. It depends on nothing but the row, so every attempt, after a restart too, gets the same bytes.
+// Envelope returns the body that customers receive: id, type, created, venue and data, in that order, created in
+// whole seconds of UTC, data byte for byte. It depends on nothing but the row, so every attempt, after a restart too,
+// gets the same bytes.
 func (e *Event) Envelope() []byte {
 	b := make([]byte, 0, len(e.Data)+len(e.ID)+len(e.Type)+len(e.Venue)+96)
 	b = append(b, `{"id":`...)
@@ -134,8 +135,8 @@ type Batch struct {
 	Committed time.Time
 	// Commit is where the transaction's commit record begins.
 	Commit LSN
-	// End is where the transaction ends, the position to record; it is zero in all parts of a transaction but the last. A Batch
-	// without changes only tells that the stream has come as far as End.
+	// End is where the transaction ends, the position to record; it is zero in all parts of a transaction but the
+	// last. A Batch without changes only tells that the stream has come as far as End.
 	End LSN
 	// Bytes is the size of the events' data.
 	Bytes int

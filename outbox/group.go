@@ -10,10 +10,12 @@ import (
 // group is what one commit of the Ledger records.
 type group struct {
 	results []*Result // all of them, in the order they came
-	// rows holds the index into results of the latest result of each delivery: one statement must not write a row twice.
+	// rows holds the index into results of the latest result of each delivery: one statement must not write a row
+	// twice.
 	rows   map[deliveryKey]int
 	health map[string]*Health // latest by endpoint
-	// withoutTexts leaves out what customers' servers said. It is set when PostgreSQL has refused the group for its data.
+	// withoutTexts leaves out what customers' servers said. It is set when PostgreSQL has refused the group for its
+	// data.
 	withoutTexts bool
 }
 

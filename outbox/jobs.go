@@ -11,8 +11,8 @@ import (
 // jobStep bounds the rows that one step of a job writes, and with it how long a group has to wait for it.
 const jobStep = 500
 
-// job is work on many rows that the Ledger does in steps between its groups. A step runs in a transaction of its own that may be tried again; what it
-// needs to go on stands in the database.
+// job is work on many rows that the Ledger does in steps between its groups. A step runs in a transaction of its own
+// that may be tried again; what it needs to go on stands in the database.
 type job interface {
 	step(ctx context.Context, tx querier) (finished bool, err error)
 	// requeued returns the endpoint that has rows due at once after the last step, or "".
@@ -73,7 +73,8 @@ func (j *missJob) step(ctx context.Context, tx querier) (finished bool, err erro
 
 func (j *missJob) requeued() string { return "" }
 
-// replayJob sets the deliveries of a replay back to pending. Its cursor stands in the replays row, so a restart goes on where it was.
+// replayJob sets the deliveries of a replay back to pending. Its cursor stands in the replays row, so a restart goes
+// on where it was.
 type replayJob struct {
 	id         string
 	endpointID string // of the last step that requeued rows

@@ -12,7 +12,8 @@ import (
 	"github.com/quintago/webhook-agent/secret"
 )
 
-// slotTimeout bounds the creation of the slot, which waits for every transaction that is writing anywhere in the cluster.
+// slotTimeout bounds the creation of the slot, which waits for every transaction that is writing anywhere in the
+// cluster.
 const slotTimeout = 10 * time.Second
 
 // Term is one agent's leadership: what it may write and where it goes on.
@@ -21,7 +22,8 @@ type Term struct {
 	Epoch, Sequence int64
 	// LSN is the checkpoint when the term began: everything up to it is recorded.
 	LSN LSN
-	// LookupUntil is the position of the server when the term began: an earlier leader may have recorded transactions up to here.
+	// LookupUntil is the position of the server when the term began: an earlier leader may have recorded transactions
+	// up to here.
 	LookupUntil LSN
 	// Swept counts the deliveries that were found in the outbox and in no slot, because the slot was new.
 	Swept int64
@@ -39,8 +41,9 @@ select pg_drop_replication_slot($1)`
 const selectForeignSlot = `
 select coalesce(database, '') || ', plugin ' || coalesce(plugin, 'none') from pg_replication_slots where slot_name = $1`
 
-// PrepareSlot sees that the slot and the checkpoint exist and returns where to start. A new slot is noted in the checkpoint as
-// recovering before it is made, so that the sweep of the outbox is done even when the agent dies in between.
+// PrepareSlot sees that the slot and the checkpoint exist and returns where to start. A new slot is noted in the
+// checkpoint as recovering before it is made, so that the sweep of the outbox is done even when the agent dies in
+// between.
 func (db *DB) PrepareSlot(ctx context.Context, t *Tailer, holder string) (LSN, error) {
 	var walStatus string
 	err := db.pool.QueryRow(ctx, selectSlot, db.cfg.Slot).Scan(&walStatus)
@@ -131,8 +134,8 @@ returning epoch, sequence, lsn, recovering`
 
 const selectInsertLSN = `select pg_current_wal_insert_lsn()`
 
-// TakeOver begins a term: from the moment it commits, no earlier leader can record anything. The caller must hold the stream. After a new
-// slot it sweeps the outbox for what no slot has seen, before the first batch is read.
+// TakeOver begins a term: from the moment it commits, no earlier leader can record anything. The caller must hold the
+// stream. After a new slot it sweeps the outbox for what no slot has seen, before the first batch is read.
 func (db *DB) TakeOver(ctx context.Context, t *Tailer, holder string) (Term, error) {
 	var (
 		term       Term
@@ -155,8 +158,9 @@ func (db *DB) TakeOver(ctx context.Context, t *Tailer, holder string) (Term, err
 
 const sweepBatch = 1000
 
-// sweepSQL inserts what is missing for one batch of the outbox in the order of its ids, and returns the last id of the batch. It leaves out what the
-// horizon sees, which was handed over and matched at its time; the rest is matched against the endpoints that existed when it was written.
+// sweepSQL inserts what is missing for one batch of the outbox in the order of its ids, and returns the last id of
+// the batch. It leaves out what the horizon sees, which was handed over and matched at its time; the rest is matched
+// against the endpoints that existed when it was written.
 func (db *DB) sweepSQL() string {
 	c := db.cfg.Columns
 	id, created := "o."+quoteIdent(c.ID), "o."+quoteIdent(c.Created)
@@ -221,7 +225,8 @@ type State struct {
 	Endpoints []EndpointState
 	// Snapshot tells which transactions the state contains already: their changes in the stream are old news.
 	Snapshot Snapshot
-	// Due is the earliest next_attempt_at of each endpoint that has pending deliveries, endpoints that are gone included.
+	// Due is the earliest next_attempt_at of each endpoint that has pending deliveries, endpoints that are gone
+	// included.
 	Due map[string]time.Time
 	// Replays are those that are not done, oldest first.
 	Replays []Replay
@@ -245,8 +250,8 @@ select e.id, e.venue, e.url, e.events::text, e.secret, coalesce(e.previous_secre
 from webhooks.endpoints e
 left join webhooks.endpoint_health h on h.endpoint_id = e.id`
 
-// selectDue walks the index deliveries_pending from endpoint to endpoint (a loose index scan), so its cost is that of the endpoints with pending
-// deliveries, not of the deliveries.
+// selectDue walks the index deliveries_pending from endpoint to endpoint (a loose index scan), so its cost is that of
+// the endpoints with pending deliveries, not of the deliveries.
 const selectDue = `
 with recursive due as (
     (select endpoint_id, next_attempt_at from webhooks.deliveries

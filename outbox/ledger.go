@@ -18,16 +18,19 @@ import (
 const (
 	// ParkAfter is how long a delivery may be without a row: after it, a pending one is inserted.
 	ParkAfter = time.Second
-	// stallAfter is how long a commit may take before new attempts wait for it, so that few results are lost with a process that dies then.
+	// stallAfter is how long a commit may take before new attempts wait for it, so that few results are lost with a
+	// process that dies then.
 	stallAfter = time.Second
-	// resultQueue and batchQueue bound what waits for the next commit: results of attempts, and batches of the stream. They wait apart, since a
-	// batch may bring many rows: attempts to all endpoints would wait behind a burst for one.
+	// resultQueue and batchQueue bound what waits for the next commit: results of attempts, and batches of the
+	// stream. They wait apart, since a batch may bring many rows: attempts to all endpoints would wait behind a burst
+	// for one.
 	resultQueue = 1024
 	batchQueue  = 4
 	// groupRows is how many rows one commit gathers before it leaves the rest to the next.
 	groupRows = 2048
-	// busyInterval and idleInterval are how often a watermark is stored that has moved without any result: over events that nobody subscribed to, and
-	// over positions of other tables. The second is stored only after idleBytes more, for storing it writes WAL as well, which would go round for ever.
+	// busyInterval and idleInterval are how often a watermark is stored that has moved without any result: over
+	// events that nobody subscribed to, and over positions of other tables. The second is stored only after idleBytes
+	// more, for storing it writes WAL as well, which would go round for ever.
 	busyInterval = time.Second
 	idleInterval = 10 * time.Second
 	idleBytes    = 1 << 20
@@ -35,8 +38,8 @@ const (
 	commitTimeout = 30 * time.Second
 )
 
-// LedgerConfig connects a Ledger with its surroundings. The functions are called by the Ledger's goroutine; they must not wait and must not
-// call the Ledger.
+// LedgerConfig connects a Ledger with its surroundings. The functions are called by the Ledger's goroutine; they must
+// not wait and must not call the Ledger.
 type LedgerConfig struct {
 	Config
 	Term Term
@@ -51,8 +54,9 @@ type LedgerConfig struct {
 	Stalled func(bool)
 }
 
-// Ledger is the only writer of deliveries, attempts, endpoint_health and checkpoint. It gathers what comes in while one transaction is on its way
-// and commits it in the next. Its methods may be called from any goroutine and wait while the Ledger's queue is full.
+// Ledger is the only writer of deliveries, attempts, endpoint_health and checkpoint. It gathers what comes in while
+// one transaction is on its way and commits it in the next. Its methods may be called from any goroutine and wait
+// while the Ledger's queue is full.
 type Ledger struct {
 	cfg LedgerConfig
 	// Sent by the methods, received by Run.
@@ -126,7 +130,8 @@ func (l *Ledger) Record(ctx context.Context, r *Result) error { return l.send(ct
 // SetHealth records an endpoint's counter outside an attempt: after it was enabled again, or found unusable.
 func (l *Ledger) SetHealth(ctx context.Context, h *Health) error { return l.send(ctx, op{health: h}) }
 
-// SetHorizon stores a horizon with the first checkpoint that has passed it. While one waits for that, later ones are dropped.
+// SetHorizon stores a horizon with the first checkpoint that has passed it. While one waits for that, later ones are
+// dropped.
 func (l *Ledger) SetHorizon(ctx context.Context, h Horizon) error {
 	return l.send(ctx, op{horizon: &h})
 }
@@ -139,7 +144,8 @@ type Missing struct {
 	Keep []string
 	// Removed tells that the endpoint is gone, and its health with it.
 	Removed bool
-	// Version counts up with each call of MissPending, whatever the endpoint. The calls of MissPending and StopMissing may overtake each other.
+	// Version counts up with each call of MissPending, whatever the endpoint. The calls of MissPending and
+	// StopMissing may overtake each other.
 	Version int
 }
 
@@ -178,8 +184,8 @@ func (l *Ledger) Stats() LedgerStats {
 	}
 }
 
-// Run records until Close was called and everything is committed (nil), another agent has taken over (ErrFenced), or ctx ends. While the
-// database is away it keeps what it has and tries again.
+// Run records until Close was called and everything is committed (nil), another agent has taken over (ErrFenced), or
+// ctx ends. While the database is away it keeps what it has and tries again.
 func (l *Ledger) Run(ctx context.Context) error {
 	defer func() {
 		if l.conn != nil {
@@ -277,7 +283,8 @@ func (l *Ledger) take(g *group, o op) {
 	}
 }
 
-// takeHealth keeps the latest state of an endpoint's counter. Attempts of one endpoint end in parallel, so an earlier state may come in later.
+// takeHealth keeps the latest state of an endpoint's counter. Attempts of one endpoint end in parallel, so an earlier
+// state may come in later.
 func (l *Ledger) takeHealth(g *group, h *Health) {
 	if h == nil || h.Version <= l.versions[h.EndpointID] {
 		return
@@ -379,8 +386,8 @@ func (l *Ledger) stopMissing(stop *missJob) {
 	})
 }
 
-// transact runs write in a transaction that also stores lsn and counts the sequence up. It returns when that is durable, exactly once, or when
-// this agent is fenced or ctx has ended; any other failure is tried again.
+// transact runs write in a transaction that also stores lsn and counts the sequence up. It returns when that is
+// durable, exactly once, or when this agent is fenced or ctx has ended; any other failure is tried again.
 func (l *Ledger) transact(ctx context.Context, lsn LSN, write func(context.Context, querier) error) error {
 	defer l.watchStall()()
 	backoff := newBackoff()
@@ -421,8 +428,8 @@ func (l *Ledger) transact(ctx context.Context, lsn LSN, write func(context.Conte
 	return nil
 }
 
-// watchStall calls Stalled(true) when the returned function has not been called within stallAfter, and Stalled(false) then. The two calls come in
-// this order although a timer makes the first.
+// watchStall calls Stalled(true) when the returned function has not been called within stallAfter, and Stalled(false)
+// then. The two calls come in this order although a timer makes the first.
 func (l *Ledger) watchStall() (done func()) {
 	var (
 		mu             sync.Mutex
@@ -454,7 +461,8 @@ where slot = $1 and epoch = $2 and sequence = $3`
 const selectFence = `
 select epoch, sequence from webhooks.checkpoint where slot = $1`
 
-// try makes one attempt at a transaction. A failure after the commit was sent is of unknown outcome; the next try finds out by the sequence.
+// try makes one attempt at a transaction. A failure after the commit was sent is of unknown outcome; the next try
+// finds out by the sequence.
 func (l *Ledger) try(ctx context.Context, lsn LSN, write func(context.Context, querier) error) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, commitTimeout, fmt.Errorf("no answer from PostgreSQL in %s", commitTimeout))
 	defer cancel()
@@ -507,8 +515,8 @@ func (l *Ledger) tryOn(ctx context.Context, conn *pgx.Conn, lsn LSN, write func(
 	return err
 }
 
-// refused finds out why the fence did not hold: an earlier try of this very transaction was committed after all (nil), or another agent has
-// taken over.
+// refused finds out why the fence did not hold: an earlier try of this very transaction was committed after all
+// (nil), or another agent has taken over.
 func (l *Ledger) refused(ctx context.Context, conn *pgx.Conn) error {
 	if _, err := conn.Exec(ctx, "rollback"); err != nil {
 		return err
@@ -526,8 +534,8 @@ func (l *Ledger) refused(ctx context.Context, conn *pgx.Conn) error {
 	return ErrFenced
 }
 
-// newBackoff is the schedule for everything that waits for PostgreSQL: exponential from a tenth of a second, with jitter, at most five seconds. The cap
-// stands outside the jitter, which could exceed it otherwise.
+// newBackoff is the schedule for everything that waits for PostgreSQL: exponential from a tenth of a second, with
+// jitter, at most five seconds. The cap stands outside the jitter, which could exceed it otherwise.
 func newBackoff() retry.Backoff {
 	return retry.WithCappedDuration(5*time.Second, retry.WithJitterPercent(20, retry.NewExponential(100*time.Millisecond)))
 }

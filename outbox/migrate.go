@@ -18,7 +18,8 @@ var migrationFiles embed.FS
 
 const versionTable = "webhooks.schema_version"
 
-// migrationLock is the key of the advisory lock that lets one migration run at a time: the bytes of "webhook" and a one.
+// migrationLock is the key of the advisory lock that lets one migration run at a time: the bytes of "webhook" and a
+// one.
 const migrationLock int64 = 0x776562686f6f6b01
 
 // migrations returns the embedded migrations, first to last. They only go forward.
@@ -46,9 +47,9 @@ func SchemaVersion() int {
 	return len(ms)
 }
 
-// Migrate brings the schema webhooks and the publications to the state this binary needs, and returns the versions before and
-// after. It may run under another role than the agent: one that may create schemas and owns the outbox table. Migrations that run
-// at the same time wait for each other. A schema newer than the binary is a Problem.
+// Migrate brings the schema webhooks and the publications to the state this binary needs, and returns the versions
+// before and after. It may run under another role than the agent: one that may create schemas and owns the outbox
+// table. Migrations that run at the same time wait for each other. A schema newer than the binary is a Problem.
 func Migrate(ctx context.Context, cfg Config) (from, to int, err error) {
 	cc, err := cfg.connConfig()
 	if err != nil {
@@ -119,8 +120,8 @@ type publication struct {
 	publish string
 }
 
-// publications returns what must exist before the slot does: a change that is decoded at a position where its publication did not exist yet
-// ends the stream.
+// publications returns what must exist before the slot does: a change that is decoded at a position where its
+// publication did not exist yet ends the stream.
 func (c Config) publications() []publication {
 	return []publication{
 		{c.Publication, []string{c.table(), "webhooks.replays"}, "insert"},

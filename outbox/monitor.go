@@ -27,7 +27,8 @@ type Vitals struct {
 	Horizon Horizon
 }
 
-// Horizon is a snapshot with a position of the WAL that was read after it: when everything before LSN is recorded, everything that the snapshot sees is.
+// Horizon is a snapshot with a position of the WAL that was read after it: when everything before LSN is recorded,
+// everything that the snapshot sees is.
 type Horizon struct {
 	Snapshot string // pg_snapshot
 	LSN      LSN
@@ -92,8 +93,8 @@ select id, venue, url from webhooks.endpoints where managed_by = 'file' order by
 delete from webhooks.endpoints where id = any($1) and managed_by = 'file'`
 )
 
-// SyncManaged makes the endpoints that are marked as managed by the file those of the file: it adds, changes and removes. Other endpoints it leaves
-// alone, and what a person disabled stays disabled.
+// SyncManaged makes the endpoints that are marked as managed by the file those of the file: it adds, changes and
+// removes. Other endpoints it leaves alone, and what a person disabled stays disabled.
 func (db *DB) SyncManaged(ctx context.Context, endpoints []ManagedEndpoint) error {
 	err := pgx.BeginFunc(ctx, db.pool, func(tx pgx.Tx) error {
 		type row struct{ id, venue, url string }

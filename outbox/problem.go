@@ -41,7 +41,8 @@ var ErrSlotActive = errors.New("the replication slot is held by another agent")
 // ErrServerShutdown reports that PostgreSQL is shutting down and waits for this connection to close.
 var ErrServerShutdown = errors.New("PostgreSQL is shutting down")
 
-// ErrSlotGone reports that the slot cannot be streamed from any more: it was dropped, or PostgreSQL has removed WAL that it needed.
+// ErrSlotGone reports that the slot cannot be streamed from any more: it was dropped, or PostgreSQL has removed WAL
+// that it needed.
 var ErrSlotGone = errors.New("the replication slot is gone or lost")
 
 // SQLSTATEs that are told apart: https://www.postgresql.org/docs/current/errcodes-appendix.html.
@@ -74,8 +75,8 @@ func SQLState(err error) string {
 	return ""
 }
 
-// explain turns err into a Problem where the remedy is known, and returns any other error as it is. The operation is what was being
-// done, for the errors that need it.
+// explain turns err into a Problem where the remedy is known, and returns any other error as it is. The operation is
+// what was being done, for the errors that need it.
 func (c Config) explain(operation string, err error) error {
 	if err == nil {
 		return nil
@@ -127,7 +128,8 @@ func (c Config) explain(operation string, err error) error {
 	return p
 }
 
-// rootCause returns the innermost text of a connection error, without the user, database and addresses that the outer ones repeat.
+// rootCause returns the innermost text of a connection error, without the user, database and addresses that the outer
+// ones repeat.
 func rootCause(err error) string {
 	if de, ok := errors.AsType[*net.DNSError](err); ok {
 		return "no such host " + de.Name

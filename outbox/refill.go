@@ -12,7 +12,8 @@ import (
 // Want asks for due deliveries of one endpoint.
 type Want struct {
 	EndpointID string
-	// Limit is the number of rows to look at. Rows that memory holds already are among them, so it must exceed their number.
+	// Limit is the number of rows to look at. Rows that memory holds already are among them, so it must exceed their
+	// number.
 	Limit int
 	// Skip tells whether memory holds the delivery of this event.
 	Skip func(eventID string) bool
@@ -23,7 +24,8 @@ type Refill struct {
 	Deliveries []*Delivery
 	// Lost are pending rows whose event is no longer in the outbox.
 	Lost []*Delivery
-	// More tells that there may be further rows due now. Otherwise Next is the earliest later one, zero when there is none.
+	// More tells that there may be further rows due now. Otherwise Next is the earliest later one, zero when there is
+	// none.
 	More bool
 	Next time.Time
 }
@@ -43,8 +45,8 @@ from unnest($1::text[]) w (endpoint_id),
               where endpoint_id = w.endpoint_id and status = 'pending' and next_attempt_at > $2
               order by next_attempt_at limit 1) d`
 
-// Due fetches what is due at now for the endpoints in wants, with the bodies, of which it reads about maxBytes at most and one at least. The
-// result has an entry for each endpoint asked for.
+// Due fetches what is due at now for the endpoints in wants, with the bodies, of which it reads about maxBytes at
+// most and one at least. The result has an entry for each endpoint asked for.
 func (db *DB) Due(ctx context.Context, wants []Want, now time.Time, maxBytes int) (map[string]*Refill, error) {
 	ids, limits := make([]string, len(wants)), make([]int32, len(wants))
 	skip := make(map[string]func(string) bool, len(wants))
@@ -119,11 +121,12 @@ func (db *DB) nextDue(ctx context.Context, endpointIDs []string, now time.Time) 
 	return next, nil
 }
 
-// bodies returns the envelopes of the deliveries' events by event id: nil for an event that is gone, no entry for one that is left out because
-// maxBytes were read before it.
+// bodies returns the envelopes of the deliveries' events by event id: nil for an event that is gone, no entry for one
+// that is left out because maxBytes were read before it.
 func (db *DB) bodies(ctx context.Context, deliveries []*Delivery, maxBytes int) (map[string][]byte, error) {
 	ids := make([]string, 0, len(deliveries))
-	// The time in the body is the one that was recorded: a column of another type or without a usable time has no other that stays the same.
+	// The time in the body is the one that was recorded: a column of another type or without a usable time has no
+	// other that stays the same.
 	created := make(map[string]time.Time, len(deliveries))
 	for _, d := range deliveries {
 		if _, seen := created[d.EventID]; !seen {
@@ -139,7 +142,8 @@ func (db *DB) bodies(ctx context.Context, deliveries []*Delivery, maxBytes int) 
 		return nil, err
 	}
 	c := db.cfg.Columns
-	// The size is that of the stored, perhaps compressed value: near enough to keep memory in bounds, and it costs no reading of the value.
+	// The size is that of the stored, perhaps compressed value: near enough to keep memory in bounds, and it costs no
+	// reading of the value.
 	sizes := fmt.Sprintf(`select %[1]s::text, coalesce(pg_column_size(%[2]s), 0) from %[3]s where %[1]s = any($1::text[]::%[4]s[])`,
 		quoteIdent(c.ID), quoteIdent(c.Data), db.cfg.table(), db.idType())
 	size := map[string]int{}
@@ -211,7 +215,8 @@ const selectIDType = `
 select format_type(a.atttypid, a.atttypmod) from pg_attribute a
 where a.attrelid = to_regclass($1) and a.attname = $2 and a.attnum > 0 and not a.attisdropped`
 
-// loadIDType finds out the type of the outbox's id column once, so that lookups by id can use its index whatever the type.
+// loadIDType finds out the type of the outbox's id column once, so that lookups by id can use its index whatever the
+// type.
 func (db *DB) loadIDType(ctx context.Context) error {
 	if db.idTypeName.Load() != nil {
 		return nil

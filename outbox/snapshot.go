@@ -38,9 +38,9 @@ func ParseSnapshot(s string) (Snapshot, error) {
 	return snap, nil
 }
 
-// Sees tells whether the transaction had committed when the snapshot was taken, given that it has committed by now. The stream names a
-// transaction by the low half of its id; the high half is the one that puts it nearest to the snapshot, which is right as long as less than
-// 2^31 transactions lie between them, PostgreSQL's own assumption.
+// Sees tells whether the transaction had committed when the snapshot was taken, given that it has committed by now.
+// The stream names a transaction by the low half of its id; the high half is the one that puts it nearest to the
+// snapshot, which is right as long as less than 2^31 transactions lie between them, PostgreSQL's own assumption.
 func (s Snapshot) Sees(xid uint32) bool {
 	full := int64(s.xmax) + int64(int32(xid-uint32(s.xmax)))
 	if full < int64(s.xmin) {

@@ -17,11 +17,11 @@ import (
 )
 
 const (
-	// senderTimeout is wal_sender_timeout of the agent's own replication connection: when an agent's host hangs, the server ends its connection
-	// after this long and a standby takes over.
+	// senderTimeout is wal_sender_timeout of the agent's own replication connection: when an agent's host hangs, the
+	// server ends its connection after this long and a standby takes over.
 	senderTimeout = 10 * time.Second
-	// statusInterval is how often what was confirmed is told to the server while there is something to tell, and idleStatusInterval while
-	// there is not. The second must stay below a third of senderTimeout.
+	// statusInterval is how often what was confirmed is told to the server while there is something to tell, and
+	// idleStatusInterval while there is not. The second must stay below a third of senderTimeout.
 	statusInterval     = time.Second
 	idleStatusInterval = 3 * time.Second
 	// askAfter is the silence of the server after which it is asked for a sign of life.
@@ -30,17 +30,19 @@ const (
 	writeTimeout = 5 * time.Second
 	// leaveTimeout bounds the wait for the server to close the connection at the end.
 	leaveTimeout = time.Second
-	// batchEvents and batchBytes bound one Batch, and with the channel's capacity what the Tailer holds of a transaction of any size.
+	// batchEvents and batchBytes bound one Batch, and with the channel's capacity what the Tailer holds of a
+	// transaction of any size.
 	batchEvents = 500
 	batchBytes  = 1 << 20
-	// shutdownKeepalives is how many urgent keepalives for one position within a second mean that the server is shutting down: it then asks
-	// without pause until everything is confirmed, which would keep it from ending.
+	// shutdownKeepalives is how many urgent keepalives for one position within a second mean that the server is
+	// shutting down: it then asks without pause until everything is confirmed, which would keep it from ending.
 	shutdownKeepalives = 20
 )
 
-// Tailer owns the replication connection. It yields committed transactions in order, keeps the connection alive while its consumer
-// is slow, and confirms to the server what Confirm was told. After a connection broke, Connect and Start go on where the last one ended: no change is
-// yielded twice in a Tailer's life. All its methods but Confirm and Progress belong to one goroutine.
+// Tailer owns the replication connection. It yields committed transactions in order, keeps the connection alive while
+// its consumer is slow, and confirms to the server what Confirm was told. After a connection broke, Connect and Start
+// go on where the last one ended: no change is yielded twice in a Tailer's life. All its methods but Confirm and
+// Progress belong to one goroutine.
 type Tailer struct {
 	// System identifies the server of the last Connect.
 	System pglogrepl.IdentifySystemResult
@@ -95,8 +97,9 @@ func (t *Tailer) Connect(ctx context.Context) error {
 	return nil
 }
 
-// Start begins to stream at the position from, at where an earlier connection of this Tailer came, or at the slot's own position, whichever is latest.
-// It returns ErrSlotActive while another agent holds the slot; Start may then be called again. ErrSlotGone tells that PrepareSlot has to make a new slot.
+// Start begins to stream at the position from, at where an earlier connection of this Tailer came, or at the slot's
+// own position, whichever is latest. It returns ErrSlotActive while another agent holds the slot; Start may then be
+// called again. ErrSlotGone tells that PrepareSlot has to make a new slot.
 func (t *Tailer) Start(ctx context.Context, from LSN) error {
 	from = max(from, LSN(t.received.Load()))
 	names := fmt.Sprintf("publication_names '%s,%s'", quoteIdent(t.cfg.Publication), quoteIdent(t.cfg.endpointsPublication()))
@@ -121,7 +124,8 @@ func (t *Tailer) Start(ctx context.Context, from LSN) error {
 	return nil
 }
 
-// drainError reads the ReadyForQuery that follows an error, so that the connection can be used again, and returns reason.
+// drainError reads the ReadyForQuery that follows an error, so that the connection can be used again, and returns
+// reason.
 func (t *Tailer) drainError(ctx context.Context, reason error) error {
 	for {
 		msg, err := t.conn.ReceiveMessage(ctx)
@@ -134,7 +138,8 @@ func (t *Tailer) drainError(ctx context.Context, reason error) error {
 	}
 }
 
-// Confirm sets the position that the server may forget everything before. It must be durable in the checkpoint. Safe for concurrent use.
+// Confirm sets the position that the server may forget everything before. It must be durable in the checkpoint. Safe
+// for concurrent use.
 func (t *Tailer) Confirm(lsn LSN) { t.confirmed.Store(uint64(lsn)) }
 
 // Progress returns how far the stream has been handed over and when the server was last heard. Safe for concurrent use.
@@ -142,9 +147,9 @@ func (t *Tailer) Progress() (received LSN, heard time.Time) {
 	return LSN(t.received.Load()), time.Unix(0, t.lastHeard.Load())
 }
 
-// Run yields batches to out until take ends; then it only keeps the connection alive until hold ends, confirms what was recorded last, and closes the
-// connection, which frees the slot. It returns nil when take ended it, and otherwise why the stream broke: ErrServerShutdown, a Problem, or
-// the network's error.
+// Run yields batches to out until take ends; then it only keeps the connection alive until hold ends, confirms what
+// was recorded last, and closes the connection, which frees the slot. It returns nil when take ended it, and
+// otherwise why the stream broke: ErrServerShutdown, a Problem, or the network's error.
 func (t *Tailer) Run(take, hold context.Context, out chan<- *Batch) error {
 	defer t.Close()
 	if err := t.read(take, out); err != nil {
@@ -178,7 +183,8 @@ func (t *Tailer) read(take context.Context, out chan<- *Batch) error {
 		if take.Err() != nil {
 			return nil
 		}
-		// Frontend().Receive with a deadline of the connection may be repeated after a timeout; ReceiveMessage with a context per message may not.
+		// Frontend().Receive with a deadline of the connection may be repeated after a timeout; ReceiveMessage with a
+		// context per message may not.
 		msg, err := t.conn.Frontend().Receive()
 		if err != nil {
 			if errors.Is(err, os.ErrDeadlineExceeded) {
@@ -251,8 +257,8 @@ func (t *Tailer) onNotice(_ *pgconn.PgConn, n *pgconn.Notice) {
 	t.log.Warn("PostgreSQL says on the replication connection: "+n.Message, "sqlstate", n.Code)
 }
 
-// keepalive takes in how far the server has come. Between transactions that is a position up to which there is nothing for us: it moves
-// the watermark on while only other tables are written.
+// keepalive takes in how far the server has come. Between transactions that is a position up to which there is
+// nothing for us: it moves the watermark on while only other tables are written.
 func (t *Tailer) keepalive(k pglogrepl.PrimaryKeepaliveMessage) error {
 	if t.batch == nil {
 		t.idle = max(t.idle, k.ServerWALEnd)
@@ -338,7 +344,8 @@ func (t *Tailer) data(take context.Context, out chan<- *Batch, data []byte) erro
 	if len(t.batch.Changes) < batchEvents && t.batch.Bytes < batchBytes {
 		return nil
 	}
-	// The transaction is committed: the server sends none before (protocol version 1), so its parts may be handed over as they come.
+	// The transaction is committed: the server sends none before (protocol version 1), so its parts may be handed
+	// over as they come.
 	full := t.batch
 	t.batch = &Batch{XID: full.XID, Committed: full.Committed, Commit: full.Commit}
 	return t.yield(take, out, full)
@@ -398,8 +405,8 @@ func (t *Tailer) status(now time.Time) error {
 	return nil
 }
 
-// sendStatus sends one position as written, flushed and applied: pglogrepl would replace a zero by the written one, and only the flushed
-// one moves the slot.
+// sendStatus sends one position as written, flushed and applied: pglogrepl would replace a zero by the written one,
+// and only the flushed one moves the slot.
 func (t *Tailer) sendStatus(lsn LSN) error {
 	if err := t.conn.Conn().SetWriteDeadline(time.Now().Add(writeTimeout)); err != nil {
 		return fmt.Errorf("confirm %s: %w", lsn, err)
@@ -428,14 +435,16 @@ func (t *Tailer) leave() error {
 	if err := t.conn.Frontend().Flush(); err != nil {
 		return fmt.Errorf("end the stream: %w", err)
 	}
-	// The server's end of the connection tells that the slot is free. What it has sent meanwhile is of no use, and may be much.
+	// The server's end of the connection tells that the slot is free. What it has sent meanwhile is of no use, and
+	// may be much.
 	if err := t.conn.Conn().SetReadDeadline(time.Now().Add(leaveTimeout)); err == nil {
 		_, _ = io.Copy(io.Discard, t.conn.Conn())
 	}
 	return nil
 }
 
-// Close closes the socket without a word: what pgconn's Close would say and wait for has no meaning in the middle of a stream.
+// Close closes the socket without a word: what pgconn's Close would say and wait for has no meaning in the middle of
+// a stream.
 func (t *Tailer) Close() {
 	if t.conn != nil {
 		_ = t.conn.Conn().Close()

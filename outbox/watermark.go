@@ -2,8 +2,9 @@ package outbox
 
 import "time"
 
-// watermark tracks which batches are recorded completely. Batches are tracked in commit order; the low watermark is the end of the last
-// transaction before which, itself included, nothing is open. It is not safe for concurrent use: the Ledger's goroutine owns it.
+// watermark tracks which batches are recorded completely. Batches are tracked in commit order; the low watermark is
+// the end of the last transaction before which, itself included, nothing is open. It is not safe for concurrent use:
+// the Ledger's goroutine owns it.
 type watermark struct {
 	entries []*entry // in commit order; the head is the oldest that is open
 	low     LSN
@@ -20,7 +21,8 @@ type entry struct {
 	deliveries []*Delivery
 }
 
-// track adds a batch with its deliveries. Some may be recorded already: results do not wait for the batch that they belong to.
+// track adds a batch with its deliveries. Some may be recorded already: results do not wait for the batch that they
+// belong to.
 func (w *watermark) track(b *Tracked) {
 	e := &entry{end: b.End, idle: b.Idle, read: b.Read, deliveries: b.Deliveries}
 	for _, d := range b.Deliveries {
@@ -66,7 +68,8 @@ func (w *watermark) advance() {
 	}
 }
 
-// overdue calls park for each delivery that is not recorded and was read at or before the deadline. park must call recorded.
+// overdue calls park for each delivery that is not recorded and was read at or before the deadline. park must call
+// recorded.
 func (w *watermark) overdue(deadline time.Time, park func(*Delivery)) {
 	for _, e := range w.entries {
 		if e.read.After(deadline) {
