@@ -8,8 +8,8 @@
 //	      └─── confirmed LSN ◄── outbox.Ledger ◄──┴────┴────────────────────────┘
 //
 // The Tailer yields committed transactions in commit order. The router applies each change of an endpoint where it
-// stands between the events, finds the endpoints that want an event (subscriptions), tells the ledger what it is to
-// wait for (Track), and offers the deliveries to their lanes. A lane holds a bounded number of deliveries; what does
+// stands between the events, finds the endpoints that want an event (subscriptions), offers the deliveries to their
+// lanes, and tells the ledger what it is to wait for (Track). A lane holds a bounded number of deliveries; what does
 // not fit is recorded as pending at once and comes back by a refill. A worker makes one attempt and hands the result
 // to the ledger, which commits it with others, the failure counters and the position of the stream in one
 // transaction. A delivery that has no result a second after it was read is recorded as pending, so the position moves

@@ -41,6 +41,10 @@ func (s *lanes) load(e outbox.EndpointState, unusable string, due time.Time) (*l
 func (s *lanes) orphaned(endpointID string) record {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	return s.orphanedLocked(endpointID)
+}
+
+func (s *lanes) orphanedLocked(endpointID string) record {
 	return s.missPendingLocked(outbox.Missing{EndpointID: endpointID, Reason: offRemoved, Removed: true})
 }
 
@@ -69,11 +73,21 @@ func (s *lanes) change(e *outbox.Endpoint, unusable string) (*lane, []record) {
 		l = newLane(e.ID)
 		s.byID[e.ID] = l
 		l.endpoint, l.unusable = e, unusable
-		records := []record{s.stopMissingLocked(e.ID)} // an endpoint of the same id may have been removed
+		// An endpoint of the same id may have been removed.
+		if former := s.removed[e.ID]; former != nil {
+			l.held = former.held // what it still sends is not fetched and sent by this lane too
+			delete(s.removed, e.ID)
+		}
+		records := []record{s.stopMissingLocked(e.ID)}
 		if unusable != "" {
 			records = append(records, l.recordHealth())
 		}
-		l.off = offReason(e, unusable)
+		// That one may have left pending rows, which are this lane's now.
+		if l.off = offReason(e, unusable); l.off == "" {
+			s.dueLocked(l, time.Now())
+		} else {
+			records = append(records, s.missRowsLocked(l, ""))
+		}
 		return l, records
 	}
 
@@ -115,5 +129,8 @@ func (s *lanes) remove(id string) []record {
 	}
 	records := s.turnOffLocked(l, offRemoved, "")
 	delete(s.byID, id)
+	if len(l.held) > 0 {
+		s.removed[id] = l
+	}
 	return records
 }

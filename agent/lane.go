@@ -35,7 +35,7 @@ type lane struct {
 	window int
 	// proven tells that the last attempt was quick. All other lanes together may use only a part of the global limit.
 	proven bool
-	listed bool // stands in lanes.ready
+	listed [2]bool // by class, whether it stands in lanes.ready
 
 	// failures is the number of consecutive failed attempts, firstFailure when the first of them ended.
 	failures      int
@@ -49,6 +49,10 @@ type lane struct {
 	// backlog tells that more waits in the database than one refill brings, so that new deliveries queue up behind it
 	// there.
 	backlog bool
+	// left counts the new deliveries that were left to the database and have no committed row yet: no refill can see them.
+	left int
+	// full tells that a refill found more than there is memory for. The end of an attempt clears it: a lane that is full holds something.
+	full bool
 	// fetching tells that a refill is under way; released are the events that left held meanwhile, whose rows it may
 	// still see as pending.
 	fetching bool
@@ -71,7 +75,7 @@ func (l *lane) canStart(cfg *lanesConfig) bool {
 
 // wantsRefill tells whether the lane is to be refilled once it is due.
 func (l *lane) wantsRefill() bool {
-	return l.off == "" && !l.due.IsZero() && !l.fetching && len(l.queue) <= laneLength/2
+	return l.off == "" && !l.due.IsZero() && !l.fetching && !l.full && len(l.queue) <= laneLength/2
 }
 
 // health is the lane's failure counter as it is to be recorded.

@@ -54,22 +54,27 @@ type lanesConfig struct {
 type lanes struct {
 	cfg lanesConfig
 
-	mu       sync.Mutex
-	byID     map[string]*lane
+	mu   sync.Mutex
+	byID map[string]*lane
+	// removed are the lanes of endpoints that are gone, while they hold deliveries: an endpoint may come back under its id.
+	removed  map[string]*lane
 	inFlight int // attempts under way, until their results are handed to the ledger
 	unproven int // those of lanes that are not proven
 	bytes    int // of the bodies in all lanes
 	// ready are the lanes that can start an attempt, proven ones first, each list in turn; turn says which list is
 	// asked first.
-	ready   [2][]*lane
-	turn    int
-	due     dueHeap
+	ready [2][]*lane
+	turn  int
+	due   dueHeap
+	// late are endpoints with rows that became pending after what was pending was made missed: their results were on the
+	// way to the recorder when the lane was turned off.
+	late    map[string]struct{}
 	offs    int  // how often a lane stopped being sent to; numbers what the ledger is told about that
 	stalled bool // the ledger is slow: no new attempts
 	stopped bool // no new attempts any more
 
 	workers sync.WaitGroup
-	// wake tells refill that a lane may be due earlier; sent without waiting, so one place is enough.
+	// wake tells refill that a lane may be due earlier or late; sent without waiting, so one place is enough.
 	wake chan struct{}
 	// workCtx is the context of all attempts; canceling it ends them. It lives as long as the session.
 	work       context.Context
@@ -78,7 +83,7 @@ type lanes struct {
 
 // newLanes makes lanes without endpoints. Attempts end when work does.
 func newLanes(work context.Context, cfg lanesConfig) *lanes {
-	s := &lanes{cfg: cfg, byID: map[string]*lane{}, wake: make(chan struct{}, 1)}
+	s := &lanes{cfg: cfg, byID: map[string]*lane{}, removed: map[string]*lane{}, late: map[string]struct{}{}, wake: make(chan struct{}, 1)}
 	s.work, s.cancelWork = context.WithCancel(work)
 	return s
 }
@@ -105,6 +110,7 @@ func (s *lanes) offer(offers []offer) (results []*outbox.Result) {
 			continue
 		default:
 			l.backlog = true
+			l.left++
 			results = append(results, &outbox.Result{Delivery: d, Status: outbox.Pending, NextAttempt: now})
 		}
 		d.Body = nil
@@ -134,9 +140,11 @@ func (s *lanes) tell(ctx context.Context, records []record) error {
 // fits tells whether a new delivery may wait in memory. A lane with a backlog in the database sends its new ones
 // there as well, which keeps them roughly in order and no old one waiting for ever.
 func (s *lanes) fits(l *lane, d *outbox.Delivery) bool {
-	if l.backlog || len(l.queue) >= laneLength {
-		return false
-	}
+	return !l.backlog && len(l.queue) < laneLength && s.hasRoom(l, d)
+}
+
+// hasRoom tells whether there is memory for a delivery's body. A lane may always hold one.
+func (s *lanes) hasRoom(l *lane, d *outbox.Delivery) bool {
 	return l.bytes == 0 || l.bytes+len(d.Body) <= s.cfg.queueBytes/laneShare && s.bytes+len(d.Body) <= s.cfg.queueBytes
 }
 
@@ -150,9 +158,9 @@ func (s *lanes) pushLocked(l *lane, d *outbox.Delivery) {
 
 // listLocked puts a lane that can start an attempt among the ready ones.
 func (s *lanes) listLocked(l *lane) {
-	if !l.listed && l.canStart(&s.cfg) {
-		l.listed = true
-		s.ready[l.class()] = append(s.ready[l.class()], l)
+	if class := l.class(); !l.listed[class] && l.canStart(&s.cfg) {
+		l.listed[class] = true
+		s.ready[class] = append(s.ready[class], l)
 	}
 }
 
@@ -189,12 +197,8 @@ func (s *lanes) nextLocked() (*lane, *outbox.Delivery) {
 			l := s.ready[class][0]
 			s.ready[class][0] = nil
 			s.ready[class] = s.ready[class][1:]
-			l.listed = false
-			if l.class() != class {
-				s.listLocked(l)
-				continue
-			}
-			if !l.canStart(&s.cfg) {
+			l.listed[class] = false
+			if l.class() != class || !l.canStart(&s.cfg) {
 				continue
 			}
 			d := l.pop()
@@ -247,6 +251,10 @@ func (s *lanes) attempt(l *lane, d *outbox.Delivery) (*lane, *outbox.Delivery) {
 		s.unproven--
 	}
 	s.listLocked(l)
+	if l.bytes <= s.cfg.queueBytes/laneShare/2 {
+		l.full = false
+		s.scheduleLocked(l)
+	}
 	// Another worker may be wanted: the attempt's end can have made room for more than one.
 	defer s.dispatchLocked()
 	return s.nextLocked()
@@ -274,6 +282,7 @@ func (s *lanes) proveLocked(l *lane, proven bool) {
 	} else {
 		s.unproven += len(l.inFlight)
 	}
+	s.listLocked(l) // in its new class too: the other one may have to wait
 }
 
 // finish draws the conclusions of an attempt for its delivery and its endpoint.
@@ -285,7 +294,7 @@ func (s *lanes) finish(l *lane, d *outbox.Delivery, result sink.Result) []record
 	if result.Outcome == sink.Succeeded {
 		l.window = min(l.window+1, s.cfg.endpointConcurrency)
 		r := &outbox.Result{Delivery: d, Status: outbox.Succeeded, Finished: now, Code: result.Code, Latency: result.Latency}
-		if l.failures > 0 {
+		if l.failures > 0 && l.off != offRemoved {
 			l.failures, l.firstFailure = 0, time.Time{}
 			r.Health = l.health()
 			r.Health.LastSuccess = now
@@ -309,7 +318,8 @@ func (s *lanes) finish(l *lane, d *outbox.Delivery, result sink.Result) []record
 	if l.off == offRemoved {
 		r.Health = nil // it went with the endpoint
 	}
-	if l.off == "" {
+	// An unusable endpoint is disabled as well: it would be mended with no failures left and stand still.
+	if l.off != offDisabled && l.off != offRemoved {
 		switch {
 		case result.Outcome == sink.Gone:
 			r.Disable = outbox.ReasonGone
@@ -371,9 +381,15 @@ func (s *lanes) turnOffLocked(l *lane, reason, except string) []record {
 		records = append(records, recordResult(missed(d, reason, now)))
 	}
 	l.queue = nil
+	l.full = false
 	s.scheduleLocked(l)
+	return append(records, s.missRowsLocked(l, except))
+}
+
+// missRowsLocked makes the pending rows of a lane that is off missed, but for those of attempts under way.
+func (s *lanes) missRowsLocked(l *lane, except string) record {
 	keep := slices.DeleteFunc(slices.Collect(maps.Keys(l.inFlight)), func(id string) bool { return id == except })
-	return append(records, s.missPendingLocked(outbox.Missing{EndpointID: l.id, Reason: reason, Keep: keep, Removed: reason == offRemoved}))
+	return s.missPendingLocked(outbox.Missing{EndpointID: l.id, Reason: l.off, Keep: keep, Removed: l.off == offRemoved})
 }
 
 func (s *lanes) missPendingLocked(m outbox.Missing) record {
@@ -402,8 +418,16 @@ func (s *lanes) committed(results []*outbox.Result) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, r := range results {
+		if r.Parked {
+			continue
+		}
 		l := s.byID[r.Delivery.EndpointID]
-		if l == nil || r.Parked {
+		if r.Status == outbox.Pending && (l == nil || l.off != "") {
+			s.late[r.Delivery.EndpointID] = struct{}{}
+			s.wakeRefill()
+		}
+		if l == nil {
+			s.forgetLocked(r.Delivery)
 			continue
 		}
 		delete(l.held, r.Delivery.EventID)
@@ -411,7 +435,19 @@ func (s *lanes) committed(results []*outbox.Result) {
 			l.released[r.Delivery.EventID] = struct{}{}
 		}
 		if r.Status == outbox.Pending {
+			if r.Attempt == nil {
+				l.left = max(0, l.left-1) // a former lane of the same id may have left it
+			}
 			s.dueLocked(l, r.NextAttempt)
+		}
+	}
+}
+
+// forgetLocked takes note that a delivery of an endpoint that is gone is recorded.
+func (s *lanes) forgetLocked(d *outbox.Delivery) {
+	if l := s.removed[d.EndpointID]; l != nil {
+		if delete(l.held, d.EventID); len(l.held) == 0 {
+			delete(s.removed, d.EndpointID)
 		}
 	}
 }
@@ -467,10 +503,14 @@ func (s *lanes) scheduleLocked(l *lane) {
 		return
 	}
 	if l.dueIndex == 0 {
-		select {
-		case s.wake <- struct{}{}:
-		default:
-		}
+		s.wakeRefill()
+	}
+}
+
+func (s *lanes) wakeRefill() {
+	select {
+	case s.wake <- struct{}{}:
+	default:
 	}
 }
 

@@ -26,6 +26,9 @@ func (s *lanes) refill(ctx context.Context, due dueFunc) error {
 	defer timer.Stop()
 	failing := false
 	for {
+		if err := s.tell(ctx, s.takeLate()); err != nil {
+			return nil
+		}
 		wants, room, wait := s.nextWants(time.Now())
 		if len(wants) > 0 {
 			now := time.Now()
@@ -44,10 +47,10 @@ func (s *lanes) refill(ctx context.Context, due dueFunc) error {
 				failing = false
 				s.cfg.log.Info("fetching due deliveries again")
 			}
-			if err == nil {
-				continue
+			if err != nil {
+				sleep(ctx, refillPause) // the lanes are due at once and have woken this loop
 			}
-			wait = refillPause
+			continue
 		}
 		timer.Reset(wait)
 		select {
@@ -57,6 +60,22 @@ func (s *lanes) refill(ctx context.Context, due dueFunc) error {
 			return nil
 		}
 	}
+}
+
+// takeLate makes missed what has become pending at endpoints that are off or gone.
+func (s *lanes) takeLate() (records []record) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for id := range s.late {
+		switch l := s.byID[id]; {
+		case l == nil:
+			records = append(records, s.orphanedLocked(id))
+		case l.off != "":
+			records = append(records, s.missRowsLocked(l, ""))
+		}
+	}
+	clear(s.late)
+	return records
 }
 
 // nextWants takes the lanes that are due, at most refillLanes, and how many bytes there is room for; or how long to
@@ -78,13 +97,14 @@ func (s *lanes) nextWants(now time.Time) (wants []outbox.Want, room int, wait ti
 		l.due = time.Time{} // the refill will tell; what comes in meanwhile counts from here
 		l.fetching = true
 		l.released = map[string]struct{}{}
+		room += max(0, s.cfg.queueBytes/laneShare-l.bytes)
 		wants = append(wants, outbox.Want{
 			EndpointID: l.id,
 			Limit:      len(l.held) + min(refillLength, laneLength-len(l.queue)),
 			Skip:       func(eventID string) bool { return s.holds(l, eventID) },
 		})
 	}
-	return wants, max(0, s.cfg.queueBytes-s.bytes), wait
+	return wants, max(0, min(room, s.cfg.queueBytes-s.bytes)), wait
 }
 
 func (s *lanes) holds(l *lane, eventID string) bool {
@@ -115,9 +135,14 @@ func (s *lanes) feed(wants []outbox.Want, refills map[string]*outbox.Refill, now
 		for _, d := range r.Deliveries {
 			_, held := l.held[d.EventID]
 			_, done := released[d.EventID]
-			if !held && !done && l.off == "" {
-				s.pushLocked(l, d)
+			if held || done || l.off != "" {
+				continue
 			}
+			if l.full = l.full || !s.hasRoom(l, d); l.full {
+				r.More = true
+				continue
+			}
+			s.pushLocked(l, d)
 		}
 		for _, d := range r.Lost {
 			if _, done := released[d.EventID]; !done {
@@ -134,7 +159,7 @@ func (s *lanes) feed(wants []outbox.Want, refills map[string]*outbox.Refill, now
 		default:
 			s.scheduleLocked(l)
 		}
-		l.backlog = !l.due.IsZero() && !l.due.After(now)
+		l.backlog = l.left > 0 || !l.due.IsZero() && !l.due.After(time.Now())
 	}
 	s.dispatchLocked()
 	return records

@@ -7,12 +7,18 @@ import (
 	"github.com/quintago/webhook-agent/outbox"
 )
 
+// tracker is what the router needs of outbox.Ledger.
+type tracker interface {
+	Track(context.Context, *outbox.Tracked) error
+	Replay(context.Context, outbox.Replay) error
+}
+
 // router takes the batches of the stream in commit order, keeps the subscriptions in step with it, and hands each
 // event to the lanes that want it. It belongs to one goroutine.
 type router struct {
 	subs     *subscriptions
 	lanes    *lanes
-	ledger   *outbox.Ledger
+	ledger   tracker
 	lookup   func(ctx context.Context, eventIDs []string) (outbox.Recorded, error) // DB.Lookup
 	usable   func(*outbox.Endpoint) error                                          // why an endpoint cannot be sent to, nil when it can
 	metrics  *metrics
@@ -115,7 +121,7 @@ func (r *router) route(ctx context.Context, b *outbox.Batch, recorded outbox.Rec
 				return err
 			}
 		case c.Replay != nil && !loaded:
-			if err := r.ledger.Replay(ctx, *c.Replay); err != nil {
+			if err := r.ledger.Replay(ctx, outbox.Replay{ID: c.Replay.ID, XID: b.XID}); err != nil {
 				return err
 			}
 		}

@@ -68,6 +68,8 @@ func (c Config) connConfig() (*pgx.ConnConfig, error) {
 	if _, ok := cc.RuntimeParams["application_name"]; !ok {
 		cc.RuntimeParams["application_name"] = applicationName
 	}
+	// A time without zone is UTC, in a query as in the stream, whatever the server's own zone.
+	cc.RuntimeParams["timezone"] = "UTC"
 	return cc, nil
 }
 
@@ -81,7 +83,6 @@ func (c Config) replicationConfig() (*pgconn.Config, error) {
 	}
 	pc := cc.Config.Copy()
 	pc.RuntimeParams["replication"] = "database"
-	pc.RuntimeParams["timezone"] = "UTC"
 	pc.RuntimeParams["datestyle"] = "ISO"
 	pc.RuntimeParams["intervalstyle"] = "iso_8601"
 	pc.RuntimeParams["bytea_output"] = "hex"

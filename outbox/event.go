@@ -90,7 +90,11 @@ const (
 )
 
 // Replay is one row of webhooks.replays that is to be carried out.
-type Replay struct{ ID string }
+type Replay struct {
+	ID string
+	// XID is the transaction that inserted it; zero when it was read by a query, which sees what is committed only.
+	XID uint32
+}
 
 // EndpointChange is one change of webhooks.endpoints.
 type EndpointChange struct {

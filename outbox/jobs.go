@@ -2,7 +2,7 @@ package outbox
 
 import (
 	"context"
-	"errors"
+	"strconv"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -17,6 +17,8 @@ type job interface {
 	step(ctx context.Context, tx querier) (finished bool, err error)
 	// requeued returns the endpoint that has rows due at once after the last step, or "".
 	requeued() string
+	// pause returns how long to wait before the next step.
+	pause() time.Duration
 }
 
 // missJob turns the pending rows of an endpoint that is disabled or gone into missed ones.
@@ -71,21 +73,31 @@ func (j *missJob) step(ctx context.Context, tx querier) (finished bool, err erro
 	return true, nil
 }
 
-func (j *missJob) requeued() string { return "" }
+func (j *missJob) requeued() string     { return "" }
+func (j *missJob) pause() time.Duration { return 0 }
 
-// replayJob sets the deliveries of a replay back to pending. Its cursor stands in the replays row, so a restart goes
-// on where it was.
+// replayJob sets the deliveries of a replay back to pending. Its cursor stands in the replays row, so a restart goes on
+// where it was.
 type replayJob struct {
-	id         string
+	Replay
 	endpointID string // of the last step that requeued rows
+	unseen     bool   // the last step did not see the row yet
 }
 
+// visibilityPause is the wait for a transaction that the stream has told of and queries do not see yet: a commit is sent
+// as soon as its record is on disk, which is before it becomes visible, and with synchronous replication long before.
+const visibilityPause = 100 * time.Millisecond
+
+// selectReplay also tells whether the transaction that inserted the row must be visible by now.
 const selectReplay = `
-select r.endpoint_id, r.event_ids, r.since, coalesce(r.until, r.created), r.statuses, r.cursor_created, coalesce(r.cursor_event_id, ''),
-       e.id is not null, e.disabled_at is not null
-from webhooks.replays r
+select webhooks.handed_over($2::text::xid, pg_current_snapshot()),
+       r.id is not null, coalesce(r.state in ('pending', 'running') and not r.requeued, false),
+       coalesce(r.endpoint_id, ''), r.event_ids, r.since, coalesce(r.until, r.created, now()), r.statuses, r.cursor_created,
+       coalesce(r.cursor_event_id, ''), e.id is not null, e.disabled_at is not null, coalesce(h.unusable, '')
+from (select $1::text as id) wanted
+left join webhooks.replays r on r.id = wanted.id
 left join webhooks.endpoints e on e.id = r.endpoint_id
-where r.id = $1 and r.state in ('pending', 'running') and not r.requeued`
+left join webhooks.endpoint_health h on h.endpoint_id = e.id`
 
 // The two statements differ in what they walk: the named events, or the endpoint's part of the log from the cursor on.
 const (
@@ -121,24 +133,32 @@ const refuseReplay = `
 update webhooks.replays set state = 'failed', error = $2, finished = now() where id = $1`
 
 func (j *replayJob) step(ctx context.Context, tx querier) (finished bool, err error) {
-	j.endpointID = ""
+	j.endpointID, j.unseen = "", false
 	var (
-		endpointID, cursorID   string
-		eventIDs, statuses     []string
-		since, cursor          *time.Time
-		until                  time.Time
-		haveEndpoint, disabled bool
+		settled, exists, open          bool
+		endpointID, cursorID, unusable string
+		eventIDs, statuses             []string
+		since, cursor                  *time.Time
+		until                          time.Time
+		haveEndpoint, disabled         bool
 	)
-	err = tx.QueryRow(ctx, selectReplay, j.id).Scan(&endpointID, &eventIDs, &since, &until, &statuses, &cursor, &cursorID, &haveEndpoint, &disabled)
+	row := tx.QueryRow(ctx, selectReplay, j.ID, strconv.FormatUint(uint64(j.XID), 10))
+	err = row.Scan(&settled, &exists, &open, &endpointID, &eventIDs, &since, &until, &statuses, &cursor, &cursorID,
+		&haveEndpoint, &disabled, &unusable)
 	switch {
-	case errors.Is(err, pgx.ErrNoRows):
-		return true, nil // deleted, or carried out before
 	case err != nil:
 		return false, err
+	case !exists && j.XID != 0 && !settled:
+		j.unseen = true
+		return false, nil
+	case !open: // deleted, or carried out before
+		return true, nil
 	case !haveEndpoint:
-		return true, exec(ctx, tx, refuseReplay, j.id, "there is no endpoint "+endpointID)
+		return true, exec(ctx, tx, refuseReplay, j.ID, "there is no endpoint "+endpointID)
 	case disabled:
-		return true, exec(ctx, tx, refuseReplay, j.id, "the endpoint is disabled: enable it first, then replay again")
+		return true, exec(ctx, tx, refuseReplay, j.ID, "the endpoint is disabled: enable it first, then replay again")
+	case unusable != "":
+		return true, exec(ctx, tx, refuseReplay, j.ID, "the endpoint cannot be sent to: "+unusable)
 	}
 	if cursor == nil {
 		cursor = since
@@ -156,9 +176,9 @@ func (j *replayJob) step(ctx context.Context, tx querier) (finished bool, err er
 	}
 	var picked []key
 	if eventIDs != nil {
-		picked, err = queryRows(ctx, tx, requeueEvents, scan, endpointID, statuses, j.id, eventIDs, *cursor, cursorID, jobStep)
+		picked, err = queryRows(ctx, tx, requeueEvents, scan, endpointID, statuses, j.ID, eventIDs, *cursor, cursorID, jobStep)
 	} else {
-		picked, err = queryRows(ctx, tx, requeueRange, scan, endpointID, statuses, j.id, until, *cursor, cursorID, jobStep)
+		picked, err = queryRows(ctx, tx, requeueRange, scan, endpointID, statuses, j.ID, until, *cursor, cursorID, jobStep)
 	}
 	if err != nil {
 		return false, err
@@ -169,7 +189,14 @@ func (j *replayJob) step(ctx context.Context, tx querier) (finished bool, err er
 		j.endpointID = endpointID
 	}
 	finished = len(picked) < jobStep
-	return finished, exec(ctx, tx, advanceReplay, j.id, len(picked), last.created, last.eventID, finished)
+	return finished, exec(ctx, tx, advanceReplay, j.ID, len(picked), last.created, last.eventID, finished)
 }
 
 func (j *replayJob) requeued() string { return j.endpointID }
+
+func (j *replayJob) pause() time.Duration {
+	if j.unseen {
+		return visibilityPause
+	}
+	return 0
+}

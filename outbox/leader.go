@@ -39,7 +39,8 @@ const dropSlot = `
 select pg_drop_replication_slot($1)`
 
 const selectForeignSlot = `
-select coalesce(database, '') || ', plugin ' || coalesce(plugin, 'none') from pg_replication_slots where slot_name = $1`
+select coalesce(database, '') || ', plugin ' || coalesce(plugin, 'none') from pg_replication_slots
+where slot_name = $1 and (database, plugin) is distinct from (current_database(), 'pgoutput')`
 
 // PrepareSlot sees that the slot and the checkpoint exist and returns where to start. A new slot is noted in the
 // checkpoint as recovering before it is made, so that the sweep of the outbox is done even when the agent dies in
@@ -166,7 +167,8 @@ func (db *DB) sweepSQL() string {
 	id, created := "o."+quoteIdent(c.ID), "o."+quoteIdent(c.Created)
 	return fmt.Sprintf(`
 with batch as materialized (
-    select %[1]s as id, %[1]s::text as event_id, o.%[2]s::text as type, o.%[3]s::text as venue, coalesce(%[4]s::timestamptz, now()) as created,
+    select %[1]s as id, %[1]s::text as event_id, coalesce(o.%[2]s::text, '') as type, o.%[3]s::text as venue,
+           case when isfinite(%[4]s::timestamptz) then %[4]s::timestamptz else now() end as created,
            not webhooks.handed_over(o.xmin, (select horizon from webhooks.checkpoint where slot = $2)) as unseen
     from %[5]s o
     where ($1::text is null or %[1]s > $1::text::%[6]s)

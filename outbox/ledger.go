@@ -69,6 +69,7 @@ type Ledger struct {
 	sequence int64
 	mark     watermark
 	jobs     []job            // between groups, the first one makes one step
+	resting  []resting        // jobs that pause
 	stopped  map[string]int   // by endpoint, the version up to which MissPending is over
 	versions map[string]int64 // by endpoint, the latest Health that was taken in
 	horizon  *Horizon         // to be stored once the checkpoint has passed it
@@ -93,6 +94,12 @@ type LedgerStats struct {
 	Lag                  time.Duration // age of the oldest batch that is not recorded completely
 	Checkpoint           LSN
 	Failing              bool // the last try to commit failed
+}
+
+// resting is a job that pauses.
+type resting struct {
+	job   job
+	until time.Time
 }
 
 // op is one thing to take in. Exactly one field is set.
@@ -161,7 +168,7 @@ func (l *Ledger) StopMissing(ctx context.Context, endpointID string, version int
 
 // Replay carries out a replay, in steps. It may be called again for one that is under way.
 func (l *Ledger) Replay(ctx context.Context, r Replay) error {
-	return l.send(ctx, op{job: &replayJob{id: r.ID}})
+	return l.send(ctx, op{job: &replayJob{Replay: r}})
 }
 
 func (l *Ledger) send(ctx context.Context, o op) error {
@@ -218,6 +225,7 @@ func (l *Ledger) Run(ctx context.Context) error {
 		full := l.gather(g)
 		last = last && !full
 		now := time.Now()
+		l.wakeJobs(now)
 		l.mark.overdue(now.Add(-ParkAfter), func(d *Delivery) {
 			l.stats.parked.Add(1)
 			g.add(&Result{Delivery: d, Status: Pending, NextAttempt: now, Parked: true})
@@ -312,6 +320,11 @@ func (l *Ledger) wait(now time.Time) time.Duration {
 			next = due
 		}
 	}
+	for _, r := range l.resting {
+		if r.until.Before(next) {
+			next = r.until
+		}
+	}
 	return max(0, next.Sub(now))
 }
 
@@ -370,12 +383,26 @@ func (l *Ledger) step(ctx context.Context) error {
 	if endpointID := j.requeued(); endpointID != "" {
 		l.cfg.Requeued(endpointID)
 	}
-	if finished {
-		l.jobs = l.jobs[1:]
-	} else { // a long job lets the others go in turn
-		l.jobs = append(l.jobs[1:], j)
+	l.jobs = l.jobs[1:]
+	switch pause := j.pause(); {
+	case finished:
+	case pause > 0:
+		l.resting = append(l.resting, resting{j, time.Now().Add(pause)})
+	default: // a long job lets the others go in turn
+		l.jobs = append(l.jobs, j)
 	}
 	return nil
+}
+
+// wakeJobs puts the jobs back that have paused long enough.
+func (l *Ledger) wakeJobs(now time.Time) {
+	l.resting = slices.DeleteFunc(l.resting, func(r resting) bool {
+		due := !r.until.After(now)
+		if due {
+			l.jobs = append(l.jobs, r.job)
+		}
+		return due
+	})
 }
 
 func (l *Ledger) stopMissing(stop *missJob) {

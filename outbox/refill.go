@@ -22,7 +22,7 @@ type Want struct {
 // Refill is what Due found for one endpoint.
 type Refill struct {
 	Deliveries []*Delivery
-	// Lost are pending rows whose event is no longer in the outbox.
+	// Lost are pending rows whose event is not in the outbox any more.
 	Lost []*Delivery
 	// More tells that there may be further rows due now. Otherwise Next is the earliest later one, zero when there is
 	// none.
@@ -30,11 +30,20 @@ type Refill struct {
 	Next time.Time
 }
 
-// selectDueRows reads the due rows of several endpoints by the index deliveries_pending.
+// dueRow is a row that is due.
+type dueRow struct {
+	*Delivery
+	settled bool // an event that is not there now is gone
+}
+
+// selectDueRows reads the due rows of several endpoints by the index deliveries_pending. It also tells whether every
+// transaction that began before the row was written has ended, the one that wrote the event among them: the stream may
+// have told of an event that queries do not see yet.
 const selectDueRows = `
-select d.event_id, d.endpoint_id, d.venue, d.type, d.created, d.attempts, coalesce(d.replay_id, '')
+select d.event_id, d.endpoint_id, d.venue, d.type, d.created, d.attempts, coalesce(d.replay_id, ''),
+       webhooks.handed_over(d.row_xmin, pg_current_snapshot())
 from unnest($1::text[], $2::int[]) w (endpoint_id, "limit"),
-     lateral (select * from webhooks.deliveries
+     lateral (select xmin as row_xmin, * from webhooks.deliveries
               where endpoint_id = w.endpoint_id and status = 'pending' and next_attempt_at <= $3
               order by next_attempt_at limit w."limit") d`
 
@@ -58,9 +67,10 @@ func (db *DB) Due(ctx context.Context, wants []Want, now time.Time, maxBytes int
 		room[w.EndpointID] = w.Limit
 		refills[w.EndpointID] = &Refill{}
 	}
-	rows, err := queryRows(ctx, db.pool, selectDueRows, func(row pgx.CollectableRow) (*Delivery, error) {
-		d := &Delivery{recorded: true}
-		return d, row.Scan(&d.EventID, &d.EndpointID, &d.Venue, &d.Type, &d.Created, &d.Attempts, &d.ReplayID)
+	rows, err := queryRows(ctx, db.pool, selectDueRows, func(row pgx.CollectableRow) (dueRow, error) {
+		d := dueRow{Delivery: &Delivery{recorded: true}}
+		err := row.Scan(&d.EventID, &d.EndpointID, &d.Venue, &d.Type, &d.Created, &d.Attempts, &d.ReplayID, &d.settled)
+		return d, err
 	}, ids, limits, now)
 	if err != nil {
 		return nil, db.cfg.explain("fetch due deliveries", err)
@@ -92,11 +102,15 @@ func (db *DB) Due(ctx context.Context, wants []Want, now time.Time, maxBytes int
 		switch {
 		case !read: // beyond maxBytes
 			r.More = true
-		case body == nil:
-			r.Lost = append(r.Lost, d)
+		case body == nil && d.settled:
+			r.Lost = append(r.Lost, d.Delivery)
+		case body == nil: // the stream was quicker
+			if again := now.Add(visibilityPause); r.Next.IsZero() || again.Before(r.Next) {
+				r.Next = again
+			}
 		default:
 			d.Body = body
-			r.Deliveries = append(r.Deliveries, d)
+			r.Deliveries = append(r.Deliveries, d.Delivery)
 		}
 	}
 	return refills, nil
@@ -123,7 +137,7 @@ func (db *DB) nextDue(ctx context.Context, endpointIDs []string, now time.Time) 
 
 // bodies returns the envelopes of the deliveries' events by event id: nil for an event that is gone, no entry for one
 // that is left out because maxBytes were read before it.
-func (db *DB) bodies(ctx context.Context, deliveries []*Delivery, maxBytes int) (map[string][]byte, error) {
+func (db *DB) bodies(ctx context.Context, deliveries []dueRow, maxBytes int) (map[string][]byte, error) {
 	ids := make([]string, 0, len(deliveries))
 	// The time in the body is the one that was recorded: a column of another type or without a usable time has no
 	// other that stays the same.

@@ -105,7 +105,7 @@ create table webhooks.deliveries (
     primary key (event_id, endpoint_id)
 );
 create index deliveries_pending on webhooks.deliveries (endpoint_id, next_attempt_at) where status = 'pending';
-create index deliveries_endpoint_created on webhooks.deliveries (endpoint_id, created);
+create index deliveries_endpoint_created on webhooks.deliveries (endpoint_id, created, event_id);
 create index deliveries_created on webhooks.deliveries (created);
 comment on table webhooks.deliveries is 'The delivery log: one row for each event and endpoint. Written by the agent only.';
 comment on column webhooks.deliveries.status is

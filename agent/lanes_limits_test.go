@@ -1,0 +1,231 @@
+package agent
+
+import (
+	"fmt"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/quintago/webhook-agent/outbox"
+)
+
+// lastAttempts returns when the last attempt to any of these endpoints began.
+func (lt *laneTest) lastAttempts(lanes []*lane) (last time.Duration) {
+	for _, l := range lanes {
+		last = max(last, lt.seen(l.id).lastOpen)
+	}
+	return last
+}
+
+// many registers n endpoints.
+func (lt *laneTest) many(prefix string, n int, answer func(string, int) answer) []*lane {
+	lanes := make([]*lane, n)
+	for i := range lanes {
+		lanes[i] = lt.endpoint(fmt.Sprint(prefix, i), answer)
+	}
+	return lanes
+}
+
+// deliveredAll fails the test when not all deliveries to these endpoints have succeeded, each in one attempt.
+func (lt *laneTest) deliveredAll(lanes []*lane, each int) {
+	lt.t.Helper()
+	for _, l := range lanes {
+		if n, s := lt.seen(l.id).n, lt.book.count(l.id, outbox.Succeeded); n != each || s != each {
+			lt.t.Errorf("%s: %d attempts, %d succeeded, want %d", l.id, n, s, each)
+		}
+	}
+}
+
+// TestLanes_NoLaneWaitsForALongerOne shows the fairness of P9: 20 lanes are served in turn with a lane that came first and has much more.
+func TestLanes_NoLaneWaitsForALongerOne(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		lt := newLaneTest(t, func(c *lanesConfig) { c.concurrency = 16 })
+		big := lt.many("big", 1, always(ok(100*time.Millisecond)))
+		small := lt.many("small", 20, always(ok(100*time.Millisecond)))
+		lt.send(big[0], 1000, 10)
+		for _, l := range small {
+			lt.send(l, 10, 10)
+		}
+		pass(time.Minute)
+		// 200 of the small ones' and at most as many of the big one's, 16 at a time and a few less at first.
+		if last := lt.lastAttempts(small); last > 4*time.Second {
+			t.Errorf("the small lanes were done after %v: they waited for the big one", last)
+		}
+		if last := lt.lastAttempts(big); last < 6*time.Second {
+			t.Errorf("the big lane was done after %v: it did not compete with the small ones", last)
+		}
+		lt.deliveredAll(small, 10)
+		lt.deliveredAll(big, 1000)
+		if lt.peak != 16 {
+			t.Errorf("at most %d attempts at a time, want the global limit of 16 used", lt.peak)
+		}
+		lt.quiet()
+	})
+}
+
+// TestLanes_HungEndpointsSlowNoOther shows P9 with more hung endpoints than the global limit has places.
+func TestLanes_HungEndpointsSlowNoOther(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		lt := newLaneTest(t, func(c *lanesConfig) { c.concurrency = 16 })
+		healthy := lt.many("healthy", 5, always(ok(10*time.Millisecond)))
+		for _, l := range healthy { // each has been quick before
+			lt.send(l, 1, 10)
+		}
+		pass(time.Second)
+		hung := lt.many("hung", 40, always(failing(15*time.Second)))
+		for _, l := range hung {
+			lt.send(l, 100, 10)
+		}
+		offered := map[string]time.Duration{} // when each event was
+		for range 60 {                        // a minute of calm traffic
+			for _, l := range healthy {
+				now := time.Since(lt.began)
+				offered[lt.send(l, 1, 10)[0]] = now
+			}
+			pass(time.Second)
+			if n := lt.lanes.stats().inFlight; n > 12 {
+				t.Fatalf("hung endpoints hold %d of 16 places, want 12 at most", n)
+			}
+		}
+		lt.deliveredAll(healthy, 61)
+		for _, l := range healthy {
+			for event, times := range lt.seen(l.id).times {
+				if at, calm := offered[event]; calm && times[0]-at > slack {
+					t.Errorf("%s reaches %s %v late", event, l.id, times[0]-at)
+				}
+			}
+		}
+	})
+}
+
+// TestLanes_ALaneThatIsQuickAgainDoesNotWaitAmongTheSlow has a lane that is listed as unproven become proven while the unproven ones' share is taken.
+func TestLanes_ALaneThatIsQuickAgainDoesNotWaitAmongTheSlow(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		lt := newLaneTest(t, func(c *lanesConfig) { c.concurrency = 4 })
+		l := lt.endpoint("recovering", func(_ string, n int) answer {
+			switch n {
+			case 2:
+				return ok(1500 * time.Millisecond)
+			case 3:
+				return ok(1900 * time.Millisecond)
+			}
+			return ok(0)
+		})
+		lt.send(l, 1, 10)
+		pass(time.Second / 10)
+		for _, hung := range lt.many("hung", 2, always(failing(15*time.Second))) {
+			lt.send(hung, 1, 10)
+		}
+		lt.send(l, 2, 10) // two that are slow for once, so that the lane counts as unproven after a second
+		pass(1200 * time.Millisecond)
+		lt.send(l, 20, 10)
+		pass(2 * time.Second)
+		lt.deliveredAll([]*lane{l}, 23)
+	})
+}
+
+func TestLanes_OpenALaneByOneAttemptForEachSuccess(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		lt := newLaneTest(t, nil)
+		l := lt.endpoint("ep", func(_ string, n int) answer {
+			if n <= 31 {
+				return ok(time.Second / 2)
+			}
+			return failing(time.Second / 2)
+		})
+		lt.send(l, 100, 10)
+		var open []int
+		for range 7 {
+			pass(time.Second / 4)
+			open = append(open, lt.stats().inFlight)
+			pass(time.Second/4 + 5*time.Millisecond)
+		}
+		want := []int{1, 2, 4, 8, 16, 16, 1} // 16 failures at once, after 31 successes, halve the window to one
+		if fmt.Sprint(open) != fmt.Sprint(want) {
+			t.Errorf("attempts in flight, round by round: %v, want %v", open, want)
+		}
+	})
+}
+
+func TestLanes_LeaveWhatDoesNotFitToTheDatabaseAndFetchItLater(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		lt := newLaneTest(t, nil)
+		l := lt.endpoint("ep", always(ok(10*time.Millisecond)))
+		lt.send(l, 3000, 10)
+		if n := lt.stats().queued; n >= laneLength+1 {
+			t.Errorf("%d deliveries queue in memory, the limit is %d", n, laneLength)
+		}
+		pass(100 * time.Millisecond)
+		if n := lt.book.count("ep", outbox.Pending); n < 3000-laneLength-100 {
+			t.Errorf("%d deliveries recorded as pending, want those beyond %d", n, laneLength)
+		}
+		pass(time.Minute)
+		lt.deliveredAll([]*lane{l}, 3000)
+		lt.send(l, 10, 10)
+		if n := lt.stats().queued + lt.stats().inFlight; n != 10 {
+			t.Errorf("%d of 10 deliveries are in memory once the backlog is gone", n)
+		}
+		pass(time.Second)
+		lt.quiet()
+	})
+}
+
+func TestLanes_NewDeliveriesQueueUpBehindABacklog(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		lt := newLaneTest(t, func(c *lanesConfig) { c.endpointConcurrency = 1 })
+		l := lt.endpoint("ep", always(ok(10*time.Millisecond)))
+		lt.send(l, 2*laneLength, 10)
+		pass(time.Second) // there is room in the queue again, and older deliveries in the database
+		late := lt.send(l, 1, 10)[0]
+		pass(time.Minute)
+		seen := lt.seen("ep")
+		if seen.n != 2*laneLength+1 || seen.times[late][0] < seen.lastOpen {
+			t.Errorf("the last delivery begins at %v, another one at %v", seen.times[late], seen.lastOpen)
+		}
+	})
+}
+
+// TestLanes_MemoryStaysWithinQueueBytes has hung endpoints with large events: in memory stands what the limit allows, or one body for each lane.
+func TestLanes_MemoryStaysWithinQueueBytes(t *testing.T) {
+	const queueBytes, body = 8000, 300
+	synctest.Test(t, func(t *testing.T) {
+		lt := newLaneTest(t, func(c *lanesConfig) { c.queueBytes, c.concurrency = queueBytes, 8 })
+		lanes := lt.many("ep", 20, func(_ string, n int) answer {
+			if n <= 2 {
+				return failing(15 * time.Second)
+			}
+			return ok(100 * time.Millisecond)
+		})
+		for _, l := range lanes {
+			lt.send(l, 40, body)
+		}
+		large := lt.endpoint("large", always(ok(15*time.Second)))
+		lt.send(large, 3, 3*queueBytes)
+		peak := 0
+		for range 600 {
+			for _, l := range lanes {
+				lt.lanes.mu.Lock()
+				if l.bytes > queueBytes/laneShare && l.bytes > body {
+					t.Errorf("lane %s holds %d bytes, want %d at most", l.id, l.bytes, queueBytes/laneShare)
+				}
+				lt.lanes.mu.Unlock()
+			}
+			peak = max(peak, lt.stats().bytes-3*queueBytes)
+			pass(time.Second / 4)
+		}
+		if limit := queueBytes + len(lanes)*body; peak > limit {
+			t.Errorf("up to %d bytes in memory, want %d at most", peak, limit)
+		}
+		if reads := lt.book.reads; reads > 4000 {
+			t.Errorf("%d queries for due deliveries in 150 s: the lanes that are full are asked for again and again", reads)
+		}
+		pass(time.Hour)
+		for _, l := range lanes {
+			if n := lt.book.count(l.id, outbox.Succeeded); n != 40 {
+				t.Errorf("%s: %d succeeded, want 40", l.id, n)
+			}
+		}
+		lt.deliveredAll([]*lane{large}, 3)
+		lt.quiet()
+	})
+}

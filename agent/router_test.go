@@ -1,0 +1,278 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/quintago/webhook-agent/outbox"
+	"github.com/quintago/webhook-agent/testenv"
+)
+
+// notes is a tracker that writes down what it is told, one line for each call.
+type notes struct{ lines []string }
+
+// Track implements tracker.
+func (n *notes) Track(_ context.Context, b *outbox.Tracked) error {
+	line := fmt.Sprintf("end %d:", b.End)
+	if b.Idle {
+		line = fmt.Sprintf("idle %d:", b.End)
+	}
+	for _, d := range b.Deliveries {
+		line += " " + d.EventID + ">" + d.EndpointID
+		if i := slices.IndexFunc(b.Results, func(r *outbox.Result) bool { return r.Delivery == d }); i >= 0 {
+			line += " " + string(b.Results[i].Status)
+		}
+	}
+	n.lines = append(n.lines, line)
+	return nil
+}
+
+// Replay implements tracker.
+func (n *notes) Replay(_ context.Context, r outbox.Replay) error {
+	n.lines = append(n.lines, "replay "+r.ID)
+	return nil
+}
+
+// routerTest is a router over lanes that are stalled, so that nothing is attempted.
+type routerTest struct {
+	*router
+	*notes
+	lt *laneTest
+	t  *testing.T
+}
+
+func newRouterTest(t *testing.T) *routerTest {
+	lt := newLaneTest(t, nil)
+	lt.stall(true)
+	n := &notes{}
+	return &routerTest{&router{
+		subs: newSubscriptions(), lanes: lt.lanes, ledger: n, metrics: lt.cfg.metrics,
+		lookup: func(context.Context, []string) (outbox.Recorded, error) { return nil, errors.New("unexpected lookup") },
+		usable: func(e *outbox.Endpoint) error {
+			if e.URL == "bad" {
+				return errors.New("the URL is bad")
+			}
+			return nil
+		},
+		term: outbox.Term{LSN: 100, LookupUntil: 200},
+	}, n, lt, t}
+}
+
+// loadState loads endpoints in a state that a snapshot of all transactions below 50 has seen.
+func (rt *routerTest) loadState(state outbox.State) {
+	rt.t.Helper()
+	var err error
+	if state.Snapshot, err = outbox.ParseSnapshot("50:50:"); err != nil {
+		rt.t.Fatal(err)
+	}
+	if state.Due == nil {
+		state.Due = map[string]time.Time{}
+	}
+	if err := rt.load(rt.t.Context(), state); err != nil {
+		rt.t.Fatal(err)
+	}
+}
+
+// take routes a transaction and returns what the ledger was told.
+func (rt *routerTest) take(b *outbox.Batch) []string {
+	rt.t.Helper()
+	rt.lines = nil
+	if err := rt.route(rt.t.Context(), b, nil); err != nil {
+		rt.t.Fatal(err)
+	}
+	return rt.lines
+}
+
+// transaction is one that no snapshot of loadState has seen, at a position that belongs to the term.
+func transaction(changes ...outbox.Change) *outbox.Batch {
+	return &outbox.Batch{Changes: changes, XID: 60, Commit: 300, End: 310, Committed: time.Unix(2000, 0)}
+}
+
+func event(id string) outbox.Change {
+	return outbox.Change{Event: &outbox.Event{ID: id, Type: "lead.created", Venue: "venue_1", Data: []byte("{}")}}
+}
+
+// row is an enabled endpoint of venue_1 for lead.*.
+func row(id string) outbox.Endpoint {
+	return outbox.Endpoint{ID: id, Venue: "venue_1", URL: "https://hook.example", Events: []string{"lead.*"}, Generation: 1, Created: time.Unix(1000, 0)}
+}
+
+func changed(e outbox.Endpoint) outbox.Change {
+	return outbox.Change{Endpoint: &outbox.EndpointChange{ID: e.ID, Endpoint: &e}}
+}
+
+func removed(id string) outbox.Change {
+	return outbox.Change{Endpoint: &outbox.EndpointChange{Removed: true, ID: id}}
+}
+
+func state(rows ...outbox.Endpoint) (s outbox.State) {
+	for _, e := range rows {
+		s.Endpoints = append(s.Endpoints, outbox.EndpointState{Endpoint: e})
+	}
+	return s
+}
+
+func (rt *routerTest) want(got []string, want ...string) {
+	rt.t.Helper()
+	if diff := cmp.Diff(want, got); diff != "" {
+		rt.t.Errorf("the ledger was told (-want +got):\n%s", diff)
+	}
+}
+
+// TestRouter_SubscriptionChangesTakeEffectInCommitOrder shows P10 within one transaction.
+func TestRouter_SubscriptionChangesTakeEffectInCommitOrder(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		rt := newRouterTest(t)
+		rt.loadState(state(row("old")))
+		moved, disabled := row("new"), row("new")
+		moved.Events = []string{"payment.*"}
+		disabled.Disabled = true
+		got := rt.take(transaction(
+			event("e1"), changed(row("new")), event("e2"), changed(disabled), event("e3"), changed(moved), event("e4"),
+			removed("old"), event("e5"), removed("unknown"), changed(row("old")), event("e6")))
+		rt.want(got, "end 0: e1>old", "end 0: e2>old e2>new", "end 0: e3>old e3>new missed", "end 0: e4>old", "end 0:", "end 0:", "end 310: e6>old")
+	})
+}
+
+func TestRouter_KeepsEventsOfAnUnusableEndpointAsMissed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		rt := newRouterTest(t)
+		wrongURL, wrongEvents := row("url"), row("events")
+		wrongURL.URL = "bad"
+		wrongEvents.Events = []string{"lead.created", "lead*"}
+		rt.loadState(state(wrongURL, wrongEvents))
+		rt.want(rt.take(transaction(event("e1"), changed(row("url")), changed(row("events")), event("e2"))),
+			"end 0: e1>events missed e1>url missed", "end 0:", "end 310: e2>url e2>events")
+	})
+}
+
+func TestRouter_DoesNotApplyAgainWhatTheLoadedStateContains(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		rt := newRouterTest(t)
+		rt.loadState(state(row("loaded")))
+		stale := row("loaded")
+		stale.Disabled = true
+		b := transaction(changed(stale), removed("loaded"), changed(row("gone since")), outbox.Change{Replay: &outbox.Replay{ID: "r1"}}, event("e1"))
+		b.XID = 40
+		rt.want(rt.take(b), "end 310: e1>loaded")
+		b.XID = 50
+		rt.want(rt.take(b), "end 0:", "end 0:", "end 0:", "replay r1", "end 310: e1>gone since")
+	})
+}
+
+func TestRouter_DoesNotSendAnEventToAnEndpointLoadedButRegisteredLater(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		rt := newRouterTest(t)
+		later := row("later")
+		later.Created = time.Unix(3000, 0)
+		rt.loadState(state(row("ep"), later))
+		b := transaction(event("e1"))
+		b.XID = 40
+		rt.want(rt.take(b), "end 310: e1>ep")
+		b.XID = 60 // not in the snapshot: the stream alone says what there is
+		rt.want(rt.take(b), "end 310: e1>ep e1>later")
+	})
+}
+
+func TestRouter_LooksUpOnlyWhatAnEarlierTermMayHaveRecorded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		rt := newRouterTest(t)
+		rt.loadState(state(row("a"), row("b")))
+		asked := []string{}
+		rt.lookup = func(_ context.Context, ids []string) (outbox.Recorded, error) {
+			asked = append(asked, ids...)
+			return nil, nil
+		}
+		for _, test := range []struct {
+			commit outbox.LSN
+			asked  []string
+			told   string
+		}{
+			{99, []string{}, "end 310:"},
+			{100, []string{"e1", "e2"}, "end 310: e1>a e1>b e2>a e2>b"},
+			{199, []string{"e1", "e2"}, "end 310: e1>a e1>b e2>a e2>b"},
+			{200, []string{}, "end 310: e1>a e1>b e2>a e2>b"},
+		} {
+			b := transaction(event("e1"), event("e2"))
+			b.Commit = test.commit
+			asked = asked[:0]
+			if _, err := rt.recorded(t.Context(), b); err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(test.asked, asked); diff != "" {
+				t.Errorf("commit at %d: events looked up (-want +got):\n%s", test.commit, diff)
+			}
+			rt.want(rt.take(b), test.told)
+		}
+	})
+}
+
+func TestRouter_TruncateRemovesAllEndpoints(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		rt := newRouterTest(t)
+		rt.loadState(state(row("a"), row("b"), row("c")))
+		rt.want(rt.take(transaction(event("e1"), removed(""), event("e2"))), "end 0: e1>a e1>b e1>c", "end 310:")
+		if n := len(rt.router.lanes.byID) + len(rt.subs.byID); n != 0 {
+			t.Errorf("%d lanes and subscriptions are left", n)
+		}
+	})
+}
+
+func TestRouter_LoadTakesUpReplaysAndEndsWhatIsPendingForEndpointsThatAreGone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		rt := newRouterTest(t)
+		d := &outbox.Delivery{EventID: "e1", EndpointID: "gone"}
+		pending := &outbox.Result{Delivery: d, Status: outbox.Pending, NextAttempt: time.Now()}
+		if err := rt.lt.book.track(t.Context(), nil, []*outbox.Result{pending}); err != nil {
+			t.Fatal(err)
+		}
+		pass(time.Second)
+		s := state(row("ep"))
+		s.Replays = []outbox.Replay{{ID: "r1"}, {ID: "r2"}}
+		s.Due = map[string]time.Time{"gone": time.Now(), "ep": time.Now()}
+		rt.loadState(s)
+		rt.want(rt.lines, "replay r1", "replay r2")
+		pass(time.Second)
+		if r := rt.lt.book.rows[deliveryKey{"gone", "e1"}]; r.status != outbox.Missed || r.reason != offRemoved {
+			t.Errorf("the row is %+v, want missed because %s", *r, offRemoved)
+		}
+	})
+}
+
+func TestRouter_PassesIdlePositionsOn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		rt := newRouterTest(t)
+		rt.want(rt.take(&outbox.Batch{End: 320}), "idle 320:")
+	})
+}
+
+// TestRouter_SkipsDeliveriesThatHaveARow looks up in a real database, as only that makes a set of recorded deliveries.
+func TestRouter_SkipsDeliveriesThatHaveARow(t *testing.T) {
+	env := testenv.NewDB(t)
+	env.Exec(t, `insert into webhooks.deliveries (event_id, endpoint_id, venue, type, status, attempts, created, finished)
+		values ('e1', 'b', 'venue_1', 'lead.created', 'succeeded', 1, now(), now())`)
+	db, err := outbox.Open(t.Context(), testConfig(env).outbox())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	recorded, err := db.Lookup(t.Context(), []string{"e1", "e2"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	synctest.Test(t, func(t *testing.T) {
+		rt := newRouterTest(t)
+		rt.loadState(state(row("a"), row("b")))
+		if err := rt.route(t.Context(), transaction(event("e1"), event("e2")), recorded); err != nil {
+			t.Fatal(err)
+		}
+		rt.want(rt.lines, "end 310: e1>a e2>a e2>b")
+	})
+}

@@ -1,0 +1,80 @@
+package agent
+
+import (
+	"context"
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/quintago/webhook-agent/secret"
+	"github.com/quintago/webhook-agent/testenv"
+)
+
+// A commit is streamed when its record is on disk; queries see it only when a synchronous standby has answered too. With
+// a standby that does not exist the time between is as long as the test wants.
+func TestRun_WhatIsStreamedBeforeItIsVisibleIsNeitherLostNorForgotten(t *testing.T) {
+	t.Parallel()
+	cluster := testenv.NewCluster(t, testenv.Options{Template: migrateTemplate})
+	env := cluster.NewDB(t)
+	r := testenv.StartReceiver(t, testSecret)
+	endpoint := addEndpoint(t, env, "venue_1", r.URL, "*")
+	cfg := testConfig(env)
+	cfg.Database.URL = secret.New(env.URL + "?options=-c%20synchronous_commit%3Dlocal") // the agent's own commits do not wait
+	cfg.Delivery.Retries[0] = 300 * time.Millisecond
+	start(t, cfg).waitLog("leading")
+	missed := addEvent(t, env, "venue_1", "lead.created", `1`)
+	waitStatus(t, env, missed, endpoint, "succeeded")
+
+	super := connectURL(t, env.SuperuserURL)
+	standby := func(name string) {
+		t.Helper()
+		if _, err := super.Exec(context.Background(), "alter system set synchronous_standby_names = '"+name+"'"); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := super.Exec(context.Background(), "select pg_reload_conf()"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	standby("nobody")
+	testenv.Eventually(t, patience, func() error {
+		if got := testenv.QueryOne[string](t, env, "show synchronous_standby_names"); got != "nobody" {
+			return fmt.Errorf("synchronous_standby_names is %q", got)
+		}
+		return nil
+	})
+	done := make(chan error, 2)
+	hang := func(sql string, args ...any) {
+		conn := connect(t, env)
+		go func() {
+			_, err := conn.Exec(context.Background(), sql, args...)
+			done <- err
+		}()
+	}
+	r.SetAnswer("", testenv.Statuses(500, 500, 200))
+	hang(`insert into webhooks.outbox (id, type, venue, data) values ('evt_hidden', 'lead.created', 'venue_1', '2')`)
+	r.Wait(t, 2, patience) // the first attempt at it; its retry has to read the row
+	hang(`insert into webhooks.replays (endpoint_id, event_ids, statuses) values ($1, array[$2], '{succeeded}')`, endpoint, missed)
+	waitStatus(t, env, "evt_hidden", endpoint, "pending, attempts 1")
+	refilled := time.Now()
+	testenv.Eventually(t, patience, func() error {
+		if passed := time.Since(refilled); passed < time.Second {
+			return fmt.Errorf("%s since the first attempt failed", passed)
+		}
+		return nil
+	})
+	waitStatus(t, env, "evt_hidden", endpoint, "pending, attempts 1")
+
+	standby("")
+	for range 2 {
+		if err := <-done; err != nil {
+			t.Fatal(err)
+		}
+	}
+	waitStatus(t, env, "evt_hidden", endpoint, "succeeded")
+	testenv.Eventually(t, patience, func() error {
+		if got := testenv.QueryOne[string](t, env, `select state || ' ' || done from webhooks.replays`); got != "done 1" {
+			return fmt.Errorf("the replay is %s", got)
+		}
+		return nil
+	})
+}

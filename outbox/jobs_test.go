@@ -1,0 +1,233 @@
+package outbox
+
+import (
+	"fmt"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/quintago/webhook-agent/testenv"
+)
+
+// addLog writes n deliveries evt_00001 to evt_n of an endpoint, one created each second from 2026-01-01 00:00:01 on. Each ten after
+// the first are of the same second.
+func addLog(t *testing.T, env *testenv.DB, endpointID string, status Status, n int) {
+	t.Helper()
+	env.Exec(t, `insert into webhooks.deliveries (event_id, endpoint_id, venue, type, status, attempts, next_attempt_at, created, finished)
+	    select 'evt_' || lpad(i::text, 5, '0'), $1, 'venue_a', 'lead.created', $2, 6, case when $2 = 'pending' then now() end,
+	           '2026-01-01 00:00:00+00'::timestamptz + make_interval(secs => i - i % 10), case when $2 <> 'pending' then now() end
+	    from generate_series(1, $3::int) i`, endpointID, string(status), n)
+}
+
+// addReplay asks for a replay of ep_1 by statuses.
+func addReplay(t *testing.T, env *testenv.DB, id, statuses string) {
+	t.Helper()
+	env.Exec(t, `insert into webhooks.replays (id, endpoint_id, statuses) values ($1, 'ep_1', $2::text::text[])`, id, statuses)
+}
+
+// awaitRequeued waits until a replay has set all its deliveries back.
+func awaitRequeued(t *testing.T, env *testenv.DB, id string) {
+	t.Helper()
+	testenv.Eventually(t, patience, func() error {
+		if !testenv.QueryOne[bool](t, env, `select requeued or state = 'failed' from webhooks.replays where id = $1`, id) {
+			return fmt.Errorf("replay %s is under way", id)
+		}
+		return nil
+	})
+}
+
+// countByStatus returns the number of deliveries by status, such as "missed:3 pending:1".
+func countByStatus(t *testing.T, env *testenv.DB) string {
+	t.Helper()
+	return testenv.QueryOne[string](t, env, `select coalesce(string_agg(status || ':' || n, ' ' order by status), '')
+	    from (select status, count(*) n from webhooks.deliveries group by 1) s`)
+}
+
+func TestMissPending_EndsAllButWhatIsUnderWay(t *testing.T) {
+	t.Parallel()
+	db, env := openDB(t)
+	addLog(t, env, "ep_1", Pending, 2*jobStep+3)
+	addPending(t, env, "evt_1", "ep_2", time.Now(), 0)
+	env.Exec(t, `insert into webhooks.endpoint_health (endpoint_id, generation, consecutive_failures) values ('ep_1', 1, 5), ('ep_2', 1, 5)`)
+	env.Exec(t, `insert into webhooks.replays (id, endpoint_id, state, total, done, requeued) values ('rpl_1', 'ep_1', 'running', 10, 1, true)`)
+	env.Exec(t, `update webhooks.deliveries set replay_id = 'rpl_1' where event_id <= 'evt_00009' and endpoint_id = 'ep_1'`)
+	b := keepBook(t, db.cfg, newTerm(t, db), nil)
+	must(t, b.MissPending(t.Context(), Missing{EndpointID: "ep_1", Reason: "the endpoint was removed", Keep: []string{"evt_00020", "evt_00021"}, Removed: true, Version: 1}))
+	testenv.Eventually(t, patience, func() error {
+		if got, want := countByStatus(t, env), fmt.Sprintf("missed:%d pending:3", 2*jobStep+1); got != want {
+			return fmt.Errorf("%s, want %s", got, want)
+		}
+		return nil
+	})
+	b.close(t)
+	if got, want := rowOf(t, env, "evt_00001"), "missed 6 the endpoint was removed t"; got != want {
+		t.Errorf("recorded %q, want %q", got, want)
+	}
+	if got := testenv.QueryOne[string](t, env, `select state || ' ' || done from webhooks.replays`); got != "done 10" {
+		t.Errorf("the replay whose deliveries were missed is %s", got)
+	}
+	if left := testenv.QueryAll[string](t, env, `select endpoint_id from webhooks.endpoint_health`); !slices.Equal(left, []string{"ep_2"}) {
+		t.Errorf("health is kept of %q", left)
+	}
+}
+
+func TestStopMissing_EndsVersionsUpToItsOwn(t *testing.T) {
+	t.Parallel()
+	db, env := openDB(t)
+	addLog(t, env, "ep_1", Pending, 5)
+	b := keepBook(t, db.cfg, newTerm(t, db), nil)
+	must(t, b.StopMissing(t.Context(), "ep_1", 2))
+	must(t, b.MissPending(t.Context(), Missing{EndpointID: "ep_1", Reason: "overtaken", Version: 2}))
+	must(t, b.Record(t.Context(), success(b.track(t, 100, "evt_1")[0])))
+	b.hasCommitted(t, 1)
+	if got, want := countByStatus(t, env), "pending:5 succeeded:1"; got != want {
+		t.Fatalf("%s, want %s: an ended version was carried out", got, want)
+	}
+	must(t, b.MissPending(t.Context(), Missing{EndpointID: "ep_1", Reason: "later", Version: 3}))
+	testenv.Eventually(t, patience, func() error {
+		if got, want := countByStatus(t, env), "missed:5 succeeded:1"; got != want {
+			return fmt.Errorf("%s, want %s", got, want)
+		}
+		return nil
+	})
+	b.close(t)
+}
+
+func TestReplay_RequeuesWhatItNames(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct {
+		name, columns, values string
+		want                  []string
+	}{
+		{"all missed and failed", `endpoint_id`, `'ep_1'`, []string{"evt_00001", "evt_00002", "evt_00004", "evt_00005", "evt_00007", "evt_00008"}},
+		{"by status", `endpoint_id, statuses`, `'ep_1', '{succeeded}'`, []string{"evt_00003", "evt_00006"}},
+		{"by range, until excluded", `endpoint_id, since, until`, `'ep_1', '2026-01-01 00:00:02+00', '2026-01-01 00:00:05+00'`, []string{"evt_00002", "evt_00004"}},
+		{"by event ids", `endpoint_id, event_ids`, `'ep_1', '{evt_00005,evt_00003,evt_00001,evt_x}'`, []string{"evt_00001", "evt_00005"}},
+		{"nothing", `endpoint_id, event_ids`, `'ep_1', '{}'`, nil},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			db, env := openDB(t)
+			addEndpoint(t, env, "ep_1", "venue_a", "*")
+			for i := range 9 { // the ninth is pending
+				env.Exec(t, `insert into webhooks.deliveries (event_id, endpoint_id, venue, type, status, attempts, next_attempt_at, created, finished)
+				    values ('evt_0000' || $1::int, 'ep_1', 'v', 't', $2, 6, case when $2 = 'pending' then 'epoch'::timestamptz end,
+				            '2026-01-01 00:00:00+00'::timestamptz + make_interval(secs => $1), now())`,
+					i+1, []string{"missed", "failed", "succeeded", "missed", "failed", "succeeded", "missed", "failed", "pending"}[i])
+			}
+			addDelivery(t, env, "evt_00001", "ep_2", "v", "t", Missed, 1)
+			env.Exec(t, `insert into webhooks.replays (`+test.columns+`, id) values (`+test.values+`, 'rpl_1')`)
+			b := keepBook(t, db.cfg, newTerm(t, db), nil)
+			must(t, b.Replay(t.Context(), Replay{ID: "rpl_1"}))
+			awaitRequeued(t, env, "rpl_1")
+			must(t, b.Replay(t.Context(), Replay{ID: "rpl_1"})) // once more changes nothing
+			b.close(t)
+			got := testenv.QueryAll[string](t, env, `select event_id from webhooks.deliveries where endpoint_id = 'ep_1' and status = 'pending' and attempts = 0
+			    and replay_id = 'rpl_1' and next_attempt_at <= now() and finished is null order by event_id`)
+			if !slices.Equal(got, test.want) {
+				t.Errorf("requeued %q, want %q", got, test.want)
+			}
+			state := "running"
+			if len(test.want) == 0 {
+				state = "done"
+			}
+			if got, want := testenv.QueryOne[string](t, env, `select concat_ws(' ', state, total, done) from webhooks.replays`), fmt.Sprintf("%s %d 0", state, len(test.want)); got != want {
+				t.Errorf("the replay is %s, want %s", got, want)
+			}
+			if told := len(b.requeued) > 0; told != (len(test.want) > 0) {
+				t.Errorf("told that rows are due: %q", b.requeued)
+			}
+		})
+	}
+}
+
+func TestReplay_ResumesFromItsCursorAndCountsExactly(t *testing.T) {
+	t.Parallel()
+	db, env := openDB(t)
+	addEndpoint(t, env, "ep_1", "venue_a", "*")
+	const n = 2*jobStep + 11
+	addLog(t, env, "ep_1", Missed, n)
+	addReplay(t, env, "rpl_1", `{missed,failed}`)
+
+	// One step, and the agent dies. Some of what was requeued fails again before the next agent comes: it must not be requeued once more.
+	term := newTerm(t, db)
+	l := NewLedger(LedgerConfig{Config: db.cfg, Term: term, Log: testLog(t), Confirm: func(LSN) {}, Requeued: func(string) {}, Stalled: func(bool) {}})
+	l.jobs = []job{&replayJob{Replay: Replay{ID: "rpl_1"}}}
+	must(t, l.step(t.Context()))
+	closeConn(l.conn)
+	if got, want := countByStatus(t, env), fmt.Sprintf("missed:%d pending:%d", n-jobStep, jobStep); got != want {
+		t.Fatalf("after one step %s, want %s", got, want)
+	}
+
+	b := keepBook(t, db.cfg, newTerm(t, db), nil)
+	finish := func(from, to int, status Status) {
+		t.Helper()
+		for i := from; i <= to; i++ {
+			d := newDelivery(fmt.Sprintf("evt_%05d", i), "ep_1")
+			d.recorded, d.ReplayID = true, "rpl_1"
+			must(t, b.Record(t.Context(), &Result{Delivery: d, Status: status, Finished: time.Now(), Code: 200}))
+		}
+	}
+	finish(1, 7, Failed)
+	b.hasCommitted(t, 7)
+	must(t, b.Replay(t.Context(), Replay{ID: "rpl_1"}))
+	awaitRequeued(t, env, "rpl_1")
+	state := func() string {
+		return testenv.QueryOne[string](t, env, `select concat_ws(' ', state, total, done, finished is not null) from webhooks.replays`)
+	}
+	if got, want := state(), fmt.Sprintf("running %d 7 f", n); got != want {
+		t.Errorf("the replay is %s, want %s", got, want)
+	}
+	finish(8, n-1, Succeeded)
+	b.hasCommitted(t, n-1)
+	if got, want := state(), fmt.Sprintf("running %d %d f", n, n-1); got != want {
+		t.Errorf("the replay is %s, want %s", got, want)
+	}
+	finish(n, n, Succeeded)
+	b.close(t)
+	if got, want := state(), fmt.Sprintf("done %d %[1]d t", n); got != want {
+		t.Errorf("the replay is %s, want %s", got, want)
+	}
+	if got, want := countByStatus(t, env), fmt.Sprintf("failed:7 succeeded:%d", n-7); got != want {
+		t.Errorf("%s, want %s", got, want)
+	}
+}
+
+func TestReplay_RefusesDisabledAndUnknownEndpoints(t *testing.T) {
+	t.Parallel()
+	db, env := openDB(t)
+	addEndpoint(t, env, "ep_1", "venue_a", "*")
+	env.Exec(t, `update webhooks.endpoints set disabled_at = now()`)
+	addLog(t, env, "ep_1", Missed, 3)
+	addReplay(t, env, "rpl_1", `{missed}`)
+	env.Exec(t, `insert into webhooks.replays (id, endpoint_id) values ('rpl_2', 'ep_x')`)
+	b := keepBook(t, db.cfg, newTerm(t, db), nil)
+	for _, id := range []string{"rpl_1", "rpl_2", "rpl_deleted"} {
+		must(t, b.Replay(t.Context(), Replay{ID: id}))
+	}
+	awaitRequeued(t, env, "rpl_1")
+	awaitRequeued(t, env, "rpl_2")
+	b.close(t)
+	got := testenv.QueryAll[string](t, env, `select concat_ws(': ', state, error) from webhooks.replays where finished is not null order by id`)
+	if want := []string{"failed: the endpoint is disabled: enable it first, then replay again", "failed: there is no endpoint ep_x"}; !slices.Equal(got, want) {
+		t.Errorf("the replays are %q, want %q", got, want)
+	}
+	if got := countByStatus(t, env); got != "missed:3" {
+		t.Errorf("deliveries are %s", got)
+	}
+}
+
+func TestJobs_TakeTurns(t *testing.T) {
+	t.Parallel()
+	db, env := openDB(t)
+	addLog(t, env, "ep_1", Pending, 3*jobStep)
+	addPending(t, env, "evt_1", "ep_2", time.Now(), 0)
+	l := NewLedger(LedgerConfig{Config: db.cfg, Term: newTerm(t, db), Log: testLog(t), Confirm: func(LSN) {}, Stalled: func(bool) {}})
+	l.jobs = []job{&missJob{Missing{EndpointID: "ep_1", Version: 1}}, &missJob{Missing{EndpointID: "ep_2", Version: 1}}}
+	must(t, l.step(t.Context()))
+	must(t, l.step(t.Context()))
+	closeConn(l.conn)
+	if got, want := countByStatus(t, env), fmt.Sprintf("missed:%d pending:%d", jobStep+1, 2*jobStep); got != want {
+		t.Errorf("%s, want %s: the short job waits for the long one", got, want)
+	}
+}

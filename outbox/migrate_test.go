@@ -1,0 +1,104 @@
+package outbox
+
+import (
+	"errors"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/quintago/webhook-agent/testenv"
+)
+
+// emptyDB returns a database that was never migrated.
+func emptyDB(t *testing.T) (*testenv.DB, Config) {
+	t.Helper()
+	env := testenv.NewDB(t)
+	for _, p := range testConfig("", "").publications() {
+		env.Exec(t, `drop publication `+quoteIdent(p.name))
+	}
+	env.Exec(t, `drop schema webhooks cascade`)
+	return env, testConfig(env.URL, env.Slot)
+}
+
+// catalogue describes everything that a migration makes.
+func catalogue(t *testing.T, env *testenv.DB) []string {
+	t.Helper()
+	return testenv.QueryAll[string](t, env, `
+	    select format('column %s.%s %s %s %s', table_name, column_name, data_type, is_nullable, column_default) from information_schema.columns where table_schema = 'webhooks'
+	    union all select 'index ' || indexdef from pg_indexes where schemaname = 'webhooks'
+	    union all select format('constraint %s %s', conrelid::regclass, pg_get_constraintdef(oid)) from pg_constraint where connamespace = 'webhooks'::regnamespace
+	    union all select 'function ' || pg_get_functiondef(oid) from pg_proc where pronamespace = 'webhooks'::regnamespace
+	    union all select 'trigger ' || pg_get_triggerdef(oid) from pg_trigger where not tgisinternal
+	    union all select 'comment ' || description from pg_description d join pg_class c on c.oid = d.objoid where c.relnamespace = 'webhooks'::regnamespace
+	    union all select format('publication %s %s %s %s %s %s', pubname, pubinsert, pubupdate, pubdelete, pubtruncate, pubviaroot) from pg_publication
+	    union all select format('published %s %s.%s', pubname, schemaname, tablename) from pg_publication_tables
+	    union all select 'event type ' || name || example::text from webhooks.event_types
+	    union all select 'version ' || version from webhooks.schema_version
+	    order by 1`)
+}
+
+func TestMigrate_DoesNothingTheSecondTime(t *testing.T) {
+	t.Parallel()
+	env, cfg := emptyDB(t)
+	from, to, err := Migrate(t.Context(), cfg)
+	if err != nil || from != 0 || to != SchemaVersion() {
+		t.Fatalf("first: from %d to %d, %v", from, to, err)
+	}
+	before := catalogue(t, env)
+	from, to, err = Migrate(t.Context(), cfg)
+	if err != nil || from != to || to != SchemaVersion() {
+		t.Errorf("second: from %d to %d, %v", from, to, err)
+	}
+	if diff := cmp.Diff(before, catalogue(t, env)); diff != "" {
+		t.Errorf("the second migration changed (-before +after):\n%s", diff)
+	}
+}
+
+func TestMigrate_RunsOnceWhenStartedSeveralTimes(t *testing.T) {
+	t.Parallel()
+	env, cfg := emptyDB(t)
+	var all errgroup.Group
+	for range 5 {
+		all.Go(func() error { _, _, err := Migrate(t.Context(), cfg); return err })
+	}
+	if err := all.Wait(); err != nil {
+		t.Errorf("one of the migrations: %v", err)
+	}
+	if n := testenv.QueryOne[int64](t, env, `select count(*) from webhooks.event_types`); n != 10 {
+		t.Errorf("%d event types, want the ten documented ones", n)
+	}
+}
+
+func TestMigrate_RefusesANewerSchema(t *testing.T) {
+	t.Parallel()
+	env := testenv.NewDB(t)
+	env.Exec(t, `update webhooks.schema_version set version = 999`)
+	_, _, err := Migrate(t.Context(), testConfig(env.URL, env.Slot))
+	wantProblem(t, err, "schema webhooks", "version 999", "run a newer webhook-agent")
+	if p, _ := errors.AsType[*Problem](err); !p.Fatal {
+		t.Error("waiting would help?")
+	}
+}
+
+func TestMigrate_NamesAMissingOutbox(t *testing.T) {
+	t.Parallel()
+	_, cfg := emptyDB(t)
+	cfg.Table = "public.nowhere"
+	_, _, err := Migrate(t.Context(), cfg)
+	wantProblem(t, err, "outbox.table public.nowhere", "there is no such table")
+}
+
+func TestPrintMigrations_GivesTheSameCatalogue(t *testing.T) {
+	t.Parallel()
+	migrated, cfg := emptyDB(t)
+	_, _, err := Migrate(t.Context(), cfg)
+	must(t, err)
+	printed, cfg := emptyDB(t)
+	sql, err := PrintMigrations(cfg)
+	must(t, err)
+	must(t, testenv.ExecSQL(t.Context(), printed.URL, sql))
+	if diff := cmp.Diff(catalogue(t, migrated), catalogue(t, printed)); diff != "" {
+		t.Errorf("(-migrated +printed):\n%s", diff)
+	}
+}

@@ -1,0 +1,81 @@
+package outbox
+
+import (
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/quintago/webhook-agent/secret"
+	"github.com/quintago/webhook-agent/testenv"
+)
+
+// listEndpoints describes all endpoints, those of the file marked.
+func listEndpoints(t *testing.T, env *testenv.DB) []string {
+	t.Helper()
+	return testenv.QueryAll[string](t, env, `select concat_ws(' ', venue, url, events, secret, description, managed_by, case when disabled_at is not null then 'disabled' end)
+	    from webhooks.endpoints order by 1`)
+}
+
+func TestSyncManaged_MakesTheFilesEndpointsThoseOfTheFile(t *testing.T) {
+	t.Parallel()
+	db, env := openDB(t)
+	addEndpoint(t, env, "ep_1", "venue_a", "*")
+	const byApp = "venue_a https://h.example/hook?key=1 {*} sentinel "
+	a := ManagedEndpoint{Venue: "venue_a", URL: "https://a.example/", Events: []string{"*"}, Secret: secret.New("s1"), Description: "books"}
+	b := ManagedEndpoint{Venue: "venue_b", URL: "https://a.example/", Events: []string{"lead.*", "x"}, Secret: secret.New("s2")}
+	for _, step := range []struct {
+		name string
+		file []ManagedEndpoint
+		want []string
+	}{
+		{"add", []ManagedEndpoint{a, b}, []string{"venue_a https://a.example/ {*} s1 books file", byApp, "venue_b https://a.example/ {lead.*,x} s2  file"}},
+		{"the same", []ManagedEndpoint{b, a}, []string{"venue_a https://a.example/ {*} s1 books file", byApp, "venue_b https://a.example/ {lead.*,x} s2  file"}},
+		{"remove", []ManagedEndpoint{b}, []string{byApp, "venue_b https://a.example/ {lead.*,x} s2  file"}},
+		{"remove all", nil, []string{byApp}},
+	} {
+		must(t, db.SyncManaged(t.Context(), step.file))
+		if got := listEndpoints(t, env); !slices.Equal(got, step.want) {
+			t.Errorf("%s: %q, want %q", step.name, got, step.want)
+		}
+	}
+}
+
+func TestSyncManaged_ChangesARowOnlyWhenTheFileHas(t *testing.T) {
+	t.Parallel()
+	db, env := openDB(t)
+	e := ManagedEndpoint{Venue: "venue_a", URL: "https://a.example/", Events: []string{"*"}, Secret: secret.New("s1")}
+	must(t, db.SyncManaged(t.Context(), []ManagedEndpoint{e}))
+	env.Exec(t, `update webhooks.endpoints set disabled_at = now()`)
+	version := func() string {
+		return testenv.QueryOne[string](t, env, `select id || ' ' || ctid from webhooks.endpoints`)
+	}
+	before := version()
+	must(t, db.SyncManaged(t.Context(), []ManagedEndpoint{e}))
+	if after := version(); after != before {
+		t.Error("an endpoint was written although the file has not changed")
+	}
+	e.Secret, e.Events = secret.New("s2"), []string{"lead.*"}
+	must(t, db.SyncManaged(t.Context(), []ManagedEndpoint{e}))
+	if got, want := listEndpoints(t, env), []string{"venue_a https://a.example/ {lead.*} s2  file disabled"}; !slices.Equal(got, want) {
+		t.Errorf("%q, want %q: changed, and disabled as a person left it", got, want)
+	}
+}
+
+func TestVitals_ShowSlotBacklogAndClock(t *testing.T) {
+	t.Parallel()
+	db, env := openDB(t)
+	v, err := db.Vitals(t.Context())
+	must(t, err)
+	if v.WALStatus != "" || v.LagBytes != 0 || v.Pending != 0 {
+		t.Errorf("without a slot: %+v", v)
+	}
+	env.Exec(t, `select pg_create_logical_replication_slot($1, 'pgoutput')`, env.Slot)
+	addEvents(t, env, "evt", 100)
+	addPending(t, env, "evt_1", "ep_1", time.Now(), 0)
+	addDelivery(t, env, "evt_2", "ep_1", "v", "t", Failed, 1)
+	v, err = db.Vitals(t.Context())
+	must(t, err)
+	if v.WALStatus != "reserved" || v.LagBytes <= 0 || v.RetainedBytes < v.LagBytes || v.Pending != 1 || v.ClockSkew.Abs() > time.Second {
+		t.Errorf("got %+v", v)
+	}
+}
