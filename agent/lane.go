@@ -49,9 +49,11 @@ type lane struct {
 	// backlog tells that more waits in the database than one refill brings, so that new deliveries queue up behind it
 	// there.
 	backlog bool
-	// left counts the new deliveries that were left to the database and have no committed row yet: no refill can see them.
+	// left counts the new deliveries that were left to the database and have no committed row yet: no refill can see
+	// them.
 	left int
-	// full tells that a refill found more than there is memory for. The end of an attempt clears it: a lane that is full holds something.
+	// full tells that a refill found more than there is memory for. The end of an attempt clears it: a lane that is
+	// full holds something.
 	full bool
 	// fetching tells that a refill is under way; released are the events that left held meanwhile, whose rows it may
 	// still see as pending.

@@ -56,7 +56,8 @@ type lanes struct {
 
 	mu   sync.Mutex
 	byID map[string]*lane
-	// removed are the lanes of endpoints that are gone, while they hold deliveries: an endpoint may come back under its id.
+	// removed are the lanes of endpoints that are gone, while they hold deliveries: an endpoint may come back under its
+	// id.
 	removed  map[string]*lane
 	inFlight int // attempts under way, until their results are handed to the ledger
 	unproven int // those of lanes that are not proven
@@ -66,8 +67,8 @@ type lanes struct {
 	ready [2][]*lane
 	turn  int
 	due   dueHeap
-	// late are endpoints with rows that became pending after what was pending was made missed: their results were on the
-	// way to the recorder when the lane was turned off.
+	// late are endpoints with rows that became pending after what was pending was made missed: their results were on
+	// the way to the recorder when the lane was turned off.
 	late    map[string]struct{}
 	offs    int  // how often a lane stopped being sent to; numbers what the ledger is told about that
 	stalled bool // the ledger is slow: no new attempts

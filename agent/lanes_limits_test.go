@@ -2,6 +2,7 @@ package agent
 
 import (
 	"fmt"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -36,7 +37,8 @@ func (lt *laneTest) deliveredAll(lanes []*lane, each int) {
 	}
 }
 
-// TestLanes_NoLaneWaitsForALongerOne shows the fairness of P9: 20 lanes are served in turn with a lane that came first and has much more.
+// TestLanes_NoLaneWaitsForALongerOne shows the fairness of P9: 20 lanes are served in turn with a lane that came first
+// and has much more.
 func TestLanes_NoLaneWaitsForALongerOne(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		lt := newLaneTest(t, func(c *lanesConfig) { c.concurrency = 16 })
@@ -98,29 +100,59 @@ func TestLanes_HungEndpointsSlowNoOther(t *testing.T) {
 	})
 }
 
-// TestLanes_ALaneThatIsQuickAgainDoesNotWaitAmongTheSlow has a lane that is listed as unproven become proven while the unproven ones' share is taken.
+// TestLanes_ALaneThatIsQuickAgainDoesNotWaitAmongTheSlow has a lane that is listed as unproven become proven while the
+// unproven ones' share is taken.
 func TestLanes_ALaneThatIsQuickAgainDoesNotWaitAmongTheSlow(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		lt := newLaneTest(t, func(c *lanesConfig) { c.concurrency = 4 })
+		lt := newLaneTest(t, func(c *lanesConfig) { c.concurrency, c.endpointConcurrency = 8, 2 })
 		l := lt.endpoint("recovering", func(_ string, n int) answer {
 			switch n {
 			case 2:
 				return ok(1500 * time.Millisecond)
 			case 3:
-				return ok(1900 * time.Millisecond)
+				return ok(700 * time.Millisecond)
 			}
 			return ok(0)
 		})
 		lt.send(l, 1, 10)
-		pass(time.Second / 10)
-		for _, hung := range lt.many("hung", 2, always(failing(15*time.Second))) {
+		// Six are all the places that unproven lanes may take.
+		for _, hung := range lt.many("hung", 6, always(failing(15*time.Second))) {
 			lt.send(hung, 1, 10)
 		}
-		lt.send(l, 2, 10) // two that are slow for once, so that the lane counts as unproven after a second
-		pass(1200 * time.Millisecond)
-		lt.send(l, 20, 10)
-		pass(2 * time.Second)
+		lt.send(l, 1, 10) // the slow one, which makes the lane unproven after a second
+		pass(900 * time.Millisecond)
+		lt.send(l, 21, 10) // one more begins; the slow one's end lists the lane, then this one's shows that it is quick
+		pass(time.Second)
 		lt.deliveredAll([]*lane{l}, 23)
+	})
+}
+
+// TestLanes_ALaneThatBecomesSlowWhileItWaitsKeepsItsTurn has a lane be unproven by the time a place is free.
+func TestLanes_ALaneThatBecomesSlowWhileItWaitsKeepsItsTurn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		lt := newLaneTest(t, func(c *lanesConfig) { c.concurrency = 4 })
+		slow := lt.endpoint("slow", func(_ string, n int) answer {
+			if n == 3 {
+				return ok(15 * time.Second)
+			}
+			return ok(0)
+		})
+		other := lt.endpoint("other", func(_ string, n int) answer {
+			if n > 5 {
+				return ok(1500 * time.Millisecond)
+			}
+			return ok(0)
+		})
+		lt.send(slow, 2, 10)
+		lt.send(other, 5, 10) // both are proven, and may have some attempts in flight
+		lt.send(slow, 1, 10)
+		lt.send(other, 3, 10)
+		lt.send(slow, 1, 10) // waits for one of the four places
+		pass(2 * time.Second)
+		lt.deliveredAll([]*lane{other}, 8)
+		if n := lt.seen("slow").n; n != 4 {
+			t.Errorf("%d attempts to the slow endpoint after a place was free, want 4", n)
+		}
 	})
 }
 
@@ -170,6 +202,33 @@ func TestLanes_LeaveWhatDoesNotFitToTheDatabaseAndFetchItLater(t *testing.T) {
 	})
 }
 
+// TestLanes_ARefillDoesNotOverlookABacklogThatIsNotRecordedYet has a refill find nothing while deliveries are on their
+// way to the database.
+func TestLanes_ARefillDoesNotOverlookABacklogThatIsNotRecordedYet(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		lt := newLaneTest(t, func(c *lanesConfig) { c.endpointConcurrency = 1 })
+		var slowNext atomic.Bool
+		lt.delays = func() time.Duration {
+			if slowNext.CompareAndSwap(true, false) {
+				return time.Second
+			}
+			return 2 * time.Millisecond
+		}
+		l := lt.endpoint("ep", always(ok(10*time.Millisecond)))
+		pass(time.Second)
+		lt.requeued("ep")
+		pass(time.Millisecond) // the refill is under way
+		slowNext.Store(true)   // for the next that waits for the book: the batch below
+		lt.send(l, laneLength+10, 10)
+		late := lt.send(l, 1, 10)[0]
+		pass(time.Minute)
+		seen := lt.seen("ep")
+		if seen.n != laneLength+11 || seen.times[late][0] < seen.lastOpen {
+			t.Errorf("the last delivery begins at %v, another one at %v", seen.times[late], seen.lastOpen)
+		}
+	})
+}
+
 func TestLanes_NewDeliveriesQueueUpBehindABacklog(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		lt := newLaneTest(t, func(c *lanesConfig) { c.endpointConcurrency = 1 })
@@ -185,7 +244,8 @@ func TestLanes_NewDeliveriesQueueUpBehindABacklog(t *testing.T) {
 	})
 }
 
-// TestLanes_MemoryStaysWithinQueueBytes has hung endpoints with large events: in memory stands what the limit allows, or one body for each lane.
+// TestLanes_MemoryStaysWithinQueueBytes has hung endpoints with large events: in memory stands what the limit allows,
+// or one body for each lane.
 func TestLanes_MemoryStaysWithinQueueBytes(t *testing.T) {
 	const queueBytes, body = 8000, 300
 	synctest.Test(t, func(t *testing.T) {
@@ -227,5 +287,20 @@ func TestLanes_MemoryStaysWithinQueueBytes(t *testing.T) {
 		}
 		lt.deliveredAll([]*lane{large}, 3)
 		lt.quiet()
+	})
+}
+
+// TestRefill_FetchesLittleMoreThanALaneMayHold has one lane with large events and much memory that is not for it alone.
+func TestRefill_FetchesLittleMoreThanALaneMayHold(t *testing.T) {
+	const body = 300
+	synctest.Test(t, func(t *testing.T) {
+		lt := newLaneTest(t, func(c *lanesConfig) { c.queueBytes = 4 * body * laneShare })
+		l := lt.endpoint("ep", always(ok(10*time.Millisecond)))
+		lt.send(l, 200, body)
+		pass(time.Minute)
+		lt.deliveredAll([]*lane{l}, 200)
+		if n := lt.book.bodies; n > 300 {
+			t.Errorf("%d bodies fetched for 200 deliveries: the others were thrown away", n)
+		}
 	})
 }

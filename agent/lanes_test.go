@@ -35,7 +35,7 @@ func TestLanes_RetryAfter5s25s2m10m30mAndEndAfterSixAttempts(t *testing.T) {
 		times := lt.seen("ep").times[event]
 		want := []time.Duration{5 * time.Second, 25 * time.Second, 2 * time.Minute, 10 * time.Minute, 30 * time.Minute}
 		if diff := cmp.Diff(want, waits(times)); diff != "" {
-			t.Errorf("waits between attempts (-want +got):\n%s", diff)
+			t.Fatalf("waits between attempts (-want +got):\n%s", diff)
 		}
 		if drift := times[5] - (42*time.Minute + 30*time.Second); drift > 5*slack {
 			t.Errorf("the sixth attempt is %v late", drift)
@@ -106,20 +106,21 @@ func TestLanes_DisableAtExactlyTheHundredthConsecutiveFailure(t *testing.T) {
 
 func TestLanes_InFlightNeverExceedsTheFailuresLeft(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		lt := newLaneTest(t, func(c *lanesConfig) { c.disableAfter = 20 })
-		failures := 0 // attempts that have begun count as failures here: the count must not pass the limit even if all of them fail
+		lt := newLaneTest(t, func(c *lanesConfig) { c.disableAfter = 4 }) // less than the window at first
+		// Attempts that have begun count as failures here: the limit must hold even if all of them fail.
+		failures := 0
 		lt.send(lt.endpoint("ep", func(_ string, n int) answer {
 			if n <= 100 {
 				return ok(time.Millisecond)
 			}
-			if failures++; failures > 20 {
-				t.Errorf("attempt %d after the last success begins before 20 have failed", failures)
+			if failures++; failures > 4 {
+				t.Errorf("attempt %d after the last success begins before 4 have failed", failures)
 			}
-			return failing(time.Second / 2)
+			return failing(time.Second / 2 * time.Duration(1+n%3))
 		}), 200, 10)
 		pass(time.Hour)
-		if failures != 20 {
-			t.Errorf("%d failed attempts, want 20", failures)
+		if failures != 4 {
+			t.Errorf("%d failed attempts, want 4", failures)
 		}
 	})
 }
@@ -209,8 +210,8 @@ func TestLanes_CountAnewAfterAnEndpointWasEnabled(t *testing.T) {
 		lt.changeTo(outbox.Endpoint{ID: "ep", URL: "ep", Generation: 1, Events: []string{"*"}}, "")
 		lt.send(l, 1, 10)
 		pass(time.Hour)
-		if n := lt.seen("ep").n; n != 100 {
-			t.Fatalf("a stale row enabled the endpoint: %d attempts", n)
+		if n, missed := lt.seen("ep").n, lt.book.count("ep", outbox.Missed); n != 100 || missed != 201 {
+			t.Fatalf("a stale row enabled the endpoint: %d attempts, %d missed, want 100 and all 201", n, missed)
 		}
 		lt.changeTo(outbox.Endpoint{ID: "ep", URL: "ep", Generation: 2}, "")
 		lt.send(l, 200, 10)
@@ -243,7 +244,8 @@ func TestLanes_GoOnWhenAnUnusableEndpointIsMended(t *testing.T) {
 	})
 }
 
-// TestLanes_DisableAnUnusableEndpointWhoseAttemptsUnderWayFail keeps a lane from standing at its limit for ever once it is mended.
+// TestLanes_DisableAnUnusableEndpointWhoseAttemptsUnderWayFail keeps a lane from standing at its limit for ever once it
+// is mended.
 func TestLanes_DisableAnUnusableEndpointWhoseAttemptsUnderWayFail(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		lt := newLaneTest(t, func(c *lanesConfig) { c.disableAfter = 1 })
@@ -258,7 +260,8 @@ func TestLanes_DisableAnUnusableEndpointWhoseAttemptsUnderWayFail(t *testing.T) 
 	})
 }
 
-// TestLanes_MissAResultThatIsOvertakenByTheDisabling holds a retry back in the recorder while the endpoint is disabled: its row must not stay pending.
+// TestLanes_MissAResultThatIsOvertakenByTheDisabling holds a retry back in the recorder while the endpoint is disabled:
+// its row must not stay pending.
 func TestLanes_MissAResultThatIsOvertakenByTheDisabling(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		lt := newLaneTest(t, nil)

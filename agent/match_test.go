@@ -12,7 +12,8 @@ import (
 	"github.com/quintago/webhook-agent/outbox"
 )
 
-// naiveMatch is what a subscription means, pattern by pattern (customers' documentation and DESIGN issue 2: exact, lead.*, *).
+// naiveMatch is what a subscription means, pattern by pattern (customers' documentation and DESIGN issue 2: exact,
+// lead.*, *).
 func naiveMatch(events []string, eventType string) bool {
 	return slices.ContainsFunc(events, func(p string) bool {
 		prefix, below := strings.CutSuffix(p, "*")
@@ -82,8 +83,8 @@ func TestParsePatterns_NamesWhatIsWrongAndKeepsWhatIsRight(t *testing.T) {
 	}
 }
 
-// TestMatch_AgreesWithANaiveMatcher registers, changes and removes endpoints of three venues at random. It shows P5 as well: an
-// event never finds an endpoint of another venue.
+// TestMatch_AgreesWithANaiveMatcher registers, changes and removes endpoints of three venues at random. It shows P5 as
+// well: an event never finds an endpoint of another venue.
 func TestMatch_AgreesWithANaiveMatcher(t *testing.T) {
 	for seed := range uint64(300) {
 		r := rand.New(rand.NewPCG(seed, 1))

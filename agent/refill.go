@@ -133,9 +133,8 @@ func (s *lanes) feed(wants []outbox.Want, refills map[string]*outbox.Refill, now
 			continue
 		}
 		for _, d := range r.Deliveries {
-			_, held := l.held[d.EventID]
 			_, done := released[d.EventID]
-			if held || done || l.off != "" {
+			if done || l.off != "" {
 				continue
 			}
 			if l.full = l.full || !s.hasRoom(l, d); l.full {

@@ -1,0 +1,310 @@
+package agent
+
+import (
+	"cmp"
+	"context"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/quintago/webhook-agent/outbox"
+)
+
+type deliveryKey struct{ endpointID, eventID string }
+
+// bookRow is a row of webhooks.deliveries.
+type bookRow struct {
+	status    outbox.Status
+	attempts  int
+	next      time.Time
+	reason    string
+	bodyBytes int
+}
+
+// trackedAt are deliveries with the time when the book learned of them.
+type trackedAt struct {
+	at         time.Time
+	deliveries []*outbox.Delivery
+}
+
+// book stands for outbox.Ledger and the rows it writes: it commits what comes in after a delay, in groups, parks what
+// is late, and makes pending rows missed in small steps between the groups. due reads it as DB.Due reads the database.
+type book struct {
+	lt   *laneTest
+	wake chan struct{} // tells run that there is something to commit; one place is enough
+
+	mu       sync.Mutex // guards what follows
+	rows     map[deliveryKey]*bookRow
+	waiting  []func() *outbox.Result
+	tracked  []trackedAt // not looked at for parking yet, oldest first
+	jobs     []outbox.Missing
+	stopped  map[string]int
+	healths  []*outbox.Health
+	disabled []string // reasons, in order
+	reads    int
+	bodies   int   // that due has returned
+	broken   error // what due answers
+}
+
+// enter takes something in to be committed. The wait before is what a sender sees while the ledger's queue is full.
+func (b *book) enter(ctx context.Context, writes ...func() *outbox.Result) error {
+	if !sleep(ctx, b.lt.delays()) {
+		return context.Cause(ctx)
+	}
+	b.mu.Lock()
+	b.waiting = append(b.waiting, writes...)
+	b.mu.Unlock()
+	b.signal()
+	return nil
+}
+
+func (b *book) signal() {
+	select {
+	case b.wake <- struct{}{}:
+	default:
+	}
+}
+
+// Record implements recorder.
+func (b *book) Record(ctx context.Context, r *outbox.Result) error { return b.enter(ctx, b.writing(r)) }
+
+// writing returns what puts a result into its row.
+func (b *book) writing(r *outbox.Result) func() *outbox.Result {
+	return func() *outbox.Result {
+		key := deliveryKey{r.Delivery.EndpointID, r.Delivery.EventID}
+		row := b.rows[key]
+		if row == nil { // not from send
+			row = &bookRow{}
+			b.rows[key] = row
+		}
+		if row.status == outbox.Succeeded || row.status == outbox.Failed {
+			b.lt.t.Errorf("%s to %s becomes %s after it was %s", r.Delivery.EventID, r.Delivery.EndpointID, r.Status, row.status)
+		}
+		row.status, row.next, row.reason, row.attempts = r.Status, r.NextAttempt, r.Error, r.Delivery.Attempts
+		if r.Attempt != nil {
+			row.attempts = r.Attempt.Number
+		}
+		if r.Health != nil {
+			b.healths = append(b.healths, r.Health)
+		}
+		if r.Disable != "" {
+			b.disabled = append(b.disabled, r.Disable)
+		}
+		return r
+	}
+}
+
+// SetHealth implements recorder.
+func (b *book) SetHealth(ctx context.Context, h *outbox.Health) error {
+	return b.enter(ctx, func() *outbox.Result {
+		b.healths = append(b.healths, h)
+		return nil
+	})
+}
+
+// MissPending implements recorder.
+func (b *book) MissPending(ctx context.Context, m outbox.Missing) error {
+	return b.enter(ctx, func() *outbox.Result {
+		if m.Version > b.stopped[m.EndpointID] {
+			b.jobs = append(b.jobs, m)
+		}
+		return nil
+	})
+}
+
+// StopMissing implements recorder.
+func (b *book) StopMissing(ctx context.Context, endpointID string, version int) error {
+	return b.enter(ctx, func() *outbox.Result {
+		b.stopped[endpointID] = version
+		b.jobs = slices.DeleteFunc(b.jobs, func(m outbox.Missing) bool { return m.EndpointID == endpointID && m.Version <= version })
+		return nil
+	})
+}
+
+// expect makes rows for new deliveries. They have no status: the database does not have them yet.
+func (b *book) expect(deliveries []*outbox.Delivery, bodyBytes int) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, d := range deliveries {
+		b.rows[deliveryKey{d.EndpointID, d.EventID}] = &bookRow{bodyBytes: bodyBytes}
+	}
+}
+
+// track takes in new deliveries with the results that stand already, and parks those that have no result in time.
+func (b *book) track(ctx context.Context, deliveries []*outbox.Delivery, results []*outbox.Result) error {
+	var writes []func() *outbox.Result
+	for _, r := range results {
+		writes = append(writes, b.writing(r))
+	}
+	if err := b.enter(ctx, writes...); err != nil {
+		return err
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.tracked = append(b.tracked, trackedAt{time.Now(), deliveries})
+	b.signal()
+	return nil
+}
+
+// run commits until ctx ends.
+func (b *book) run(ctx context.Context) {
+	park := time.NewTimer(outbox.ParkAfter)
+	defer park.Stop()
+	for {
+		park.Reset(b.untilPark())
+		select {
+		case <-b.wake:
+		case <-park.C:
+		case <-ctx.Done():
+			return
+		}
+		b.mu.Lock()
+		b.parkLocked(time.Now().Add(-outbox.ParkAfter))
+		group := b.waiting
+		b.waiting = nil
+		b.mu.Unlock()
+		if !sleep(ctx, b.lt.delays()) {
+			return
+		}
+		b.mu.Lock()
+		var results []*outbox.Result
+		for _, write := range group {
+			if r := write(); r != nil {
+				results = append(results, r)
+			}
+		}
+		b.stepLocked()
+		if len(b.waiting)+len(b.jobs) > 0 {
+			b.signal()
+		}
+		b.mu.Unlock()
+		if len(results) > 0 {
+			b.lt.committed(results)
+		}
+	}
+}
+
+// untilPark returns how long run may sleep.
+func (b *book) untilPark() time.Duration {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if len(b.tracked) == 0 {
+		return time.Hour
+	}
+	return time.Until(b.tracked[0].at.Add(outbox.ParkAfter))
+}
+
+// parkLocked has pending rows written for what was tracked up to the deadline and has no row.
+func (b *book) parkLocked(deadline time.Time) {
+	for len(b.tracked) > 0 && !b.tracked[0].at.After(deadline) {
+		for _, d := range b.tracked[0].deliveries {
+			b.waiting = append(b.waiting, func() *outbox.Result {
+				row := b.rows[deliveryKey{d.EndpointID, d.EventID}]
+				if row.status != "" {
+					return nil
+				}
+				row.status, row.next = outbox.Pending, time.Now()
+				return &outbox.Result{Delivery: d, Status: outbox.Pending, NextAttempt: row.next, Parked: true}
+			})
+		}
+		b.tracked = b.tracked[1:]
+	}
+}
+
+// stepLocked makes two pending rows of the first job missed.
+func (b *book) stepLocked() {
+	if len(b.jobs) == 0 {
+		return
+	}
+	m, left := b.jobs[0], 2
+	for key, row := range b.rows {
+		if key.endpointID == m.EndpointID && row.status == outbox.Pending && !slices.Contains(m.Keep, key.eventID) {
+			row.status, row.reason = outbox.Missed, m.Reason
+			if left--; left == 0 {
+				return
+			}
+		}
+	}
+	b.jobs = b.jobs[1:]
+}
+
+// due is a dueFunc over the rows. Like the real one it looks at the rows, asks Skip some time later, and answers later
+// still.
+func (b *book) due(ctx context.Context, wants []outbox.Want, now time.Time, maxBytes int) (map[string]*outbox.Refill, error) {
+	sleep(ctx, b.lt.delays())
+	refills := map[string]*outbox.Refill{}
+	var found []*outbox.Delivery
+	b.mu.Lock()
+	b.reads++
+	if b.broken != nil {
+		defer b.mu.Unlock()
+		return nil, b.broken
+	}
+	for _, w := range wants {
+		r := &outbox.Refill{}
+		refills[w.EndpointID] = r
+		var rows []*outbox.Delivery
+		for key, row := range b.rows {
+			switch {
+			case key.endpointID != w.EndpointID || row.status != outbox.Pending:
+			case !row.next.After(now):
+				rows = append(rows, &outbox.Delivery{EventID: key.eventID, EndpointID: key.endpointID, Attempts: row.attempts, Created: row.next})
+			case r.Next.IsZero() || row.next.Before(r.Next):
+				r.Next = row.next
+			}
+		}
+		slices.SortFunc(rows, func(a, b *outbox.Delivery) int {
+			return cmp.Or(a.Created.Compare(b.Created), cmp.Compare(a.EventID, b.EventID))
+		})
+		r.More = len(rows) >= w.Limit
+		found = append(found, rows[:min(len(rows), w.Limit)]...)
+	}
+	b.mu.Unlock()
+	sleep(ctx, b.lt.delays())
+	skip := map[string]func(string) bool{}
+	for _, w := range wants {
+		skip[w.EndpointID] = w.Skip
+	}
+	read := 0
+	for _, d := range found {
+		if skip[d.EndpointID](d.EventID) {
+			continue
+		}
+		r := refills[d.EndpointID]
+		b.mu.Lock()
+		size := b.rows[deliveryKey{d.EndpointID, d.EventID}].bodyBytes
+		b.mu.Unlock()
+		if read > 0 && read+size > maxBytes {
+			r.More = true
+			continue
+		}
+		read += size
+		b.mu.Lock()
+		b.bodies++
+		b.mu.Unlock()
+		d.Body = make([]byte, size)
+		r.Deliveries = append(r.Deliveries, d)
+	}
+	sleep(ctx, b.lt.delays())
+	return refills, nil
+}
+
+// breakReads has due answer with an error, or work again with nil. It returns how often due was called so far.
+func (b *book) breakReads(err error) (reads int) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.broken = err
+	return b.reads
+}
+
+// count returns how many deliveries of an endpoint have a status.
+func (b *book) count(endpointID string, status outbox.Status) (n int) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for key, row := range b.rows {
+		if key.endpointID == endpointID && row.status == status {
+			n++
+		}
+	}
+	return n
+}
