@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"github.com/quintago/webhook-agent/outbox"
@@ -17,14 +18,16 @@ func (s *lanes) load(e outbox.EndpointState, unusable string, due time.Time) (*l
 	l.endpoint, l.unusable = &e.Endpoint, unusable
 	l.failures, l.firstFailure = e.Failures, e.FirstFailure
 	var records []record
-	if l.failures >= s.cfg.disableAfter && !e.Disabled {
-		// The limit was lowered in the configuration: the next failure disables.
-		l.failures = s.cfg.disableAfter - 1
-	}
 	if unusable != e.Unusable {
-		records = append(records, l.recordHealth())
+		records = append(records, s.recordHealthLocked(l))
 	}
 	l.off = offReason(l.endpoint, unusable)
+	if l.failures >= s.cfg.disableAfter && !e.Disabled {
+		// The last leader died between the last failure and disabling, or the limit was lowered.
+		l.off = offDisabled
+		disabling := outbox.Disabling{EndpointID: e.ID, Reason: outbox.ReasonFailures, Generation: e.Generation}
+		records = append(records, func(ctx context.Context, to recorder) error { return to.Disable(ctx, disabling) })
+	}
 	if l.off == "" {
 		if !due.IsZero() {
 			s.dueLocked(l, due)
@@ -48,9 +51,9 @@ func (s *lanes) orphanedLocked(endpointID string) record {
 	return s.missPendingLocked(outbox.Missing{EndpointID: endpointID, Reason: offRemoved, Removed: true})
 }
 
-// recordHealth records the lane's counter and usability outside an attempt.
-func (l *lane) recordHealth() record {
-	h := l.health()
+// recordHealthLocked records the lane's counter and usability outside an attempt.
+func (s *lanes) recordHealthLocked(l *lane) record {
+	h := s.healthLocked(l)
 	return func(ctx context.Context, to recorder) error { return to.SetHealth(ctx, h) }
 }
 
@@ -80,7 +83,7 @@ func (s *lanes) change(e *outbox.Endpoint, unusable string) (*lane, []record) {
 		}
 		records := []record{s.stopMissingLocked(e.ID)}
 		if unusable != "" {
-			records = append(records, l.recordHealth())
+			records = append(records, s.recordHealthLocked(l))
 		}
 		// That one may have left pending rows, which are this lane's now.
 		if l.off = offReason(e, unusable); l.off == "" {
@@ -100,12 +103,15 @@ func (s *lanes) change(e *outbox.Endpoint, unusable string) (*lane, []record) {
 	}
 	l.endpoint = e
 	var records []record
+	if e.Venue != before.Venue {
+		records = append(records, s.dropOtherVenueLocked(l)...)
+	}
 	if e.Generation > before.Generation {
 		l.failures, l.firstFailure = 0, time.Time{}
 	}
 	if e.Generation > before.Generation || unusable != l.unusable {
 		l.unusable = unusable
-		records = append(records, l.recordHealth())
+		records = append(records, s.recordHealthLocked(l))
 	}
 	switch off := offReason(e, unusable); {
 	case off == "" && l.off != "":
@@ -132,5 +138,22 @@ func (s *lanes) remove(id string) []record {
 	if len(l.held) > 0 {
 		s.removed[id] = l
 	}
+	return records
+}
+
+// dropOtherVenueLocked ends what waits in a lane for the venue that its endpoint belonged to before.
+func (s *lanes) dropOtherVenueLocked(l *lane) []record {
+	now := time.Now()
+	var records []record
+	l.queue = slices.DeleteFunc(l.queue, func(d *outbox.Delivery) bool {
+		if d.Venue == l.endpoint.Venue {
+			return false
+		}
+		l.bytes -= len(d.Body)
+		s.bytes -= len(d.Body)
+		d.Body = nil
+		records = append(records, recordResult(missed(d, otherVenue, now)))
+		return true
+	})
 	return records
 }

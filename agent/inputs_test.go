@@ -86,7 +86,10 @@ func TestRun_OddEventsArriveAsTheyAre(t *testing.T) {
 	// Types, venues and ids are texts of the app's choice.
 	env.Exec(t, `insert into webhooks.outbox (id, type, venue, data) values ('no "plain" ünïcode', '', 'venue_1', '{}'), ('x', 'a"b\c', 'venue_1', '{}')`)
 	waitStatus(t, env, "x", endpoint, "succeeded")
-	waitStatus(t, env, `no "plain" ünïcode`, endpoint, "pending, attempts 1, ") // it cannot stand in a header
+	waitStatus(t, env, `no "plain" ünïcode`, endpoint, "failed, attempts 1, ") // it cannot stand in a header
+	if n := testenv.QueryOne[int](t, env, `select count(*) from webhooks.endpoint_health`); n != 0 {
+		t.Error("the producer's mistake is counted against the endpoint")
+	}
 }
 
 func TestRun_AnOutboxOfTheAppsOwnIsMapped(t *testing.T) {

@@ -38,9 +38,8 @@ type lane struct {
 	listed [2]bool // by class, whether it stands in lanes.ready
 
 	// failures is the number of consecutive failed attempts, firstFailure when the first of them ended.
-	failures      int
-	firstFailure  time.Time
-	healthVersion int64
+	failures     int
+	firstFailure time.Time
 
 	// due is the earliest time at which the database has a delivery of this lane that memory does not hold; zero when
 	// it has none.
@@ -81,10 +80,9 @@ func (l *lane) wantsRefill() bool {
 }
 
 // health is the lane's failure counter as it is to be recorded.
-func (l *lane) health() *outbox.Health {
-	l.healthVersion++
+func (l *lane) health(version int64) *outbox.Health {
 	return &outbox.Health{
-		EndpointID: l.id, Generation: l.endpoint.Generation, Version: l.healthVersion,
+		EndpointID: l.id, Generation: l.endpoint.Generation, Version: version,
 		Failures: l.failures, FirstFailure: l.firstFailure, Unusable: l.unusable,
 	}
 }

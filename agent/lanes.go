@@ -18,6 +18,7 @@ const (
 	offDisabled = "the endpoint is disabled"
 	offRemoved  = "the endpoint was removed"
 	offUnusable = "the endpoint cannot be sent to: "
+	otherVenue  = "the endpoint belongs to another venue now"
 )
 
 // recorder is what the lanes need of outbox.Ledger.
@@ -26,6 +27,7 @@ type recorder interface {
 	SetHealth(context.Context, *outbox.Health) error
 	MissPending(context.Context, outbox.Missing) error
 	StopMissing(ctx context.Context, endpointID string, version int) error
+	Disable(context.Context, outbox.Disabling) error
 }
 
 // record is something to tell the recorder once lanes.mu is free: the recorder may wait for the database.
@@ -70,9 +72,10 @@ type lanes struct {
 	// late are endpoints with rows that became pending after what was pending was made missed: their results were on
 	// the way to the recorder when the lane was turned off.
 	late    map[string]struct{}
-	offs    int  // how often a lane stopped being sent to; numbers what the ledger is told about that
-	stalled bool // the ledger is slow: no new attempts
-	stopped bool // no new attempts any more
+	healths int64 // how many states of counters were handed to the ledger; numbers them
+	offs    int   // how often a lane stopped being sent to; numbers what the ledger is told about that
+	stalled bool  // the ledger is slow: no new attempts
+	stopped bool  // no new attempts any more
 
 	workers sync.WaitGroup
 	// wake tells refill that a lane may be due earlier or late; sent without waiting, so one place is enough.
@@ -297,19 +300,22 @@ func (s *lanes) finish(l *lane, d *outbox.Delivery, result sink.Result) []record
 		r := &outbox.Result{Delivery: d, Status: outbox.Succeeded, Finished: now, Code: result.Code, Latency: result.Latency}
 		if l.failures > 0 && l.off != offRemoved {
 			l.failures, l.firstFailure = 0, time.Time{}
-			r.Health = l.health()
+			r.Health = s.healthLocked(l)
 			r.Health.LastSuccess = now
 		}
 		return []record{recordResult(r)}
 	}
 
+	if result.Class == sink.ClassInvalidEventID {
+		return s.unsendable(d, result, now)
+	}
 	l.window = max(1, l.window/2)
 	l.failures++
 	if l.failures == 1 {
 		l.firstFailure = now
 	}
 	r := &outbox.Result{
-		Delivery: d, Finished: now, Health: l.health(),
+		Delivery: d, Finished: now, Health: s.healthLocked(l),
 		Attempt: &outbox.Attempt{
 			Number: d.Attempts + 1, At: now, Code: result.Code, Class: string(result.Class), Error: result.Error,
 			Latency: result.Latency, Response: result.Response,
@@ -347,6 +353,22 @@ func (s *lanes) finish(l *lane, d *outbox.Delivery, result sink.Result) []record
 		r.Status, r.NextAttempt = outbox.Pending, now.Add(wait)
 	}
 	return records
+}
+
+// unsendable ends a delivery that no attempt can make: the producer's doing, which is not counted against the endpoint.
+func (s *lanes) unsendable(d *outbox.Delivery, result sink.Result, now time.Time) []record {
+	s.cfg.log.Warn("an event cannot be sent", "error", result.Error, "venue", d.Venue)
+	return []record{recordResult(&outbox.Result{
+		Delivery: d, Status: outbox.Failed, Finished: now,
+		Attempt: &outbox.Attempt{Number: d.Attempts + 1, At: now, Class: string(result.Class), Error: result.Error},
+	})}
+}
+
+// healthLocked returns the lane's failure counter, to be recorded. The numbers are those of all lanes together, so that
+// an endpoint that comes back under its id goes on counting up.
+func (s *lanes) healthLocked(l *lane) *outbox.Health {
+	s.healths++
+	return l.health(s.healths)
 }
 
 // nextWait returns how long to wait after the attempt of this number, counted from one; again is false after the

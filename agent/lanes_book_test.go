@@ -113,6 +113,13 @@ func (b *book) MissPending(ctx context.Context, m outbox.Missing) error {
 }
 
 // StopMissing implements recorder.
+func (b *book) Disable(ctx context.Context, d outbox.Disabling) error {
+	return b.enter(ctx, func() *outbox.Result {
+		b.disabled = append(b.disabled, d.Reason)
+		return nil
+	})
+}
+
 func (b *book) StopMissing(ctx context.Context, endpointID string, version int) error {
 	return b.enter(ctx, func() *outbox.Result {
 		b.stopped[endpointID] = version

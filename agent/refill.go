@@ -137,6 +137,12 @@ func (s *lanes) feed(wants []outbox.Want, refills map[string]*outbox.Refill, now
 			if done || l.off != "" {
 				continue
 			}
+			if d.Venue != l.endpoint.Venue {
+				d.Body = nil
+				l.held[d.EventID] = struct{}{}
+				records = append(records, recordResult(missed(d, otherVenue, now)))
+				continue
+			}
 			if l.full = l.full || !s.hasRoom(l, d); l.full {
 				r.More = true
 				continue

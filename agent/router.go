@@ -2,6 +2,8 @@ package agent
 
 import (
 	"context"
+	"maps"
+	"slices"
 	"time"
 
 	"github.com/quintago/webhook-agent/outbox"
@@ -149,13 +151,10 @@ func (r *router) recorded(ctx context.Context, b *outbox.Batch) (outbox.Recorded
 
 // change applies a change of the endpoints.
 func (r *router) change(ctx context.Context, c *outbox.EndpointChange) error {
-	if c.Removed {
+	if c.Removed || c.AllRemoved {
 		ids := []string{c.ID}
-		if c.ID == "" {
-			ids = ids[:0]
-			for id := range r.subs.byID {
-				ids = append(ids, id)
-			}
+		if c.AllRemoved {
+			ids = slices.Collect(maps.Keys(r.subs.byID))
 		}
 		for _, id := range ids {
 			r.subs.remove(id)

@@ -40,13 +40,17 @@ type agent struct {
 	current atomic.Pointer[session] // the session of this agent's term, nil while there is none
 	standby atomic.Bool             // another agent holds the slot
 	problem atomic.Pointer[string]  // why there is no session
+
+	// Of the goroutine of lead.
+	warned      map[string]bool // warnings of the preflight that were logged
+	replaceSlot bool            // the next session makes a new slot; set by stream, which has ended before that
 }
 
 // Run delivers until ctx ends, which lets attempts in flight finish (delivery.shutdown_timeout), records them, and
 // frees the slot. It returns an error only for what waiting does not mend, and only before it has led for the first
 // time.
 func Run(ctx context.Context, cfg *Config, log *slog.Logger) error {
-	a := &agent{cfg: cfg, log: log}
+	a := &agent{cfg: cfg, log: log, warned: map[string]bool{}}
 	host, err := os.Hostname()
 	if err != nil {
 		return fmt.Errorf("find the host's name: %w", err)
@@ -145,8 +149,8 @@ func (a *agent) ready() (string, error) {
 		if s.broken.Load() {
 			return "", errors.New("the stream is broken; reconnecting")
 		}
-		if s.ledger.Stats().Failing {
-			return "", errors.New("deliveries cannot be recorded; trying again")
+		if stats := s.ledger.Stats(); stats.Failing || stats.Stalled {
+			return "", errors.New("deliveries cannot be recorded, or not in time; the log says why")
 		}
 		return "leading", nil
 	}

@@ -14,6 +14,9 @@ import (
 	"github.com/quintago/webhook-agent/sink"
 )
 
+// soundConnection is how long a connection must have lasted for the next one to be tried at once.
+const soundConnection = 10 * time.Second
+
 // batchQueue is how many batches may wait between the tailer and the router.
 const batchQueue = 4
 
@@ -41,7 +44,6 @@ func (s *session) run(ctx context.Context) error {
 	if err := s.acquire(ctx); err != nil {
 		return err
 	}
-	s.led = true
 
 	// Two levels of stopping: take ends what brings new work in, alive ends everything at once.
 	take, stopTaking := context.WithCancelCause(ctx)
@@ -71,15 +73,21 @@ func (s *session) acquire(ctx context.Context) error {
 		return err
 	}
 	for _, w := range warnings {
-		s.log.Warn(w.Thing+": "+w.Reason, "remedy", w.Remedy)
+		if text := w.Thing + ": " + w.Reason; !s.warned[text] {
+			s.warned[text] = true
+			s.log.Warn(text, "remedy", w.Remedy)
+		}
 	}
 	if err := s.tailer.Connect(ctx); err != nil {
 		return err
 	}
 	for {
-		from, err := s.db.PrepareSlot(ctx, s.tailer, s.holder)
+		from, err := s.db.PrepareSlot(ctx, s.tailer, s.holder, s.replaceSlot)
 		if err == nil {
 			err = s.tailer.Start(ctx, from)
+		}
+		if err == nil {
+			s.replaceSlot = false
 		}
 		if !errors.Is(err, outbox.ErrSlotActive) {
 			return err
@@ -98,14 +106,22 @@ func (s *session) acquire(ctx context.Context) error {
 // longer the same.
 func (s *session) stream(take, hold context.Context, batches chan<- *outbox.Batch) error {
 	system := s.tailer.System
+	backoff := newBackoff()
 	for {
+		began := time.Now()
 		err := s.tailer.Run(take, hold, batches)
 		if err == nil || take.Err() != nil {
 			return nil // a connection that broke while draining is of no importance: the checkpoint is in the database
 		}
+		if errors.Is(err, outbox.ErrUndecodable) {
+			s.replaceSlot = true
+			return err
+		}
 		s.broken.Store(true)
 		s.log.Warn("the stream broke; reconnecting", "error", err)
-		backoff := newBackoff()
+		if time.Since(began) > soundConnection {
+			backoff = newBackoff()
+		}
 		for told := err.Error(); ; {
 			wait, _ := backoff.Next()
 			if !sleep(take, wait) {
@@ -179,6 +195,7 @@ func (s *session) deliver(
 
 	err = router.load(alive, state)
 	if err == nil {
+		s.led = true
 		s.current.Store(s)
 		s.standby.Store(false)
 		s.log.Info("leading", "slot", s.cfg.Outbox.Slot, "epoch", s.term.Epoch, "from", s.term.LSN.String(), "endpoints", len(state.Endpoints))

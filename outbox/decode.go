@@ -150,7 +150,7 @@ func (d *decoder) truncate(m *pglogrepl.TruncateMessage) (c Change, ok bool, err
 			return c, false, err
 		}
 		if r.endpoints != nil {
-			c.Endpoint = &EndpointChange{Removed: true}
+			c.Endpoint = &EndpointChange{AllRemoved: true}
 			return c, true, nil
 		}
 	}
@@ -240,12 +240,18 @@ func decodeEndpoint(columns map[string]int, data *pglogrepl.TupleData) (*Endpoin
 	return c, nil
 }
 
-// parseEvents parses the text form of a text[]. An array that is not a list of texts (it holds a null) gives no
-// events, which makes that endpoint unusable and no other.
+// parseEvents parses the text form of a text[]. A null in it becomes an empty text, which is no event type: it makes the
+// endpoint unusable, and what is right beside it is kept.
 func parseEvents(array string) []string {
-	var events []string
-	if err := pgtype.NewMap().Scan(pgtype.TextArrayOID, pgtype.TextFormatCode, []byte(array), &events); err != nil {
-		return nil
+	var elements []*string
+	if err := pgtype.NewMap().Scan(pgtype.TextArrayOID, pgtype.TextFormatCode, []byte(array), &elements); err != nil {
+		return nil // the column is never null, and what it holds was written by PostgreSQL
+	}
+	events := make([]string, len(elements))
+	for i, e := range elements {
+		if e != nil {
+			events[i] = *e
+		}
 	}
 	return events
 }

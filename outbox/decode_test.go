@@ -114,7 +114,7 @@ func TestDecoder_DecodesEndpoints(t *testing.T) {
 	c, ok, err = d.insert(&pglogrepl.InsertMessage{RelationID: endpointsRelation, Tuple: row}, time.Time{})
 	must(t, err)
 	e = c.Endpoint.Endpoint
-	if !ok || e.Disabled || e.Events != nil || !e.Previous.IsZero() || !e.Created.IsZero() || !cmp.Equal(c.Endpoint.unchanged, []string{"url", "secret"}) {
+	if !ok || e.Disabled || !cmp.Equal(e.Events, []string{"*", ""}) || !e.Previous.IsZero() || !e.Created.IsZero() || !cmp.Equal(c.Endpoint.unchanged, []string{"url", "secret"}) {
 		t.Errorf("decoded %+v, unchanged %q", e, c.Endpoint.unchanged)
 	}
 }
@@ -128,7 +128,7 @@ func TestDecoder_TellsRemovedEndpoints(t *testing.T) {
 	}
 	c, ok, err = d.truncate(&pglogrepl.TruncateMessage{RelationIDs: []uint32{otherRelation, endpointsRelation}})
 	must(t, err)
-	if !ok || !c.Endpoint.Removed || c.Endpoint.ID != "" {
+	if !ok || !c.Endpoint.AllRemoved || c.Endpoint.Removed {
 		t.Errorf("truncate: %t %+v", ok, c.Endpoint)
 	}
 }

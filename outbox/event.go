@@ -98,9 +98,9 @@ type Replay struct {
 
 // EndpointChange is one change of webhooks.endpoints.
 type EndpointChange struct {
-	// Removed tells that the endpoint of this ID is gone; with an empty ID all are (TRUNCATE).
-	Removed bool
-	ID      string
+	// Removed tells that the endpoint of this ID is gone, AllRemoved that all are (TRUNCATE).
+	Removed, AllRemoved bool
+	ID                  string
 	// Endpoint is the row after the change, nil when it was removed.
 	Endpoint *Endpoint
 	// unchanged are the columns that are not in the stream, because the change left a large value as it was.

@@ -60,11 +60,6 @@ on conflict (endpoint_id) do update set
        last_success_at = coalesce(excluded.last_success_at, h.last_success_at),
        last_error = coalesce(excluded.last_error, h.last_error), unusable = excluded.unusable`
 
-const disableEndpoints = `
-update webhooks.endpoints e set disabled_at = now(), disabled_reason = x.reason
-from unnest($1::text[], $2::text[], $3::bigint[]) x (id, reason, generation)
-where e.id = x.id and e.disabled_at is null and e.generation = x.generation`
-
 const countReplays = `
 update webhooks.replays r set done = r.done + x.n,
        state = case when r.requeued and r.done + x.n >= r.total then 'done' else r.state end,
@@ -78,7 +73,6 @@ func (g *group) write(ctx context.Context, tx querier) error {
 		return nil
 	}
 	var b pgx.Batch
-	g.queueDisable(&b)
 	g.queueHealth(&b)
 	g.queueDeliveries(&b)
 	g.queueAttempts(&b)
@@ -173,22 +167,6 @@ func (g *group) queueHealth(b *pgx.Batch) {
 		errs, unusable = append(errs, g.text(h.LastError)), append(unusable, orNull(h.Unusable))
 	}
 	b.Queue(upsertHealth, ids, generations, failures, first, last, success, errs, unusable)
-}
-
-func (g *group) queueDisable(b *pgx.Batch) {
-	var (
-		ids, reasons []string
-		generations  []int64
-	)
-	for _, r := range g.results {
-		if r.Disable != "" {
-			ids, reasons = append(ids, r.Delivery.EndpointID), append(reasons, r.Disable)
-			generations = append(generations, r.Health.Generation)
-		}
-	}
-	if len(ids) > 0 {
-		b.Queue(disableEndpoints, ids, reasons, generations)
-	}
 }
 
 // text returns a text for a column.

@@ -36,7 +36,7 @@ func follow(t *testing.T, db *DB) *follower {
 	if err := tailer.Connect(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	from, err := db.PrepareSlot(t.Context(), tailer, "test")
+	from, err := db.PrepareSlot(t.Context(), tailer, "test", false)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -19,7 +19,12 @@ type job interface {
 	requeued() string
 	// pause returns how long to wait before the next step.
 	pause() time.Duration
+	// abandon ends a job whose steps fail by themselves, for this reason, so that it does not hold up everything else.
+	abandon(ctx context.Context, tx querier, reason string) error
 }
+
+// jobTries is how often a step may fail by itself.
+const jobTries = 3
 
 // missJob turns the pending rows of an endpoint that is disabled or gone into missed ones.
 type missJob struct{ Missing }
@@ -76,6 +81,45 @@ func (j *missJob) step(ctx context.Context, tx querier) (finished bool, err erro
 func (j *missJob) requeued() string     { return "" }
 func (j *missJob) pause() time.Duration { return 0 }
 
+// abandon leaves the rows as they are: the next term ends them.
+func (j *missJob) abandon(context.Context, querier, string) error { return nil }
+
+// Disabling asks for an endpoint to be disabled, unless it was enabled again meanwhile.
+type Disabling struct {
+	EndpointID string
+	Reason     string // ReasonFailures or ReasonGone
+	Generation int64
+}
+
+// disableJob disables an endpoint. It is a job of its own because the app may hold the row: nothing else is to wait for that.
+// When the agent dies before it is done, the recorded counter tells the next one.
+type disableJob struct {
+	Disabling
+	locked bool
+}
+
+const lockPause = 100 * time.Millisecond
+
+const disableUnlocked = `
+with wanted as (
+    select id from webhooks.endpoints where id = $1 and disabled_at is null and generation = $3 for update skip locked
+), disabled as (
+    update webhooks.endpoints e set disabled_at = now(), disabled_reason = $2 from wanted w where e.id = w.id returning e.id
+)
+select exists (select from webhooks.endpoints where id = $1 and disabled_at is null and generation = $3)
+       and not exists (select from disabled)`
+
+func (j *disableJob) step(ctx context.Context, tx querier) (finished bool, err error) {
+	err = tx.QueryRow(ctx, disableUnlocked, j.EndpointID, j.Reason, j.Generation).Scan(&j.locked)
+	return !j.locked, err
+}
+
+func (j *disableJob) requeued() string { return "" }
+
+func (j *disableJob) pause() time.Duration { return lockPause }
+
+func (j *disableJob) abandon(context.Context, querier, string) error { return nil }
+
 // replayJob sets the deliveries of a replay back to pending. Its cursor stands in the replays row, so a restart goes on
 // where it was.
 type replayJob struct {
@@ -92,7 +136,8 @@ const visibilityPause = 100 * time.Millisecond
 const selectReplay = `
 select webhooks.handed_over($2::text::xid, pg_current_snapshot()),
        r.id is not null, coalesce(r.state in ('pending', 'running') and not r.requeued, false),
-       coalesce(r.endpoint_id, ''), r.event_ids, r.since, coalesce(r.until, r.created, now()), r.statuses, r.cursor_created,
+       coalesce(r.endpoint_id, ''), r.event_ids, case when isfinite(r.since) then r.since end,
+       case when isfinite(r.until) then r.until else coalesce(r.created, now()) end, r.statuses, r.cursor_created,
        coalesce(r.cursor_event_id, ''), e.id is not null, e.disabled_at is not null, coalesce(h.unusable, '')
 from (select $1::text as id) wanted
 left join webhooks.replays r on r.id = wanted.id
@@ -104,14 +149,16 @@ const (
 	requeueEvents = `
 with picked as (
     select event_id, created from webhooks.deliveries
-    where endpoint_id = $1 and status = any($2) and event_id = any($4::text[]) and (created, event_id) > ($5, $6)
+    where endpoint_id = $1 and status = any($2) and event_id = any($4::text[])
+      and venue = (select venue from webhooks.endpoints where id = $1) and (created, event_id) > ($5, $6)
     order by created, event_id limit $7
 )` + requeuePicked
 
 	requeueRange = `
 with picked as (
     select event_id, created from webhooks.deliveries
-    where endpoint_id = $1 and status = any($2) and created >= $5 and created < $4 and (created, event_id) > ($5, $6)
+    where endpoint_id = $1 and status = any($2) and created >= $5 and created < $4
+      and venue = (select venue from webhooks.endpoints where id = $1) and (created, event_id) > ($5, $6)
     order by created, event_id limit $7
 )` + requeuePicked
 
@@ -199,4 +246,8 @@ func (j *replayJob) pause() time.Duration {
 		return visibilityPause
 	}
 	return 0
+}
+
+func (j *replayJob) abandon(ctx context.Context, tx querier, reason string) error {
+	return exec(ctx, tx, refuseReplay, j.ID, "it cannot be carried out: "+reason)
 }

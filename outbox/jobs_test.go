@@ -111,7 +111,7 @@ func TestReplay_RequeuesWhatItNames(t *testing.T) {
 			addEndpoint(t, env, "ep_1", "venue_a", "*")
 			for i := range 9 { // the ninth is pending
 				env.Exec(t, `insert into webhooks.deliveries (event_id, endpoint_id, venue, type, status, attempts, next_attempt_at, created, finished)
-				    values ('evt_0000' || $1::int, 'ep_1', 'v', 't', $2, 6, case when $2 = 'pending' then 'epoch'::timestamptz end,
+				    values ('evt_0000' || $1::int, 'ep_1', 'venue_a', 't', $2, 6, case when $2 = 'pending' then 'epoch'::timestamptz end,
 				            '2026-01-01 00:00:00+00'::timestamptz + make_interval(secs => $1), now())`,
 					i+1, []string{"missed", "failed", "succeeded", "missed", "failed", "succeeded", "missed", "failed", "pending"}[i])
 			}

@@ -44,15 +44,17 @@ where slot_name = $1 and (database, plugin) is distinct from (current_database()
 
 // PrepareSlot sees that the slot and the checkpoint exist and returns where to start. A new slot is noted in the
 // checkpoint as recovering before it is made, so that the sweep of the outbox is done even when the agent dies in
-// between.
-func (db *DB) PrepareSlot(ctx context.Context, t *Tailer, holder string) (LSN, error) {
+// between. With replace a slot that is there is given up for a new one.
+func (db *DB) PrepareSlot(ctx context.Context, t *Tailer, holder string, replace bool) (LSN, error) {
 	var walStatus string
 	err := db.pool.QueryRow(ctx, selectSlot, db.cfg.Slot).Scan(&walStatus)
 	switch {
-	case err == nil && walStatus == "lost":
-		// PostgreSQL has removed WAL that the slot needed (max_slot_wal_keep_size): no one can stream from it again.
-		if _, err := db.pool.Exec(ctx, dropSlot, db.cfg.Slot); err != nil {
-			return 0, db.cfg.explain(fmt.Sprintf("drop the lost slot %q", db.cfg.Slot), err)
+	case err == nil && (replace || walStatus == "lost"):
+		// A lost slot lacks WAL that PostgreSQL has removed (max_slot_wal_keep_size): no one can stream from it again.
+		if _, err := db.pool.Exec(ctx, dropSlot, db.cfg.Slot); SQLState(err) == codeObjectInUse {
+			return 0, ErrSlotActive
+		} else if err != nil {
+			return 0, db.cfg.explain(fmt.Sprintf("drop the slot %q", db.cfg.Slot), err)
 		}
 		err = db.createSlot(ctx, t, holder)
 	case errors.Is(err, pgx.ErrNoRows):
@@ -94,7 +96,7 @@ func (db *DB) insertCheckpoint(ctx context.Context, t *Tailer, holder string) er
 const createSlot = `select pg_create_logical_replication_slot($1, 'pgoutput')`
 
 const selectBlockers = `
-select coalesce(string_agg(format('pid %s of %s in %s since %s', pid, coalesce(usename, '?'), coalesce(datname, '?'), date_trunc('second', xact_start)), ', '), 'unknown')
+select coalesce(string_agg(format('pid %s of %s in %s since %s', pid, coalesce(usename, '?'), coalesce(datname, '?'), coalesce(date_trunc('second', xact_start)::text, 'a time that only pg_read_all_stats may see')), ', '), 'unknown')
 from (select * from pg_stat_activity where backend_xid is not null and pid <> pg_backend_pid() order by xact_start limit 3) a`
 
 func (db *DB) createSlot(ctx context.Context, t *Tailer, holder string) error {
@@ -244,8 +246,10 @@ type EndpointState struct {
 }
 
 const selectEndpoints = `
-select e.id, e.venue, e.url, e.events::text, e.secret, coalesce(e.previous_secret, ''), e.previous_secret_until,
-       e.disabled_at is not null, coalesce(e.disabled_reason, ''), e.generation, e.created,
+select e.id, e.venue, e.url, e.events::text, e.secret, coalesce(e.previous_secret, ''),
+       case when isfinite(e.previous_secret_until) then e.previous_secret_until end,
+       e.disabled_at is not null, coalesce(e.disabled_reason, ''), e.generation,
+       case when isfinite(e.created) then e.created else 'epoch' end,
        case when h.generation = e.generation then h.consecutive_failures else 0 end,
        case when h.generation = e.generation then h.first_failure_at end,
        coalesce(h.unusable, '')

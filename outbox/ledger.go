@@ -85,7 +85,7 @@ type ledgerStats struct {
 	groups, rows, parked atomic.Int64
 	lag                  atomic.Int64 // nanoseconds
 	stored               atomic.Uint64
-	failing              atomic.Bool
+	failing, stalled     atomic.Bool
 }
 
 // LedgerStats is a view of the Ledger for metrics.
@@ -94,6 +94,7 @@ type LedgerStats struct {
 	Lag                  time.Duration // age of the oldest batch that is not recorded completely
 	Checkpoint           LSN
 	Failing              bool // the last try to commit failed
+	Stalled              bool // the commit under way takes long
 }
 
 // resting is a job that pauses.
@@ -166,6 +167,11 @@ func (l *Ledger) StopMissing(ctx context.Context, endpointID string, version int
 	return l.send(ctx, op{stop: &missJob{Missing{EndpointID: endpointID, Version: version}}})
 }
 
+// Disable disables an endpoint outside a result.
+func (l *Ledger) Disable(ctx context.Context, d Disabling) error {
+	return l.send(ctx, op{job: &disableJob{Disabling: d}})
+}
+
 // Replay carries out a replay, in steps. It may be called again for one that is under way.
 func (l *Ledger) Replay(ctx context.Context, r Replay) error {
 	return l.send(ctx, op{job: &replayJob{Replay: r}})
@@ -187,7 +193,7 @@ func (l *Ledger) Close() { close(l.closed) }
 func (l *Ledger) Stats() LedgerStats {
 	return LedgerStats{
 		Groups: l.stats.groups.Load(), Rows: l.stats.rows.Load(), Parked: l.stats.parked.Load(),
-		Lag: time.Duration(l.stats.lag.Load()), Checkpoint: LSN(l.stats.stored.Load()), Failing: l.stats.failing.Load(),
+		Lag: time.Duration(l.stats.lag.Load()), Checkpoint: LSN(l.stats.stored.Load()), Failing: l.stats.failing.Load(), Stalled: l.stats.stalled.Load(),
 	}
 }
 
@@ -360,6 +366,11 @@ func (l *Ledger) commit(ctx context.Context, g *group, last bool) error {
 	}
 	l.stats.groups.Add(1)
 	l.stats.rows.Add(int64(len(g.rows)))
+	for _, r := range g.results {
+		if r.Disable != "" {
+			l.jobs = append(l.jobs, &disableJob{Disabling: Disabling{r.Delivery.EndpointID, r.Disable, r.Health.Generation}})
+		}
+	}
 	if len(g.results) > 0 {
 		l.cfg.Committed(g.results)
 	}
@@ -372,13 +383,27 @@ func (l *Ledger) step(ctx context.Context) error {
 		return nil
 	}
 	j := l.jobs[0]
-	var finished bool
+	var (
+		finished bool
+		tries    int
+		fault    error // of the step itself
+	)
 	err := l.transact(ctx, l.mark.low, func(ctx context.Context, tx querier) (err error) {
-		finished, err = j.step(ctx, tx)
+		if fault != nil && tries >= jobTries {
+			finished = true
+			return j.abandon(ctx, tx, fault.Error())
+		}
+		if finished, err = j.step(ctx, tx); err != nil && !l.conn.IsClosed() && !transient(err) {
+			tries++
+			fault = err
+		}
 		return err
 	})
 	if err != nil {
 		return err
+	}
+	if fault != nil && tries >= jobTries {
+		l.cfg.Log.Error("a job of the ledger was given up", "error", fault)
 	}
 	if endpointID := j.requeued(); endpointID != "" {
 		l.cfg.Requeued(endpointID)
@@ -467,6 +492,8 @@ func (l *Ledger) watchStall() (done func()) {
 		defer mu.Unlock()
 		if !over {
 			reported = true
+			l.stats.stalled.Store(true)
+			l.cfg.Log.Warn("recording takes long; no attempt starts until it is done", "after", stallAfter)
 			l.cfg.Stalled(true)
 		}
 	})
@@ -476,6 +503,7 @@ func (l *Ledger) watchStall() (done func()) {
 		defer mu.Unlock()
 		over = true
 		if reported {
+			l.stats.stalled.Store(false)
 			l.cfg.Stalled(false)
 		}
 	}
@@ -498,6 +526,9 @@ func (l *Ledger) try(ctx context.Context, lsn LSN, write func(context.Context, q
 		if err != nil {
 			return err
 		}
+		// The server gives up what waits for a lock, and what a silent network has cut off in the middle.
+		cc.RuntimeParams["lock_timeout"] = "5s"
+		cc.RuntimeParams["idle_in_transaction_session_timeout"] = "30s"
 		if l.conn, err = pgx.ConnectConfig(ctx, cc); err != nil {
 			l.conn = nil
 			return err
@@ -559,6 +590,13 @@ func (l *Ledger) refused(ctx context.Context, conn *pgx.Conn) error {
 		return nil
 	}
 	return ErrFenced
+}
+
+// transient tells whether a statement failed for what may pass: anything that PostgreSQL reports but bad data, constraints
+// and missing objects or rights.
+func transient(err error) bool {
+	code := SQLState(err)
+	return code != "" && !strings.HasPrefix(code, classDataException) && !strings.HasPrefix(code, "23") && !strings.HasPrefix(code, "42")
 }
 
 // newBackoff is the schedule for everything that waits for PostgreSQL: exponential from a tenth of a second, with

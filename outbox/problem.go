@@ -45,6 +45,10 @@ var ErrServerShutdown = errors.New("PostgreSQL is shutting down")
 // that it needed.
 var ErrSlotGone = errors.New("the replication slot is gone or lost")
 
+// ErrUndecodable reports that the slot stands before changes that cannot be decoded: at their position the publication did not
+// exist, and making it again does not mend that. PrepareSlot with replace has to make a new slot.
+var ErrUndecodable = errors.New("the stream stands at changes from a time without the publication")
+
 // SQLSTATEs that are told apart: https://www.postgresql.org/docs/current/errcodes-appendix.html.
 const (
 	codeInvalidPassword      = "28P01"

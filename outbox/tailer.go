@@ -238,8 +238,11 @@ func (t *Tailer) handle(take context.Context, out chan<- *Batch, msg pgproto3.Ba
 		return fmt.Errorf("%w: unknown message %q", errDecode, m.Data[0])
 	case *pgproto3.ErrorResponse:
 		pe := pgconn.ErrorResponseToPgError(m)
-		if pe.Code == codeAdminShutdown {
+		switch pe.Code {
+		case codeAdminShutdown:
 			return fmt.Errorf("%w: %w", ErrServerShutdown, pe)
+		case codeNoObject:
+			return fmt.Errorf("%w: %w", ErrUndecodable, pe)
 		}
 		return t.cfg.explain("read the stream", pe)
 	case *pgproto3.NoticeResponse:

@@ -151,7 +151,7 @@ func TestTailer_DecodesChangesOfEndpointsAndReplays(t *testing.T) {
 	if r := one().Replay; r == nil || r.ID != "rpl_1" {
 		t.Errorf("replay: %+v", r)
 	}
-	if c := one().Endpoint; !c.Removed || c.ID != "" {
+	if c := one().Endpoint; !c.AllRemoved {
 		t.Errorf("truncate: %+v", c)
 	}
 }

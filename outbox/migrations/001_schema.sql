@@ -31,7 +31,7 @@ end
 $$;
 
 create table webhooks.outbox (
-    id text primary key default webhooks.new_id('evt'),
+    id text primary key default webhooks.new_id('evt') check (id <> ''),
     type text not null,
     venue text not null,
     data json not null, -- json keeps the producer's spelling, jsonb would not
@@ -41,7 +41,7 @@ comment on table webhooks.outbox is
     'The app inserts one row for each event, in the transaction of the business change. Append-only.';
 
 create table webhooks.endpoints (
-    id text primary key default webhooks.new_id('ep'),
+    id text primary key default webhooks.new_id('ep') check (id <> ''),
     venue text not null,
     url text not null,
     events text[] not null,
@@ -68,14 +68,21 @@ comment on column webhooks.endpoints.generation is
 
 -- The generation makes "enabling clears the counter" hold in the app''s own transaction without a lock on another table:
 -- a trigger that wrote endpoint_health could deadlock with the agent.
-create function webhooks.endpoints_before_update() returns trigger
+create function webhooks.endpoints_before_write() returns trigger
     language plpgsql
 as $$
 begin
     new.updated := clock_timestamp();
+    -- An endpoint cannot have existed before it is written: which events it gets depends on it.
+    if tg_op = 'INSERT' then
+        new.created := least(new.created, clock_timestamp());
+    elsif new.id <> old.id then
+        raise exception 'endpoints.id cannot change: its deliveries go by it'
+            using hint = 'Insert a new endpoint and delete this one.';
+    end if;
     if new.disabled_at is null then
         new.disabled_reason := null;
-        if old.disabled_at is not null then
+        if tg_op = 'UPDATE' and old.disabled_at is not null then
             new.generation := old.generation + 1;
         end if;
     elsif new.disabled_reason is null then
@@ -84,8 +91,8 @@ begin
     return new;
 end
 $$;
-create trigger endpoints_before_update before update on webhooks.endpoints
-    for each row execute function webhooks.endpoints_before_update();
+create trigger endpoints_before_write before insert or update on webhooks.endpoints
+    for each row execute function webhooks.endpoints_before_write();
 
 create table webhooks.deliveries (
     event_id text not null,
@@ -175,9 +182,9 @@ $$;
 create table webhooks.replays (
     id text primary key default webhooks.new_id('rpl'),
     endpoint_id text not null,
-    event_ids text[],
-    since timestamptz,
-    until timestamptz,
+    event_ids text[] check (array_position(event_ids, null) is null),
+    since timestamptz check (since < 'infinity'),
+    until timestamptz check (until > '-infinity'),
     statuses text[] not null default '{missed,failed}' check (statuses <@ '{missed,failed,succeeded}'),
     state text not null default 'pending' check (state in ('pending', 'running', 'done', 'failed')),
     total bigint,
