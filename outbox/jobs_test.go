@@ -1,6 +1,7 @@
 package outbox
 
 import (
+	"context"
 	"fmt"
 	"slices"
 	"testing"
@@ -229,5 +230,32 @@ func TestJobs_TakeTurns(t *testing.T) {
 	closeConn(l.conn)
 	if got, want := countByStatus(t, env), fmt.Sprintf("missed:%d pending:%d", jobStep+1, 2*jobStep); got != want {
 		t.Errorf("%s, want %s: the short job waits for the long one", got, want)
+	}
+}
+
+// brokenJob fails in each step.
+type brokenJob struct{ steps, abandoned int }
+
+func (j *brokenJob) step(ctx context.Context, tx querier) (bool, error) {
+	j.steps++
+	return false, exec(ctx, tx, `select 1 / 0`)
+}
+func (j *brokenJob) requeued() string     { return "" }
+func (j *brokenJob) pause() time.Duration { return 0 }
+func (j *brokenJob) abandon(context.Context, querier, string) error {
+	j.abandoned++
+	return nil
+}
+
+func TestJobs_OneThatFailsByItselfIsGivenUp(t *testing.T) {
+	t.Parallel()
+	db, _ := openDB(t)
+	l := NewLedger(LedgerConfig{Config: db.cfg, Term: newTerm(t, db), Log: testLog(t), Confirm: func(LSN) {}, Stalled: func(bool) {}})
+	broken := &brokenJob{}
+	l.jobs = []job{broken}
+	must(t, l.step(t.Context()))
+	closeConn(l.conn)
+	if broken.steps != jobTries || broken.abandoned != 1 || len(l.jobs) != 0 {
+		t.Errorf("%d steps, abandoned %d times, %d jobs left", broken.steps, broken.abandoned, len(l.jobs))
 	}
 }
