@@ -72,7 +72,7 @@ func TestAttempt_EndsAtItsDeadlineAndSaysWhatItWaitedFor(t *testing.T) {
 		{"DNS", "http", phaseDNS, nil, ClassDNSError, "waiting for DNS"},
 		{"connect", "http", phaseConnect, nil, ClassConnectTimeout, "waiting for the connection"},
 		{"TLS", "https", phaseConnect, func(c net.Conn) { _, _ = io.Copy(io.Discard, c) }, ClassTimeout, "waiting for the TLS handshake"},
-		{"unread request", "http", phaseConnect, func(net.Conn) { <-time.After(2 * testTimeout) }, ClassTimeout, "waiting for the server to read"},
+		{"unread request", "http", phaseConnect, func(net.Conn) { <-time.After(testTimeout + time.Second) }, ClassTimeout, "waiting for the server to read"},
 		{"hung headers", "http", phaseConnect, silent, ClassTimeout, "waiting for the response headers"},
 		{"dribbling headers", "http", phaseConnect, func(c net.Conn) {
 			answer(c, append([]string{"HTTP/1.1 200 OK\r\nX: "}, drip...)...)
@@ -88,6 +88,7 @@ func TestAttempt_EndsAtItsDeadlineAndSaysWhatItWaitedFor(t *testing.T) {
 				if got.Outcome != Failed || got.Latency != testTimeout {
 					t.Errorf("%+v", got)
 				}
+				<-time.After(2 * time.Second) // a server that outlives the attempt ends within
 			})
 		})
 	}
