@@ -139,10 +139,18 @@ func printDeliveries(out *printer, deliveries []outbox.DeliveryInfo, now time.Ti
 		{name: "tries"}, {name: "result", flexible: true}}
 	var rows [][]string
 	for _, d := range deliveries {
-		rows = append(rows, []string{d.Created.Local().Format("01-02 15:04:05"), d.EventID, d.Type, d.EndpointID, string(d.Status),
+		rows = append(rows, []string{createdText(d.Created), d.EventID, d.Type, d.EndpointID, string(d.Status),
 			fmt.Sprint(d.Attempts), deliveryResult(d, now)})
 	}
 	out.table(columns, rows)
+}
+
+// createdText says when an event was created, in the few characters that a table has for it.
+func createdText(t *time.Time) string {
+	if t == nil {
+		return "-"
+	}
+	return t.Local().Format("01-02 15:04:05")
 }
 
 // deliveryResult says in a few words what came of a delivery and what comes next.
@@ -167,7 +175,7 @@ type eventDeliveries struct {
 	EventID    string                  `json:"event_id"`
 	Venue      string                  `json:"venue"`
 	Type       string                  `json:"type"`
-	Created    time.Time               `json:"created"`
+	Created    *time.Time              `json:"created"`
 	Deliveries []outbox.DeliveryDetail `json:"deliveries"`
 }
 
@@ -208,7 +216,7 @@ func printEventDeliveries(d *desk, event eventDeliveries, now time.Time) {
 		{"event", event.EventID},
 		{"type", event.Type},
 		{"venue", event.Venue},
-		{"created", formatTime(&event.Created, now)},
+		{"created", formatTime(event.Created, now)},
 	})
 	for _, delivery := range event.Deliveries {
 		d.out.line("")

@@ -92,7 +92,7 @@ func TestReplay_AnnouncesThenStartsOnlyWhenAsked(t *testing.T) {
 	}
 	out = succeed(t, env, "deliveries", "replay", "evt_2", "evt_3", "--no-wait", "--json")
 	answers := decode[[]replayAnswer](t, out)
-	if len(answers) != 1 || answers[0].Deliveries != 2 || answers[0].Replay == nil || answers[0].Replay.State != "pending" || replays() != 1 {
+	if len(answers) != 1 || answers[0].Deliveries != 2 || answers[0].Replay == nil || answers[0].Replay.State != "pending" || answers[0].Replay.Created.IsZero() || replays() != 1 {
 		t.Errorf("single events: %d replays, %s", replays(), out)
 	}
 
@@ -100,6 +100,32 @@ func TestReplay_AnnouncesThenStartsOnlyWhenAsked(t *testing.T) {
 	status, _, stderr := cli(t, env, "deliveries", "replay", "--endpoint", id)
 	if status != exitFailed || !strings.Contains(stderr, "run webhook-agent endpoints enable "+id+", then replay") || replays() != 1 {
 		t.Errorf("a disabled endpoint: status %d, %d replays, %s", status, replays(), stderr)
+	}
+}
+
+func TestReplay_NamesWhatItLeavesOutAndReplaysTheRest(t *testing.T) {
+	env := testenv.NewDB(t)
+	id := addEndpoint(t, env, "venue_a", "https://h.example/", "*")
+	addDeliveries(t, env, id)
+	addDeliveries(t, env, "ep_removed")
+	out := succeed(t, env, "deliveries", "replay", "evt_3", "--no-wait")
+	if !strings.Contains(out, `left out: endpoint "ep_removed": there is none with this id`) || !strings.Contains(out, "deliveries to "+id) {
+		t.Errorf("a removed endpoint: %s", out)
+	}
+	if to := testenv.QueryAll[string](t, env, `select endpoint_id from webhooks.replays`); len(to) != 1 || to[0] != id {
+		t.Errorf("replays to %v, want %s alone", to, id)
+	}
+	answers := decode[[]replayAnswer](t, succeed(t, env, "deliveries", "replay", "evt_3", "--dry-run", "--json"))
+	if len(answers) != 2 || answers[0].Refused != "" || answers[1].Refused == "" {
+		t.Errorf("as JSON: %+v", answers)
+	}
+}
+
+func TestDeliveriesList_NamesAnEndpointThatIsNotKnown(t *testing.T) {
+	env := testenv.NewDB(t)
+	status, _, stderr := cli(t, env, "deliveries", "list", "--endpoint", "nope")
+	if want := "webhook-agent: endpoint \"nope\": there is none with this id; webhook-agent endpoints list shows them\n"; status != exitFailed || stderr != want {
+		t.Errorf("status %d: %s", status, stderr)
 	}
 }
 

@@ -52,6 +52,7 @@ func (a *app) endpointsListCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
+			hideURLs(endpoints)
 			if d.out.asJSON {
 				return d.out.json(emptyList(endpoints))
 			}
@@ -89,12 +90,20 @@ func emptyList[T any](list []T) []T {
 	return list
 }
 
+// hideURLs leaves the scheme and the host of each URL: the rest of a customer's URL may be a credential.
+func hideURLs(endpoints []outbox.EndpointInfo) {
+	for i := range endpoints {
+		endpoints[i].URL = sink.RedactURL(endpoints[i].URL)
+	}
+}
+
+// printEndpoints writes a table of endpoints whose URLs are hidden.
 func printEndpoints(d *desk, endpoints []outbox.EndpointInfo, now time.Time) {
 	columns := []column{{name: "id"}, {name: "venue", flexible: true}, {name: "host", flexible: true}, {name: "events", flexible: true},
 		{name: "failures"}, {name: "state", flexible: true}, {name: "last error", flexible: true}}
 	var rows [][]string
 	for _, e := range endpoints {
-		rows = append(rows, []string{e.ID, e.Venue, strings.TrimPrefix(sink.RedactURL(e.URL), "https://"), strings.Join(e.Events, ","),
+		rows = append(rows, []string{e.ID, e.Venue, strings.TrimPrefix(e.URL, "https://"), strings.Join(e.Events, ","),
 			fmt.Sprintf("%d/%d", e.ConsecutiveFailures, d.cfg.Delivery.DisableAfter), stateText(e, now), lastError(e)})
 	}
 	d.out.table(columns, rows)
@@ -130,6 +139,8 @@ func (a *app) endpointsShowCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "show ENDPOINT_ID",
 		Short: "Show one endpoint, without its secret",
+		Long: `show tells all about one endpoint but its secrets. Of the URL it shows the scheme and the host, since the rest may be a
+credential; select url from webhooks.endpoints shows it.`,
 		Example: `  webhook-agent endpoints show ep_01K5M2
   webhook-agent endpoints show ep_01K5M2 --json`,
 		Args: exactly(1, "an endpoint id"),
@@ -138,6 +149,7 @@ func (a *app) endpointsShowCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
+			e.URL = sink.RedactURL(e.URL)
 			if d.out.asJSON {
 				return d.out.json(e)
 			}
@@ -156,8 +168,8 @@ func (a *app) endpointsShowCommand() *cobra.Command {
 				{"last error", e.LastError},
 				{"recovered", formatTime(e.LastSuccessAt, now)},
 				{"former secret", formerSecretText(e, now)},
-				{"created", formatTime(&e.Created, now)},
-				{"updated", formatTime(&e.Updated, now)},
+				{"created", formatTime(e.Created, now)},
+				{"updated", formatTime(e.Updated, now)},
 			})
 			return nil
 		}),

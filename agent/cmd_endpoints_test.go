@@ -31,13 +31,13 @@ func TestEndpoints_FromAddToRemove(t *testing.T) {
 			t.Errorf("list does not say %q:\n%s", want, list)
 		}
 	}
-	for _, want := range []string{"https://h.example/hook?key=sentinel", "lead.*, payment.received", "books", "0 in a row; at 100 the endpoint is disabled"} {
+	for _, want := range []string{"https://h.example\n", "lead.*, payment.received", "books", "0 in a row; at 100 the endpoint is disabled"} {
 		if !strings.Contains(show, want) {
 			t.Errorf("show does not say %q:\n%s", want, show)
 		}
 	}
-	if all := list + show + succeed(t, env, "endpoints", "show", id, "--json"); strings.Contains(all, made) {
-		t.Errorf("the secret is shown again:\n%s", all)
+	if all := list + show + succeed(t, env, "endpoints", "show", id, "--json") + succeed(t, env, "endpoints", "list", "--json"); strings.Contains(all, made) || strings.Contains(all, "sentinel") {
+		t.Errorf("the secret or the URL's query is shown:\n%s", all)
 	}
 
 	for _, step := range []struct{ command, want string }{
@@ -79,6 +79,7 @@ func TestEndpoints_RefusalsAreOneSentence(t *testing.T) {
 		{[]string{"endpoints", "rotate-secret", id}, "endpoint " + id + " is managed by the configuration file; change its [[endpoint]] there and restart the agent"},
 		{add("ftp://h.example/sentinel", "*", "s"), "--url: the URL must begin with https://"},
 		{add("https://h.example/", "le*d", "s"), `--events has "le*d", which is no event type; use types such as lead.created, lead.* or *`},
+		{add("https://h.example/", "lead.", "s"), `--events has "lead.", which is no event type; use types such as lead.created, lead.* or *`},
 		{add("https://h.example/", "*", "whsec_sentinel!"), "--secret: the secret begins with whsec_ but is not standard base64 at character 15"},
 		{add("https://h.example/", "*", "env:NO_SUCH_VARIABLE"), `--secret: the environment variable "NO_SUCH_VARIABLE" is not set`},
 	} {

@@ -20,7 +20,7 @@ role than the agent: one that may create a schema and owns the outbox table. It 
 wait for each other.`,
 		Example: `  webhook-agent migrate
   DATABASE_URL=postgres://owner@db.example.com/app webhook-agent migrate
-  webhook-agent migrate --print > webhooks.sql   for people who run their own migrations`,
+  webhook-agent migrate --print > webhooks.sql   in an empty database, for people who run their own migrations`,
 		Args: noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			cfg, err := a.config()
@@ -49,7 +49,7 @@ func printMigrations(w io.Writer, cfg outbox.Config) error {
 func migrate(ctx context.Context, out *printer, cfg outbox.Config) error {
 	from, to, err := outbox.Migrate(ctx, cfg)
 	if err != nil {
-		return err
+		return outbox.ExplainMigration(ctx, cfg, err)
 	}
 	if out.asJSON {
 		return out.json(struct {

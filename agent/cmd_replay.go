@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -22,7 +23,7 @@ var (
 // replayAnswer is the answer of deliveries replay for one endpoint.
 type replayAnswer struct {
 	outbox.ReplayPlan
-	Replay *outbox.ReplayInfo `json:"replay"` // nil after --dry-run
+	Replay *outbox.ReplayInfo `json:"replay"` // nil after --dry-run, and where the plan is refused
 }
 
 func (a *app) deliveriesReplayCommand() *cobra.Command {
@@ -35,7 +36,7 @@ func (a *app) deliveriesReplayCommand() *cobra.Command {
 		Use:   "replay [EVENT_ID...]",
 		Short: "Send deliveries again: single events, or a time range of one endpoint",
 		Long: `replay sends deliveries again that have ended: the named events, or those of an endpoint in a range of time (by default what
-was missed or failed). An event keeps its id and its bytes, and gets the full retry schedule. The agent does it in the
+was missed or failed). Endpoints that nothing can be sent to are left out and named. An event keeps its id and its bytes, and gets the full retry schedule. The agent does it in the
 background, also when this command is interrupted or the agent is restarted in the middle.`,
 		Example: `  webhook-agent deliveries replay evt_01K5M3 evt_01K5M4
   webhook-agent deliveries replay --endpoint ep_01K5M2 --since 2d --dry-run
@@ -53,9 +54,9 @@ background, also when this command is interrupted or the agent is restarted in t
 			if err != nil {
 				return err
 			}
-			answers := announceReplay(d.out, plans)
+			answers, refused := announceReplay(d.out, plans)
 			if dryRun || len(answers) == 0 {
-				return d.answerReplay(answers)
+				return d.answerReplay(answers, refused)
 			}
 			if err := d.startReplay(ctx, answers); err != nil {
 				return err
@@ -65,7 +66,7 @@ background, also when this command is interrupted or the agent is restarted in t
 					return err
 				}
 			}
-			return d.answerReplay(answers)
+			return d.answerReplay(answers, refused)
 		}),
 	}
 	flags.add(cmd)
@@ -94,10 +95,17 @@ func completeReplay(cmd *cobra.Command, r *outbox.ReplayRequest) error {
 	return nil
 }
 
-// announceReplay says how many deliveries are concerned and returns the plans that concern any.
-func announceReplay(out *printer, plans []outbox.ReplayPlan) []replayAnswer {
-	answers := []replayAnswer{}
+// announceReplay says how many deliveries are concerned and what is left out. It returns the plans that concern any, and those that are
+// refused.
+func announceReplay(out *printer, plans []outbox.ReplayPlan) (answers, refused []replayAnswer) {
 	for _, plan := range plans {
+		if plan.Refused != "" {
+			refused = append(refused, replayAnswer{ReplayPlan: plan})
+			if !out.asJSON {
+				out.line("left out: %s", plan.Refused)
+			}
+			continue
+		}
 		if plan.Deliveries == 0 {
 			continue
 		}
@@ -113,17 +121,17 @@ func announceReplay(out *printer, plans []outbox.ReplayPlan) []replayAnswer {
 	if len(answers) == 0 && !out.asJSON {
 		out.line("nothing to replay: no delivery that has ended matches")
 	}
-	return answers
+	return answers, refused
 }
 
 // startReplay hands the plans to the agent.
 func (d *desk) startReplay(ctx context.Context, answers []replayAnswer) error {
 	for i := range answers {
-		id, err := d.db.StartReplay(ctx, answers[i].ReplayPlan)
+		started, err := d.db.StartReplay(ctx, answers[i].ReplayPlan)
 		if err != nil {
 			return err
 		}
-		answers[i].Replay = &outbox.ReplayInfo{ID: id, EndpointID: answers[i].EndpointID, State: "pending"}
+		answers[i].Replay = &started
 	}
 	return nil
 }
@@ -211,9 +219,10 @@ func replayProgress(answers []replayAnswer) (text string, ended bool, err error)
 	return text, ended, errors.Join(refused...)
 }
 
-func (d *desk) answerReplay(answers []replayAnswer) error {
+// answerReplay answers a program; people have read it all.
+func (d *desk) answerReplay(answers, refused []replayAnswer) error {
 	if d.out.asJSON {
-		return d.out.json(answers)
+		return d.out.json(emptyList(slices.Concat(answers, refused)))
 	}
 	return nil
 }

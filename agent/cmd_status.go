@@ -24,6 +24,7 @@ within bounds, so it is quick at any size of the delivery log.`,
 			if err != nil {
 				return err
 			}
+			hideURLs(overview.NotSending)
 			if d.out.asJSON {
 				return d.out.json(overview)
 			}

@@ -77,9 +77,6 @@ func (d *DeliveryConfig) check(p *problemList) {
 	if len(d.Retries) > 20 {
 		p.add("delivery.retries", "has %d waits, must have at most 20", len(d.Retries))
 	}
-	for i, wait := range d.Retries {
-		within(p, fmt.Sprintf("delivery.retries[%d]", i+1), wait, time.Second, 7*day)
-	}
 	within(p, "delivery.disable_after", d.DisableAfter, 1, 10_000)
 	within(p, "delivery.concurrency", d.Concurrency, 1, 10_000)
 	within(p, "delivery.endpoint_concurrency", d.EndpointConcurrency, 1, 1_000)

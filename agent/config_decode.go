@@ -131,7 +131,7 @@ func (d *decoder) set(target, v any) (err error) {
 	case *time.Duration:
 		err = parseText(target, v, `a duration in quotes, such as "15s"`, parseDuration)
 	case *[]time.Duration:
-		err = parseList(target, v, `a list of durations in quotes, such as ["5s", "2m"]`, parseDuration)
+		err = parseList(target, v, `a list of durations in quotes, such as ["5s", "2m"]`, parseWait)
 	case *ByteSize:
 		err = parseText(target, v, `a size in quotes, such as "64MiB"`, parseByteSize)
 	case *slog.Level:

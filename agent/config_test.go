@@ -163,13 +163,15 @@ func TestLoadConfig_ExplainsEachProblem(t *testing.T) {
 		}
 	}
 	for text, want := range map[string]string{
-		"delivery = 3":                                   `line 1: delivery: must be a table, written [delivery]`,
-		"endpoint = 3":                                   `line 1: endpoint: must be a list of tables, each written [[endpoint]]`,
-		"[delivry]\ntimeout = '1s'":                      `line 1: delivry: unknown key; did you mean delivery?`,
-		"[outbox]\ntimeout = '1s'":                       `line 2: outbox.timeout: unknown key; did you mean delivery.timeout?`,
-		"[delivery]\ntimeout = 'soon'":                   `line 2: delivery.timeout: "soon" is not a duration like 15s, 2m, 24h or 30d`,
-		"[delivery]\ntimeout = '61s'":                    `delivery.timeout: is 1m1s, must be between 1s and 1m`,
-		"[delivery]\nretries = ['1s', '500ms']":          `delivery.retries[2]: is 500ms, must be between 1s and 7d`,
+		"delivery = 3":                          `line 1: delivery: must be a table, written [delivery]`,
+		"endpoint = 3":                          `line 1: endpoint: must be a list of tables, each written [[endpoint]]`,
+		"[delivry]\ntimeout = '1s'":             `line 1: delivry: unknown key; did you mean delivery?`,
+		"[outbox]\ntimeout = '1s'":              `line 2: outbox.timeout: unknown key; did you mean delivery.timeout?`,
+		"[delivery]\ntimeout = 'soon'":          `line 2: delivery.timeout: "soon" is not a duration like 15s, 2m, 24h or 30d`,
+		"[delivery]\ntimeout = '61s'":           `delivery.timeout: is 1m1s, must be between 1s and 1m`,
+		"[delivery]\nretries = ['1s', '500ms']": `line 2: delivery.retries: "500ms" must be between 1s and 7d`,
+		"[delivery]\nretries = ['5s', 'bogus', '-2s']": `line 2: delivery.retries: "bogus" is not a duration like 15s, 2m, 24h or 30d
+line 2: delivery.retries: "-2s" must be between 1s and 7d`,
 		"[delivery]\nretries = [5]":                      `line 2: delivery.retries: must be a list of durations in quotes, such as ["5s", "2m"]`,
 		"[delivery]\nretries = ['x', 'y']":               `line 2: delivery.retries: "x" is not a duration like 15s, 2m, 24h or 30d`,
 		"[delivery]\ndisable_after = '100'":              `line 2: delivery.disable_after: must be a whole number`,
@@ -196,7 +198,7 @@ func TestLoadConfig_ExplainsEachProblem(t *testing.T) {
 		"[admin]\ntoken = 'file:" + empty + "'":          `line 2: admin.token: file ` + empty + ` is empty`,
 		"[log]\nlevel = 'loud'":                          `line 2: log.level: "loud" is not one of debug, info, warn, error`,
 		"[log]\nlevel = 'info'\nlevel = 'warn'":          `line 3 is not valid TOML (last key log.level): Key (hidden) has already been defined`,
-		"[[endpoint]]\nurl = 'https://a.example/'\nevents = ['lead.']\nsecret = 's'\n[[endpoint]]\nvenue = 'v'\nurl = 'https://a.example/'\nevents = ['*']\nsecret = 's'\n" +
+		"[[endpoint]]\nurl = 'https://a.example/'\nevents = ['lead.*']\nsecret = 's'\n[[endpoint]]\nvenue = 'v'\nurl = 'https://a.example/'\nevents = ['*']\nsecret = 's'\n" +
 			"[[endpoint]]\nvenue = 'v'\nurl = 'https://a.example/'\nevents = ['*']\nsecret = 's'": `endpoint[1].venue: is missing
 endpoint[3]: has the venue and the url of endpoint[2]; keep one of them`,
 	} {

@@ -43,6 +43,16 @@ func parseDuration(text string) (time.Duration, error) {
 	return d + part, nil
 }
 
+// parseWait reads a wait between two attempts. It sees to the bounds itself, so that a list names all of its faults at once.
+func parseWait(text string) (time.Duration, error) {
+	const least, most = time.Second, 7 * day
+	wait, err := parseDuration(text)
+	if err == nil && (wait < least || wait > most) {
+		err = fmt.Errorf("%s must be between %s and %s", quoted(text), formatDuration(least), formatDuration(most))
+	}
+	return wait, err
+}
+
 // ByteSize is an amount of memory in bytes.
 type ByteSize int64
 

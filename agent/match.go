@@ -28,7 +28,7 @@ func parsePatterns(events []string) (p patterns, err error) {
 		switch {
 		case e == "*":
 			p.all = true
-		case e == "" || strings.ContainsAny(prefix, "* \t\r\n") || below && (len(prefix) < 2 || !strings.HasSuffix(prefix, ".")):
+		case e == "" || strings.ContainsAny(prefix, "* \t\r\n") || strings.HasSuffix(e, ".") || below && (len(prefix) < 2 || !strings.HasSuffix(prefix, ".")):
 			err = fmt.Errorf("events has %q, which is no event type; use types such as lead.created, lead.* or *", e)
 		case below:
 			p.prefixes = append(p.prefixes, prefix)

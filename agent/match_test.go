@@ -69,7 +69,7 @@ func TestMatch_FindsAnEndpointOnceByTypePrefixOrAll(t *testing.T) {
 }
 
 func TestParsePatterns_NamesWhatIsWrongAndKeepsWhatIsRight(t *testing.T) {
-	for _, wrong := range []string{"", "lead*", "*.x", "a b", "**", ".*", "lead.*.x", "lead.**", "lead. *", "\tlead", "lead\n", "l*ad"} {
+	for _, wrong := range []string{"", "lead*", "*.x", "a b", "**", ".*", "lead.*.x", "lead.**", "lead. *", "\tlead", "lead\n", "l*ad", "lead.", "."} {
 		p, err := parsePatterns([]string{"payment.*", wrong, "lead.created"})
 		if err == nil || !strings.Contains(err.Error(), fmt.Sprintf("events has %q", wrong)) {
 			t.Errorf("%q: error %v does not name it", wrong, err)

@@ -74,8 +74,9 @@ type column struct {
 }
 
 const (
-	columnGap  = 2
-	leastWidth = 8 // a column is not cut below this
+	columnGap    = 2
+	wantedWidth  = 8 // a column is cut below this only when no other is above it
+	minimalWidth = 2 // a column is not cut below this
 )
 
 // table writes rows under their heads, cut to the width of the terminal.
@@ -107,7 +108,7 @@ func (p *printer) table(columns []column, rows [][]string) {
 }
 
 // columnWidths returns the width of each column in characters: that of its widest cell, less what does not fit, taken from the
-// widest flexible column first and then from the widest of the others.
+// widest flexible column first, then from the widest of the others, and at last from what is narrow already.
 func (p *printer) columnWidths(columns []column, lines [][]string) []int {
 	widths := make([]int, len(columns))
 	total := columnGap * (len(columns) - 1)
@@ -117,24 +118,27 @@ func (p *printer) columnWidths(columns []column, lines [][]string) []int {
 		}
 		total += widths[i]
 	}
-	for ; p.width > 0 && total > p.width; total-- {
-		widest := widestColumn(columns, widths, true)
-		if widest < 0 {
-			widest = widestColumn(columns, widths, false)
+	for _, step := range []struct {
+		flexible bool
+		least    int
+	}{{true, wantedWidth}, {false, wantedWidth}, {true, minimalWidth}, {false, minimalWidth}} {
+		for p.width > 0 && total > p.width {
+			widest := widestColumn(columns, widths, step.flexible, step.least)
+			if widest < 0 {
+				break
+			}
+			widths[widest]--
+			total--
 		}
-		if widest < 0 {
-			break
-		}
-		widths[widest]--
 	}
 	return widths
 }
 
-// widestColumn returns the widest column of one kind that can still be cut, or -1.
-func widestColumn(columns []column, widths []int, flexible bool) int {
+// widestColumn returns the widest column of one kind that is wider than least, or -1.
+func widestColumn(columns []column, widths []int, flexible bool, least int) int {
 	widest := -1
 	for i, c := range columns {
-		if c.flexible == flexible && widths[i] > leastWidth && (widest < 0 || widths[i] > widths[widest]) {
+		if c.flexible == flexible && widths[i] > least && (widest < 0 || widths[i] > widths[widest]) {
 			widest = i
 		}
 	}

@@ -9,6 +9,8 @@ import (
 	"unicode/utf8"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/quintago/webhook-agent/outbox"
 )
 
 // hostile holds what must not reach a terminal: a colour sequence, a C1 control, a mark that turns text around, a new line.
@@ -44,6 +46,19 @@ func TestTable_FitsTheTerminalWithoutCuttingIDs(t *testing.T) {
 	}
 	if whole := print(0); !strings.Contains(whole, rows[0][1]) {
 		t.Errorf("cut although it goes to no terminal:\n%s", whole)
+	}
+}
+
+func TestTable_FitsANarrowTerminalWithManyColumns(t *testing.T) {
+	var out bytes.Buffer
+	p := newPrinter(&out, false)
+	p.width = 60
+	printDeliveries(p, []outbox.DeliveryInfo{{EventID: "evt_01K5M2000000000000000000000", EndpointID: "ep_01K5M2000000000000000000000",
+		Type: "lead.stage_changed", Status: outbox.Succeeded, Created: new(time.Time), LastError: "none"}}, time.Time{})
+	for line := range strings.Lines(out.String()) {
+		if n := utf8.RuneCountInString(strings.TrimSuffix(line, "\n")); n > 60 {
+			t.Errorf("a line of %d characters: %s", n, line)
+		}
 	}
 }
 

@@ -9,7 +9,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/sethvargo/go-retry"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/quintago/webhook-agent/outbox"
@@ -90,12 +89,12 @@ func Run(ctx context.Context, cfg *Config, log *slog.Logger) error {
 func (a *agent) lead(ctx context.Context) error {
 	led := false
 	told := ""
-	backoff := newBackoff()
+	backoff := outbox.NewBackoff()
 	for {
 		s := newSession(a)
 		err := s.run(ctx)
 		if s.led {
-			led, told, backoff = true, "", newBackoff()
+			led, told, backoff = true, "", outbox.NewBackoff()
 		}
 		if ctx.Err() != nil {
 			if s.led && err != nil {
@@ -119,12 +118,6 @@ func (a *agent) lead(ctx context.Context) error {
 			return nil
 		}
 	}
-}
-
-// newBackoff is the schedule of reconnecting: exponential from a tenth of a second, with jitter, at most five
-// seconds. The cap stands outside the jitter, which could exceed it otherwise.
-func newBackoff() retry.Backoff {
-	return retry.WithCappedDuration(5*time.Second, retry.WithJitterPercent(20, retry.NewExponential(100*time.Millisecond)))
 }
 
 // sleep waits, and returns false when ctx ended first.

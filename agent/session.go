@@ -106,7 +106,7 @@ func (s *session) acquire(ctx context.Context) error {
 // longer the same.
 func (s *session) stream(take, hold context.Context, batches chan<- *outbox.Batch) error {
 	system := s.tailer.System
-	backoff := newBackoff()
+	backoff := outbox.NewBackoff()
 	for {
 		began := time.Now()
 		err := s.tailer.Run(take, hold, batches)
@@ -120,7 +120,7 @@ func (s *session) stream(take, hold context.Context, batches chan<- *outbox.Batc
 		s.broken.Store(true)
 		s.log.Warn("the stream broke; reconnecting", "error", err)
 		if time.Since(began) > soundConnection {
-			backoff = newBackoff()
+			backoff = outbox.NewBackoff()
 		}
 		for told := err.Error(); ; {
 			wait, _ := backoff.Next()
@@ -271,7 +271,7 @@ func (s *session) routeAll(take, alive context.Context, r *router, batches <-cha
 		case <-take.Done():
 			return nil
 		}
-		backoff := newBackoff()
+		backoff := outbox.NewBackoff()
 		for told := false; ; {
 			recorded, err := r.recorded(alive, b)
 			if err == nil {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -204,6 +205,21 @@ func (db *DB) checkCapacity(ctx context.Context, tx pgx.Tx) (found []Finding, er
 const selectSchema = `
 select exists (select from pg_tables where schemaname || '.' || tablename = '` + versionTable + `')`
 
+// selectReadable tells whether all of some tables exist and may be read.
+const selectReadable = `
+select count(*) = cardinality($1::text[])
+from unnest($1::text[]) tab
+join pg_namespace n on n.nspname = split_part(tab, '.', 1)
+join pg_class c on c.relnamespace = n.oid and c.relname = split_part(tab, '.', 2)
+where has_schema_privilege(n.oid, 'USAGE') and has_table_privilege(c.oid, 'SELECT')`
+
+// readable goes before a query of the agent's tables, whose error would end the transaction. What is not readable is a finding of
+// checkSchema or checkPrivileges.
+func readable(ctx context.Context, tx pgx.Tx, tables ...string) (ok bool, err error) {
+	err = tx.QueryRow(ctx, selectReadable, tables).Scan(&ok)
+	return ok, err
+}
+
 func (db *DB) checkSchema(ctx context.Context, tx pgx.Tx) ([]Finding, error) {
 	var exists bool
 	if err := tx.QueryRow(ctx, selectSchema).Scan(&exists); err != nil {
@@ -213,8 +229,15 @@ func (db *DB) checkSchema(ctx context.Context, tx pgx.Tx) ([]Finding, error) {
 	if !exists {
 		return []Finding{failure(thing, remedy, "it is missing in this database")}, nil
 	}
+	if ok, err := readable(ctx, tx, versionTable); err != nil || !ok {
+		return nil, err
+	}
 	var version int
 	if err := tx.QueryRow(ctx, selectSchemaVersion).Scan(&version); err != nil {
+		return nil, err
+	}
+	missing, err := missingTables(ctx, tx, schemaTables())
+	if err != nil {
 		return nil, err
 	}
 	switch want := SchemaVersion(); {
@@ -222,9 +245,40 @@ func (db *DB) checkSchema(ctx context.Context, tx pgx.Tx) ([]Finding, error) {
 		return []Finding{failure(thing, remedy, "it has version %d, this binary needs %d", version, want)}, nil
 	case version > want:
 		return []Finding{AsFinding(schemaNewer(version))}, nil
+	case len(missing) > 0:
+		return []Finding{failure(thing, "make them again: webhook-agent migrate --print shows how",
+			"it has version %d but lacks %s", version, strings.Join(missing, ", "))}, nil
 	default:
 		return []Finding{fine(thing, "version %d", version)}, nil
 	}
+}
+
+// ExplainMigration words the error of Migrate for a role that PostgreSQL refused: that the schema is newer than the binary where the
+// role can see it, since no privilege helps then, and else who may migrate. Any other error is returned as it is.
+func ExplainMigration(ctx context.Context, cfg Config, err error) error {
+	refused, isProblem := errors.AsType[*Problem](err)
+	if !isProblem || SQLState(err) != codeNoPrivilege {
+		return err
+	}
+	db, openErr := Open(ctx, cfg)
+	if openErr != nil {
+		return err
+	}
+	defer db.Close()
+	version := 0
+	lookErr := db.look(ctx, "read "+versionTable, func(tx pgx.Tx) error {
+		if ok, err := readable(ctx, tx, versionTable); err != nil || !ok {
+			return err
+		}
+		return tx.QueryRow(ctx, selectSchemaVersion).Scan(&version)
+	})
+	switch {
+	case lookErr != nil:
+		return err
+	case version > SchemaVersion():
+		return schemaNewer(version)
+	}
+	return &Problem{Thing: refused.Thing, Reason: refused.Reason, Remedy: "run migrate as the owner of the database", Fatal: true, Err: err}
 }
 
 const selectClock = `select clock_timestamp()`
@@ -256,15 +310,15 @@ order by e.id limit $1`
 
 // checkEndpoints names the endpoints that the agent could not use when it last saw them.
 func (db *DB) checkEndpoints(ctx context.Context, tx pgx.Tx) ([]Finding, error) {
+	if ok, err := readable(ctx, tx, "webhooks.endpoints", "webhooks.endpoint_health"); err != nil || !ok {
+		return nil, err
+	}
 	found, err := queryRows(ctx, tx, selectUnusable, func(row pgx.CollectableRow) (Finding, error) {
 		var id, venue, why string
 		err := row.Scan(&id, &venue, &why)
 		return warning("endpoint "+id, "correct its row in webhooks.endpoints, or disable it", "venue %s: %s", venue, why), err
 	}, overviewEndpoints)
-	switch code := SQLState(err); {
-	case code == codeNoTable || code == codeNoSchema || code == codeNoPrivilege:
-		return nil, nil // the checks of the schema and of the privileges have said so
-	case err == nil && len(found) == 0:
+	if err == nil && len(found) == 0 {
 		return []Finding{fine("endpoints", "none is unusable")}, nil
 	}
 	return found, err

@@ -22,6 +22,24 @@ var tablePrivileges = []struct{ table, privileges string }{
 	{"webhooks.event_types", "SELECT"},
 }
 
+// schemaTables returns the tables that the agent uses.
+func schemaTables() (tables []string) {
+	for _, need := range tablePrivileges {
+		tables = append(tables, need.table)
+	}
+	return tables
+}
+
+const selectMissing = `
+select tab from unnest($1::text[]) with ordinality as need(tab, place)
+where not exists (select from pg_class c join pg_namespace n on n.oid = c.relnamespace where n.nspname || '.' || c.relname = tab)
+order by place`
+
+// missingTables returns those of some tables that do not exist.
+func missingTables(ctx context.Context, tx pgx.Tx, tables []string) ([]string, error) {
+	return queryRows(ctx, tx, selectMissing, pgx.RowTo[string], tables)
+}
+
 const selectLackingUsage = `
 select 'USAGE ON SCHEMA ' || quote_ident(nspname) from pg_namespace
 where nspname = any($1) and not has_schema_privilege(oid, 'USAGE') order by nspname`
@@ -58,6 +76,13 @@ func (db *DB) checkPrivileges(ctx context.Context, tx pgx.Tx) ([]Finding, error)
 		return nil, err
 	}
 	lacking = append(lacking, onTables...)
+	missing, err := missingTables(ctx, tx, tables)
+	if err != nil {
+		return nil, err
+	}
+	if len(lacking) == 0 && len(missing) > 0 {
+		return nil, nil // the checks of the schema and the outbox say what is missing; nobody knows yet who may use it
+	}
 	if len(lacking) == 0 {
 		return []Finding{fine("privileges", "role %s has all it needs", role)}, nil
 	}

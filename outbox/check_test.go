@@ -123,6 +123,10 @@ func TestCheck_NamesEachFaultWithItsRemedy(t *testing.T) {
 			sql:  []string{`revoke usage on schema webhooks from current_user`},
 			want: []string{"lacks USAGE ON SCHEMA webhooks | GRANT USAGE ON SCHEMA webhooks TO"},
 		}, {
+			name: "table missing",
+			sql:  []string{`drop table webhooks.attempts, webhooks.endpoint_health`},
+			want: []string{"fail schema webhooks: it has version", "but lacks webhooks.attempts, webhooks.endpoint_health | make them again: webhook-agent migrate --print shows how"},
+		}, {
 			name: "slot of another plugin",
 			sql:  []string{`select pg_create_logical_replication_slot(current_database() || '_slot', 'test_decoding')`},
 			want: []string{"_slot: it belongs to something else (database", "plugin test_decoding) | choose another outbox.slot"},
@@ -154,6 +158,9 @@ func TestCheck_NamesEachFaultWithItsRemedy(t *testing.T) {
 			}
 			defer db.Close()
 			said := strings.Join(notOK(db.Check(t.Context())), "\n")
+			if strings.Contains(said, " database: ") {
+				t.Errorf("a look failed:\n%s", said)
+			}
 			for _, want := range test.want {
 				if !strings.Contains(said, want) {
 					t.Errorf("no finding says %q; findings:\n%s", want, said)
@@ -184,7 +191,16 @@ func TestCheck_SeesARoleWithoutReplicationAndAMissingSchema(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer db.Close()
-	said := strings.Join(notOK(db.Check(t.Context())), "\n")
+	findings := db.Check(t.Context())
+	said := strings.Join(notOK(findings), "\n")
+	if strings.Contains(said, " database: ") {
+		t.Errorf("a look failed:\n%s", said)
+	}
+	for _, f := range findings {
+		if f.Thing == "privileges" && f.Level == LevelOK {
+			t.Errorf("the privileges on tables that do not exist are said to be fine: %s", f.Reason)
+		}
+	}
 	for _, want := range []string{
 		"fail role " + role + ": it may not open a replication connection | ALTER ROLE",
 		"fail schema webhooks: it is missing in this database | run webhook-agent migrate",
@@ -194,6 +210,23 @@ func TestCheck_SeesARoleWithoutReplicationAndAMissingSchema(t *testing.T) {
 			t.Errorf("no finding says %q; findings:\n%s", want, said)
 		}
 	}
+}
+
+// plainRole makes a role without privileges on a test's database and returns its connection URL.
+func plainRole(t *testing.T, env *testenv.DB) string {
+	t.Helper()
+	role := env.Name + "_plain"
+	must(t, testenv.ExecSQL(t.Context(), env.SuperuserURL, `create role `+role+` login replication password 'plain'`))
+	return strings.Replace(env.URL, urlUser(env.URL), role+":plain", 1)
+}
+
+func TestPreflight_NamesTheGrantForARoleThatMayNotUseTheSchema(t *testing.T) {
+	env := testenv.NewDB(t)
+	db, err := Open(t.Context(), testConfig(plainRole(t, env), env.Slot))
+	must(t, err)
+	defer db.Close()
+	_, err = db.Preflight(t.Context())
+	wantProblem(t, err, "privileges: role", "lacks USAGE ON SCHEMA webhooks; GRANT USAGE ON SCHEMA webhooks TO")
 }
 
 // urlUser returns the user and the password of a connection URL.

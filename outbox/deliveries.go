@@ -25,7 +25,7 @@ type DeliveryInfo struct {
 	LastError     string     `json:"last_error"`
 	LastLatencyMS *int       `json:"last_latency_ms"`
 	ReplayID      string     `json:"replay_id"`
-	Created       time.Time  `json:"created"` // the event's
+	Created       *time.Time `json:"created"` // the event's; nil when it cannot be shown (moment)
 	Finished      *time.Time `json:"finished"`
 	Cursor        string     `json:"cursor"` // for DeliveryFilter.Before
 }
@@ -57,15 +57,16 @@ type DeliveryFilter struct {
 	Limit             int
 }
 
-// cursor is the place of a delivery in the list: the columns of its order.
+// cursor is the place of a delivery in the list: the columns of its order. Created is what PostgreSQL wrote, since
+// it may be infinity.
 type cursor struct {
-	Created    time.Time
+	Created    string
 	EventID    string
 	EndpointID string
 }
 
 func (c cursor) String() string {
-	text, _ := json.Marshal(c) // a struct of texts and a time of our century always encodes
+	text, _ := json.Marshal(c) // texts always encode
 	return base64.RawURLEncoding.EncodeToString(text)
 }
 
@@ -74,14 +75,14 @@ func parseCursor(s string) (c *cursor, err error) {
 	if err == nil {
 		err = json.Unmarshal(text, &c)
 	}
-	if err != nil || c == nil {
+	if err != nil || c == nil || c.Created == "" {
 		return nil, &Problem{Thing: "the cursor", Reason: "it is not one of a delivery list", Remedy: "copy it from the end of the page before"}
 	}
 	return c, nil
 }
 
 const deliveryColumns = `event_id, endpoint_id, venue, type, status, attempts, next_attempt_at, last_code, coalesce(last_class, ''),
-       coalesce(last_error, ''), last_latency_ms, coalesce(replay_id, ''), created, finished`
+       coalesce(last_error, ''), last_latency_ms, coalesce(replay_id, ''), created, created::text as place, finished`
 
 // selectDeliveries is planned for its parameters each time, since a command runs it once: conditions without a value vanish, and
 // the index on (created) or (endpoint_id, created) gives the order.
@@ -94,15 +95,19 @@ where ($1 = '' or endpoint_id = $1)
   and ($4 = '' or type = $4 or (right($4, 2) = '.*' and starts_with(type, left($4, -1))))
   and ($5::timestamptz is null or created >= $5)
   and ($6::timestamptz is null or created < $6)
-  and ($7::timestamptz is null or (created, event_id, endpoint_id) < ($7, $8, $9))
+  and ($7::text is null or (created, event_id, endpoint_id) < ($7::text::timestamptz, $8, $9))
 order by created desc, event_id desc, endpoint_id desc
 limit $10`
 
-// Deliveries lists the delivery log, newest event first.
+// endpointKnown looks into the log as well, which outlives an endpoint.
+const endpointKnown = `
+select exists (select from webhooks.endpoints where id = $1) or exists (select from webhooks.deliveries where endpoint_id = $1)`
+
+// Deliveries lists the delivery log, newest event first. An endpoint that neither exists nor stands in the log is a Problem.
 func (db *DB) Deliveries(ctx context.Context, f DeliveryFilter) (deliveries []DeliveryInfo, err error) {
 	var (
 		before = &cursor{}
-		at     *time.Time
+		at     *string
 	)
 	if f.Before != "" {
 		if before, err = parseCursor(f.Before); err != nil {
@@ -113,15 +118,27 @@ func (db *DB) Deliveries(ctx context.Context, f DeliveryFilter) (deliveries []De
 	err = db.look(ctx, "list deliveries", func(tx pgx.Tx) error {
 		deliveries, err = queryRows(ctx, tx, selectDeliveries, scanDeliveryInfo, f.EndpointID, f.Venue, texts(f.Statuses), f.Type,
 			f.Since, f.Until, at, before.EventID, before.EndpointID, f.Limit)
-		return err
+		if err != nil || len(deliveries) > 0 || f.EndpointID == "" {
+			return err
+		}
+		var known bool
+		if err := tx.QueryRow(ctx, endpointKnown, f.EndpointID).Scan(&known); err != nil {
+			return err
+		}
+		if !known {
+			return noEndpoint(f.EndpointID)
+		}
+		return nil
 	})
 	return deliveries, err
 }
 
 func scanDeliveryInfo(row pgx.CollectableRow) (d DeliveryInfo, err error) {
-	err = row.Scan(&d.EventID, &d.EndpointID, &d.Venue, &d.Type, &d.Status, &d.Attempts, &d.NextAttemptAt, &d.LastCode, &d.LastClass,
-		&d.LastError, &d.LastLatencyMS, &d.ReplayID, &d.Created, &d.Finished)
-	d.Cursor = cursor{d.Created, d.EventID, d.EndpointID}.String()
+	var place cursor
+	err = row.Scan(&d.EventID, &d.EndpointID, &d.Venue, &d.Type, &d.Status, &d.Attempts, moment{&d.NextAttemptAt}, &d.LastCode, &d.LastClass,
+		&d.LastError, &d.LastLatencyMS, &d.ReplayID, moment{&d.Created}, &place.Created, moment{&d.Finished})
+	place.EventID, place.EndpointID = d.EventID, d.EndpointID
+	d.Cursor = place.String()
 	return d, err
 }
 

@@ -3,6 +3,7 @@ package outbox
 import (
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -100,6 +101,45 @@ func TestDeliveries_PagesMeetWithoutGapOrOverlap(t *testing.T) {
 	}
 }
 
+func TestDeliveries_WithoutAFiniteTimePageAsTheOthers(t *testing.T) {
+	db, env := openDB(t)
+	for i, created := range []string{"-infinity", "2026-01-31 09:00+00", "20000-01-01 00:00+00", "infinity", "infinity"} {
+		env.Exec(t, `insert into webhooks.deliveries (event_id, endpoint_id, venue, type, status, created, next_attempt_at, finished)
+		    values ('evt_' || $1::int, 'ep_1', 'venue_a', 'lead.created', 'pending', $2::text::timestamptz, 'infinity', '-infinity')`, i, created)
+	}
+	var got []string
+	filter := DeliveryFilter{Limit: 1}
+	for range 5 {
+		page, err := db.Deliveries(t.Context(), filter)
+		if err != nil || len(page) != 1 {
+			t.Fatalf("after %v: %d deliveries, %v", got, len(page), err)
+		}
+		if d := page[0]; d.NextAttemptAt != nil || d.Finished != nil || (d.Created != nil) != (d.EventID == "evt_1") {
+			t.Errorf("%+v", d)
+		}
+		got, filter.Before = append(got, keys(page)...), page[0].Cursor
+	}
+	if want := []string{"evt_4/ep_1", "evt_3/ep_1", "evt_2/ep_1", "evt_1/ep_1", "evt_0/ep_1"}; !slices.Equal(got, want) {
+		t.Errorf("the pages hold %v, want %v", got, want)
+	}
+	if _, err := db.Overview(t.Context()); err != nil {
+		t.Errorf("the overview: %v", err)
+	}
+}
+
+func TestDeliveries_NameAnEndpointThatIsNotKnown(t *testing.T) {
+	db, env := openDB(t)
+	addEndpoint(t, env, "ep_1", "venue_a", "*")
+	addDelivery(t, env, "evt_1", "ep_removed", "venue_a", "lead.created", Succeeded, 50)
+	for _, known := range []string{"ep_1", "ep_removed"} {
+		if found, err := db.Deliveries(t.Context(), DeliveryFilter{EndpointID: known, Statuses: []Status{Failed}, Limit: 1}); err != nil || len(found) > 0 {
+			t.Errorf("%s: %v, %v", known, found, err)
+		}
+	}
+	_, err := db.Deliveries(t.Context(), DeliveryFilter{EndpointID: "nope", Limit: 1})
+	wantProblem(t, err, `endpoint "nope": there is none with this id`)
+}
+
 func TestEventDeliveries_ShowAttemptsInOrder(t *testing.T) {
 	db, env := openDB(t)
 	addDelivery(t, env, "evt_1", "ep_1", "venue_a", "lead.created", Failed, 5)
@@ -195,6 +235,40 @@ func TestPlanReplay_RefusesDisabledAndUnknownEndpoints(t *testing.T) {
 	wantProblem(t, err, `endpoint "ep_x"`, "there is none with this id")
 }
 
+func TestPlanReplay_LeavesOutOnlyTheEndpointsThatCannotBeSentTo(t *testing.T) {
+	db, env := openDB(t)
+	for _, id := range []string{"ep_1", "ep_2", "ep_3"} {
+		addEndpoint(t, env, id, "venue_a", "*")
+	}
+	for _, id := range []string{"ep_0", "ep_1", "ep_2", "ep_3"} { // ep_0 was removed
+		addDelivery(t, env, "evt_1", id, "venue_a", "lead.created", Failed, 1)
+	}
+	env.Exec(t, `update webhooks.endpoints set disabled_at = now() where id = 'ep_1'`)
+	env.Exec(t, `insert into webhooks.endpoint_health (endpoint_id, generation, consecutive_failures, unusable) values ('ep_2', 1, 0, 'the URL is bad')`)
+	request := ReplayRequest{EventIDs: []string{"evt_1"}, Statuses: []Status{Failed}}
+	plans, err := db.PlanReplay(t.Context(), request)
+	must(t, err)
+	refused := map[string]string{}
+	for _, plan := range plans {
+		refused[plan.EndpointID] = plan.Refused
+	}
+	want := map[string]string{
+		"ep_0": `endpoint "ep_0": there is none with this id; webhook-agent endpoints list shows them`,
+		"ep_1": `endpoint "ep_1": it is disabled, so nothing is sent to it; run webhook-agent endpoints enable ep_1, then replay`,
+		"ep_2": `endpoint "ep_2": it is unusable, so nothing is sent to it: the URL is bad; correct its row in webhooks.endpoints, then replay`,
+		"ep_3": "",
+	}
+	if diff := cmp.Diff(want, refused); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+	env.Exec(t, `delete from webhooks.endpoints where id = 'ep_3'`)
+	_, err = db.PlanReplay(t.Context(), request)
+	wantProblem(t, err, "ep_0")
+	if n := strings.Count(err.Error(), "\n"); n != 3 {
+		t.Errorf("four refusals in %d lines: %v", n+1, err)
+	}
+}
+
 func TestStartReplay_WritesWhatTheAgentReads(t *testing.T) {
 	db, env := openDB(t)
 	since, until := time.Now().Add(-time.Hour).Truncate(time.Microsecond), time.Now().Truncate(time.Microsecond)
@@ -207,23 +281,23 @@ func TestStartReplay_WritesWhatTheAgentReads(t *testing.T) {
 		t.Fatal(err)
 	}
 	read := `select concat_ws(' ', endpoint_id, coalesce(event_ids::text, '-'), statuses, state, since = $2, until = $3) from webhooks.replays where id = $1`
-	if got, want := testenv.QueryOne[string](t, env, read, ranged, since, until), "ep_1 - {missed} pending t t"; got != want {
+	if got, want := testenv.QueryOne[string](t, env, read, ranged.ID, since, until), "ep_1 - {missed} pending t t"; got != want {
 		t.Errorf("range: %s, want %s", got, want)
 	}
-	if got, want := testenv.QueryOne[string](t, env, read, single, since, until), "ep_2 {evt_1,evt_2} {failed,succeeded} pending"; got != want {
+	if got, want := testenv.QueryOne[string](t, env, read, single.ID, since, until), "ep_2 {evt_1,evt_2} {failed,succeeded} pending"; got != want {
 		t.Errorf("single events: %s, want %s", got, want)
 	}
-	env.Exec(t, `update webhooks.replays set state = 'running', total = 7, done = 3 where id = $1`, ranged)
-	env.Exec(t, `update webhooks.replays set state = 'failed', error = 'the endpoint is disabled', finished = now() where id = $1`, single)
-	replays, err := db.Replays(t.Context(), []string{single, ranged})
+	env.Exec(t, `update webhooks.replays set state = 'running', total = 7, done = 3 where id = $1`, ranged.ID)
+	env.Exec(t, `update webhooks.replays set state = 'failed', error = 'the endpoint is disabled', finished = now() where id = $1`, single.ID)
+	replays, err := db.Replays(t.Context(), []string{single.ID, ranged.ID})
 	if err != nil || len(replays) != 2 {
 		t.Fatalf("%v, %v", replays, err)
 	}
 	slices.SortFunc(replays, func(a, b ReplayInfo) int { return int(a.Total - b.Total) })
-	if r := replays[0]; r.ID != single || r.State != "failed" || r.Error != "the endpoint is disabled" || !r.Ended() {
+	if r := replays[0]; r.ID != single.ID || r.State != "failed" || r.Error != "the endpoint is disabled" || !r.Ended() {
 		t.Errorf("the refused replay: %+v", r)
 	}
-	if r := replays[1]; r.ID != ranged || r.State != "running" || r.Total != 7 || r.Done != 3 || r.Ended() {
+	if r := replays[1]; r.ID != ranged.ID || r.State != "running" || r.Total != 7 || r.Done != 3 || r.Ended() {
 		t.Errorf("the running replay: %+v", r)
 	}
 }

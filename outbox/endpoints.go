@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgtype"
 
 	"github.com/quintago/webhook-agent/secret"
 )
@@ -35,7 +36,21 @@ func (db *DB) look(ctx context.Context, operation string, do func(tx pgx.Tx) err
 	return db.cfg.explain(operation, err)
 }
 
-// EndpointInfo is an endpoint as people see it: with its state, without its secrets. Times are nil where nothing happened.
+// moment scans a timestamptz for people, into a time that may be nil. The app may write infinity, or a year that JSON cannot hold: one
+// such row must not hide the others, so it shows no time.
+type moment struct{ to **time.Time }
+
+// ScanTimestamptz implements pgtype.TimestamptzScanner.
+func (m moment) ScanTimestamptz(v pgtype.Timestamptz) error {
+	*m.to = nil
+	if year := v.Time.UTC().Year(); v.Valid && v.InfinityModifier == pgtype.Finite && year >= 1 && year <= 9999 {
+		*m.to = &v.Time
+	}
+	return nil
+}
+
+// EndpointInfo is an endpoint as people see it: with its state, without its secrets. Times are nil where nothing happened, and where
+// the row holds none that can be shown (moment).
 type EndpointInfo struct {
 	ID          string   `json:"id"`
 	Venue       string   `json:"venue"`
@@ -56,8 +71,8 @@ type EndpointInfo struct {
 	LastError           string     `json:"last_error"`
 	// PreviousSecretUntil is when the former secret stops signing; nil when there is none.
 	PreviousSecretUntil *time.Time `json:"previous_secret_until"`
-	Created             time.Time  `json:"created"`
-	Updated             time.Time  `json:"updated"`
+	Created             *time.Time `json:"created"`
+	Updated             *time.Time `json:"updated"`
 }
 
 // States of an endpoint (EndpointInfo.State).
@@ -122,13 +137,14 @@ func (db *DB) Endpoint(ctx context.Context, id string) (EndpointInfo, error) {
 
 func scanEndpointInfo(row pgx.CollectableRow) (e EndpointInfo, err error) {
 	var events string
-	err = row.Scan(&e.ID, &e.Venue, &e.URL, &events, &e.Description, &e.State, &e.DisabledAt, &e.DisabledReason, &e.Unusable, &e.ManagedBy,
-		&e.ConsecutiveFailures, &e.FirstFailureAt, &e.LastFailureAt, &e.LastSuccessAt, &e.LastError, &e.PreviousSecretUntil, &e.Created, &e.Updated)
+	err = row.Scan(&e.ID, &e.Venue, &e.URL, &events, &e.Description, &e.State, moment{&e.DisabledAt}, &e.DisabledReason, &e.Unusable, &e.ManagedBy,
+		&e.ConsecutiveFailures, moment{&e.FirstFailureAt}, moment{&e.LastFailureAt}, moment{&e.LastSuccessAt}, &e.LastError,
+		moment{&e.PreviousSecretUntil}, moment{&e.Created}, moment{&e.Updated})
 	e.Events = parseEvents(events)
 	return e, err
 }
 
-func noEndpoint(id string) error {
+func noEndpoint(id string) *Problem {
 	return &Problem{Thing: fmt.Sprintf("endpoint %q", id), Reason: "there is none with this id", Remedy: "webhook-agent endpoints list shows them"}
 }
 

@@ -82,6 +82,30 @@ func TestEndpoints_ShowStateAndFailures(t *testing.T) {
 	}
 }
 
+func TestEndpoints_WithTimesThatCannotBeShownHideNoOthers(t *testing.T) {
+	db, env := openDB(t)
+	addEndpoint(t, env, "ep_1", "venue_a", "*")
+	addEndpoint(t, env, "ep_2", "venue_a", "*")
+	addEndpoint(t, env, "ep_3", "venue_a", "*")
+	env.Exec(t, `update webhooks.endpoints set created = '-infinity', disabled_at = 'infinity', previous_secret = 's', previous_secret_until = 'infinity' where id = 'ep_1'`)
+	env.Exec(t, `update webhooks.endpoints set created = '4713-01-01 BC', disabled_at = '20000-01-01' where id = 'ep_2'`)
+	endpoints, err := db.Endpoints(t.Context(), EndpointFilter{Limit: 10})
+	if err != nil || len(endpoints) != 3 {
+		t.Fatalf("%d endpoints, %v", len(endpoints), err)
+	}
+	for _, e := range endpoints[:2] {
+		if e.Created != nil || e.DisabledAt != nil || e.PreviousSecretUntil != nil || e.State != StateDisabled {
+			t.Errorf("%+v", e)
+		}
+	}
+	if e := endpoints[2]; e.Created == nil || time.Since(*e.Created).Abs() > time.Hour {
+		t.Errorf("an ordinary endpoint: %+v", e)
+	}
+	if _, err := json.Marshal(endpoints); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestEndpoints_AreShownWithoutSecrets(t *testing.T) {
 	db, env := openDB(t)
 	addEndpoint(t, env, "ep_1", "venue_a", "*")

@@ -442,7 +442,7 @@ func (l *Ledger) stopMissing(stop *missJob) {
 // durable, exactly once, or when this agent is fenced or ctx has ended; any other failure is tried again.
 func (l *Ledger) transact(ctx context.Context, lsn LSN, write func(context.Context, querier) error) error {
 	defer l.watchStall()()
-	backoff := newBackoff()
+	backoff := NewBackoff()
 	err := retry.Do(ctx, backoff, func(ctx context.Context) error {
 		err := l.try(ctx, lsn, write)
 		switch {
@@ -597,12 +597,6 @@ func (l *Ledger) refused(ctx context.Context, conn *pgx.Conn) error {
 func transient(err error) bool {
 	code := SQLState(err)
 	return code != "" && !strings.HasPrefix(code, classDataException) && !strings.HasPrefix(code, "23") && !strings.HasPrefix(code, "42")
-}
-
-// newBackoff is the schedule for everything that waits for PostgreSQL: exponential from a tenth of a second, with
-// jitter, at most five seconds. The cap stands outside the jitter, which could exceed it otherwise.
-func newBackoff() retry.Backoff {
-	return retry.WithCappedDuration(5*time.Second, retry.WithJitterPercent(20, retry.NewExponential(100*time.Millisecond)))
 }
 
 // closeConn closes a connection without waiting long for a server that is gone.

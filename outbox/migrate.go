@@ -94,13 +94,15 @@ func Migrate(ctx context.Context, cfg Config) (from, to int, err error) {
 	return int(version), len(m.Migrations), nil
 }
 
-// PrintMigrations returns the SQL that Migrate would run on an empty database, for people who run their own migrations.
+// PrintMigrations returns the SQL that Migrate would run on an empty database, for people who run their own migrations:
+// one transaction, so that it leaves nothing behind when it fails.
 func PrintMigrations(cfg Config) (string, error) {
 	ms, err := migrations()
 	if err != nil {
 		return "", err
 	}
 	var b strings.Builder
+	b.WriteString("-- The schema of the webhook agent, for an empty database: one that holds no schema webhooks.\n\nbegin;\n\n")
 	b.WriteString("create schema if not exists webhooks;\n")
 	fmt.Fprintf(&b, "create table if not exists %s (version int4 not null);\n", versionTable)
 	for _, m := range ms {
@@ -110,6 +112,7 @@ func PrintMigrations(cfg Config) (string, error) {
 	for _, p := range cfg.publications() {
 		b.WriteString(p.create() + ";\n")
 	}
+	b.WriteString("\ncommit;\n")
 	return b.String(), nil
 }
 

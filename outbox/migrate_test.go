@@ -2,6 +2,7 @@ package outbox
 
 import (
 	"errors"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -101,4 +102,34 @@ func TestPrintMigrations_GivesTheSameCatalogue(t *testing.T) {
 	if diff := cmp.Diff(catalogue(t, migrated), catalogue(t, printed)); diff != "" {
 		t.Errorf("(-migrated +printed):\n%s", diff)
 	}
+}
+
+func TestPrintMigrations_AreOneTransactionForAnEmptyDatabase(t *testing.T) {
+	t.Parallel()
+	sql, err := PrintMigrations(testConfig("", ""))
+	must(t, err)
+	if !strings.HasPrefix(sql, "-- The schema of the webhook agent, for an empty database") {
+		t.Errorf("the SQL does not say what it is for: %.100s", sql)
+	}
+	// psql commits each statement that stands outside of a transaction.
+	if _, body, _ := strings.Cut(sql, "\n\n"); !strings.HasPrefix(body, "begin;\n") || !strings.HasSuffix(body, "\ncommit;\n") {
+		t.Error("the SQL is not one transaction")
+	}
+}
+
+func TestExplainMigration_SaysWhoMayMigrateUnlessTheSchemaIsNewer(t *testing.T) {
+	t.Parallel()
+	env := testenv.NewDB(t)
+	cfg := testConfig(plainRole(t, env), env.Slot)
+	refusal := func() error {
+		_, _, err := Migrate(t.Context(), cfg)
+		return ExplainMigration(t.Context(), cfg, err)
+	}
+	wantProblem(t, refusal(), "permission denied for database", "; run migrate as the owner of the database")
+	env.Exec(t, `grant usage on schema webhooks to public`)
+	env.Exec(t, `grant select on webhooks.schema_version to public`)
+	env.Exec(t, `update webhooks.schema_version set version = 999`)
+	wantProblem(t, refusal(), "schema webhooks: it has version 999")
+	other := errors.New("other")
+	wantError(t, ExplainMigration(t.Context(), cfg, other), other)
 }

@@ -2,6 +2,7 @@ package outbox
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -26,6 +27,8 @@ type ReplayPlan struct {
 	Until      *time.Time `json:"until"`
 	// Deliveries is how many it would send again, counted up to MaxReplayCount.
 	Deliveries int64 `json:"deliveries"`
+	// Refused is why nothing can be sent to the endpoint, with the remedy; empty when it can.
+	Refused string `json:"refused"`
 }
 
 // MaxReplayCount is how far PlanReplay counts; beyond it the number would cost more than it tells.
@@ -66,8 +69,8 @@ group by endpoint_id order by endpoint_id limit $4`
 const selectUnknownEvents = `
 select id from unnest($1::text[]) id where not exists (select from webhooks.deliveries d where d.event_id = id) order by id limit 1`
 
-// PlanReplay returns what StartReplay would do, one plan for each endpoint concerned. That an event or an endpoint is not known, or
-// that an endpoint is disabled, is a Problem.
+// PlanReplay returns what StartReplay would do, one plan for each endpoint concerned. An endpoint that was removed, or that is disabled
+// or unusable, has a plan that is Refused. It is an error when all are, and when an event is not known.
 func (db *DB) PlanReplay(ctx context.Context, r ReplayRequest) (plans []ReplayPlan, err error) {
 	err = db.look(ctx, "plan a replay", func(tx pgx.Tx) error {
 		if len(r.EventIDs) == 0 {
@@ -94,41 +97,74 @@ func (db *DB) PlanReplay(ctx context.Context, r ReplayRequest) (plans []ReplayPl
 	if err != nil {
 		return nil, err
 	}
-	for _, plan := range plans {
-		endpoint, err := db.Endpoint(ctx, plan.EndpointID)
+	var refusals []error
+	for i, plan := range plans {
+		refusal, err := db.refuseReplay(ctx, plan.EndpointID)
 		if err != nil {
 			return nil, err
 		}
-		if endpoint.State == StateDisabled {
-			return nil, &Problem{Thing: fmt.Sprintf("endpoint %q", plan.EndpointID), Reason: "it is disabled, so nothing is sent to it",
-				Remedy: "run webhook-agent endpoints enable " + plan.EndpointID + ", then replay"}
+		if refusal != nil {
+			plans[i].Refused = refusal.Error()
+			refusals = append(refusals, refusal)
 		}
+	}
+	if len(plans) > 0 && len(refusals) == len(plans) {
+		return nil, errors.Join(refusals...)
 	}
 	return plans, nil
 }
 
-const insertReplay = `
-insert into webhooks.replays (endpoint_id, event_ids, since, until, statuses) values ($1, $2, $3, $4, $5) returning id`
+// refuseReplay says why nothing can be sent to an endpoint, or returns nil.
+func (db *DB) refuseReplay(ctx context.Context, endpointID string) (*Problem, error) {
+	found, err := db.Endpoints(ctx, EndpointFilter{ID: endpointID, Limit: 1})
+	if err != nil {
+		return nil, err
+	}
+	if len(found) == 0 {
+		return noEndpoint(endpointID), nil
+	}
+	thing := fmt.Sprintf("endpoint %q", endpointID)
+	switch e := found[0]; e.State {
+	case StateDisabled:
+		return &Problem{Thing: thing, Reason: "it is disabled, so nothing is sent to it",
+			Remedy: "run webhook-agent endpoints enable " + endpointID + ", then replay"}, nil
+	case StateUnusable:
+		return &Problem{Thing: thing, Reason: "it is unusable, so nothing is sent to it: " + e.Unusable,
+			Remedy: "correct its row in webhooks.endpoints, then replay"}, nil
+	}
+	return nil, nil
+}
 
-// StartReplay hands a plan to the agent, through its stream, and returns the id of the replay. What is missed or failed when the agent
+const replayColumns = `id, endpoint_id, state, coalesce(total, 0), done, coalesce(error, ''), created, finished`
+
+const insertReplay = `
+insert into webhooks.replays (endpoint_id, event_ids, since, until, statuses) values ($1, $2, $3, $4, $5)
+returning ` + replayColumns
+
+// StartReplay hands a plan to the agent, through its stream, and returns the replay. What is missed or failed when the agent
 // gets to it is sent, which may be more or less than the plan counted.
-func (db *DB) StartReplay(ctx context.Context, p ReplayPlan) (id string, err error) {
-	err = db.pool.QueryRow(ctx, insertReplay, p.EndpointID, p.EventIDs, p.Since, p.Until, texts(p.Statuses)).Scan(&id)
-	return id, db.cfg.explain("start a replay", err)
+func (db *DB) StartReplay(ctx context.Context, p ReplayPlan) (ReplayInfo, error) {
+	started, err := queryRows(ctx, db.pool, insertReplay, scanReplayInfo, p.EndpointID, p.EventIDs, p.Since, p.Until, texts(p.Statuses))
+	if err != nil {
+		return ReplayInfo{}, db.cfg.explain("start a replay", err)
+	}
+	return started[0], nil
 }
 
 const selectReplays = `
-select id, endpoint_id, state, coalesce(total, 0), done, coalesce(error, ''), created, finished
+select ` + replayColumns + `
 from webhooks.replays where id = any($1) order by id`
 
 // Replays returns how far the replays with these ids are, in the order of their ids.
 func (db *DB) Replays(ctx context.Context, ids []string) (replays []ReplayInfo, err error) {
 	err = db.look(ctx, "read replays", func(tx pgx.Tx) error {
-		replays, err = queryRows(ctx, tx, selectReplays, func(row pgx.CollectableRow) (r ReplayInfo, err error) {
-			err = row.Scan(&r.ID, &r.EndpointID, &r.State, &r.Total, &r.Done, &r.Error, &r.Created, &r.Finished)
-			return r, err
-		}, ids)
+		replays, err = queryRows(ctx, tx, selectReplays, scanReplayInfo, ids)
 		return err
 	})
 	return replays, err
+}
+
+func scanReplayInfo(row pgx.CollectableRow) (r ReplayInfo, err error) {
+	err = row.Scan(&r.ID, &r.EndpointID, &r.State, &r.Total, &r.Done, &r.Error, &r.Created, &r.Finished)
+	return r, err
 }

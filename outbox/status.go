@@ -116,7 +116,7 @@ func (db *DB) Overview(ctx context.Context) (o Overview, err error) {
 			o.Slot = &slots[0]
 		}
 		d := &o.Deliveries
-		if err := tx.QueryRow(ctx, selectPending, MaxOverviewCount).Scan(&d.Pending, &d.OldestPending, &d.NextAttempt); err != nil {
+		if err := tx.QueryRow(ctx, selectPending, MaxOverviewCount).Scan(&d.Pending, moment{&d.OldestPending}, moment{&d.NextAttempt}); err != nil {
 			return err
 		}
 		var recent int64

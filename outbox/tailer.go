@@ -110,7 +110,7 @@ func (t *Tailer) Start(ctx context.Context, from LSN) error {
 	switch {
 	case err == nil:
 	case SQLState(err) == codeObjectInUse:
-		return t.drainError(ctx, ErrSlotActive)
+		return ErrSlotActive
 	case SQLState(err) == codeNoObject, SQLState(err) == codeNotPrerequisite:
 		return fmt.Errorf("%w: %w", ErrSlotGone, err)
 	default:
@@ -122,20 +122,6 @@ func (t *Tailer) Start(ctx context.Context, from LSN) error {
 	t.batch, t.handed, t.skip, t.idle, t.urgent = nil, 0, 0, 0, 0
 	t.statusDue, t.idleYield = now, now
 	return nil
-}
-
-// drainError reads the ReadyForQuery that follows an error, so that the connection can be used again, and returns
-// reason.
-func (t *Tailer) drainError(ctx context.Context, reason error) error {
-	for {
-		msg, err := t.conn.ReceiveMessage(ctx)
-		if err != nil {
-			return fmt.Errorf("%w (and the connection failed: %w)", reason, err)
-		}
-		if _, ok := msg.(*pgproto3.ReadyForQuery); ok {
-			return reason
-		}
-	}
 }
 
 // Confirm sets the position that the server may forget everything before. It must be durable in the checkpoint. Safe
