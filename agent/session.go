@@ -28,7 +28,7 @@ type session struct {
 	ledger *outbox.Ledger
 	lanes  *lanes
 	term   outbox.Term
-	led    bool        // it got the slot
+	led    bool        // it has begun to deliver
 	broken atomic.Bool // the stream is down and being reconnected
 }
 

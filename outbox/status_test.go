@@ -76,7 +76,7 @@ func TestCommands_ReadALargeLogByItsIndexes(t *testing.T) {
 		args []any
 	}{
 		"newest":            {selectDeliveries, []any{"", "", []string{}, "", none, none, none, "", "", 50}},
-		"next page":         {selectDeliveries, []any{"", "", []string{}, "", none, none, hour, "evt_3600", "ep_600", 50}},
+		"next page":         {selectDeliveries, []any{"", "", []string{}, "", none, none, hour.Format(time.RFC3339Nano), "evt_3600", "ep_600", 50}},
 		"of an endpoint":    {selectDeliveries, []any{"ep_7", "", []string{"failed", "missed"}, "", none, none, none, "", "", 50}},
 		"since an hour":     {selectDeliveries, []any{"", "venue_a", []string{"failed"}, "", hour, none, none, "", "", 50}},
 		"of an event":       {selectEventDeliveries, []any{"evt_77", "", maxDetails}},

@@ -1,0 +1,181 @@
+package outbox
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/sethvargo/go-retry"
+)
+
+// transact runs write in a transaction that also stores lsn and counts the sequence up. It returns when that is
+// durable, exactly once, or when this agent is fenced or ctx has ended; any other failure is tried again.
+func (l *Ledger) transact(ctx context.Context, lsn LSN, write func(context.Context, querier) error) error {
+	defer l.watchStall()()
+	backoff := NewBackoff()
+	err := retry.Do(ctx, backoff, func(ctx context.Context) error {
+		err := l.try(ctx, lsn, write)
+		switch {
+		case err == nil, errors.Is(err, ErrFenced):
+			return err
+		case ctx.Err() != nil:
+			return context.Cause(ctx)
+		}
+		if !l.failing {
+			l.failing = true
+			l.stats.failing.Store(true)
+			l.cfg.Log.Error("cannot record deliveries; the agent keeps them and tries again", "error", l.cfg.explain("record", err))
+		}
+		return retry.RetryableError(err)
+	})
+	if err != nil {
+		return err
+	}
+	if l.failing {
+		l.failing = false
+		l.stats.failing.Store(false)
+		l.cfg.Log.Info("recording deliveries again")
+	}
+	l.sequence++
+	if lsn > l.stored {
+		l.stored = lsn
+	}
+	if l.horizon != nil && l.horizon.LSN <= lsn {
+		l.horizon = nil
+	}
+	l.mark.busy = false
+	l.storedAt = time.Now()
+	l.stats.stored.Store(uint64(l.stored))
+	l.cfg.Confirm(l.stored)
+	return nil
+}
+
+// watchStall calls Stalled(true) when the returned function has not been called within stallAfter, and Stalled(false)
+// then. The two calls come in this order although a timer makes the first.
+func (l *Ledger) watchStall() (done func()) {
+	var (
+		mu             sync.Mutex
+		over, reported bool
+	)
+	timer := time.AfterFunc(stallAfter, func() {
+		mu.Lock()
+		defer mu.Unlock()
+		if !over {
+			reported = true
+			l.stats.stalled.Store(true)
+			l.cfg.Log.Warn("recording takes long; no attempt starts until it is done", "after", stallAfter)
+			l.cfg.Stalled(true)
+		}
+	})
+	return func() {
+		timer.Stop()
+		mu.Lock()
+		defer mu.Unlock()
+		over = true
+		if reported {
+			l.stats.stalled.Store(false)
+			l.cfg.Stalled(false)
+		}
+	}
+}
+
+const fence = `
+update webhooks.checkpoint set lsn = greatest(lsn, $4), sequence = sequence + 1, updated = now(), horizon = coalesce($5::pg_snapshot, horizon)
+where slot = $1 and epoch = $2 and sequence = $3`
+
+const selectFence = `
+select epoch, sequence from webhooks.checkpoint where slot = $1`
+
+// try makes one attempt at a transaction. A failure after the commit was sent is of unknown outcome; the next try
+// finds out by the sequence.
+func (l *Ledger) try(ctx context.Context, lsn LSN, write func(context.Context, querier) error) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, commitTimeout, fmt.Errorf("no answer from PostgreSQL in %s", commitTimeout))
+	defer cancel()
+	if l.conn == nil {
+		cc, err := l.cfg.connConfig()
+		if err != nil {
+			return err
+		}
+		// The server gives up what waits for a lock, and what a silent network has cut off in the middle.
+		cc.RuntimeParams["lock_timeout"] = "5s"
+		cc.RuntimeParams["idle_in_transaction_session_timeout"] = "30s"
+		if l.conn, err = pgx.ConnectConfig(ctx, cc); err != nil {
+			l.conn = nil
+			return err
+		}
+	}
+	err := l.tryOn(ctx, l.conn, lsn, write)
+	if err != nil && !errors.Is(err, ErrFenced) {
+		// The connection may be in any state; a new one is cheap beside being wrong about it.
+		closeConn(l.conn)
+		l.conn = nil
+	}
+	return err
+}
+
+func (l *Ledger) tryOn(ctx context.Context, conn *pgx.Conn, lsn LSN, write func(context.Context, querier) error) error {
+	var begin pgx.Batch
+	begin.Queue("begin")
+	var horizon *string
+	if l.horizon != nil && l.horizon.LSN <= lsn {
+		horizon = &l.horizon.Snapshot
+	}
+	begin.Queue(fence, l.cfg.Slot, l.cfg.Term.Epoch, l.sequence, lsn, horizon)
+	results := conn.SendBatch(ctx, &begin)
+	_, err := results.Exec()
+	if err == nil {
+		tag, ferr := results.Exec()
+		if err = ferr; err == nil && tag.RowsAffected() == 0 {
+			_ = results.Close()
+			return l.refused(ctx, conn)
+		}
+	}
+	if cerr := results.Close(); err == nil {
+		err = cerr
+	}
+	if err != nil {
+		return err
+	}
+	if err := write(ctx, conn); err != nil {
+		return err
+	}
+	_, err = conn.Exec(ctx, "commit")
+	return err
+}
+
+// refused finds out why the fence did not hold: an earlier try of this very transaction was committed after all
+// (nil), or another agent has taken over.
+func (l *Ledger) refused(ctx context.Context, conn *pgx.Conn) error {
+	if _, err := conn.Exec(ctx, "rollback"); err != nil {
+		return err
+	}
+	var epoch, sequence int64
+	err := conn.QueryRow(ctx, selectFence, l.cfg.Slot).Scan(&epoch, &sequence)
+	switch {
+	case errors.Is(err, pgx.ErrNoRows):
+		return ErrFenced
+	case err != nil:
+		return err
+	case epoch == l.cfg.Term.Epoch && sequence == l.sequence+1:
+		return nil
+	}
+	return ErrFenced
+}
+
+// transient tells whether a statement failed for what may pass: anything that PostgreSQL reports but bad data, constraints
+// and missing objects or rights.
+func transient(err error) bool {
+	code := SQLState(err)
+	return code != "" && !strings.HasPrefix(code, classDataException) && !strings.HasPrefix(code, "23") && !strings.HasPrefix(code, "42")
+}
+
+// closeConn closes a connection without waiting long for a server that is gone.
+func closeConn(conn *pgx.Conn) {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	_ = conn.Close(ctx)
+}
