@@ -232,7 +232,12 @@ func (t *Tailer) handle(take context.Context, out chan<- *Batch, msg pgproto3.Ba
 		}
 		return t.cfg.explain("read the stream", pe)
 	case *pgproto3.NoticeResponse:
-		t.onNotice(nil, (*pgconn.Notice)(pgconn.ErrorResponseToPgError((*pgproto3.ErrorResponse)(m))))
+		notice := pgconn.ErrorResponseToPgError((*pgproto3.ErrorResponse)(m))
+		t.onNotice(nil, (*pgconn.Notice)(notice))
+		if notice.Code == codeNotPrerequisite {
+			// PostgreSQL 18 passes over a publication that is missing with this warning, and over its changes with it.
+			return fmt.Errorf("%w: %w", ErrUndecodable, notice)
+		}
 		return nil
 	case *pgproto3.CopyDone, *pgproto3.CommandComplete:
 		return ErrServerShutdown
