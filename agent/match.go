@@ -61,12 +61,6 @@ func (p patterns) reduce() patterns {
 	return p
 }
 
-// matches tells whether the patterns cover an event type.
-func (p patterns) matches(eventType string) bool {
-	return p.all || slices.Contains(p.types, eventType) ||
-		slices.ContainsFunc(p.prefixes, func(prefix string) bool { return strings.HasPrefix(eventType, prefix) })
-}
-
 // subscription is an endpoint as events are matched against it.
 type subscription struct {
 	lane     *lane

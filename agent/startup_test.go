@@ -212,7 +212,7 @@ func TestRun_ALostSlotIsReplacedWithoutHelp(t *testing.T) {
 		}
 		return nil
 	})
-	a = start(t, testConfig(env))
+	start(t, testConfig(env))
 	waitStatus(t, env, missed, endpoint, "succeeded")
 	waitStatus(t, env, addEvent(t, env, "venue_1", "lead.created", `3`), endpoint, "succeeded")
 	if got := r.Count(); got != 3 {
