@@ -64,8 +64,9 @@ func TestRepository_ImportsGoDownward(t *testing.T) {
 	allowed := map[string][]string{
 		".":            {"agent"},
 		"agent":        {"outbox", "sink", "secret"},
-		"outbox":       {"secret"},
-		"sink":         {"secret"},
+		"outbox":       {"crashpoint", "secret"},
+		"sink":         {"crashpoint", "secret"},
+		"crashpoint":   nil,
 		"secret":       nil,
 		"testenv":      nil,
 		"testenv/demo": {"testenv"},

@@ -34,6 +34,7 @@ type vitalsMetrics struct {
 // source is what is read when /metrics is asked for.
 type source struct {
 	leading         func() float64
+	recovering      func() float64
 	lagSeconds      func() float64
 	attemptsRunning func() float64
 	queued          func() float64
@@ -76,7 +77,7 @@ func newMetrics(version string, src source) *metrics {
 	m.deliveries = counters("deliveries_total", "Deliveries recorded as ended, by status.", "status")
 	m.parked = counter("deliveries_parked_total", "Deliveries recorded as pending because they had not ended within a second or did not fit into memory.")
 	m.disabled = counters("endpoints_disabled_total", "Endpoints that the agent disabled, by reason.", "reason")
-	m.swept = counter("recovered_deliveries_total", "Deliveries that no slot had seen and a sweep of the outbox found.")
+	m.swept = counter("recovered_deliveries_total", "Deliveries of events that had passed the stream unseen and were found in the outbox.")
 	m.latency = histogram("attempt_duration_seconds", "Duration of attempts.", seconds)
 	m.commitToAck = histogram("commit_to_delivery_seconds", "From the commit of an event to the end of its first attempt.", seconds)
 	m.groupSize = histogram("ledger_group_size", "Results recorded by one transaction.", prometheus.ExponentialBuckets(1, 4, 7))
@@ -87,6 +88,7 @@ func newMetrics(version string, src source) *metrics {
 		clockSkew:     gauge("clock_skew_seconds", "The database's clock minus this host's."),
 	}
 	asked("leading", "1 while this agent holds the slot, 0 while it stands by.", src.leading)
+	asked("recovering", "1 while events may have passed the stream unseen and the outbox has not been compared with the log completely.", src.recovering)
 	asked("slot_lag_seconds", "How long the oldest part of the stream that is not recorded completely has been read.", src.lagSeconds)
 	asked("attempts_in_flight", "Attempts under way.", src.attemptsRunning)
 	asked("lane_queue_length", "Deliveries that wait in memory, all lanes together.", src.queued)

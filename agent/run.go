@@ -41,6 +41,7 @@ type agent struct {
 	problem atomic.Pointer[string]  // why there is no session
 
 	// Of the goroutine of lead.
+	told        string          // the last problem that was logged
 	warned      map[string]bool // warnings of the preflight that were logged
 	replaceSlot bool            // the next session makes a new slot; set by stream, which has ended before that
 }
@@ -88,13 +89,12 @@ func Run(ctx context.Context, cfg *Config, log *slog.Logger) error {
 // lead holds one session after another until ctx ends.
 func (a *agent) lead(ctx context.Context) error {
 	led := false
-	told := ""
 	backoff := outbox.NewBackoff()
 	for {
 		s := newSession(a)
 		err := s.run(ctx)
 		if s.led {
-			led, told, backoff = true, "", outbox.NewBackoff()
+			led, a.told, backoff = true, "", outbox.NewBackoff()
 		}
 		if ctx.Err() != nil {
 			if s.led && err != nil {
@@ -106,18 +106,30 @@ func (a *agent) lead(ctx context.Context) error {
 		if isProblem && problem.Fatal && !led {
 			return problem
 		}
-		if errors.Is(err, outbox.ErrFenced) {
+		switch {
+		case errors.Is(err, outbox.ErrFenced):
 			a.log.Warn("another agent has taken over; standing by")
-		} else if text := err.Error(); text != told {
-			told = text
-			a.problem.Store(&text)
-			a.log.Error("cannot stream the outbox; trying again", "error", err)
+		case errors.Is(err, errCoverage):
+			a.log.Warn(err.Error())
+		default:
+			a.tellProblem(err)
 		}
 		wait, _ := backoff.Next()
 		if !sleep(ctx, wait) {
 			return nil
 		}
 	}
+}
+
+// tellProblem says why nothing is delivered: once in the log, and on /readyz.
+func (a *agent) tellProblem(err error) {
+	text := err.Error()
+	if text == a.told {
+		return
+	}
+	a.told = text
+	a.problem.Store(&text)
+	a.log.Error("cannot stream the outbox; trying again", "error", err)
 }
 
 // sleep waits, and returns false when ctx ended first.
@@ -141,6 +153,9 @@ func (a *agent) ready() (string, error) {
 		}
 		if s.broken.Load() {
 			return "", errors.New("the stream is broken; reconnecting")
+		}
+		if why := s.uncovered.Load(); why != nil {
+			return "", errors.New("the stream does not bring all events: " + *why)
 		}
 		if stats := s.ledger.Stats(); stats.Failing || stats.Stalled {
 			return "", errors.New("deliveries cannot be recorded, or not in time; the log says why")
@@ -167,7 +182,13 @@ func (a *agent) source() source {
 		}
 	}
 	return source{
-		leading:         ask(func(*session) float64 { return 1 }),
+		leading: ask(func(*session) float64 { return 1 }),
+		recovering: ask(func(s *session) float64 {
+			if s.recovering.Load() || s.uncovered.Load() != nil {
+				return 1
+			}
+			return 0
+		}),
 		lagSeconds:      ask(func(s *session) float64 { return s.ledger.Stats().Lag.Seconds() }),
 		attemptsRunning: ask(func(s *session) float64 { return float64(s.lanes.stats().inFlight) }),
 		queued:          ask(func(s *session) float64 { return float64(s.lanes.stats().queued) }),

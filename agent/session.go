@@ -30,10 +30,15 @@ type session struct {
 	term   outbox.Term
 	led    bool        // it has begun to deliver
 	broken atomic.Bool // the stream is down and being reconnected
+
+	recovering atomic.Bool            // events may have passed by unseen and the comparison is not complete
+	uncovered  atomic.Pointer[string] // why the stream does not bring all events; nil while it does
+	// uncover wakes reconcile when uncovered is set; sent without waiting by watch, so one place is enough.
+	uncover chan struct{}
 }
 
 func newSession(a *agent) *session {
-	return &session{agent: a, tailer: outbox.NewTailer(a.cfg.outbox(), a.log)}
+	return &session{agent: a, tailer: outbox.NewTailer(a.cfg.outbox(), a.log), uncover: make(chan struct{}, 1)}
 }
 
 // run returns nil when ctx ended it, and otherwise why the session is over.
@@ -63,11 +68,18 @@ func (s *session) run(ctx context.Context) error {
 	})
 	err := s.deliver(take, stopTaking, alive, kill, batches)
 	release()
-	return errors.Join(err, stream.Wait())
+	if err = errors.Join(err, stream.Wait()); err == nil && ctx.Err() == nil {
+		err = context.Cause(take)
+	}
+	return err
 }
 
 // acquire waits until this agent holds the stream.
 func (s *session) acquire(ctx context.Context) error {
+	if err := s.db.Ping(ctx); err != nil {
+		return err
+	}
+	s.mend(ctx)
 	warnings, err := s.db.Preflight(ctx)
 	if err != nil {
 		return err
@@ -82,7 +94,7 @@ func (s *session) acquire(ctx context.Context) error {
 		return err
 	}
 	for {
-		from, err := s.db.PrepareSlot(ctx, s.tailer, s.holder, s.replaceSlot)
+		from, err := s.db.PrepareSlot(ctx, s.tailer, s.holder, s.replaceSlot, s.tellProblem)
 		if err == nil {
 			err = s.tailer.Start(ctx, from)
 		}
@@ -191,7 +203,8 @@ func (s *session) deliver(
 	helpers, stopHelpers := context.WithCancel(alive)
 	var aside errgroup.Group
 	aside.Go(func() error { return s.lanes.refill(helpers, s.db.Due) })
-	aside.Go(func() error { s.watch(helpers); return nil })
+	aside.Go(func() error { s.watch(helpers, stopTaking); return nil })
+	aside.Go(func() error { s.reconcile(helpers); return nil })
 
 	err = router.load(alive, state)
 	if err == nil {
@@ -223,9 +236,10 @@ func (s *session) takeOver(take, alive context.Context) (*router, outbox.State, 
 	if s.term, err = s.db.TakeOver(take, s.tailer, s.holder); err != nil {
 		return nil, outbox.State{}, err
 	}
-	if s.term.Swept > 0 {
+	if s.term.Gap != "" {
+		s.recovering.Store(true)
 		s.metrics.swept.Add(float64(s.term.Swept))
-		s.log.Warn("the slot was new; the outbox was swept for what it had not seen", "recovered_deliveries", s.term.Swept)
+		s.log.Warn("events may have passed the stream unseen; the outbox was swept for them", "gap", s.term.Gap, "recovered_deliveries", s.term.Swept)
 	}
 	if err := s.db.SyncManaged(take, s.cfg.managed()); err != nil {
 		return nil, outbox.State{}, err
@@ -293,17 +307,14 @@ func (s *session) routeAll(take, alive context.Context, r *router, batches <-cha
 	return nil
 }
 
-// watch looks at the slot and the clocks until ctx ends.
-func (s *session) watch(ctx context.Context) {
+// watch looks at the slot, the clocks and what is published until ctx ends. It ends the session when that has changed.
+func (s *session) watch(ctx context.Context, stopTaking context.CancelCauseFunc) {
 	tick := time.NewTicker(vitalsInterval)
 	defer tick.Stop()
 	skewed := false
 	for {
 		if v, err := s.db.Vitals(ctx); err == nil { // an error shows elsewhere: the ledger and the stream use the same server
 			s.metrics.observe(v)
-			if err := s.ledger.SetHorizon(ctx, v.Horizon); err != nil {
-				return
-			}
 			if off := v.ClockSkew.Abs() > maxClockSkew; off != skewed {
 				skewed = off
 				level, text := slog.LevelInfo, "the clocks agree again"
@@ -312,6 +323,10 @@ func (s *session) watch(ctx context.Context) {
 				}
 				s.log.Log(ctx, level, text, "difference", v.ClockSkew.Round(time.Millisecond))
 			}
+		}
+		if err := s.checkCoverage(ctx); err != nil {
+			stopTaking(err)
+			return
 		}
 		select {
 		case <-tick.C:

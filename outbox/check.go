@@ -56,6 +56,11 @@ func failure(thing, remedy, format string, args ...any) Finding {
 	return Finding{Level: LevelFail, Thing: thing, Reason: fmt.Sprintf(format, args...), Remedy: remedy}
 }
 
+// problem turns a failure into an error.
+func (f Finding) problem() *Problem {
+	return &Problem{Thing: f.Thing, Reason: f.Reason, Remedy: f.Remedy, Fatal: !f.passing}
+}
+
 // check looks at one aspect of the database.
 type check func(db *DB, ctx context.Context, tx pgx.Tx) ([]Finding, error)
 
@@ -99,7 +104,7 @@ func (db *DB) Preflight(ctx context.Context) (warnings []Finding, err error) {
 	for _, f := range db.Check(ctx) {
 		switch f.Level {
 		case LevelFail:
-			return nil, &Problem{Thing: f.Thing, Reason: f.Reason, Remedy: f.Remedy, Fatal: !f.passing}
+			return nil, f.problem()
 		case LevelWarn:
 			warnings = append(warnings, f)
 		}

@@ -76,6 +76,13 @@ const selectSchemaVersion = `select version from webhooks.schema_version`
 // minServerVersion is the oldest PostgreSQL whose pgoutput and snapshot functions the agent relies on.
 const minServerVersion = 140000
 
+const selectServerVersion = `select current_setting('server_version_num')::int`
+
+func (db *DB) serverVersion(ctx context.Context) (version int, err error) {
+	err = db.pool.QueryRow(ctx, selectServerVersion).Scan(&version)
+	return version, db.cfg.explain("read the server's version", err)
+}
+
 const selectReplicationMembership = `
 select exists (select from pg_roles where rolname = 'rds_replication' and pg_has_role(current_user, oid, 'member'))`
 

@@ -59,7 +59,8 @@ func parse(data []byte) (msg pglogrepl.Message, err error) {
 }
 
 // describe takes in a Relation message. A required column that is missing stops the stream with a Problem before any
-// row of that shape is read, so that nothing is skipped.
+// row of that shape is read, so that nothing is skipped. Bringing the column back does not change the rows that were written without
+// it, so the Problem is ErrUndecodable: the stream goes on with a new slot and a sweep.
 func (d *decoder) describe(m *pglogrepl.RelationMessage) error {
 	columns := make(map[string]int, len(m.Columns))
 	for i, c := range m.Columns {
@@ -78,7 +79,7 @@ func (d *decoder) describe(m *pglogrepl.RelationMessage) error {
 			i, ok := columns[want.name]
 			if !ok {
 				return &Problem{Thing: "table " + d.cfg.Table, Reason: fmt.Sprintf("the stream has no column %q", want.name),
-					Remedy: "add the column again or correct [outbox.columns]; nothing is lost meanwhile"}
+					Remedy: "add the column again or correct [outbox.columns]; nothing is lost meanwhile", Err: ErrUndecodable}
 			}
 			*want.at = i
 		}

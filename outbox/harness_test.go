@@ -12,6 +12,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/quintago/webhook-agent/secret"
 	"github.com/quintago/webhook-agent/testenv"
 )
 
@@ -36,7 +37,7 @@ func follow(t *testing.T, db *DB) *follower {
 	if err := tailer.Connect(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	from, err := db.PrepareSlot(t.Context(), tailer, "test", false)
+	from, err := db.PrepareSlot(t.Context(), tailer, "test", false, func(error) {})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -258,6 +259,14 @@ func failedAttempt(d *Delivery, number int) *Result {
 	now := time.Now()
 	return &Result{Delivery: d, Status: Pending, NextAttempt: now.Add(time.Hour), Finished: now,
 		Attempt: &Attempt{Number: number, At: now, Code: 500, Class: "http_status", Error: "status 500", Latency: time.Millisecond, Response: "oops"}}
+}
+
+// behindProxy makes db connect by way of a proxy.
+func behindProxy(t *testing.T, db *DB, env *testenv.DB) *testenv.Proxy {
+	t.Helper()
+	p := testenv.StartProxy(t, env.Addr())
+	db.cfg.URL = secret.New(p.Via(env.URL))
+	return p
 }
 
 // must fails the test on an error.

@@ -6,6 +6,8 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+
+	"github.com/quintago/webhook-agent/crashpoint"
 )
 
 // jobStep bounds the rows that one step of a job writes, and with it how long a group has to wait for it.
@@ -15,8 +17,8 @@ const jobStep = 500
 // that may be tried again; what it needs to go on stands in the database.
 type job interface {
 	step(ctx context.Context, tx querier) (finished bool, err error)
-	// requeued returns the endpoint that has rows due at once after the last step, or "".
-	requeued() string
+	// committed tells that the last step is durable, and returns the endpoints that have rows due at once after it.
+	committed() (requeued []string)
 	// pause returns how long to wait before the next step.
 	pause() time.Duration
 	// abandon ends a job whose steps fail by themselves, for this reason, so that it does not hold up everything else.
@@ -78,7 +80,7 @@ func (j *missJob) step(ctx context.Context, tx querier) (finished bool, err erro
 	return true, nil
 }
 
-func (j *missJob) requeued() string     { return "" }
+func (j *missJob) committed() []string  { return nil }
 func (j *missJob) pause() time.Duration { return 0 }
 
 // abandon leaves the rows as they are: the next term ends them.
@@ -114,7 +116,7 @@ func (j *disableJob) step(ctx context.Context, tx querier) (finished bool, err e
 	return !j.locked, err
 }
 
-func (j *disableJob) requeued() string { return "" }
+func (j *disableJob) committed() []string { return nil }
 
 func (j *disableJob) pause() time.Duration { return lockPause }
 
@@ -230,6 +232,7 @@ func (j *replayJob) step(ctx context.Context, tx querier) (finished bool, err er
 	if err != nil {
 		return false, err
 	}
+	crashpoint.Hit(crashpoint.InReplay)
 	last := key{*cursor, cursorID}
 	if n := len(picked); n > 0 {
 		last = picked[n-1]
@@ -239,7 +242,12 @@ func (j *replayJob) step(ctx context.Context, tx querier) (finished bool, err er
 	return finished, exec(ctx, tx, advanceReplay, j.ID, len(picked), last.created, last.eventID, finished)
 }
 
-func (j *replayJob) requeued() string { return j.endpointID }
+func (j *replayJob) committed() []string {
+	if j.endpointID == "" {
+		return nil
+	}
+	return []string{j.endpointID}
+}
 
 func (j *replayJob) pause() time.Duration {
 	if j.unseen {

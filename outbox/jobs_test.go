@@ -240,7 +240,7 @@ func (j *brokenJob) step(ctx context.Context, tx querier) (bool, error) {
 	j.steps++
 	return false, exec(ctx, tx, `select 1 / 0`)
 }
-func (j *brokenJob) requeued() string     { return "" }
+func (j *brokenJob) committed() []string  { return nil }
 func (j *brokenJob) pause() time.Duration { return 0 }
 func (j *brokenJob) abandon(context.Context, querier, string) error {
 	j.abandoned++

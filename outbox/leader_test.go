@@ -18,7 +18,7 @@ func takeTerm(t *testing.T, db *DB) Term {
 	tailer := NewTailer(db.cfg, testLog(t))
 	must(t, tailer.Connect(t.Context()))
 	defer tailer.Close()
-	_, err := db.PrepareSlot(t.Context(), tailer, "first", false)
+	_, err := db.PrepareSlot(t.Context(), tailer, "first", false, func(error) {})
 	must(t, err)
 	term, err := db.TakeOver(t.Context(), tailer, "first")
 	must(t, err)
@@ -63,17 +63,17 @@ func TestLeader_SweepsAgainAfterACrashBeforeTheSweep(t *testing.T) {
 	t.Parallel()
 	db, env := openDB(t)
 	addEndpoint(t, env, "ep_1", "venue_a", "*")
-	addEvents(t, env, "evt", sweepBatch+1)
+	addEvents(t, env, "evt", findLimit+1)
 	tailer := NewTailer(db.cfg, testLog(t))
 	must(t, tailer.Connect(t.Context()))
 	t.Cleanup(tailer.Close)
-	_, err := db.PrepareSlot(t.Context(), tailer, "crashes now", false)
+	_, err := db.PrepareSlot(t.Context(), tailer, "crashes now", false, func(error) {})
 	must(t, err)
 	if got := testenv.QueryOne[bool](t, env, `select recovering from webhooks.checkpoint`); !got {
 		t.Fatal("a new slot is not noted as recovering")
 	}
-	if term := takeTerm(t, db); term.Swept != sweepBatch+1 {
-		t.Errorf("the next leader swept %d of %d", term.Swept, sweepBatch+1)
+	if term := takeTerm(t, db); term.Swept != findLimit+1 {
+		t.Errorf("the next leader swept %d of %d", term.Swept, findLimit+1)
 	}
 }
 
@@ -93,13 +93,13 @@ func TestLeader_RefusesAForeignSlot(t *testing.T) {
 	t.Parallel()
 	db, env := openDB(t)
 	env.Exec(t, `select pg_create_logical_replication_slot($1, 'test_decoding')`, env.Slot)
-	_, err := db.PrepareSlot(t.Context(), &Tailer{}, "test", false)
+	_, err := db.PrepareSlot(t.Context(), &Tailer{}, "test", false, func(error) {})
 	wantProblem(t, err, fmt.Sprintf("replication slot %q", env.Slot), "plugin test_decoding", "outbox.slot")
 
 	other, _ := openDB(t)
 	takeTerm(t, other)
 	db.cfg.Slot = other.cfg.Slot
-	_, err = db.PrepareSlot(t.Context(), &Tailer{}, "test", false)
+	_, err = db.PrepareSlot(t.Context(), &Tailer{}, "test", false, func(error) {})
 	wantProblem(t, err, "it belongs to something else", "shared by all databases")
 }
 
@@ -109,14 +109,14 @@ func TestLeader_SeveralAgentsPrepareTheSlotAtOnce(t *testing.T) {
 	var agents errgroup.Group
 	for range poolSize {
 		agents.Go(func() error {
-			_, err := db.PrepareSlot(t.Context(), &Tailer{}, "test", false)
+			_, err := db.PrepareSlot(t.Context(), &Tailer{}, "test", false, func(error) {})
 			return err
 		})
 	}
 	if err := agents.Wait(); err != nil {
 		t.Errorf("one of the agents: %v", err)
 	}
-	if err := db.createSlot(t.Context(), &Tailer{}, "late"); err != nil {
+	if err := db.createSlot(t.Context(), &Tailer{}, "late", func(error) {}); err != nil {
 		t.Errorf("an agent that saw no slot and came too late: %v", err)
 	}
 	if n := testenv.QueryOne[int64](t, env, `select count(*) from pg_replication_slots where slot_name = $1`, env.Slot); n != 1 {

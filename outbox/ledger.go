@@ -68,7 +68,6 @@ type Ledger struct {
 	resting  []resting        // jobs that pause
 	stopped  map[string]int   // by endpoint, the version up to which MissPending is over
 	versions map[string]int64 // by endpoint, the latest Health that was taken in
-	horizon  *Horizon         // to be stored once the checkpoint has passed it
 	stored   LSN              // the checkpoint as committed
 	storedAt time.Time
 	failing  bool // the last try to commit failed; logged once
@@ -81,6 +80,7 @@ type ledgerStats struct {
 	groups, rows, parked atomic.Int64
 	lag                  atomic.Int64 // nanoseconds
 	stored               atomic.Uint64
+	recorded             atomic.Uint64 // LSN; everything up to it has its rows, which the checkpoint may not tell yet
 	failing, stalled     atomic.Bool
 }
 
@@ -101,11 +101,10 @@ type resting struct {
 
 // op is one thing to take in. Exactly one field is set.
 type op struct {
-	result  *Result
-	health  *Health
-	horizon *Horizon
-	job     job
-	stop    *missJob // ends the jobs for its endpoint up to its version
+	result *Result
+	health *Health
+	job    job
+	stop   *missJob // ends the jobs for its endpoint up to its version
 }
 
 // NewLedger makes a Ledger for one term. It starts nothing.
@@ -115,6 +114,7 @@ func NewLedger(cfg LedgerConfig) *Ledger {
 		stopped: map[string]int{}, versions: map[string]int64{}}
 	l.mark.low = cfg.Term.LSN
 	l.stats.stored.Store(uint64(l.stored))
+	l.stats.recorded.Store(uint64(l.stored))
 	return l
 }
 
@@ -133,12 +133,6 @@ func (l *Ledger) Record(ctx context.Context, r *Result) error { return l.send(ct
 
 // SetHealth records an endpoint's counter outside an attempt: after it was enabled again, or found unusable.
 func (l *Ledger) SetHealth(ctx context.Context, h *Health) error { return l.send(ctx, op{health: h}) }
-
-// SetHorizon stores a horizon with the first checkpoint that has passed it. While one waits for that, later ones are
-// dropped.
-func (l *Ledger) SetHorizon(ctx context.Context, h Horizon) error {
-	return l.send(ctx, op{horizon: &h})
-}
 
 // Missing tells why an endpoint's pending deliveries become missed.
 type Missing struct {
@@ -238,6 +232,7 @@ func (l *Ledger) Run(ctx context.Context) error {
 		if err := l.commit(ctx, g, last); err != nil {
 			return err
 		}
+		l.stats.recorded.Store(uint64(l.mark.low))
 		if err := l.step(ctx); err != nil {
 			return err
 		}
@@ -280,10 +275,6 @@ func (l *Ledger) take(g *group, o op) {
 		l.takeHealth(g, o.result.Health)
 	case o.health != nil:
 		l.takeHealth(g, o.health)
-	case o.horizon != nil:
-		if l.horizon == nil {
-			l.horizon = o.horizon
-		}
 	case o.job != nil:
 		if m, ok := o.job.(*missJob); !ok || m.Version > l.stopped[m.EndpointID] {
 			l.jobs = append(l.jobs, o.job)
@@ -401,7 +392,7 @@ func (l *Ledger) step(ctx context.Context) error {
 	if fault != nil && tries >= jobTries {
 		l.cfg.Log.Error("a job of the ledger was given up", "error", fault)
 	}
-	if endpointID := j.requeued(); endpointID != "" {
+	for _, endpointID := range j.committed() {
 		l.cfg.Requeued(endpointID)
 	}
 	l.jobs = l.jobs[1:]

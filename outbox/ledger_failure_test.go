@@ -6,7 +6,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/quintago/webhook-agent/secret"
 	"github.com/quintago/webhook-agent/testenv"
 )
 
@@ -50,15 +49,14 @@ func TestLedger_IsFencedByALostCheckpoint(t *testing.T) {
 
 func TestLedger_CountsACommitWhoseAnswerWasLostOnce(t *testing.T) {
 	t.Parallel()
-	for name, fault := range map[string]commitFault{"applied": loseAnswer, "not applied": loseCommit} {
+	for name, fault := range map[string]testenv.CommitFault{"applied": testenv.LoseAnswer, "not applied": testenv.LoseCommit} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			db, env := openDB(t)
-			p := newProxy(t, env)
-			db.cfg.URL = secret.New(p.url)
+			p := behindProxy(t, db, env)
 			env.Exec(t, `insert into webhooks.replays (id, endpoint_id, state, total, requeued) values ('rpl_1', 'ep_1', 'running', 5, true)`)
 			b := keepBook(t, db.cfg, newTerm(t, db), nil)
-			p.breakCommit(fault)
+			p.BreakCommit(fault)
 			for i := range 3 {
 				d := b.track(t, LSN(100+i), fmt.Sprintf("evt_%d", i))[0]
 				d.ReplayID = "rpl_1"
@@ -69,8 +67,8 @@ func TestLedger_CountsACommitWhoseAnswerWasLostOnce(t *testing.T) {
 				b.hasCommitted(t, i+1)
 			}
 			b.close(t)
-			if p.broken() != 1 {
-				t.Fatalf("%d commits were broken", p.broken())
+			if p.BrokenCommits() != 1 {
+				t.Fatalf("%d commits were broken", p.BrokenCommits())
 			}
 			got := testenv.QueryOne[string](t, env, `select concat_ws(' ', (select count(*) from webhooks.deliveries where status = 'failed'),
 			    (select count(*) from webhooks.attempts), (select done from webhooks.replays), (select consecutive_failures from webhooks.endpoint_health))`)
@@ -86,24 +84,23 @@ func TestLedger_CountsACommitWhoseAnswerWasLostOnce(t *testing.T) {
 
 func TestLedger_CountsAStepOfAJobWhoseAnswerWasLostOnce(t *testing.T) {
 	t.Parallel()
-	for name, fault := range map[string]commitFault{"applied": loseAnswer, "not applied": loseCommit} {
+	for name, fault := range map[string]testenv.CommitFault{"applied": testenv.LoseAnswer, "not applied": testenv.LoseCommit} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			db, env := openDB(t)
-			p := newProxy(t, env)
-			db.cfg.URL = secret.New(p.url)
+			p := behindProxy(t, db, env)
 			addEndpoint(t, env, "ep_1", "venue_a", "*")
 			addLog(t, env, "ep_1", Missed, 2*jobStep+7)
 			addReplay(t, env, "rpl_1", `{missed}`)
-			p.breakCommit(fault)
+			p.BreakCommit(fault)
 			b := keepBook(t, db.cfg, newTerm(t, db), nil)
 			must(t, b.Replay(t.Context(), Replay{ID: "rpl_1"}))
 			awaitRequeued(t, env, "rpl_1")
 			b.close(t)
 			got := testenv.QueryOne[string](t, env, `select concat_ws(' ', state, total, done, (select count(*) from webhooks.deliveries where status = 'pending'))
 			    from webhooks.replays`)
-			if want := fmt.Sprintf("running %d 0 %[1]d", 2*jobStep+7); got != want || p.broken() != 1 {
-				t.Errorf("state, total, done and pending are %s, want %s; %d commits broken", got, want, p.broken())
+			if want := fmt.Sprintf("running %d 0 %[1]d", 2*jobStep+7); got != want || p.BrokenCommits() != 1 {
+				t.Errorf("state, total, done and pending are %s, want %s; %d commits broken", got, want, p.BrokenCommits())
 			}
 		})
 	}
@@ -112,12 +109,11 @@ func TestLedger_CountsAStepOfAJobWhoseAnswerWasLostOnce(t *testing.T) {
 func TestLedger_KeepsWhatItHasWhileTheDatabaseIsAway(t *testing.T) {
 	t.Parallel()
 	db, env := openDB(t)
-	p := newProxy(t, env)
-	db.cfg.URL = secret.New(p.url)
+	p := behindProxy(t, db, env)
 	b := keepBook(t, db.cfg, newTerm(t, db), nil)
 	must(t, b.Record(t.Context(), success(b.track(t, 100, "before")[0])))
 	b.hasCommitted(t, 1)
-	p.setDown(true)
+	p.SetFault(testenv.Refuse)
 	var ids []string
 	for i := range 20 {
 		ids = append(ids, fmt.Sprintf("evt_%d", i))
@@ -131,7 +127,7 @@ func TestLedger_KeepsWhatItHasWhileTheDatabaseIsAway(t *testing.T) {
 		}
 		return nil
 	})
-	p.setDown(false)
+	p.SetFault(testenv.Pass)
 	b.hasCommitted(t, 21)
 	b.close(t)
 	if stalls := b.stalled(); !slices.Equal(stalls, []bool{true, false}) || b.Stats().Failing {
@@ -148,10 +144,9 @@ func TestLedger_KeepsWhatItHasWhileTheDatabaseIsAway(t *testing.T) {
 func TestLedger_EndsWithItsContextWhileTheDatabaseIsAway(t *testing.T) {
 	t.Parallel()
 	db, env := openDB(t)
-	p := newProxy(t, env)
-	db.cfg.URL = secret.New(p.url)
+	p := behindProxy(t, db, env)
 	term := newTerm(t, db)
-	p.setDown(true)
+	p.SetFault(testenv.Refuse)
 	b := keepBook(t, db.cfg, term, nil) // the test's clean-up cancels and waits
 	must(t, b.Record(t.Context(), success(b.track(t, 100, "evt_1")[0])))
 	testenv.Eventually(t, patience, func() error {

@@ -11,6 +11,8 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/tern/v2/migrate"
+
+	"github.com/quintago/webhook-agent/crashpoint"
 )
 
 //go:embed migrations/*.sql
@@ -88,6 +90,7 @@ func Migrate(ctx context.Context, cfg Config) (from, to int, err error) {
 		}
 		return 0, 0, cfg.explain("migrate", err)
 	}
+	crashpoint.Hit(crashpoint.InMigration)
 	if err := cfg.ensurePublications(ctx, conn); err != nil {
 		return 0, 0, err
 	}

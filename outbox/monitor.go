@@ -23,22 +23,12 @@ type Vitals struct {
 	Pending int64
 	// ClockSkew is the server's clock minus this host's.
 	ClockSkew time.Duration
-	// Horizon is what had ended when the vitals were read.
-	Horizon Horizon
-}
-
-// Horizon is a snapshot with a position of the WAL that was read after it: when everything before LSN is recorded,
-// everything that the snapshot sees is.
-type Horizon struct {
-	Snapshot string // pg_snapshot
-	LSN      LSN
 }
 
 const selectVitals = `
 select coalesce(pg_current_wal_lsn() - s.confirmed_flush_lsn, 0)::bigint, coalesce(pg_current_wal_lsn() - s.restart_lsn, 0)::bigint,
        coalesce(s.wal_status, ''), clock_timestamp(),
-       (select count(*) from (select from webhooks.deliveries where status = 'pending' limit $2) p),
-       pg_current_snapshot()::text, pg_current_wal_insert_lsn()
+       (select count(*) from (select from webhooks.deliveries where status = 'pending' limit $2) p)
 from (select) here left join pg_replication_slots s on s.slot_name = $1`
 
 // Vitals reads them. The clocks are compared with half the time that the query took.
@@ -49,7 +39,7 @@ func (db *DB) Vitals(ctx context.Context) (Vitals, error) {
 	)
 	before := time.Now()
 	row := db.pool.QueryRow(ctx, selectVitals, db.cfg.Slot, MaxOverviewCount)
-	err := row.Scan(&v.LagBytes, &v.RetainedBytes, &v.WALStatus, &clock, &v.Pending, &v.Horizon.Snapshot, &v.Horizon.LSN)
+	err := row.Scan(&v.LagBytes, &v.RetainedBytes, &v.WALStatus, &clock, &v.Pending)
 	if err != nil {
 		return v, db.cfg.explain("look at the slot", err)
 	}

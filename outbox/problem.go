@@ -45,9 +45,9 @@ var ErrServerShutdown = errors.New("PostgreSQL is shutting down")
 // that it needed.
 var ErrSlotGone = errors.New("the replication slot is gone or lost")
 
-// ErrUndecodable reports that the slot stands before changes that cannot be decoded: at their position the publication did not
-// exist, and making it again does not mend that. PrepareSlot with replace has to make a new slot.
-var ErrUndecodable = errors.New("the stream stands at changes from a time without the publication")
+// ErrUndecodable reports that the slot stands before changes that cannot be decoded: at their position the publication, or a
+// column, did not exist, and making it again does not mend that. PrepareSlot with replace has to make a new slot.
+var ErrUndecodable = errors.New("the stream stands at changes from a time without the publication or a required column")
 
 // SQLSTATEs that are told apart: https://www.postgresql.org/docs/current/errcodes-appendix.html.
 const (

@@ -14,6 +14,8 @@ import (
 	"github.com/jackc/pglogrepl"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgproto3"
+
+	"github.com/quintago/webhook-agent/crashpoint"
 )
 
 const (
@@ -95,6 +97,15 @@ func (t *Tailer) Connect(ctx context.Context) error {
 		return t.cfg.explain("identify the server", err)
 	}
 	return nil
+}
+
+// enableFailover has the slot copied to standbys that ask for it, where an earlier version of the agent or of PostgreSQL made it.
+func (t *Tailer) enableFailover(ctx context.Context) error {
+	_, err := t.conn.Exec(ctx, "ALTER_REPLICATION_SLOT "+quoteIdent(t.cfg.Slot)+" (FAILOVER true)").ReadAll()
+	if SQLState(err) == codeObjectInUse { // another agent was quicker
+		return nil
+	}
+	return t.cfg.explain(fmt.Sprintf("alter slot %q", t.cfg.Slot), err)
 }
 
 // Start begins to stream at the position from, at where an earlier connection of this Tailer came, or at the slot's
@@ -347,6 +358,9 @@ func (t *Tailer) data(take context.Context, out chan<- *Batch, data []byte) erro
 
 // yield hands b over. While the consumer is slow it goes on telling the server that it lives.
 func (t *Tailer) yield(take context.Context, out chan<- *Batch, b *Batch) error {
+	if len(b.Changes) > 0 {
+		crashpoint.Hit(crashpoint.AfterRead)
+	}
 	select {
 	case out <- b:
 	default:
@@ -402,6 +416,9 @@ func (t *Tailer) status(now time.Time) error {
 // sendStatus sends one position as written, flushed and applied: pglogrepl would replace a zero by the written one,
 // and only the flushed one moves the slot.
 func (t *Tailer) sendStatus(lsn LSN) error {
+	if lsn > t.sent {
+		crashpoint.Hit(crashpoint.BeforeConfirm)
+	}
 	if err := t.conn.Conn().SetWriteDeadline(time.Now().Add(writeTimeout)); err != nil {
 		return fmt.Errorf("confirm %s: %w", lsn, err)
 	}

@@ -8,15 +8,13 @@ import (
 	"testing"
 	"time"
 
-	"github.com/quintago/webhook-agent/secret"
 	"github.com/quintago/webhook-agent/testenv"
 )
 
 func TestTailer_YieldsNothingTwiceAndMissesNothingWhenTheConnectionBreaks(t *testing.T) {
 	t.Parallel()
 	db, env := openDB(t)
-	p := newProxy(t, env)
-	db.cfg.URL = secret.New(p.url)
+	p := behindProxy(t, db, env)
 	f := follow(t, db)
 	// More than the buffers of the sockets hold, so that the connection breaks in the middle of it, and a transaction before and after.
 	addEvents(t, env, "a", 2)
@@ -31,7 +29,7 @@ func TestTailer_YieldsNothingTwiceAndMissesNothingWhenTheConnectionBreaks(t *tes
 		for len(got) < breakAfter {
 			take(f.next(t))
 		}
-		p.cut()
+		p.Reset()
 		for ended := false; !ended; {
 			select {
 			case b := <-f.batches:

@@ -10,6 +10,8 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/sethvargo/go-retry"
+
+	"github.com/quintago/webhook-agent/crashpoint"
 )
 
 // transact runs write in a transaction that also stores lsn and counts the sequence up. It returns when that is
@@ -43,9 +45,6 @@ func (l *Ledger) transact(ctx context.Context, lsn LSN, write func(context.Conte
 	l.sequence++
 	if lsn > l.stored {
 		l.stored = lsn
-	}
-	if l.horizon != nil && l.horizon.LSN <= lsn {
-		l.horizon = nil
 	}
 	l.mark.busy = false
 	l.storedAt = time.Now()
@@ -84,7 +83,7 @@ func (l *Ledger) watchStall() (done func()) {
 }
 
 const fence = `
-update webhooks.checkpoint set lsn = greatest(lsn, $4), sequence = sequence + 1, updated = now(), horizon = coalesce($5::pg_snapshot, horizon)
+update webhooks.checkpoint set lsn = greatest(lsn, $4), sequence = sequence + 1, updated = now()
 where slot = $1 and epoch = $2 and sequence = $3`
 
 const selectFence = `
@@ -118,13 +117,10 @@ func (l *Ledger) try(ctx context.Context, lsn LSN, write func(context.Context, q
 }
 
 func (l *Ledger) tryOn(ctx context.Context, conn *pgx.Conn, lsn LSN, write func(context.Context, querier) error) error {
+	crashpoint.Hit(crashpoint.BeforeLedgerCommit)
 	var begin pgx.Batch
 	begin.Queue("begin")
-	var horizon *string
-	if l.horizon != nil && l.horizon.LSN <= lsn {
-		horizon = &l.horizon.Snapshot
-	}
-	begin.Queue(fence, l.cfg.Slot, l.cfg.Term.Epoch, l.sequence, lsn, horizon)
+	begin.Queue(fence, l.cfg.Slot, l.cfg.Term.Epoch, l.sequence, lsn)
 	results := conn.SendBatch(ctx, &begin)
 	_, err := results.Exec()
 	if err == nil {
@@ -143,7 +139,11 @@ func (l *Ledger) tryOn(ctx context.Context, conn *pgx.Conn, lsn LSN, write func(
 	if err := write(ctx, conn); err != nil {
 		return err
 	}
+	crashpoint.Hit(crashpoint.InLedgerCommit)
 	_, err = conn.Exec(ctx, "commit")
+	if err == nil {
+		crashpoint.Hit(crashpoint.AfterLedgerCommit)
+	}
 	return err
 }
 

@@ -13,6 +13,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/quintago/webhook-agent/crashpoint"
 	"github.com/quintago/webhook-agent/secret"
 )
 
@@ -140,11 +141,13 @@ func (w *Webhook) Attempt(ctx context.Context, r Request) (result Result) {
 	ctx, cancel := context.WithTimeoutCause(ctx, w.timeout, errDeadline)
 	defer cancel()
 	seen := new(progress)
+	crashpoint.Hit(crashpoint.BeforeDial)
 	response, err := w.transport.RoundTrip(newRequest(observe(ctx, seen), target, header, r.Body))
 	latency := time.Since(start)
 	ended := context.Cause(ctx) // read once, for it may end at any moment; nil while it has not
 	switch {
 	case err == nil:
+		crashpoint.Hit(crashpoint.AfterResponse)
 		result = read(response, cancel)
 	case ended != nil && !errors.Is(ended, errDeadline):
 		result = Result{Outcome: Canceled, Class: ClassCanceled, Error: "the attempt was interrupted; its result is unknown"}
@@ -176,6 +179,7 @@ func observe(ctx context.Context, p *progress) context.Context {
 		GotConn:           func(httptrace.GotConnInfo) { p.reach(phaseSend) },
 		WroteRequest: func(info httptrace.WroteRequestInfo) {
 			if info.Err == nil {
+				crashpoint.Hit(crashpoint.AfterRequestWritten)
 				p.reach(phaseHeaders)
 			}
 		},

@@ -1,0 +1,69 @@
+//go:build crashpoints
+
+package crashpoint
+
+import (
+	"fmt"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"syscall"
+)
+
+// variable is the environment variable that chooses the point.
+const variable = "WEBHOOK_AGENT_CRASHPOINT"
+
+// chosen is where this process ends, and left the passes there until it does. chosen is set before main and only read then.
+var (
+	chosen Point
+	left   atomic.Int64
+)
+
+// A variable that names nothing must not pass for a process that survived, so it ends the process before it does anything.
+func init() {
+	text := os.Getenv(variable)
+	if text == "" {
+		return
+	}
+	point, pass, err := parse(text)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "webhook-agent: "+err.Error())
+		os.Exit(2)
+	}
+	chosen = point
+	left.Store(pass)
+}
+
+// parse reads "name" or "name:n".
+func parse(text string) (point Point, pass int64, err error) {
+	name, count, counted := strings.Cut(text, ":")
+	point, pass = Point(name), 1
+	if !slices.Contains(Points(), point) {
+		return "", 0, fmt.Errorf("%s=%s: there is no crash point %q; the points are %s", variable, text, name, list())
+	}
+	if counted {
+		if pass, err = strconv.ParseInt(count, 10, 64); err != nil || pass < 1 {
+			return "", 0, fmt.Errorf("%s=%s: the pass must be a number from 1 on, not %q", variable, text, count)
+		}
+	}
+	return point, pass, nil
+}
+
+func list() string {
+	var names []string
+	for _, p := range Points() {
+		names = append(names, string(p))
+	}
+	return strings.Join(names, ", ")
+}
+
+// Hit ends the process when p is the chosen point and this is the chosen pass.
+func Hit(p Point) {
+	if p != chosen || left.Add(-1) != 0 {
+		return
+	}
+	_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
+	select {} // the signal may take a moment to arrive, and nothing may happen in it
+}

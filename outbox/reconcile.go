@@ -1,0 +1,387 @@
+package outbox
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/quintago/webhook-agent/crashpoint"
+)
+
+// The outbox is the truth and the stream the fast way to it. This file compares the two: an event that was handed over and
+// that an endpoint wanted has a delivery row, so a row of the outbox without one was passed over by the stream.
+//
+// What has been handed over is told by a horizon, a snapshot together with a position of the WAL that was read after it:
+// once everything before the position is recorded, every event that the snapshot sees is. The checkpoint keeps the last
+// horizon up to which outbox and log agree, and a comparison looks only at what a new horizon sees and that one does
+// not. Both are compared by the snapshot's xmin alone, since rows that were written in a savepoint carry the id of a
+// subtransaction, which no snapshot lists.
+//
+// There are two kinds of comparison. After a gap (Term.Gap) all of the outbox is walked, and an event is matched with the
+// endpoints that exist now and existed when it was created. In the periodic run nothing is known to have gone wrong:
+// it reads the latest rows only and leaves out endpoints that have changed since the last horizon, because the stream may have been
+// right to pass their events over.
+
+const (
+	// findLimit is how many events one statement of a comparison finds, and recoverStep how many get their rows in one
+	// transaction.
+	findLimit   = 2000
+	recoverStep = 500
+	// backdated is how much older than its commit the created column of an event may be for the periodic run to read it:
+	// it is the start of the transaction, or whatever the app has written.
+	backdated = time.Hour
+	// recordedInterval is how often Reconcile looks whether the ledger has come to the horizon.
+	recordedInterval = 100 * time.Millisecond
+	// horizonStep is how many transactions a horizon must pass to be stored by a run that found nothing, so that a
+	// database in which nothing happens is not written to for the agent's own transactions.
+	horizonStep = 64
+)
+
+// Horizon is a snapshot with a position of the WAL that was read after it, and with what was streamed at that time.
+type Horizon struct {
+	Snapshot string // pg_snapshot
+	LSN      LSN
+	At       time.Time
+	Coverage Coverage
+
+	xmin uint64
+}
+
+const selectHorizon = `
+select pg_current_snapshot()::text, pg_current_wal_insert_lsn(), clock_timestamp()`
+
+// Horizon takes one. The coverage is read first: what changes after that is found by the next comparison.
+func (db *DB) Horizon(ctx context.Context) (h Horizon, err error) {
+	if h.Coverage, err = db.Coverage(ctx); err != nil {
+		return h, err
+	}
+	if err = db.pool.QueryRow(ctx, selectHorizon).Scan(&h.Snapshot, &h.LSN, &h.At); err != nil {
+		return h, db.cfg.explain("take a horizon", err)
+	}
+	s, err := ParseSnapshot(h.Snapshot)
+	h.xmin = s.xmin
+	return h, err
+}
+
+// Passed tells that every transaction up to this one has ended and is visible.
+func (h Horizon) Passed(xid uint64) bool { return h.xmin > xid }
+
+// comparison says which rows of the outbox to look at.
+type comparison struct {
+	from      *string   // the last horizon; nil when there is none, so that all rows are looked at
+	known     []uint32  // the tables that it speaks of; nil for all
+	to        *string   // the new horizon; nil to look at all that is visible
+	periodic  bool      // no gap is known
+	since     time.Time // of a periodic comparison
+	endpoints *string   // only endpoints that have not changed since this horizon
+}
+
+// wants is the condition that an endpoint e wants an event, given the expressions for the event's venue, created and type:
+// the patterns of package agent in SQL.
+func wants(venue, created, eventType string) string {
+	return fmt.Sprintf(`e.venue = %[1]s and e.created <= %[2]s
+      and exists (select from unnest(e.events) p where p in ('*', %[3]s) or (right(p, 2) = '.*' and starts_with(%[3]s, left(p, -1))))`,
+		venue, created, eventType)
+}
+
+// eventColumns returns the expressions for an event's id, venue, created and type, with the values that the stream would give
+// to what is null or out of range.
+func (db *DB) eventColumns() (id, venue, created, eventType string) {
+	c := db.cfg.Columns
+	at := "o." + quoteIdent(c.Created)
+	return "o." + quoteIdent(c.ID), "o." + quoteIdent(c.Venue) + "::text",
+		fmt.Sprintf("case when isfinite(%[1]s::timestamptz) then %[1]s::timestamptz else now() end", at),
+		"coalesce(o." + quoteIdent(c.Type) + "::text, '')"
+}
+
+// findSQL finds events that lack a delivery row, in the order of their ids after a gap.
+func (db *DB) findSQL(periodic bool) string {
+	id, venue, created, eventType := db.eventColumns()
+	// Walked by id, the many rows of a gap are each read once. The latest rows are few and found by created.
+	window, order := "($5::text is null or "+id+" > $5::text::"+db.idType()+")", " order by "+id
+	if periodic {
+		window, order = "o."+quoteIdent(db.cfg.Columns.Created)+" >= $5::timestamptz", ""
+	}
+	return fmt.Sprintf(`
+select %[1]s::text from %[2]s o
+where %[3]s
+  and not (webhooks.handed_over(o.xmin, $1::text::pg_snapshot) and coalesce(o.tableoid = any($2::oid[]), true))
+  and ($3::text is null or webhooks.handed_over(o.xmin, $3::text::pg_snapshot))
+  and exists (select from webhooks.endpoints e
+      where %[6]s
+      and ($4::text is null or webhooks.handed_over(e.xmin, $4::text::pg_snapshot))
+      and not exists (select from webhooks.deliveries d where d.event_id = %[1]s::text and d.endpoint_id = e.id))%[4]s limit %[5]d`,
+		id, db.cfg.table(), window, order, findLimit, wants(venue, created, eventType))
+}
+
+// find returns the next events after the cursor that lack a row. done tells that there are no more.
+func (db *DB) find(ctx context.Context, c comparison, cursor *string) (ids []string, done bool, err error) {
+	var window any = cursor
+	if c.periodic {
+		window = c.since
+	}
+	ids, err = queryRows(ctx, db.pool, db.findSQL(c.periodic), pgx.RowTo[string], c.from, c.known, c.to, c.endpoints, window)
+	return ids, len(ids) < findLimit, err
+}
+
+// recoverSQL gives events their missing rows, and counts them by endpoint. Those of endpoints that cannot be sent to are
+// missed at once.
+func (db *DB) recoverSQL() string {
+	id, venue, created, eventType := db.eventColumns()
+	return fmt.Sprintf(`
+with event as materialized (
+    select %[1]s::text as id, %[4]s as type, %[2]s as venue, %[3]s as created
+    from %[5]s o where %[1]s = any($1::text[]::%[6]s[])
+), wanted as (
+    select o.*, e.id as endpoint_id,
+           case when e.disabled_at is not null then 'the endpoint is disabled'
+                when h.unusable is not null then 'the endpoint cannot be sent to: ' || h.unusable end as off
+    from event o
+    join webhooks.endpoints e on %[7]s
+    left join webhooks.endpoint_health h on h.endpoint_id = e.id
+    where $2::text is null or webhooks.handed_over(e.xmin, $2::text::pg_snapshot)
+), added as (
+    insert into webhooks.deliveries (event_id, endpoint_id, venue, type, status, next_attempt_at, created, finished, last_error)
+    select id, endpoint_id, venue, type, case when off is null then 'pending' else 'missed' end,
+           case when off is null then now() end, created, case when off is not null then now() end, off
+    from wanted
+    on conflict (event_id, endpoint_id) do nothing
+    returning endpoint_id
+)
+select endpoint_id, count(*) from added group by endpoint_id`,
+		id, venue, created, eventType, db.cfg.table(), db.idType(), wants("o.venue", "o.created", "o.type"))
+}
+
+// recovered counts the rows that an endpoint got.
+type recovered struct {
+	endpointID string
+	n          int64
+}
+
+func scanRecovered(row pgx.CollectableRow) (r recovered, err error) {
+	err = row.Scan(&r.endpointID, &r.n)
+	return r, err
+}
+
+const endSweep = `
+update webhooks.checkpoint set horizon = $3::text::pg_snapshot, horizon_at = $4, coverage = $5, relations = $6,
+       lsn = case when lsn = '0/0' then coalesce((select confirmed_flush_lsn from pg_replication_slots where slot_name = $1), '0/0') else lsn end
+where slot = $1 and epoch = $2`
+
+// sweep recovers what is in the outbox and was not handed over, before a term reads its first batch. What it sees that the
+// stream brings as well is looked up then (Term.LookupUntil). Transactions that it does not see yet and the new slot
+// does not stream (one that waits for a synchronous standby) are left to Reconcile.
+func (db *DB) sweep(ctx context.Context, term Term) (added int64, err error) {
+	if err := db.loadIDType(ctx); err != nil {
+		return 0, err
+	}
+	// Taken before the first look, so that all it sees is looked at.
+	h, err := db.Horizon(ctx)
+	if err != nil {
+		return 0, err
+	}
+	c, err := scanCheckpoint(db.pool.QueryRow(ctx, selectCheckpoint, db.cfg.Slot))
+	if err != nil {
+		return 0, db.cfg.explain("read the checkpoint", err)
+	}
+	added, err = db.eachFound(ctx, comparison{from: c.horizon, known: h.Coverage.known(c.relations)}, func(ids []string) (n int64, err error) {
+		rows, err := queryRows(ctx, db.pool, db.recoverSQL(), scanRecovered, ids, nil)
+		for _, r := range rows {
+			n += r.n
+		}
+		crashpoint.Hit(crashpoint.InSweep)
+		return n, err
+	})
+	if err != nil {
+		return added, db.cfg.explain("sweep "+db.cfg.Table, err)
+	}
+	tag, err := db.pool.Exec(ctx, endSweep, db.cfg.Slot, term.Epoch, h.Snapshot, h.At, h.Coverage.Fingerprint, h.Coverage.Relations)
+	if err != nil {
+		return added, db.cfg.explain("end the sweep", err)
+	}
+	if tag.RowsAffected() == 0 {
+		return added, ErrFenced
+	}
+	return added, nil
+}
+
+// eachFound calls give with what a comparison finds, a step at a time, and adds up what it returns.
+func (db *DB) eachFound(ctx context.Context, c comparison, give func(ids []string) (int64, error)) (total int64, err error) {
+	var cursor *string
+	for {
+		ids, done, err := db.find(ctx, c, cursor)
+		if err != nil {
+			return total, err
+		}
+		if len(ids) > 0 {
+			cursor = &ids[len(ids)-1]
+		}
+		var given int64
+		for len(ids) > 0 {
+			step := ids[:min(len(ids), recoverStep)]
+			ids = ids[len(step):]
+			n, err := give(step)
+			if given += n; err != nil {
+				return total + given, err
+			}
+		}
+		total += given
+		// A periodic run has no cursor: it looks again, unless what it finds does not go away.
+		if done || c.periodic && given == 0 {
+			return total, nil
+		}
+	}
+}
+
+const selectCompared = `
+select horizon::text, horizon_at, relations from webhooks.checkpoint where slot = $1 and epoch = $2`
+
+// Reconcile waits until the ledger has recorded everything before h, gives every event that h sees and the last horizon does not
+// the rows that it lacks, and makes h the last horizon. It returns how many rows were lacking. gap tells that the stream is known to have
+// passed events over; a recovery is complete when Reconcile has run with a horizon beyond Term.Barrier.
+func (db *DB) Reconcile(ctx context.Context, l *Ledger, h Horizon, gap bool) (added int64, err error) {
+	if err := db.loadIDType(ctx); err != nil {
+		return 0, err
+	}
+	if err := l.awaitRecorded(ctx, h.LSN); err != nil {
+		return 0, err
+	}
+	var (
+		from      *string
+		at        *time.Time
+		relations []string
+	)
+	err = db.pool.QueryRow(ctx, selectCompared, db.cfg.Slot, l.cfg.Term.Epoch).Scan(&from, &at, &relations)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return 0, ErrFenced
+	}
+	if err != nil {
+		return 0, db.cfg.explain("read the checkpoint", err)
+	}
+	c := comparison{from: from, known: h.Coverage.known(relations), to: &h.Snapshot}
+	// Without a former horizon nothing tells which rows are new, and which endpoints have not changed.
+	if !gap && from != nil && at != nil {
+		c.periodic, c.since, c.endpoints = true, at.Add(-backdated), from
+	}
+	if gap || c.periodic {
+		added, err = db.eachFound(ctx, c, func(ids []string) (int64, error) { return l.recoverEvents(ctx, db.recoverSQL(), ids, c.endpoints) })
+		if err != nil {
+			return added, db.cfg.explain("compare "+db.cfg.Table+" with the log", err)
+		}
+	}
+	if !gap && added == 0 && from != nil {
+		last, err := ParseSnapshot(*from)
+		if err == nil && h.xmin-last.xmin < horizonStep {
+			return 0, nil
+		}
+	}
+	return added, l.setHorizon(ctx, h)
+}
+
+// awaitRecorded waits until everything up to lsn is recorded.
+func (l *Ledger) awaitRecorded(ctx context.Context, lsn LSN) error {
+	tick := time.NewTicker(recordedInterval)
+	defer tick.Stop()
+	for LSN(l.stats.recorded.Load()) < lsn {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+	return nil
+}
+
+// recoverJob gives some events their missing rows.
+type recoverJob struct {
+	sql       string
+	ids       []string
+	endpoints *string // as in comparison
+	rows      []recovered
+	failed    error
+	done      chan<- jobResult // has room for the one value
+}
+
+type jobResult struct {
+	added int64
+	err   error
+}
+
+// recoverEvents has the Ledger give events their missing rows, and returns how many there were.
+func (l *Ledger) recoverEvents(ctx context.Context, sql string, ids []string, endpoints *string) (int64, error) {
+	done := make(chan jobResult, 1)
+	return l.await(ctx, &recoverJob{sql: sql, ids: ids, endpoints: endpoints, done: done}, done)
+}
+
+// await has the Ledger do a job and waits for it.
+func (l *Ledger) await(ctx context.Context, j job, done <-chan jobResult) (int64, error) {
+	if err := l.send(ctx, op{job: j}); err != nil {
+		return 0, err
+	}
+	select {
+	case r := <-done:
+		return r.added, r.err
+	case <-ctx.Done():
+		return 0, context.Cause(ctx)
+	}
+}
+
+func (j *recoverJob) step(ctx context.Context, tx querier) (finished bool, err error) {
+	j.rows, err = queryRows(ctx, tx, j.sql, scanRecovered, j.ids, j.endpoints)
+	return true, err
+}
+
+func (j *recoverJob) committed() (requeued []string) {
+	r := jobResult{err: j.failed}
+	for _, row := range j.rows {
+		r.added += row.n
+		requeued = append(requeued, row.endpointID)
+	}
+	j.done <- r
+	return requeued
+}
+
+func (j *recoverJob) pause() time.Duration { return 0 }
+
+func (j *recoverJob) abandon(_ context.Context, _ querier, reason string) error {
+	j.rows, j.failed = nil, fmt.Errorf("give %d events their rows: %s", len(j.ids), reason)
+	return nil
+}
+
+// horizonJob stores a horizon.
+type horizonJob struct {
+	slot string
+	Horizon
+	failed error
+	done   chan<- jobResult // has room for the one value
+}
+
+const storeHorizon = `
+update webhooks.checkpoint set horizon = $2::text::pg_snapshot, horizon_at = $3, coverage = $4, relations = $5, recovering = false
+where slot = $1`
+
+// setHorizon has the Ledger store h, which ends a recovery. Everything that h sees must have been handed over or recovered.
+func (l *Ledger) setHorizon(ctx context.Context, h Horizon) error {
+	done := make(chan jobResult, 1)
+	_, err := l.await(ctx, &horizonJob{slot: l.cfg.Slot, Horizon: h, done: done}, done)
+	return err
+}
+
+func (j *horizonJob) step(ctx context.Context, tx querier) (finished bool, err error) {
+	return true, exec(ctx, tx, storeHorizon, j.slot, j.Snapshot, j.At, j.Coverage.Fingerprint, j.Coverage.Relations)
+}
+
+func (j *horizonJob) committed() []string {
+	j.done <- jobResult{err: j.failed}
+	return nil
+}
+
+func (j *horizonJob) pause() time.Duration { return 0 }
+
+func (j *horizonJob) abandon(_ context.Context, _ querier, reason string) error {
+	j.failed = fmt.Errorf("store the horizon: %s", reason)
+	return nil
+}

@@ -1,0 +1,121 @@
+package outbox
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/quintago/webhook-agent/secret"
+)
+
+// State is what the agent holds in memory about endpoints when a term begins.
+type State struct {
+	Endpoints []EndpointState
+	// Snapshot tells which transactions the state contains already: their changes in the stream are old news.
+	Snapshot Snapshot
+	// Due is the earliest next_attempt_at of each endpoint that has pending deliveries, endpoints that are gone
+	// included.
+	Due map[string]time.Time
+	// Replays are those that are not done, oldest first.
+	Replays []Replay
+}
+
+// EndpointState is an endpoint with its failure counter.
+type EndpointState struct {
+	Endpoint
+	// Failures is the number of consecutive failed attempts of this generation.
+	Failures     int
+	FirstFailure time.Time
+	Unusable     string
+}
+
+const selectEndpoints = `
+select e.id, e.venue, e.url, e.events::text, e.secret, coalesce(e.previous_secret, ''),
+       case when isfinite(e.previous_secret_until) then e.previous_secret_until end,
+       e.disabled_at is not null, coalesce(e.disabled_reason, ''), e.generation,
+       case when isfinite(e.created) then e.created else 'epoch' end,
+       case when h.generation = e.generation then h.consecutive_failures else 0 end,
+       case when h.generation = e.generation then h.first_failure_at end,
+       coalesce(h.unusable, '')
+from webhooks.endpoints e
+left join webhooks.endpoint_health h on h.endpoint_id = e.id`
+
+// selectDue walks the index deliveries_pending from endpoint to endpoint (a loose index scan), so its cost is that of
+// the endpoints with pending deliveries, not of the deliveries.
+const selectDue = `
+with recursive due as (
+    (select endpoint_id, next_attempt_at from webhooks.deliveries
+     where status = 'pending' order by endpoint_id, next_attempt_at limit 1)
+    union all
+    select next.* from due, lateral (
+        select endpoint_id, next_attempt_at from webhooks.deliveries
+        where status = 'pending' and endpoint_id > due.endpoint_id
+        order by endpoint_id, next_attempt_at limit 1) next
+)
+select endpoint_id, coalesce(next_attempt_at, now()) from due`
+
+const selectOpenReplays = `
+select id from webhooks.replays where state in ('pending', 'running') order by created`
+
+// LoadState reads endpoints, their health, what is due and the open replays, all in one snapshot.
+func (db *DB) LoadState(ctx context.Context) (State, error) {
+	s := State{Due: map[string]time.Time{}}
+	err := pgx.BeginTxFunc(ctx, db.pool, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}, func(tx pgx.Tx) error {
+		var snapshot string
+		if err := tx.QueryRow(ctx, `select pg_current_snapshot()::text`).Scan(&snapshot); err != nil {
+			return err
+		}
+		var err error
+		if s.Snapshot, err = ParseSnapshot(snapshot); err != nil {
+			return err
+		}
+		if s.Endpoints, err = queryRows(ctx, tx, selectEndpoints, scanEndpointState); err != nil {
+			return err
+		}
+		type due struct {
+			id string
+			at time.Time
+		}
+		dues, err := queryRows(ctx, tx, selectDue, func(row pgx.CollectableRow) (d due, err error) {
+			err = row.Scan(&d.id, &d.at)
+			return d, err
+		})
+		if err != nil {
+			return err
+		}
+		for _, d := range dues {
+			s.Due[d.id] = d.at
+		}
+		s.Replays, err = queryRows(ctx, tx, selectOpenReplays, func(row pgx.CollectableRow) (r Replay, err error) {
+			err = row.Scan(&r.ID)
+			return r, err
+		})
+		return err
+	})
+	return s, db.cfg.explain("load the endpoints", err)
+}
+
+func scanEndpointState(row pgx.CollectableRow) (e EndpointState, err error) {
+	var (
+		secretText, previous string
+		until, firstFailure  *time.Time
+		events               string
+	)
+	err = row.Scan(&e.ID, &e.Venue, &e.URL, &events, &secretText, &previous, &until, &e.Disabled, &e.DisabledReason,
+		&e.Generation, &e.Created, &e.Failures, &firstFailure, &e.Unusable)
+	if err != nil {
+		return e, fmt.Errorf("endpoint %s: %w", strconv.Quote(e.ID), err)
+	}
+	e.Events = parseEvents(events)
+	e.Secret = secret.New(secretText)
+	if previous != "" && until != nil {
+		e.Previous, e.PreviousUntil = secret.New(previous), *until
+	}
+	if firstFailure != nil {
+		e.FirstFailure = *firstFailure
+	}
+	return e, nil
+}

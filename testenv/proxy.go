@@ -1,0 +1,446 @@
+package testenv
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/url"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+)
+
+const (
+	proxyBuffer  = 32 << 10        // bytes held of one direction of one connection, and no more
+	dripInterval = time.Second     // between two bytes under Drip
+	cutTimeout   = time.Second     // for both ends to close as well after Cut
+	dialTimeout  = 5 * time.Second // for the connection to the target
+)
+
+// Fault is what a Proxy does to the connections that pass it.
+type Fault int
+
+// The faults hold from SetFault to the next one.
+const (
+	Pass     Fault = iota // none
+	Refuse                // connections are reset, new ones closed at once
+	Stall                 // connections are accepted and nothing passes, an end of the connection neither
+	Drip                  // one byte a second passes in each direction of each connection
+	HalfOpen              // what the client sends passes, nothing comes back
+)
+
+// CommitFault is how a Proxy breaks a commit.
+type CommitFault int
+
+// The faults hold for one commit.
+const (
+	KeepCommits CommitFault = iota // none
+	LoseCommit                     // the connection breaks before the server gets the commit
+	LoseAnswer                     // the connection breaks when the server has carried it out and before the client knows
+)
+
+// Proxy stands between a TCP client and its server, PostgreSQL or a receiver, and breaks what passes as told. What it holds
+// back while a fault lasts it passes on afterwards, in order, as a network does that was away for a while; with it
+// the end of a connection. Its methods may be called from any goroutine.
+//
+// It has one goroutine that accepts, which ends with the listener, and two for each connection, one in each direction,
+// which end with the connection. Close ends them all and waits for them.
+type Proxy struct {
+	target   string
+	listener net.Listener
+	stop     context.CancelFunc // ends connections that are being made
+	all      sync.WaitGroup     // every goroutine
+
+	mu      sync.Mutex // guards all below
+	fault   Fault
+	changed chan struct{} // closed and replaced by SetFault
+	links   map[*link]struct{}
+	closed  bool
+	commit  CommitFault // of the next commit
+	broken  int         // commits
+}
+
+// NewProxy starts a proxy on a port of 127.0.0.1 that forwards to target, "host:port". The caller must Close it.
+func NewProxy(target string) (*Proxy, error) {
+	if _, port, err := net.SplitHostPort(target); err != nil {
+		return nil, fmt.Errorf("start a proxy: %w", err)
+	} else if _, err := strconv.ParseUint(port, 10, 16); err != nil {
+		return nil, fmt.Errorf("start a proxy: the port of %q is no number", target)
+	}
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return nil, fmt.Errorf("start a proxy: %w", err)
+	}
+	ctx, stop := context.WithCancel(context.Background())
+	p := &Proxy{target: target, listener: listener, stop: stop, changed: make(chan struct{}), links: map[*link]struct{}{}}
+	p.all.Go(func() { p.accept(ctx) })
+	return p, nil
+}
+
+// StartProxy is NewProxy for one test, at whose end it closes the proxy.
+func StartProxy(t testing.TB, target string) *Proxy {
+	t.Helper()
+	p, err := NewProxy(target)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := p.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return p
+}
+
+// Addr returns where the proxy listens, "host:port".
+func (p *Proxy) Addr() string { return p.listener.Addr().String() }
+
+// Via returns rawURL with the proxy's address in place of its own. One of PostgreSQL's also gets sslmode=disable, since the
+// proxy has to see commits. It panics on what is no URL.
+func (p *Proxy) Via(rawURL string) string {
+	u, err := url.Parse(rawURL)
+	if err != nil {
+		panic("testenv: Proxy.Via was not given a URL") // which may hold a password
+	}
+	u.Host = p.Addr()
+	if u.Scheme == "postgres" || u.Scheme == "postgresql" {
+		query := u.Query()
+		query.Set("sslmode", "disable")
+		u.RawQuery = query.Encode()
+	}
+	return u.String()
+}
+
+// SetFault sets what happens to all connections, those that are open included, until the next call.
+func (p *Proxy) SetFault(f Fault) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.fault = f
+	close(p.changed)
+	p.changed = make(chan struct{})
+	if f == Refuse {
+		p.eachLocked((*link).reset)
+	}
+}
+
+// BreakCommit sets what happens to the next commit that passes.
+func (p *Proxy) BreakCommit(f CommitFault) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.commit = f
+}
+
+// BrokenCommits returns how many commits BreakCommit has broken.
+func (p *Proxy) BrokenCommits() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.broken
+}
+
+// Cut closes all open connections in good order: both ends read what has passed so far, and then the end (FIN).
+func (p *Proxy) Cut() { p.each((*link).cut) }
+
+// Reset breaks all open connections: both ends get a reset (RST), and what is under way is lost.
+func (p *Proxy) Reset() { p.each((*link).reset) }
+
+// HalfClose closes the direction from the client to the server of all open connections. What the clients still send goes
+// nowhere; what the servers send passes.
+func (p *Proxy) HalfClose() { p.each((*link).halfClose) }
+
+// Connections returns how many connections are open.
+func (p *Proxy) Connections() int {
+	n := 0
+	p.each(func(*link) { n++ })
+	return n
+}
+
+// Close stops listening, resets all connections and waits for the proxy's goroutines. Closing again does nothing.
+func (p *Proxy) Close() error {
+	p.mu.Lock()
+	again := p.closed
+	p.closed = true
+	for l := range p.links {
+		l.reset()
+	}
+	p.mu.Unlock()
+	p.stop()
+	err := p.listener.Close()
+	p.all.Wait()
+	if err != nil && !again {
+		return fmt.Errorf("close a proxy: %w", err)
+	}
+	return nil
+}
+
+func (p *Proxy) each(do func(*link)) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.eachLocked(do)
+}
+
+func (p *Proxy) eachLocked(do func(*link)) {
+	for l := range p.links {
+		if !l.isOver() {
+			do(l)
+		}
+	}
+}
+
+// state returns the fault and a channel that is closed when it changes.
+func (p *Proxy) state() (Fault, <-chan struct{}) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.fault, p.changed
+}
+
+// accept serves clients until the listener closes.
+func (p *Proxy) accept(ctx context.Context) {
+	for {
+		client, err := p.listener.Accept()
+		if err != nil {
+			return
+		}
+		p.all.Go(func() { p.serve(ctx, client.(*net.TCPConn)) })
+	}
+}
+
+// serve connects client to the target and returns when both are closed. ctx ends the attempt to connect, no more.
+func (p *Proxy) serve(ctx context.Context, client *net.TCPConn) {
+	defer client.Close()
+	l := &link{proxy: p, client: client, over: make(chan struct{})}
+	if !p.enter(l) {
+		return
+	}
+	defer p.leave(l)
+	dialer := net.Dialer{Timeout: dialTimeout}
+	conn, err := dialer.DialContext(ctx, "tcp", p.target)
+	if err != nil {
+		_ = client.SetLinger(0) // the nearest to a refused connection that is left
+		return
+	}
+	defer conn.Close()
+	if !l.attach(conn.(*net.TCPConn)) {
+		_, _ = io.Copy(io.Discard, client) // as pump does after a cut
+		return
+	}
+	var back sync.WaitGroup
+	back.Go(func() { l.pump(down) }) // ends as the pump below does
+	l.pump(up)
+	back.Wait()
+}
+
+// enter returns false when l is not let in.
+func (p *Proxy) enter(l *link) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.closed || p.fault == Refuse {
+		return false
+	}
+	p.links[l] = struct{}{}
+	return true
+}
+
+func (p *Proxy) leave(l *link) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	delete(p.links, l)
+}
+
+// takeCommitFault returns what is to happen to the commit that is about to pass.
+func (p *Proxy) takeCommitFault() CommitFault {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	fault := p.commit
+	if p.commit = KeepCommits; fault != KeepCommits {
+		p.broken++
+	}
+	return fault
+}
+
+// direction is one of the two of a link.
+type direction int
+
+const (
+	up   direction = iota // from the client to the server
+	down                  // from the server to the client
+)
+
+// link is one connection that passes the proxy. It is over when its ends have ended it, or by cut or reset.
+type link struct {
+	proxy      *Proxy
+	client     *net.TCPConn
+	over       chan struct{} // closed by end
+	halfClosed atomic.Bool   // what comes from the client goes nowhere
+	answerLost atomic.Bool   // what comes from the server next breaks the link instead of passing
+	commits    commitScanner // of the goroutine that pumps up
+
+	mu     sync.Mutex         // held while the ends are broken, so that attach comes before it or after
+	server *net.TCPConn       // nil before attach, which comes before the pumps
+	broken func(*net.TCPConn) // what ended the link does to an end of it; nil before
+}
+
+// attach adds the other end. It returns false when the link is over already.
+func (l *link) attach(server *net.TCPConn) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.broken != nil {
+		l.broken(server)
+		return false
+	}
+	l.server = server
+	if l.halfClosed.Load() {
+		_ = server.CloseWrite()
+	}
+	return true
+}
+
+// end marks the link as over and breaks both ends by do.
+func (l *link) end(do func(*net.TCPConn)) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.broken == nil {
+		close(l.over)
+	}
+	l.broken = do
+	do(l.client)
+	if l.server != nil {
+		do(l.server)
+	}
+}
+
+func (l *link) isOver() bool {
+	select {
+	case <-l.over:
+		return true
+	default:
+		return false
+	}
+}
+
+// reset also ends a link that is being cut.
+func (l *link) reset() {
+	l.end(func(c *net.TCPConn) {
+		_ = c.SetLinger(0)
+		_ = c.Close()
+	})
+}
+
+// cut only tells both ends; a socket that is closed with something unread would send a reset. The pumps read what still
+// comes until the ends have closed as well, or cutTimeout has passed.
+func (l *link) cut() {
+	deadline := time.Now().Add(cutTimeout)
+	l.end(func(c *net.TCPConn) {
+		_ = c.CloseWrite()
+		_ = c.SetDeadline(deadline)
+	})
+}
+
+func (l *link) halfClose() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.halfClosed.Store(true)
+	if l.server != nil {
+		_ = l.server.CloseWrite()
+	}
+}
+
+// pump passes one direction on until it has ended or the link is over.
+func (l *link) pump(d direction) {
+	from, to := l.client, l.server
+	if d == down {
+		from, to = to, from
+	}
+	buf := make([]byte, proxyBuffer)
+	for {
+		n, err := from.Read(buf)
+		for rest := buf[:n]; len(rest) > 0; {
+			admitted := l.admit(d, len(rest))
+			if admitted == 0 || !l.pass(d, to, rest[:admitted]) {
+				_, _ = io.Copy(io.Discard, from) // after a cut; else it has failed already
+				return
+			}
+			rest = rest[admitted:]
+		}
+		if err == nil {
+			continue
+		}
+		switch {
+		case l.admit(d, 1) == 0:
+		case errors.Is(err, io.EOF):
+			_ = to.CloseWrite()
+		default:
+			l.reset()
+		}
+		return
+	}
+}
+
+// admit waits until some of n bytes may pass and returns how many, or 0 when the link is over.
+func (l *link) admit(d direction, n int) int {
+	for !l.isOver() {
+		fault, changed := l.proxy.state()
+		var next <-chan time.Time // nil while nothing passes
+		switch {
+		case fault == Drip:
+			next = time.After(dripInterval)
+		case fault == Pass, fault == HalfOpen && d == up:
+			return n
+		}
+		select {
+		case <-next:
+			return 1
+		case <-changed:
+		case <-l.over:
+		}
+	}
+	return 0
+}
+
+// pass writes data to the one end, or does what is to happen to it instead. It returns false when the link is over.
+func (l *link) pass(d direction, to *net.TCPConn, data []byte) bool {
+	if d == down && l.answerLost.Load() {
+		l.reset()
+		return false
+	}
+	if d == up {
+		if l.halfClosed.Load() {
+			return true
+		}
+		if l.commits.ends(data) {
+			switch l.proxy.takeCommitFault() {
+			case LoseCommit:
+				l.reset()
+				return false
+			case LoseAnswer:
+				l.answerLost.Store(true)
+			}
+		}
+	}
+	if _, err := to.Write(data); err != nil {
+		if d == up && l.halfClosed.Load() {
+			return true // closed while it was written
+		}
+		if !l.isOver() {
+			l.reset()
+		}
+		return false
+	}
+	return true
+}
+
+// commitScanner finds the statement commit in a stream of messages, by its text and the zero that ends it.
+type commitScanner struct{ tail []byte } // what came last, shorter than the text by one byte
+
+// ends tells whether a commit ends in data.
+func (s *commitScanner) ends(data []byte) bool {
+	const text = "commit\x00"
+	s.tail = append(s.tail, data...)
+	found := bytes.Contains(s.tail, []byte(text)) || bytes.Contains(s.tail, bytes.ToUpper([]byte(text)))
+	s.tail = append(s.tail[:0], s.tail[max(0, len(s.tail)-len(text)+1):]...)
+	return found
+}
