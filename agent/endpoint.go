@@ -87,7 +87,7 @@ func (s *lanes) change(e *outbox.Endpoint, unusable string) (*lane, []record) {
 		}
 		// That one may have left pending rows, which are this lane's now.
 		if l.off = offReason(e, unusable); l.off == "" {
-			s.dueLocked(l, time.Now())
+			s.dueLocked(l, s.cfg.now())
 		} else {
 			records = append(records, s.missRowsLocked(l, ""))
 		}
@@ -143,7 +143,7 @@ func (s *lanes) remove(id string) []record {
 
 // dropOtherVenueLocked ends what waits in a lane for the venue that its endpoint belonged to before.
 func (s *lanes) dropOtherVenueLocked(l *lane) []record {
-	now := time.Now()
+	now := s.cfg.now()
 	var records []record
 	l.queue = slices.DeleteFunc(l.queue, func(d *outbox.Delivery) bool {
 		if d.Venue == l.endpoint.Venue {

@@ -41,7 +41,11 @@ type lanesConfig struct {
 	retries             []time.Duration
 	queueBytes          int
 	// attempt makes one attempt. It is called by many goroutines.
-	attempt  func(context.Context, sink.Request) sink.Result
+	attempt func(context.Context, sink.Request) sink.Result
+	// leads tells whether an attempt may start: this agent is sure that no other has taken over.
+	leads func() bool
+	// now is the database's clock, by which deliveries are due.
+	now      func() time.Time
 	recorder recorder
 	metrics  *metrics
 	log      *slog.Logger
@@ -101,7 +105,7 @@ type offer struct {
 // offer takes new deliveries in. It returns the results of those that it does not take: left to the database, because
 // they do not fit, or missed, because they cannot be sent.
 func (s *lanes) offer(offers []offer) (results []*outbox.Result) {
-	now := time.Now()
+	now := s.cfg.now()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, o := range offers {
@@ -189,7 +193,7 @@ func (s *lanes) dispatchLocked() {
 
 // nextLocked takes the next delivery from the lanes in turn and accounts for its attempt; nil when none may start.
 func (s *lanes) nextLocked() (*lane, *outbox.Delivery) {
-	if s.stopped || s.stalled || s.inFlight >= s.cfg.concurrency {
+	if s.stopped || s.stalled || s.inFlight >= s.cfg.concurrency || !s.cfg.leads() {
 		return nil, nil
 	}
 	s.turn = 1 - s.turn
@@ -239,7 +243,7 @@ func (s *lanes) attempt(l *lane, d *outbox.Delivery) (*lane, *outbox.Delivery) {
 	result := s.cfg.attempt(s.work, request)
 	slow.Stop()
 	if result.Outcome != sink.Canceled {
-		s.cfg.metrics.attempted(d, result)
+		s.cfg.metrics.attempted(d, result, s.cfg.now())
 		records := s.finish(l, d, result)
 		// An error means that the session is over; what was not recorded is sent again in the next one.
 		_ = s.tell(s.work, records)
@@ -268,8 +272,8 @@ func (s *lanes) request(l *lane, d *outbox.Delivery) sink.Request {
 	s.mu.Lock()
 	e := l.endpoint
 	s.mu.Unlock()
-	r := sink.Request{URL: e.URL, Secret: e.Secret, EventID: d.EventID, Body: d.Body}
-	if !e.PreviousUntil.IsZero() && time.Now().Before(e.PreviousUntil) {
+	r := sink.Request{URL: e.URL, Secret: e.Secret, EventID: d.EventID, Body: d.Body, At: s.cfg.now()}
+	if !e.PreviousUntil.IsZero() && r.At.Before(e.PreviousUntil) {
 		r.Previous = e.Previous
 	}
 	return r
@@ -291,7 +295,7 @@ func (s *lanes) proveLocked(l *lane, proven bool) {
 
 // finish draws the conclusions of an attempt for its delivery and its endpoint.
 func (s *lanes) finish(l *lane, d *outbox.Delivery, result sink.Result) []record {
-	now := time.Now()
+	now := s.cfg.now()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.proveLocked(l, result.Latency < slowAfter)
@@ -394,7 +398,7 @@ func (s *lanes) warnLocked(l *lane) {
 // turnOffLocked stops sending to a lane: what waits becomes missed, in memory at once, in the database in steps. The
 // attempts under way go on; except is one whose result is at hand.
 func (s *lanes) turnOffLocked(l *lane, reason, except string) []record {
-	now := time.Now()
+	now := s.cfg.now()
 	l.off = reason
 	var records []record
 	for _, d := range l.queue {
@@ -430,7 +434,7 @@ func (s *lanes) stopMissingLocked(endpointID string) record {
 // turnOnLocked begins to send to a lane again.
 func (s *lanes) turnOnLocked(l *lane) []record {
 	l.off = ""
-	s.dueLocked(l, time.Now()) // rows that have not become missed yet
+	s.dueLocked(l, s.cfg.now()) // rows that have not become missed yet
 	return []record{s.stopMissingLocked(l.id)}
 }
 
@@ -481,8 +485,15 @@ func (s *lanes) requeued(endpointID string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if l := s.byID[endpointID]; l != nil {
-		s.dueLocked(l, time.Now())
+		s.dueLocked(l, s.cfg.now())
 	}
+}
+
+// resume goes on after leads has become true again.
+func (s *lanes) resume() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.dispatchLocked()
 }
 
 // stall holds new attempts back while the ledger cannot commit, so that few are lost with the process. The ledger

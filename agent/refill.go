@@ -29,9 +29,9 @@ func (s *lanes) refill(ctx context.Context, due dueFunc) error {
 		if err := s.tell(ctx, s.takeLate()); err != nil {
 			return nil
 		}
-		wants, room, wait := s.nextWants(time.Now())
+		wants, room, wait := s.nextWants(s.cfg.now())
 		if len(wants) > 0 {
-			now := time.Now()
+			now := s.cfg.now()
 			refills, err := due(ctx, wants, now, room)
 			records := s.feed(wants, refills, now)
 			if terr := s.tell(ctx, records); terr != nil {
@@ -164,7 +164,7 @@ func (s *lanes) feed(wants []outbox.Want, refills map[string]*outbox.Refill, now
 		default:
 			s.scheduleLocked(l)
 		}
-		l.backlog = l.left > 0 || !l.due.IsZero() && !l.due.After(time.Now())
+		l.backlog = l.left > 0 || !l.due.IsZero() && !l.due.After(s.cfg.now())
 	}
 	s.dispatchLocked()
 	return records

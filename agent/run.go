@@ -148,7 +148,7 @@ func sleep(ctx context.Context, d time.Duration) bool {
 // and is recorded.
 func (a *agent) ready() (string, error) {
 	if s := a.current.Load(); s != nil {
-		if _, heard := s.tailer.Progress(); time.Since(heard) > silence {
+		if heard := s.tailer.Heard(); time.Since(heard) > silence {
 			return "", fmt.Errorf("the stream is silent since %s", heard.UTC().Format(time.RFC3339))
 		}
 		if s.broken.Load() {

@@ -28,8 +28,9 @@ type session struct {
 	ledger *outbox.Ledger
 	lanes  *lanes
 	term   outbox.Term
-	led    bool        // it has begun to deliver
-	broken atomic.Bool // the stream is down and being reconnected
+	led    bool                      // it has begun to deliver
+	lease  atomic.Pointer[time.Time] // when it was last sure to lead; set by takeOver and keepLease
+	broken atomic.Bool               // the stream is down and being reconnected
 
 	recovering atomic.Bool            // events may have passed by unseen and the comparison is not complete
 	uncovered  atomic.Pointer[string] // why the stream does not bring all events; nil while it does
@@ -205,6 +206,14 @@ func (s *session) deliver(
 	aside.Go(func() error { return s.lanes.refill(helpers, s.db.Due) })
 	aside.Go(func() error { s.watch(helpers, stopTaking); return nil })
 	aside.Go(func() error { s.reconcile(helpers); return nil })
+	aside.Go(func() error {
+		err := s.keepLease(helpers)
+		if err != nil {
+			stopTaking(err)
+			kill(err)
+		}
+		return err
+	})
 
 	err = router.load(alive, state)
 	if err == nil {
@@ -221,13 +230,13 @@ func (s *session) deliver(
 	s.log.Info("draining", "attempts_in_flight", s.lanes.stats().inFlight, "shutdown_timeout", s.cfg.Delivery.ShutdownTimeout)
 	s.lanes.stop(grace)
 	stopHelpers()
-	_ = aside.Wait() // both end without an error
+	fenced := aside.Wait()
 	s.ledger.Close()
 	// A database that is away may not keep the process for ever. What it does not record now, the next leader sends
 	// again.
 	unregister := context.AfterFunc(grace, func() { kill(fmt.Errorf("delivery.shutdown_timeout (%s) has passed", s.cfg.Delivery.ShutdownTimeout)) })
 	defer unregister()
-	return errors.Join(err, ledger.Wait())
+	return errors.Join(err, fenced, ledger.Wait())
 }
 
 // takeOver begins the term and makes the parts.
@@ -236,6 +245,8 @@ func (s *session) takeOver(take, alive context.Context) (*router, outbox.State, 
 	if s.term, err = s.db.TakeOver(take, s.tailer, s.holder); err != nil {
 		return nil, outbox.State{}, err
 	}
+	now := time.Now()
+	s.lease.Store(&now)
 	if s.term.Gap != "" {
 		s.recovering.Store(true)
 		s.metrics.swept.Add(float64(s.term.Swept))
@@ -249,17 +260,18 @@ func (s *session) takeOver(take, alive context.Context) (*router, outbox.State, 
 		return nil, outbox.State{}, err
 	}
 	s.ledger = outbox.NewLedger(outbox.LedgerConfig{
-		Config: s.cfg.outbox(), Term: s.term, Log: s.log,
-		Confirm:   s.tailer.Confirm,
-		Committed: func(r []*outbox.Result) { s.lanes.committed(r) },
-		Requeued:  func(endpointID string) { s.lanes.requeued(endpointID) },
-		Stalled:   func(stalled bool) { s.lanes.stall(stalled) },
+		Config: s.cfg.outbox(), Term: s.term, Log: s.log, Clock: s.db.Clock(),
+		Confirm:    s.tailer.Confirm,
+		Committed:  func(r []*outbox.Result) { s.lanes.committed(r) },
+		Requeued:   func(endpointID string) { s.lanes.requeued(endpointID) },
+		Stalled:    func(stalled bool) { s.lanes.stall(stalled) },
+		ServerEnds: s.tailer.Interrupt,
 	})
 	d := s.cfg.Delivery
 	s.lanes = newLanes(alive, lanesConfig{
 		concurrency: d.Concurrency, endpointConcurrency: d.EndpointConcurrency, disableAfter: d.DisableAfter,
 		retries: d.Retries, queueBytes: int(d.QueueMemory),
-		attempt: s.webhook.Attempt, recorder: s.ledger, metrics: s.metrics, log: s.log,
+		attempt: s.webhook.Attempt, leads: s.leads, now: s.db.Clock().Now, recorder: s.ledger, metrics: s.metrics, log: s.log,
 	})
 	return &router{
 		subs: newSubscriptions(), lanes: s.lanes, ledger: s.ledger, lookup: s.db.Lookup,

@@ -292,13 +292,11 @@ const selectClock = `select clock_timestamp()`
 const clockTolerance = 2 * time.Second
 
 func (db *DB) checkClock(ctx context.Context, tx pgx.Tx) ([]Finding, error) {
-	var there time.Time
-	sent := time.Now()
-	if err := tx.QueryRow(ctx, selectClock).Scan(&there); err != nil {
+	ahead, err := db.readClock(ctx, tx)
+	if err != nil {
 		return nil, err
 	}
-	here := sent.Add(time.Since(sent) / 2) // halfway through the round trip
-	difference := here.Sub(there).Round(time.Millisecond)
+	difference := -ahead.Round(time.Millisecond)
 	if difference.Abs() > clockTolerance {
 		return []Finding{warning("clock", "synchronize both machines with NTP",
 			"this machine's clock differs by %v from the database's; customers refuse signatures that are five minutes off", difference)}, nil

@@ -19,6 +19,7 @@ const poolSize = 4
 type DB struct {
 	pool       *pgxpool.Pool
 	cfg        Config
+	clock      Clock
 	idTypeName atomic.Pointer[string] // set by loadIDType
 }
 

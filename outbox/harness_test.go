@@ -168,7 +168,7 @@ func keepBook(t *testing.T, cfg Config, term Term, adjust func(*book, *LedgerCon
 	t.Helper()
 	b := &book{ended: make(chan error, 1)}
 	lc := LedgerConfig{
-		Config: cfg, Term: term, Log: testLog(t),
+		Config: cfg, Term: term, Log: testLog(t), Clock: &Clock{}, ServerEnds: func() {},
 		Confirm:   func(lsn LSN) { b.locked(func() { b.confirmed = lsn }) },
 		Committed: func(r []*Result) { b.locked(func() { b.committed = append(b.committed, r...) }) },
 		Requeued:  func(id string) { b.locked(func() { b.requeued = append(b.requeued, id) }) },

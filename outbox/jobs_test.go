@@ -152,7 +152,7 @@ func TestReplay_ResumesFromItsCursorAndCountsExactly(t *testing.T) {
 
 	// One step, and the agent dies. Some of what was requeued fails again before the next agent comes: it must not be requeued once more.
 	term := newTerm(t, db)
-	l := NewLedger(LedgerConfig{Config: db.cfg, Term: term, Log: testLog(t), Confirm: func(LSN) {}, Requeued: func(string) {}, Stalled: func(bool) {}})
+	l := NewLedger(LedgerConfig{Config: db.cfg, Term: term, Log: testLog(t), Clock: db.Clock(), ServerEnds: func() {}, Confirm: func(LSN) {}, Requeued: func(string) {}, Stalled: func(bool) {}})
 	l.jobs = []job{&replayJob{Replay: Replay{ID: "rpl_1"}}}
 	must(t, l.step(t.Context()))
 	closeConn(l.conn)
@@ -223,7 +223,7 @@ func TestJobs_TakeTurns(t *testing.T) {
 	db, env := openDB(t)
 	addLog(t, env, "ep_1", Pending, 3*jobStep)
 	addPending(t, env, "evt_1", "ep_2", time.Now(), 0)
-	l := NewLedger(LedgerConfig{Config: db.cfg, Term: newTerm(t, db), Log: testLog(t), Confirm: func(LSN) {}, Stalled: func(bool) {}})
+	l := NewLedger(LedgerConfig{Config: db.cfg, Term: newTerm(t, db), Log: testLog(t), Clock: db.Clock(), ServerEnds: func() {}, Confirm: func(LSN) {}, Stalled: func(bool) {}})
 	l.jobs = []job{&missJob{Missing{EndpointID: "ep_1", Version: 1}}, &missJob{Missing{EndpointID: "ep_2", Version: 1}}}
 	must(t, l.step(t.Context()))
 	must(t, l.step(t.Context()))
@@ -250,7 +250,7 @@ func (j *brokenJob) abandon(context.Context, querier, string) error {
 func TestJobs_OneThatFailsByItselfIsGivenUp(t *testing.T) {
 	t.Parallel()
 	db, _ := openDB(t)
-	l := NewLedger(LedgerConfig{Config: db.cfg, Term: newTerm(t, db), Log: testLog(t), Confirm: func(LSN) {}, Stalled: func(bool) {}})
+	l := NewLedger(LedgerConfig{Config: db.cfg, Term: newTerm(t, db), Log: testLog(t), Clock: db.Clock(), ServerEnds: func() {}, Confirm: func(LSN) {}, Stalled: func(bool) {}})
 	broken := &brokenJob{}
 	l.jobs = []job{broken}
 	must(t, l.step(t.Context()))

@@ -258,6 +258,9 @@ func (db *DB) TakeOver(ctx context.Context, t *Tailer, holder string) (Term, err
 		term Term
 		err  error
 	)
+	if _, err = db.readClock(ctx, db.pool); err != nil {
+		return term, db.cfg.explain("read the clock", err)
+	}
 	if term.Coverage, err = db.Coverage(ctx); err != nil {
 		return term, err
 	}

@@ -40,6 +40,8 @@ type LedgerConfig struct {
 	Config
 	Term Term
 	Log  *slog.Logger
+	// Clock tells when what is parked is due.
+	Clock *Clock
 	// Confirm tells that the checkpoint holds this position.
 	Confirm func(LSN)
 	// Committed tells that these results are durable.
@@ -48,6 +50,8 @@ type LedgerConfig struct {
 	Requeued func(endpointID string)
 	// Stalled tells that a commit takes long (true), and that it is over (false).
 	Stalled func(bool)
+	// ServerEnds tells that PostgreSQL is shutting down, or has ended the Ledger's connection as if it were.
+	ServerEnds func()
 }
 
 // Ledger is the only writer of deliveries, attempts, endpoint_health and checkpoint. It gathers what comes in while
@@ -224,7 +228,7 @@ func (l *Ledger) Run(ctx context.Context) error {
 		l.wakeJobs(now)
 		l.mark.overdue(now.Add(-ParkAfter), func(d *Delivery) {
 			l.stats.parked.Add(1)
-			g.add(&Result{Delivery: d, Status: Pending, NextAttempt: now, Parked: true})
+			g.add(&Result{Delivery: d, Status: Pending, NextAttempt: l.cfg.Clock.Now(), Parked: true})
 			l.mark.recorded(d)
 		})
 		l.mark.advance()

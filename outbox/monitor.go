@@ -27,24 +27,18 @@ type Vitals struct {
 
 const selectVitals = `
 select coalesce(pg_current_wal_lsn() - s.confirmed_flush_lsn, 0)::bigint, coalesce(pg_current_wal_lsn() - s.restart_lsn, 0)::bigint,
-       coalesce(s.wal_status, ''), clock_timestamp(),
+       coalesce(s.wal_status, ''),
        (select count(*) from (select from webhooks.deliveries where status = 'pending' limit $2) p)
 from (select) here left join pg_replication_slots s on s.slot_name = $1`
 
-// Vitals reads them. The clocks are compared with half the time that the query took.
-func (db *DB) Vitals(ctx context.Context) (Vitals, error) {
-	var (
-		v     Vitals
-		clock time.Time
-	)
-	before := time.Now()
-	row := db.pool.QueryRow(ctx, selectVitals, db.cfg.Slot, MaxOverviewCount)
-	err := row.Scan(&v.LagBytes, &v.RetainedBytes, &v.WALStatus, &clock, &v.Pending)
-	if err != nil {
-		return v, db.cfg.explain("look at the slot", err)
+// Vitals reads them, and sets Clock right.
+func (db *DB) Vitals(ctx context.Context) (v Vitals, err error) {
+	if v.ClockSkew, err = db.readClock(ctx, db.pool); err != nil {
+		return v, db.cfg.explain("read the clock", err)
 	}
-	v.ClockSkew = clock.Sub(before.Add(time.Since(before) / 2))
-	return v, nil
+	row := db.pool.QueryRow(ctx, selectVitals, db.cfg.Slot, MaxOverviewCount)
+	err = row.Scan(&v.LagBytes, &v.RetainedBytes, &v.WALStatus, &v.Pending)
+	return v, db.cfg.explain("look at the slot", err)
 }
 
 const selectEpoch = `

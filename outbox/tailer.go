@@ -23,11 +23,12 @@ const (
 	// server ends its connection after this long and a standby takes over.
 	senderTimeout = 10 * time.Second
 	// statusInterval is how often what was confirmed is told to the server while there is something to tell, and
-	// idleStatusInterval while there is not. The second must stay below a third of senderTimeout.
+	// idleStatusInterval while there is not. The second must stay well below senderTimeout: for what is left of it after a status,
+	// a leader that is cut off may still believe that it leads.
 	statusInterval     = time.Second
-	idleStatusInterval = 3 * time.Second
-	// askAfter is the silence of the server after which it is asked for a sign of life.
-	askAfter = 4 * time.Second
+	idleStatusInterval = 2 * time.Second
+	// askAfter is the silence of the server after which the next status asks it for a sign of life.
+	askAfter = time.Second
 	// writeTimeout bounds a status message to a server that does not read.
 	writeTimeout = 5 * time.Second
 	// leaveTimeout bounds the wait for the server to close the connection at the end.
@@ -43,8 +44,8 @@ const (
 
 // Tailer owns the replication connection. It yields committed transactions in order, keeps the connection alive while
 // its consumer is slow, and confirms to the server what Confirm was told. After a connection broke, Connect and Start
-// go on where the last one ended: no change is yielded twice in a Tailer's life. All its methods but Confirm and
-// Progress belong to one goroutine.
+// go on where the last one ended: no change is yielded twice in a Tailer's life. All its methods but Confirm, Heard
+// and Interrupt belong to one goroutine.
 type Tailer struct {
 	// System identifies the server of the last Connect.
 	System pglogrepl.IdentifySystemResult
@@ -56,7 +57,12 @@ type Tailer struct {
 
 	confirmed atomic.Uint64 // LSN that the ledger has committed; set by Confirm
 	received  atomic.Uint64 // LSN up to which the stream was handed over or is idle
-	lastHeard atomic.Int64  // unix nanoseconds of the last message from the server
+	lastHeard atomic.Int64  // nanoseconds from made to the last message from the server, by the monotonic clock
+	made      time.Time     // when NewTailer made it
+
+	// interrupted ends a stream that does not read because its consumer is slow; sent without waiting, so one place is
+	// enough.
+	interrupted chan struct{}
 
 	batch   *Batch // the open transaction, nil between transactions
 	handed  int    // changes of the open transaction that were handed over in earlier batches
@@ -76,7 +82,7 @@ type Tailer struct {
 
 // NewTailer makes a Tailer. It connects to nothing.
 func NewTailer(cfg Config, log *slog.Logger) *Tailer {
-	return &Tailer{cfg: cfg, log: log}
+	return &Tailer{cfg: cfg, log: log, made: time.Now(), interrupted: make(chan struct{}, 1)}
 }
 
 // Connect opens the replication connection, instead of the last one if there was one.
@@ -129,7 +135,11 @@ func (t *Tailer) Start(ctx context.Context, from LSN) error {
 	}
 	now := time.Now()
 	t.received.Store(uint64(from))
-	t.lastHeard.Store(now.UnixNano())
+	t.hear()
+	select {
+	case <-t.interrupted: // meant for an earlier connection
+	default:
+	}
 	t.batch, t.handed, t.skip, t.idle, t.urgent = nil, 0, 0, 0, 0
 	t.statusDue, t.idleYield = now, now
 	return nil
@@ -139,9 +149,18 @@ func (t *Tailer) Start(ctx context.Context, from LSN) error {
 // for concurrent use.
 func (t *Tailer) Confirm(lsn LSN) { t.confirmed.Store(uint64(lsn)) }
 
-// Progress returns how far the stream has been handed over and when the server was last heard. Safe for concurrent use.
-func (t *Tailer) Progress() (received LSN, heard time.Time) {
-	return LSN(t.received.Load()), time.Unix(0, t.lastHeard.Load())
+// Heard returns when the server was last heard. Safe for concurrent use.
+func (t *Tailer) Heard() time.Time { return t.made.Add(time.Duration(t.lastHeard.Load())) }
+
+func (t *Tailer) hear() { t.lastHeard.Store(int64(time.Since(t.made))) }
+
+// Interrupt tells that PostgreSQL is shutting down, which Run may not notice while its consumer is slow. The server waits for
+// the stream to end, so Run ends with ErrServerShutdown. Safe for concurrent use.
+func (t *Tailer) Interrupt() {
+	select {
+	case t.interrupted <- struct{}{}:
+	default:
+	}
 }
 
 // Run yields batches to out until take ends; then it only keeps the connection alive until hold ends, confirms what
@@ -168,6 +187,11 @@ func (t *Tailer) read(take context.Context, out chan<- *Batch) error {
 	stop := context.AfterFunc(take, func() { _ = conn.SetReadDeadline(time.Unix(1, 0)) })
 	defer stop()
 	for {
+		select {
+		case <-t.interrupted:
+			return ErrServerShutdown
+		default:
+		}
 		if err := t.status(time.Now()); err != nil {
 			return err
 		}
@@ -189,7 +213,7 @@ func (t *Tailer) read(take context.Context, out chan<- *Batch) error {
 			}
 			return t.cfg.explain("read the stream", err)
 		}
-		t.lastHeard.Store(time.Now().UnixNano())
+		t.hear()
 		if err := t.handle(take, out, msg); err != nil {
 			return err
 		}
@@ -372,8 +396,10 @@ func (t *Tailer) yield(take context.Context, out chan<- *Batch, b *Batch) error 
 				sent = true
 			case <-take.Done():
 				return nil
+			case <-t.interrupted:
+				return ErrServerShutdown
 			case <-tick.C:
-				t.lastHeard.Store(time.Now().UnixNano()) // it is our consumer that is slow, not the server
+				t.hear() // it is our consumer that is slow, not the server
 				if err := t.status(time.Now()); err != nil {
 					return err
 				}
@@ -423,9 +449,8 @@ func (t *Tailer) sendStatus(lsn LSN) error {
 		return fmt.Errorf("confirm %s: %w", lsn, err)
 	}
 	// A server that hears from us has no reason of its own to speak while nothing is written, so it is asked to.
-	_, heard := t.Progress()
 	err := pglogrepl.SendStandbyStatusUpdate(context.Background(), t.conn, pglogrepl.StandbyStatusUpdate{
-		WALWritePosition: lsn, WALFlushPosition: lsn, WALApplyPosition: lsn, ReplyRequested: time.Since(heard) > askAfter,
+		WALWritePosition: lsn, WALFlushPosition: lsn, WALApplyPosition: lsn, ReplyRequested: time.Since(t.Heard()) > askAfter,
 	})
 	if err != nil {
 		if ne, ok := errors.AsType[net.Error](err); ok && ne.Timeout() {

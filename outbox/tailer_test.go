@@ -79,7 +79,7 @@ func TestTailer_DescribesTheTransaction(t *testing.T) {
 	if time.Since(b.Committed).Abs() > time.Minute || b.Committed.Location() != time.UTC {
 		t.Errorf("committed %v", b.Committed)
 	}
-	if received, heard := f.Progress(); received < b.End || time.Since(heard) > time.Minute {
+	if received, heard := LSN(f.received.Load()), f.Heard(); received < b.End || time.Since(heard) > time.Minute {
 		t.Errorf("progress is %s, heard %v", received, heard)
 	}
 }

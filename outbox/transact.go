@@ -27,6 +27,10 @@ func (l *Ledger) transact(ctx context.Context, lsn LSN, write func(context.Conte
 		case ctx.Err() != nil:
 			return context.Cause(ctx)
 		}
+		switch SQLState(err) {
+		case codeAdminShutdown, codeCannotConnectNow:
+			l.cfg.ServerEnds()
+		}
 		if !l.failing {
 			l.failing = true
 			l.stats.failing.Store(true)

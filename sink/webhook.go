@@ -31,6 +31,8 @@ type Request struct {
 	Previous secret.Text // the former secret while a rotation overlaps; empty when there is none
 	EventID  string
 	Body     []byte // the envelope, sent and signed as it is; Attempt does not change it
+	// At is the time that is signed and sent; zero for this host's clock.
+	At time.Time
 }
 
 // Outcome is what an attempt means for its delivery.
@@ -133,7 +135,10 @@ func (w *Webhook) Attempt(ctx context.Context, r Request) (result Result) {
 	if !visibleASCII(r.EventID) {
 		return failed(ClassInvalidEventID, "the event's id must be visible ASCII, for it is sent in a header")
 	}
-	header, err := w.header(r, start)
+	if r.At.IsZero() {
+		r.At = start
+	}
+	header, err := w.header(r)
 	if err != nil {
 		return failed(ClassInvalidSecret, err.Error())
 	}
@@ -148,7 +153,7 @@ func (w *Webhook) Attempt(ctx context.Context, r Request) (result Result) {
 	switch {
 	case err == nil:
 		crashpoint.Hit(crashpoint.AfterResponse)
-		result = read(response, cancel)
+		result = read(response, cancel, r.At.Add(latency))
 	case ended != nil && !errors.Is(ended, errDeadline):
 		result = Result{Outcome: Canceled, Class: ClassCanceled, Error: "the attempt was interrupted; its result is unknown"}
 	default:
@@ -165,11 +170,11 @@ func (w *Webhook) Attempt(ctx context.Context, r Request) (result Result) {
 }
 
 // header makes the complete header of a request.
-func (w *Webhook) header(r Request, at time.Time) (http.Header, error) {
+func (w *Webhook) header(r Request) (http.Header, error) {
 	h := make(http.Header, requestHeaders)
 	h["Content-Type"] = contentType
 	h["User-Agent"] = w.userAgent
-	return h, Sign(h, r.EventID, at, r.Body, r.Secret, r.Previous)
+	return h, Sign(h, r.EventID, r.At, r.Body, r.Secret, r.Previous)
 }
 
 // observe lets the transport report to p.
@@ -201,8 +206,8 @@ func newRequest(ctx context.Context, target *url.URL, header http.Header, body [
 }
 
 // read turns a response into a result, which is decided before the body is looked at. It closes the body; the connection is
-// reused if the body ended within maxBodyBytes. cancel ends the attempt's context.
-func read(response *http.Response, cancel context.CancelFunc) Result {
+// reused if the body ended within maxBodyBytes. cancel ends the attempt's context; now is what Retry-After is reckoned from.
+func read(response *http.Response, cancel context.CancelFunc, now time.Time) Result {
 	defer response.Body.Close()
 	code := response.StatusCode
 	if 200 <= code && code < 300 {
@@ -226,7 +231,7 @@ func read(response *http.Response, cancel context.CancelFunc) Result {
 	case http.StatusGone:
 		result.Outcome = Gone
 	case http.StatusTooManyRequests, http.StatusServiceUnavailable:
-		result.RetryAfter = parseRetryAfter(response.Header.Get("Retry-After"), time.Now())
+		result.RetryAfter = parseRetryAfter(response.Header.Get("Retry-After"), now)
 	}
 	return result
 }
