@@ -2,6 +2,7 @@ package agent
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"fmt"
 	"net/http"
@@ -16,27 +17,43 @@ import (
 	"github.com/quintago/webhook-agent/testenv"
 )
 
-// binaryDir is where the built agent is; TestMain removes it.
-var binaryDir string
+// binaryDirs are where the built agents are; TestMain removes them.
+var binaryDirs struct {
+	mu   sync.Mutex
+	list []string
+}
 
-// binary builds the agent once for all tests of this package.
-var binary = sync.OnceValues(func() (string, error) {
-	dir, err := os.MkdirTemp("", "webhook-agent-test-")
-	if err != nil {
-		return "", err
-	}
-	binaryDir = dir
-	path := filepath.Join(dir, "webhook-agent")
-	out, err := exec.Command("go", "build", "-o", path, "..").CombinedOutput()
-	if err != nil {
-		return "", fmt.Errorf("build the agent: %w\n%s", err, out)
-	}
-	return path, nil
-})
+// binary returns the path of the agent, and crashingBinary that of one with crash points.
+var (
+	binary         = builtOnce()
+	crashingBinary = builtOnce("-tags", "crashpoints")
+)
 
-func removeBinary() {
-	if binaryDir != "" {
-		_ = os.RemoveAll(binaryDir) // a leftover in the temporary folder is no reason to fail
+// builtOnce returns a function that builds the agent once for all tests of this package.
+func builtOnce(flags ...string) func() (string, error) {
+	return sync.OnceValues(func() (string, error) {
+		dir, err := os.MkdirTemp("", "webhook-agent-test-")
+		if err != nil {
+			return "", err
+		}
+		binaryDirs.mu.Lock()
+		binaryDirs.list = append(binaryDirs.list, dir)
+		binaryDirs.mu.Unlock()
+		path := filepath.Join(dir, "webhook-agent")
+		args := append(append([]string{"build"}, flags...), "-o", path, "..")
+		out, err := exec.Command("go", args...).CombinedOutput()
+		if err != nil {
+			return "", fmt.Errorf("build the agent: %w\n%s", err, out)
+		}
+		return path, nil
+	})
+}
+
+func removeBinaries() {
+	binaryDirs.mu.Lock()
+	defer binaryDirs.mu.Unlock()
+	for _, dir := range binaryDirs.list {
+		_ = os.RemoveAll(dir) // a leftover in the temporary folder is no reason to fail
 	}
 }
 
@@ -47,10 +64,19 @@ type process struct {
 	admin  string
 }
 
-// startBinary starts the built agent with a configuration file as an operator would write it, and waits until it leads.
-func startBinary(t *testing.T, env *testenv.DB) *process {
+// launch is how a built agent is started.
+type launch struct {
+	binary    func() (string, error)
+	command   string   // "run" when empty
+	url       string   // of the database, when it is not the test's own
+	delivery  string   // lines for the section [delivery]
+	variables []string // of the environment, NAME=value
+}
+
+// start starts the agent with a configuration file as an operator would write it.
+func (l launch) start(t *testing.T, env *testenv.DB) *process {
 	t.Helper()
-	path, err := binary()
+	path, err := l.binary()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -60,18 +86,37 @@ func startBinary(t *testing.T, env *testenv.DB) *process {
 	}
 	p := &process{stderr: &syncBuffer{}, admin: fmt.Sprintf("127.0.0.1:%d", port)}
 	file := filepath.Join(t.TempDir(), "webhook-agent.toml")
-	text := fmt.Sprintf("[outbox]\nslot = %q\n[delivery]\nshutdown_timeout = \"5s\"\n[network]\nallow_http = true\nallow_networks = [\"127.0.0.0/8\"]\n[admin]\nlisten = %q\n",
-		env.Slot, p.admin)
+	text := fmt.Sprintf("[outbox]\nslot = %q\n[delivery]\nshutdown_timeout = \"5s\"\n%s\n[network]\nallow_http = true\nallow_networks = [\"127.0.0.0/8\"]\n[admin]\nlisten = %q\n",
+		env.Slot, l.delivery, p.admin)
 	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.Command(path, "run", "--config", file)
-	cmd.Env = append(os.Environ(), "DATABASE_URL="+env.URL)
+	cmd := exec.Command(path, cmp.Or(l.command, "run"), "--config", file)
+	cmd.Env = append(append(os.Environ(), "DATABASE_URL="+cmp.Or(l.url, env.URL)), l.variables...)
 	cmd.Stderr = p.stderr
 	if p.Process, err = testenv.StartProcess(cmd); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { p.kill(t) })
+	return p
+}
+
+// startBinary starts the agent and waits until it leads.
+func startBinary(t *testing.T, env *testenv.DB) *process {
+	t.Helper()
+	p := launch{binary: binary}.start(t, env)
+	p.awaitLeading(t)
+	return p
+}
+
+func (p *process) awaitLeading(t *testing.T) {
+	t.Helper()
+	p.awaitReady(t, "leading\n")
+}
+
+// awaitReady waits until /readyz says want.
+func (p *process) awaitReady(t *testing.T, want string) {
+	t.Helper()
 	testenv.Eventually(t, patience, func() error {
 		resp, err := http.Get("http://" + p.admin + "/readyz")
 		if err != nil {
@@ -82,12 +127,22 @@ func startBinary(t *testing.T, env *testenv.DB) *process {
 		if _, err := body.ReadFrom(resp.Body); err != nil {
 			return err
 		}
-		if body.String() != "leading\n" {
-			return fmt.Errorf("/readyz says %q; log:\n%s", body.String(), p.stderr)
+		if body.String() != want {
+			return fmt.Errorf("/readyz says %q, want %q; log:\n%s", body.String(), want, p.stderr)
 		}
 		return nil
 	})
-	return p
+}
+
+// terminate asks the agent to end and wants it to, in good order.
+func (p *process) terminate(t *testing.T) {
+	t.Helper()
+	if err := p.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	if err := p.Wait(); err != nil {
+		t.Errorf("after SIGTERM: %v\n%s", err, p.stderr)
+	}
 }
 
 func (p *process) kill(t *testing.T) {
@@ -175,11 +230,5 @@ func TestP1P3_KillNineLosesNothingAndRepeatsOnlyTheLastSecond(t *testing.T) {
 	}
 	t.Logf("%d events, %d kills, %d duplicates", events, len(kills), duplicates)
 
-	// In good order: the signal ends it with status 0, and what was sent is recorded.
-	if err := p.Signal(syscall.SIGTERM); err != nil {
-		t.Fatal(err)
-	}
-	if err := p.Wait(); err != nil {
-		t.Errorf("after SIGTERM: %v\n%s", err, p.stderr)
-	}
+	p.terminate(t)
 }

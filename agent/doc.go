@@ -30,7 +30,9 @@
 //	router    the subscriptions; the goroutine of lead         when take ends
 //	ledger    the Ledger and its connection                    after Close, when all is committed; when alive ends
 //	refill    the queries for due deliveries                   after the lanes have stopped
-//	watch     the look at slot lag and clocks                  after the lanes have stopped
+//	watch     the look at slot lag, clocks and coverage        after the lanes have stopped, or when coverage has changed
+//	reconcile the comparison of outbox and delivery log        after the lanes have stopped
+//	lease     the lease                                        after the lanes have stopped, or the agent is fenced
 //	workers   one attempt each, at most delivery.concurrency   when no lane has anything to start
 //
 // The state of lanes and workers is in lanes, guarded by one mutex. Nothing waits while it holds that mutex; what is
@@ -40,7 +42,10 @@
 //
 // A session is one try to lead. It waits for the slot, which has one consumer, and takes over by counting the
 // checkpoint's epoch up, which fences every earlier leader. A broken replication connection is replaced within the
-// session; a new epoch or another server ends it.
+// session; a new epoch, another server, or a change of what is published ends it.
+//
+// The epoch keeps a former leader from recording, the lease keeps it from sending: no attempt starts unless the server was
+// heard a moment ago or the epoch was found to be this agent's own. The next leader waits longer than that for the slot.
 //
 // Two levels of stopping: take ends what brings new work in, alive ends everything. On shutdown, in this order: the
 // stream is no longer read but kept alive; no attempt starts; those under way finish, for at most

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"net/url"
 	"regexp"
 	"sync"
 	"testing"
@@ -138,4 +139,14 @@ func waitStatus(t testing.TB, env *testenv.DB, eventID, endpointID, want string)
 		}
 		return nil
 	})
+}
+
+// hostOf returns the host and port of a URL.
+func hostOf(t testing.TB, address string) string {
+	t.Helper()
+	u, err := url.Parse(address)
+	if err != nil {
+		t.Fatal("the test's URL cannot be parsed")
+	}
+	return u.Host
 }

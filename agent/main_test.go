@@ -12,7 +12,7 @@ import (
 // TestMain gives the tests of this package one PostgreSQL, whose databases begin with the agent's schema and publications.
 func TestMain(m *testing.M) {
 	testenv.Main(m, testenv.Options{Template: migrateTemplate})
-	removeBinary()
+	removeBinaries()
 }
 
 // migrateTemplate prepares the database that those of the tests are clones of.

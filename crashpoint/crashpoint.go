@@ -1,10 +1,13 @@
-// Package crashpoint names the places at which a test may kill the agent: between two steps of which one has happened and
-// the other has not, where a promise about crashes holds or breaks.
+// Package crashpoint names the places at which a test may kill the agent: between two steps of which one has happened
+// and the other has not, where a promise about crashes holds or breaks.
 //
-// A binary that is built without the tag crashpoints has none of it: Hit is empty and inlined. With the tag, the environment
-// variable WEBHOOK_AGENT_CRASHPOINT holds the name of a point, or "name:n", and the n-th pass there ends the process by
-// SIGKILL, as a power cut would: no deferred function runs and nothing is flushed.
+// A binary that is built without the tag crashpoints has none of it: Hit is empty and inlined. With the tag, the
+// environment variable WEBHOOK_AGENT_CRASHPOINT holds the name of a point, or "name:n", and the n-th pass there ends
+// the process by SIGKILL, as a power cut would: no deferred function runs and nothing is flushed.
 package crashpoint
+
+// Variable is the environment variable that chooses the point.
+const Variable = "WEBHOOK_AGENT_CRASHPOINT"
 
 // Point is the name of one place.
 type Point string

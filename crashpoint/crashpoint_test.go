@@ -16,7 +16,7 @@ func TestPoints_HasEveryConstant(t *testing.T) {
 	}
 	var declared []Point
 	ast.Inspect(file, func(n ast.Node) bool {
-		if spec, ok := n.(*ast.ValueSpec); ok {
+		if spec, ok := n.(*ast.ValueSpec); ok && spec.Type != nil {
 			for _, value := range spec.Values {
 				name, err := strconv.Unquote(value.(*ast.BasicLit).Value)
 				if err != nil {

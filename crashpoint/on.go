@@ -12,18 +12,17 @@ import (
 	"syscall"
 )
 
-// variable is the environment variable that chooses the point.
-const variable = "WEBHOOK_AGENT_CRASHPOINT"
-
-// chosen is where this process ends, and left the passes there until it does. chosen is set before main and only read then.
+// chosen is where this process ends, and left the passes there until it does. chosen is set before main and only read
+// then.
 var (
 	chosen Point
 	left   atomic.Int64
 )
 
-// A variable that names nothing must not pass for a process that survived, so it ends the process before it does anything.
+// A variable that names nothing must not pass for a process that survived, so it ends the process before it does
+// anything.
 func init() {
-	text := os.Getenv(variable)
+	text := os.Getenv(Variable)
 	if text == "" {
 		return
 	}
@@ -41,11 +40,11 @@ func parse(text string) (point Point, pass int64, err error) {
 	name, count, counted := strings.Cut(text, ":")
 	point, pass = Point(name), 1
 	if !slices.Contains(Points(), point) {
-		return "", 0, fmt.Errorf("%s=%s: there is no crash point %q; the points are %s", variable, text, name, list())
+		return "", 0, fmt.Errorf("%s=%s: there is no crash point %q; the points are %s", Variable, text, name, list())
 	}
 	if counted {
 		if pass, err = strconv.ParseInt(count, 10, 64); err != nil || pass < 1 {
-			return "", 0, fmt.Errorf("%s=%s: the pass must be a number from 1 on, not %q", variable, text, count)
+			return "", 0, fmt.Errorf("%s=%s: the pass must be a number from 1 on, not %q", Variable, text, count)
 		}
 	}
 	return point, pass, nil
@@ -61,9 +60,14 @@ func list() string {
 
 // Hit ends the process when p is the chosen point and this is the chosen pass.
 func Hit(p Point) {
-	if p != chosen || left.Add(-1) != 0 {
+	if p != chosen {
 		return
 	}
-	_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
-	select {} // the signal may take a moment to arrive, and nothing may happen in it
+	switch n := left.Add(-1); {
+	case n > 0:
+		return
+	case n == 0:
+		_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
+	}
+	select {} // the signal may take a moment to arrive, and nobody may go on from here in it
 }

@@ -11,11 +11,11 @@ import (
 	"testing"
 )
 
-// child runs TestHit_InAChild in a process of its own with the variable set to value.
+// child runs TestHit_InAChild in a process of its own with the Variable set to value.
 func child(t *testing.T, value string) (string, *os.ProcessState) {
 	t.Helper()
 	cmd := exec.Command(os.Args[0], "-test.run=^TestHit_InAChild$")
-	cmd.Env = append(os.Environ(), variable+"="+value, "CRASHPOINT_CHILD=1")
+	cmd.Env = append(os.Environ(), Variable+"="+value, "CRASHPOINT_CHILD=1")
 	out, err := cmd.CombinedOutput()
 	if exit, ok := errors.AsType[*exec.ExitError](err); err != nil && !ok {
 		t.Fatal(exit, err)

@@ -145,8 +145,9 @@ func (db *DB) checkServer(ctx context.Context, tx pgx.Tx) (found []Finding, err 
 		found = append(found, fine("wal_level", "logical"))
 	}
 	if synchronousCommit == "off" {
+		// What was lost was not sent: the stream holds only what is on disk.
 		found = append(found, warning("synchronous_commit", "set synchronous_commit = on, at least for the role that writes the outbox",
-			"it is off: an event may be sent and its transaction still be lost when PostgreSQL crashes"))
+			"it is off: when PostgreSQL crashes, the last transactions may be lost although their COMMIT returned, and their events with them"))
 	} else {
 		found = append(found, fine("synchronous_commit", "%s", synchronousCommit))
 	}

@@ -8,6 +8,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 )
 
@@ -37,12 +38,21 @@ func Open(ctx context.Context, cfg Config) (*DB, error) {
 	pc.ConnConfig = cc
 	pc.MaxConns = poolSize
 	pc.MaxConnIdleTime = 5 * time.Minute
+	pc.AfterConnect = durable
 	pool, err := pgxpool.NewWithConfig(ctx, pc)
 	if err != nil {
 		return nil, fmt.Errorf("prepare connection pool: %w", err)
 	}
 	return &DB{pool: pool, cfg: cfg}, nil
 }
+
+// durableCommits takes back synchronous_commit = off, and leaves any other choice as it is.
+const durableCommits = `
+select set_config('synchronous_commit', 'local', false) where current_setting('synchronous_commit') = 'off'`
+
+// durable lets commits on a connection return only when they are on disk, whatever the database's default: what the checkpoint
+// holds is confirmed to the server, which then forgets the WAL before it.
+func durable(ctx context.Context, conn *pgx.Conn) error { return exec(ctx, conn, durableCommits) }
 
 // Close closes all connections of the pool.
 func (db *DB) Close() { db.pool.Close() }

@@ -23,6 +23,18 @@
 // as pending otherwise ("parked"), so that one slow customer holds back neither the watermark nor WAL. From then on
 // the row is the truth and memory a cache of it.
 //
+// # Reconciling
+//
+// The stream may pass events over without a word: a slot that was dropped, lost, advanced or left behind by a failover; a
+// table that left the publication for a while, was made anew, or got a partition that holds rows. A new term compares
+// the checkpoint with the server and finds such a gap (checkpoint.gap). It then sweeps the outbox for events without a
+// delivery row before it reads its first batch. A transaction that was still invisible then, and is older than the new slot, is
+// found by a second comparison (Reconcile) once all transactions before Term.Barrier have ended. Nothing is lost in this
+// order: publication, slot, barrier, sweep, stream, second comparison: a transaction whose commit record stands after
+// the slot's consistent point is streamed, and one whose record stands before it had its id before the barrier.
+//
+// While all is well the latest part of the outbox is compared every few minutes all the same.
+//
 // # Leadership
 //
 // The slot has one consumer at a time, so holding the stream is leadership. A new leader counts checkpoint.epoch up;

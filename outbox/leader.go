@@ -106,10 +106,9 @@ func (c checkpoint) gap(s server) (reason string, void bool) {
 	return "", false
 }
 
-// selectSlot also tells whether a slot that no one holds could be copied to standbys and is not; before PostgreSQL 17 there is no
-// such column.
+// selectSlot also tells whether the slot could be copied to standbys and is not; before PostgreSQL 17 there is no such column.
 const selectSlot = `
-select coalesce(wal_status, '') = 'lost', not active and coalesce(to_jsonb(s) ->> 'failover', '') = 'false'
+select active, coalesce(wal_status, '') = 'lost', coalesce(to_jsonb(s) ->> 'failover', '') = 'false'
 from pg_replication_slots s where slot_name = $1 and database = current_database() and plugin = 'pgoutput'`
 
 const dropSlot = `
@@ -117,12 +116,14 @@ select pg_drop_replication_slot($1)`
 
 // PrepareSlot sees that the slot and the checkpoint exist and returns where to start. A new slot is noted in the
 // checkpoint as recovering before it is made, so that the outbox is swept even when the agent dies in between. With
-// replace a slot that is there is given up for a new one. waiting is called again and again while the new slot waits for
+// replace a slot that is there is given up for a new one. It returns ErrSlotActive while another agent holds it. waiting is called again and again while the new slot waits for
 // other transactions to end.
 func (db *DB) PrepareSlot(ctx context.Context, t *Tailer, holder string, replace bool, waiting func(error)) (LSN, error) {
-	var lost, staysBehind bool
-	err := db.pool.QueryRow(ctx, selectSlot, db.cfg.Slot).Scan(&lost, &staysBehind)
+	var active, lost, staysBehind bool
+	err := db.pool.QueryRow(ctx, selectSlot, db.cfg.Slot).Scan(&active, &lost, &staysBehind)
 	switch {
+	case err == nil && active:
+		return 0, ErrSlotActive // found out here, it leaves no error in the server's log
 	case err == nil && (replace || lost):
 		// A lost slot lacks WAL that PostgreSQL has removed (max_slot_wal_keep_size, or idle_replication_slot_timeout of
 		// version 18): no one can stream from it again.

@@ -103,10 +103,16 @@ func (l *Ledger) try(ctx context.Context, lsn LSN, write func(context.Context, q
 		if err != nil {
 			return err
 		}
-		// The server gives up what waits for a lock, and what a silent network has cut off in the middle.
+		// The server gives up what waits for a lock, and a transaction whose agent was cut off or frozen in the middle: the
+		// checkpoint is locked then, and the next leader waits for it. That must not take longer than to lose the slot.
 		cc.RuntimeParams["lock_timeout"] = "5s"
-		cc.RuntimeParams["idle_in_transaction_session_timeout"] = "30s"
+		cc.RuntimeParams["idle_in_transaction_session_timeout"] = "5s"
 		if l.conn, err = pgx.ConnectConfig(ctx, cc); err != nil {
+			l.conn = nil
+			return err
+		}
+		if err := durable(ctx, l.conn); err != nil {
+			closeConn(l.conn)
 			l.conn = nil
 			return err
 		}

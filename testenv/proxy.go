@@ -44,9 +44,9 @@ const (
 	LoseAnswer                     // the connection breaks when the server has carried it out and before the client knows
 )
 
-// Proxy stands between a TCP client and its server, PostgreSQL or a receiver, and breaks what passes as told. What it holds
-// back while a fault lasts it passes on afterwards, in order, as a network does that was away for a while; with it
-// the end of a connection. Its methods may be called from any goroutine.
+// Proxy stands between a TCP client and its server, PostgreSQL or a receiver, and breaks what passes as told. What it
+// holds back while a fault lasts it passes on afterwards, in order, as a network does that was away for a while; with
+// it the end of a connection. Its methods may be called from any goroutine.
 //
 // It has one goroutine that accepts, which ends with the listener, and two for each connection, one in each direction,
 // which end with the connection. Close ends them all and waits for them.
@@ -100,8 +100,8 @@ func StartProxy(t testing.TB, target string) *Proxy {
 // Addr returns where the proxy listens, "host:port".
 func (p *Proxy) Addr() string { return p.listener.Addr().String() }
 
-// Via returns rawURL with the proxy's address in place of its own. One of PostgreSQL's also gets sslmode=disable, since the
-// proxy has to see commits. It panics on what is no URL.
+// Via returns rawURL with the proxy's address in place of its own. One of PostgreSQL's also gets sslmode=disable, since
+// the proxy has to see commits. It panics on what is no URL.
 func (p *Proxy) Via(rawURL string) string {
 	u, err := url.Parse(rawURL)
 	if err != nil {
@@ -148,8 +148,8 @@ func (p *Proxy) Cut() { p.each((*link).cut) }
 // Reset breaks all open connections: both ends get a reset (RST), and what is under way is lost.
 func (p *Proxy) Reset() { p.each((*link).reset) }
 
-// HalfClose closes the direction from the client to the server of all open connections. What the clients still send goes
-// nowhere; what the servers send passes.
+// HalfClose closes the direction from the client to the server of all open connections. What the clients still send
+// goes nowhere; what the servers send passes.
 func (p *Proxy) HalfClose() { p.each((*link).halfClose) }
 
 // Connections returns how many connections are open.

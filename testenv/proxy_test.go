@@ -114,6 +114,9 @@ func awaitConnections(t *testing.T, p *Proxy, want int) {
 func TestProxy_CloseEndsEveryGoroutine(t *testing.T) {
 	for _, fault := range []Fault{Pass, Stall, Drip, HalfOpen} {
 		p, c, connect := proxied(t)
+		for range 20 {
+			connect()
+		}
 		connect().client.Close()
 		p.SetFault(fault)
 		c.write(c.client, strings.Repeat("x", 64<<10))
@@ -292,7 +295,7 @@ func TestProxy_CutAlsoEndsWhatIsStalled(t *testing.T) {
 	t.Parallel()
 	p, c, _ := proxied(t)
 	p.SetFault(Stall)
-	c.write(c.client, "question")
+	c.write(c.client, strings.Repeat("x", 2*proxyBuffer)) // half of it waits in the socket, which must not turn the end into a reset
 	c.nothing(c.server)
 	p.Cut()
 	c.ends(c.client, io.EOF)
@@ -384,6 +387,9 @@ func TestProxy_StandsBeforePostgreSQLAndReceivers(t *testing.T) {
 		t.Error("the statement has not come to the server")
 	}
 	r := StartReceiver(t, "secret")
+	if got, want := p.Via("postgres://a:b@elsewhere:1/c?application_name=x"), "postgres://a:b@"+p.Addr()+"/c?application_name=x&sslmode=disable"; got != want {
+		t.Errorf("Via returned %s, want %s", got, want)
+	}
 	front := StartProxy(t, strings.TrimPrefix(r.URL, "http://"))
 	if got, want := front.Via(r.URL+"/hook?a=b"), "http://"+front.Addr()+"/hook?a=b"; got != want {
 		t.Errorf("Via returned %s, want %s", got, want)

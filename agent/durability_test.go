@@ -1,0 +1,135 @@
+package agent
+
+import (
+	"context"
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/quintago/webhook-agent/testenv"
+)
+
+// The tests of this file show what becomes of promise P2 (nothing is sent for a transaction that does not exist) when
+// PostgreSQL itself loses transactions whose COMMIT returned.
+
+// With synchronous_commit = off a crash loses the last transactions. The walsender sends only what is on disk, so none of them
+// was sent; an agent that polls the table would have seen and sent them.
+func TestP2_WhatACrashTakesBackWithSynchronousCommitOffWasNotSent(t *testing.T) {
+	t.Parallel()
+	cluster := testenv.NewCluster(t, testenv.Options{Template: migrateTemplate, Settings: map[string]string{
+		"synchronous_commit": "off", "wal_writer_delay": "1s", "restart_after_crash": "off",
+	}})
+	env := cluster.NewDB(t)
+	r := testenv.StartReceiver(t, testSecret)
+	addEndpoint(t, env, "venue_1", r.URL, "*")
+	start(t, testConfig(env)).waitLog("leading")
+
+	committed, rounds := 0, 5
+	for round := range rounds {
+		conn := connect(t, env)
+		for i := range 200 {
+			_, err := conn.Exec(context.Background(), `insert into webhooks.outbox (id, type, venue, data) values ($1, 'lead.created', 'venue_1', '{}')`,
+				fmt.Sprintf("evt_%d_%03d", round, i))
+			if err != nil {
+				t.Fatal(err)
+			}
+			committed++
+		}
+		if err := cluster.Crash(); err != nil {
+			t.Fatal(err)
+		}
+		if err := cluster.Resume(context.Background()); err != nil {
+			t.Fatal(err)
+		}
+		left := testenv.QueryOne[int](t, env, `select count(*) from webhooks.outbox`)
+		testenv.Eventually(t, patience, func() error {
+			if n := testenv.QueryOne[int](t, env, `select count(*) from webhooks.deliveries where status = 'succeeded'`); n != left {
+				return fmt.Errorf("%d deliveries succeeded of %d events that are left", n, left)
+			}
+			return nil
+		})
+	}
+	exists := map[string]bool{}
+	for _, id := range testenv.QueryAll[string](t, env, `select id from webhooks.outbox`) {
+		exists[id] = true
+	}
+	for _, got := range r.Received() {
+		if !exists[got.ID] {
+			t.Errorf("%s was sent, and its transaction is lost", got.ID)
+		}
+	}
+	lost := committed - len(exists)
+	if lost == 0 {
+		t.Error("no crash lost a transaction, so the test shows nothing")
+	}
+	t.Logf("%d of %d transactions were lost in %d crashes, none of them was sent", lost, committed, rounds)
+}
+
+// A standby that follows asynchronously lacks the last transactions when it is promoted, and with them events that were sent.
+// From PostgreSQL 17 on, synchronized_standby_slots keeps the stream back until the standby has them.
+func TestP2_AnAsynchronousFailoverTakesBackWhatWasSentUnlessTheStreamWaits(t *testing.T) {
+	t.Parallel()
+	for _, waits := range []bool{false, true} {
+		t.Run(fmt.Sprintf("the stream waits %t", waits), func(t *testing.T) {
+			t.Parallel()
+			cluster := testenv.NewCluster(t, testenv.Options{Template: migrateTemplate})
+			if waits && cluster.Binaries().Major < 17 {
+				waits = false // there is no such setting: what is sent is what the other case says
+			}
+			env := cluster.NewDB(t)
+			r := testenv.StartReceiver(t, testSecret)
+			endpoint := addEndpoint(t, env, "venue_1", r.URL, "*")
+			standby := cluster.NewStandby(t)
+			if waits {
+				super := connectURL(t, env.SuperuserURL)
+				if _, err := super.Exec(context.Background(), "alter system set synchronized_standby_slots = 'standby'"); err != nil {
+					t.Fatal(err)
+				}
+				if _, err := super.Exec(context.Background(), "select pg_reload_conf()"); err != nil {
+					t.Fatal(err)
+				}
+			}
+			start(t, testConfig(env)).waitLog("leading")
+			waitStatus(t, env, addEvent(t, env, "venue_1", "lead.created", `"first"`), endpoint, "succeeded")
+			testenv.Eventually(t, patience, func() error { return standby.CaughtUp(t.Context(), cluster) })
+			if err := standby.Stop(t.Context(), testenv.Fast); err != nil {
+				t.Fatal(err)
+			}
+
+			lost := addEvent(t, env, "venue_1", "lead.created", `"not on the standby"`)
+			if waits {
+				never(t, 3*time.Second, func() bool { return r.Count() > 1 }, "an event was sent that the standby does not have")
+			} else {
+				waitStatus(t, env, lost, endpoint, "succeeded")
+			}
+			if err := cluster.FailOver(t.Context(), standby); err != nil {
+				t.Fatal(err)
+			}
+			next := addEvent(t, env, "venue_1", "lead.created", `"after the failover"`)
+			waitStatus(t, env, next, endpoint, "succeeded")
+			if testenv.QueryOne[bool](t, env, `select exists (select from webhooks.outbox where id = $1)`, lost) {
+				t.Fatal("the failover lost nothing, so the test shows nothing")
+			}
+			sent := false
+			for _, got := range r.Received() {
+				sent = sent || got.ID == lost
+			}
+			if sent == waits {
+				t.Errorf("the event that the failover took back was sent: %t", sent)
+			}
+		})
+	}
+}
+
+// never watches for a while and fails the test when cond becomes true.
+func never(t *testing.T, during time.Duration, cond func() bool, what string) {
+	t.Helper()
+	tick := time.NewTicker(50 * time.Millisecond)
+	defer tick.Stop()
+	for end := time.Now().Add(during); time.Now().Before(end); <-tick.C {
+		if cond() {
+			t.Error(what)
+			return
+		}
+	}
+}

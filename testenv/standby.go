@@ -1,0 +1,230 @@
+package testenv
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// standbySlot is the physical replication slot that the standby of a cluster streams from.
+const standbySlot = "standby"
+
+// slotSyncMajor is the first version whose standbys can copy logical replication slots of their primary.
+const slotSyncMajor = 17
+
+// Save stops the server in good order, keeps a copy of its data folder, as a file-level backup would, and starts the server
+// again. A former copy is replaced.
+func (c *Cluster) Save(ctx context.Context) error {
+	if err := c.Stop(ctx, Fast); err != nil {
+		return err
+	}
+	if err := os.RemoveAll(c.savedDir()); err != nil {
+		return fmt.Errorf("save the data folder: %w", err)
+	}
+	if err := c.copyData(c.savedDir(), nil); err != nil {
+		return fmt.Errorf("save the data folder: %w", err)
+	}
+	return c.Resume(ctx)
+}
+
+// Restore puts the data folder back that Save has kept, whatever has happened since, and starts the server.
+func (c *Cluster) Restore(ctx context.Context) error {
+	if err := c.Stop(ctx, Immediate); err != nil {
+		return err
+	}
+	if err := os.RemoveAll(c.dataDir()); err != nil {
+		return fmt.Errorf("restore the data folder: %w", err)
+	}
+	if err := os.Rename(c.savedDir(), c.dataDir()); err != nil {
+		return fmt.Errorf("restore the data folder: %w", err)
+	}
+	return c.Resume(ctx)
+}
+
+func (c *Cluster) savedDir() string { return c.folder.join("saved") }
+
+// NewStandby makes a standby of the cluster, which it stops and starts again to copy its data, and closes it at the test's
+// end. The standby follows by streaming replication. It has no logical replication slots, since no base backup holds them;
+// from PostgreSQL 17 on it copies those that allow it (failover) while it follows.
+func (c *Cluster) NewStandby(t testing.TB) *Cluster {
+	t.Helper()
+	standby, err := c.startStandby(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := standby.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return standby
+}
+
+func (c *Cluster) startStandby(ctx context.Context) (_ *Cluster, err error) {
+	if err := ExecSQL(ctx, c.URL(maintenanceDatabase), "select pg_create_physical_replication_slot('"+standbySlot+"', true)"); err != nil {
+		return nil, fmt.Errorf("make the slot of the standby: %w", err)
+	}
+	f, err := makeFolder(c.as)
+	if err != nil {
+		return nil, err
+	}
+	standby := &Cluster{binaries: c.binaries, opts: c.opts, as: c.as, folder: f, password: c.password}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, standby.Close())
+		}
+	}()
+	if standby.port, err = FreePort(); err != nil {
+		return nil, err
+	}
+	if err := c.Stop(ctx, Fast); err != nil {
+		return nil, err
+	}
+	if err := c.copyData(standby.dataDir(), func(path string) bool { return filepath.Dir(path) == "pg_replslot" }); err != nil {
+		return nil, fmt.Errorf("copy the primary: %w", err)
+	}
+	if err := c.Resume(ctx); err != nil {
+		return nil, err
+	}
+	standby.opts.Settings = standby.followSettings(c)
+	if err := standby.configure(); err != nil {
+		return nil, err
+	}
+	if err := standby.writeFile("standby.signal", nil); err != nil {
+		return nil, err
+	}
+	return standby, standby.Resume(ctx)
+}
+
+// followSettings returns the settings of c's options with those that make it follow the primary.
+func (c *Cluster) followSettings(primary *Cluster) map[string]string {
+	settings := map[string]string{
+		"primary_conninfo": fmt.Sprintf("host=127.0.0.1 port=%d user=%s password=%s dbname=%s application_name=%s",
+			primary.port, superuser, primary.password, maintenanceDatabase, standbySlot),
+		"primary_slot_name":           standbySlot,
+		"hot_standby_feedback":        "on",
+		"wal_retrieve_retry_interval": "100ms",
+	}
+	if c.binaries.Major >= slotSyncMajor {
+		settings["sync_replication_slots"] = "on"
+	}
+	for name, value := range primary.opts.Settings {
+		settings[name] = value
+	}
+	return settings
+}
+
+// CaughtUp returns an error while the standby has not replayed what the primary has written by now.
+func (c *Cluster) CaughtUp(ctx context.Context, primary *Cluster) error {
+	written, err := queryText(ctx, primary.URL(maintenanceDatabase), "select pg_current_wal_insert_lsn()::text")
+	if err != nil {
+		return err
+	}
+	behind, err := queryText(ctx, c.URL(maintenanceDatabase), "select case when pg_last_wal_replay_lsn() >= $1::pg_lsn then '' else pg_last_wal_replay_lsn()::text end", written)
+	if err != nil {
+		return err
+	}
+	if behind != "" {
+		return fmt.Errorf("the standby is at %s, the primary at %s", behind, written)
+	}
+	return nil
+}
+
+func queryText(ctx context.Context, url, sql string, args ...any) (text string, err error) {
+	conn, err := pgx.Connect(ctx, url)
+	if err != nil {
+		return "", err
+	}
+	defer func() { err = errors.Join(err, conn.Close(ctx)) }()
+	err = conn.QueryRow(ctx, sql, args...).Scan(&text)
+	return text, err
+}
+
+// FailOver crashes the cluster, promotes the standby, and puts it in the cluster's place: from then on the cluster is what
+// the standby was, at the cluster's address, and the standby is stopped. What the standby had not received is lost.
+func (c *Cluster) FailOver(ctx context.Context, standby *Cluster) error {
+	if err := c.Crash(); err != nil {
+		return err
+	}
+	if err := standby.Stop(ctx, Fast); err != nil {
+		return err
+	}
+	c.folder, standby.folder = standby.folder, c.folder
+	c.opts, standby.opts = standby.opts, c.opts
+	if err := c.configure(); err != nil {
+		return err
+	}
+	if err := c.Resume(ctx); err != nil {
+		return err
+	}
+	if err := ExecSQL(ctx, c.URL(maintenanceDatabase), "do $$ begin if not pg_promote() then raise 'not within its time'; end if; end $$"); err != nil {
+		return fmt.Errorf("promote the standby: %w", err)
+	}
+	return nil
+}
+
+// configure writes postgresql.conf.
+func (c *Cluster) configure() error { return c.writeFile("postgresql.conf", c.configuration()) }
+
+// writeFile writes a file of the data folder, to be read by the server.
+func (c *Cluster) writeFile(name string, content []byte) error {
+	path := filepath.Join(c.dataDir(), name)
+	if err := os.WriteFile(path, content, 0o600); err != nil {
+		return fmt.Errorf("configure the server: %w", err)
+	}
+	return c.as.own(path)
+}
+
+// copyData copies the data folder of the stopped server to another folder, which must not exist, without the paths within it for
+// which leaveOut tells true.
+func (c *Cluster) copyData(to string, leaveOut func(path string) bool) error {
+	return filepath.WalkDir(c.dataDir(), func(path string, entry fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		within, err := filepath.Rel(c.dataDir(), path)
+		if err != nil {
+			return err
+		}
+		target := filepath.Join(to, within)
+		switch {
+		case leaveOut != nil && leaveOut(within):
+			if entry.IsDir() {
+				return filepath.SkipDir
+			}
+			return nil
+		case entry.IsDir():
+			err = os.Mkdir(target, 0o700)
+		case entry.Type().IsRegular():
+			err = copyFile(path, target)
+		default: // a tablespace's link: two servers must not write to one place
+			err = fmt.Errorf("%s is neither a file nor a folder", path)
+		}
+		if err != nil {
+			return err
+		}
+		return c.as.own(target)
+	})
+}
+
+func copyFile(from, to string) (err error) {
+	in, err := os.Open(from)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = in.Close() }() // only read
+	out, err := os.OpenFile(to, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, out.Close()) }()
+	_, err = io.Copy(out, in)
+	return err
+}
