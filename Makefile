@@ -2,7 +2,7 @@
 # PostgreSQL server binaries 14 or newer, which they start themselves (see testenv/find.go for how they are found).
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test check format vet lint race fuzz tidy vulnerabilities clean
+.PHONY: help build demo test test-versions test-edges check format vet lint race fuzz tidy vulnerabilities clean
 
 VERSION  := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 LDFLAGS  := -s -w -X github.com/quintago/webhook-agent/agent.version=$(VERSION)
@@ -10,9 +10,10 @@ LDFLAGS  := -s -w -X github.com/quintago/webhook-agent/agent.version=$(VERSION)
 GO_BUILD := CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags '$(LDFLAGS)'
 FUZZTIME ?= 5s
 ARGS     ?=
+VERSIONS := 14 15 16 17 18
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 build: ## build the static binary bin/webhook-agent
 	@echo "build bin/webhook-agent $(VERSION)"
@@ -22,10 +23,19 @@ demo: build ## see it work on this machine until Ctrl-C; ARGS=--once ends after 
 	@$(GO_BUILD) -o bin/demo ./testenv/demo
 	@bin/demo -agent bin/webhook-agent $(ARGS)
 
-test: ## run all tests
+test: ## run all tests; PG=14 to PG=18 against that version of PostgreSQL, which npm fetches
 	go test ./...
 
-check: format vet lint race fuzz tidy vulnerabilities ## what continuous integration runs
+# run_versions runs all tests against one version of PostgreSQL after another.
+run_versions = @set -e; for version in $(1); do echo "PostgreSQL $$version"; PG=$$version go test -count=1 ./...; done
+
+test-versions: ## run all tests against each version of PostgreSQL, 14 to 18
+	$(call run_versions,$(VERSIONS))
+
+test-edges: ## run all tests against the oldest and the newest version of PostgreSQL
+	$(call run_versions,$(firstword $(VERSIONS)) $(lastword $(VERSIONS)))
+
+check: format vet lint race fuzz tidy vulnerabilities ## what continuous integration runs, besides test-edges
 
 format: ## fail when a file is not formatted by gofmt
 	@files=$$(gofmt -l .); if [ -n "$$files" ]; then echo "not formatted by gofmt:"; echo "$$files"; exit 1; fi

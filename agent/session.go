@@ -118,7 +118,6 @@ func (s *session) acquire(ctx context.Context) error {
 // lanes meanwhile. It ends with an error when another agent has taken over, the slot is gone, or the server is no
 // longer the same.
 func (s *session) stream(take, hold context.Context, batches chan<- *outbox.Batch) error {
-	system := s.tailer.System
 	backoff := outbox.NewBackoff()
 	for {
 		began := time.Now()
@@ -147,7 +146,7 @@ func (s *session) stream(take, hold context.Context, batches chan<- *outbox.Batc
 			if take.Err() != nil {
 				return nil
 			}
-			if errors.Is(err, outbox.ErrFenced) || errors.Is(err, outbox.ErrSlotGone) {
+			if endsTerm(err) {
 				return err
 			}
 			if text := err.Error(); text != told && !errors.Is(err, outbox.ErrSlotActive) {
@@ -155,13 +154,19 @@ func (s *session) stream(take, hold context.Context, batches chan<- *outbox.Batc
 				s.log.Error("cannot resume the stream; trying again", "error", err)
 			}
 		}
-		if now := s.tailer.System; now.SystemID != system.SystemID || now.Timeline != system.Timeline {
-			return fmt.Errorf("the server has changed: system %s timeline %d instead of %s timeline %d",
-				now.SystemID, now.Timeline, system.SystemID, system.Timeline)
-		}
 		s.broken.Store(false)
 		s.log.Info("the stream is back")
 	}
+}
+
+// endsTerm tells that the stream cannot be resumed within the term: another one must begin.
+func endsTerm(err error) bool {
+	for _, end := range []error{outbox.ErrFenced, outbox.ErrSlotGone, outbox.ErrSlotMoved, outbox.ErrOtherServer} {
+		if errors.Is(err, end) {
+			return true
+		}
+	}
+	return false
 }
 
 // resume reconnects and goes on with the same term.
@@ -172,6 +177,9 @@ func (s *session) resume(ctx context.Context) error {
 		return err
 	}
 	if err := s.db.CheckEpoch(ctx, s.term); err != nil {
+		return err
+	}
+	if err := s.db.CheckSlot(ctx); err != nil {
 		return err
 	}
 	if err := s.tailer.Start(ctx, 0); err != nil {

@@ -54,6 +54,24 @@ func (db *DB) CheckEpoch(ctx context.Context, term Term) error {
 	return db.cfg.explain("read the checkpoint", err)
 }
 
+const selectSlotMoved = `
+select s.confirmed_flush_lsn > c.lsn from webhooks.checkpoint c join pg_replication_slots s on s.slot_name = c.slot where c.slot = $1`
+
+// CheckSlot returns ErrSlotMoved when the slot stands beyond the checkpoint: while this agent was away from it, someone else has
+// advanced it or made it anew. It must be asked before the stream is started again, which would go on from there
+// without a word.
+func (db *DB) CheckSlot(ctx context.Context) error {
+	var moved bool
+	err := db.pool.QueryRow(ctx, selectSlotMoved, db.cfg.Slot).Scan(&moved)
+	if moved {
+		return ErrSlotMoved
+	}
+	if errors.Is(err, pgx.ErrNoRows) {
+		return ErrSlotGone
+	}
+	return db.cfg.explain("look at the slot", err)
+}
+
 // ManagedEndpoint is an endpoint of the configuration file. Venue and URL identify it.
 type ManagedEndpoint struct {
 	Venue, URL  string

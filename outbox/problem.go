@@ -41,9 +41,15 @@ var ErrSlotActive = errors.New("the replication slot is held by another agent")
 // ErrServerShutdown reports that PostgreSQL is shutting down and waits for this connection to close.
 var ErrServerShutdown = errors.New("PostgreSQL is shutting down")
 
+// ErrOtherServer reports that the server is not the one, or not on the timeline, that the stream began on.
+var ErrOtherServer = errors.New("the server has changed")
+
 // ErrSlotGone reports that the slot cannot be streamed from any more: it was dropped, or PostgreSQL has removed WAL
 // that it needed.
 var ErrSlotGone = errors.New("the replication slot is gone or lost")
+
+// ErrSlotMoved reports that the slot stands beyond what this agent has confirmed.
+var ErrSlotMoved = errors.New("the replication slot was advanced or made anew by someone else")
 
 // ErrUndecodable reports that the slot stands before changes that cannot be decoded: at their position the publication, or a
 // column, did not exist, and making it again does not mend that. PrepareSlot with replace has to make a new slot.

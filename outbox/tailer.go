@@ -47,7 +47,7 @@ const (
 // go on where the last one ended: no change is yielded twice in a Tailer's life. All its methods but Confirm, Heard
 // and Interrupt belong to one goroutine.
 type Tailer struct {
-	// System identifies the server of the last Connect.
+	// System identifies the server.
 	System pglogrepl.IdentifySystemResult
 
 	cfg  Config
@@ -85,9 +85,11 @@ func NewTailer(cfg Config, log *slog.Logger) *Tailer {
 	return &Tailer{cfg: cfg, log: log, made: time.Now(), interrupted: make(chan struct{}, 1)}
 }
 
-// Connect opens the replication connection, instead of the last one if there was one.
+// Connect opens the replication connection, instead of the last one if there was one. ErrOtherServer tells that it is another
+// server than at first, or another timeline of it: the positions of this Tailer may mean something else there.
 func (t *Tailer) Connect(ctx context.Context) error {
 	t.Close()
+	last := t.System
 	rc, err := t.cfg.replicationConfig()
 	if err != nil {
 		return err
@@ -101,6 +103,11 @@ func (t *Tailer) Connect(ctx context.Context) error {
 	if t.System, err = pglogrepl.IdentifySystem(ctx, conn); err != nil {
 		t.Close()
 		return t.cfg.explain("identify the server", err)
+	}
+	if now := t.System; last.SystemID != "" && (now.SystemID != last.SystemID || now.Timeline != last.Timeline) {
+		t.Close()
+		t.System = last
+		return fmt.Errorf("%w: system %s timeline %d instead of %s timeline %d", ErrOtherServer, now.SystemID, now.Timeline, last.SystemID, last.Timeline)
 	}
 	return nil
 }
