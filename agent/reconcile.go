@@ -15,7 +15,7 @@ const (
 	uncoveredInterval = 5 * time.Second
 	// reconcileShare bounds what the comparison may cost: it rests that many times as long as it took.
 	reconcileShare = 50
-	// barrierInterval is how often a recovery looks whether the transactions that it waits for have ended.
+	// barrierInterval is the wait before a comparison that could not be made is tried again.
 	barrierInterval = time.Second
 )
 
@@ -25,44 +25,24 @@ var errCoverage = errors.New("the publications or the outbox's tables have chang
 // reconcile compares the outbox with the delivery log, again and again, until ctx ends. After a gap the first comparison
 // completes the recovery.
 func (s *session) reconcile(ctx context.Context) {
-	gap := s.term.Gap
-	told := ""
+	gap, told := s.term.Gap, ""
 	for {
-		began := time.Now()
-		uncovered := s.uncovered.Load()
-		recovered, wait, err := s.compare(ctx, gap != "" || uncovered != nil)
-		switch {
-		case ctx.Err() != nil:
-			return
-		case err != nil:
+		uncovered := s.uncovered.Load() != nil
+		recovered, took, err := s.compare(ctx, gap != "" || uncovered)
+		wait := barrierInterval
+		if err == nil {
+			s.tellRecovered(recovered, gap, uncovered)
+			gap, told = "", ""
+			wait = max(reconcileInterval, reconcileShare*took)
+			if uncovered {
+				wait = max(uncoveredInterval, reconcileShare*took)
+			}
+		} else if text := err.Error(); text != told && ctx.Err() == nil {
 			// Whatever is wrong with the database shows elsewhere too; this tells what it is that waits for it.
-			if text := err.Error(); text != told {
-				told = text
-				s.log.Warn("the outbox cannot be compared with the delivery log yet; trying again", "error", err)
-			}
-			if !sleep(ctx, max(barrierInterval, wait)) {
-				return
-			}
-			continue
+			told = text
+			s.log.Warn("the outbox cannot be compared with the delivery log yet; trying again", "error", err)
 		}
-		told = ""
-		s.metrics.swept.Add(float64(recovered))
-		switch {
-		case gap != "":
-			s.log.Info("recovery is complete", "gap", gap, "recovered_deliveries", s.term.Swept+recovered)
-		case recovered > 0 && uncovered != nil:
-			s.log.Warn("events that the stream passed over were found in the outbox", "recovered_deliveries", recovered)
-		case recovered > 0:
-			s.log.Error("events had passed the stream unseen although nothing was known to be wrong; they were found in the outbox",
-				"recovered_deliveries", recovered)
-		}
-		gap = ""
-		s.recovering.Store(false)
-		interval := reconcileInterval
-		if s.uncovered.Load() != nil {
-			interval = uncoveredInterval
-		}
-		timer := time.NewTimer(max(interval, reconcileShare*time.Since(began)))
+		timer := time.NewTimer(wait)
 		select {
 		case <-timer.C:
 		case <-s.uncover:
@@ -74,22 +54,41 @@ func (s *session) reconcile(ctx context.Context) {
 	}
 }
 
-// compare makes one comparison. While transactions have not ended that a recovery must see, it returns an error that names
-// them.
-func (s *session) compare(ctx context.Context, gap bool) (recovered int64, wait time.Duration, err error) {
+// compare makes one comparison and returns how long the database worked on it. While transactions have not ended that a
+// recovery must see, it returns an error that names them.
+func (s *session) compare(ctx context.Context, gap bool) (recovered int64, took time.Duration, err error) {
 	horizon, err := s.db.Horizon(ctx)
 	if err != nil {
-		return 0, barrierInterval, err
+		return 0, 0, err
 	}
 	if !horizon.Passed(s.term.Barrier) {
 		blockers, err := s.db.Blockers(ctx)
 		if err != nil {
-			return 0, barrierInterval, err
+			return 0, 0, err
 		}
-		return 0, barrierInterval, errors.New("a recovery ends when the transactions have ended that were open when it began: " + blockers)
+		return 0, 0, errors.New("a recovery ends when the transactions have ended that were open when it began: " + blockers)
 	}
+	if err := s.ledger.AwaitRecorded(ctx, horizon.LSN); err != nil {
+		return 0, 0, err
+	}
+	began := time.Now()
 	recovered, err = s.db.Reconcile(ctx, s.ledger, horizon, gap)
-	return recovered, barrierInterval, err
+	return recovered, time.Since(began), err
+}
+
+// tellRecovered tells what a comparison has found.
+func (s *session) tellRecovered(recovered int64, gap string, uncovered bool) {
+	s.recovering.Store(false)
+	s.metrics.swept.Add(float64(recovered))
+	switch {
+	case gap != "":
+		s.log.Info("recovery is complete", "gap", gap, "recovered_deliveries", s.term.Swept+recovered)
+	case recovered > 0 && uncovered:
+		s.log.Warn("events that the stream passed over were found in the outbox", "recovered_deliveries", recovered)
+	case recovered > 0:
+		s.log.Error("events had passed the stream unseen although nothing was known to be wrong; they were found in the outbox",
+			"recovered_deliveries", recovered)
+	}
 }
 
 // checkCoverage ends the session, by an error, when the stream may not hold what it held when the term began. When it does not hold the

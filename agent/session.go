@@ -258,7 +258,11 @@ func (s *session) takeOver(take, alive context.Context) (*router, outbox.State, 
 	if s.term.Gap != "" {
 		s.recovering.Store(true)
 		s.metrics.swept.Add(float64(s.term.Swept))
-		s.log.Warn("events may have passed the stream unseen; the outbox was swept for them", "gap", s.term.Gap, "recovered_deliveries", s.term.Swept)
+		level := slog.LevelWarn
+		if s.term.Swept == 0 {
+			level = slog.LevelInfo // nothing was lost, or the slot is the first one
+		}
+		s.log.Log(take, level, "events may have passed the stream unseen; the outbox was swept for them", "gap", s.term.Gap, "recovered_deliveries", s.term.Swept)
 	}
 	if err := s.db.SyncManaged(take, s.cfg.managed()); err != nil {
 		return nil, outbox.State{}, err

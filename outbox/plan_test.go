@@ -46,3 +46,26 @@ func TestHotQueries_UseTheirIndex(t *testing.T) {
 		}
 	}
 }
+
+// TestPeriodicComparison_ReadsTheLatestRowsOnly looks at the plan over an outbox of 200,000 events of a month.
+func TestPeriodicComparison_ReadsTheLatestRowsOnly(t *testing.T) {
+	t.Parallel()
+	db, env := openDB(t)
+	addEndpoint(t, env, "ep_1", "venue_a", "*")
+	env.Exec(t, `insert into webhooks.outbox (id, type, venue, data, created)
+	    select 'evt_' || lpad(i::text, 7, '0'), 'lead.created', 'venue_a', '{}', now() - interval '30 days' + make_interval(secs => i * 12.96) from generate_series(1, 200000) i`)
+	env.Exec(t, `vacuum analyze webhooks.outbox`)
+	must(t, db.loadIDType(t.Context()))
+	conn, err := pgx.Connect(t.Context(), env.URL)
+	must(t, err)
+	defer closeConn(conn)
+	_, err = conn.Exec(t.Context(), "prepare find (text, oid[], text, text, timestamptz) as "+db.findSQL(true))
+	must(t, err)
+	rows, err := conn.Query(t.Context(), "explain execute find ('1:1:', null, '9:9:', '1:1:', now() - interval '1 hour')")
+	must(t, err)
+	lines, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	must(t, err)
+	if plan := strings.Join(lines, "\n"); strings.Contains(plan, "Seq Scan on outbox") || !strings.Contains(plan, "outbox_created") {
+		t.Errorf("want index outbox_created:\n%s", plan)
+	}
+}

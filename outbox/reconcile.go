@@ -33,7 +33,7 @@ const (
 	// backdated is how much older than its commit the created column of an event may be for the periodic run to read it:
 	// it is the start of the transaction, or whatever the app has written.
 	backdated = time.Hour
-	// recordedInterval is how often Reconcile looks whether the ledger has come to the horizon.
+	// recordedInterval is how often AwaitRecorded looks whether the ledger has come to the horizon.
 	recordedInterval = 100 * time.Millisecond
 	// horizonStep is how many transactions a horizon must pass to be stored by a run that found nothing, so that a
 	// database in which nothing happens is not written to for the agent's own transactions.
@@ -239,14 +239,12 @@ func (db *DB) eachFound(ctx context.Context, c comparison, give func(ids []strin
 const selectCompared = `
 select horizon::text, horizon_at, relations from webhooks.checkpoint where slot = $1 and epoch = $2`
 
-// Reconcile waits until the ledger has recorded everything before h, gives every event that h sees and the last horizon does not
-// the rows that it lacks, and makes h the last horizon. It returns how many rows were lacking. gap tells that the stream is known to have
-// passed events over; a recovery is complete when Reconcile has run with a horizon beyond Term.Barrier.
+// Reconcile gives every event that h sees and the last horizon does not the rows that it lacks, and makes h the last horizon. It
+// returns how many rows were lacking. The ledger must have recorded everything before h (AwaitRecorded). gap tells that
+// the stream is known to have passed events over; a recovery is complete when Reconcile has run with a horizon beyond
+// Term.Barrier.
 func (db *DB) Reconcile(ctx context.Context, l *Ledger, h Horizon, gap bool) (added int64, err error) {
 	if err := db.loadIDType(ctx); err != nil {
-		return 0, err
-	}
-	if err := l.awaitRecorded(ctx, h.LSN); err != nil {
 		return 0, err
 	}
 	var (
@@ -281,8 +279,8 @@ func (db *DB) Reconcile(ctx context.Context, l *Ledger, h Horizon, gap bool) (ad
 	return added, l.setHorizon(ctx, h)
 }
 
-// awaitRecorded waits until everything up to lsn is recorded.
-func (l *Ledger) awaitRecorded(ctx context.Context, lsn LSN) error {
+// AwaitRecorded waits until every delivery of what the stream held before lsn has its row.
+func (l *Ledger) AwaitRecorded(ctx context.Context, lsn LSN) error {
 	tick := time.NewTicker(recordedInterval)
 	defer tick.Stop()
 	for LSN(l.stats.recorded.Load()) < lsn {
