@@ -99,7 +99,7 @@ func (s *session) checkCoverage(ctx context.Context) error {
 	if err != nil {
 		return nil // an error shows elsewhere
 	}
-	if now.Covers(s.term.Coverage) {
+	if now.Continues(s.term.Coverage) {
 		return nil
 	}
 	s.mend(ctx)

@@ -179,7 +179,7 @@ func (s *session) resume(ctx context.Context) error {
 	if err := s.db.CheckEpoch(ctx, s.term); err != nil {
 		return err
 	}
-	if err := s.db.CheckSlot(ctx); err != nil {
+	if err := s.db.CheckSlot(ctx, s.tailer); err != nil {
 		return err
 	}
 	if err := s.tailer.Start(ctx, 0); err != nil {

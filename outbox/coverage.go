@@ -43,10 +43,14 @@ func (db *DB) Coverage(ctx context.Context) (c Coverage, err error) {
 	return c, db.cfg.explain("look at the publications", err)
 }
 
-// Covers tells whether everything that other covers was covered by c in the same way. A partition that is gone does not
-// matter.
-func (c Coverage) Covers(other Coverage) bool {
-	return c.Fingerprint == other.Fingerprint && len(other.added(c.Relations)) == 0
+// Continues tells that rows reach the stream as they did when last was read. A partition that is gone since does not matter.
+func (c Coverage) Continues(last Coverage) bool {
+	return c.Fingerprint == last.Fingerprint && len(c.added(last.Relations)) == 0
+}
+
+// partitioned tells that the outbox has partitions.
+func (c Coverage) partitioned() bool {
+	return slices.ContainsFunc(c.Relations, func(r string) bool { return !strings.HasSuffix(r, ":") })
 }
 
 // added returns the relations that are not among the known ones.

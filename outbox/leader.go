@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -22,7 +23,7 @@ type Term struct {
 	// LSN is the checkpoint when the term began: everything up to it is recorded.
 	LSN LSN
 	// LookupUntil is the position of the server when the term began: an earlier leader, or the sweep, may have recorded
-	// transactions up to here.
+	// transactions up to here. For a partitioned outbox it has no end.
 	LookupUntil LSN
 	// Gap is why events may have passed the stream unseen before this term, "" when it goes on where the last one ended.
 	Gap string
@@ -289,6 +290,11 @@ func (db *DB) TakeOver(ctx context.Context, t *Tailer, holder string) (Term, err
 		term.Barrier = 0
 	} else if term.Swept, err = db.sweep(ctx, term); err != nil {
 		return term, err
+	}
+	if term.Coverage.partitioned() {
+		// An UPDATE that moves a row to another partition is streamed as an insert, so any event may come again.
+		term.LookupUntil = math.MaxUint64
+		return term, nil
 	}
 	err = db.pool.QueryRow(ctx, selectInsertLSN).Scan(&term.LookupUntil)
 	return term, db.cfg.explain("read the position", err)

@@ -50,7 +50,7 @@ type LedgerConfig struct {
 	Requeued func(endpointID string)
 	// Stalled tells that a commit takes long (true), and that it is over (false).
 	Stalled func(bool)
-	// ServerEnds tells that PostgreSQL is shutting down, or has ended the Ledger's connection as if it were.
+	// ServerEnds tells that PostgreSQL is shutting down (or starting up).
 	ServerEnds func()
 }
 

@@ -55,14 +55,15 @@ func (db *DB) CheckEpoch(ctx context.Context, term Term) error {
 }
 
 const selectSlotMoved = `
-select s.confirmed_flush_lsn > c.lsn from webhooks.checkpoint c join pg_replication_slots s on s.slot_name = c.slot where c.slot = $1`
+select s.confirmed_flush_lsn > c.lsn or c.lsn < $2 or pg_current_wal_insert_lsn() < $3
+from webhooks.checkpoint c join pg_replication_slots s on s.slot_name = c.slot where c.slot = $1`
 
-// CheckSlot returns ErrSlotMoved when the slot stands beyond the checkpoint: while this agent was away from it, someone else has
-// advanced it or made it anew. It must be asked before the stream is started again, which would go on from there
-// without a word.
-func (db *DB) CheckSlot(ctx context.Context) error {
+// CheckSlot returns ErrSlotMoved when slot, checkpoint and server do not stand where the stream of t left them: while it was away,
+// someone has advanced the slot or made it anew, or put back an earlier state of the server. It must be asked before
+// the stream is started again, which would pass over what is in between without a word.
+func (db *DB) CheckSlot(ctx context.Context, t *Tailer) error {
 	var moved bool
-	err := db.pool.QueryRow(ctx, selectSlotMoved, db.cfg.Slot).Scan(&moved)
+	err := db.pool.QueryRow(ctx, selectSlotMoved, db.cfg.Slot, LSN(t.confirmed.Load()), LSN(t.received.Load())).Scan(&moved)
 	if moved {
 		return ErrSlotMoved
 	}

@@ -48,8 +48,8 @@ var ErrOtherServer = errors.New("the server has changed")
 // that it needed.
 var ErrSlotGone = errors.New("the replication slot is gone or lost")
 
-// ErrSlotMoved reports that the slot stands beyond what this agent has confirmed.
-var ErrSlotMoved = errors.New("the replication slot was advanced or made anew by someone else")
+// ErrSlotMoved reports that the slot or the server does not stand where the stream left it.
+var ErrSlotMoved = errors.New("the replication slot was advanced or made anew by someone else, or an earlier state of the server was restored")
 
 // ErrUndecodable reports that the slot stands before changes that cannot be decoded: at their position the publication, or a
 // column, did not exist, and making it again does not mend that. PrepareSlot with replace has to make a new slot.

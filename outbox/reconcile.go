@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -26,8 +27,8 @@ import (
 // right to pass their events over.
 
 const (
-	// findLimit is how many events one statement of a comparison finds, and recoverStep how many get their rows in one
-	// transaction.
+	// findLimit is how many events one statement of a comparison looks at (a periodic one: finds), and recoverStep how many
+	// get their rows in one transaction.
 	findLimit   = 2000
 	recoverStep = 500
 	// backdated is how much older than its commit the created column of an event may be for the periodic run to read it:
@@ -97,34 +98,62 @@ func (db *DB) eventColumns() (id, venue, created, eventType string) {
 		"coalesce(o." + quoteIdent(c.Type) + "::text, '')"
 }
 
-// findSQL finds events that lack a delivery row, in the order of their ids after a gap.
+// findSQL returns events with whether they lack a delivery row. After a gap those are a piece of the outbox in the order of its ids,
+// so that the many rows of a gap are each read once; in a periodic comparison only the latest rows that lack one.
 func (db *DB) findSQL(periodic bool) string {
 	id, venue, created, eventType := db.eventColumns()
-	// Walked by id, the many rows of a gap are each read once. The latest rows are few and found by created.
-	window, order := "($5::text is null or "+id+" > $5::text::"+db.idType()+")", " order by "+id
+	unseen := `not (webhooks.handed_over(o.xmin, $1::text::pg_snapshot) and coalesce(o.tableoid = any($2::oid[]), true))
+  and ($3::text is null or webhooks.handed_over(o.xmin, $3::text::pg_snapshot))`
+	lacking := func(id, venue, created, eventType string) string {
+		return fmt.Sprintf(`exists (select from webhooks.endpoints e
+      where %[1]s
+      and ($4::text is null or webhooks.handed_over(e.xmin, $4::text::pg_snapshot))
+      and not exists (select from webhooks.deliveries d where d.event_id = %[2]s and d.endpoint_id = e.id))`,
+			wants(venue, created, eventType), id)
+	}
 	if periodic {
-		window, order = "o."+quoteIdent(db.cfg.Columns.Created)+" >= $5::timestamptz", ""
+		return fmt.Sprintf(`
+select %[1]s::text, true from %[2]s o
+where o.%[3]s >= $5::timestamptz and %[4]s
+  and %[5]s limit %[6]d`,
+			id, db.cfg.table(), quoteIdent(db.cfg.Columns.Created), unseen, lacking(id+"::text", venue, created, eventType), findLimit)
 	}
 	return fmt.Sprintf(`
-select %[1]s::text from %[2]s o
-where %[3]s
-  and not (webhooks.handed_over(o.xmin, $1::text::pg_snapshot) and coalesce(o.tableoid = any($2::oid[]), true))
-  and ($3::text is null or webhooks.handed_over(o.xmin, $3::text::pg_snapshot))
-  and exists (select from webhooks.endpoints e
-      where %[6]s
-      and ($4::text is null or webhooks.handed_over(e.xmin, $4::text::pg_snapshot))
-      and not exists (select from webhooks.deliveries d where d.event_id = %[1]s::text and d.endpoint_id = e.id))%[4]s limit %[5]d`,
-		id, db.cfg.table(), window, order, findLimit, wants(venue, created, eventType))
+with piece as materialized (
+    select %[1]s as key, %[1]s::text as id, %[2]s as venue, %[3]s as created, %[4]s as type from %[5]s o
+    where ($5::text is null or %[1]s > $5::text::%[6]s) and %[7]s
+    order by %[1]s limit %[8]d
+)
+select id, %[9]s from piece order by key`,
+		id, venue, created, eventType, db.cfg.table(), db.idType(), unseen, findLimit, lacking("piece.id", "piece.venue", "piece.created", "piece.type"))
 }
 
-// find returns the next events after the cursor that lack a row. done tells that there are no more.
-func (db *DB) find(ctx context.Context, c comparison, cursor *string) (ids []string, done bool, err error) {
+// planAnew has a statement planned with each execution: a plan from before the log was filled reads all of it for each piece.
+const planAnew = pgx.QueryExecModeDescribeExec
+
+// find returns the next events that lack a row, and the cursor after them, nil when there are no more.
+func (db *DB) find(ctx context.Context, c comparison, cursor *string) (ids []string, next *string, err error) {
 	var window any = cursor
 	if c.periodic {
 		window = c.since
 	}
-	ids, err = queryRows(ctx, db.pool, db.findSQL(c.periodic), pgx.RowTo[string], c.from, c.known, c.to, c.endpoints, window)
-	return ids, len(ids) < findLimit, err
+	looked := 0
+	_, err = queryRows(ctx, db.pool, db.findSQL(c.periodic), func(row pgx.CollectableRow) (struct{}, error) {
+		var (
+			id      string
+			lacking bool
+		)
+		err := row.Scan(&id, &lacking)
+		if lacking {
+			ids = append(ids, id)
+		}
+		looked, next = looked+1, &id
+		return struct{}{}, err
+	}, planAnew, c.from, c.known, c.to, c.endpoints, window)
+	if looked < findLimit {
+		next = nil
+	}
+	return ids, next, err
 }
 
 // recoverSQL gives events their missing rows, and counts them by endpoint. Those of endpoints that cannot be sent to are
@@ -188,7 +217,7 @@ func (db *DB) sweep(ctx context.Context, term Term) (added int64, err error) {
 		return 0, db.cfg.explain("read the checkpoint", err)
 	}
 	added, err = db.eachFound(ctx, comparison{from: c.horizon, known: h.Coverage.known(c.relations)}, func(ids []string) (n int64, err error) {
-		rows, err := queryRows(ctx, db.pool, db.recoverSQL(), scanRecovered, ids, nil)
+		rows, err := queryRows(ctx, db.pool, db.recoverSQL(), scanRecovered, planAnew, ids, (*string)(nil))
 		for _, r := range rows {
 			n += r.n
 		}
@@ -212,27 +241,24 @@ func (db *DB) sweep(ctx context.Context, term Term) (added int64, err error) {
 func (db *DB) eachFound(ctx context.Context, c comparison, give func(ids []string) (int64, error)) (total int64, err error) {
 	var cursor *string
 	for {
-		ids, done, err := db.find(ctx, c, cursor)
+		ids, next, err := db.find(ctx, c, cursor)
 		if err != nil {
 			return total, err
 		}
-		if len(ids) > 0 {
-			cursor = &ids[len(ids)-1]
-		}
 		var given int64
-		for len(ids) > 0 {
-			step := ids[:min(len(ids), recoverStep)]
-			ids = ids[len(step):]
+		for step := range slices.Chunk(ids, recoverStep) {
 			n, err := give(step)
-			if given += n; err != nil {
+			given += n
+			if err != nil {
 				return total + given, err
 			}
 		}
 		total += given
-		// A periodic run has no cursor: it looks again, unless what it finds does not go away.
-		if done || c.periodic && given == 0 {
+		// A periodic comparison has no cursor: it looks again, unless what it finds does not go away.
+		if next == nil || c.periodic && given == 0 {
 			return total, nil
 		}
+		cursor = next
 	}
 }
 
@@ -328,7 +354,7 @@ func (l *Ledger) await(ctx context.Context, j job, done <-chan jobResult) (int64
 }
 
 func (j *recoverJob) step(ctx context.Context, tx querier) (finished bool, err error) {
-	j.rows, err = queryRows(ctx, tx, j.sql, scanRecovered, j.ids, j.endpoints)
+	j.rows, err = queryRows(ctx, tx, j.sql, scanRecovered, planAnew, j.ids, j.endpoints)
 	return true, err
 }
 

@@ -27,8 +27,8 @@ func (l *Ledger) transact(ctx context.Context, lsn LSN, write func(context.Conte
 		case ctx.Err() != nil:
 			return context.Cause(ctx)
 		}
-		switch SQLState(err) {
-		case codeAdminShutdown, codeCannotConnectNow:
+		// A connection that was ended (57P01) may have been so before a restart; one that is refused tells of now.
+		if SQLState(err) == codeCannotConnectNow {
 			l.cfg.ServerEnds()
 		}
 		if !l.failing {
