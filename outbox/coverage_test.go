@@ -35,14 +35,14 @@ func TestCoverage_ChangesWithWhateverHidesRows(t *testing.T) {
 			t.Parallel()
 			db, env := openDB(t)
 			before := coverage(t, db)
-			if again := coverage(t, db); !before.Covers(again) || !cmp.Equal(before, again) {
+			if again := coverage(t, db); !again.Continues(before) || !cmp.Equal(before, again) {
 				t.Fatalf("nothing has changed: %+v and then %+v", before, again)
 			}
 			for _, sql := range test.changes {
 				env.Exec(t, sql)
 			}
-			if after := coverage(t, db); before.Covers(after) {
-				t.Errorf("%+v is taken to cover %+v", before, after)
+			if after := coverage(t, db); after.Continues(before) {
+				t.Errorf("%+v is taken to be continued by %+v", before, after)
 			}
 		})
 	}
@@ -59,7 +59,7 @@ func TestCoverage_StaysWhileNothingIsHidden(t *testing.T) {
 	env.Exec(t, `truncate webhooks.outbox`)
 	env.Exec(t, `create table public.outbox (id text)`)
 	env.Exec(t, `analyze`)
-	if after := coverage(t, db); !before.Covers(after) {
+	if after := coverage(t, db); !after.Continues(before) {
 		t.Errorf("%+v and then %+v: the stream begins anew without need", before, after)
 	}
 }
@@ -74,20 +74,20 @@ func TestCoverage_ToldByPartitionsThatComeNotByThoseThatGo(t *testing.T) {
 	env.Exec(t, `create table part_3 (like events including all)`)
 	env.Exec(t, `alter table events attach partition part_3 for values in (3)`)
 	with := coverage(t, db)
-	if before.Covers(with) {
-		t.Error("a partition that was attached is taken to be covered: its rows would be passed over")
+	if with.Continues(before) {
+		t.Error("a partition that was attached is taken for no change: its rows would be passed over")
 	}
 	if known := with.known(before.Relations); len(known) != 2 {
 		t.Errorf("of the relations %v those known before are %v, want the first two", with.Relations, known)
 	}
 	env.Exec(t, `alter table events detach partition part_3`)
 	without := coverage(t, db)
-	if !with.Covers(without) || !before.Covers(without) {
+	if !without.Continues(with) || !without.Continues(before) {
 		t.Error("a partition that is gone begins the stream anew without need")
 	}
 	env.Exec(t, `alter table events attach partition part_3 for values in (3)`)
-	if again := coverage(t, db); with.Covers(again) {
-		t.Error("a partition that was written to while it was detached is taken to be covered")
+	if again := coverage(t, db); again.Continues(with) {
+		t.Error("a partition that was written to while it was detached is taken for no change")
 	}
 	if known := without.known(nil); known != nil {
 		t.Errorf("without a checkpoint that tells, %v are taken to be known instead of all", known)

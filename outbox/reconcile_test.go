@@ -205,19 +205,22 @@ func TestReconcile_WritesNothingWhileNothingHappens(t *testing.T) {
 	db, env := openDB(t)
 	addEndpoint(t, env, "ep_1", "venue_a", "*")
 	c := compare(t, db, env)
+	c.runSettled(t, false)
 	before := c.sequence(t)
-	for range 10 {
+	began := testenv.QueryOne[int64](t, env, `select pg_snapshot_xmin(horizon)::text::bigint from webhooks.checkpoint`)
+	for range 20 {
 		c.run(t, false)
-		testenv.QueryOne[string](t, env, `select pg_current_xact_id()::text`) // somebody writes, but seldom
 	}
-	if got := c.sequence(t); got != before {
-		t.Errorf("the ledger wrote %d times", got-before)
+	// Other tests of this cluster write as well.
+	ended := testenv.QueryOne[int64](t, env, `select pg_snapshot_xmin(pg_current_snapshot())::text::bigint`)
+	if got, allowed := c.sequence(t)-before, (ended-began)/horizonStep; got > allowed {
+		t.Errorf("the ledger wrote %d times, want %d at most", got, allowed)
 	}
 	env.Exec(t, `do $$ begin for i in 1..100 loop perform pg_current_xact_id(); commit; end loop; end $$`)
+	before = c.sequence(t)
 	c.runSettled(t, false)
-	c.run(t, false)
-	if got := c.sequence(t); got != before+1 {
-		t.Errorf("the ledger wrote %d times after a hundred transactions, want once", got-before)
+	if got := c.sequence(t); got == before {
+		t.Error("the horizon was not stored after a hundred transactions: each comparison looks at more and more rows")
 	}
 }
 

@@ -1,0 +1,139 @@
+package agent
+
+import (
+	"errors"
+	"fmt"
+	"testing"
+
+	"github.com/quintago/webhook-agent/testenv"
+)
+
+// The tests of this file give the agent a checkpoint that is not of the server it is on, or of another time.
+
+func TestRecovery_ACheckpointOfAnotherServerOrTimeIsNotTrusted(t *testing.T) {
+	t.Parallel()
+	// What another server's transaction ids say about rows here: that all of them were handed over.
+	const foreignHorizon = `, horizon = '2000000000:2000000000:'`
+	for _, test := range []struct {
+		name, change string
+		slotToo      bool // the slot is gone as well
+		told         string
+	}{
+		{"ahead of the WAL", `lsn = pg_current_wal_insert_lsn() + 1000000000`, false, "ahead of the server's WAL"},
+		{"another timeline", `timeline = timeline + 1`, false, "there was a failover or a restore"},
+		{"another server", `system_identifier = '1'` + foreignHorizon, false, "of another server"},
+		{"another server, no slot", `system_identifier = '1'` + foreignHorizon, true, "the slot is new"},
+		{"another database", `database = 'other'` + foreignHorizon, false, "of another database"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			s := newOutage(t, testenv.NewDB(t))
+			s.agent.end()
+			s.env.Exec(t, `update webhooks.checkpoint set `+test.change)
+			if test.slotToo {
+				s.env.Exec(t, `select pg_drop_replication_slot($1)`, s.env.Slot)
+			}
+			s.event()
+			s.event()
+			s.start()
+			s.agent.waitLog(test.told)
+			s.recovered(2)
+			s.eachOnce()
+		})
+	}
+}
+
+func TestRecovery_AFileLevelBackupThatIsPutBackIsGoneOnWith(t *testing.T) {
+	t.Parallel()
+	for _, running := range []bool{false, true} {
+		t.Run(fmt.Sprintf("agent runs %t", running), func(t *testing.T) {
+			t.Parallel()
+			s, cluster := ownOutage(t, nil)
+			if err := cluster.Save(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			s.ready()
+			const since = 50 // so that the WAL does not come as far again soon
+			for range since {
+				s.event()
+			}
+			s.wait(s.events...)
+			if !running {
+				s.agent.end()
+			}
+			if err := cluster.Restore(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			s.forget(since)
+			s.event()
+			if !running {
+				s.start()
+			}
+			s.eachOnce()
+		})
+	}
+}
+
+func TestRecovery_AFailoverLosesNothing(t *testing.T) {
+	t.Parallel()
+	s, cluster := ownOutage(t, nil)
+	standby := cluster.NewStandby(t)
+	s.ready()
+	s.wait(s.event())
+	slotKept := cluster.Binaries().Major >= 17 // the server copies the slot to the standby
+	if slotKept {
+		s.slotOnStandby(standby)
+	}
+	admit := s.disconnect()
+	s.event()
+	s.event()
+	s.eventually(func() error { return standby.CaughtUp(t.Context(), cluster) })
+	if err := cluster.FailOver(t.Context(), standby); err != nil {
+		t.Fatal(err)
+	}
+	admit()
+	s.agent.waitLog("the server has changed")
+	if slotKept {
+		s.agent.waitLog("there was a failover or a restore")
+	}
+	s.recovered(2)
+	s.eachOnce()
+}
+
+// An asynchronous standby lacks the last transactions, and its WAL ends before the position that the agent has confirmed.
+func TestRecovery_AFailoverThatLosesTransactionsIsGoneOnWith(t *testing.T) {
+	t.Parallel()
+	s, cluster := ownOutage(t, nil)
+	standby := cluster.NewStandby(t)
+	s.ready()
+	s.eventually(func() error { return standby.CaughtUp(t.Context(), cluster) })
+	if err := standby.Stop(t.Context(), testenv.Fast); err != nil {
+		t.Fatal(err)
+	}
+	const lost = 50
+	for range lost {
+		s.event()
+	}
+	s.wait(s.events...)
+	if err := cluster.FailOver(t.Context(), standby); err != nil {
+		t.Fatal(err)
+	}
+	s.forget(lost)
+	s.event()
+	s.agent.waitLog("the server has changed")
+	s.eachOnce()
+}
+
+// slotOnStandby waits until the standby has a copy of the slot that outlives its promotion.
+func (s *outage) slotOnStandby(standby *testenv.Cluster) {
+	s.t.Helper()
+	conn := connectURL(s.t, standby.URL(s.env.Name))
+	s.eventually(func() error {
+		var ready bool
+		err := conn.QueryRow(s.t.Context(), `select exists (select from pg_replication_slots where slot_name = $1 and synced and not temporary)`, s.env.Slot).Scan(&ready)
+		if err == nil && !ready {
+			err = errors.New("the standby has no copy of the slot that outlives its promotion")
+		}
+		return err
+	})
+}

@@ -1,0 +1,251 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"strings"
+	"testing"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/quintago/webhook-agent/testenv"
+)
+
+// outage is an agent with one endpoint that takes all events of venue_1, for the tests that take something away from the agent
+// and want every event to arrive once all the same.
+type outage struct {
+	t        *testing.T
+	env      *testenv.DB
+	receiver *testenv.Receiver
+	endpoint string
+	cfg      *Config
+	insert   string   // writes an event with the data $1 and returns its id
+	agent    *running // the latest one
+	events   []string // all that were committed; each must arrive once
+	gone     []string // those of which the database knows nothing any more
+}
+
+// newOutage makes one with an agent that leads, has completed the recovery that every new slot begins with, and has delivered an
+// event.
+func newOutage(t *testing.T, env *testenv.DB) *outage {
+	t.Helper()
+	s := newQuietOutage(t, env)
+	s.start()
+	s.settle()
+	return s
+}
+
+// newQuietOutage makes one whose agent is not started yet.
+func newQuietOutage(t *testing.T, env *testenv.DB) *outage {
+	t.Helper()
+	s := &outage{t: t, env: env, receiver: testenv.StartReceiver(t, testSecret), cfg: testConfig(env),
+		insert: `insert into webhooks.outbox (type, venue, data) values ('lead.created', 'venue_1', $1::text::json) returning id`}
+	s.endpoint = addEndpoint(t, env, "venue_1", s.receiver.URL, "*")
+	return s
+}
+
+// ownOutage makes one in a cluster of its own.
+func ownOutage(t *testing.T, settings map[string]string) (*outage, *testenv.Cluster) {
+	t.Helper()
+	cluster := testenv.NewCluster(t, testenv.Options{Template: migrateTemplate, Settings: settings})
+	return newOutage(t, cluster.NewDB(t)), cluster
+}
+
+// start starts an agent and waits until it is ready.
+func (s *outage) start() {
+	s.t.Helper()
+	s.agent = start(s.t, s.cfg)
+	s.ready()
+}
+
+// settle waits until the recovery is complete that the first start is, so that what comes later cannot be found by it.
+func (s *outage) settle() {
+	s.t.Helper()
+	s.wait(s.event())
+	s.recovered(0)
+}
+
+// event writes an event.
+func (s *outage) event() string {
+	s.t.Helper()
+	id := testenv.QueryOne[string](s.t, s.env, s.insert, fmt.Sprint(len(s.events)))
+	s.events = append(s.events, id)
+	return id
+}
+
+// wrote runs a statement that returns the ids of the events it has written.
+func (s *outage) wrote(sql string) {
+	s.t.Helper()
+	s.events = append(s.events, testenv.QueryAll[string](s.t, s.env, sql)...)
+}
+
+// forget says that the latest n events, which were delivered, are in the database no more.
+func (s *outage) forget(n int) {
+	kept := len(s.events) - n
+	s.gone = append(s.gone, s.events[kept:]...)
+	s.events = s.events[:kept]
+}
+
+// wait waits until events are delivered.
+func (s *outage) wait(events ...string) {
+	s.t.Helper()
+	for _, id := range events {
+		s.eventually(func() error {
+			status := testenv.QueryOne[string](s.t, s.env, `select coalesce((select status from webhooks.deliveries where event_id = $1 and endpoint_id = $2), 'not there')`,
+				id, s.endpoint)
+			if status != "succeeded" {
+				return fmt.Errorf("the delivery of %s is %s", id, status)
+			}
+			return nil
+		})
+	}
+}
+
+// eventually is testenv.Eventually with the agent's log where it comes to nothing.
+func (s *outage) eventually(cond func() error) {
+	s.t.Helper()
+	testenv.Eventually(s.t, patience, func() error {
+		if err := cond(); err != nil {
+			return fmt.Errorf("%w; log:\n%s", err, s.agent.log)
+		}
+		return nil
+	})
+}
+
+// ready waits until the agent leads and says that all is well.
+func (s *outage) ready() {
+	s.t.Helper()
+	url := s.agent.adminURL() + "/readyz"
+	s.eventually(func() error {
+		if status, body := get(s.t, url); status != http.StatusOK || body != "leading\n" {
+			return fmt.Errorf("/readyz says %d %q", status, body)
+		}
+		return nil
+	})
+}
+
+// unready waits until the agent says that all is not well, and why in these words.
+func (s *outage) unready(why ...string) {
+	s.t.Helper()
+	url := s.agent.adminURL() + "/readyz"
+	s.eventually(func() error {
+		status, body := get(s.t, url)
+		if status != http.StatusServiceUnavailable {
+			return fmt.Errorf("/readyz says %d %q", status, body)
+		}
+		for _, word := range why {
+			if !strings.Contains(body, word) {
+				return fmt.Errorf("/readyz says %q and not %q", body, word)
+			}
+		}
+		return nil
+	})
+}
+
+// recovered waits until the agent has told, in its log and its metrics, of a recovery with n deliveries.
+func (s *outage) recovered(n int) {
+	s.t.Helper()
+	s.eventually(func() error {
+		told := false
+		for line := range strings.Lines(s.agent.log.String()) {
+			told = told || strings.Contains(line, "recovery is complete") && strings.HasSuffix(line, fmt.Sprintf("recovered_deliveries=%d\n", n))
+		}
+		if !told {
+			return fmt.Errorf("the log tells of no recovery with %d deliveries", n)
+		}
+		if got := s.metric("webhook_agent_recovered_deliveries_total"); got != fmt.Sprint(n) {
+			return fmt.Errorf("the metric counts %s recovered deliveries, want %d", got, n)
+		}
+		if got := s.metric("webhook_agent_recovering"); got != "0" {
+			return errors.New("the metric says that the recovery goes on")
+		}
+		return nil
+	})
+}
+
+// metric returns the value of a metric without labels.
+func (s *outage) metric(name string) string {
+	s.t.Helper()
+	_, body := get(s.t, s.agent.adminURL()+"/metrics")
+	for line := range strings.Lines(body) {
+		if value, ok := strings.CutPrefix(line, name+" "); ok {
+			return strings.TrimSpace(value)
+		}
+	}
+	s.t.Fatalf("there is no metric %s", name)
+	return ""
+}
+
+// eachOnce wants every event to have arrived exactly once, and the agent to be well and to go on.
+func (s *outage) eachOnce() {
+	s.t.Helper()
+	s.wait(s.events...)
+	s.wait(s.event())
+	s.ready()
+	s.agent.end() // what it would still have sent it has sent now
+	arrived := map[string]int{}
+	for _, got := range s.receiver.Received() {
+		arrived[got.ID]++
+		if got.SignatureErr != nil {
+			s.t.Errorf("%s: %v", got.ID, got.SignatureErr)
+		}
+	}
+	for _, id := range append(s.events, s.gone...) {
+		if arrived[id] != 1 {
+			s.t.Errorf("%s arrived %d times, want once", id, arrived[id])
+		}
+		delete(arrived, id)
+	}
+	for id := range arrived {
+		s.t.Errorf("%s arrived and is none of the events", id)
+	}
+	if s.t.Failed() {
+		s.t.Logf("log of the agent:\n%s", s.agent.log)
+	}
+}
+
+// super runs statements as a superuser.
+func (s *outage) super(statements ...string) {
+	s.t.Helper()
+	for _, sql := range statements {
+		if err := testenv.ExecSQL(context.Background(), s.env.SuperuserURL, sql); err != nil {
+			s.t.Fatalf("%s: %v", sql, err)
+		}
+	}
+}
+
+// disconnect ends all connections of the agent, and lets it have no other until the returned function is called.
+func (s *outage) disconnect() (admit func()) {
+	s.t.Helper()
+	testenv.QueryOne[int](s.t, s.env, `select 1`) // the test keeps the connection that it has
+	s.super(`alter database ` + s.env.Name + ` connection limit 0`)
+	s.endConnections()
+	s.eventually(func() error {
+		if n := testenv.QueryOne[int](s.t, s.env, `select count(*) from pg_stat_activity where datname = current_database() and application_name = 'webhook-agent'`); n > 0 {
+			return fmt.Errorf("the agent has %d connections", n)
+		}
+		return nil
+	})
+	return func() {
+		s.t.Helper()
+		s.super(`alter database ` + s.env.Name + ` connection limit -1`)
+	}
+}
+
+// endConnections ends those of the agent, as an administrator may.
+func (s *outage) endConnections() {
+	s.t.Helper()
+	s.super(`select pg_terminate_backend(pid) from pg_stat_activity where datname = current_database() and application_name = 'webhook-agent'`)
+}
+
+// hold begins a transaction of the app, for the test to end.
+func (s *outage) hold() pgx.Tx {
+	s.t.Helper()
+	tx, err := connect(s.t, s.env).Begin(context.Background())
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return tx
+}

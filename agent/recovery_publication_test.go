@@ -1,0 +1,211 @@
+package agent
+
+import (
+	"context"
+	"fmt"
+	"net/url"
+	"testing"
+
+	"github.com/quintago/webhook-agent/outbox"
+	"github.com/quintago/webhook-agent/secret"
+	"github.com/quintago/webhook-agent/testenv"
+)
+
+// The tests of this file change what is published. PostgreSQL tells nobody of it, and the rows that are written meanwhile do not
+// reach the stream.
+
+const twoEvents = `insert into webhooks.outbox (type, venue, data) select 'lead.created', 'venue_1', '{}' from generate_series(1, 2) returning id`
+
+func TestRecovery_ADroppedPublicationIsMadeAgainByTheAgentThatOwnsIt(t *testing.T) {
+	t.Parallel()
+	s := newOutage(t, testenv.NewDB(t))
+	s.env.Exec(t, `drop publication webhooks_outbox`)
+	s.wrote(twoEvents)
+	s.agent.waitLog("a publication was mended")
+	s.recovered(2)
+	s.eachOnce()
+}
+
+func TestRecovery_PublicationsThatSomebodyElseMadeAgainHideNothing(t *testing.T) {
+	t.Parallel()
+	s := newOutage(t, testenv.NewDB(t))
+	other := testenv.StartReceiver(t, testSecret)
+	admit := s.disconnect()
+	s.env.Exec(t, `drop publication webhooks_outbox, webhooks_outbox_endpoints`)
+	addEndpoint(t, s.env, "venue_1", other.URL, "*")
+	s.wrote(twoEvents)
+	s.env.Exec(t, `create publication webhooks_outbox for table webhooks.outbox, webhooks.replays with (publish = 'insert')`)
+	s.env.Exec(t, `create publication webhooks_outbox_endpoints for table webhooks.endpoints`)
+	s.event()
+	admit()
+	s.recovered(2 * 3) // both endpoints
+	s.eachOnce()
+	if n := other.Count(); n != 4 {
+		t.Errorf("%d requests reached the endpoint that was registered meanwhile, want one for each of 4 events", n)
+	}
+}
+
+func TestRecovery_ATableTakenOutOfThePublicationAndPutBackHidesNothing(t *testing.T) {
+	t.Parallel()
+	hide := func(s *outage) {
+		s.t.Helper()
+		s.env.Exec(s.t, `alter publication webhooks_outbox drop table webhooks.outbox`)
+		s.wrote(twoEvents)
+		s.env.Exec(s.t, `alter publication webhooks_outbox add table webhooks.outbox`)
+	}
+	t.Run("while the agent runs", func(t *testing.T) {
+		t.Parallel()
+		s := newOutage(t, testenv.NewDB(t))
+		hide(s)
+		s.recovered(2)
+		s.eachOnce()
+	})
+	t.Run("while the agent is down", func(t *testing.T) {
+		t.Parallel()
+		s := newOutage(t, testenv.NewDB(t))
+		s.agent.end()
+		hide(s)
+		s.start()
+		s.agent.waitLog("have changed")
+		s.recovered(2)
+		s.eachOnce()
+	})
+}
+
+func TestRecovery_AnOutboxDroppedAndMadeAgainIsGoneOnWith(t *testing.T) {
+	t.Parallel()
+	s := newOutage(t, testenv.NewDB(t))
+	s.env.Exec(t, `create table kept (like webhooks.outbox including all)`)
+	s.env.Exec(t, `drop table webhooks.outbox`)
+	s.env.Exec(t, `alter table kept rename to outbox`)
+	s.env.Exec(t, `alter table outbox set schema webhooks`)
+	s.wrote(twoEvents)
+	s.agent.waitLog("a publication was mended")
+	s.recovered(2)
+	s.eachOnce()
+}
+
+func TestRecovery_AnUnpublishedOutboxIsComparedUntilItsOwnerPublishesIt(t *testing.T) {
+	t.Parallel()
+	env := testenv.NewDB(t)
+	s := newQuietOutage(t, env)
+	s.cfg.Database.URL = secret.New(leastPrivileged(t, env))
+	s.start()
+	s.settle()
+	env.Exec(t, `alter publication webhooks_outbox drop table webhooks.outbox`)
+	s.wrote(twoEvents)
+	const reason, remedy = "publication webhooks_outbox: it does not hold webhooks.outbox", "ALTER PUBLICATION \"webhooks_outbox\" ADD TABLE webhooks.outbox"
+	s.unready("the stream does not bring all events", reason, remedy)
+	s.agent.waitLog("the outbox is compared with the delivery log instead")
+	s.wait(s.events...)
+	s.wait(s.event())
+	if got := s.metric("webhook_agent_recovered_deliveries_total"); got != "3" {
+		t.Errorf("the metric counts %s recovered deliveries, want 3", got)
+	}
+	if got := s.metric("webhook_agent_recovering"); got != "1" {
+		t.Errorf("the metric recovering is %s while only the comparison delivers", got)
+	}
+	env.Exec(t, `alter publication webhooks_outbox add table webhooks.outbox`)
+	s.ready()
+	s.eventually(func() error {
+		if got := s.metric("webhook_agent_recovering"); got != "0" {
+			return fmt.Errorf("the metric recovering is %s", got)
+		}
+		return nil
+	})
+	s.eachOnce()
+}
+
+// leastPrivileged makes a role with what the README grants and no more, and returns the URL with which it connects.
+func leastPrivileged(t *testing.T, env *testenv.DB) string {
+	t.Helper()
+	u, err := url.Parse(env.URL)
+	if err != nil {
+		t.Fatal("the test's database URL cannot be parsed")
+	}
+	role := env.Name + "_agent"
+	password, _ := u.User.Password()
+	super := connectURL(t, env.SuperuserURL)
+	for _, sql := range []string{
+		`create role ` + role + ` login replication password '` + password + `'`,
+		`grant usage on schema webhooks to ` + role,
+		`grant select, insert, update, delete on all tables in schema webhooks to ` + role,
+	} {
+		if _, err := super.Exec(context.Background(), sql); err != nil {
+			t.Fatal(err)
+		}
+	}
+	u.User = url.UserPassword(role, password)
+	return u.String()
+}
+
+// newPartitionedOutage is newOutage with an outbox of the app's, which has partitions.
+func newPartitionedOutage(t *testing.T, env *testenv.DB) *outage {
+	t.Helper()
+	env.Exec(t, `create table public.events (key text default webhooks.new_id('evt'), kind text not null, place text not null, body json not null,
+		at timestamptz not null default now(), region int not null, primary key (key, region)) partition by list (region)`)
+	env.Exec(t, `create table public.region_1 partition of public.events for values in (1)`)
+	env.Exec(t, `create table public.region_2 partition of public.events for values in (2)`)
+	s := newQuietOutage(t, env)
+	s.cfg.Outbox.Table, s.cfg.Outbox.Publication = "public.events", "mapped"
+	s.cfg.Outbox.Columns = ColumnsConfig{ID: "key", Type: "kind", Venue: "place", Data: "body", Created: "at"}
+	if _, _, err := outbox.Migrate(context.Background(), s.cfg.outbox()); err != nil {
+		t.Fatal(err)
+	}
+	s.insert = `insert into public.events (kind, place, body, region) values ('lead.created', 'venue_1', $1::text::json, 1) returning key`
+	s.start()
+	s.settle()
+	return s
+}
+
+// regional writes an event to a table, the outbox or one that becomes a partition of it.
+func (s *outage) regional(table string, region int) {
+	s.t.Helper()
+	s.wrote(fmt.Sprintf(`insert into public.%s (kind, place, body, region) values ('lead.created', 'venue_1', '{}', %d) returning key`, table, region))
+}
+
+func TestRecovery_APartitionAttachedWithRowsInItIsRead(t *testing.T) {
+	t.Parallel()
+	s := newPartitionedOutage(t, testenv.NewDB(t))
+	s.env.Exec(t, `create table public.region_3 (like public.events including all)`)
+	s.regional("region_3", 3)
+	s.regional("region_3", 3)
+	s.wait(s.event()) // the stream has passed them, and the horizon is to come
+	s.env.Exec(t, `alter table public.events attach partition public.region_3 for values in (3)`)
+	s.regional("events", 3) // PostgreSQL 14 does not stream these until the stream begins anew
+	s.regional("region_3", 3)
+	s.eventually(func() error {
+		if got := s.metric("webhook_agent_recovered_deliveries_total"); got != "2" && got != "4" {
+			return fmt.Errorf("the metric counts %s recovered deliveries, want the 2 that were attached, or 4 before PostgreSQL 15", got)
+		}
+		return nil
+	})
+	s.eachOnce()
+}
+
+func TestRecovery_PartitionsComeAndGoInTheStream(t *testing.T) {
+	t.Parallel()
+	s := newPartitionedOutage(t, testenv.NewDB(t))
+	s.env.Exec(t, `create table public.region_3 partition of public.events for values in (3)`)
+	s.regional("events", 3)
+	s.regional("region_3", 3)
+	s.wait(s.events...)
+	s.env.Exec(t, `alter table public.events detach partition public.region_3`)
+	s.wait(s.event())
+	s.env.Exec(t, `drop table public.region_2`)
+	s.wait(s.event())
+	s.eachOnce()
+}
+
+// PostgreSQL streams a row that moves as an insert into the partition that it moves to.
+func TestRecovery_ARowThatMovesToAnotherPartitionIsNotSentAgain(t *testing.T) {
+	t.Parallel()
+	s := newPartitionedOutage(t, testenv.NewDB(t))
+	for range 3 {
+		s.event()
+	}
+	s.wait(s.events...)
+	s.env.Exec(t, `update public.events set region = 2`)
+	s.wait(s.event())
+	s.eachOnce()
+}
