@@ -112,9 +112,10 @@ func (db *DB) Preflight(ctx context.Context) (warnings []Finding, err error) {
 	return warnings, nil
 }
 
+// selectServer reads the default of synchronous_commit, which the agent's own connections do not keep (durable).
 const selectServer = `
 select current_setting('server_version_num')::int, current_setting('server_version'), pg_is_in_recovery(),
-       current_setting('wal_level'), current_setting('synchronous_commit')`
+       current_setting('wal_level'), (select reset_val from pg_settings where name = 'synchronous_commit')`
 
 func (db *DB) checkServer(ctx context.Context, tx pgx.Tx) (found []Finding, err error) {
 	var (
