@@ -114,10 +114,22 @@ func (p *process) awaitLeading(t *testing.T) {
 	p.awaitReady(t, "leading\n")
 }
 
+func (p *process) hasEnded() bool {
+	select {
+	case <-p.Ended():
+		return true
+	default:
+		return false
+	}
+}
+
 // awaitReady waits until /readyz says want.
 func (p *process) awaitReady(t *testing.T, want string) {
 	t.Helper()
 	testenv.Eventually(t, patience, func() error {
+		if p.hasEnded() {
+			t.Fatalf("the agent has ended: %v; log:\n%s", p.Wait(), p.stderr)
+		}
 		resp, err := http.Get("http://" + p.admin + "/readyz")
 		if err != nil {
 			return err

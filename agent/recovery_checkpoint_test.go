@@ -20,8 +20,10 @@ func TestRecovery_ACheckpointOfAnotherServerOrTimeIsNotTrusted(t *testing.T) {
 		told         string
 	}{
 		{"ahead of the WAL", `lsn = pg_current_wal_insert_lsn() + 1000000000`, false, "ahead of the server's WAL"},
+		{"ahead of the WAL in a recovery", `recovering = true, lsn = pg_current_wal_insert_lsn() + 1000000000`, false, "ahead of the server's WAL"},
 		{"another timeline", `timeline = timeline + 1`, false, "there was a failover or a restore"},
 		{"another server", `system_identifier = '1'` + foreignHorizon, false, "of another server"},
+		{"another server in a recovery", `recovering = true, lsn = pg_current_wal_insert_lsn() + 1000000000, system_identifier = '1'` + foreignHorizon, false, "of another server"},
 		{"another server, no slot", `system_identifier = '1'` + foreignHorizon, true, "the slot is new"},
 		{"another database", `database = 'other'` + foreignHorizon, false, "of another database"},
 	} {

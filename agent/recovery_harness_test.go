@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 	"testing"
 
@@ -148,12 +149,8 @@ func (s *outage) unready(why ...string) {
 func (s *outage) recovered(n int) {
 	s.t.Helper()
 	s.eventually(func() error {
-		told := false
-		for line := range strings.Lines(s.agent.log.String()) {
-			told = told || strings.Contains(line, "recovery is complete") && strings.HasSuffix(line, fmt.Sprintf("recovered_deliveries=%d\n", n))
-		}
-		if !told {
-			return fmt.Errorf("the log tells of no recovery with %d deliveries", n)
+		if err := logged(s.agent, "recovery is complete", fmt.Sprintf("recovered_deliveries=%d\n", n)); err != nil {
+			return err
 		}
 		if got := s.metric("webhook_agent_recovered_deliveries_total"); got != fmt.Sprint(n) {
 			return fmt.Errorf("the metric counts %s recovered deliveries, want %d", got, n)
@@ -163,6 +160,16 @@ func (s *outage) recovered(n int) {
 		}
 		return nil
 	})
+}
+
+// logged returns an error unless one line of the agent's log has all the words.
+func logged(a *running, words ...string) error {
+	for line := range strings.Lines(a.log.String()) {
+		if !slices.ContainsFunc(words, func(word string) bool { return !strings.Contains(line, word) }) {
+			return nil
+		}
+	}
+	return fmt.Errorf("no line of the log has all of %q", words)
 }
 
 // metric returns the value of a metric without labels.
@@ -206,11 +213,12 @@ func (s *outage) eachOnce() {
 	}
 }
 
-// super runs statements as a superuser.
+// super runs statements as a superuser, whom settings of the database that trouble the agent do not.
 func (s *outage) super(statements ...string) {
 	s.t.Helper()
+	const untroubled = "?options=-c%20default_transaction_read_only%3Doff%20-c%20statement_timeout%3D0"
 	for _, sql := range statements {
-		if err := testenv.ExecSQL(context.Background(), s.env.SuperuserURL, sql); err != nil {
+		if err := testenv.ExecSQL(context.Background(), s.env.SuperuserURL+untroubled, sql); err != nil {
 			s.t.Fatalf("%s: %v", sql, err)
 		}
 	}

@@ -209,3 +209,17 @@ func TestRecovery_ARowThatMovesToAnotherPartitionIsNotSentAgain(t *testing.T) {
 	s.wait(s.event())
 	s.eachOnce()
 }
+
+func TestRecovery_ARowThatMovesWhileItIsBeingSentIsNotSentAgain(t *testing.T) {
+	t.Parallel()
+	s := newPartitionedOutage(t, testenv.NewDB(t))
+	s.receiver.SetAnswer("", testenv.Script(testenv.Answer{Hang: true}))
+	arrived := s.receiver.Count()
+	moved := s.event()
+	s.receiver.Wait(t, arrived+1, patience)
+	s.env.Exec(t, `update public.events set region = 2 where key = $1`, moved) // there is no row of the delivery yet
+	s.receiver.SetAnswer("", testenv.Statuses(200))
+	s.wait(s.event()) // the stream has passed the move
+	s.receiver.Release()
+	s.eachOnce()
+}

@@ -93,6 +93,7 @@ func (a *agent) lead(ctx context.Context) error {
 	for {
 		s := newSession(a)
 		err := s.run(ctx)
+		a.db.Reset() // what the server or its settings have become shows on new connections only
 		if s.led {
 			led, a.told, backoff = true, "", outbox.NewBackoff()
 		}
@@ -157,8 +158,11 @@ func (a *agent) ready() (string, error) {
 		if why := s.uncovered.Load(); why != nil {
 			return "", errors.New("the stream does not bring all events: " + *why)
 		}
-		if stats := s.ledger.Stats(); stats.Failing || stats.Stalled {
-			return "", errors.New("deliveries cannot be recorded, or not in time; the log says why")
+		switch stats := s.ledger.Stats(); {
+		case stats.Failing != "":
+			return "", errors.New("deliveries cannot be recorded: " + stats.Failing)
+		case stats.Stalled:
+			return "", errors.New("deliveries cannot be recorded in time: the commit under way takes long")
 		}
 		return "leading", nil
 	}

@@ -223,26 +223,36 @@ func (s *session) deliver(
 		return err
 	})
 
-	err = router.load(alive, state)
+	// Draining has its time from the end of take on, also while the router waits for a ledger that cannot record. A database that
+	// is away may not keep the process for ever: what is not recorded then, the next leader sends again.
+	grace, endGrace := context.WithCancelCause(alive)
+	defer endGrace(nil)
+	context.AfterFunc(take, func() { // ends with grace
+		timer := time.NewTimer(s.cfg.Delivery.ShutdownTimeout)
+		defer timer.Stop()
+		select {
+		case <-timer.C:
+			endGrace(fmt.Errorf("delivery.shutdown_timeout (%s) has passed", s.cfg.Delivery.ShutdownTimeout))
+		case <-grace.Done():
+		}
+	})
+
+	err = router.load(grace, state)
 	if err == nil {
 		s.led = true
 		s.current.Store(s)
 		s.standby.Store(false)
 		s.log.Info("leading", "slot", s.cfg.Outbox.Slot, "epoch", s.term.Epoch, "from", s.term.LSN.String(), "endpoints", len(state.Endpoints))
-		err = s.routeAll(take, alive, router, batches)
+		err = s.routeAll(take, grace, router, batches)
 	}
 	stopTaking(err)
 
-	grace, cancel := context.WithTimeout(alive, s.cfg.Delivery.ShutdownTimeout)
-	defer cancel()
 	s.log.Info("draining", "attempts_in_flight", s.lanes.stats().inFlight, "shutdown_timeout", s.cfg.Delivery.ShutdownTimeout)
 	s.lanes.stop(grace)
 	stopHelpers()
 	fenced := aside.Wait()
 	s.ledger.Close()
-	// A database that is away may not keep the process for ever. What it does not record now, the next leader sends
-	// again.
-	unregister := context.AfterFunc(grace, func() { kill(fmt.Errorf("delivery.shutdown_timeout (%s) has passed", s.cfg.Delivery.ShutdownTimeout)) })
+	unregister := context.AfterFunc(grace, func() { kill(context.Cause(grace)) })
 	defer unregister()
 	return errors.Join(err, fenced, ledger.Wait())
 }
@@ -301,7 +311,7 @@ func (s *session) usable(e *outbox.Endpoint) error {
 
 // routeAll routes batches until take ends; what is left in the channel then is sent again to whoever leads next. A
 // batch that cannot be looked up in the database is tried again.
-func (s *session) routeAll(take, alive context.Context, r *router, batches <-chan *outbox.Batch) error {
+func (s *session) routeAll(take, grace context.Context, r *router, batches <-chan *outbox.Batch) error {
 	for take.Err() == nil {
 		var b *outbox.Batch
 		select {
@@ -311,9 +321,9 @@ func (s *session) routeAll(take, alive context.Context, r *router, batches <-cha
 		}
 		backoff := outbox.NewBackoff()
 		for told := false; ; {
-			recorded, err := r.recorded(alive, b)
+			recorded, err := r.recorded(grace, b)
 			if err == nil {
-				if err := r.route(alive, b, recorded); err != nil {
+				if err := r.route(grace, b, recorded); err != nil {
 					return err
 				}
 				break

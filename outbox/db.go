@@ -16,6 +16,9 @@ import (
 // monitoring.
 const poolSize = 4
 
+// connLifetime is how long a setting that was changed for the role or the database may stay with a connection of the pool.
+const connLifetime = time.Minute
+
 // DB is the agent's small pool of ordinary connections. Its methods are safe for concurrent use.
 type DB struct {
 	pool       *pgxpool.Pool
@@ -37,7 +40,7 @@ func Open(ctx context.Context, cfg Config) (*DB, error) {
 	}
 	pc.ConnConfig = cc
 	pc.MaxConns = poolSize
-	pc.MaxConnIdleTime = 5 * time.Minute
+	pc.MaxConnLifetime = connLifetime
 	pc.AfterConnect = durable
 	pool, err := pgxpool.NewWithConfig(ctx, pc)
 	if err != nil {
@@ -56,6 +59,9 @@ func durable(ctx context.Context, conn *pgx.Conn) error { return exec(ctx, conn,
 
 // Close closes all connections of the pool.
 func (db *DB) Close() { db.pool.Close() }
+
+// Reset has later calls use new connections.
+func (db *DB) Reset() { db.pool.Reset() }
 
 // ServerAddrs returns the addresses that the configured hosts of the database resolve to, for the sink's deny list. A
 // Unix socket has none.

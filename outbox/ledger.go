@@ -74,7 +74,7 @@ type Ledger struct {
 	versions map[string]int64 // by endpoint, the latest Health that was taken in
 	stored   LSN              // the checkpoint as committed
 	storedAt time.Time
-	failing  bool // the last try to commit failed; logged once
+	failing  string // why the last try to commit failed, "" when it did not; logged when it changes
 
 	stats ledgerStats
 }
@@ -85,7 +85,8 @@ type ledgerStats struct {
 	lag                  atomic.Int64 // nanoseconds
 	stored               atomic.Uint64
 	recorded             atomic.Uint64 // LSN; everything up to it has its rows, which the checkpoint may not tell yet
-	failing, stalled     atomic.Bool
+	failing              atomic.Pointer[string]
+	stalled              atomic.Bool
 }
 
 // LedgerStats is a view of the Ledger for metrics.
@@ -93,8 +94,8 @@ type LedgerStats struct {
 	Groups, Rows, Parked int64         // commits, delivery rows in them, rows that were parked
 	Lag                  time.Duration // age of the oldest batch that is not recorded completely
 	Checkpoint           LSN
-	Failing              bool // the last try to commit failed
-	Stalled              bool // the commit under way takes long
+	Failing              string // why the last try to commit failed, "" when it did not
+	Stalled              bool   // the commit under way takes long
 }
 
 // resting is a job that pauses.
@@ -185,10 +186,14 @@ func (l *Ledger) Close() { close(l.closed) }
 
 // Stats is safe for concurrent use.
 func (l *Ledger) Stats() LedgerStats {
-	return LedgerStats{
+	s := LedgerStats{
 		Groups: l.stats.groups.Load(), Rows: l.stats.rows.Load(), Parked: l.stats.parked.Load(),
-		Lag: time.Duration(l.stats.lag.Load()), Checkpoint: LSN(l.stats.stored.Load()), Failing: l.stats.failing.Load(), Stalled: l.stats.stalled.Load(),
+		Lag: time.Duration(l.stats.lag.Load()), Checkpoint: LSN(l.stats.stored.Load()), Stalled: l.stats.stalled.Load(),
 	}
+	if why := l.stats.failing.Load(); why != nil {
+		s.Failing = *why
+	}
+	return s
 }
 
 // Run records until Close was called and everything is committed (nil), another agent has taken over (ErrFenced), or

@@ -31,19 +31,19 @@ func (l *Ledger) transact(ctx context.Context, lsn LSN, write func(context.Conte
 		if SQLState(err) == codeCannotConnectNow {
 			l.cfg.ServerEnds()
 		}
-		if !l.failing {
-			l.failing = true
-			l.stats.failing.Store(true)
-			l.cfg.Log.Error("cannot record deliveries; the agent keeps them and tries again", "error", l.cfg.explain("record", err))
+		if text := l.cfg.explain("record", err).Error(); text != l.failing {
+			l.failing = text
+			l.stats.failing.Store(&text)
+			l.cfg.Log.Error("cannot record deliveries; the agent keeps them and tries again", "error", text)
 		}
 		return retry.RetryableError(err)
 	})
 	if err != nil {
 		return err
 	}
-	if l.failing {
-		l.failing = false
-		l.stats.failing.Store(false)
+	if l.failing != "" {
+		l.failing = ""
+		l.stats.failing.Store(nil)
 		l.cfg.Log.Info("recording deliveries again")
 	}
 	l.sequence++
