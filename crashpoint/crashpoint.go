@@ -18,7 +18,7 @@ const (
 	AfterRead Point = "after-read"
 	// BeforeDial is in the sink: an attempt has begun and no connection was looked for.
 	BeforeDial Point = "before-dial"
-	// AfterRequestWritten is in the sink: the customer's server may have the whole request, and has not answered.
+	// AfterRequestWritten is in the sink: the kernel has the request, and the customer's server has not answered. See Conn.
 	AfterRequestWritten Point = "after-request-written"
 	// AfterResponse is in the sink: the status line is there and nobody was told.
 	AfterResponse Point = "after-response"

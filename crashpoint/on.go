@@ -3,7 +3,9 @@
 package crashpoint
 
 import (
+	"bytes"
 	"fmt"
+	"net"
 	"os"
 	"slices"
 	"strconv"
@@ -70,4 +72,23 @@ func Hit(p Point) {
 		_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
 	}
 	select {} // the signal may take a moment to arrive, and nobody may go on from here in it
+}
+
+// Conn returns c with the point AfterRequestWritten after each write of a request in plain HTTP. net/http has no hook there:
+// it calls WroteRequest when the request is in its buffer.
+func Conn(c net.Conn) net.Conn {
+	if c == nil {
+		return nil
+	}
+	return requestConn{c}
+}
+
+type requestConn struct{ net.Conn }
+
+func (c requestConn) Write(b []byte) (int, error) {
+	n, err := c.Conn.Write(b)
+	if err == nil && bytes.HasPrefix(b, []byte("POST ")) {
+		Hit(AfterRequestWritten)
+	}
+	return n, err
 }

@@ -9,6 +9,8 @@ import (
 	"strings"
 	"sync/atomic"
 	"time"
+
+	"github.com/quintago/webhook-agent/crashpoint"
 )
 
 const (
@@ -59,7 +61,8 @@ func newTransport(cfg WebhookConfig, g *guard) *http.Transport {
 func dialContext(d *net.Dialer) func(ctx context.Context, network, address string) (net.Conn, error) {
 	return func(ctx context.Context, network, address string) (net.Conn, error) {
 		progressOf(ctx).reach(phaseDNS)
-		return d.DialContext(ctx, network, absoluteName(address))
+		conn, err := d.DialContext(ctx, network, absoluteName(address))
+		return crashpoint.Conn(conn), err
 	}
 }
 

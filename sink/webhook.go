@@ -184,7 +184,6 @@ func observe(ctx context.Context, p *progress) context.Context {
 		GotConn:           func(httptrace.GotConnInfo) { p.reach(phaseSend) },
 		WroteRequest: func(info httptrace.WroteRequestInfo) {
 			if info.Err == nil {
-				crashpoint.Hit(crashpoint.AfterRequestWritten)
 				p.reach(phaseHeaders)
 			}
 		},
