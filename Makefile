@@ -2,7 +2,7 @@
 # PostgreSQL server binaries 14 or newer, which they start themselves (see testenv/find.go for how they are found).
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test test-versions test-edges check format vet lint race fuzz tidy vulnerabilities clean
+.PHONY: help build demo test test-versions test-edges torture torture-short mutants check format vet lint race fuzz tidy vulnerabilities clean
 
 VERSION  := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 LDFLAGS  := -s -w -X github.com/quintago/webhook-agent/agent.version=$(VERSION)
@@ -10,6 +10,8 @@ LDFLAGS  := -s -w -X github.com/quintago/webhook-agent/agent.version=$(VERSION)
 GO_BUILD := CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags '$(LDFLAGS)'
 FUZZTIME ?= 5s
 ARGS     ?=
+SEED     ?=
+MINUTES  ?= 10
 VERSIONS := 14 15 16 17 18
 
 help: ## list the targets
@@ -34,6 +36,20 @@ test-versions: ## run all tests against each version of PostgreSQL, 14 to 18
 
 test-edges: ## run all tests against the oldest and the newest version of PostgreSQL
 	$(call run_versions,$(firstword $(VERSIONS)) $(lastword $(VERSIONS)))
+
+# build_torture builds the torture, which builds the agent that it tortures (testenv/torture/build.go).
+build_torture = @go build -buildvcs=false -o bin/torture ./testenv/torture && bin/torture build -o bin/torture-agent
+
+torture: ## break everything around two agents for MINUTES (10) as SEED says, and judge; ARGS=-markdown for a page
+	$(build_torture)
+	@bin/torture -commit '$(VERSION)' -minutes $(MINUTES) $(if $(SEED),-seed $(SEED)) $(ARGS)
+
+torture-short: MINUTES = 1
+torture-short: torture ## the same for a minute, each kind of fault at least once
+
+mutants: ## show that the torture notices: build agents with a bug each, and have them caught
+	$(build_torture)
+	@bin/torture mutants $(ARGS)
 
 check: format vet lint race fuzz tidy vulnerabilities ## what continuous integration runs, besides test-edges
 

@@ -70,6 +70,8 @@ func TestRepository_ImportsGoDownward(t *testing.T) {
 		"secret":       nil,
 		"testenv":      nil,
 		"testenv/demo": {"testenv"},
+
+		"testenv/torture": {"testenv"},
 	}
 	for dir, files := range packageFiles(t) {
 		may, known := allowed[dir]

@@ -1,0 +1,301 @@
+package main
+
+import (
+	"cmp"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"time"
+)
+
+// rule is a kind of promise, or of demand on the run itself.
+type rule string
+
+const (
+	ruleLost      rule = "lost"      // a committed event that did not arrive, or of which the log does not tell
+	rulePhantom   rule = "phantom"   // something that no committed transaction has written
+	ruleBytes     rule = "bytes"     // a body that is not the one promised
+	ruleSignature rule = "signature" // a signature, or the time that it holds, is wrong
+	ruleTenant    rule = "tenant"    // an event went where nobody has subscribed to it
+	ruleDuplicate rule = "duplicate" // a repetition that no fault, failure or replay explains
+	ruleLog       rule = "log"       // the log tells something else than what happened
+	ruleDisabled  rule = "disabled"  // an endpoint was disabled too early or too late, or sent to meanwhile
+	ruleRecovery  rule = "recovery"  // nothing was delivered for too long
+	ruleResources rule = "resources" // an agent keeps what it does not need any more
+	ruleProcess   rule = "process"   // an agent ended when it should not have, or not as it should
+	ruleRun       rule = "run"       // the run itself went wrong, so it proves nothing
+)
+
+// violation is one breach of a rule.
+type violation struct {
+	rule rule
+	text string
+}
+
+// verdict is what the checker finds.
+type verdict struct {
+	run        runInfo
+	violations []violation
+	figures
+}
+
+// figures are the numbers of the report.
+type figures struct {
+	faults     map[kind]int
+	committed  int // events
+	rolledBack int // events
+	unsure     int // transactions whose COMMIT had no answer
+	unsureHeld int // of them, those that were committed
+	deliveries int // pairs of an event and an endpoint that wants it
+	requests   int
+	lost       int
+	phantoms   int
+	retries    int // repetitions after a failure
+	unheard    int // repetitions after an answer that a broken network has lost
+	replayed   int // repetitions that the operator asked for
+	disabled   int // how often an endpoint was
+	duplicates duplicates
+	led        map[kind]int // faults that hit the agent that led
+	recovery   map[kind][]time.Duration
+	silence    time.Duration // the longest one
+	base, end  []resources
+}
+
+// pairKey names a delivery.
+type pairKey struct{ event, endpoint string }
+
+// pair is everything about one delivery.
+type pair struct {
+	wanted   bool
+	requests []*seen // by arrival
+	row      *deliveryRow
+	attempts []attemptRow
+}
+
+// seen is a request with its end.
+type seen struct {
+	request
+	end    moment // when it was answered, or had gone
+	status int    // that was written, 0 for none
+}
+
+// accepted tells whether the receiver has answered with success, as far as it knows.
+func (s *seen) accepted() bool { return s.status >= 200 && s.status < 300 }
+
+// knownEvent is an event with what became of it.
+type knownEvent struct {
+	writtenEvent
+	fate  fate   // unknown is resolved
+	ended moment // when its transaction had
+	hash  string // of its body
+}
+
+// checker judges a run by its files.
+type checker struct {
+	h         *history
+	v         *verdict
+	endpoints map[string]*endpointInfo
+	events    map[string]*knownEvent
+	pairs     map[pairKey]*pair
+	faults    []fault // by begin
+	lastWrite moment
+}
+
+// check judges a run.
+func check(h *history) *verdict {
+	c := &checker{
+		h: h, v: &verdict{run: h.Run, figures: figures{
+			faults: map[kind]int{}, led: map[kind]int{}, recovery: map[kind][]time.Duration{},
+		}},
+		endpoints: map[string]*endpointInfo{}, events: map[string]*knownEvent{}, pairs: map[pairKey]*pair{},
+	}
+	c.gather()
+	c.checkRun()
+	c.checkRequests()
+	c.checkArrival()
+	c.checkDuplicates()
+	c.checkLog()
+	c.checkDisabled()
+	c.checkRecovery()
+	c.checkResources()
+	return c.v
+}
+
+func (c *checker) fail(r rule, format string, args ...any) {
+	c.v.violations = append(c.v.violations, violation{r, fmt.Sprintf(format, args...)})
+}
+
+// gather sorts the files' records by what they are about.
+func (c *checker) gather() {
+	for i, e := range c.h.Endpoints {
+		c.endpoints[e.ID] = &c.h.Endpoints[i]
+	}
+	c.gatherEvents()
+	c.gatherFaults()
+	ends := make(map[int64]answer, len(c.h.Answers))
+	for _, a := range c.h.Answers {
+		ends[a.N] = a
+	}
+	for _, r := range c.h.Requests {
+		s := &seen{request: r, end: r.At + c.h.Run.Timeout} // of one that was under way at the end of the run
+		if a, ended := ends[r.N]; ended {
+			s.end, s.status = a.At, a.Status
+		}
+		p := c.pair(r.Event, r.Endpoint)
+		p.requests = append(p.requests, s)
+	}
+	c.v.requests = len(c.h.Requests)
+	for i, d := range c.h.Deliveries {
+		c.pair(d.Event, d.Endpoint).row = &c.h.Deliveries[i]
+	}
+	for _, a := range c.h.Attempts {
+		p := c.pair(a.Event, a.Endpoint)
+		p.attempts = append(p.attempts, a)
+	}
+	for _, p := range c.pairs {
+		slices.SortStableFunc(p.requests, func(x, y *seen) int { return cmp.Compare(x.At, y.At) })
+	}
+}
+
+// pair returns what is known of a delivery.
+func (c *checker) pair(event, endpoint string) *pair {
+	key := pairKey{event, endpoint}
+	p := c.pairs[key]
+	if p == nil {
+		p = &pair{}
+		c.pairs[key] = p
+	}
+	return p
+}
+
+// gatherEvents finds out what became of each event, and which endpoints want it. What the writer does not know, the outbox
+// tells.
+func (c *checker) gatherEvents() {
+	stored := make(map[string]bool, len(c.h.Outbox))
+	for _, id := range c.h.Outbox {
+		stored[id] = true
+	}
+	endings := make(map[string]ending, len(c.h.Endings))
+	for _, e := range c.h.Endings {
+		endings[e.Tx] = e
+		c.lastWrite = max(c.lastWrite, e.At)
+	}
+	for _, w := range c.h.Writes {
+		end, ended := endings[w.Tx]
+		if !ended {
+			c.fail(ruleRun, "nobody knows how transaction %s ended", w.Tx)
+			continue
+		}
+		if end.Fate == unknown {
+			end.Fate = c.resolve(w, stored)
+		}
+		for _, e := range w.Events {
+			known := &knownEvent{writtenEvent: e, fate: end.Fate, ended: end.At}
+			if e.Undone {
+				known.fate = rolledBack
+			}
+			c.events[e.ID] = known
+			if known.fate != committed {
+				c.v.rolledBack++
+				if stored[e.ID] {
+					c.fail(ruleRun, "event %s is in the outbox, although its transaction %s was rolled back",
+						e.ID, w.Tx)
+				}
+				continue
+			}
+			c.v.committed++
+			if !stored[e.ID] {
+				c.fail(ruleLost, "event %s is not in the outbox, although its transaction %s was committed", e.ID, w.Tx)
+			}
+			hash := sha256.Sum256(envelope(e))
+			known.hash = hex.EncodeToString(hash[:])
+			for _, endpoint := range c.endpoints {
+				if endpoint.Venue == e.Venue && endpoint.wants(e.Type) {
+					c.pair(e.ID, endpoint.ID).wanted = true
+					c.v.deliveries++
+				}
+			}
+		}
+	}
+	for id := range stored {
+		if c.events[id] == nil {
+			c.fail(ruleRun, "event %s is in the outbox, and no writer wrote it", id)
+		}
+	}
+}
+
+// resolve finds out by the outbox how a transaction ended whose COMMIT had no answer.
+func (c *checker) resolve(w write, stored map[string]bool) fate {
+	c.v.unsure++
+	there, all := 0, 0
+	for _, e := range w.Events {
+		if !e.Undone {
+			all++
+			if stored[e.ID] {
+				there++
+			}
+		}
+	}
+	switch there {
+	case 0:
+		return rolledBack
+	case all:
+		c.v.unsureHeld++
+	default:
+		c.fail(ruleRun, "transaction %s is in the outbox in part: %d of %d events", w.Tx, there, all)
+	}
+	return committed
+}
+
+// envelope is the body that customers were promised (customer-docs, and DESIGN 4 for its order and spelling).
+func envelope(e writtenEvent) []byte {
+	quoted := func(s string) []byte {
+		text, err := json.Marshal(s)
+		if err != nil {
+			panic(err) // a string always has a JSON text
+		}
+		return text
+	}
+	return fmt.Appendf(nil, `{"id":%s,"type":%s,"created":"%s","venue":%s,"data":%s}`,
+		quoted(e.ID), quoted(e.Type), e.Created.UTC().Format("2006-01-02T15:04:05Z"), quoted(e.Venue), e.Data)
+}
+
+// gatherFaults takes the faults in the order of their begin. Each was entered twice.
+func (c *checker) gatherFaults() {
+	byNumber := map[int]fault{}
+	for _, f := range c.h.Faults {
+		byNumber[f.N] = f
+	}
+	for _, f := range byNumber {
+		c.faults = append(c.faults, f)
+		c.v.faults[f.Kind]++
+	}
+	slices.SortFunc(c.faults, func(x, y fault) int { return cmp.Compare(x.Start, y.Start) })
+}
+
+// checkRun finds what makes the run itself worthless, and agents that ended when they should not have.
+func (c *checker) checkRun() {
+	for _, f := range c.faults {
+		switch {
+		case f.Failed != "":
+			c.fail(ruleRun, "the torture could not carry out fault %d, %s at %s: %s",
+				f.N, f.Kind, seconds(f.Start), f.Failed)
+		case !f.Over:
+			c.fail(ruleRun, "fault %d, %s at %s, was never over", f.N, f.Kind, seconds(f.Start))
+		}
+	}
+	for _, a := range c.h.Agents {
+		if a.Fault != "" {
+			c.fail(ruleProcess, "agent %s at %s: %s", a.Agent, seconds(a.At), a.Fault)
+		}
+	}
+	if c.v.committed == 0 || c.v.requests == 0 {
+		c.fail(ruleRun, "%d events were committed and %d requests arrived: there is nothing to judge",
+			c.v.committed, c.v.requests)
+	}
+}
+
+// seconds returns a moment for people.
+func seconds(m moment) string { return fmt.Sprintf("%.2fs", m.Seconds()) }

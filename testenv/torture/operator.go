@@ -1,0 +1,162 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+)
+
+// operator plays the people who look after endpoints: by plain SQL, they enable what the agent has disabled and replay
+// what was missed.
+type operator struct {
+	url        string // of a superuser, direct
+	endpoints  []*endpointInfo
+	clock      stopwatch
+	operations *journal[operation]
+	random     *rand.Rand
+	replays    int
+}
+
+// operatorPause is the time between two looks at the endpoints.
+const operatorPause = 3 * time.Second
+
+// run works until ctx ends, which no statement notices. While PostgreSQL is away it waits.
+func (o *operator) run(ctx context.Context) {
+	for n := 1; ; n++ {
+		pause(ctx, operatorPause)
+		if ctx.Err() != nil {
+			return
+		}
+		o.work(context.WithoutCancel(ctx), func(ctx context.Context, conn *pgx.Conn) error {
+			err := o.enable(ctx, conn, func(e *endpointInfo) bool {
+				// Those that keep failing are left alone for a while.
+				return e.Behavior == healthy || e.Behavior == slow || e.Behavior == flaky || o.random.IntN(3) == 0
+			})
+			if n%3 == 0 {
+				err = errors.Join(err, o.replaySome(ctx, conn))
+			}
+			return err
+		})
+	}
+}
+
+// work calls do with a connection.
+func (o *operator) work(ctx context.Context, do func(context.Context, *pgx.Conn) error) (err error) {
+	ctx, cancel := context.WithTimeout(ctx, sqlTimeout)
+	defer cancel()
+	conn, err := pgx.Connect(ctx, o.url)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, conn.Close(ctx)) }()
+	return do(ctx, conn)
+}
+
+const (
+	selectDisabled = `
+select e.id, e.generation, e.disabled_at, coalesce(e.disabled_reason, ''), coalesce(h.consecutive_failures, 0)
+from webhooks.endpoints e
+left join webhooks.endpoint_health h on h.endpoint_id = e.id and h.generation = e.generation
+where e.disabled_at is not null order by e.id`
+
+	enableEndpoint = `
+update webhooks.endpoints set disabled_at = null where id = $1 and generation = $2 and disabled_at is not null`
+)
+
+// enable looks at the endpoints that are disabled, and enables those that it should.
+func (o *operator) enable(ctx context.Context, conn *pgx.Conn, should func(*endpointInfo) bool) error {
+	rows, err := conn.Query(ctx, selectDisabled)
+	if err != nil {
+		return err
+	}
+	found, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (f operation, err error) {
+		var disabledAt time.Time
+		err = row.Scan(&f.Endpoint, &f.Generation, &disabledAt, &f.Reason, &f.Failures)
+		f.DisabledAt = o.clock.at(disabledAt)
+		return f, err
+	})
+	if err != nil {
+		return err
+	}
+	for _, f := range found {
+		e := o.endpoint(f.Endpoint)
+		if e == nil || !should(e) {
+			continue
+		}
+		f.Enabled, f.At, f.Fate = true, o.clock.now(), unknown
+		o.operations.add(f) // before it is done: from here on requests may arrive
+		f.Fate, err = outcome(conn.Exec(ctx, enableEndpoint, f.Endpoint, f.Generation))
+		o.operations.add(f)
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+const (
+	selectSucceeded = `
+select coalesce(array_agg(event_id), '{}') from (
+    select event_id from webhooks.deliveries
+    where endpoint_id = $1 and status = 'succeeded' and created < now() - interval '5 seconds'
+    order by random() limit 3) s`
+
+	insertReplay = `insert into webhooks.replays (id, endpoint_id, event_ids, statuses) values ($1, $2, $3, $4)`
+)
+
+// replaySome asks for a replay: of a few events that have arrived already, or of all that an endpoint has missed.
+func (o *operator) replaySome(ctx context.Context, conn *pgx.Conn) error {
+	e := o.endpoints[o.random.IntN(len(o.endpoints))]
+	if o.random.IntN(2) == 0 {
+		return o.replay(ctx, conn, e, nil, "missed", "failed")
+	}
+	var events []string
+	if err := conn.QueryRow(ctx, selectSucceeded, e.ID).Scan(&events); err != nil {
+		return err
+	}
+	if len(events) == 0 {
+		return nil
+	}
+	return o.replay(ctx, conn, e, events, "succeeded")
+}
+
+// replay asks for one replay: of the events named, or of all of the endpoint.
+func (o *operator) replay(ctx context.Context, conn *pgx.Conn, e *endpointInfo, events []string, statuses ...string) error {
+	o.replays++
+	r := operation{
+		At: o.clock.now(), Endpoint: e.ID, Fate: unknown,
+		Replay: fmt.Sprintf("rpl_torture_%03d", o.replays), Events: events, Statuses: statuses,
+	}
+	o.operations.add(r)
+	var err error
+	r.Fate, err = outcome(conn.Exec(ctx, insertReplay, r.Replay, e.ID, events, statuses))
+	o.operations.add(r)
+	return err
+}
+
+// outcome tells how a statement that is a transaction of its own has ended.
+func outcome(tag pgconn.CommandTag, err error) (fate, error) {
+	switch {
+	case err == nil && tag.RowsAffected() == 0:
+		return rolledBack, nil
+	case err == nil:
+		return committed, nil
+	case pgconn.SafeToRetry(err):
+		return rolledBack, err
+	}
+	return unknown, err
+}
+
+func (o *operator) endpoint(id string) *endpointInfo {
+	for _, e := range o.endpoints {
+		if e.ID == id {
+			return e
+		}
+	}
+	return nil
+}

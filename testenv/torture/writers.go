@@ -1,0 +1,191 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+)
+
+const (
+	writerCount = 4
+	// maxSize is the number of events in the largest transaction.
+	maxSize = 20
+	// writerTimeout bounds one statement of a writer, whose connection leads to PostgreSQL directly.
+	writerTimeout = 10 * time.Second
+	// largeEvent is the size of each event in a large transaction: with a logical_decoding_work_mem of 64 kB PostgreSQL
+	// decodes such a one from a file, and would stream it before its commit if it were asked to.
+	largeEvent = 12 << 10
+)
+
+// writers play the app.
+type writers struct {
+	url     string // direct
+	rate    float64
+	venues  []string
+	clock   stopwatch
+	writes  *journal[write]
+	endings *journal[ending]
+}
+
+// start runs the writers until ctx ends, which no transaction notices. The function that it returns waits for them.
+func (w *writers) start(ctx context.Context, seed uint64) (wait func()) {
+	var all sync.WaitGroup
+	for i := range writerCount {
+		random := rand.New(rand.NewPCG(seed, 100+uint64(i)))
+		all.Go(func() { w.run(ctx, random, i) })
+	}
+	return all.Wait
+}
+
+// run writes transactions until ctx ends.
+func (w *writers) run(ctx context.Context, random *rand.Rand, number int) {
+	var conn *pgx.Conn
+	defer func() {
+		if conn != nil {
+			_ = conn.Close(context.WithoutCancel(ctx))
+		}
+	}()
+	for n := 1; ctx.Err() == nil; n++ {
+		if conn == nil {
+			var err error
+			if conn, err = pgx.Connect(ctx, w.url); err != nil {
+				conn = nil
+				pause(ctx, 50*time.Millisecond) // PostgreSQL is away
+				continue
+			}
+		}
+		begun := w.clock.now()
+		t := w.newTransaction(random, fmt.Sprintf("w%d.%d", number, n))
+		w.writes.add(t.write)
+		f := t.execute(context.WithoutCancel(ctx), conn)
+		w.endings.add(ending{t.Tx, w.clock.now(), f})
+		if conn.IsClosed() {
+			conn = nil
+		}
+		// On average each writer writes its part of the rate.
+		share := float64(len(t.Events)) * writerCount / w.rate * between(random, 0.5, 1.5)
+		pause(ctx, time.Duration(share*float64(time.Second))-(w.clock.now()-begun))
+	}
+}
+
+// transaction is a write with how it is carried out.
+type transaction struct {
+	write
+	rollBack  bool
+	savepoint int           // before the event of this index; -1 for none
+	released  bool          // the savepoint is released; else what follows it is undone
+	holds     time.Duration // open before its end
+}
+
+func (w *writers) newTransaction(random *rand.Rand, name string) *transaction {
+	size := 1 + random.IntN(3)
+	if random.IntN(2) == 0 {
+		size = 1 + random.IntN(maxSize)
+	}
+	t := &transaction{write: write{Tx: name, At: w.clock.now()}, savepoint: -1, rollBack: random.IntN(10) == 0}
+	large := random.IntN(30) == 0
+	if large {
+		size, t.rollBack = maxSize, random.IntN(2) == 0
+	}
+	switch random.IntN(30) {
+	case 0:
+		t.holds = time.Duration(between(random, 0.5, 2.5) * float64(time.Second))
+	case 1, 2, 3, 4, 5:
+		t.holds = time.Duration(between(random, 0.01, 0.2) * float64(time.Second))
+	}
+	if large {
+		t.holds += 300 * time.Millisecond // for a consumer that is too eager to send what is not committed
+	}
+	for i := range size {
+		now := time.Now().UTC().Truncate(time.Microsecond)
+		e := writtenEvent{
+			ID: newEventID(random, now), Type: eventTypes[random.IntN(len(eventTypes))],
+			Venue: w.venues[random.IntN(len(w.venues))], Created: now, Data: newData(random, i),
+		}
+		if large {
+			e.Data = fmt.Sprintf(`{"large":"%s"}`, padding(random, largeEvent))
+		}
+		t.Events = append(t.Events, e)
+	}
+	if size > 1 && random.IntN(6) == 0 {
+		t.savepoint = 1 + random.IntN(size-1)
+		t.released = t.rollBack || random.IntN(2) == 0
+		for i := t.savepoint; i < size && !t.released; i++ {
+			t.Events[i].Undone = true
+		}
+	}
+	return t
+}
+
+const insertEvent = `insert into webhooks.outbox (id, type, venue, data, created) values ($1, $2, $3, $4, $5)`
+
+// execute carries the transaction out and returns what its writer knows of its end.
+func (t *transaction) execute(ctx context.Context, conn *pgx.Conn) fate {
+	run := func(sql string, args ...any) bool {
+		ctx, cancel := context.WithTimeout(ctx, writerTimeout)
+		defer cancel()
+		_, err := conn.Exec(ctx, sql, args...)
+		if err != nil {
+			_ = conn.Close(ctx) // the next transaction has a new one, in whatever state this one is
+		}
+		return err == nil
+	}
+	if !run("begin") {
+		return rolledBack
+	}
+	for i, e := range t.Events {
+		if i == t.savepoint && !run("savepoint s") {
+			return rolledBack
+		}
+		if !run(insertEvent, e.ID, e.Type, e.Venue, e.Data, e.Created) {
+			return rolledBack
+		}
+	}
+	if t.savepoint >= 0 {
+		end := "rollback to savepoint s"
+		if t.released {
+			end = "release savepoint s"
+		}
+		if !run(end) {
+			return rolledBack
+		}
+	}
+	pause(ctx, t.holds)
+	if t.rollBack {
+		run("rollback")
+		return rolledBack
+	}
+	if !run("commit") {
+		return unknown
+	}
+	return committed
+}
+
+// pause waits, unless ctx ends before.
+func pause(ctx context.Context, d time.Duration) {
+	if d <= 0 {
+		return
+	}
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-ctx.Done():
+	}
+}
+
+// wants tells whether an endpoint subscribes to a type, as the customers' documentation says.
+func (e *endpointInfo) wants(eventType string) bool {
+	for _, pattern := range e.Events {
+		group, wildcard := strings.CutSuffix(pattern, "*")
+		if pattern == eventType || wildcard && strings.HasPrefix(eventType, group) {
+			return true
+		}
+	}
+	return false
+}
