@@ -40,7 +40,9 @@ type book struct {
 	jobs     []outbox.Missing
 	stopped  map[string]int
 	healths  []*outbox.Health
-	disabled []string // reasons, in order
+	health   map[string]*outbox.Health // the latest of each endpoint
+	disabled []string                  // reasons, in order
+	off      map[string]bool           // endpoints that the agent has disabled, by id
 	reads    int
 	bodies   int   // that due has returned
 	broken   error // what due answers
@@ -85,10 +87,11 @@ func (b *book) writing(r *outbox.Result) func() *outbox.Result {
 			row.attempts = r.Attempt.Number
 		}
 		if r.Health != nil {
-			b.healths = append(b.healths, r.Health)
+			b.healthLocked(r.Health)
 		}
 		if r.Disable != "" {
 			b.disabled = append(b.disabled, r.Disable)
+			b.off[r.Delivery.EndpointID] = true
 		}
 		return r
 	}
@@ -97,9 +100,50 @@ func (b *book) writing(r *outbox.Result) func() *outbox.Result {
 // SetHealth implements recorder.
 func (b *book) SetHealth(ctx context.Context, h *outbox.Health) error {
 	return b.enter(ctx, func() *outbox.Result {
-		b.healths = append(b.healths, h)
+		b.healthLocked(h)
 		return nil
 	})
+}
+
+func (b *book) healthLocked(h *outbox.Health) {
+	if h.Failures > b.lt.cfg.disableAfter {
+		b.lt.t.Errorf("%s has %d failures in a row, the limit is %d", h.EndpointID, h.Failures, b.lt.cfg.disableAfter)
+	}
+	b.healths = append(b.healths, h)
+	if last := b.health[h.EndpointID]; last == nil || h.Version > last.Version {
+		b.health[h.EndpointID] = h
+	}
+}
+
+// crash forgets what is not committed. It returns the deliveries without a row, by event, and when the first pending one of
+// each endpoint is due.
+func (b *book) crash() (unrecorded []*outbox.Delivery, due map[string]time.Time) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.waiting, b.tracked, b.jobs, b.stopped = nil, nil, nil, map[string]int{}
+	due = map[string]time.Time{}
+	for _, h := range b.health {
+		h.Version = 0 // the next agent counts from one
+	}
+	for key, row := range b.rows {
+		switch row.status {
+		case "":
+			unrecorded = append(unrecorded, &outbox.Delivery{EventID: key.eventID, EndpointID: key.endpointID, Body: make([]byte, row.bodyBytes)})
+		case outbox.Pending:
+			if at, known := due[key.endpointID]; !known || row.next.Before(at) {
+				due[key.endpointID] = row.next
+			}
+		}
+	}
+	slices.SortFunc(unrecorded, func(a, b *outbox.Delivery) int { return cmp.Compare(a.EventID, b.EventID) })
+	return unrecorded, due
+}
+
+// forget drops a delivery that nobody asks for any more.
+func (b *book) forget(d *outbox.Delivery) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	delete(b.rows, deliveryKey{d.EndpointID, d.EventID})
 }
 
 // MissPending implements recorder.
@@ -116,6 +160,7 @@ func (b *book) MissPending(ctx context.Context, m outbox.Missing) error {
 func (b *book) Disable(ctx context.Context, d outbox.Disabling) error {
 	return b.enter(ctx, func() *outbox.Result {
 		b.disabled = append(b.disabled, d.Reason)
+		b.off[d.EndpointID] = true
 		return nil
 	})
 }
@@ -314,4 +359,11 @@ func (b *book) count(endpointID string, status outbox.Status) (n int) {
 		}
 	}
 	return n
+}
+
+// enable takes back that the agent has disabled an endpoint.
+func (b *book) enable(endpointID string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	delete(b.off, endpointID)
 }

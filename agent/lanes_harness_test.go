@@ -47,6 +47,7 @@ type laneTest struct {
 	log    *syncBuffer
 	began  time.Time
 	delays func() time.Duration // of whatever waits for the database
+	kill   func()               // ends the agent's goroutines as they stand
 
 	mu        sync.Mutex // guards what follows
 	endpoints map[string]*attempts
@@ -59,7 +60,8 @@ type laneTest struct {
 func newLaneTest(t *testing.T, configure func(*lanesConfig)) *laneTest {
 	lt := &laneTest{t: t, log: &syncBuffer{}, began: time.Now(), endpoints: map[string]*attempts{}}
 	lt.delays = func() time.Duration { return 2 * time.Millisecond }
-	lt.book = &book{lt: lt, rows: map[deliveryKey]*bookRow{}, stopped: map[string]int{}, wake: make(chan struct{}, 1)}
+	lt.book = &book{lt: lt, rows: map[deliveryKey]*bookRow{}, stopped: map[string]int{}, health: map[string]*outbox.Health{}, off: map[string]bool{},
+		wake: make(chan struct{}, 1)}
 	d := DefaultConfig().Delivery
 	cfg := lanesConfig{
 		concurrency: d.Concurrency, endpointConcurrency: d.EndpointConcurrency, disableAfter: d.DisableAfter, retries: d.Retries,
@@ -69,17 +71,78 @@ func newLaneTest(t *testing.T, configure func(*lanesConfig)) *laneTest {
 	if configure != nil {
 		configure(&cfg)
 	}
-	lt.lanes = newLanes(t.Context(), cfg)
-	ctx, cancel := context.WithCancel(t.Context())
-	var loops sync.WaitGroup
-	loops.Go(func() { lt.book.run(ctx) })
-	loops.Go(func() { _ = lt.refill(ctx, lt.book.due) }) // refill ends without an error
+	lt.begin(cfg)
 	t.Cleanup(func() {
 		lt.stop(t.Context())
-		cancel()
-		loops.Wait()
+		lt.kill()
 	})
 	return lt
+}
+
+// begin starts an agent.
+func (lt *laneTest) begin(cfg lanesConfig) {
+	ctx, cancel := context.WithCancel(lt.t.Context())
+	lanes := newLanes(ctx, cfg)
+	lt.lanes = lanes
+	var loops sync.WaitGroup
+	loops.Go(func() { lt.book.run(ctx) })
+	loops.Go(func() { _ = lanes.refill(ctx, lt.book.due) }) // refill ends without an error
+	lt.kill = func() {
+		lanes.mu.Lock()
+		lanes.stopped = true // no attempt starts after this moment
+		lanes.mu.Unlock()
+		cancel()
+		lanes.workers.Wait()
+		loops.Wait()
+	}
+}
+
+// crash ends the agent as it stands and starts another one, as session does: with the endpoints as the database has them, what
+// is pending there, and the stream from the checkpoint on. What was not committed is lost; rows are the endpoints of the
+// database.
+func (lt *laneTest) crash(rows []outbox.Endpoint) {
+	lt.t.Helper()
+	lt.kill()
+	unrecorded, due := lt.book.crash()
+	lt.mu.Lock()
+	for id, e := range lt.endpoints {
+		for event, times := range e.times {
+			row := lt.book.rows[deliveryKey{id, event}]
+			if row == nil {
+				continue // its endpoint was gone at an earlier crash
+			}
+			e.ended[event] = row.status == outbox.Succeeded // an attempt that nobody knows of is made again
+			e.times[event] = times[:min(len(times), row.attempts)]
+		}
+	}
+	lt.mu.Unlock()
+	lt.begin(lt.cfg)
+	loaded := map[string]*lane{}
+	for _, row := range rows {
+		state := outbox.EndpointState{Endpoint: row}
+		state.Disabled = row.Disabled || lt.book.off[row.ID]
+		if h := lt.book.health[row.ID]; h != nil && h.Generation == row.Generation {
+			state.Failures, state.FirstFailure, state.Unusable = h.Failures, h.FirstFailure, h.Unusable
+		}
+		l, records := lt.load(state, "", due[row.ID])
+		loaded[row.ID] = l
+		delete(due, row.ID)
+		lt.tellAll(records)
+	}
+	for id := range due {
+		lt.tellAll([]record{lt.orphaned(id)})
+	}
+	// The stream brings what has no row once more; of an endpoint that is gone nobody wants it.
+	for _, d := range unrecorded {
+		l := loaded[d.EndpointID]
+		if l == nil {
+			lt.book.forget(d)
+			continue
+		}
+		if err := lt.book.track(lt.t.Context(), []*outbox.Delivery{d}, lt.offer([]offer{{l, d}})); err != nil {
+			lt.t.Errorf("track deliveries: %v", err)
+		}
+	}
 }
 
 // pass lets virtual time go by, and then everything settle that is due at that very time.

@@ -68,18 +68,27 @@ func playSchedule(t *testing.T, seed uint64) {
 		rows[i] = outbox.Endpoint{ID: id, URL: id, Generation: 1}
 		lanes[i] = lt.endpoint(id, behave)
 	}
+	gone := make([]bool, len(rows))
 	for range 10 + draw(20) {
 		i := draw(len(rows))
 		e := &rows[i]
-		switch draw(12) {
+		switch draw(13) {
 		case 0:
+			if gone[i] {
+				continue
+			}
 			e.Disabled = true
 			lt.changeTo(*e, "")
 		case 1:
 			e.Disabled = false
 			e.Generation++
-			lt.changeTo(*e, "")
+			lt.book.enable(e.ID)
+			gone[i] = false
+			lanes[i] = lt.changeTo(*e, "")
 		case 2:
+			if gone[i] {
+				continue
+			}
 			lt.changeTo(*e, "bad URL")
 			if draw(2) == 0 {
 				lt.changeTo(*e, "")
@@ -88,10 +97,25 @@ func playSchedule(t *testing.T, seed uint64) {
 			lt.stall(draw(2) == 0)
 		case 4:
 			if draw(8) == 0 {
-				lt.tellAll(lt.remove(e.ID)) // the router still offers what it has matched before; nothing after it
+				lt.tellAll(lt.remove(e.ID))
+				gone[i] = true
+			}
+		case 5:
+			lt.stall(false)
+			var kept []outbox.Endpoint
+			for i := range rows {
+				if !gone[i] {
+					kept = append(kept, rows[i])
+				}
+			}
+			lt.crash(kept)
+			for i := range rows {
+				lanes[i] = lt.byID[rows[i].ID] // none for an endpoint that is gone
 			}
 		default:
-			lt.send(lanes[i], 1+draw(4), 10)
+			if lanes[i] != nil { // the router still offers what it has matched before an endpoint was removed
+				lt.send(lanes[i], 1+draw(4), 10)
+			}
 		}
 		pass(time.Duration(draw(3000)) * time.Millisecond)
 	}
