@@ -174,3 +174,21 @@ func (m *month) judge() {
 	}
 	m.t.Logf("%d deliveries, %d times disabled, %d replayed", len(m.book.rows), m.disabled, m.replayed)
 }
+
+func TestLanes_TheCounterOutlivesACrash(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		lt := newLaneTest(t, nil)
+		l := lt.endpoint("dead", always(failing(time.Second)))
+		lt.send(l, 200, 10)
+		for lt.book.health["dead"] == nil || lt.book.health["dead"].Failures < 60 {
+			pass(500 * time.Millisecond)
+		}
+		recorded := lt.book.health["dead"].Failures
+		lt.crash([]outbox.Endpoint{{ID: "dead", URL: "dead", Generation: 1}})
+		made := lt.seen("dead").n
+		pass(time.Hour)
+		if after := lt.seen("dead").n - made; after != lt.cfg.disableAfter-recorded || !lt.book.off["dead"] {
+			t.Errorf("%d attempts after a crash at %d failures, disabled %t", after, recorded, lt.book.off["dead"])
+		}
+	})
+}
