@@ -489,7 +489,7 @@ func (s *lanes) requeued(endpointID string) {
 	}
 }
 
-// resume goes on after leads has become true again.
+// resume starts what can start now, after leads has become true again.
 func (s *lanes) resume() {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -14,7 +14,8 @@ import (
 //
 // The server gives up a connection wal_sender_timeout (10 s) after it last heard from it. An agent tells it something every two
 // seconds and asks for an answer, so from the last answer on it has led for eight more seconds at least. No attempt starts
-// leaseTime after the last look at the lease that found an answer not older than leaseHeard, which is six seconds at most.
+// leaseTime after the last look at the lease that found an answer not older than leaseHeard, which is six seconds at most. None
+// starts either while the stream is broken: the slot is free then, and a standby may have it at any moment.
 const (
 	leaseTick = 500 * time.Millisecond
 	leaseTime = 3 * time.Second
@@ -26,7 +27,7 @@ const (
 
 // leads tells whether an attempt may start. It is called by many goroutines.
 func (s *session) leads() bool {
-	return time.Since(*s.lease.Load()) < leaseTime
+	return !s.broken.Load() && time.Since(*s.lease.Load()) < leaseTime
 }
 
 // keepLease renews the lease until ctx ends, or returns ErrFenced when another agent has taken over.
@@ -52,11 +53,8 @@ func (s *session) keepLease(ctx context.Context) error {
 				continue // it shows elsewhere; the lease runs out
 			}
 		}
-		lapsed := !s.leads()
 		s.lease.Store(&looked)
-		if lapsed {
-			s.lanes.resume()
-		}
+		s.lanes.resume() // what did not start while the lease had run out
 	}
 }
 

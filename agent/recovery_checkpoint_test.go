@@ -24,7 +24,7 @@ func TestRecovery_ACheckpointOfAnotherServerOrTimeIsNotTrusted(t *testing.T) {
 		{"another timeline", `timeline = timeline + 1`, false, "there was a failover or a restore"},
 		{"another server", `system_identifier = '1'` + foreignHorizon, false, "of another server"},
 		{"another server in a recovery", `recovering = true, lsn = pg_current_wal_insert_lsn() + 1000000000, system_identifier = '1'` + foreignHorizon, false, "of another server"},
-		{"another server, no slot", `system_identifier = '1'` + foreignHorizon, true, "the slot is new"},
+		{"another server, no slot", `system_identifier = '1'` + foreignHorizon, true, "of another server"},
 		{"another database", `database = 'other'` + foreignHorizon, false, "of another database"},
 	} {
 		t.Run(test.name, func(t *testing.T) {

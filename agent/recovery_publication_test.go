@@ -170,7 +170,8 @@ func TestRecovery_APartitionAttachedWithRowsInItIsRead(t *testing.T) {
 	s.env.Exec(t, `create table public.region_3 (like public.events including all)`)
 	s.regional("region_3", 3)
 	s.regional("region_3", 3)
-	s.wait(s.event()) // the stream has passed them, and the horizon is to come
+	s.wait(s.event())
+	s.env.Exec(t, `update webhooks.checkpoint set horizon = pg_current_snapshot()`) // as the comparison does: all that was in the outbox was handed over
 	s.env.Exec(t, `alter table public.events attach partition public.region_3 for values in (3)`)
 	s.regional("events", 3) // PostgreSQL 14 does not stream these until the stream begins anew
 	s.regional("region_3", 3)

@@ -102,7 +102,7 @@ func (r *router) route(ctx context.Context, b *outbox.Batch, recorded outbox.Rec
 				if loaded && sub.endpoint.Created.After(b.Committed) {
 					continue // registered after the event, although it was loaded before the stream has come here
 				}
-				if recorded.Has(c.Event.ID, sub.endpoint.ID) {
+				if recorded.Has(c.Event.ID, sub.endpoint.ID) || r.term.Repeats && r.underWay(sub, c.Event.ID, deliveries) {
 					continue
 				}
 				if body == nil {
@@ -129,6 +129,13 @@ func (r *router) route(ctx context.Context, b *outbox.Batch, recorded outbox.Rec
 		}
 	}
 	return flush(b.End)
+}
+
+// underWay tells that the delivery waits, or is being sent, and has no row yet. It is asked only where events may come again.
+func (r *router) underWay(sub *subscription, eventID string, deliveries []*outbox.Delivery) bool {
+	return r.lanes.holds(sub.lane, eventID) || slices.ContainsFunc(deliveries, func(d *outbox.Delivery) bool {
+		return d.EventID == eventID && d.EndpointID == sub.endpoint.ID
+	})
 }
 
 // recorded looks up which deliveries of the batch an earlier term has recorded. Beyond the position where this term

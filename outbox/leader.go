@@ -23,8 +23,11 @@ type Term struct {
 	// LSN is the checkpoint when the term began: everything up to it is recorded.
 	LSN LSN
 	// LookupUntil is the position of the server when the term began: an earlier leader, or the sweep, may have recorded
-	// transactions up to here. For a partitioned outbox it has no end.
+	// transactions up to here.
 	LookupUntil LSN
+	// Repeats tells that any event may come again: the outbox has partitions, and an UPDATE that moves a row to another one is
+	// streamed as an insert. LookupUntil has no end then.
+	Repeats bool
 	// Gap is why events may have passed the stream unseen before this term, "" when it goes on where the last one ended.
 	Gap string
 	// Swept counts the deliveries that were found in the outbox and had no row, because of the gap.
@@ -86,15 +89,13 @@ func (c checkpoint) foreign(s server) bool {
 // so. void tells that its position means nothing on this server: what the slot holds begins anywhere.
 func (c checkpoint) gap(s server) (reason string, void bool) {
 	switch {
-	case c.recovering:
-		return "the slot is new, or the last recovery was not completed", false
 	case c.systemID != s.systemID:
 		return fmt.Sprintf("the checkpoint is of another server (system identifier %s, here %s)", c.systemID, s.systemID), true
 	case c.database != s.database:
 		return fmt.Sprintf("the checkpoint is of another database (%s, here %s)", c.database, s.database), true
 	case c.lsn > s.insert:
 		return fmt.Sprintf("the checkpoint (%s) is ahead of the server's WAL (%s), so an earlier state was restored", c.lsn, s.insert), true
-	case s.confirmed > c.lsn:
+	case s.confirmed > c.lsn && c.lsn != 0: // zero: the slot is new
 		// The agent never confirms what the checkpoint does not hold.
 		return fmt.Sprintf("the slot stands at %s, beyond the checkpoint (%s), so it was advanced or made anew by someone else", s.confirmed, c.lsn), true
 	case c.timeline != s.timeline:
@@ -103,6 +104,8 @@ func (c checkpoint) gap(s server) (reason string, void bool) {
 		return "the publications, or the tables they hold, have changed", false
 	case c.relations != nil && len(s.coverage.added(c.relations)) > 0:
 		return "the outbox has new partitions", false
+	case c.recovering:
+		return "the slot is new, or the last recovery was not completed", false
 	}
 	return "", false
 }
@@ -292,8 +295,7 @@ func (db *DB) TakeOver(ctx context.Context, t *Tailer, holder string) (Term, err
 		return term, err
 	}
 	if term.Coverage.partitioned() {
-		// An UPDATE that moves a row to another partition is streamed as an insert, so any event may come again.
-		term.LookupUntil = math.MaxUint64
+		term.Repeats, term.LookupUntil = true, math.MaxUint64
 		return term, nil
 	}
 	err = db.pool.QueryRow(ctx, selectInsertLSN).Scan(&term.LookupUntil)

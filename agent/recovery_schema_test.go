@@ -1,0 +1,208 @@
+package agent
+
+import (
+	"context"
+	"crypto/rand"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/quintago/webhook-agent/testenv"
+)
+
+// The tests of this file change tables under a running agent.
+
+func TestRecovery_ColumnsComeAndGoInTheMiddleOfTraffic(t *testing.T) {
+	t.Parallel()
+	s := newOutage(t, testenv.NewDB(t))
+	stop, stopped := make(chan struct{}), make(chan error, 1)
+	var written []string
+	conn := connect(t, s.env)
+	go func() { // ends with stop; written is its own until then
+		pace := time.NewTicker(2 * time.Millisecond)
+		defer pace.Stop()
+		for {
+			select {
+			case <-stop:
+				stopped <- nil
+				return
+			case <-pace.C:
+			}
+			var id string
+			if err := conn.QueryRow(context.Background(), s.insert, "0").Scan(&id); err != nil {
+				stopped <- err
+				return
+			}
+			written = append(written, id)
+		}
+	}()
+	tx := s.hold()
+	insert := func(id string) {
+		t.Helper()
+		if _, err := tx.Exec(context.Background(), `insert into webhooks.outbox (id, type, venue, data) values ($1, 'lead.created', 'venue_1', '{}')`, id); err != nil {
+			t.Fatal(err)
+		}
+		s.events = append(s.events, id)
+	}
+	insert("evt_before_the_column")
+	for _, sql := range []string{
+		`alter table webhooks.outbox add column note text`,
+		`alter table webhooks.outbox add column at timestamptz default clock_timestamp()`, // writes the table anew
+	} {
+		if _, err := tx.Exec(context.Background(), sql); err != nil {
+			t.Fatal(err)
+		}
+	}
+	insert("evt_after_the_column")
+	if err := tx.Commit(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	s.env.Exec(t, `alter table webhooks.endpoints add column owner text default 'nobody'`)
+	s.env.Exec(t, `update webhooks.endpoints set owner = 'somebody'`)
+	s.event()
+	s.env.Exec(t, `alter table webhooks.outbox drop column note`)
+	s.env.Exec(t, `alter table webhooks.endpoints drop column owner`)
+	s.env.Exec(t, `update webhooks.endpoints set description = 'changed'`)
+	s.event()
+	close(stop)
+	if err := <-stopped; err != nil {
+		t.Fatal(err)
+	}
+	s.events = append(s.events, written...)
+	if n := strings.Count(s.agent.log.String(), "msg=leading"); n != 1 {
+		t.Errorf("the agent began %d terms, want one", n)
+	}
+	s.eachOnce()
+}
+
+func TestRecovery_ARenamedColumnStopsTheAgentWithOneSentenceAndLosesNothing(t *testing.T) {
+	t.Parallel()
+	const (
+		rename     = `alter table webhooks.outbox rename column type to kind`
+		renameBack = `alter table webhooks.outbox rename column kind to type`
+		otherName  = `insert into webhooks.outbox (kind, venue, data) select 'lead.created', 'venue_1', '{}' from generate_series(1, 2) returning id`
+	)
+	t.Run("while the agent runs", func(t *testing.T) {
+		t.Parallel()
+		s := newOutage(t, testenv.NewDB(t))
+		s.env.Exec(t, rename)
+		s.wrote(otherName)
+		s.unready("webhooks.outbox", `it has no column "type"`, "outbox.columns.type")
+		s.agent.waitLog("stream has no column")
+		s.env.Exec(t, renameBack)
+		s.ready()
+		s.recovered(2)
+		s.eachOnce()
+	})
+	t.Run("across a restart of the agent", func(t *testing.T) {
+		t.Parallel()
+		s := newOutage(t, testenv.NewDB(t))
+		s.env.Exec(t, rename)
+		s.wrote(otherName)
+		s.unready(`it has no column "type"`)
+		s.agent.end()
+		expect(t, runOnce(t, s.cfg), "webhooks.outbox", `it has no column "type"`, "outbox.columns.type")
+		s.env.Exec(t, renameBack)
+		s.event()
+		s.agent = start(t, s.cfg)
+		s.recovered(3)
+		s.eachOnce()
+	})
+	t.Run("while the agent is down", func(t *testing.T) {
+		t.Parallel()
+		s := newOutage(t, testenv.NewDB(t))
+		s.agent.end()
+		s.event()
+		s.env.Exec(t, rename)
+		s.wrote(otherName)
+		s.env.Exec(t, renameBack)
+		s.agent = start(t, s.cfg)
+		s.agent.waitLog("stream has no column")
+		s.eachOnce()
+	})
+}
+
+func TestRecovery_ATruncatedOutboxIsGoneOnWith(t *testing.T) {
+	t.Parallel()
+	s := newOutage(t, testenv.NewDB(t))
+	s.receiver.SetAnswer("/retried", testenv.Statuses(500))
+	s.cfg.Delivery.Retries[0] = 2 * time.Second
+	s.agent.end()
+	s.start()
+	retried := addEndpoint(t, s.env, "venue_2", s.receiver.URL+"/retried", "*")
+	unsent := addEvent(t, s.env, "venue_2", "lead.created", `{}`)
+	waitStatus(t, s.env, unsent, retried, "pending, attempts 1")
+	s.env.Exec(t, `truncate webhooks.outbox`)
+	waitStatus(t, s.env, unsent, retried, "failed, attempts 1, the event is no longer in the outbox")
+	s.gone = append(s.gone, unsent) // it arrived at the endpoint that has failed it
+	s.eachOnce()
+}
+
+func TestRecovery_TruncatedEndpointsGetNothingMoreAndNewOnesDo(t *testing.T) {
+	t.Parallel()
+	s := newOutage(t, testenv.NewDB(t))
+	s.receiver.SetAnswer("/retried", testenv.Statuses(500))
+	s.cfg.Delivery.Retries[0] = time.Hour
+	s.agent.end()
+	s.start()
+	retried := addEndpoint(t, s.env, "venue_2", s.receiver.URL+"/retried", "*")
+	unsent := addEvent(t, s.env, "venue_2", "lead.created", `{}`)
+	waitStatus(t, s.env, unsent, retried, "pending, attempts 1")
+	s.gone = append(s.gone, unsent)
+
+	s.env.Exec(t, `truncate webhooks.endpoints`)
+	waitStatus(t, s.env, unsent, retried, "missed, attempts 1, the endpoint was removed")
+	addEvent(t, s.env, "venue_1", "lead.created", `"nobody wants it"`)
+	s.gone = append(s.gone, s.events...)
+	s.events = nil
+	s.endpoint = addEndpoint(t, s.env, "venue_1", s.receiver.URL, "*")
+	s.event()
+	s.eachOnce()
+}
+
+// PostgreSQL leaves large values out of the stream that an UPDATE has not touched.
+func TestRecovery_AnEndpointKeepsItsLargeValuesWhenAnotherColumnChanges(t *testing.T) {
+	t.Parallel()
+	s := newQuietOutage(t, testenv.NewDB(t))
+	path := "/"
+	for len(path) < 1900 {
+		path += rand.Text()
+	}
+	types := []string{"lead.created"}
+	for range 3000 {
+		types = append(types, "of."+strings.ToLower(rand.Text()))
+	}
+	s.env.Exec(t, `update webhooks.endpoints set url = $1, events = $2`, s.receiver.URL+path, types)
+	s.start()
+	s.settle()
+	for i, change := range []string{`description = 'another'`, `disabled_at = now()`, `disabled_at = null`, `venue = venue`} {
+		s.env.Exec(t, `update webhooks.endpoints set `+change)
+		unwanted := addEvent(t, s.env, "venue_1", "lead.updated", `{}`)
+		if i != 1 {
+			s.wait(s.event())
+		}
+		if n := testenv.QueryOne[int](t, s.env, `select count(*) from webhooks.deliveries where event_id = $1`, unwanted); n != 0 {
+			t.Errorf("after %s the endpoint gets events that it does not want", change)
+		}
+	}
+	for _, got := range s.receiver.Received() {
+		if got.Path != path {
+			t.Errorf("%s arrived at %q", got.ID, got.Path)
+		}
+	}
+	if err := s.large(); err != nil {
+		t.Error(err)
+	}
+	s.eachOnce()
+}
+
+// large returns an error when the endpoint's row is small enough for the stream to hold all of it.
+func (s *outage) large() error {
+	whole := testenv.QueryOne[bool](s.t, s.env, `select pg_column_size(events) < 10000 or pg_relation_size(reltoastrelid) = 0
+		from webhooks.endpoints, pg_class where pg_class.oid = 'webhooks.endpoints'::regclass`)
+	if whole {
+		return fmt.Errorf("no value of the endpoint is stored apart: the test shows nothing")
+	}
+	return nil
+}
