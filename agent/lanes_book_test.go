@@ -139,6 +139,18 @@ func (b *book) crash() (unrecorded []*outbox.Delivery, due map[string]time.Time)
 	return unrecorded, due
 }
 
+// state returns an endpoint as an agent loads it, given its row.
+func (b *book) state(row outbox.Endpoint) outbox.EndpointState {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	s := outbox.EndpointState{Endpoint: row}
+	s.Disabled = row.Disabled || b.off[row.ID]
+	if h := b.health[row.ID]; h != nil && h.Generation == row.Generation {
+		s.Failures, s.FirstFailure, s.Unusable = h.Failures, h.FirstFailure, h.Unusable
+	}
+	return s
+}
+
 // forget drops a delivery that nobody asks for any more.
 func (b *book) forget(d *outbox.Delivery) {
 	b.mu.Lock()

@@ -116,17 +116,16 @@ func (lt *laneTest) crash(rows []outbox.Endpoint) {
 		}
 	}
 	lt.mu.Unlock()
+	var states []outbox.EndpointState
+	for _, row := range rows {
+		states = append(states, lt.book.state(row))
+	}
 	lt.begin(lt.cfg)
 	loaded := map[string]*lane{}
-	for _, row := range rows {
-		state := outbox.EndpointState{Endpoint: row}
-		state.Disabled = row.Disabled || lt.book.off[row.ID]
-		if h := lt.book.health[row.ID]; h != nil && h.Generation == row.Generation {
-			state.Failures, state.FirstFailure, state.Unusable = h.Failures, h.FirstFailure, h.Unusable
-		}
-		l, records := lt.load(state, "", due[row.ID])
-		loaded[row.ID] = l
-		delete(due, row.ID)
+	for _, state := range states {
+		l, records := lt.load(state, "", due[state.ID])
+		loaded[state.ID] = l
+		delete(due, state.ID)
 		lt.tellAll(records)
 	}
 	for id := range due {
@@ -245,6 +244,13 @@ func (lt *laneTest) seen(id string) *attempts {
 	lt.mu.Lock()
 	defer lt.mu.Unlock()
 	return lt.endpoints[id]
+}
+
+// made returns how many attempts an endpoint has seen so far.
+func (lt *laneTest) made(id string) int {
+	lt.mu.Lock()
+	defer lt.mu.Unlock()
+	return lt.endpoints[id].n
 }
 
 // quiet fails the test when the lanes still hold something: all their accounts must be back at zero.

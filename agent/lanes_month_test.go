@@ -106,11 +106,12 @@ func (m *month) crash() {
 func (m *month) tellDisabled() {
 	for i := range m.rows {
 		row := &m.rows[i]
-		if !m.book.off[row.ID] || row.Disabled {
+		s := m.book.state(*row)
+		if !s.Disabled || row.Disabled {
 			continue
 		}
-		if h := m.book.health[row.ID]; h.Failures != m.cfg.disableAfter {
-			m.t.Errorf("%s is disabled after %d failures in a row", row.ID, h.Failures)
+		if s.Failures != m.cfg.disableAfter {
+			m.t.Errorf("%s is disabled after %d failures in a row", row.ID, s.Failures)
 		}
 		m.disabled++
 		row.Disabled = true
@@ -179,16 +180,17 @@ func TestLanes_TheCounterOutlivesACrash(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		lt := newLaneTest(t, nil)
 		l := lt.endpoint("dead", always(failing(time.Second)))
+		row := outbox.Endpoint{ID: "dead", URL: "dead", Generation: 1}
 		lt.send(l, 200, 10)
-		for lt.book.health["dead"] == nil || lt.book.health["dead"].Failures < 60 {
+		for lt.book.state(row).Failures < 60 {
 			pass(500 * time.Millisecond)
 		}
-		recorded := lt.book.health["dead"].Failures
-		lt.crash([]outbox.Endpoint{{ID: "dead", URL: "dead", Generation: 1}})
-		made := lt.seen("dead").n
+		recorded := lt.book.state(row).Failures
+		lt.crash([]outbox.Endpoint{row})
+		made := lt.made("dead")
 		pass(time.Hour)
-		if after := lt.seen("dead").n - made; after != lt.cfg.disableAfter-recorded || !lt.book.off["dead"] {
-			t.Errorf("%d attempts after a crash at %d failures, disabled %t", after, recorded, lt.book.off["dead"])
+		if after, s := lt.made("dead")-made, lt.book.state(row); after != lt.cfg.disableAfter-recorded || !s.Disabled {
+			t.Errorf("%d attempts after a crash at %d failures, disabled %t", after, recorded, s.Disabled)
 		}
 	})
 }

@@ -23,20 +23,27 @@ func (c *Clock) Now() time.Time {
 	return r.there.Add(time.Since(r.here))
 }
 
-func (c *Clock) set(there, here time.Time) { c.last.Store(&reading{there, here}) }
+// set takes in what the database's clock showed between sent and now. As long as what is known already lies within that, it
+// stays: each round trip would move the clock a little to and fro.
+func (c *Clock) set(there, sent time.Time) (ahead time.Duration) {
+	uncertain := time.Since(sent) / 2
+	here := sent.Add(uncertain)
+	if r := c.last.Load(); r == nil || there.Sub(r.there.Add(here.Sub(r.here))).Abs() > uncertain {
+		c.last.Store(&reading{there, here})
+	}
+	return there.Sub(here)
+}
 
 // Clock returns the database's clock. TakeOver and Vitals look at it.
 func (db *DB) Clock() *Clock { return &db.clock }
 
-// readClock looks at the clock and returns how far it is ahead of this host's. What it shows belongs to the middle of the
-// round trip.
+// readClock looks at the clock and returns how far it is ahead of this host's, taking what it shows for the middle of the round
+// trip.
 func (db *DB) readClock(ctx context.Context, q querier) (ahead time.Duration, err error) {
 	var there time.Time
 	sent := time.Now()
 	if err := q.QueryRow(ctx, selectClock).Scan(&there); err != nil {
 		return 0, err
 	}
-	here := sent.Add(time.Since(sent) / 2)
-	db.clock.set(there, here)
-	return there.Sub(here), nil
+	return db.clock.set(there, sent), nil
 }
