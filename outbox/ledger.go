@@ -87,6 +87,7 @@ type ledgerStats struct {
 	recorded             atomic.Uint64 // LSN; everything up to it has its rows, which the checkpoint may not tell yet
 	failing              atomic.Pointer[string]
 	stalled              atomic.Bool
+	horizon              atomic.Bool // one was stored in this term
 }
 
 // LedgerStats is a view of the Ledger for metrics.

@@ -36,8 +36,8 @@ const (
 	backdated = time.Hour
 	// recordedInterval is how often AwaitRecorded looks whether the ledger has come to the horizon.
 	recordedInterval = 100 * time.Millisecond
-	// horizonStep is how many transactions a horizon must pass to be stored by a run that found nothing, so that a
-	// database in which nothing happens is not written to for the agent's own transactions.
+	// horizonStep is how many transactions a horizon must pass to be stored by a run that found nothing, after the first one
+	// of a term, so that a database in which nothing happens is not written to for the agent's own transactions.
 	horizonStep = 64
 )
 
@@ -296,7 +296,7 @@ func (db *DB) Reconcile(ctx context.Context, l *Ledger, h Horizon, gap bool) (ad
 			return added, db.cfg.explain("compare "+db.cfg.Table+" with the log", err)
 		}
 	}
-	if !gap && added == 0 && from != nil {
+	if !gap && added == 0 && from != nil && l.stats.horizon.Load() {
 		last, err := ParseSnapshot(*from)
 		if err == nil && h.xmin-last.xmin < horizonStep {
 			return 0, nil
@@ -391,6 +391,9 @@ where slot = $1`
 func (l *Ledger) setHorizon(ctx context.Context, h Horizon) error {
 	done := make(chan jobResult, 1)
 	_, err := l.await(ctx, &horizonJob{slot: l.cfg.Slot, Horizon: h, done: done}, done)
+	if err == nil {
+		l.stats.horizon.Store(true)
+	}
 	return err
 }
 
