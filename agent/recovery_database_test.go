@@ -93,7 +93,7 @@ func TestRecovery_ALockOnTheLogIsWaitedForWithinTheBoundsOfMemory(t *testing.T) 
 	if _, err := lock.Exec(context.Background(), `lock table webhooks.deliveries`); err != nil {
 		t.Fatal(err)
 	}
-	const large = 3000 // of a kilobyte, twelve times what may wait in memory
+	const large = 1500 // of a kilobyte, six times what may wait in memory
 	s.wrote(fmt.Sprintf(`insert into webhooks.outbox (type, venue, data) select 'lead.created', 'venue_1', to_json(repeat('x', 1000)) from generate_series(1, %d) returning id`, large))
 	s.unready("deliveries cannot be recorded")
 	s.agent.waitLog("lock timeout") // after five seconds
