@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"testing"
+	"time"
 
 	"github.com/quintago/webhook-agent/testenv"
 )
@@ -130,7 +131,13 @@ func TestRecovery_AFailoverThatLosesTransactionsIsGoneOnWith(t *testing.T) {
 func (s *outage) slotOnStandby(standby *testenv.Cluster) {
 	s.t.Helper()
 	conn := connectURL(s.t, standby.URL(s.env.Name))
+	var last time.Time
 	s.eventually(func() error {
+		// The copy lasts once the slot has moved on beyond where the standby began, so something must happen.
+		if time.Since(last) > 300*time.Millisecond {
+			last = time.Now()
+			s.event()
+		}
 		var ready bool
 		err := conn.QueryRow(s.t.Context(), `select exists (select from pg_replication_slots where slot_name = $1 and synced and not temporary)`, s.env.Slot).Scan(&ready)
 		if err == nil && !ready {
