@@ -14,7 +14,7 @@ SEED     ?=
 MINUTES  ?= 10
 VERSIONS := 14 15 16 17 18
 # Most tests wait for something nearly all the time, so more of them run at a time than there are cores.
-GO_TEST  := go test -parallel 6
+GO_TEST  := go test -parallel 4
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
