@@ -120,8 +120,8 @@ select pg_drop_replication_slot($1)`
 
 // PrepareSlot sees that the slot and the checkpoint exist and returns where to start. A new slot is noted in the
 // checkpoint as recovering before it is made, so that the outbox is swept even when the agent dies in between. With
-// replace a slot that is there is given up for a new one. It returns ErrSlotActive while another agent holds it. waiting is called again and again while the new slot waits for
-// other transactions to end.
+// replace a slot that is there is given up for a new one. It returns ErrSlotActive while another agent holds it. waiting is
+// called again and again while the new slot waits for other transactions to end.
 func (db *DB) PrepareSlot(ctx context.Context, t *Tailer, holder string, replace bool, waiting func(error)) (LSN, error) {
 	var active, lost, staysBehind bool
 	err := db.pool.QueryRow(ctx, selectSlot, db.cfg.Slot).Scan(&active, &lost, &staysBehind)
