@@ -283,7 +283,7 @@ func others(all []published) string {
 }
 
 const selectSlotState = `
-select coalesce(plugin, ''), coalesce(database, ''), database = current_database() and plugin = 'pgoutput', active, coalesce(wal_status, ''),
+select coalesce(plugin, ''), coalesce(database, ''), database = current_database() and plugin in ('pgoutput', ''), active, coalesce(wal_status, ''),
        temporary
 from pg_replication_slots where slot_name = $1`
 

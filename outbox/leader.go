@@ -174,9 +174,10 @@ func (db *DB) beginRecovery(ctx context.Context, t *Tailer, holder string) error
 	return db.cfg.explain("write the checkpoint", err)
 }
 
+// selectForeignSlot passes over a slot of this database without a plugin: another agent is just making it.
 const selectForeignSlot = `
 select coalesce(database, '') || ', plugin ' || coalesce(plugin, 'none') from pg_replication_slots
-where slot_name = $1 and (database, plugin) is distinct from (current_database(), 'pgoutput')`
+where slot_name = $1 and not coalesce(database = current_database() and plugin in ('pgoutput', ''), false)`
 
 const (
 	createSlot = `select pg_create_logical_replication_slot($1, 'pgoutput')`
