@@ -54,7 +54,7 @@ type DeliveryConfig struct {
 	Concurrency         int             `toml:"concurrency"` // attempts in flight, all endpoints together
 	EndpointConcurrency int             `toml:"endpoint_concurrency"`
 	ShutdownTimeout     time.Duration   `toml:"shutdown_timeout"`
-	QueueMemory         ByteSize        `toml:"queue_memory"` // bodies of events that wait in lanes
+	QueueMemory         ByteSize        `toml:"queue_memory"` // for events that wait in lanes
 }
 
 // NetworkConfig says which customers' URLs are acceptable beyond https on the public internet.

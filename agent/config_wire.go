@@ -46,6 +46,6 @@ func (c *Config) webhook(ctx context.Context) (*sink.Webhook, error) {
 		AllowHTTP:      c.Network.AllowHTTP,
 		AllowNetworks:  c.Network.AllowNetworks,
 		DenyAddrs:      append(deny, database...),
-		MaxIdlePerHost: c.Delivery.EndpointConcurrency,
+		MaxIdlePerHost: c.Delivery.Concurrency, // many endpoints may be on one host
 	})
 }

@@ -149,8 +149,8 @@ func (s *lanes) dropOtherVenueLocked(l *lane) []record {
 		if d.Venue == l.endpoint.Venue {
 			return false
 		}
-		l.bytes -= len(d.Body)
-		s.bytes -= len(d.Body)
+		l.bytes -= d.Size()
+		s.bytes -= d.Size()
 		d.Body = nil
 		records = append(records, recordResult(missed(d, otherVenue, now)))
 		return true

@@ -7,9 +7,10 @@ import (
 )
 
 const (
-	// laneLength bounds the deliveries that one lane holds in memory. The rest waits in the database.
-	laneLength = 1024
-	// laneShare is the part of the memory for bodies that one lane may take: an eighth, so that a few slow endpoints
+	// laneLength bounds the deliveries that one lane holds in memory. The rest waits in the database. It is what a quick
+	// endpoint takes in about a second, after which the ledger parks what waits: one that keeps up costs one row an event.
+	laneLength = 8192
+	// laneShare is the part of the memory for events that one lane may take: an eighth, so that a few slow endpoints
 	// with large events leave room for the others.
 	laneShare = 8
 	// slowAfter is when an attempt counts as slow.
@@ -26,7 +27,7 @@ type lane struct {
 	unusable string // why the endpoint cannot be sent to as registered; part of off
 
 	queue    []*outbox.Delivery
-	bytes    int                 // of the bodies in queue and in flight
+	bytes    int                 // of the deliveries in queue and in flight
 	held     map[string]struct{} // events in queue, in flight, or whose result is not committed yet
 	inFlight map[string]struct{} // events
 	// window is the lane's own limit of attempts in flight. It grows by one with each success up to
@@ -76,7 +77,7 @@ func (l *lane) canStart(cfg *lanesConfig) bool {
 
 // wantsRefill tells whether the lane is to be refilled once it is due.
 func (l *lane) wantsRefill() bool {
-	return l.off == "" && !l.due.IsZero() && !l.fetching && !l.full && len(l.queue) <= laneLength/2
+	return l.off == "" && !l.due.IsZero() && !l.fetching && !l.full && len(l.queue) <= refillBelow
 }
 
 // health is the lane's failure counter as it is to be recorded.

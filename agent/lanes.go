@@ -67,7 +67,7 @@ type lanes struct {
 	removed  map[string]*lane
 	inFlight int // attempts under way, until their results are handed to the ledger
 	unproven int // those of lanes that are not proven
-	bytes    int // of the bodies in all lanes
+	bytes    int // of the deliveries in all lanes
 	// ready are the lanes that can start an attempt, proven ones first, each list in turn; turn says which list is
 	// asked first.
 	ready [2][]*lane
@@ -151,16 +151,16 @@ func (s *lanes) fits(l *lane, d *outbox.Delivery) bool {
 	return !l.backlog && len(l.queue) < laneLength && s.hasRoom(l, d)
 }
 
-// hasRoom tells whether there is memory for a delivery's body. A lane may always hold one.
+// hasRoom tells whether there is memory for a delivery. A lane may always hold one.
 func (s *lanes) hasRoom(l *lane, d *outbox.Delivery) bool {
-	return l.bytes == 0 || l.bytes+len(d.Body) <= s.cfg.queueBytes/laneShare && s.bytes+len(d.Body) <= s.cfg.queueBytes
+	return l.bytes == 0 || l.bytes+d.Size() <= s.cfg.queueBytes/laneShare && s.bytes+d.Size() <= s.cfg.queueBytes
 }
 
 func (s *lanes) pushLocked(l *lane, d *outbox.Delivery) {
 	l.queue = append(l.queue, d)
 	l.held[d.EventID] = struct{}{}
-	l.bytes += len(d.Body)
-	s.bytes += len(d.Body)
+	l.bytes += d.Size()
+	s.bytes += d.Size()
 	s.listLocked(l)
 }
 
@@ -251,8 +251,8 @@ func (s *lanes) attempt(l *lane, d *outbox.Delivery) (*lane, *outbox.Delivery) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(l.inFlight, d.EventID)
-	l.bytes -= len(d.Body)
-	s.bytes -= len(d.Body)
+	l.bytes -= d.Size()
+	s.bytes -= d.Size()
 	d.Body = nil
 	s.inFlight--
 	if !l.proven {
@@ -402,8 +402,8 @@ func (s *lanes) turnOffLocked(l *lane, reason, except string) []record {
 	l.off = reason
 	var records []record
 	for _, d := range l.queue {
-		l.bytes -= len(d.Body)
-		s.bytes -= len(d.Body)
+		l.bytes -= d.Size()
+		s.bytes -= d.Size()
 		d.Body = nil
 		records = append(records, recordResult(missed(d, reason, now)))
 	}

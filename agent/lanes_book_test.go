@@ -338,11 +338,11 @@ func (b *book) due(ctx context.Context, wants []outbox.Want, now time.Time, maxB
 		b.mu.Lock()
 		size := b.rows[deliveryKey{d.EndpointID, d.EventID}].bodyBytes
 		b.mu.Unlock()
-		if read > 0 && read+size > maxBytes {
+		if read > 0 && read+size+outbox.DeliveryBytes > maxBytes {
 			r.More = true
 			continue
 		}
-		read += size
+		read += size + outbox.DeliveryBytes
 		b.mu.Lock()
 		b.bodies++
 		b.mu.Unlock()

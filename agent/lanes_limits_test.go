@@ -183,16 +183,17 @@ func TestLanes_LeaveWhatDoesNotFitToTheDatabaseAndFetchItLater(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		lt := newLaneTest(t, nil)
 		l := lt.endpoint("ep", always(ok(10*time.Millisecond)))
-		lt.send(l, 3000, 10)
+		const all = laneLength + 2000
+		lt.send(l, all, 10)
 		if n := lt.stats().queued; n >= laneLength+1 {
 			t.Errorf("%d deliveries queue in memory, the limit is %d", n, laneLength)
 		}
 		pass(100 * time.Millisecond)
-		if n := lt.book.count("ep", outbox.Pending); n < 3000-laneLength-100 {
+		if n := lt.book.count("ep", outbox.Pending); n < all-laneLength-100 {
 			t.Errorf("%d deliveries recorded as pending, want those beyond %d", n, laneLength)
 		}
 		pass(time.Minute)
-		lt.deliveredAll([]*lane{l}, 3000)
+		lt.deliveredAll([]*lane{l}, all)
 		lt.send(l, 10, 10)
 		if n := lt.stats().queued + lt.stats().inFlight; n != 10 {
 			t.Errorf("%d of 10 deliveries are in memory once the backlog is gone", n)
@@ -221,7 +222,7 @@ func TestLanes_ARefillDoesNotOverlookABacklogThatIsNotRecordedYet(t *testing.T) 
 		slowNext.Store(true)   // for the next that waits for the book: the batch below
 		lt.send(l, laneLength+10, 10)
 		late := lt.send(l, 1, 10)[0]
-		pass(time.Minute)
+		pass(2 * time.Minute)
 		seen := lt.seen("ep")
 		if seen.n != laneLength+11 || seen.times[late][0] < seen.lastOpen {
 			t.Errorf("the last delivery begins at %v, another one at %v", seen.times[late], seen.lastOpen)
@@ -234,9 +235,9 @@ func TestLanes_NewDeliveriesQueueUpBehindABacklog(t *testing.T) {
 		lt := newLaneTest(t, func(c *lanesConfig) { c.endpointConcurrency = 1 })
 		l := lt.endpoint("ep", always(ok(10*time.Millisecond)))
 		lt.send(l, 2*laneLength, 10)
-		pass(time.Second) // there is room in the queue again, and older deliveries in the database
+		pass(85 * time.Second) // there is room in the queue again, and older deliveries in the database
 		late := lt.send(l, 1, 10)[0]
-		pass(time.Minute)
+		pass(3 * time.Minute)
 		seen := lt.seen("ep")
 		if seen.n != 2*laneLength+1 || seen.times[late][0] < seen.lastOpen {
 			t.Errorf("the last delivery begins at %v, another one at %v", seen.times[late], seen.lastOpen)
@@ -245,9 +246,11 @@ func TestLanes_NewDeliveriesQueueUpBehindABacklog(t *testing.T) {
 }
 
 // TestLanes_MemoryStaysWithinQueueBytes has hung endpoints with large events: in memory stands what the limit allows,
-// or one body for each lane.
+// or one delivery for each lane.
 func TestLanes_MemoryStaysWithinQueueBytes(t *testing.T) {
-	const queueBytes, body = 8000, 300
+	const body = 300
+	const each = body + outbox.DeliveryBytes
+	const queueBytes = 27 * each
 	synctest.Test(t, func(t *testing.T) {
 		lt := newLaneTest(t, func(c *lanesConfig) { c.queueBytes, c.concurrency = queueBytes, 8 })
 		lanes := lt.many("ep", 20, func(_ string, n int) answer {
@@ -260,12 +263,12 @@ func TestLanes_MemoryStaysWithinQueueBytes(t *testing.T) {
 			lt.send(l, 40, body)
 		}
 		large := lt.endpoint("large", always(ok(15*time.Second)))
-		lt.send(large, 3, 3*queueBytes)
+		lt.send(large, 3, 3*queueBytes-outbox.DeliveryBytes)
 		peak := 0
 		for range 600 {
 			for _, l := range lanes {
 				lt.lanes.mu.Lock()
-				if l.bytes > queueBytes/laneShare && l.bytes > body {
+				if l.bytes > queueBytes/laneShare && l.bytes > each {
 					t.Errorf("lane %s holds %d bytes, want %d at most", l.id, l.bytes, queueBytes/laneShare)
 				}
 				lt.lanes.mu.Unlock()
@@ -273,7 +276,7 @@ func TestLanes_MemoryStaysWithinQueueBytes(t *testing.T) {
 			peak = max(peak, lt.stats().bytes-3*queueBytes)
 			pass(time.Second / 4)
 		}
-		if limit := queueBytes + len(lanes)*body; peak > limit {
+		if limit := queueBytes + len(lanes)*each; peak > limit {
 			t.Errorf("up to %d bytes in memory, want %d at most", peak, limit)
 		}
 		if reads := lt.book.reads; reads > 4000 {
@@ -294,7 +297,7 @@ func TestLanes_MemoryStaysWithinQueueBytes(t *testing.T) {
 func TestRefill_FetchesLittleMoreThanALaneMayHold(t *testing.T) {
 	const body = 300
 	synctest.Test(t, func(t *testing.T) {
-		lt := newLaneTest(t, func(c *lanesConfig) { c.queueBytes = 4 * body * laneShare })
+		lt := newLaneTest(t, func(c *lanesConfig) { c.queueBytes = 4 * (body + outbox.DeliveryBytes) * laneShare })
 		l := lt.endpoint("ep", always(ok(10*time.Millisecond)))
 		lt.send(l, 200, body)
 		pass(time.Minute)

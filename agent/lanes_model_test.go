@@ -32,7 +32,7 @@ func playSchedule(t *testing.T, seed uint64) {
 	random := rand.New(rand.NewPCG(seed, 2))
 	lt := newLaneTest(t, func(c *lanesConfig) {
 		c.concurrency, c.endpointConcurrency, c.disableAfter = 1+random.IntN(5), 1+random.IntN(3), 5+random.IntN(20)
-		c.queueBytes = 10 * laneShare * (1 + random.IntN(4)) // one to four bodies for each lane
+		c.queueBytes = (10 + outbox.DeliveryBytes) * laneShare * (1 + random.IntN(4)) // one to four deliveries for each lane
 	})
 	// Several goroutines draw from the same source: their order, and with it the schedule, is not quite fixed by the
 	// seed. The delays are long beside the attempts now and then, so that a result is committed in the middle of a

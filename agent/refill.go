@@ -9,9 +9,11 @@ import (
 )
 
 const (
-	// refillLanes and refillLength bound one refill: so many lanes, so many deliveries for each.
+	// refillLanes and refillLength bound one refill: so many lanes, so many deliveries for each. A lane is refilled when
+	// no more than refillBelow wait: a refill reads those that memory holds as well.
 	refillLanes  = 64
-	refillLength = 256
+	refillLength = 512
+	refillBelow  = 256
 	// refillPause is the wait after a refill that failed.
 	refillPause = time.Second
 )
@@ -100,7 +102,7 @@ func (s *lanes) nextWants(now time.Time) (wants []outbox.Want, room int, wait ti
 		room += max(0, s.cfg.queueBytes/laneShare-l.bytes)
 		wants = append(wants, outbox.Want{
 			EndpointID: l.id,
-			Limit:      len(l.held) + min(refillLength, laneLength-len(l.queue)),
+			Limit:      len(l.held) + refillLength,
 			Skip:       func(eventID string) bool { return s.holds(l, eventID) },
 		})
 	}

@@ -34,6 +34,12 @@ type Delivery struct {
 	recorded bool   // has a row; owned by the Ledger
 }
 
+// DeliveryBytes is what a Delivery takes in memory beside its body, roughly.
+const DeliveryBytes = 512
+
+// Size is what a Delivery takes in memory, in bytes, with its body.
+func (d *Delivery) Size() int { return len(d.Body) + DeliveryBytes }
+
 // Tracked is a batch of the stream with the deliveries that it asks for.
 type Tracked struct {
 	End        LSN // as in Batch

@@ -54,8 +54,8 @@ from unnest($1::text[]) w (endpoint_id),
               where endpoint_id = w.endpoint_id and status = 'pending' and next_attempt_at > $2
               order by next_attempt_at limit 1) d`
 
-// Due fetches what is due at now for the endpoints in wants, with the bodies, of which it reads about maxBytes at
-// most and one at least. The result has an entry for each endpoint asked for.
+// Due fetches what is due at now for the endpoints in wants, with the bodies: about maxBytes of deliveries (Delivery.Size)
+// at most and one at least. The result has an entry for each endpoint asked for.
 func (db *DB) Due(ctx context.Context, wants []Want, now time.Time, maxBytes int) (map[string]*Refill, error) {
 	ids, limits := make([]string, len(wants)), make([]int32, len(wants))
 	skip := make(map[string]func(string) bool, len(wants))
@@ -165,7 +165,7 @@ func (db *DB) bodies(ctx context.Context, deliveries []dueRow, maxBytes int) (ma
 		var id string
 		var n int
 		err := row.Scan(&id, &n)
-		size[id] = n
+		size[id] = n + DeliveryBytes
 		return struct{}{}, err
 	}, ids)
 	if err != nil {

@@ -94,7 +94,7 @@ func TestDue_StopsAtTheByteBudgetButNotBeforeOne(t *testing.T) {
 		addPending(t, env, fmt.Sprintf("evt_%d", i), "ep_1", now, i-10)
 	}
 	env.Exec(t, `update webhooks.outbox set data = json_build_object('x', (select string_agg(md5(random()::text), '') from generate_series(1, 40)))`) // 1.3 kB each
-	for maxBytes, want := range map[int][]string{0: {"evt_0"}, 3000: {"evt_0", "evt_1"}, 1 << 20: {"evt_0", "evt_1", "evt_2", "evt_3"}} {
+	for maxBytes, want := range map[int][]string{0: {"evt_0"}, 4000: {"evt_0", "evt_1"}, 1 << 20: {"evt_0", "evt_1", "evt_2", "evt_3"}} {
 		refills, err := db.Due(t.Context(), []Want{wantAll("ep_1", 10)}, now, maxBytes)
 		must(t, err)
 		r := refills["ep_1"]
