@@ -484,7 +484,12 @@ func (s *lanes) forgetLocked(d *outbox.Delivery) {
 func (s *lanes) requeued(endpointID string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if l := s.byID[endpointID]; l != nil {
+	switch l := s.byID[endpointID]; {
+	case l == nil: // its row is on the way to us, and the lane will look when it is made
+	case l.off != "":
+		s.late[endpointID] = struct{}{}
+		s.wakeRefill()
+	default:
 		s.dueLocked(l, s.cfg.now())
 	}
 }

@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"testing"
+	"time"
 
 	"github.com/quintago/webhook-agent/outbox"
 	"github.com/quintago/webhook-agent/secret"
@@ -11,6 +12,7 @@ import (
 
 // TestMain gives the tests of this package one PostgreSQL, whose databases begin with the agent's schema and publications.
 func TestMain(m *testing.M) {
+	vitalsInterval = 2 * time.Second
 	testenv.Main(m, testenv.Options{Template: migrateTemplate})
 	removeBinaries()
 }

@@ -17,19 +17,25 @@ const (
 	reconcileShare = 50
 	// barrierInterval is the wait before a comparison that could not be made is tried again.
 	barrierInterval = time.Second
+	// noteTimeout bounds what an ending session still writes.
+	noteTimeout = 2 * time.Second
 )
 
 // errCoverage ends a session: what the stream holds is not what it held when the term began. The next one begins with a sweep.
 var errCoverage = errors.New("the publications or the outbox's tables have changed; the stream begins anew and the outbox is swept")
 
 // reconcile compares the outbox with the delivery log, again and again, until ctx ends. After a gap the first comparison
-// completes the recovery.
+// completes the recovery. While the stream does not bring all, it does not bring all changes of endpoints and all replays either, so
+// these are loaded anew before each comparison.
 func (s *session) reconcile(ctx context.Context) {
 	gap, told := s.term.Gap, ""
 	for {
 		uncovered := s.uncovered.Load() != nil
-		recovered, took, err := s.compare(ctx, gap != "" || uncovered)
-		wait := barrierInterval
+		if uncovered {
+			s.reload(ctx)
+		}
+		recovered, took, err := s.compare(ctx, gap, uncovered)
+		wait := max(barrierInterval, reconcileShare*took)
 		if err == nil {
 			s.tellRecovered(recovered, gap, uncovered)
 			gap, told = "", ""
@@ -37,7 +43,7 @@ func (s *session) reconcile(ctx context.Context) {
 			if uncovered {
 				wait = max(uncoveredInterval, reconcileShare*took)
 			}
-		} else if text := err.Error(); text != told && ctx.Err() == nil {
+		} else if text := err.Error(); text != told && !errors.Is(err, errCoverage) && ctx.Err() == nil {
 			// Whatever is wrong with the database shows elsewhere too; this tells what it is that waits for it.
 			told = text
 			s.log.Warn("the outbox cannot be compared with the delivery log yet; trying again", "error", err)
@@ -55,25 +61,47 @@ func (s *session) reconcile(ctx context.Context) {
 }
 
 // compare makes one comparison and returns how long the database worked on it. While transactions have not ended that a
-// recovery must see, it returns an error that names them.
-func (s *session) compare(ctx context.Context, gap bool) (recovered int64, took time.Duration, err error) {
+// recovery must see, it returns an error that names the oldest. errCoverage tells that watch is about to end the session.
+func (s *session) compare(ctx context.Context, gap string, uncovered bool) (recovered int64, took time.Duration, err error) {
 	horizon, err := s.db.Horizon(ctx)
 	if err != nil {
 		return 0, 0, err
 	}
+	if !uncovered && !horizon.Coverage.Continues(s.term.Coverage) {
+		return 0, 0, errCoverage // a horizon of now would hide from the next term what was passed over
+	}
+	horizon.Completes = gap != "" && !uncovered
 	if !horizon.Passed(s.term.Barrier) {
-		blockers, err := s.db.Blockers(ctx)
+		blocker, err := s.db.Blocker(ctx)
 		if err != nil {
 			return 0, 0, err
 		}
-		return 0, 0, errors.New("a recovery ends when the transactions have ended that were open when it began: " + blockers)
+		return 0, 0, errors.New("a recovery ends when the transactions have ended that were open when it began, the oldest of them " + blocker)
 	}
 	if err := s.ledger.AwaitRecorded(ctx, horizon.LSN); err != nil {
 		return 0, 0, err
 	}
 	began := time.Now()
-	recovered, err = s.db.Reconcile(ctx, s.ledger, horizon, gap)
+	recovered, err = s.db.Reconcile(ctx, s.ledger, horizon, gap != "" || uncovered)
 	return recovered, time.Since(began), err
+}
+
+// reload has the router take over the endpoints and replays as they are in the database. An error shows elsewhere.
+func (s *session) reload(ctx context.Context) {
+	state, err := s.db.LoadState(ctx)
+	if err != nil {
+		return
+	}
+	done := make(chan struct{})
+	select {
+	case s.reloads <- reload{state, done}:
+	case <-ctx.Done():
+		return
+	}
+	select {
+	case <-done:
+	case <-ctx.Done():
+	}
 }
 
 // tellRecovered tells what a comparison has found.
@@ -91,16 +119,22 @@ func (s *session) tellRecovered(recovered int64, gap string, uncovered bool) {
 	}
 }
 
-// checkCoverage ends the session, by an error, when the stream may not hold what it held when the term began. When it does not hold the
-// outbox now and that cannot be mended from here, the session goes on and lives on comparisons, which is better than
-// standing still.
+// checkCoverage ends the session, by an error, when the stream may not hold what it held when the term began. When it does not bring
+// everything now and that cannot be mended from here, the session goes on and lives on comparisons, which is better than
+// standing still. In either case the next term begins with a sweep.
 func (s *session) checkCoverage(ctx context.Context) error {
 	now, err := s.db.Coverage(ctx)
 	if err != nil {
 		return nil // an error shows elsewhere
 	}
 	if now.Continues(s.term.Coverage) {
+		if s.uncovered.Load() != nil {
+			return errCoverage // all is as it was, but was not for a while
+		}
 		return nil
+	}
+	if !s.passedOver.Swap(true) {
+		s.noteGap(ctx)
 	}
 	s.mend(ctx)
 	problem := s.db.Published(ctx)
@@ -116,12 +150,22 @@ func (s *session) checkCoverage(ctx context.Context) error {
 	text := problem.Error()
 	if last := s.uncovered.Swap(&text); last == nil || *last != text {
 		s.log.Error("the stream does not bring all events any more; the outbox is compared with the delivery log instead", "error", problem)
-	}
-	select {
-	case s.uncover <- struct{}{}:
-	default:
+		select {
+		case s.uncover <- struct{}{}:
+		default:
+		}
 	}
 	return nil
+}
+
+// noteGap notes in the checkpoint that the stream passes events over. An error shows elsewhere; it is noted once more when the
+// session ends.
+func (s *session) noteGap(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), noteTimeout)
+	defer cancel()
+	if err := s.db.NoteGap(ctx, s.term); err != nil {
+		s.log.Debug("the gap could not be noted", "error", err)
+	}
 }
 
 // mend makes what is missing of the publications where the agent's role may. What it may not make, Preflight and checkCoverage

@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/quintago/webhook-agent/secret"
 	"github.com/quintago/webhook-agent/testenv"
 )
 
@@ -237,4 +238,33 @@ func answerWith(t *testing.T, answer string) string {
 		}
 	}()
 	return listener.Addr().String()
+}
+
+func TestRecovery_ASweepMayTakeLongerThanTheStatementTimeoutOfTheRole(t *testing.T) {
+	t.Parallel()
+	s := newOutage(t, testenv.NewDB(t))
+	s.agent.end()
+	s.env.Exec(t, `insert into webhooks.outbox (type, venue, data) select 'lead.created', 'venue_9', '{}' from generate_series(1, 200000)`)
+	s.env.Exec(t, `update webhooks.checkpoint set recovering = true, horizon = pg_current_snapshot()`) // none of them is to be looked at
+	s.event()
+	s.super(`alter database ` + s.env.Name + ` set statement_timeout = '50ms'`)
+	s.start()
+	s.eachOnce()
+}
+
+func TestCheck_RefusesAnOutboxWhoseRowsTheRoleCannotSee(t *testing.T) {
+	t.Parallel()
+	s := newQuietOutage(t, testenv.NewDB(t))
+	s.cfg.Database.URL = secret.New(leastPrivileged(t, s.env))
+	s.env.Exec(t, `alter table webhooks.outbox enable row level security`)
+	s.agent = start(t, s.cfg)
+	select {
+	case err := <-s.agent.done:
+		s.agent.once.Do(func() {})
+		if err == nil || !strings.Contains(err.Error(), "row-level security") || !strings.Contains(err.Error(), "BYPASSRLS") {
+			t.Errorf("the agent ends with %v", err)
+		}
+	case <-time.After(patience):
+		t.Errorf("the agent goes on; its log:\n%s", s.agent.log)
+	}
 }

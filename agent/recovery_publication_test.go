@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/url"
 	"testing"
@@ -223,4 +224,149 @@ func TestRecovery_ARowThatMovesWhileItIsBeingSentIsNotSentAgain(t *testing.T) {
 	s.wait(s.event()) // the stream has passed the move
 	s.receiver.Release()
 	s.eachOnce()
+}
+
+// The role may not mend, so the agent lives on comparisons. The transaction is open when the table comes back.
+func TestRecovery_ATransactionThatWasOpenWhileTheOutboxWasUnpublishedIsFound(t *testing.T) {
+	t.Parallel()
+	s := newQuietOutage(t, testenv.NewDB(t))
+	s.cfg.Database.URL = secret.New(leastPrivileged(t, s.env))
+	s.start()
+	s.settle()
+	s.env.Exec(t, `alter publication webhooks_outbox drop table webhooks.outbox`)
+	s.unready("does not bring all events")
+	s.wait(s.event()) // by a comparison
+	tx := s.hold()
+	var id string
+	if err := tx.QueryRow(context.Background(), s.insert, `"open"`).Scan(&id); err != nil {
+		t.Fatal(err)
+	}
+	s.env.Exec(t, `update webhooks.endpoints set description = 'changed since the last horizon'`)
+	s.env.Exec(t, `alter publication webhooks_outbox add table webhooks.outbox`)
+	s.agent.waitLog("the stream begins anew")
+	s.ready()
+	if err := tx.Commit(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	s.events = append(s.events, id)
+	s.eachOnce()
+}
+
+func TestRecovery_EndpointsThatAreNotPublishedAreLoadedBeforeEachComparison(t *testing.T) {
+	t.Parallel()
+	s := newQuietOutage(t, testenv.NewDB(t))
+	s.cfg.Database.URL = secret.New(leastPrivileged(t, s.env))
+	s.start()
+	s.settle()
+	off := testenv.StartReceiver(t, testSecret)
+	disabled := addEndpoint(t, s.env, "venue_1", off.URL, "*")
+	s.env.Exec(t, `alter publication webhooks_outbox_endpoints drop table webhooks.endpoints`)
+	s.unready("does not bring all events")
+	came := testenv.StartReceiver(t, testSecret)
+	registered := addEndpoint(t, s.env, "venue_1", came.URL, "*")
+	s.env.Exec(t, `update webhooks.endpoints set disabled_at = now() where id = $1`, disabled)
+	status := func(event, endpoint string) string {
+		return testenv.QueryOne[string](t, s.env, `select coalesce((select status from webhooks.deliveries where event_id = $1 and endpoint_id = $2), 'not there')`, event, endpoint)
+	}
+	// The subscriptions are at most one comparison old.
+	var event string
+	s.eventually(func() error {
+		event = s.event()
+		s.wait(event)
+		if got := status(event, registered); got != "succeeded" && got != "pending" {
+			return fmt.Errorf("the delivery to the new endpoint is %s", got)
+		}
+		return nil
+	})
+	s.eventually(func() error {
+		if to, from := status(event, registered), status(event, disabled); to != "succeeded" || from != "missed" {
+			return fmt.Errorf("the delivery is %s to the endpoint that came, %s to the one that was disabled", to, from)
+		}
+		return nil
+	})
+	seen := off.Count()
+	s.wait(s.event())
+	if n := off.Count(); n != seen {
+		t.Errorf("the endpoint got %d events after it was disabled", n-seen)
+	}
+	s.env.Exec(t, `alter publication webhooks_outbox_endpoints add table webhooks.endpoints`)
+	s.eachOnce()
+}
+
+func TestRecovery_AnOutboxRenamedAndNamedBackLosesNothing(t *testing.T) {
+	t.Parallel()
+	s := newOutage(t, testenv.NewDB(t))
+	s.env.Exec(t, `alter table webhooks.outbox rename to outbox_away`)
+	s.agent.waitLog("does not bring all events")
+	s.wrote(`insert into webhooks.outbox_away (type, venue, data) values ('lead.created', 'venue_1', '{}') returning id`)
+	s.env.Exec(t, `alter table webhooks.outbox_away rename to outbox`)
+	s.eachOnce()
+}
+
+// CREATE INDEX CONCURRENTLY and VACUUM hold such a lock for as long as they take.
+func TestRecovery_ALockThatMendingWaitsForHidesNothing(t *testing.T) {
+	t.Parallel()
+	s := newOutage(t, testenv.NewDB(t))
+	tx := s.hold()
+	s.env.Exec(t, `alter publication webhooks_outbox drop table webhooks.outbox`)
+	if _, err := tx.Exec(context.Background(), `lock table webhooks.outbox in share update exclusive mode`); err != nil {
+		t.Fatal(err)
+	}
+	s.wait(s.event())
+	s.unready("does not bring all events")
+	if err := tx.Rollback(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	s.eachOnce()
+}
+
+func TestRecovery_ATableThatIsNoneOfTheAgentsEndsNoTerm(t *testing.T) {
+	t.Parallel()
+	s := newQuietOutage(t, testenv.NewDB(t))
+	s.super(`drop publication webhooks_outbox`, `create publication webhooks_outbox for all tables with (publish = 'insert')`)
+	s.start()
+	s.settle()
+	before := s.coverage()
+	s.env.Exec(t, `create table public.staging (n int)`)
+	if now := s.coverage(); !now.Continues(before) {
+		t.Errorf("the coverage was\n%v and is\n%v", before, now)
+	}
+	s.eachOnce()
+}
+
+// A periodic comparison may come before the look that ends the session.
+func TestRecovery_AComparisonStoresNoHorizonOverAChangeOfWhatIsPublished(t *testing.T) {
+	t.Parallel()
+	s := newOutage(t, testenv.NewDB(t))
+	before := s.coverage()
+	s.agent.end()
+	s.env.Exec(t, `drop publication webhooks_outbox`)
+	s.env.Exec(t, `create publication webhooks_outbox for table webhooks.outbox, webhooks.replays with (publish = 'insert')`)
+	db := s.open()
+	late := &session{agent: &agent{db: db}, term: outbox.Term{Coverage: before}}
+	if _, _, err := late.compare(t.Context(), "", false); !errors.Is(err, errCoverage) {
+		t.Errorf("the comparison returns %v, want %v", err, errCoverage)
+	}
+	s.start()
+	s.eachOnce()
+}
+
+// open returns the agent's access to the database.
+func (s *outage) open() *outbox.DB {
+	s.t.Helper()
+	db, err := outbox.Open(s.t.Context(), s.cfg.outbox())
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	s.t.Cleanup(db.Close)
+	return db
+}
+
+func (s *outage) coverage() outbox.Coverage {
+	s.t.Helper()
+	c, err := s.open().Coverage(s.t.Context())
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return c
 }

@@ -2,7 +2,9 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"log/slog"
 	"strings"
 	"testing"
 
@@ -285,6 +287,82 @@ func TestRecovery_TheSlotOutlivesAFailoverWhereTheServerCanKeepIt(t *testing.T) 
 	s.start()
 	if got := kept(); got != want {
 		t.Errorf("failover of the slot that was there is %s, want %s", got, want)
+	}
+	s.eachOnce()
+}
+
+func TestRecovery_AStandbyThatMustMakeTheSlotIsNotReadyWhileThatWaits(t *testing.T) {
+	t.Parallel()
+	s, _ := ownOutage(t, nil)
+	standby := start(t, s.cfg)
+	standby.waitLog("standing by")
+	tx := s.hold()
+	writes(t, tx)
+	s.agent.end()
+	s.eventually(func() error { // before the standby streams from it, or in the middle
+		s.endConnections()
+		return testenv.ExecSQL(context.Background(), s.env.SuperuserURL, `select pg_drop_replication_slot('`+s.env.Slot+`')`)
+	})
+	s.agent = standby
+	event := s.event()
+	s.unready("creating it waits for transactions that are still writing")
+	if err := tx.Rollback(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	s.wait(event)
+	s.eachOnce()
+}
+
+// An agent wants a new slot for what it cannot decode. When another one holds the slot by then, that one has mended it.
+func TestRecovery_AWishForANewSlotDoesNotOutliveAnotherLeader(t *testing.T) {
+	t.Parallel()
+	s := newOutage(t, testenv.NewDB(t))
+	late := newSession(&agent{cfg: s.cfg, db: s.open(), log: slog.New(slog.DiscardHandler), holder: "late", warned: map[string]bool{}, replaceSlot: true})
+	defer late.tailer.Close()
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	done := make(chan error, 1)
+	go func() { done <- late.acquire(ctx) }() // ends with ctx
+	testenv.Eventually(t, patience, func() error {
+		if !late.standby.Load() {
+			return errors.New("it does not stand by")
+		}
+		return nil
+	})
+	cancel()
+	<-done
+	if late.replaceSlot {
+		t.Error("it would give the slot up once the leader is gone")
+	}
+	s.eachOnce()
+}
+
+func TestRecovery_AStreamThatBreaksDuringTheSweepIsNoOtherAgent(t *testing.T) {
+	t.Parallel()
+	s := newOutage(t, testenv.NewDB(t))
+	s.agent.end()
+	s.env.Exec(t, `update webhooks.checkpoint set recovering = true`)
+	event := s.event()
+	tx := s.hold()
+	if _, err := tx.Exec(context.Background(), `lock table webhooks.deliveries in exclusive mode`); err != nil {
+		t.Fatal(err)
+	}
+	s.agent = start(t, s.cfg)
+	s.eventually(func() error {
+		waiting := testenv.QueryOne[bool](t, s.env, `select exists (select from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock')`)
+		if !waiting {
+			return errors.New("the sweep does not wait yet")
+		}
+		return nil
+	})
+	s.super(`select pg_terminate_backend(active_pid) from pg_replication_slots where slot_name = '` + s.env.Slot + `'`)
+	s.agent.waitLog("cannot stream the outbox")
+	if err := tx.Rollback(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	s.wait(event)
+	if logged(s.agent, "another agent") == nil {
+		t.Errorf("there is no other agent:\n%s", s.agent.log)
 	}
 	s.eachOnce()
 }

@@ -55,6 +55,29 @@ func (r *router) load(ctx context.Context, state outbox.State) error {
 	return nil
 }
 
+// reload takes over a state that was loaded because the stream does not tell of all changes.
+func (r *router) reload(ctx context.Context, state outbox.State) error {
+	r.snapshot = state.Snapshot
+	gone := maps.Clone(r.subs.byID)
+	for _, e := range state.Endpoints {
+		delete(gone, e.ID)
+		if err := r.change(ctx, &outbox.EndpointChange{ID: e.ID, Endpoint: &e.Endpoint}); err != nil {
+			return err
+		}
+	}
+	for id := range gone {
+		if err := r.change(ctx, &outbox.EndpointChange{ID: id, Removed: true}); err != nil {
+			return err
+		}
+	}
+	for _, replay := range state.Replays {
+		if err := r.ledger.Replay(ctx, replay); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // examine returns what an endpoint wants and why it cannot be sent to, "" when it can.
 func (r *router) examine(e *outbox.Endpoint) (patterns, string) {
 	p, err := parsePatterns(e.Events)

@@ -18,8 +18,6 @@ import (
 const (
 	// standbyInterval is how often an agent that waits tries to get the slot.
 	standbyInterval = time.Second
-	// vitalsInterval is how often the slot's lag and the clocks are looked at.
-	vitalsInterval = 10 * time.Second
 	// silence is how long the stream may say nothing before the agent counts as not ready. The server speaks every
 	// half of its own timeout of ten seconds.
 	silence = 15 * time.Second
@@ -27,6 +25,9 @@ const (
 	// mostly to five minutes.
 	maxClockSkew = 30 * time.Second
 )
+
+// vitalsInterval is how often the slot's lag, the clocks and what is published are looked at. Tests do not wait that long.
+var vitalsInterval = 10 * time.Second
 
 // agent is the process: what outlives a session.
 type agent struct {
@@ -57,7 +58,9 @@ func Run(ctx context.Context, cfg *Config, log *slog.Logger) error {
 	}
 	a.holder = fmt.Sprintf("%s/%d", host, os.Getpid())
 	a.metrics = newMetrics(version, a.source())
-	if a.db, err = outbox.Open(ctx, cfg.outbox()); err != nil {
+	db := cfg.outbox()
+	db.Watchful = true
+	if a.db, err = outbox.Open(ctx, db); err != nil {
 		return err
 	}
 	defer a.db.Close()
@@ -109,6 +112,7 @@ func (a *agent) lead(ctx context.Context) error {
 		}
 		switch {
 		case errors.Is(err, outbox.ErrFenced):
+			a.replaceSlot = false // the other one has gone on from the slot as it is
 			a.log.Warn("another agent has taken over; standing by")
 		case errors.Is(err, errCoverage):
 			a.log.Warn(err.Error())
@@ -172,7 +176,7 @@ func (a *agent) ready() (string, error) {
 	if p := a.problem.Load(); p != nil {
 		return "", errors.New(*p)
 	}
-	return "", errors.New("starting")
+	return "", errors.New("not leading yet")
 }
 
 // source is what metrics ask the agent for.

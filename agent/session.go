@@ -28,18 +28,29 @@ type session struct {
 	ledger *outbox.Ledger
 	lanes  *lanes
 	term   outbox.Term
+	taken  atomic.Bool               // term is set, by takeOver
 	led    bool                      // it has begun to deliver
 	lease  atomic.Pointer[time.Time] // when it was last sure to lead; set by takeOver and keepLease
 	broken atomic.Bool               // the stream is down and being reconnected
 
 	recovering atomic.Bool            // events may have passed by unseen and the comparison is not complete
 	uncovered  atomic.Pointer[string] // why the stream does not bring all events; nil while it does
+	// passedOver tells that the stream has passed events over in this term, or may have.
+	passedOver atomic.Bool
 	// uncover wakes reconcile when uncovered is set; sent without waiting by watch, so one place is enough.
 	uncover chan struct{}
+	// reloads are sent by reconcile, which waits for each, and received by routeAll.
+	reloads chan reload
+}
+
+// reload asks for the router to take over what was loaded.
+type reload struct {
+	state outbox.State
+	done  chan<- struct{} // closed afterwards
 }
 
 func newSession(a *agent) *session {
-	return &session{agent: a, tailer: outbox.NewTailer(a.cfg.outbox(), a.log), uncover: make(chan struct{}, 1)}
+	return &session{agent: a, tailer: outbox.NewTailer(a.cfg.outbox(), a.log), uncover: make(chan struct{}, 1), reloads: make(chan reload)}
 }
 
 // run returns nil when ctx ended it, and otherwise why the session is over.
@@ -72,6 +83,9 @@ func (s *session) run(ctx context.Context) error {
 	if err = errors.Join(err, stream.Wait()); err == nil && ctx.Err() == nil {
 		err = context.Cause(take)
 	}
+	if s.passedOver.Load() {
+		s.noteGap(ctx) // a comparison that was under way may have ended a recovery since
+	}
 	return err
 }
 
@@ -95,14 +109,19 @@ func (s *session) acquire(ctx context.Context) error {
 		return err
 	}
 	for {
-		from, err := s.db.PrepareSlot(ctx, s.tailer, s.holder, s.replaceSlot, s.tellProblem)
+		from, err := s.db.PrepareSlot(ctx, s.tailer, s.holder, s.replaceSlot, func(err error) {
+			s.standby.Store(false) // nobody leads
+			s.tellProblem(err)
+		})
 		if err == nil {
 			err = s.tailer.Start(ctx, from)
 		}
-		if err == nil {
+		// The slot is a new one now, or another agent streams from it.
+		if err == nil || errors.Is(err, outbox.ErrSlotActive) {
 			s.replaceSlot = false
 		}
 		if !errors.Is(err, outbox.ErrSlotActive) {
+			s.standby.Store(false)
 			return err
 		}
 		if !s.standby.Swap(true) {
@@ -129,7 +148,11 @@ func (s *session) stream(take, hold context.Context, batches chan<- *outbox.Batc
 			s.replaceSlot = true
 			return err
 		}
+		if !s.taken.Load() {
+			return err // there is no term yet that could go on
+		}
 		s.broken.Store(true)
+		s.db.Reset() // what has broken the stream may have cut these connections off too
 		s.log.Warn("the stream broke; reconnecting", "error", err)
 		if time.Since(began) > soundConnection {
 			backoff = outbox.NewBackoff()
@@ -241,7 +264,7 @@ func (s *session) deliver(
 	if err == nil {
 		s.led = true
 		s.current.Store(s)
-		s.standby.Store(false)
+		s.problem.Store(nil)
 		s.log.Info("leading", "slot", s.cfg.Outbox.Slot, "epoch", s.term.Epoch, "from", s.term.LSN.String(), "endpoints", len(state.Endpoints))
 		err = s.routeAll(take, grace, router, batches)
 	}
@@ -265,6 +288,7 @@ func (s *session) takeOver(take, alive context.Context) (*router, outbox.State, 
 	}
 	now := time.Now()
 	s.lease.Store(&now)
+	s.taken.Store(true)
 	if s.term.Gap != "" {
 		s.recovering.Store(true)
 		s.metrics.swept.Add(float64(s.term.Swept))
@@ -316,6 +340,13 @@ func (s *session) routeAll(take, grace context.Context, r *router, batches <-cha
 		var b *outbox.Batch
 		select {
 		case b = <-batches:
+		case l := <-s.reloads:
+			err := r.reload(grace, l.state)
+			close(l.done)
+			if err != nil {
+				return err
+			}
+			continue
 		case <-take.Done():
 			return nil
 		}

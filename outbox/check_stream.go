@@ -94,7 +94,7 @@ func (db *DB) checkPrivileges(ctx context.Context, tx pgx.Tx) ([]Finding, error)
 }
 
 const selectRelation = `
-select c.relkind::text, c.relpersistence::text
+select c.relkind::text, c.relpersistence::text, row_security_active(c.oid)
 from pg_class c join pg_namespace n on n.oid = c.relnamespace
 where n.nspname = $1 and c.relname = $2`
 
@@ -110,8 +110,11 @@ order by a.attnum`
 func (db *DB) checkOutbox(ctx context.Context, tx pgx.Tx) ([]Finding, error) {
 	schema, table := db.cfg.tableName()
 	thing := "outbox " + db.cfg.Table
-	var kind, persistence string
-	err := tx.QueryRow(ctx, selectRelation, schema, table).Scan(&kind, &persistence)
+	var (
+		kind, persistence string
+		hidesRows         bool
+	)
+	err := tx.QueryRow(ctx, selectRelation, schema, table).Scan(&kind, &persistence, &hidesRows)
 	switch {
 	case errors.Is(err, pgx.ErrNoRows):
 		return []Finding{failure(thing, "correct outbox.table, or run webhook-agent migrate for the agent's own table", "there is no such table")}, nil
@@ -121,6 +124,9 @@ func (db *DB) checkOutbox(ctx context.Context, tx pgx.Tx) ([]Finding, error) {
 		return []Finding{failure(thing, "name the table that the app inserts into", "it is not a table, so it has no stream")}, nil
 	case persistence != "p":
 		return []Finding{failure(thing, "ALTER TABLE "+db.cfg.table()+" SET LOGGED", "it is not logged, so it has no stream")}, nil
+	case hidesRows:
+		return []Finding{failure(thing, "ALTER ROLE … BYPASSRLS for the agent's role, or make it the owner of the table",
+			"row-level security hides rows from the agent that the stream brings, so it could not find again what it has missed")}, nil
 	}
 	types := map[string]string{}
 	_, err = queryRows(ctx, tx, selectColumns, func(row pgx.CollectableRow) (struct{}, error) {

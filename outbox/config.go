@@ -23,6 +23,9 @@ type Config struct {
 	Publication string
 	// Slot is the name of the replication slot and the key of the checkpoint. Names of slots are cluster-wide.
 	Slot string
+	// Watchful has a DB give up a statement that has no answer for answerTimeout, and not heed the statement_timeout of its role:
+	// for a process that must go on by itself. Nobody waits for its statements as for those of a command.
+	Watchful bool
 }
 
 // Columns maps the columns of an outbox table that an app already has.
@@ -68,6 +71,8 @@ func (c Config) connConfig() (*pgx.ConnConfig, error) {
 	if _, ok := cc.RuntimeParams["application_name"]; !ok {
 		cc.RuntimeParams["application_name"] = applicationName
 	}
+	// Row-level security would hide rows from queries that the stream brings: better an error than a comparison that finds nothing.
+	cc.RuntimeParams["row_security"] = "off"
 	// A time without zone is UTC, in a query as in the stream, whatever the server's own zone.
 	cc.RuntimeParams["timezone"] = "UTC"
 	return cc, nil

@@ -27,7 +27,11 @@ select coalesce((select string_agg(fact, ' ' order by fact) from (
            union all
            select format('member %s/%s', r.oid, r.xmin) from pg_publication_rel r join pg_publication p on p.oid = r.prpubid where p.pubname = any($1)
            union all
-           select format('streamed %s.%s', schemaname, tablename) from pg_publication_tables where pubname = any($1)
+           -- A publication may hold other tables too, even all.
+           select format('streamed %s.%s', schemaname, tablename) from pg_publication_tables
+           where pubname = any($1) and (schemaname, tablename) in
+                 (select n.nspname, c.relname from pg_class c join pg_namespace n on n.oid = c.relnamespace
+                  where c.oid in (select to_regclass(name) from unnest($2::text[]) name union all select relid from pg_partition_tree(to_regclass($3))))
            union all
            select format('table %s', to_regclass(name)::oid) from unnest($2::text[]) name
        ) facts), ''),
@@ -100,6 +104,9 @@ select p.oid is not null,
        coalesce((select bool_and(pg_has_role(c.relowner, 'USAGE')) from unnest($2::text[]) t (name) join pg_class c on c.oid = to_regclass(t.name)), false)
 from (select) here left join pg_publication p on p.pubname = $1`
 
+// setLockTimeout keeps a table that is being vacuumed or indexed from holding up more than the mending of its publication.
+const setLockTimeout = `set local lock_timeout = '1s'`
+
 // MendPublications makes what is missing of the publications, as far as the role may, and tells what it did. What it may not
 // make it leaves to Preflight, which says so.
 func (db *DB) MendPublications(ctx context.Context) (mended []string, err error) {
@@ -109,7 +116,13 @@ func (db *DB) MendPublications(ctx context.Context) (mended []string, err error)
 			return mended, db.cfg.explain("look at publication "+p.name, err)
 		}
 		for _, statement := range statements {
-			if _, err := db.pool.Exec(ctx, statement); err != nil && SQLState(err) != codeDuplicateObject { // another agent was quicker
+			err := pgx.BeginFunc(ctx, db.pool, func(tx pgx.Tx) error {
+				if err := exec(ctx, tx, setLockTimeout); err != nil {
+					return err
+				}
+				return exec(ctx, tx, statement)
+			})
+			if err != nil && SQLState(err) != codeDuplicateObject { // another agent was quicker
 				return mended, db.cfg.explain("mend publication "+p.name, err)
 			}
 			mended = append(mended, statement)

@@ -16,8 +16,15 @@ import (
 // monitoring.
 const poolSize = 4
 
-// connLifetime is how long a setting that was changed for the role or the database may stay with a connection of the pool.
-const connLifetime = time.Minute
+const (
+	// connLifetime is how long a setting that was changed for the role or the database may stay with a connection of the pool.
+	connLifetime = time.Minute
+	// answerTimeout is how long a statement may take, but for those that are unhurried. A connection whose other end is
+	// gone without a word is noticed by it: behind a proxy or a network translator nothing else tells.
+	answerTimeout = 15 * time.Second
+	pingTimeout   = 5 * time.Second
+	closeTimeout  = 5 * time.Second
+)
 
 // DB is the agent's small pool of ordinary connections. Its methods are safe for concurrent use.
 type DB struct {
@@ -42,6 +49,12 @@ func Open(ctx context.Context, cfg Config) (*DB, error) {
 	pc.MaxConns = poolSize
 	pc.MaxConnLifetime = connLifetime
 	pc.AfterConnect = durable
+	pc.PingTimeout = pingTimeout
+	if cfg.Watchful {
+		// What walks the outbox may take longer than is set for the role, and would begin anew for ever.
+		cc.RuntimeParams["statement_timeout"] = "0"
+		cc.Tracer = deadlines{}
+	}
 	pool, err := pgxpool.NewWithConfig(ctx, pc)
 	if err != nil {
 		return nil, fmt.Errorf("prepare connection pool: %w", err)
@@ -57,8 +70,47 @@ select set_config('synchronous_commit', 'local', false) where current_setting('s
 // holds is confirmed to the server, which then forgets the WAL before it.
 func durable(ctx context.Context, conn *pgx.Conn) error { return exec(ctx, conn, durableCommits) }
 
-// Close closes all connections of the pool.
-func (db *DB) Close() { db.pool.Close() }
+// deadlines gives each statement answerTimeout. It implements pgx.QueryTracer, whose context is the statement's.
+type deadlines struct{}
+
+type (
+	cancelKey    struct{} // of the function that frees a statement's deadline
+	unhurriedKey struct{} // of a mark that a statement has none
+)
+
+// unhurried lets a statement take as long as it takes.
+func unhurried(ctx context.Context) context.Context {
+	return context.WithValue(ctx, unhurriedKey{}, true)
+}
+
+// TraceQueryStart implements pgx.QueryTracer.
+func (deadlines) TraceQueryStart(ctx context.Context, _ *pgx.Conn, _ pgx.TraceQueryStartData) context.Context {
+	if ctx.Value(unhurriedKey{}) != nil {
+		return ctx
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, answerTimeout, fmt.Errorf("the database has not answered for %s", answerTimeout))
+	return context.WithValue(ctx, cancelKey{}, cancel)
+}
+
+// TraceQueryEnd implements pgx.QueryTracer.
+func (deadlines) TraceQueryEnd(ctx context.Context, _ *pgx.Conn, _ pgx.TraceQueryEndData) {
+	if cancel, ok := ctx.Value(cancelKey{}).(context.CancelFunc); ok {
+		cancel()
+	}
+}
+
+// Close closes all connections of the pool. It waits for the server for closeTimeout at most.
+func (db *DB) Close() {
+	closed := make(chan struct{})
+	go func() { // ends with the pool
+		db.pool.Close()
+		close(closed)
+	}()
+	select {
+	case <-closed:
+	case <-time.After(closeTimeout):
+	}
+}
 
 // Reset has later calls use new connections.
 func (db *DB) Reset() { db.pool.Reset() }

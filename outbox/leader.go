@@ -47,15 +47,16 @@ type checkpoint struct {
 	timeline    int32
 	database    string
 	horizon     *string
+	horizonAt   *time.Time
 	fingerprint *string // Coverage.Fingerprint
 	relations   []string
 }
 
 const selectCheckpoint = `
-select lsn, recovering, system_identifier, timeline, database, horizon::text, coverage, relations from webhooks.checkpoint where slot = $1`
+select lsn, recovering, system_identifier, timeline, database, horizon::text, horizon_at, coverage, relations from webhooks.checkpoint where slot = $1`
 
 func scanCheckpoint(row pgx.Row) (c checkpoint, err error) {
-	err = row.Scan(&c.lsn, &c.recovering, &c.systemID, &c.timeline, &c.database, &c.horizon, &c.fingerprint, &c.relations)
+	err = row.Scan(&c.lsn, &c.recovering, &c.systemID, &c.timeline, &c.database, &c.horizon, &c.horizonAt, &c.fingerprint, &c.relations)
 	return c, err
 }
 
@@ -110,10 +111,12 @@ func (c checkpoint) gap(s server) (reason string, void bool) {
 	return "", false
 }
 
-// selectSlot also tells whether the slot could be copied to standbys and is not; before PostgreSQL 17 there is no such column.
+// selectSlot also tells whether an ordinary session is making the slot, and whether it could be copied to standbys and is not;
+// before PostgreSQL 17 there is no such column.
 const selectSlot = `
-select active, coalesce(wal_status, '') = 'lost', coalesce(to_jsonb(s) ->> 'failover', '') = 'false'
-from pg_replication_slots s where slot_name = $1 and database = current_database() and plugin = 'pgoutput'`
+select active, coalesce(a.backend_type, '') = 'client backend', coalesce(wal_status, '') = 'lost', coalesce(to_jsonb(s) ->> 'failover', '') = 'false'
+from pg_replication_slots s left join pg_stat_activity a on a.pid = s.active_pid
+where slot_name = $1 and database = current_database() and plugin in ('pgoutput', '')`
 
 const dropSlot = `
 select pg_drop_replication_slot($1)`
@@ -123,9 +126,11 @@ select pg_drop_replication_slot($1)`
 // replace a slot that is there is given up for a new one. It returns ErrSlotActive while another agent holds it. waiting is
 // called again and again while the new slot waits for other transactions to end.
 func (db *DB) PrepareSlot(ctx context.Context, t *Tailer, holder string, replace bool, waiting func(error)) (LSN, error) {
-	var active, lost, staysBehind bool
-	err := db.pool.QueryRow(ctx, selectSlot, db.cfg.Slot).Scan(&active, &lost, &staysBehind)
+	var active, inCreation, lost, staysBehind bool
+	err := db.pool.QueryRow(ctx, selectSlot, db.cfg.Slot).Scan(&active, &inCreation, &lost, &staysBehind)
 	switch {
+	case err == nil && active && inCreation:
+		return 0, db.slotInCreation(ctx)
 	case err == nil && active:
 		return 0, ErrSlotActive // found out here, it leaves no error in the server's log
 	case err == nil && (replace || lost):
@@ -174,6 +179,26 @@ func (db *DB) beginRecovery(ctx context.Context, t *Tailer, holder string) error
 	return db.cfg.explain("write the checkpoint", err)
 }
 
+// slotInCreation returns the Problem that another session is making the slot: that of another agent, or of one that was killed.
+func (db *DB) slotInCreation(ctx context.Context) error {
+	p, err := db.waitsForOthers(ctx)
+	if err != nil {
+		return err
+	}
+	return p
+}
+
+// waitsForOthers tells which transaction the creation of the slot waits for.
+func (db *DB) waitsForOthers(ctx context.Context) (*Problem, error) {
+	blocker, err := db.Blocker(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return &Problem{Thing: fmt.Sprintf("replication slot %q", db.cfg.Slot),
+		Reason: "creating it waits for transactions that are still writing, the oldest of them " + blocker,
+		Remedy: "let them end; the agent goes on by itself"}, nil
+}
+
 // selectForeignSlot passes over a slot of this database without a plugin: another agent is just making it.
 const selectForeignSlot = `
 select coalesce(database, '') || ', plugin ' || coalesce(plugin, 'none') from pg_replication_slots
@@ -209,7 +234,7 @@ func (db *DB) createSlot(ctx context.Context, t *Tailer, holder string, waiting 
 	}
 	done := make(chan error, 1) // sent to once by the goroutine below
 	go func() {                 // ends with the creation or ctx
-		_, err := db.pool.Exec(ctx, create, db.cfg.Slot)
+		_, err := db.pool.Exec(unhurried(ctx), create, db.cfg.Slot)
 		done <- err
 	}()
 	tick := time.NewTicker(blockersAfter)
@@ -222,25 +247,29 @@ func (db *DB) createSlot(ctx context.Context, t *Tailer, holder string, waiting 
 			}
 			return db.cfg.explain(fmt.Sprintf("create slot %q", db.cfg.Slot), err)
 		case <-tick.C:
-			blockers, err := db.Blockers(ctx)
-			if err != nil {
-				continue // the creation itself tells
+			if p, err := db.waitsForOthers(ctx); err == nil { // else the creation itself tells
+				waiting(p)
 			}
-			waiting(&Problem{Thing: fmt.Sprintf("replication slot %q", db.cfg.Slot),
-				Reason: "creating it waits for transactions that are still writing: " + blockers,
-				Remedy: "let them end; the agent goes on by itself"})
 		}
 	}
 }
 
-const selectBlockers = `
-select coalesce(string_agg(format('pid %s of %s in %s since %s', pid, coalesce(usename, '?'), coalesce(datname, '?'), coalesce(date_trunc('second', xact_start)::text, 'a time that only pg_read_all_stats may see')), ', '), 'unknown')
-from (select * from pg_stat_activity where backend_xid is not null and pid <> pg_backend_pid() order by xact_start limit 3) a`
+// selectBlocker goes by the age of transaction ids: when a transaction began only pg_read_all_stats may see.
+const selectBlocker = `
+select format('%s of %s in %s since %s', who, coalesce(role, '?'), coalesce(database, '?'), coalesce(date_trunc('second', since)::text, 'a time that only pg_read_all_stats may see'))
+from (select 'pid ' || pid as who, usename as role, datname as database, xact_start as since, backend_xid as xid
+      from pg_stat_activity where backend_xid is not null and pid <> pg_backend_pid()
+      union all
+      select 'prepared transaction ' || gid, owner, database, prepared, transaction from pg_prepared_xacts) open
+order by age(xid) desc limit 1`
 
-// Blockers names the oldest transactions that are writing, anywhere in the cluster.
-func (db *DB) Blockers(ctx context.Context) (blockers string, err error) {
-	err = db.pool.QueryRow(ctx, selectBlockers).Scan(&blockers)
-	return blockers, db.cfg.explain("look for long transactions", err)
+// Blocker names the oldest transaction that is writing, anywhere in the cluster.
+func (db *DB) Blocker(ctx context.Context) (blocker string, err error) {
+	err = db.pool.QueryRow(ctx, selectBlocker).Scan(&blocker)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return "unknown", nil
+	}
+	return blocker, db.cfg.explain("look for long transactions", err)
 }
 
 const lockCheckpoint = selectCheckpoint + ` for update`
@@ -249,10 +278,21 @@ const takeOver = `
 update webhooks.checkpoint
 set epoch = epoch + 1, holder = $2, system_identifier = $3, timeline = $4, database = current_database(), updated = now(),
     recovering = recovering or $5, lsn = case when $6 then '0/0' else lsn end,
-    -- transaction ids of another server mean nothing here
-    horizon = case when not $7 then horizon end
+    -- A horizon of another server or of a state that was not restored means nothing here, and neither does one that is so old that
+    -- 32 bits do not tell it from the future.
+    horizon = case when not $7 and pg_snapshot_xmin(horizon)::text::bigint between pg_snapshot_xmax(pg_current_snapshot())::text::bigint - 2000000000
+                                                                               and pg_snapshot_xmax(pg_current_snapshot())::text::bigint then horizon end
 where slot = $1
 returning epoch, sequence, lsn, pg_current_xact_id()::text::bigint`
+
+const noteGap = `
+update webhooks.checkpoint set recovering = true where slot = $1 and epoch = $2`
+
+// NoteGap notes that the stream passes events over in this term: the next one begins with a sweep.
+func (db *DB) NoteGap(ctx context.Context, term Term) error {
+	_, err := db.pool.Exec(ctx, noteGap, db.cfg.Slot, term.Epoch)
+	return db.cfg.explain("write the checkpoint", err)
+}
 
 const selectInsertLSN = `select pg_current_wal_insert_lsn()`
 
@@ -284,7 +324,7 @@ func (db *DB) TakeOver(ctx context.Context, t *Tailer, holder string) (Term, err
 		s.coverage = term.Coverage
 		var void bool
 		term.Gap, void = c.gap(s)
-		row := tx.QueryRow(ctx, takeOver, db.cfg.Slot, holder, t.System.SystemID, t.System.Timeline, term.Gap != "", void, c.foreign(s))
+		row := tx.QueryRow(ctx, takeOver, db.cfg.Slot, holder, t.System.SystemID, t.System.Timeline, term.Gap != "", void, c.foreign(s) || c.lsn > s.insert)
 		return row.Scan(&term.Epoch, &term.Sequence, &term.LSN, &term.Barrier)
 	})
 	if err != nil {

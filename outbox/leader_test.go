@@ -110,10 +110,11 @@ func TestLeader_SeveralAgentsPrepareTheSlotAtOnce(t *testing.T) {
 	var agents errgroup.Group
 	for range poolSize {
 		agents.Go(func() error {
-			if _, err := db.PrepareSlot(t.Context(), &Tailer{}, "test", false, func(error) {}); !errors.Is(err, ErrSlotActive) {
-				return err // a slot that another agent is making is active
+			_, err := db.PrepareSlot(t.Context(), &Tailer{}, "test", false, func(error) {})
+			if p, ok := errors.AsType[*Problem](err); ok && !p.Fatal && strings.Contains(p.Reason, "creating it waits") {
+				return nil // another one is making it
 			}
-			return nil
+			return err
 		})
 	}
 	if err := agents.Wait(); err != nil {
@@ -125,6 +126,40 @@ func TestLeader_SeveralAgentsPrepareTheSlotAtOnce(t *testing.T) {
 	if n := testenv.QueryOne[int64](t, env, `select count(*) from pg_replication_slots where slot_name = $1`, env.Slot); n != 1 {
 		t.Errorf("%d slots", n)
 	}
+}
+
+// Such a horizon comes with tables that were restored into a cluster of an earlier state.
+func TestTakeOver_DoesNotBelieveAHorizonOfTheFuture(t *testing.T) {
+	t.Parallel()
+	for name, lsn := range map[string]string{"and the position too": "FF/0", "and the position is of the past": "0/1"} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			db, env := openDB(t)
+			addEndpoint(t, env, "ep_1", "venue_a", "*")
+			takeTerm(t, db)
+			addEvents(t, env, "evt", 3)
+			env.Exec(t, `update webhooks.checkpoint set horizon = '900000000:900000000:', horizon_at = now(), lsn = $1::text::pg_lsn, recovering = true`, lsn)
+			if term := takeTerm(t, db); term.Swept != 3 {
+				t.Errorf("%s: swept %d, want 3", term.Gap, term.Swept)
+			}
+		})
+	}
+}
+
+func TestBlocker_NamesAPreparedTransaction(t *testing.T) {
+	t.Parallel()
+	cluster := testenv.NewCluster(t, testenv.Options{Settings: map[string]string{"max_prepared_transactions": "1"}})
+	env := cluster.NewDB(t)
+	db, err := Open(t.Context(), testConfig(env.URL, env.Slot))
+	must(t, err)
+	t.Cleanup(db.Close)
+	env.Exec(t, `begin; select pg_current_xact_id(); prepare transaction 'orphan'`)
+	blocker, err := db.Blocker(t.Context())
+	must(t, err)
+	if !strings.HasPrefix(blocker, "prepared transaction orphan of agent in "+env.Name) {
+		t.Errorf("the blocker is %q", blocker)
+	}
+	env.Exec(t, `rollback prepared 'orphan'`)
 }
 
 func TestLoadState_HoldsWhatTheAgentNeeds(t *testing.T) {

@@ -31,7 +31,7 @@ const (
 	idleInterval = 10 * time.Second
 	idleBytes    = 1 << 20
 	// commitTimeout bounds one transaction; after it the connection is given up and the transaction tried again.
-	commitTimeout = 30 * time.Second
+	commitTimeout = answerTimeout
 )
 
 // LedgerConfig connects a Ledger with its surroundings. The functions are called by the Ledger's goroutine; they must

@@ -22,7 +22,8 @@ import (
 // subtransaction, which no snapshot lists.
 //
 // There are two kinds of comparison. After a gap (Term.Gap) all of the outbox is walked, and an event is matched with the
-// endpoints that exist now and existed when it was created. In the periodic run nothing is known to have gone wrong:
+// endpoints that exist now and existed when it was created, or when the last horizon was taken if it was committed after that: created
+// is the start of its transaction, or whatever the app has written. In the periodic run nothing is known to have gone wrong:
 // it reads the latest rows only and leaves out endpoints that have changed since the last horizon, because the stream may have been
 // right to pass their events over.
 
@@ -47,6 +48,8 @@ type Horizon struct {
 	LSN      LSN
 	At       time.Time
 	Coverage Coverage
+	// Completes tells that a recovery is over once this horizon is stored.
+	Completes bool
 
 	xmin uint64
 }
@@ -70,22 +73,39 @@ func (db *DB) Horizon(ctx context.Context) (h Horizon, err error) {
 // Passed tells that every transaction up to this one has ended and is visible.
 func (h Horizon) Passed(xid uint64) bool { return h.xmin > xid }
 
-// comparison says which rows of the outbox to look at.
+// comparison says which rows of the outbox to look at, and for which endpoints.
 type comparison struct {
 	from      *string   // the last horizon; nil when there is none, so that all rows are looked at
+	later     *string   // a snapshot that sees all transactions that had begun when from was taken; nil when from is
+	at        time.Time // when from was taken
 	known     []uint32  // the tables that it speaks of; nil for all
 	to        *string   // the new horizon; nil to look at all that is visible
 	periodic  bool      // no gap is known
-	since     time.Time // of a periodic comparison
 	endpoints *string   // only endpoints that have not changed since this horizon
 }
 
-// wants is the condition that an endpoint e wants an event, given the expressions for the event's venue, created and type:
-// the patterns of package agent in SQL.
-func wants(venue, created, eventType string) string {
+// after sets what the last horizon tells.
+func (c *comparison) after(horizon *string, at *time.Time) error {
+	if horizon == nil || at == nil {
+		return nil
+	}
+	s, err := ParseSnapshot(*horizon)
+	later := fmt.Sprintf("%d:%[1]d:", s.xmax)
+	c.from, c.later, c.at = horizon, &later, *at
+	return err
+}
+
+// wants is the condition that an endpoint e wants an event, given the expressions for the event's venue, type and the time until which it can have
+// been registered: the patterns of package agent in SQL.
+func wants(venue, until, eventType string) string {
 	return fmt.Sprintf(`e.venue = %[1]s and e.created <= %[2]s
       and exists (select from unnest(e.events) p where p in ('*', %[3]s) or (right(p, 2) = '.*' and starts_with(%[3]s, left(p, -1))))`,
-		venue, created, eventType)
+		venue, until, eventType)
+}
+
+// registeredUntil is the expression for until, given that for created and the parameters for comparison.later and at.
+func registeredUntil(created, later, at string) string {
+	return fmt.Sprintf("greatest(%s, case when not webhooks.handed_over(o.xmin, %s::text::pg_snapshot) then %s::timestamptz end)", created, later, at)
 }
 
 // eventColumns returns the expressions for an event's id, venue, created and type, with the values that the stream would give
@@ -102,30 +122,31 @@ func (db *DB) eventColumns() (id, venue, created, eventType string) {
 // so that the many rows of a gap are each read once; in a periodic comparison only the latest rows that lack one.
 func (db *DB) findSQL(periodic bool) string {
 	id, venue, created, eventType := db.eventColumns()
-	unseen := `not (webhooks.handed_over(o.xmin, $1::text::pg_snapshot) and coalesce(o.tableoid = any($2::oid[]), true))
+	until := registeredUntil(created, "$6", "$7")
+	unseen := id + ` is not null and not (webhooks.handed_over(o.xmin, $1::text::pg_snapshot) and coalesce(o.tableoid = any($2::oid[]), true))
   and ($3::text is null or webhooks.handed_over(o.xmin, $3::text::pg_snapshot))`
-	lacking := func(id, venue, created, eventType string) string {
+	lacking := func(id, venue, until, eventType string) string {
 		return fmt.Sprintf(`exists (select from webhooks.endpoints e
       where %[1]s
       and ($4::text is null or webhooks.handed_over(e.xmin, $4::text::pg_snapshot))
       and not exists (select from webhooks.deliveries d where d.event_id = %[2]s and d.endpoint_id = e.id))`,
-			wants(venue, created, eventType), id)
+			wants(venue, until, eventType), id)
 	}
 	if periodic {
 		return fmt.Sprintf(`
 select %[1]s::text, true from %[2]s o
 where o.%[3]s >= $5::timestamptz and %[4]s
   and %[5]s limit %[6]d`,
-			id, db.cfg.table(), quoteIdent(db.cfg.Columns.Created), unseen, lacking(id+"::text", venue, created, eventType), findLimit)
+			id, db.cfg.table(), quoteIdent(db.cfg.Columns.Created), unseen, lacking(id+"::text", venue, until, eventType), findLimit)
 	}
 	return fmt.Sprintf(`
 with piece as materialized (
-    select %[1]s as key, %[1]s::text as id, %[2]s as venue, %[3]s as created, %[4]s as type from %[5]s o
+    select %[1]s as key, %[1]s::text as id, %[2]s as venue, %[3]s as until, %[4]s as type from %[5]s o
     where ($5::text is null or %[1]s > $5::text::%[6]s) and %[7]s
     order by %[1]s limit %[8]d
 )
 select id, %[9]s from piece order by key`,
-		id, venue, created, eventType, db.cfg.table(), db.idType(), unseen, findLimit, lacking("piece.id", "piece.venue", "piece.created", "piece.type"))
+		id, venue, until, eventType, db.cfg.table(), db.idType(), unseen, findLimit, lacking("piece.id", "piece.venue", "piece.until", "piece.type"))
 }
 
 // planAnew has a statement planned with each execution: a plan from before the log was filled reads all of it for each piece.
@@ -135,10 +156,10 @@ const planAnew = pgx.QueryExecModeDescribeExec
 func (db *DB) find(ctx context.Context, c comparison, cursor *string) (ids []string, next *string, err error) {
 	var window any = cursor
 	if c.periodic {
-		window = c.since
+		window = c.at.Add(-backdated)
 	}
 	looked := 0
-	_, err = queryRows(ctx, db.pool, db.findSQL(c.periodic), func(row pgx.CollectableRow) (struct{}, error) {
+	_, err = queryRows(unhurried(ctx), db.pool, db.findSQL(c.periodic), func(row pgx.CollectableRow) (struct{}, error) {
 		var (
 			id      string
 			lacking bool
@@ -149,28 +170,26 @@ func (db *DB) find(ctx context.Context, c comparison, cursor *string) (ids []str
 		}
 		looked, next = looked+1, &id
 		return struct{}{}, err
-	}, planAnew, c.from, c.known, c.to, c.endpoints, window)
+	}, planAnew, c.from, c.known, c.to, c.endpoints, window, c.later, c.at)
 	if looked < findLimit {
 		next = nil
 	}
 	return ids, next, err
 }
 
-// recoverSQL gives events their missing rows, and counts them by endpoint. Those of endpoints that cannot be sent to are
-// missed at once.
+// recoverSQL gives events their missing rows, and counts them by endpoint. Those of endpoints that are disabled are missed at
+// once; whether an endpoint can be sent to the lanes know.
 func (db *DB) recoverSQL() string {
 	id, venue, created, eventType := db.eventColumns()
 	return fmt.Sprintf(`
 with event as materialized (
-    select %[1]s::text as id, %[4]s as type, %[2]s as venue, %[3]s as created
+    select %[1]s::text as id, %[4]s as type, %[2]s as venue, %[3]s as created, %[8]s as until
     from %[5]s o where %[1]s = any($1::text[]::%[6]s[])
 ), wanted as (
     select o.*, e.id as endpoint_id,
-           case when e.disabled_at is not null then 'the endpoint is disabled'
-                when h.unusable is not null then 'the endpoint cannot be sent to: ' || h.unusable end as off
+           case when e.disabled_at is not null then 'the endpoint is disabled' end as off
     from event o
     join webhooks.endpoints e on %[7]s
-    left join webhooks.endpoint_health h on h.endpoint_id = e.id
     where $2::text is null or webhooks.handed_over(e.xmin, $2::text::pg_snapshot)
 ), added as (
     insert into webhooks.deliveries (event_id, endpoint_id, venue, type, status, next_attempt_at, created, finished, last_error)
@@ -181,7 +200,12 @@ with event as materialized (
     returning endpoint_id
 )
 select endpoint_id, count(*) from added group by endpoint_id`,
-		id, venue, created, eventType, db.cfg.table(), db.idType(), wants("o.venue", "o.created", "o.type"))
+		id, venue, created, eventType, db.cfg.table(), db.idType(), wants("o.venue", "o.until", "o.type"), registeredUntil(created, "$3", "$4"))
+}
+
+// recoverArgs are the parameters of recoverSQL.
+func (c comparison) recoverArgs(ids []string) []any {
+	return []any{planAnew, ids, c.endpoints, c.later, c.at}
 }
 
 // recovered counts the rows that an endpoint got.
@@ -216,8 +240,12 @@ func (db *DB) sweep(ctx context.Context, term Term) (added int64, err error) {
 	if err != nil {
 		return 0, db.cfg.explain("read the checkpoint", err)
 	}
-	added, err = db.eachFound(ctx, comparison{from: c.horizon, known: h.Coverage.known(c.relations)}, func(ids []string) (n int64, err error) {
-		rows, err := queryRows(ctx, db.pool, db.recoverSQL(), scanRecovered, planAnew, ids, (*string)(nil))
+	all := comparison{known: h.Coverage.known(c.relations)}
+	if err := all.after(c.horizon, c.horizonAt); err != nil {
+		return 0, err
+	}
+	added, err = db.eachFound(ctx, all, func(ids []string) (n int64, err error) {
+		rows, err := queryRows(ctx, db.pool, db.recoverSQL(), scanRecovered, all.recoverArgs(ids)...)
 		for _, r := range rows {
 			n += r.n
 		}
@@ -285,13 +313,16 @@ func (db *DB) Reconcile(ctx context.Context, l *Ledger, h Horizon, gap bool) (ad
 	if err != nil {
 		return 0, db.cfg.explain("read the checkpoint", err)
 	}
-	c := comparison{from: from, known: h.Coverage.known(relations), to: &h.Snapshot}
+	c := comparison{known: h.Coverage.known(relations), to: &h.Snapshot}
+	if err := c.after(from, at); err != nil {
+		return 0, err
+	}
 	// Without a former horizon nothing tells which rows are new, and which endpoints have not changed.
-	if !gap && from != nil && at != nil {
-		c.periodic, c.since, c.endpoints = true, at.Add(-backdated), from
+	if !gap && c.from != nil {
+		c.periodic, c.endpoints = true, c.from
 	}
 	if gap || c.periodic {
-		added, err = db.eachFound(ctx, c, func(ids []string) (int64, error) { return l.recoverEvents(ctx, db.recoverSQL(), ids, c.endpoints) })
+		added, err = db.eachFound(ctx, c, func(ids []string) (int64, error) { return l.recoverEvents(ctx, db.recoverSQL(), c.recoverArgs(ids)) })
 		if err != nil {
 			return added, db.cfg.explain("compare "+db.cfg.Table+" with the log", err)
 		}
@@ -321,12 +352,11 @@ func (l *Ledger) AwaitRecorded(ctx context.Context, lsn LSN) error {
 
 // recoverJob gives some events their missing rows.
 type recoverJob struct {
-	sql       string
-	ids       []string
-	endpoints *string // as in comparison
-	rows      []recovered
-	failed    error
-	done      chan<- jobResult // has room for the one value
+	sql    string
+	args   []any // comparison.recoverArgs
+	rows   []recovered
+	failed error
+	done   chan<- jobResult // has room for the one value
 }
 
 type jobResult struct {
@@ -335,9 +365,9 @@ type jobResult struct {
 }
 
 // recoverEvents has the Ledger give events their missing rows, and returns how many there were.
-func (l *Ledger) recoverEvents(ctx context.Context, sql string, ids []string, endpoints *string) (int64, error) {
+func (l *Ledger) recoverEvents(ctx context.Context, sql string, args []any) (int64, error) {
 	done := make(chan jobResult, 1)
-	return l.await(ctx, &recoverJob{sql: sql, ids: ids, endpoints: endpoints, done: done}, done)
+	return l.await(ctx, &recoverJob{sql: sql, args: args, done: done}, done)
 }
 
 // await has the Ledger do a job and waits for it.
@@ -354,7 +384,7 @@ func (l *Ledger) await(ctx context.Context, j job, done <-chan jobResult) (int64
 }
 
 func (j *recoverJob) step(ctx context.Context, tx querier) (finished bool, err error) {
-	j.rows, err = queryRows(ctx, tx, j.sql, scanRecovered, planAnew, j.ids, j.endpoints)
+	j.rows, err = queryRows(ctx, tx, j.sql, scanRecovered, j.args...)
 	return true, err
 }
 
@@ -371,7 +401,7 @@ func (j *recoverJob) committed() (requeued []string) {
 func (j *recoverJob) pause() time.Duration { return 0 }
 
 func (j *recoverJob) abandon(_ context.Context, _ querier, reason string) error {
-	j.rows, j.failed = nil, fmt.Errorf("give %d events their rows: %s", len(j.ids), reason)
+	j.rows, j.failed = nil, fmt.Errorf("give events their rows: %s", reason)
 	return nil
 }
 
@@ -384,10 +414,10 @@ type horizonJob struct {
 }
 
 const storeHorizon = `
-update webhooks.checkpoint set horizon = $2::text::pg_snapshot, horizon_at = $3, coverage = $4, relations = $5, recovering = false
+update webhooks.checkpoint set horizon = $2::text::pg_snapshot, horizon_at = $3, coverage = $4, relations = $5, recovering = recovering and not $6
 where slot = $1`
 
-// setHorizon has the Ledger store h, which ends a recovery. Everything that h sees must have been handed over or recovered.
+// setHorizon has the Ledger store h, which ends a recovery if h Completes one. Everything that h sees must have been handed over or recovered.
 func (l *Ledger) setHorizon(ctx context.Context, h Horizon) error {
 	done := make(chan jobResult, 1)
 	_, err := l.await(ctx, &horizonJob{slot: l.cfg.Slot, Horizon: h, done: done}, done)
@@ -398,7 +428,7 @@ func (l *Ledger) setHorizon(ctx context.Context, h Horizon) error {
 }
 
 func (j *horizonJob) step(ctx context.Context, tx querier) (finished bool, err error) {
-	return true, exec(ctx, tx, storeHorizon, j.slot, j.Snapshot, j.At, j.Coverage.Fingerprint, j.Coverage.Relations)
+	return true, exec(ctx, tx, storeHorizon, j.slot, j.Snapshot, j.At, j.Coverage.Fingerprint, j.Coverage.Relations, j.Completes)
 }
 
 func (j *horizonJob) committed() []string {

@@ -30,6 +30,7 @@ func (c *compared) run(t *testing.T, gap bool) int64 {
 	t.Helper()
 	h, err := c.db.Horizon(t.Context())
 	must(t, err)
+	h.Completes = true
 	added, err := c.db.Reconcile(t.Context(), c.Ledger, h, gap)
 	must(t, err)
 	return added
@@ -262,6 +263,66 @@ func TestReconcile_AwaitsWhatTheStreamHasBroughtBeforeTheHorizon(t *testing.T) {
 }
 
 // Transaction ids of rows have 32 bits and go round.
+func TestReconcile_LeavesARecoveryOpenThatItDoesNotComplete(t *testing.T) {
+	t.Parallel()
+	db, env := openDB(t)
+	c := compare(t, db, env)
+	h, err := db.Horizon(t.Context())
+	must(t, err)
+	_, err = db.Reconcile(t.Context(), c.Ledger, h, true)
+	must(t, err)
+	if !testenv.QueryOne[bool](t, env, `select recovering from webhooks.checkpoint`) {
+		t.Error("the recovery has ended")
+	}
+}
+
+// The app may give an event any time, and now() is the start of its transaction.
+func TestReconcile_TakesAnEventForNewerThanTheHorizonWhateverItsOwnTime(t *testing.T) {
+	t.Parallel()
+	for _, gap := range []bool{false, true} {
+		t.Run(fmt.Sprintf("gap %t", gap), func(t *testing.T) {
+			t.Parallel()
+			db, env := openDB(t)
+			addEndpoint(t, env, "ep_1", "venue_a", "*")
+			c := compare(t, db, env)
+			c.runSettled(t, true)
+			addEndpoint(t, env, "ep_2", "venue_a", "*")
+			env.Exec(t, `insert into webhooks.outbox (id, type, venue, data, created) values ('evt_1', 'lead.created', 'venue_a', '{}', now() - interval '50 minutes')`)
+			c.runSettled(t, gap)
+			if got := recordedKeys(t, env); !slices.Equal(got, []string{"evt_1/ep_1 pending"}) {
+				t.Errorf("recorded %q, want the endpoint of before the horizon only", got)
+			}
+		})
+	}
+}
+
+func TestSweep_LeavesToTheLanesWhetherAnEndpointCanBeSentTo(t *testing.T) {
+	t.Parallel()
+	db, env := openDB(t)
+	addEndpoint(t, env, "ep_1", "venue_a", "*")
+	env.Exec(t, `insert into webhooks.endpoint_health (endpoint_id, generation, consecutive_failures, unusable) values ('ep_1', 1, 0, 'what its URL was before it was mended')`)
+	addEvents(t, env, "evt", 1)
+	takeTerm(t, db)
+	if got := testenv.QueryAll[string](t, env, `select status from webhooks.deliveries`); !slices.Equal(got, []string{"pending"}) {
+		t.Errorf("the delivery is %q, want pending", got)
+	}
+}
+
+func TestSweep_PassesOverRowsWithoutAnID(t *testing.T) {
+	t.Parallel()
+	db, env := openDB(t)
+	env.Exec(t, `create table public.ev (id text unique, type text, venue text, data json, created timestamptz default now())`)
+	db.cfg.Table, db.cfg.Publication = "public.ev", "mapped"
+	_, _, err := Migrate(t.Context(), db.cfg)
+	must(t, err)
+	env.Exec(t, `insert into public.ev values (null, 'lead.created', 'venue_a', '{}'), ('evt_1', 'lead.created', 'venue_a', '{}')`)
+	addEndpoint(t, env, "ep_1", "venue_a", "*")
+	env.Exec(t, `update public.ev set created = now()`)
+	if term := takeTerm(t, db); term.Swept != 1 {
+		t.Errorf("swept %d, want 1", term.Swept)
+	}
+}
+
 func TestHandedOver_TakesAnIDForTheNearestToTheHorizon(t *testing.T) {
 	t.Parallel()
 	_, env := openDB(t)

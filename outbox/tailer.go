@@ -114,6 +114,8 @@ func (t *Tailer) Connect(ctx context.Context) error {
 
 // enableFailover has the slot copied to standbys that ask for it, where an earlier version of the agent or of PostgreSQL made it.
 func (t *Tailer) enableFailover(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, answerTimeout)
+	defer cancel()
 	_, err := t.conn.Exec(ctx, "ALTER_REPLICATION_SLOT "+quoteIdent(t.cfg.Slot)+" (FAILOVER true)").ReadAll()
 	if SQLState(err) == codeObjectInUse { // another agent was quicker
 		return nil
@@ -125,6 +127,8 @@ func (t *Tailer) enableFailover(ctx context.Context) error {
 // own position, whichever is latest. It returns ErrSlotActive while another agent holds the slot; Start may then be
 // called again. ErrSlotGone tells that PrepareSlot has to make a new slot.
 func (t *Tailer) Start(ctx context.Context, from LSN) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, answerTimeout, fmt.Errorf("the server has not answered for %s", answerTimeout))
+	defer cancel()
 	from = max(from, LSN(t.received.Load()))
 	names := fmt.Sprintf("publication_names '%s,%s'", quoteIdent(t.cfg.Publication), quoteIdent(t.cfg.endpointsPublication()))
 	err := pglogrepl.StartReplication(ctx, t.conn, quoteIdent(t.cfg.Slot), from, pglogrepl.StartReplicationOptions{
@@ -216,6 +220,10 @@ func (t *Tailer) read(take context.Context, out chan<- *Batch) error {
 		msg, err := t.conn.Frontend().Receive()
 		if err != nil {
 			if errors.Is(err, os.ErrDeadlineExceeded) {
+				// A server that lives answers when it is asked. What has become of it nobody may ever tell.
+				if silent := time.Since(t.Heard()); silent > senderTimeout && take.Err() == nil {
+					return fmt.Errorf("read the stream: the server has said nothing for %s", silent.Round(time.Second))
+				}
 				continue
 			}
 			return t.cfg.explain("read the stream", err)

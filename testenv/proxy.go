@@ -145,6 +145,10 @@ func (p *Proxy) BrokenCommits() int {
 // Cut closes all open connections in good order: both ends read what has passed so far, and then the end (FIN).
 func (p *Proxy) Cut() { p.each((*link).cut) }
 
+// Freeze lets nothing pass any more on the connections that are open now, and tells neither end; new ones pass. So it looks to a client
+// when a host is gone behind a proxy or a network translator that lives.
+func (p *Proxy) Freeze() { p.each(func(l *link) { l.frozen.Store(true) }) }
+
 // Reset breaks all open connections: both ends get a reset (RST), and what is under way is lost.
 func (p *Proxy) Reset() { p.each((*link).reset) }
 
@@ -276,6 +280,7 @@ type link struct {
 	client     *net.TCPConn
 	over       chan struct{} // closed by end
 	halfClosed atomic.Bool   // what comes from the client goes nowhere
+	frozen     atomic.Bool   // nothing passes any more
 	answerLost atomic.Bool   // what comes from the server next breaks the link instead of passing
 	commits    commitScanner // of the goroutine that pumps up
 
@@ -386,6 +391,7 @@ func (l *link) admit(d direction, n int) int {
 		fault, changed := l.proxy.state()
 		var next <-chan time.Time // nil while nothing passes
 		switch {
+		case l.frozen.Load():
 		case fault == Drip:
 			next = time.After(dripInterval)
 		case fault == Pass, fault == HalfOpen && d == up:

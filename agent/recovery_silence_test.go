@@ -1,0 +1,73 @@
+package agent
+
+import (
+	"testing"
+	"time"
+
+	"github.com/quintago/webhook-agent/secret"
+	"github.com/quintago/webhook-agent/testenv"
+)
+
+// The tests of this file let the connections of an agent fall silent: what they are connected to is gone and nobody tells them, while
+// new connections work.
+
+// untilNoticed is how long an agent may take to give silent connections up and to be back: the stream's own time and, for a
+// commit that waits, that of a statement.
+const untilNoticed = 30 * time.Second
+
+// behind makes an outage whose agent reaches the database by a proxy.
+func behind(t *testing.T, s *outage) *testenv.Proxy {
+	t.Helper()
+	network := testenv.StartProxy(t, hostOf(t, s.env.URL))
+	s.cfg.Database.URL = secret.New(network.Via(s.env.URL))
+	return network
+}
+
+func TestRecovery_ALeaderGivesSilentConnectionsUp(t *testing.T) {
+	t.Parallel()
+	s := newQuietOutage(t, testenv.NewDB(t))
+	network := behind(t, s)
+	s.start()
+	s.settle()
+	network.Freeze()
+	event := s.event()
+	began := time.Now()
+	s.wait(event)
+	if took := time.Since(began); took > untilNoticed {
+		t.Errorf("the event was recorded after %s", took.Round(time.Second))
+	}
+	s.eachOnce()
+}
+
+func TestRecovery_AStandbyGivesSilentConnectionsUp(t *testing.T) {
+	t.Parallel()
+	s := newOutage(t, testenv.NewDB(t))
+	leader := s.agent
+	network := behind(t, s)
+	s.agent = start(t, s.cfg)
+	s.agent.waitLog("standing by")
+	network.Freeze()
+	leader.end()
+	event := s.event()
+	began := time.Now()
+	s.wait(event)
+	if took := time.Since(began); took > untilNoticed {
+		t.Errorf("the standby took over after %s", took.Round(time.Second))
+	}
+	s.eachOnce()
+}
+
+func TestRecovery_SilentConnectionsDoNotHoldUpTheEndOfAnAgent(t *testing.T) {
+	t.Parallel()
+	s := newOutage(t, testenv.NewDB(t))
+	network := behind(t, s)
+	standby := start(t, s.cfg)
+	standby.waitLog("standing by")
+	network.Freeze()
+	began := time.Now()
+	standby.end()
+	if took := time.Since(began); took > 10*time.Second {
+		t.Errorf("the agent ended after %s", took.Round(time.Second))
+	}
+	s.eachOnce()
+}
