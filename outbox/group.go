@@ -2,6 +2,7 @@ package outbox
 
 import (
 	"context"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -12,32 +13,55 @@ type group struct {
 	results []*Result // all of them, in the order they came
 	// rows holds the index into results of the latest result of each delivery: one statement must not write a row
 	// twice.
-	rows   map[deliveryKey]int
+	rows map[deliveryKey]int
+	// first holds the deliveries that have no row yet.
+	first  map[deliveryKey]struct{}
 	health map[string]*Health // latest by endpoint
 	// withoutTexts leaves out what customers' servers said. It is set when PostgreSQL has refused the group for its
 	// data.
 	withoutTexts bool
+	// rowsExist has first rows written like later ones. It is set when PostgreSQL has refused the group because of one that exists,
+	// which a comparison of outbox and log may have made.
+	rowsExist bool
 }
 
 type deliveryKey struct{ eventID, endpointID string }
 
 func newGroup() *group {
-	return &group{rows: map[deliveryKey]int{}, health: map[string]*Health{}}
+	return &group{rows: map[deliveryKey]int{}, first: map[deliveryKey]struct{}{}, health: map[string]*Health{}}
 }
 
 func (g *group) empty() bool { return len(g.results) == 0 && len(g.health) == 0 }
 
+// add takes a result in. It must be called before the watermark learns that its delivery is recorded.
 func (g *group) add(r *Result) {
-	g.rows[deliveryKey{r.Delivery.EventID, r.Delivery.EndpointID}] = len(g.results)
+	key := deliveryKey{r.Delivery.EventID, r.Delivery.EndpointID}
+	if !r.Delivery.recorded {
+		g.first[key] = struct{}{}
+	}
+	g.rows[key] = len(g.results)
 	g.results = append(g.results, r)
 }
 
-// upsertDeliveries serves first rows and later states alike. A first row meets no conflict.
-const upsertDeliveries = `
+// refused learns why PostgreSQL has refused the group, so that the next try is not refused again.
+func (g *group) refused(sqlState string) {
+	switch {
+	case strings.HasPrefix(sqlState, classDataException):
+		g.withoutTexts = true // what a customer's server said must not fail a commit
+	case sqlState == codeUniqueViolation:
+		g.rowsExist = true
+	}
+}
+
+// insertDeliveries writes first rows. To look for a conflict, as upsertDeliveries does, costs a third more.
+const insertDeliveries = `
 insert into webhooks.deliveries as d (event_id, endpoint_id, venue, type, created, status, attempts, next_attempt_at,
        last_code, last_class, last_error, last_latency_ms, replay_id, finished)
 select * from unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::timestamptz[], $6::text[], $7::smallint[], $8::timestamptz[],
-       $9::int[], $10::text[], $11::text[], $12::int[], $13::text[], $14::timestamptz[])
+       $9::int[], $10::text[], $11::text[], $12::int[], $13::text[], $14::timestamptz[])`
+
+// upsertDeliveries writes later states.
+const upsertDeliveries = insertDeliveries + `
 on conflict (event_id, endpoint_id) do update set
        status = excluded.status, attempts = excluded.attempts, next_attempt_at = excluded.next_attempt_at,
        last_code = coalesce(excluded.last_code, case when excluded.attempts = d.attempts then d.last_code end),
@@ -74,12 +98,21 @@ func (g *group) write(ctx context.Context, tx querier) error {
 	}
 	var b pgx.Batch
 	g.queueHealth(&b)
-	g.queueDeliveries(&b)
+	g.queueDeliveries(&b, insertDeliveries, g.isFirst)
+	g.queueDeliveries(&b, upsertDeliveries, func(key deliveryKey) bool { return !g.isFirst(key) })
+	g.queueReplays(&b)
 	g.queueAttempts(&b)
 	return tx.SendBatch(ctx, &b).Close()
 }
 
-func (g *group) queueDeliveries(b *pgx.Batch) {
+// isFirst tells that a delivery has no row yet.
+func (g *group) isFirst(key deliveryKey) bool {
+	_, first := g.first[key]
+	return first && !g.rowsExist
+}
+
+// queueDeliveries writes the rows that are wanted by a statement.
+func (g *group) queueDeliveries(b *pgx.Batch, sql string, wanted func(deliveryKey) bool) {
 	n := len(g.rows)
 	var (
 		eventIDs, endpointIDs = make([]string, 0, n), make([]string, 0, n)
@@ -91,11 +124,10 @@ func (g *group) queueDeliveries(b *pgx.Batch) {
 		codes, latencies      = make([]*int32, 0, n), make([]*int32, 0, n)
 		classes, errs         = make([]*string, 0, n), make([]*string, 0, n)
 		replayIDs             = make([]*string, 0, n)
-		replays               = map[string]int64{}
 	)
 	for i, r := range g.results {
 		d := r.Delivery
-		if g.rows[deliveryKey{d.EventID, d.EndpointID}] != i {
+		if key := (deliveryKey{d.EventID, d.EndpointID}); g.rows[key] != i || !wanted(key) {
 			continue
 		}
 		eventIDs, endpointIDs = append(eventIDs, d.EventID), append(endpointIDs, d.EndpointID)
@@ -106,13 +138,20 @@ func (g *group) queueDeliveries(b *pgx.Batch) {
 		codes, classes = append(codes, orNull(code)), append(classes, orNull(class))
 		errs, latencies = append(errs, g.text(text)), append(latencies, latency)
 		replayIDs = append(replayIDs, orNull(d.ReplayID))
-		if d.ReplayID != "" && r.Status != Pending {
-			replays[d.ReplayID]++
-		}
 	}
 	if len(eventIDs) > 0 {
-		b.Queue(upsertDeliveries, eventIDs, endpointIDs, venues, types, created, statuses, attempts, next,
+		b.Queue(sql, eventIDs, endpointIDs, venues, types, created, statuses, attempts, next,
 			codes, classes, errs, latencies, replayIDs, finished)
+	}
+}
+
+// queueReplays counts the deliveries that have ended for the replays that they belong to.
+func (g *group) queueReplays(b *pgx.Batch) {
+	replays := map[string]int64{}
+	for _, i := range g.rows {
+		if r := g.results[i]; r.Delivery.ReplayID != "" && r.Status != Pending {
+			replays[r.Delivery.ReplayID]++
+		}
 	}
 	if len(replays) > 0 {
 		ids, counts := make([]string, 0, len(replays)), make([]int64, 0, len(replays))

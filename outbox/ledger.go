@@ -4,11 +4,11 @@ import (
 	"context"
 	"log/slog"
 	"slices"
-	"strings"
 	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"golang.org/x/sync/semaphore"
 )
 
 const (
@@ -17,11 +17,11 @@ const (
 	// stallAfter is how long a commit may take before new attempts wait for it, so that few results are lost with a
 	// process that dies then.
 	stallAfter = time.Second
-	// resultQueue and batchQueue bound what waits for the next commit: results of attempts, and batches of the
-	// stream. They wait apart, since a batch may bring many rows: attempts to all endpoints would wait behind a burst
-	// for one.
+	// resultQueue and batchQueue bound what waits for the next commit: results of attempts, and deliveries of the batches
+	// of the stream, each batch counting for one more. They wait apart, since a batch may bring many rows: attempts to all
+	// endpoints would wait behind a burst for one. Many small transactions must fit as well as a large one.
 	resultQueue = 1024
-	batchQueue  = 4
+	batchQueue  = 4096
 	// groupRows is how many rows one commit gathers before it leaves the rest to the next.
 	groupRows = 2048
 	// busyInterval and idleInterval are how often a watermark is stored that has moved without any result: over
@@ -60,9 +60,10 @@ type LedgerConfig struct {
 type Ledger struct {
 	cfg LedgerConfig
 	// Sent by the methods, received by Run.
-	batches chan *Tracked
+	batches chan *Tracked // has room for all that waiting admits
 	ops     chan op
-	closed  chan struct{} // closed by Close
+	closed  chan struct{}       // closed by Close
+	waiting *semaphore.Weighted // of batchQueue, for what is in batches
 
 	// The rest belongs to Run.
 	conn     *pgx.Conn
@@ -117,6 +118,7 @@ type op struct {
 func NewLedger(cfg LedgerConfig) *Ledger {
 	l := &Ledger{cfg: cfg, sequence: cfg.Term.Sequence, stored: cfg.Term.LSN,
 		batches: make(chan *Tracked, batchQueue), ops: make(chan op, resultQueue), closed: make(chan struct{}),
+		waiting: semaphore.NewWeighted(batchQueue),
 		stopped: map[string]int{}, versions: map[string]int64{}}
 	l.mark.low = cfg.Term.LSN
 	l.stats.stored.Store(uint64(l.stored))
@@ -126,13 +128,15 @@ func NewLedger(cfg LedgerConfig) *Ledger {
 
 // Track takes in a batch. It must be called in commit order.
 func (l *Ledger) Track(ctx context.Context, b *Tracked) error {
-	select {
-	case l.batches <- b:
-		return nil
-	case <-ctx.Done():
+	if err := l.waiting.Acquire(ctx, b.weight()); err != nil {
 		return context.Cause(ctx)
 	}
+	l.batches <- b
+	return nil
 }
+
+// weight is what a batch takes of batchQueue: a large one takes all of it.
+func (b *Tracked) weight() int64 { return int64(min(1+len(b.Deliveries), batchQueue)) }
 
 // Record takes in a result.
 func (l *Ledger) Record(ctx context.Context, r *Result) error { return l.send(ctx, op{result: r}) }
@@ -270,6 +274,7 @@ func (l *Ledger) gather(g *group) (full bool) {
 }
 
 func (l *Ledger) track(g *group, b *Tracked) {
+	l.waiting.Release(b.weight())
 	l.mark.track(b)
 	for _, r := range b.Results {
 		g.add(r)
@@ -353,9 +358,7 @@ func (l *Ledger) commit(ctx context.Context, g *group, last bool) error {
 	}
 	err := l.transact(ctx, lsn, func(ctx context.Context, tx querier) error {
 		err := g.write(ctx, tx)
-		if strings.HasPrefix(SQLState(err), classDataException) {
-			g.withoutTexts = true // the next try must not fail for what a customer's server said
-		}
+		g.refused(SQLState(err))
 		return err
 	})
 	if err != nil {

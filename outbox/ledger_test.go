@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -284,5 +285,23 @@ func TestLedger_StoresAWatermarkThatNoResultTakesAlong(t *testing.T) {
 	b.close(t)
 	if stored := storedLSN(t, env); stored != 200 {
 		t.Errorf("the last checkpoint is %s: the idle position was not stored at the end", stored)
+	}
+}
+
+// A comparison of outbox and log may have given a delivery its row while its first attempt was under way.
+func TestLedger_RecordsAFirstResultWhoseRowIsThereAlready(t *testing.T) {
+	t.Parallel()
+	db, env := openDB(t)
+	b := keepBook(t, db.cfg, newTerm(t, db), nil)
+	deliveries := b.track(t, 1000, "evt_1", "evt_2")
+	addDelivery(t, env, "evt_1", "ep_1", "venue_a", "lead.created", Pending, 0)
+	for _, d := range deliveries {
+		must(t, b.Record(t.Context(), success(d)))
+	}
+	b.hasCommitted(t, 2)
+	for _, d := range deliveries {
+		if got := rowOf(t, env, d.EventID); !strings.HasPrefix(got, "succeeded 1 200") {
+			t.Errorf("%s is recorded as %q", d.EventID, got)
+		}
 	}
 }

@@ -65,6 +65,7 @@ const (
 	codeNoSchema             = "3F000"
 	codeNoObject             = "42704"
 	codeDuplicateObject      = "42710"
+	codeUniqueViolation      = "23505"
 	codeObjectInUse          = "55006"
 	codeNotPrerequisite      = "55000"
 	codeLimitExceeded        = "53400"
