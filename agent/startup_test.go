@@ -200,7 +200,7 @@ func TestRun_AFastShutdownUnderLoadTakesLessThanTwoSeconds(t *testing.T) {
 	addEndpoint(t, env, "venue_1", r.URL, "*")
 	a := start(t, testConfig(env))
 	a.waitLog("leading")
-	const events = 25_000
+	const events = 12_000
 	env.Exec(t, `insert into webhooks.outbox (type, venue, data) select 'lead.created', 'venue_1', to_json(repeat('x', 200)) from generate_series(1, $1::int)`, events)
 	r.Wait(t, 1000, patience)
 	const limit = 2 * time.Second
