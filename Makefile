@@ -2,7 +2,7 @@
 # PostgreSQL server binaries 14 or newer, which they start themselves (see testenv/find.go for how they are found).
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test test-versions test-edges torture torture-short mutants check format vet lint race fuzz tidy vulnerabilities clean
+.PHONY: help build demo test test-versions test-edges torture torture-short mutants bench bench-short check format vet lint race fuzz tidy vulnerabilities clean
 
 VERSION  := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 LDFLAGS  := -s -w -X github.com/quintago/webhook-agent/agent.version=$(VERSION)
@@ -53,7 +53,14 @@ mutants: ## show that the torture notices: build agents with a bug each, and hav
 	$(build_torture)
 	@bin/torture mutants $(ARGS)
 
-check: format vet lint race fuzz tidy vulnerabilities ## what continuous integration runs, besides test-edges
+bench: build ## measure the agent beside a bare POST loop and other floors, in one run; ARGS=-markdown for a page
+	@go build -buildvcs=false -o bin/bench ./testenv/bench
+	@bin/bench -commit '$(VERSION)' $(ARGS)
+
+bench-short: ARGS = -short
+bench-short: bench ## the same with hardly anything, to see that it works
+
+check: format vet lint race fuzz tidy vulnerabilities bench-short ## what continuous integration runs, besides test-edges
 
 format: ## fail when a file is not formatted by gofmt
 	@files=$$(gofmt -l .); if [ -n "$$files" ]; then echo "not formatted by gofmt:"; echo "$$files"; exit 1; fi

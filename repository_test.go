@@ -71,6 +71,7 @@ func TestRepository_ImportsGoDownward(t *testing.T) {
 		"testenv":      nil,
 		"testenv/demo": {"testenv"},
 
+		"testenv/bench":   {"testenv"},
 		"testenv/torture": {"testenv"},
 	}
 	for dir, files := range packageFiles(t) {

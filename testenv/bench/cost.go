@@ -1,0 +1,187 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/quintago/webhook-agent/testenv"
+)
+
+// counters are the totals of a database and its server.
+type counters struct {
+	wal          int64 // bytes
+	transactions int64 // of the database
+	rows         int64 // written to the agent's tables
+	dead         int64 // tuples in the agent's tables now
+	server       time.Duration
+	agent        time.Duration
+}
+
+// selectCounters leaves the outbox out: its rows are the app's.
+const selectCounters = `
+select pg_current_wal_insert_lsn() - '0/0'::pg_lsn,
+       (select xact_commit + xact_rollback from pg_stat_database where datname = current_database()),
+       (select sum(n_tup_ins + n_tup_upd + n_tup_del) from pg_stat_user_tables where schemaname = 'webhooks' and relname <> 'outbox')::bigint,
+       (select sum(n_dead_tup) from pg_stat_user_tables where schemaname = 'webhooks' and relname <> 'outbox')::bigint`
+
+// count reads the counters. Those of tables and transactions are late by up to size.statistics.
+func (d *database) count(ctx context.Context) (c counters, err error) {
+	if err := d.conn.QueryRow(ctx, selectCounters).Scan(&c.wal, &c.transactions, &c.rows, &c.dead); err != nil {
+		return c, fmt.Errorf("read the counters: %w", err)
+	}
+	if c.server, err = d.b.cluster.CPU(); err != nil {
+		return c, err
+	}
+	if d.agent != nil {
+		c.agent, _, err = testenv.CPU(d.agent.PID)
+	}
+	return c, err
+}
+
+func (c counters) minus(o counters) counters {
+	return counters{c.wal - o.wal, c.transactions - o.transactions, c.rows - o.rows, c.dead, c.server - o.server, c.agent - o.agent}
+}
+
+// cost measures what the agent asks of the database: a load with it, less the same load without it.
+func (b *bench) cost(ctx context.Context) (err error) {
+	d, err := b.newDatabase(ctx, agentOptions{})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, d.drop(ctx)) }()
+	if err := d.endpoint(ctx, "ep_1", venue(0), b.customers.url(sound, 0)); err != nil {
+		return err
+	}
+	if _, err := d.conn.Exec(ctx, `alter table webhooks.deliveries set (autovacuum_enabled = off); alter table webhooks.checkpoint set (autovacuum_enabled = off)`); err != nil {
+		return err
+	}
+	l := b.full(1, 1)
+	l.length, l.events = 0, int64(b.costOver)
+	alone := l
+	alone.lead = 0
+	app, appWritten, err := d.costOf(ctx, func() (w written, err error) { return d.write(ctx, alone) })
+	if err != nil {
+		return err
+	}
+	if _, err := d.conn.Exec(ctx, `truncate webhooks.outbox`); err != nil {
+		return err
+	}
+	if err := d.warm(ctx, b.full(1, 1)); err != nil {
+		return err
+	}
+	var took time.Duration
+	both, bothWritten, err := d.costOf(ctx, func() (written, error) {
+		r, err := d.deliver(ctx, l)
+		took = r.took
+		return r.written, err
+	})
+	if err != nil {
+		return err
+	}
+	n := float64(bothWritten.events)
+	share := float64(bothWritten.events) / float64(appWritten.events) // of the app's cost
+	rows := float64(both.rows) / n
+	b.report.add(row{scenario: "rows written for an event that is delivered at once", value: fmt.Sprintf("%.3f", rows), goal: "1", reached: rows < goalRows+0.05})
+	b.report.add(row{
+		scenario: "WAL for each of them", value: fmt.Sprintf("%.0f bytes", (float64(both.wal)-share*float64(app.wal))/n),
+		compared: fmt.Sprintf("the app's INSERT %.0f bytes", float64(app.wal)/float64(appWritten.events)),
+	})
+	b.report.add(row{scenario: "transactions a second of the agent at full rate", value: fmt.Sprintf("%.0f, for %s deliveries", float64(both.transactions-bothWritten.transactions)/took.Seconds(), perSecond(n/took.Seconds()))})
+	b.report.add(row{scenario: fmt.Sprintf("dead tuples after %.0f deliveries, without autovacuum", n), value: fmt.Sprint(both.dead)})
+	per := 100_000 / n
+	b.report.add(row{
+		scenario: "processor time for 100,000 deliveries",
+		value:    fmt.Sprintf("agent %.1f s, PostgreSQL %.1f s", both.agent.Seconds()*per, (both.server-time.Duration(share*float64(app.server))).Seconds()*per),
+		compared: fmt.Sprintf("the app's INSERTs %.1f s", app.server.Seconds()*100_000/float64(appWritten.events)),
+	})
+	return nil
+}
+
+// costOf returns what the counters have risen by.
+func (d *database) costOf(ctx context.Context, work func() (written, error)) (cost counters, w written, err error) {
+	time.Sleep(d.b.statistics)
+	before, err := d.count(ctx)
+	if err != nil {
+		return cost, w, err
+	}
+	if w, err = work(); err != nil {
+		return cost, w, err
+	}
+	busy, err := d.count(ctx)
+	if err != nil {
+		return cost, w, err
+	}
+	time.Sleep(d.b.statistics)
+	after, err := d.count(ctx)
+	cost = after.minus(before)
+	// These are exact, and idle time is not to be counted.
+	cost.wal, cost.server, cost.agent = busy.wal-before.wal, busy.server-before.server, busy.agent-before.agent
+	return cost, w, err
+}
+
+// atRest measures an agent that has nothing to do.
+func (b *bench) atRest(ctx context.Context) (err error) {
+	d, err := b.newDatabase(ctx, agentOptions{})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, d.drop(ctx)) }()
+	if err := d.endpoint(ctx, "ep_1", venue(0), b.customers.url(sound, 0)); err != nil {
+		return err
+	}
+	if err := testenv.ExecSQL(ctx, b.cluster.URL(d.name), `alter role `+testenv.AgentRole+` set log_statement = 'all'`); err != nil {
+		return err
+	}
+	defer func() {
+		err = errors.Join(err, testenv.ExecSQL(context.WithoutCancel(ctx), b.cluster.URL(d.name), `alter role `+testenv.AgentRole+` reset log_statement`))
+	}()
+	if err := d.warm(ctx, load{venues: 1, fanout: 1, rows: 1, writers: 1, events: 10}); err != nil {
+		return err
+	}
+	time.Sleep(b.config.idle / 2) // until it has come to rest
+	queries, err := b.agentStatements()
+	if err != nil {
+		return err
+	}
+	before, err := d.count(ctx)
+	if err != nil {
+		return err
+	}
+	began := time.Now()
+	time.Sleep(b.config.idle)
+	took := time.Since(began)
+	after, err := d.count(ctx)
+	if err != nil {
+		return err
+	}
+	later, err := b.agentStatements()
+	if err != nil {
+		return err
+	}
+	core, rate := after.minus(before).agent.Seconds()/took.Seconds(), float64(later-queries)/took.Seconds()
+	b.report.add(row{
+		scenario: "idle", value: fmt.Sprintf("%.2f %% of a core, %.2f queries a second, %d bytes of WAL in %s", core*100, rate, after.wal-before.wal, took.Round(time.Second)),
+		goal: "below 0.5 %, at most 1 a second", reached: core < goalCore && rate <= goalQueries,
+	})
+	return nil
+}
+
+// agentStatements counts the statements of agents in the server's log.
+func (b *bench) agentStatements() (int, error) {
+	log, err := os.ReadFile(filepath.Join(b.cluster.Folder(), "log"))
+	if err != nil {
+		return 0, fmt.Errorf("read the server's log: %w", err)
+	}
+	n := 0
+	for line := range bytes.Lines(log) {
+		if bytes.Contains(line, []byte(" webhook-agent ")) && (bytes.Contains(line, []byte("LOG:  execute ")) || bytes.Contains(line, []byte("LOG:  statement: "))) {
+			n++
+		}
+	}
+	return n, nil
+}

@@ -1,0 +1,191 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"crypto/hmac"
+	"crypto/sha256"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/base64"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"strconv"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/quintago/webhook-agent/testenv"
+)
+
+// The roles of this program beside that of the bench itself: each reads its task from standard input and writes what came of
+// it to standard output, in JSON.
+const (
+	floorRole = "floor"
+	bareRole  = "bare"
+)
+
+// play carries out a role.
+func play[T, R any](ctx context.Context, stdout io.Writer, role func(context.Context, T) (R, error)) error {
+	var task T
+	if err := json.NewDecoder(os.Stdin).Decode(&task); err != nil {
+		return fmt.Errorf("read the task: %w", err)
+	}
+	result, err := role(ctx, task)
+	if err != nil {
+		return err
+	}
+	return json.NewEncoder(stdout).Encode(result)
+}
+
+// ask has another process carry out a role and returns the result. The process ends when ctx does, and its result counts all
+// the same.
+func ask[R any](ctx context.Context, role string, task any) (result R, err error) {
+	input, err := json.Marshal(task)
+	if err != nil {
+		return result, err
+	}
+	self, err := os.Executable()
+	if err != nil {
+		return result, err
+	}
+	var output, complaint bytes.Buffer
+	cmd := exec.Command(self, role)
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = bytes.NewReader(input), &output, &complaint
+	p, err := testenv.StartProcess(cmd)
+	if err != nil {
+		return result, fmt.Errorf("start the %s: %w", role, err)
+	}
+	stop := context.AfterFunc(ctx, func() { _ = p.Signal(syscall.SIGTERM) })
+	defer stop()
+	if err := p.Wait(); err != nil {
+		return result, fmt.Errorf("the %s: %w: %s", role, err, complaint.String())
+	}
+	return result, json.Unmarshal(output.Bytes(), &result)
+}
+
+// floorTask is what the floor is to do.
+type floorTask struct {
+	URLs        []string
+	Concurrency int
+	Length      time.Duration
+	CA          []byte // PEM
+}
+
+// floorResult is what it did.
+type floorResult struct {
+	Requests int64
+	Took     time.Duration
+	CPU      time.Duration
+}
+
+// runFloor signs and POSTs, to the URLs in turn, as many requests at a time as the task says.
+func runFloor(ctx context.Context, task floorTask) (floorResult, error) {
+	transport := newTransport(task.Concurrency, task.CA)
+	var (
+		next    atomic.Int64
+		workers errgroup.Group
+	)
+	began := time.Now()
+	for range task.Concurrency {
+		workers.Go(func() error {
+			for time.Since(began) < task.Length && ctx.Err() == nil {
+				n := next.Add(1)
+				body := envelope(fmt.Sprintf("evt_%026d", n), "venue_1")
+				if err := post(transport, task.URLs[int(n)%len(task.URLs)], fmt.Sprintf("evt_%026d", n), body); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+	}
+	if err := workers.Wait(); err != nil {
+		return floorResult{}, err
+	}
+	took := time.Since(began)
+	own, _, err := testenv.CPU(os.Getpid())
+	return floorResult{Requests: next.Load(), Took: took, CPU: own}, err
+}
+
+// newTransport has the settings of the agent's.
+func newTransport(concurrency int, ca []byte) *http.Transport {
+	pool := x509.NewCertPool()
+	pool.AppendCertsFromPEM(ca)
+	protocols := new(http.Protocols)
+	protocols.SetHTTP1(true)
+	dialer := &net.Dialer{Timeout: agentTimeout, KeepAlive: 30 * time.Second}
+	return &http.Transport{
+		DialContext: dialer.DialContext,
+		Protocols:   protocols,
+		TLSClientConfig: &tls.Config{
+			MinVersion: tls.VersionTLS12, RootCAs: pool, ClientSessionCache: tls.NewLRUClientSessionCache(1024),
+		},
+		DisableCompression:     true,
+		MaxResponseHeaderBytes: 32 << 10,
+		MaxIdleConns:           max(512, concurrency),
+		MaxIdleConnsPerHost:    concurrency,
+		IdleConnTimeout:        time.Minute,
+	}
+}
+
+const agentTimeout = 15 * time.Second
+
+// post signs and POSTs one event, and reads the answer.
+func post(transport *http.Transport, url, id string, body []byte) error {
+	ctx, cancel := context.WithTimeout(context.Background(), agentTimeout)
+	defer cancel()
+	request, err := http.NewRequestWithContext(ctx, http.MethodPost, url, bytes.NewReader(body))
+	if err != nil {
+		return err
+	}
+	timestamp := strconv.FormatInt(time.Now().Unix(), 10)
+	request.Header["Content-Type"] = []string{"application/json"}
+	request.Header["User-Agent"] = []string{"bench"}
+	request.Header["X-Quintago-Signature"] = []string{"sha256=" + hex.EncodeToString(mac(body))}
+	request.Header["Webhook-Id"] = []string{id}
+	request.Header["Webhook-Timestamp"] = []string{timestamp}
+	request.Header["Webhook-Signature"] = []string{"v1," + base64.StdEncoding.EncodeToString(mac([]byte(id+"."+timestamp+"."), body))}
+	response, err := transport.RoundTrip(request)
+	if err != nil {
+		return err
+	}
+	defer response.Body.Close()
+	if _, err := io.Copy(io.Discard, response.Body); err != nil {
+		return err
+	}
+	if response.StatusCode != http.StatusOK {
+		return fmt.Errorf("%s answers %s", url, response.Status)
+	}
+	return nil
+}
+
+func mac(parts ...[]byte) []byte {
+	h := hmac.New(sha256.New, []byte(secret))
+	for _, part := range parts {
+		h.Write(part)
+	}
+	return h.Sum(nil)
+}
+
+// secret is that of all endpoints; it protects nothing.
+const secret = "the secret of every endpoint of the bench"
+
+// data is what all events carry.
+const data = `{"lead":{"id":"lead_01JZX0V7E3M8R5T2N4K6P9QWCA","name":"Marta & Tiago Nunes","email":"marta@example.com",` +
+	`"phone":"+351910000001","stage":"visit_booked","previousStage":"new","eventDate":"2026-09-19","guests":155,` +
+	`"notes":"They would like to see the garden, and ask whether the hall can be heated in November."}}`
+
+const eventType = "lead.stage_changed"
+
+// envelope is the body of a request, as long as the agent's.
+func envelope(id, venue string) []byte {
+	return fmt.Appendf(nil, `{"id":"%s","type":"%s","created":"2026-02-03T18:05:00Z","venue":"%s","data":%s}`, id, eventType, venue, data)
+}

@@ -1,0 +1,145 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+)
+
+// latency measures the time from COMMIT's return to the arrival at the receiver: of single events, at 100 a second beside the bare
+// reader, and at half of the most that the agent can do.
+func (b *bench) latency(ctx context.Context) (err error) {
+	d, err := b.newDatabase(ctx, agentOptions{})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, d.drop(ctx)) }()
+	if err := d.endpoint(ctx, "ep_1", venue(0), b.customers.url(sound, 0)); err != nil {
+		return err
+	}
+	if err := d.warm(ctx, b.full(1, 1)); err != nil {
+		return err
+	}
+	most, err := d.deliver(ctx, b.full(1, 1))
+	if err != nil {
+		return err
+	}
+	at := func(rate float64, rows int) load {
+		return load{venues: 1, fanout: 1, rows: rows, writers: 4, rate: rate, length: b.stretchFor(rate), times: true}
+	}
+	idle, err := d.deliver(ctx, at(2, 1))
+	if err != nil {
+		return err
+	}
+	b.reportLatency("latency, 2 events a second", idle.latencies())
+
+	var agent, bare []time.Duration
+	var p99s, ratios []float64
+	for range b.rounds {
+		r, err := d.deliver(ctx, at(100, 1))
+		if err != nil {
+			return err
+		}
+		if err := d.stop(); err != nil {
+			return err
+		}
+		other, err := d.bare(ctx, at(100, 1))
+		if err != nil {
+			return err
+		}
+		if err := d.start(ctx); err != nil {
+			return err
+		}
+		mine := r.latencies()
+		agent, bare = append(agent, mine...), append(bare, other...)
+		p99s = append(p99s, float64(quantile(mine, 0.99)))
+		ratios = append(ratios, float64(quantile(mine, 0.99))/float64(quantile(other, 0.99)))
+		b.say("  at 100 a second: agent p99 %s, bare reader %s", milliseconds(quantile(mine, 0.99)), milliseconds(quantile(other, 0.99)))
+	}
+	slices.Sort(agent)
+	slices.Sort(bare)
+	p99, ratio := time.Duration(median(p99s)), median(ratios)
+	b.report.add(row{
+		scenario: "latency, 100 events a second", value: quantiles(agent), compared: "bare reader " + quantiles(bare), ratio: fmt.Sprintf("%.2f", ratio),
+		goal: fmt.Sprintf("p99 at most %s, %.0f x the bare reader", milliseconds(goalP99), goalBare), reached: p99 <= goalP99 && ratio <= goalBare,
+	})
+
+	half := most.rate() / 2
+	r, err := d.deliver(ctx, at(half, 10))
+	if err != nil {
+		return err
+	}
+	b.reportLatency(fmt.Sprintf("latency, %.0f events a second (half of the most), 10 in a transaction", half), r.latencies())
+	b.reportLag("latency, half of the most", r.lag)
+	return nil
+}
+
+// stretchFor is how long to measure at a rate.
+func (b *bench) stretchFor(rate float64) time.Duration {
+	if rate > 100 {
+		return b.config.stretch
+	}
+	return b.config.size.latency
+}
+
+func quantiles(sorted []time.Duration) string {
+	return fmt.Sprintf("p50 %s, p99 %s, p99.9 %s", milliseconds(quantile(sorted, 0.5)), milliseconds(quantile(sorted, 0.99)), milliseconds(quantile(sorted, 0.999)))
+}
+
+func (b *bench) reportLatency(scenario string, sorted []time.Duration) {
+	b.report.add(row{scenario: scenario, value: quantiles(sorted)})
+	b.say("  %s: %s", scenario, quantiles(sorted))
+}
+
+const selectStreaming = `
+select exists (select from pg_replication_slots where slot_name = $1 and active)`
+
+// bare returns the latencies of the bare reader, which takes the place of the agent.
+func (d *database) bare(ctx context.Context, l load) ([]time.Duration, error) {
+	task := bareTask{
+		URL: d.b.cluster.URL(d.name), Slot: d.name + "_bare", Publication: "webhooks_outbox",
+		Endpoint: d.b.customers.url(sound, 0), Concurrency: 16,
+	}
+	reading, end := context.WithCancel(ctx)
+	defer end()
+	type outcome struct {
+		result bareResult
+		err    error
+	}
+	done := make(chan outcome, 1) // sent to once by the goroutine below, which ends with reading
+	go func() {
+		result, err := ask[bareResult](reading, bareRole, task)
+		done <- outcome{result, err}
+	}()
+	for streaming := false; !streaming; {
+		if err := d.conn.QueryRow(ctx, selectStreaming, task.Slot).Scan(&streaming); err != nil {
+			return nil, err
+		}
+		select {
+		case o := <-done:
+			return nil, fmt.Errorf("the bare reader has ended: %w", o.err)
+		case <-time.After(poll):
+		}
+	}
+	// What it does first takes longer: a connection, a plan.
+	if _, err := d.write(ctx, load{venues: 1, fanout: 1, rows: 1, writers: 1, events: 100}); err != nil {
+		return nil, err
+	}
+	d.b.customers.keepArrivals(true)
+	w, err := d.write(ctx, l)
+	if err != nil {
+		return nil, err
+	}
+	time.Sleep(200 * time.Millisecond) // for the last ones
+	r := delivered{written: w, arrivals: d.b.customers.keepArrivals(false)}
+	end()
+	if o := <-done; o.err != nil {
+		return nil, o.err
+	}
+	if len(r.arrivals) < int(w.events) {
+		return nil, fmt.Errorf("the bare reader has delivered %d of %d events", len(r.arrivals), w.events)
+	}
+	return r.latencies(), nil
+}

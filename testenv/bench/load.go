@@ -1,0 +1,228 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"golang.org/x/sync/errgroup"
+)
+
+// load is how events are written.
+type load struct {
+	venues  int           // that get events in turn
+	fanout  int64         // endpoints that answer at once, of each venue
+	rows    int           // of a transaction
+	writers int           // transactions at a time
+	lead    int64         // how many events the writers may be ahead of the receiver; 0 for any number
+	rate    float64       // events a second; 0 for as many as lead allows
+	length  time.Duration // after it no transaction begins
+	events  int64         // that are written at most; 0 for any number
+	times   bool          // keep the time of each commit
+}
+
+// full is a load that keeps the agent busy without leaving work to the delivery log: what waits, waits for less than a second.
+func (b *bench) full(venues int, fanout int64) load {
+	return load{venues: venues, fanout: fanout, rows: 50, writers: 2, lead: max(200, 4000/fanout), length: b.stretch}
+}
+
+// written is what came of a load.
+type written struct {
+	events       int64
+	transactions int64
+	commits      map[string]time.Time // when COMMIT returned, by event
+}
+
+const insertEvents = `
+insert into webhooks.outbox (type, venue, data) select $1, v, $2::text::json from unnest($3::text[]) v returning id`
+
+// write writes events. It returns when all that were begun are committed.
+func (d *database) write(ctx context.Context, l load) (w written, err error) {
+	var (
+		writers      errgroup.Group
+		mu           sync.Mutex // guards w
+		begun        atomic.Int64
+		began        = time.Now()
+		answered     = d.b.customers.answered.Load()
+		transactions atomic.Int64
+	)
+	w.commits = map[string]time.Time{}
+	for range l.writers {
+		writers.Go(func() (err error) {
+			conn, err := pgx.Connect(ctx, d.b.cluster.URL(d.name))
+			if err != nil {
+				return err
+			}
+			defer func() { err = errors.Join(err, conn.Close(context.WithoutCancel(ctx))) }()
+			venues := make([]string, l.rows)
+			for time.Since(began) < l.length || l.length == 0 {
+				first := begun.Add(int64(l.rows)) - int64(l.rows)
+				if l.events > 0 && first >= l.events {
+					return nil
+				}
+				if l.rate > 0 {
+					time.Sleep(time.Until(began.Add(time.Duration(float64(first) / l.rate * float64(time.Second)))))
+				}
+				for l.lead > 0 && first-(d.b.customers.answered.Load()-answered)/l.fanout > l.lead && ctx.Err() == nil {
+					time.Sleep(time.Millisecond)
+				}
+				for i := range venues {
+					venues[i] = venue(int(first+int64(i)) % l.venues)
+				}
+				rows, err := conn.Query(ctx, insertEvents, eventType, data, venues)
+				if err != nil {
+					return err
+				}
+				ids, err := pgx.CollectRows(rows, pgx.RowTo[string])
+				if err != nil {
+					return err
+				}
+				transactions.Add(1)
+				now := time.Now()
+				mu.Lock()
+				w.events += int64(len(ids))
+				if l.times {
+					for _, id := range ids {
+						w.commits[id] = now
+					}
+				}
+				mu.Unlock()
+			}
+			return nil
+		})
+	}
+	err = writers.Wait()
+	w.transactions = transactions.Load()
+	if err != nil {
+		return w, fmt.Errorf("write events: %w", err)
+	}
+	return w, nil
+}
+
+// delivered is what a load came to with an agent.
+type delivered struct {
+	written
+	deliveries int64
+	took       time.Duration // from the first INSERT until all was recorded
+	lag        lag
+	arrivals   []arrival // when times are kept
+}
+
+func (d delivered) rate() float64 { return float64(d.deliveries) / d.took.Seconds() }
+
+// deliver writes events and waits until the agent has recorded that all endpoints that answer have got theirs.
+func (d *database) deliver(ctx context.Context, l load) (r delivered, err error) {
+	before, err := d.recorded(ctx)
+	if err != nil {
+		return r, err
+	}
+	watch := d.watchLag(ctx)
+	d.b.customers.keepArrivals(l.times)
+	began := time.Now()
+	if r.written, err = d.write(ctx, l); err != nil {
+		return r, errors.Join(err, watch.stop(&r.lag))
+	}
+	r.deliveries = r.events * l.fanout
+	err = d.await(ctx, patience, "all events are recorded", func() (bool, error) {
+		n, err := d.recorded(ctx)
+		return n-before >= r.deliveries, err
+	})
+	r.took = time.Since(began)
+	r.arrivals = d.b.customers.keepArrivals(false)
+	return r, errors.Join(err, watch.stop(&r.lag))
+}
+
+// lag is the most that the slot was behind.
+type lag struct {
+	age   time.Duration // of the oldest part of the stream that was not recorded
+	bytes int64         // between what the server had sent and what was confirmed
+}
+
+func (l *lag) add(other lag) { l.age, l.bytes = max(l.age, other.age), max(l.bytes, other.bytes) }
+
+// lagWatch looks at the slot until it is stopped.
+type lagWatch struct {
+	end  context.CancelFunc
+	done chan error // sent to once by the goroutine of watchLag
+	most lag        // valid once done was received from
+}
+
+const (
+	lagInterval = 250 * time.Millisecond
+	selectLag   = `
+select greatest(0, coalesce(r.sent_lsn - s.confirmed_flush_lsn, 0))::bigint
+from pg_replication_slots s left join pg_stat_replication r on r.pid = s.active_pid where s.slot_name = $1`
+)
+
+// watchLag starts to look. Its goroutine ends with stop.
+func (d *database) watchLag(ctx context.Context) *lagWatch {
+	ctx, cancel := context.WithCancel(ctx)
+	w := &lagWatch{end: cancel, done: make(chan error, 1)}
+	go func() { w.done <- d.look(ctx, &w.most) }()
+	return w
+}
+
+func (d *database) look(ctx context.Context, most *lag) (err error) {
+	conn, err := pgx.Connect(context.WithoutCancel(ctx), d.b.cluster.URL(d.name))
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, conn.Close(context.WithoutCancel(ctx))) }()
+	for tick := time.NewTicker(lagInterval); ; {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			tick.Stop()
+			return nil
+		}
+		var now lag
+		if err := conn.QueryRow(context.WithoutCancel(ctx), selectLag, d.slot()).Scan(&now.bytes); err != nil {
+			return err
+		}
+		m, err := d.metrics(context.WithoutCancel(ctx))
+		if err != nil {
+			return err
+		}
+		now.age = time.Duration(m["webhook_agent_slot_lag_seconds"] * float64(time.Second))
+		most.add(now)
+	}
+}
+
+func (w *lagWatch) stop(most *lag) error {
+	w.end()
+	err := <-w.done
+	*most = w.most
+	return err
+}
+
+// latencies returns, in rising order, the time from COMMIT's return to the arrival of each request. An event may arrive before its writer
+// has the answer to COMMIT; that is below zero.
+func (d delivered) latencies() []time.Duration {
+	latencies := make([]time.Duration, 0, len(d.arrivals))
+	for _, a := range d.arrivals {
+		if commit, ok := d.commits[a.id]; ok {
+			latencies = append(latencies, a.at.Sub(commit))
+		}
+	}
+	slices.Sort(latencies)
+	return latencies
+}
+
+// quantile returns the smallest value that q of all do not exceed; zero when there are none.
+func quantile(sorted []time.Duration, q float64) time.Duration {
+	if len(sorted) == 0 {
+		return 0
+	}
+	return sorted[min(len(sorted)-1, int(q*float64(len(sorted))))]
+}
+
+// median returns the middle value, the higher one of two.
+func median(values []float64) float64 {
+	sorted := slices.Sorted(slices.Values(values))
+	return sorted[len(sorted)/2]
+}

@@ -1,0 +1,138 @@
+// Command bench measures the agent beside what it can be compared with, in one run on one machine, and prints a table.
+// `make bench` runs it; `make bench-short` only shows that every part of it works.
+//
+// # What is compared
+//
+// The floor is what this machine can do at most: a process that signs and POSTs the same bodies to the same receiver, with
+// the settings of net/http that the agent uses and as many requests at a time, and without a database (floor.go). The bare
+// reader is what the stream costs at least: a process that decodes it with pglogrepl, POSTs at once and records nothing
+// (bare.go). Neither keeps any of the agent's promises.
+//
+// Machines differ and are noisy, so what counts are ratios: the agent and what it is compared with are measured in turn, for
+// several rounds, and the ratio is the median of the rounds'. Everything shares the machine: the producer, PostgreSQL, the
+// agent and the receiver. Producer and receiver are this process; all others are processes of their own.
+//
+// # What is real
+//
+// PostgreSQL runs with fsync and full_page_writes. The producer inserts into the outbox as an app would, with the ids that
+// the table gives. A delivery counts once the agent has recorded it. Each scenario has a database of its own, and all
+// begin with an agent that leads and has delivered.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"regexp"
+	"syscall"
+	"time"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
+	context.AfterFunc(ctx, stop) // the second signal ends the program the hard way
+	os.Exit(run(ctx, os.Args[1:], os.Stdout, os.Stderr))
+}
+
+// config is how a run is made.
+type config struct {
+	agent    string
+	commit   string
+	only     *regexp.Regexp
+	markdown bool
+	size
+}
+
+// size is how much is measured.
+type size struct {
+	rounds     int           // in which agent and floor are measured in turn
+	stretch    time.Duration // of one measurement
+	latency    time.Duration // of one measurement of the latency at a rate
+	parked     int           // deliveries that wait for an endpoint that hangs
+	log        int           // rows of the delivery log that has grown
+	grown      int           // endpoints that are registered then
+	burst      int           // rows of one transaction
+	idle       time.Duration
+	statistics time.Duration // PostgreSQL may keep what a session has counted to itself for 10 s
+	venues     int           // with one endpoint each, that get one event each in turn
+	costOver   int           // events over which the cost is taken
+}
+
+var (
+	full = size{rounds: 3, stretch: 6 * time.Second, latency: 20 * time.Second, parked: 1_000_000, log: 10_000_000,
+		grown: 100_000, burst: 1_000_000, idle: 30 * time.Second, statistics: 12 * time.Second, venues: 10_000, costOver: 100_000}
+	short = size{rounds: 1, stretch: 500 * time.Millisecond, latency: time.Second, parked: 2000, log: 5000, grown: 500, burst: 5000,
+		idle: time.Second, statistics: 100 * time.Millisecond, venues: 200, costOver: 2000}
+)
+
+// run returns the exit status: 0 when everything was measured, whatever came out, 1 when it was not, 2 for a wrong command line.
+func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+	err := command(ctx, args, stdout, stderr)
+	var usage usageError
+	switch {
+	case err == nil, errors.Is(err, flag.ErrHelp):
+		return 0
+	case errors.As(err, &usage):
+		fmt.Fprintln(stderr, "bench:", usage.text)
+		return 2
+	case ctx.Err() != nil:
+		fmt.Fprintln(stderr, "bench: interrupted")
+	default:
+		fmt.Fprintln(stderr, "bench:", err)
+	}
+	return 1
+}
+
+// usageError is a wrong command line.
+type usageError struct{ text string }
+
+func (e usageError) Error() string { return e.text }
+
+func command(ctx context.Context, args []string, stdout, stderr io.Writer) error {
+	if len(args) > 0 {
+		switch args[0] {
+		case floorRole:
+			return play(ctx, stdout, runFloor)
+		case bareRole:
+			return play(ctx, stdout, runBare)
+		}
+	}
+	var (
+		c       = config{size: full}
+		only    string
+		isShort bool
+	)
+	flags := flag.NewFlagSet("bench", flag.ContinueOnError)
+	flags.SetOutput(stderr)
+	flags.StringVar(&c.agent, "agent", "bin/webhook-agent", "the agent")
+	flags.StringVar(&c.commit, "commit", "unknown", "what is measured, for the table")
+	flags.StringVar(&only, "only", "", "only the scenarios whose name matches this regular expression")
+	flags.BoolVar(&isShort, "short", false, "measure hardly anything, to see that everything works")
+	flags.BoolVar(&c.markdown, "markdown", false, "print the table as Markdown as well")
+	if err := flags.Parse(args); err != nil {
+		if errors.Is(err, flag.ErrHelp) {
+			return err
+		}
+		return usageError{err.Error()}
+	}
+	if flags.NArg() > 0 {
+		return usageError{fmt.Sprintf("there is no command %q", flags.Arg(0))}
+	}
+	var err error
+	if c.only, err = regexp.Compile(only); err != nil {
+		return usageError{fmt.Sprintf("-only %q: %v", only, err)}
+	}
+	if isShort {
+		c.size = short
+	}
+	b, err := newBench(ctx, c, stdout)
+	if err != nil {
+		return err
+	}
+	err = b.measure(ctx)
+	return errors.Join(err, b.close())
+}

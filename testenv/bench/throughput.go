@@ -1,0 +1,176 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+)
+
+// scenario is a part of the run.
+type scenario struct {
+	name    string
+	measure func(*bench, context.Context) error
+}
+
+var scenarios = []scenario{
+	{"throughput to 1 endpoint", (*bench).oneEndpoint},
+	{"throughput to 10 endpoints", (*bench).tenEndpoints},
+	{"throughput to slow endpoints", (*bench).slowEndpoints},
+	{"throughput to many endpoints", (*bench).manyEndpoints},
+	{"throughput over TLS", (*bench).overTLS},
+	{"latency", (*bench).latency},
+	{"isolation", (*bench).isolation},
+	{"growth", (*bench).growth},
+	{"burst", (*bench).burst},
+	{"cost", (*bench).cost},
+	{"idle", (*bench).atRest},
+}
+
+// The goals of the agent on 2 cores.
+const (
+	goalOne     = 0.60
+	goalTen     = 0.75
+	goalSlow    = 0.95
+	goalBeside  = 0.95
+	goalGrown   = 0.90
+	goalP99     = 10 * time.Millisecond
+	goalBare    = 2.0
+	goalMemory  = 256 << 20
+	goalLag     = 2 * time.Second
+	goalLagSize = 64 << 20
+	goalRows    = 1.0
+	goalCore    = 0.005
+	goalQueries = 1.0
+)
+
+func (b *bench) measure(ctx context.Context) error {
+	for _, s := range scenarios {
+		if !b.only.MatchString(s.name) {
+			continue
+		}
+		b.say("%s: %s", time.Now().Format(time.TimeOnly), s.name)
+		if err := s.measure(b, ctx); err != nil {
+			return fmt.Errorf("%s: %w", s.name, err)
+		}
+	}
+	b.report.print(b.out)
+	if b.markdown {
+		b.report.printMarkdown(b.out)
+	}
+	return nil
+}
+
+// contest measures the agent and the floor in turn.
+type contest struct {
+	name        string
+	goal        float64 // 0 for none
+	options     agentOptions
+	concurrency int // of the floor; what the agent has by its options
+	load        load
+	venues      int
+	urls        func(venue int) []string
+}
+
+func (b *bench) oneEndpoint(ctx context.Context) error {
+	return b.contest(ctx, contest{
+		name: "throughput, 1 endpoint", goal: goalOne, concurrency: 16, load: b.full(1, 1), venues: 1,
+		urls: func(int) []string { return []string{b.customers.url(sound, 0)} },
+	})
+}
+
+func (b *bench) tenEndpoints(ctx context.Context) error {
+	return b.contest(ctx, contest{
+		name: "throughput, 10 endpoints for each event", goal: goalTen, concurrency: 160, load: b.full(1, 10), venues: 1,
+		urls: func(int) (urls []string) {
+			for i := range 10 {
+				urls = append(urls, b.customers.url(sound, i))
+			}
+			return urls
+		},
+	})
+}
+
+func (b *bench) slowEndpoints(ctx context.Context) error {
+	return b.contest(ctx, contest{
+		name: "throughput, 50 endpoints at 20 ms, 64 requests at a time", goal: goalSlow, concurrency: 64, options: agentOptions{Concurrency: 64},
+		load: b.full(50, 1), venues: 50,
+		urls: func(v int) []string { return []string{b.customers.url(slow, v)} },
+	})
+}
+
+func (b *bench) manyEndpoints(ctx context.Context) error {
+	return b.contest(ctx, contest{
+		name: fmt.Sprintf("throughput, %d endpoints at addresses of their own, in turn", b.venues), concurrency: 256, load: b.full(b.venues, 1), venues: b.venues,
+		urls: func(v int) []string { return []string{b.customers.hostURL(sound, v)} },
+	})
+}
+
+func (b *bench) overTLS(ctx context.Context) error {
+	return b.contest(ctx, contest{
+		name: "throughput, 1 endpoint over TLS", concurrency: 16, load: b.full(1, 1), venues: 1,
+		urls: func(int) []string { return []string{b.customers.tlsURL(sound, 0)} },
+	})
+}
+
+func (b *bench) contest(ctx context.Context, c contest) (err error) {
+	d, err := b.newDatabase(ctx, c.options)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, d.drop(ctx)) }()
+	var urls []string
+	for v := range c.venues {
+		for i, url := range c.urls(v) {
+			if err := d.endpoint(ctx, fmt.Sprintf("ep_%06d_%d", v, i), venue(v), url); err != nil {
+				return err
+			}
+			urls = append(urls, url)
+		}
+	}
+	if err := d.warm(ctx, c.load); err != nil {
+		return err
+	}
+	var (
+		rates, floors, ratios []float64
+		most                  lag
+	)
+	for range b.rounds {
+		floor, err := ask[floorResult](ctx, floorRole, floorTask{URLs: urls, Concurrency: c.concurrency, Length: b.stretch, CA: b.customers.ca})
+		if err != nil {
+			return err
+		}
+		r, err := d.deliver(ctx, c.load)
+		if err != nil {
+			return err
+		}
+		rate := float64(floor.Requests) / floor.Took.Seconds()
+		rates, floors, ratios = append(rates, r.rate()), append(floors, rate), append(ratios, r.rate()/rate)
+		most.add(r.lag)
+		b.say("  agent %s, floor %s, ratio %.2f, lag %s, %s", perSecond(r.rate()), perSecond(rate), r.rate()/rate, r.lag.age.Round(time.Millisecond), mebibytes(r.lag.bytes))
+	}
+	line := row{scenario: c.name, value: perSecond(median(rates)), compared: "floor " + perSecond(median(floors)), ratio: fmt.Sprintf("%.2f", median(ratios))}
+	if c.goal > 0 {
+		line.goal, line.reached = fmt.Sprintf("at least %.2f", c.goal), median(ratios) >= c.goal
+	}
+	b.report.add(line)
+	b.reportLag(c.name, most)
+	return nil
+}
+
+// warm starts the agent and lets it deliver, so that what follows finds connections, plans and limits as they are in the long run.
+func (d *database) warm(ctx context.Context, l load) error {
+	if err := d.start(ctx); err != nil {
+		return err
+	}
+	l.length /= 2
+	_, err := d.deliver(ctx, l)
+	return err
+}
+
+func (b *bench) reportLag(scenario string, l lag) {
+	b.report.add(row{
+		scenario: "slot lag: " + scenario, value: fmt.Sprintf("%.1f s, %s", l.age.Seconds(), mebibytes(l.bytes)),
+		goal: "at most 2 s, 64 MiB", reached: l.age <= goalLag && l.bytes <= goalLagSize,
+	})
+}

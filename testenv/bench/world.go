@@ -1,0 +1,255 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"math"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"text/template"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/quintago/webhook-agent/testenv"
+)
+
+const (
+	readyTimeout = 30 * time.Second
+	endTimeout   = 20 * time.Second // longer than the agent's shutdown_timeout
+	patience     = 2 * time.Minute  // for what the agent has been given to do
+	poll         = 20 * time.Millisecond
+)
+
+// settings are those of a small production server with 2 cores.
+var settings = map[string]string{
+	"shared_buffers": "1GB", "max_wal_size": "8GB", "checkpoint_timeout": "15min", "maintenance_work_mem": "512MB",
+}
+
+// bench is a run.
+type bench struct {
+	config
+	cluster   *testenv.Cluster
+	customers *customers
+	report    *report
+	out       io.Writer
+	databases int
+}
+
+func newBench(ctx context.Context, c config, out io.Writer) (*bench, error) {
+	customers, err := startCustomers()
+	if err != nil {
+		return nil, err
+	}
+	cluster, err := testenv.Start(ctx, testenv.Options{Durable: true, Settings: settings})
+	if err != nil {
+		return nil, errors.Join(err, customers.close())
+	}
+	return &bench{config: c, cluster: cluster, customers: customers, out: out, report: newReport(c.commit, cluster.Binaries())}, nil
+}
+
+func (b *bench) close() error { return errors.Join(b.cluster.Close(), b.customers.close()) }
+
+func (b *bench) say(format string, args ...any) { fmt.Fprintf(b.out, format+"\n", args...) }
+
+// database is a database with the agent's schema, and the agent that serves it while it runs.
+type database struct {
+	b       *bench
+	name    string
+	conn    *pgx.Conn // of a superuser
+	options agentOptions
+	admin   string // host:port of the agent
+	agent   *testenv.Process
+}
+
+// agentOptions are the keys in which measurements differ from the defaults.
+type agentOptions struct {
+	Concurrency         int // zero for the default
+	EndpointConcurrency int
+}
+
+var configTemplate = template.Must(template.New("agent.toml").Parse(`[database]
+url = "{{.URL}}"
+
+[outbox]
+slot = "{{.Slot}}"
+
+[delivery]
+{{with .Concurrency}}concurrency = {{.}}
+{{end}}{{with .EndpointConcurrency}}endpoint_concurrency = {{.}}
+{{end}}shutdown_timeout = "1s"
+
+[network]
+allow_http = true
+allow_networks = ["127.0.0.0/8"]
+
+[admin]
+listen = "{{.Admin}}"
+`))
+
+// newDatabase makes a database with the schema and without endpoints.
+func (b *bench) newDatabase(ctx context.Context, options agentOptions) (_ *database, err error) {
+	b.databases++
+	d := &database{b: b, name: fmt.Sprintf("bench_%d", b.databases), options: options}
+	err = testenv.ExecSQL(ctx, b.cluster.URL("postgres"), fmt.Sprintf(`create database %s owner %s`, d.name, testenv.AgentRole))
+	if err != nil {
+		return nil, err
+	}
+	port, err := testenv.FreePort()
+	if err != nil {
+		return nil, err
+	}
+	d.admin = fmt.Sprintf("127.0.0.1:%d", port)
+	var text strings.Builder
+	values := struct {
+		URL, Slot, Admin string
+		agentOptions
+	}{b.cluster.RoleURL(testenv.AgentRole, d.name), d.slot(), d.admin, options}
+	if err := configTemplate.Execute(&text, values); err != nil {
+		return nil, err
+	}
+	if err := os.WriteFile(d.file("toml"), []byte(text.String()), 0o600); err != nil {
+		return nil, fmt.Errorf("configure the agent: %w", err)
+	}
+	if err := b.customers.writeCA(d.file("ca")); err != nil {
+		return nil, fmt.Errorf("configure the agent: %w", err)
+	}
+	if out, err := exec.CommandContext(ctx, b.agent, "migrate", "--config", d.file("toml")).CombinedOutput(); err != nil {
+		return nil, fmt.Errorf("%s migrate: %w: %s", b.agent, err, out)
+	}
+	d.conn, err = pgx.Connect(ctx, b.cluster.URL(d.name))
+	return d, err
+}
+
+func (d *database) slot() string { return d.name + "_slot" }
+func (d *database) file(extension string) string {
+	return filepath.Join(d.b.cluster.Folder(), d.name+"."+extension)
+}
+
+// drop stops the agent and removes the database.
+func (d *database) drop(ctx context.Context) error {
+	err := d.stop()
+	ctx = context.WithoutCancel(ctx)
+	_, slotErr := d.conn.Exec(ctx, `select pg_drop_replication_slot(slot_name) from pg_replication_slots where slot_name = $1`, d.slot())
+	return errors.Join(err, slotErr, d.conn.Close(ctx),
+		testenv.ExecSQL(ctx, d.b.cluster.URL("postgres"), `drop database `+d.name+` with (force)`))
+}
+
+const insertEndpoint = `
+insert into webhooks.endpoints (id, venue, url, events, secret) values ($1, $2, $3, '{*}', $4)`
+
+// endpoint registers an endpoint for all events of a venue.
+func (d *database) endpoint(ctx context.Context, id, venue, url string) error {
+	_, err := d.conn.Exec(ctx, insertEndpoint, id, venue, url, secret)
+	return err
+}
+
+// venue is the name of the venue of this number.
+func venue(number int) string { return fmt.Sprintf("venue_%06d", number) }
+
+// start starts the agent and returns when it leads and has delivered what there was.
+func (d *database) start(ctx context.Context) (err error) {
+	log, err := os.OpenFile(d.file("log"), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
+	if err != nil {
+		return fmt.Errorf("start the agent: %w", err)
+	}
+	defer func() { err = errors.Join(err, log.Close()) }()
+	cmd := exec.Command(d.b.agent, "run", "--config", d.file("toml"))
+	cmd.Env = append(os.Environ(), "SSL_CERT_FILE="+d.file("ca"))
+	cmd.Stdout, cmd.Stderr = log, log
+	if d.agent, err = testenv.StartProcess(cmd); err != nil {
+		return fmt.Errorf("start the agent: %w", err)
+	}
+	return d.await(ctx, readyTimeout, "the agent leads", func() (bool, error) {
+		body, err := d.get(ctx, "/readyz")
+		return err == nil && body == "leading\n", nil
+	})
+}
+
+// stop ends the agent, which drains.
+func (d *database) stop() error {
+	if d.agent == nil {
+		return nil
+	}
+	if err := d.agent.Signal(syscall.SIGTERM); err != nil {
+		return err
+	}
+	timer := time.AfterFunc(endTimeout, func() { _ = d.agent.Signal(syscall.SIGKILL) })
+	defer timer.Stop()
+	err := d.agent.Wait()
+	d.agent = nil
+	if err != nil {
+		return fmt.Errorf("the agent: %w; its log ends:\n%s", err, testenv.LogTail(d.file("log")))
+	}
+	return nil
+}
+
+// await waits until done tells so.
+func (d *database) await(ctx context.Context, limit time.Duration, what string, done func() (bool, error)) error {
+	deadline := time.Now().Add(limit)
+	for {
+		ok, err := done()
+		switch {
+		case ok || err != nil:
+			return err
+		case ctx.Err() != nil:
+			return ctx.Err()
+		case time.Now().After(deadline):
+			return fmt.Errorf("not within %s: %s; the agent's log ends:\n%s", limit, what, testenv.LogTail(d.file("log")))
+		}
+		select {
+		case <-d.agent.Ended():
+			return fmt.Errorf("the agent has ended; its log ends:\n%s", testenv.LogTail(d.file("log")))
+		case <-time.After(poll):
+		}
+	}
+}
+
+// adminClient asks for no compression, which would cost the agent more than the answer.
+var adminClient = &http.Client{Transport: &http.Transport{DisableCompression: true}}
+
+func (d *database) get(ctx context.Context, path string) (string, error) {
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+d.admin+path, nil)
+	if err != nil {
+		return "", err
+	}
+	response, err := adminClient.Do(request)
+	if err != nil {
+		return "", err
+	}
+	defer response.Body.Close()
+	body, err := io.ReadAll(response.Body)
+	return string(body), err
+}
+
+// metrics returns all of the agent's, with their labels as they are printed.
+func (d *database) metrics(ctx context.Context) (map[string]float64, error) {
+	body, err := d.get(ctx, "/metrics")
+	if err != nil {
+		return nil, fmt.Errorf("read the agent's metrics: %w", err)
+	}
+	metrics := map[string]float64{}
+	for lines := bufio.NewScanner(strings.NewReader(body)); lines.Scan(); {
+		name, value, ok := strings.Cut(lines.Text(), " ")
+		if ok && name != "#" {
+			if metrics[name], err = strconv.ParseFloat(value, 64); err != nil {
+				metrics[name] = math.NaN()
+			}
+		}
+	}
+	return metrics, nil
+}
+
+// recorded returns how many deliveries the agent has recorded as succeeded.
+func (d *database) recorded(ctx context.Context) (int64, error) {
+	m, err := d.metrics(ctx)
+	return int64(m[`webhook_agent_deliveries_total{status="succeeded"}`]), err
+}

@@ -1,0 +1,60 @@
+package testenv
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"strconv"
+	"time"
+)
+
+// clockTick is the unit of the times in /proc/PID/stat: USER_HZ, which is 100 for every program on Linux.
+const clockTick = time.Second / 100
+
+// CPU returns the processor time that a process and its children that have ended have taken. See proc(5), stat.
+func CPU(pid int) (own, children time.Duration, err error) {
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return 0, 0, fmt.Errorf("read the processor time of process %d: %w", pid, err)
+	}
+	// The second field, the name, stands in parentheses and may hold anything; utime is the 14th.
+	fields := bytes.Fields(stat[bytes.LastIndexByte(stat, ')')+1:])
+	const utime = 14 - 3
+	var ticks [4]int64
+	for i := range ticks {
+		if ticks[i], err = strconv.ParseInt(string(fields[utime+i]), 10, 64); err != nil {
+			return 0, 0, fmt.Errorf("read the processor time of process %d: %w", pid, err)
+		}
+	}
+	return time.Duration(ticks[0]+ticks[1]) * clockTick, time.Duration(ticks[2]+ticks[3]) * clockTick, nil
+}
+
+// PeakMemory returns the most memory, in bytes, that a process has had resident so far.
+func PeakMemory(pid int) (int64, error) {
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		return 0, fmt.Errorf("read the memory of process %d: %w", pid, err)
+	}
+	for line := range bytes.Lines(status) {
+		if value, ok := bytes.CutPrefix(line, []byte("VmHWM:")); ok {
+			kilobytes, err := strconv.ParseInt(string(bytes.TrimSpace(bytes.TrimSuffix(bytes.TrimSpace(value), []byte("kB")))), 10, 64)
+			return kilobytes << 10, err
+		}
+	}
+	return 0, fmt.Errorf("read the memory of process %d: no VmHWM", pid)
+}
+
+// CPU returns the processor time that the server has taken with all its processes, those that have ended included.
+func (c *Cluster) CPU() (time.Duration, error) {
+	if c.server == nil {
+		return 0, fmt.Errorf("read the processor time of PostgreSQL: it does not run")
+	}
+	own, ended, err := CPU(c.server.PID)
+	total := own + ended
+	for _, child := range childProcesses(c.server.PID) {
+		if own, ended, err := CPU(child); err == nil { // else it has just ended, and counts among those next time
+			total += own + ended
+		}
+	}
+	return total, err
+}
