@@ -51,7 +51,7 @@ type Horizon struct {
 	// Completes tells that a recovery is over once this horizon is stored.
 	Completes bool
 
-	xmin uint64
+	xmin, xmax uint64
 }
 
 const selectHorizon = `
@@ -66,7 +66,7 @@ func (db *DB) Horizon(ctx context.Context) (h Horizon, err error) {
 		return h, db.cfg.explain("take a horizon", err)
 	}
 	s, err := ParseSnapshot(h.Snapshot)
-	h.xmin = s.xmin
+	h.xmin, h.xmax = s.xmin, s.xmax
 	return h, err
 }
 
@@ -75,23 +75,24 @@ func (h Horizon) Passed(xid uint64) bool { return h.xmin > xid }
 
 // comparison says which rows of the outbox to look at, and for which endpoints.
 type comparison struct {
-	from      *string   // the last horizon; nil when there is none, so that all rows are looked at
-	later     *string   // a snapshot that sees all transactions that had begun when from was taken; nil when from is
-	at        time.Time // when from was taken
-	known     []uint32  // the tables that it speaks of; nil for all
-	to        *string   // the new horizon; nil to look at all that is visible
-	periodic  bool      // no gap is known
-	endpoints *string   // only endpoints that have not changed since this horizon
+	from *string   // the last horizon; nil when there is none, so that all rows are looked at
+	at   time.Time // when from was taken
+	// A row was written after that when its transaction is one of so many from newer on.
+	newer, newerXIDs int64
+	known            []uint32 // the tables that it speaks of; nil for all
+	to               *string  // the new horizon; nil to look at all that is visible
+	periodic         bool     // no gap is known
+	endpoints        *string  // only endpoints that have not changed since this horizon
 }
 
-// after sets what the last horizon tells.
-func (c *comparison) after(horizon *string, at *time.Time) error {
+// after sets what the last horizon tells, at the time of the new one.
+func (c *comparison) after(horizon *string, at *time.Time, h Horizon) error {
 	if horizon == nil || at == nil {
 		return nil
 	}
 	s, err := ParseSnapshot(*horizon)
-	later := fmt.Sprintf("%d:%[1]d:", s.xmax)
-	c.from, c.later, c.at = horizon, &later, *at
+	c.from, c.at = horizon, *at
+	c.newer, c.newerXIDs = int64(s.xmax), int64(h.xmax)-int64(s.xmax)
 	return err
 }
 
@@ -103,9 +104,10 @@ func wants(venue, until, eventType string) string {
 		venue, until, eventType)
 }
 
-// registeredUntil is the expression for until, given that for created and the parameters for comparison.later and at.
-func registeredUntil(created, later, at string) string {
-	return fmt.Sprintf("greatest(%s, case when not webhooks.handed_over(o.xmin, %s::text::pg_snapshot) then %s::timestamptz end)", created, later, at)
+// registeredUntil is the expression for until, given that for created and the parameters for comparison.at, newer and newerXIDs. The 32
+// bits of a row's transaction id go round, and rows may be older than half a round.
+func registeredUntil(created, at, newer, newerXIDs string) string {
+	return fmt.Sprintf("greatest(%s, case when (o.xmin::text::bigint - %s::bigint & 4294967295) < %s::bigint then %s::timestamptz end)", created, newer, newerXIDs, at)
 }
 
 // eventColumns returns the expressions for an event's id, venue, created and type, with the values that the stream would give
@@ -122,7 +124,7 @@ func (db *DB) eventColumns() (id, venue, created, eventType string) {
 // so that the many rows of a gap are each read once; in a periodic comparison only the latest rows that lack one.
 func (db *DB) findSQL(periodic bool) string {
 	id, venue, created, eventType := db.eventColumns()
-	until := registeredUntil(created, "$6", "$7")
+	until := registeredUntil(created, "$6", "$7", "$8")
 	unseen := id + ` is not null and not (webhooks.handed_over(o.xmin, $1::text::pg_snapshot) and coalesce(o.tableoid = any($2::oid[]), true))
   and ($3::text is null or webhooks.handed_over(o.xmin, $3::text::pg_snapshot))`
 	lacking := func(id, venue, until, eventType string) string {
@@ -170,7 +172,7 @@ func (db *DB) find(ctx context.Context, c comparison, cursor *string) (ids []str
 		}
 		looked, next = looked+1, &id
 		return struct{}{}, err
-	}, planAnew, c.from, c.known, c.to, c.endpoints, window, c.later, c.at)
+	}, planAnew, c.from, c.known, c.to, c.endpoints, window, c.at, c.newer, c.newerXIDs)
 	if looked < findLimit {
 		next = nil
 	}
@@ -200,12 +202,12 @@ with event as materialized (
     returning endpoint_id
 )
 select endpoint_id, count(*) from added group by endpoint_id`,
-		id, venue, created, eventType, db.cfg.table(), db.idType(), wants("o.venue", "o.until", "o.type"), registeredUntil(created, "$3", "$4"))
+		id, venue, created, eventType, db.cfg.table(), db.idType(), wants("o.venue", "o.until", "o.type"), registeredUntil(created, "$3", "$4", "$5"))
 }
 
 // recoverArgs are the parameters of recoverSQL.
 func (c comparison) recoverArgs(ids []string) []any {
-	return []any{planAnew, ids, c.endpoints, c.later, c.at}
+	return []any{planAnew, ids, c.endpoints, c.at, c.newer, c.newerXIDs}
 }
 
 // recovered counts the rows that an endpoint got.
@@ -241,7 +243,7 @@ func (db *DB) sweep(ctx context.Context, term Term) (added int64, err error) {
 		return 0, db.cfg.explain("read the checkpoint", err)
 	}
 	all := comparison{known: h.Coverage.known(c.relations)}
-	if err := all.after(c.horizon, c.horizonAt); err != nil {
+	if err := all.after(c.horizon, c.horizonAt, h); err != nil {
 		return 0, err
 	}
 	added, err = db.eachFound(ctx, all, func(ids []string) (n int64, err error) {
@@ -314,7 +316,7 @@ func (db *DB) Reconcile(ctx context.Context, l *Ledger, h Horizon, gap bool) (ad
 		return 0, db.cfg.explain("read the checkpoint", err)
 	}
 	c := comparison{known: h.Coverage.known(relations), to: &h.Snapshot}
-	if err := c.after(from, at); err != nil {
+	if err := c.after(from, at, h); err != nil {
 		return 0, err
 	}
 	// Without a former horizon nothing tells which rows are new, and which endpoints have not changed.
