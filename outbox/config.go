@@ -3,6 +3,7 @@ package outbox
 import (
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
@@ -26,6 +27,8 @@ type Config struct {
 	// Watchful has a DB give up a statement that has no answer for answerTimeout, and not heed the statement_timeout of its role:
 	// for a process that must go on by itself. Nobody waits for its statements as for those of a command.
 	Watchful bool
+	// Retention is how long the outbox and the log are kept, zero for ever. See Pruner.
+	Retention time.Duration
 }
 
 // Columns maps the columns of an outbox table that an app already has.

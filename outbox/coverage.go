@@ -20,8 +20,13 @@ type Coverage struct {
 	Relations []string
 }
 
+// relationsOf is Coverage.Relations of the table that its argument names.
+const relationsOf = `coalesce((select array_agg(format('%%s:%%s', p.relid::oid, i.xmin) order by p.relid)
+                 from pg_partition_tree(to_regclass(%[1]s)) p left join pg_inherits i on i.inhrelid = p.relid where p.isleaf),
+                array[format('%%s:', to_regclass(%[1]s)::oid)])`
+
 // selectCoverage reads catalogue rows with their xmin, which every change of such a row renews.
-const selectCoverage = `
+var selectCoverage = `
 select coalesce((select string_agg(fact, ' ' order by fact) from (
            select format('publication %s/%s', oid, xmin) as fact from pg_publication where pubname = any($1)
            union all
@@ -35,9 +40,7 @@ select coalesce((select string_agg(fact, ' ' order by fact) from (
            union all
            select format('table %s', to_regclass(name)::oid) from unnest($2::text[]) name
        ) facts), ''),
-       coalesce((select array_agg(format('%s:%s', p.relid::oid, i.xmin) order by p.relid)
-                 from pg_partition_tree(to_regclass($3)) p left join pg_inherits i on i.inhrelid = p.relid where p.isleaf),
-                array[format('%s:', to_regclass($3)::oid)])`
+       ` + fmt.Sprintf(relationsOf, "$3")
 
 // Coverage reads it.
 func (db *DB) Coverage(ctx context.Context) (c Coverage, err error) {

@@ -13,8 +13,8 @@ import (
 )
 
 // poolSize bounds the connections beside the replication and the recording one: refilling lanes, looking up,
-// monitoring.
-const poolSize = 4
+// monitoring, comparing, pruning.
+const poolSize = 5
 
 const (
 	// connLifetime is how long a setting that was changed for the role or the database may stay with a connection of the pool.

@@ -213,7 +213,8 @@ func (db *DB) explainNoDelivery(ctx context.Context, eventID, endpointID string)
 	thing := fmt.Sprintf("event %q", eventID)
 	switch {
 	case errors.Is(err, pgx.ErrNoRows):
-		return &Problem{Thing: thing, Reason: "neither the delivery log nor the outbox has it", Remedy: "webhook-agent deliveries list shows the newest"}
+		return &Problem{Thing: thing, Reason: "neither the delivery log nor the outbox has it",
+			Remedy: "webhook-agent deliveries list shows the newest; what is older than outbox.retention is deleted"}
 	case err != nil:
 		return err
 	case endpointID != "":

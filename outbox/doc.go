@@ -4,7 +4,8 @@
 //
 //	Tailer   owns the replication connection and yields what was committed, in commit order
 //	Ledger   owns the recording connection; its transactions are the only writes to deliveries, attempts, endpoint_health
-//	         and checkpoint
+//	         and checkpoint while a term lasts, but for what the Pruner deletes
+//	Pruner   deletes what is older than the retention, on a connection of the pool
 //	DB       a small pool for everything else: loading state, refilling lanes, and the commands
 //
 // # Positions
@@ -34,6 +35,13 @@
 // the slot's consistent point is streamed, and one whose record stands before it had its id before the barrier.
 //
 // While all is well the latest part of the outbox is compared every few minutes all the same.
+//
+// # Pruning
+//
+// What is older than Config.Retention is deleted in an order (Pruner): events that are handed over and have nothing pending, then
+// deliveries whose event is gone. So a delivery outlives its event, and whatever a comparison finds in the outbox without a delivery
+// never had one. Nothing is deleted while a recovery is under way, since the stream may then bring events again that a sweep has
+// found, and only their rows tell.
 //
 // # Leadership
 //

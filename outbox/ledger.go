@@ -54,7 +54,7 @@ type LedgerConfig struct {
 	ServerEnds func()
 }
 
-// Ledger is the only writer of deliveries, attempts, endpoint_health and checkpoint. It gathers what comes in while
+// Ledger is the only writer of deliveries, attempts, endpoint_health and checkpoint; only the Pruner deletes. It gathers what comes in while
 // one transaction is on its way and commits it in the next. Its methods may be called from any goroutine and wait
 // while the Ledger's queue is full.
 type Ledger struct {

@@ -1,10 +1,14 @@
 package outbox
 
 import (
+	"fmt"
+	"regexp"
 	"strings"
 	"testing"
 
 	"github.com/jackc/pgx/v5"
+
+	"github.com/quintago/webhook-agent/testenv"
 )
 
 // TestHotQueries_UseTheirIndex looks at the plans over a log of 100,000 deliveries of 50 endpoints. Statements are prepared, and PostgreSQL may choose a
@@ -67,5 +71,90 @@ func TestPeriodicComparison_ReadsTheLatestRowsOnly(t *testing.T) {
 	must(t, err)
 	if plan := strings.Join(lines, "\n"); strings.Contains(plan, "Seq Scan on outbox") || !strings.Contains(plan, "outbox_created") {
 		t.Errorf("want index outbox_created:\n%s", plan)
+	}
+}
+
+// monthOfEvents fills outbox and log with 200,000 events of a month, all delivered to ep_1, and returns a connection for plans.
+func monthOfEvents(t *testing.T, env *testenv.DB) *pgx.Conn {
+	t.Helper()
+	env.Exec(t, `insert into webhooks.outbox (id, type, venue, data, created)
+	    select 'evt_' || lpad(i::text, 7, '0'), 'lead.created', 'venue_a', '{}', now() - interval '32 days' + make_interval(secs => i * 12.96) from generate_series(1, 200000) i`)
+	env.Exec(t, `insert into webhooks.deliveries (event_id, endpoint_id, venue, type, status, attempts, created, finished)
+	    select id, 'ep_1', venue, type, 'succeeded', 1, created, created from webhooks.outbox`)
+	env.Exec(t, `insert into webhooks.attempts (event_id, endpoint_id, attempt, at, code) select id, 'ep_1', 1, created, 500 from webhooks.outbox`)
+	env.Exec(t, `insert into webhooks.replays (endpoint_id, state, finished) select 'ep_1', 'done', created from webhooks.outbox`)
+	env.Exec(t, `vacuum analyze`)
+	conn, err := pgx.Connect(t.Context(), env.URL)
+	must(t, err)
+	t.Cleanup(func() { closeConn(conn) })
+	return conn
+}
+
+// explain runs a statement and returns its plan with the rows that each part of it read.
+func explain(t *testing.T, conn *pgx.Conn, sql string, args ...any) string {
+	t.Helper()
+	rows, err := conn.Query(t.Context(), "explain (analyze, buffers, timing off) "+sql, args...)
+	must(t, err)
+	lines, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	must(t, err)
+	return strings.Join(lines, "\n")
+}
+
+func TestPruning_ReadsOnlyWhatItDeletes(t *testing.T) {
+	t.Parallel()
+	db, env := openDB(t)
+	p := newPruning(t, db, env)
+	conn := monthOfEvents(t, env)
+	must(t, p.Begin(t.Context()))
+	settleHorizon(t, db, env)
+	listEvents, listDeliveries := db.listPlaces("webhooks.outbox", "created", "true"), db.listPlaces("webhooks.deliveries", "created", "o.status <> 'pending'")
+	var tables []uint32
+	var events, deliveries []string
+	for _, list := range []struct {
+		sql  string
+		rows *[]string
+	}{{listEvents, &events}, {listDeliveries, &deliveries}} {
+		listed, err := p.list(t.Context(), list.sql, beginning)
+		must(t, err)
+		for _, at := range listed[:pruneBatch] {
+			*list.rows = append(*list.rows, at.row)
+			tables = append(tables, at.table)
+		}
+	}
+	slot, epoch := db.cfg.Slot, p.term.Epoch
+	for _, test := range []struct {
+		name, sql string
+		args      []any
+		want      []string
+		pages     int // it may read, at most
+	}{
+		{"list events", listEvents, []any{beginning.created, p.cutoff, 0, beginning.row}, []string{"outbox_created on outbox"}, 600},
+		{"list deliveries", listDeliveries, []any{beginning.created, p.cutoff, 0, beginning.row}, []string{"deliveries_created on deliveries"}, 600},
+		// A row costs a few pages of each index, whatever the size of the tables.
+		{"delete events", db.deleteEventsSQL(), []any{slot, epoch, p.cutoff, tables[:pruneBatch], events, db.cfg.table()},
+			[]string{"TID Cond: (ctid = l.place)", "deliveries_pkey on deliveries", "replays_open on replays"}, 15 * pruneBatch},
+		{"delete deliveries", db.deleteDeliveriesSQL(), []any{slot, epoch, p.cutoff, deliveries},
+			[]string{"Tid Scan on deliveries d ", "outbox_pkey on outbox", "attempts_delivery on attempts"}, 25 * pruneBatch},
+		{"delete replays", deleteReplays, []any{slot, epoch, p.cutoff, pruneBatch}, []string{"replays_finished on replays"}, 6 * pruneBatch},
+	} {
+		plan := explain(t, conn, test.sql, append([]any{planAnew}, test.args...)...)
+		for _, want := range test.want {
+			if !strings.Contains(plan, want) {
+				t.Errorf("%s: no %q in\n%s", test.name, want, plan)
+			}
+		}
+		if seq := regexp.MustCompile(`Seq Scan on (outbox|deliveries|attempts|replays)`).FindString(plan); seq != "" {
+			t.Errorf("%s: %s in\n%s", test.name, seq, plan)
+		}
+		var pages int
+		if _, err := fmt.Sscan(regexp.MustCompile(`shared hit=(\d+)`).FindStringSubmatch(plan)[1], &pages); err != nil || pages > test.pages {
+			t.Errorf("%s reads %d pages (%v), want %d at most\n%s", test.name, pages, err, test.pages, plan)
+		}
+	}
+	// Each deleted all that it was given: the plans are those of the work itself.
+	for _, table := range []string{"outbox", "deliveries", "attempts", "replays"} {
+		if n := testenv.QueryOne[int](t, env, `select count(*) from webhooks.`+table); n != 200_000-pruneBatch {
+			t.Errorf("%s has %d rows, want %d", table, n, 200_000-pruneBatch)
+		}
 	}
 }

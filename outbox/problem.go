@@ -76,6 +76,8 @@ const (
 	codeCannotConnectNow     = "57P03"
 
 	classDataException = "22"
+	classIntegrity     = "23"
+	classRaised        = "P0" // by a trigger in PL/pgSQL
 )
 
 // SQLState returns the SQLSTATE of err, or "" when PostgreSQL did not answer with one.

@@ -180,7 +180,7 @@ func (l *Ledger) refused(ctx context.Context, conn *pgx.Conn) error {
 // and missing objects or rights.
 func transient(err error) bool {
 	code := SQLState(err)
-	return code != "" && !strings.HasPrefix(code, classDataException) && !strings.HasPrefix(code, "23") && !strings.HasPrefix(code, "42")
+	return code != "" && !strings.HasPrefix(code, classDataException) && !strings.HasPrefix(code, classIntegrity) && !strings.HasPrefix(code, "42")
 }
 
 // closeConn closes a connection without waiting long for a server that is gone.

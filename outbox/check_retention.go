@@ -1,0 +1,97 @@
+package outbox
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// selectPrunable tells whether a table's rows may be deleted, and whether each part of it has an index that begins with a column: without
+// one all of it would be read again and again.
+const selectPrunable = `
+select current_user::text, has_table_privilege(c.oid, 'DELETE'),
+       not exists (
+           select from (select c.oid as part where c.relkind = 'r' union select p.relid::oid from pg_partition_tree(c.oid) p where p.isleaf) parts
+           where not exists (
+               select from pg_index i
+               join pg_class ic on ic.oid = i.indexrelid
+               join pg_am m on m.oid = ic.relam and m.amname = 'btree'
+               join pg_attribute a on a.attrelid = i.indrelid and a.attnum = i.indkey[0]
+               where i.indrelid = parts.part and i.indisvalid and i.indpred is null and a.attname = $3))
+from pg_class c join pg_namespace n on n.oid = c.relnamespace
+where n.nspname = $1 and c.relname = $2`
+
+// checkRetention says what keeps the agent from pruning.
+func (db *DB) checkRetention(ctx context.Context, tx pgx.Tx) (found []Finding, err error) {
+	if db.cfg.Retention == 0 {
+		return nil, nil
+	}
+	for _, look := range []check{(*DB).checkOutboxRetention, (*DB).checkReplaysRetention} {
+		of, err := look(db, ctx, tx)
+		if err != nil {
+			return found, err
+		}
+		found = append(found, of...)
+	}
+	if len(found) == 0 {
+		found = append(found, fine("retention", "what is older than %g days is pruned", db.cfg.Retention.Round(time.Hour).Hours()/24))
+	}
+	return found, nil
+}
+
+func (db *DB) checkOutboxRetention(ctx context.Context, tx pgx.Tx) (found []Finding, err error) {
+	var (
+		role               string
+		mayDelete, indexed bool
+	)
+	schema, table := db.cfg.tableName()
+	err = tx.QueryRow(ctx, selectPrunable, schema, table, db.cfg.Columns.Created).Scan(&role, &mayDelete, &indexed)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return nil, nil // checkOutbox says so
+	}
+	if err != nil {
+		return nil, err
+	}
+	thing := "retention of " + db.cfg.Table
+	if !mayDelete {
+		found = append(found, warning(thing, fmt.Sprintf("GRANT DELETE ON %s TO %s", db.cfg.table(), quoteIdent(role)),
+			"it is not pruned: role %s lacks DELETE", role))
+	}
+	if created := db.cfg.Columns.Created; !indexed {
+		found = append(found, warning(thing, fmt.Sprintf("CREATE INDEX ON %s (%s)", db.cfg.table(), quoteIdent(created)),
+			"it is not pruned: no index begins with column %q", created))
+	}
+	return found, nil
+}
+
+// checkReplaysRetention is about the one table of the agent from which only pruning deletes.
+func (db *DB) checkReplaysRetention(ctx context.Context, tx pgx.Tx) ([]Finding, error) {
+	const replays = "webhooks.replays"
+	lacking, err := queryRows(ctx, tx, selectLacking, pgx.RowTo[string], []string{replays}, []string{"DELETE"})
+	if err != nil || len(lacking) == 0 {
+		return nil, err
+	}
+	var role string
+	err = tx.QueryRow(ctx, selectUser).Scan(&role)
+	return []Finding{warning("retention of "+replays, "GRANT "+lacking[0]+" TO "+quoteIdent(role), "it is not pruned: role %s lacks DELETE", role)}, err
+}
+
+// lookForObstacles finds out what is known beforehand to be in the way.
+func (p *Pruner) lookForObstacles(ctx context.Context) error {
+	p.obstacles = map[PrunedTable]*Problem{}
+	return p.db.look(ctx, "look for what keeps rows from being deleted", func(tx pgx.Tx) error {
+		for table, look := range map[PrunedTable]check{PrunedOutbox: (*DB).checkOutboxRetention, PrunedReplays: (*DB).checkReplaysRetention} {
+			found, err := look(p.db, ctx, tx)
+			if err != nil {
+				return err
+			}
+			if len(found) > 0 {
+				p.obstacles[table] = found[0].problem()
+			}
+		}
+		return nil
+	})
+}

@@ -1,0 +1,13 @@
+-- What pruning needs.
+
+-- It walks the outbox by created, and so does the periodic comparison. A BRIN index would not do: what it knows of a range of pages only
+-- widens, so once their rows are replaced, each range seems to hold the oldest. To this one the app's INSERT appends.
+drop index webhooks.outbox_created;
+create index outbox_created on webhooks.outbox (created);
+create index replays_finished on webhooks.replays (finished) where finished is not null;
+
+-- By default a table is vacuumed when a fifth of it is dead, which at a hundred million rows is far too late: the space of what is
+-- pruned in a few hours is to serve what comes in the next.
+alter table webhooks.outbox set (autovacuum_vacuum_scale_factor = 0.01, autovacuum_analyze_scale_factor = 0.02);
+alter table webhooks.deliveries set (autovacuum_vacuum_scale_factor = 0.01, autovacuum_analyze_scale_factor = 0.02);
+alter table webhooks.attempts set (autovacuum_vacuum_scale_factor = 0.01, autovacuum_analyze_scale_factor = 0.02);

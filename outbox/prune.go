@@ -1,0 +1,324 @@
+package outbox
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+)
+
+// Pruning deletes what is older than the retention, in an order that keeps two things true. A delivery outlives its event's row in the
+// outbox, so no comparison of outbox and log can take a delivery for one that never was. And an event goes only after the stream has
+// passed it for good: no recovery is under way, and the transaction that wrote it is one that the horizon of the checkpoint sees.
+//
+// It walks a table by the column created: a read-only statement lists the places (ctid) of many rows, and short
+// transactions delete those of them for which every rule holds when they get there. A place is no more than a hint: another row may have
+// taken it, which is then judged by itself. Many rows of one transaction have the same created, so the walk goes on within those by
+// place. Where it stands is kept between runs: rows that must stay are not read again with each of them.
+
+// PrunedTable is a table that is pruned.
+type PrunedTable string
+
+// The tables that are pruned, in the order in which they must be. Attempts go with their deliveries.
+const (
+	PrunedOutbox     PrunedTable = "outbox"
+	PrunedDeliveries PrunedTable = "deliveries"
+	PrunedAttempts   PrunedTable = "attempts"
+	PrunedReplays    PrunedTable = "replays"
+)
+
+const (
+	// pruneRead is how many places one statement lists, and pruneBatch how many rows one transaction deletes at most.
+	pruneRead  = 20_000
+	pruneBatch = 1000
+	// pruneAgain is how long rows that had to stay are left alone, at most: then the walks begin anew.
+	pruneAgain = 6 * time.Hour
+)
+
+// Pruner deletes what is older than Config.Retention. It belongs to one goroutine.
+type Pruner struct {
+	db      *DB
+	term    Term
+	cutoff  time.Time
+	restart time.Time // when the walks begin anew, by the host's clock
+	walks   map[PrunedTable]*walk
+	batch   int // rows of one transaction; fewer after one that took too long
+	// obstacles are why tables cannot be pruned in this run.
+	obstacles map[PrunedTable]*Problem
+}
+
+// walk is how far a table was walked.
+type walk struct {
+	after  place
+	listed []place // not judged yet
+}
+
+// place is where a row is. The time is kept as PostgreSQL writes it.
+type place struct {
+	created string
+	table   uint32 // a partition, or the table itself
+	row     string // ctid
+}
+
+// beginning is before every place.
+var beginning = place{created: "-infinity", row: "(0,0)"}
+
+// NewPruner returns one for a term. It does nothing by itself.
+func (db *DB) NewPruner(term Term) *Pruner { return &Pruner{db: db, term: term} }
+
+const selectCutoff = `
+select clock_timestamp() - make_interval(secs => $1)`
+
+// Begin begins a run: everything older than the retention now is to go.
+func (p *Pruner) Begin(ctx context.Context) error {
+	retention := p.db.cfg.Retention
+	if err := p.db.pool.QueryRow(ctx, selectCutoff, retention.Seconds()).Scan(&p.cutoff); err != nil {
+		return p.db.cfg.explain("read the clock", err)
+	}
+	if err := p.db.loadIDType(ctx); err != nil {
+		return err
+	}
+	if err := p.lookForObstacles(ctx); err != nil {
+		return err
+	}
+	if now := time.Now(); now.After(p.restart) {
+		// A retention that is short, which only a test has, makes for short rounds.
+		p.restart = now.Add(min(pruneAgain, retention/4))
+		p.walks = map[PrunedTable]*walk{PrunedOutbox: {after: beginning}, PrunedDeliveries: {after: beginning}}
+		p.batch = pruneBatch
+	}
+	return nil
+}
+
+// Pruned is what a step deleted, by table.
+type Pruned map[PrunedTable]int64
+
+// Step makes one transaction of the run for a table, and tells whether it was the last one. An error ends the run for that table only;
+// the next run goes on where it was.
+func (p *Pruner) Step(ctx context.Context, table PrunedTable) (pruned Pruned, done bool, err error) {
+	if obstacle := p.obstacles[table]; obstacle != nil {
+		return nil, true, obstacle
+	}
+	switch table {
+	case PrunedReplays:
+		pruned, done, err = p.replays(ctx)
+	case PrunedOutbox:
+		pruned, done, err = p.walk(ctx, table, p.db.listPlaces(p.db.cfg.table(), p.db.cfg.Columns.Created, "true"), p.events)
+	default:
+		pruned, done, err = p.walk(ctx, table, p.db.listPlaces("webhooks.deliveries", "created", "o.status <> 'pending'"), p.deliveries)
+	}
+	return pruned, done, p.db.explainPrune(table, err)
+}
+
+// listPlaces returns the statement that lists the places of rows older than $2, from $1 on. Neither null nor an infinite time says how
+// old a row is, so such rows stay.
+func (db *DB) listPlaces(table, created, condition string) string {
+	return fmt.Sprintf(`
+select o.%[2]s::timestamptz::text, o.tableoid, o.ctid::text from %[1]s o
+where o.%[2]s >= $1::text::timestamptz and o.%[2]s < $2::timestamptz and o.%[2]s > '-infinity'
+  and (o.%[2]s > $1::text::timestamptz or (o.tableoid, o.ctid) > ($3::oid, $4::text::tid)) and %[3]s
+order by o.%[2]s, o.tableoid, o.ctid limit %[4]d`, table, quoteIdent(created), condition, pruneRead)
+}
+
+// walk judges the next places of a table by remove, which returns what it deleted.
+func (p *Pruner) walk(
+	ctx context.Context, table PrunedTable, list string, remove func(context.Context, pgx.Tx, []place) (Pruned, error),
+) (pruned Pruned, done bool, err error) {
+	w := p.walks[table]
+	if len(w.listed) == 0 {
+		listed, err := p.list(ctx, list, w.after)
+		if err != nil || len(listed) == 0 {
+			return nil, true, err
+		}
+		w.listed = listed
+	}
+	batch := w.listed[:min(p.batch, len(w.listed))]
+	err = p.briefly(ctx, func(tx pgx.Tx) (err error) {
+		pruned, err = remove(ctx, tx, batch)
+		return err
+	})
+	if err != nil {
+		if SQLState(err) == codeQueryCanceled {
+			p.batch = max(1, p.batch/2)
+		}
+		return nil, true, err
+	}
+	w.listed, w.after = w.listed[len(batch):], batch[len(batch)-1]
+	return pruned, false, nil
+}
+
+func (p *Pruner) list(ctx context.Context, sql string, after place) (listed []place, err error) {
+	err = p.briefly(ctx, func(tx pgx.Tx) error {
+		listed, err = queryRows(ctx, tx, sql, func(row pgx.CollectableRow) (at place, err error) {
+			err = row.Scan(&at.created, &at.table, &at.row)
+			return at, err
+		}, planAnew, after.created, p.cutoff, after.table, after.row)
+		return err
+	})
+	return listed, err
+}
+
+// briefSettings bound a transaction on the server: it gives up before anything that waits for it would, and also when the agent is cut
+// off in the middle. What a crash of the server takes back is deleted again, so the commit does not wait for the disk.
+const briefSettings = `
+select set_config('lock_timeout', '500ms', true), set_config('statement_timeout', '10s', true),
+       set_config('idle_in_transaction_session_timeout', '5s', true), set_config('synchronous_commit', 'off', true)`
+
+// briefly runs a transaction on a connection of the pool.
+func (p *Pruner) briefly(ctx context.Context, work func(pgx.Tx) error) error {
+	return pgx.BeginFunc(ctx, p.db.pool, func(tx pgx.Tx) error {
+		if err := exec(ctx, tx, briefSettings); err != nil {
+			return err
+		}
+		return work(tx)
+	})
+}
+
+// passedSQL begins the statements that delete: what has passed for good, as the checkpoint of the term $1, $2 tells; nothing without one.
+// Ids of transactions have 32 bits and go round, and a row that is kept for a month may be older than half a round. The ids that have not
+// passed are those from the horizon to now, so a row has passed when its id is none of these.
+const passedSQL = `
+with passed as materialized (
+    select pg_snapshot_xmin(horizon)::text::bigint as horizon, pg_snapshot_xmax(pg_current_snapshot())::text::bigint as now, relations
+    from webhooks.checkpoint where slot = $1 and epoch = $2 and not recovering and horizon is not null
+)`
+
+// isOld is the condition that a row's created is before $3. Its form keeps the planner from an index on created: the places are given, and
+// the index would lead to all that is old.
+func isOld(created string) string {
+	return fmt.Sprintf(`(%[1]s < $3::timestamptz and %[1]s > '-infinity') is true`, created)
+}
+
+// hasPassed is the condition that the transaction that wrote a row has passed.
+func hasPassed(row string) string {
+	return fmt.Sprintf(`(%s.xmin::text::bigint - passed.horizon & 4294967295) >= passed.now - passed.horizon`, row)
+}
+
+// inOpenReplay is the condition that a delivery d belongs to a replay that has not ended, whatever its status.
+const inOpenReplay = `exists (select from webhooks.replays r
+          where r.state in ('pending', 'running') and r.endpoint_id = d.endpoint_id
+            and (d.replay_id = r.id or d.event_id = any(r.event_ids)
+                 or r.event_ids is null and d.created >= coalesce(r.since, '-infinity') and d.created < coalesce(r.until, 'infinity')))`
+
+// deleteEventsSQL deletes events of the outbox by their places and returns how many were to go and how many did. A partition of which
+// the horizon does not speak may hold rows that the stream has not brought.
+func (db *DB) deleteEventsSQL() string {
+	return fmt.Sprintf(passedSQL+`, listed as (
+    select * from unnest($4::oid[], $5::text[]::tid[]) l (place_table, place)
+), old as materialized (
+    select o.tableoid as place_table, o.ctid as place
+    from passed, listed l, %[1]s o
+    where o.tableoid = l.place_table and o.ctid = l.place and %[2]s and %[4]s
+      and o.tableoid in (select split_part(relation, ':', 1)::oid from unnest(%[5]s) relation
+                         where relation in (select unnest(relations) from passed))
+      and not exists (select from webhooks.deliveries d where d.event_id = o.%[3]s::text and (d.status = 'pending' or %[6]s))
+), deleted as (
+    delete from %[1]s o using old where o.tableoid = old.place_table and o.ctid = old.place returning 1
+)
+select (select count(*) from old), (select count(*) from deleted)`,
+		db.cfg.table(), isOld("o."+quoteIdent(db.cfg.Columns.Created)), quoteIdent(db.cfg.Columns.ID), hasPassed("o"),
+		fmt.Sprintf(relationsOf, "$6::text"), inOpenReplay)
+}
+
+// errKept reports that DELETE deletes nothing, without an error.
+var errKept = errors.New("a trigger or a rule of the table keeps its rows")
+
+func (p *Pruner) events(ctx context.Context, tx pgx.Tx, batch []place) (Pruned, error) {
+	tables, rows := make([]uint32, len(batch)), make([]string, len(batch))
+	for i, at := range batch {
+		tables[i], rows[i] = at.table, at.row
+	}
+	var old, deleted int64
+	err := tx.QueryRow(ctx, p.db.deleteEventsSQL(), planAnew, p.db.cfg.Slot, p.term.Epoch, p.cutoff, tables, rows, p.db.cfg.table()).Scan(&old, &deleted)
+	if err == nil && old > 0 && deleted == 0 {
+		err = errKept
+	}
+	return Pruned{PrunedOutbox: deleted}, err
+}
+
+// deleteDeliveriesSQL deletes deliveries by their places, with their attempts. What the ledger is writing now is left alone. That the
+// transaction that wrote a row has passed tells as well that its event would be visible if it were there.
+func (db *DB) deleteDeliveriesSQL() string {
+	return fmt.Sprintf(passedSQL+`, old as materialized (
+    select d.ctid as place
+    from passed, webhooks.deliveries d
+    where d.ctid = any($4::text[]::tid[]) and %[6]s and d.status <> 'pending'
+      and %[3]s
+      and not %[4]s
+      and not exists (select from %[1]s o where o.%[2]s = %[5]s)
+    for update of d skip locked
+), deleted as (
+    delete from webhooks.deliveries d using old where d.ctid = old.place returning d.event_id, d.endpoint_id
+), tried as (
+    delete from webhooks.attempts a using deleted d where a.event_id = d.event_id and a.endpoint_id = d.endpoint_id returning 1
+)
+select (select count(*) from deleted), (select count(*) from tried)`,
+		db.cfg.table(), quoteIdent(db.cfg.Columns.ID), hasPassed("d"), inOpenReplay,
+		eventKey("d.event_id", db.idType()), isOld("d.created"))
+}
+
+// eventKey returns the expression that makes a key of the outbox of an event's id. A text that is no such key, since it comes
+// from an outbox that was used before, gives null, where a plain cast would end the statement.
+func eventKey(id, keyType string) string {
+	switch keyType {
+	case "uuid":
+		return fmt.Sprintf("case when %[1]s ~ '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$' then %[1]s::uuid end", id)
+	case "smallint", "integer", "bigint":
+		return fmt.Sprintf("case when %[1]s ~ '^-?[0-9]{1,18}$' then %[1]s::bigint end", id)
+	case "numeric":
+		return fmt.Sprintf("case when %[1]s ~ '^-?[0-9]+([.][0-9]+)?$' then %[1]s::numeric end", id)
+	}
+	return id + "::" + keyType
+}
+
+func (p *Pruner) deliveries(ctx context.Context, tx pgx.Tx, batch []place) (Pruned, error) {
+	rows := make([]string, len(batch))
+	for i, at := range batch {
+		rows[i] = at.row
+	}
+	var deliveries, attempts int64
+	err := tx.QueryRow(ctx, p.db.deleteDeliveriesSQL(), planAnew, p.db.cfg.Slot, p.term.Epoch, p.cutoff, rows).Scan(&deliveries, &attempts)
+	return Pruned{PrunedDeliveries: deliveries, PrunedAttempts: attempts}, err
+}
+
+// deleteReplays needs no walk: nothing keeps a replay that has ended.
+const deleteReplays = `
+with old as materialized (
+    select ctid as place from webhooks.replays where finished < $3 and state in ('done', 'failed')
+      and exists (select from webhooks.checkpoint where slot = $1 and epoch = $2)
+    order by finished limit $4 for update skip locked
+)
+delete from webhooks.replays r using old where r.ctid = old.place`
+
+func (p *Pruner) replays(ctx context.Context) (pruned Pruned, done bool, err error) {
+	var n int64
+	err = p.briefly(ctx, func(tx pgx.Tx) error {
+		tag, err := tx.Exec(ctx, deleteReplays, p.db.cfg.Slot, p.term.Epoch, p.cutoff, pruneBatch)
+		n = tag.RowsAffected()
+		return err
+	})
+	return Pruned{PrunedReplays: n}, n < pruneBatch, err
+}
+
+// explainPrune words what keeps a table from being pruned.
+func (db *DB) explainPrune(table PrunedTable, err error) error {
+	if table != PrunedOutbox || !refusesDelete(err) {
+		return db.cfg.explain("prune "+string(table), err)
+	}
+	reason := err.Error()
+	if refusal, ok := errors.AsType[*pgconn.PgError](err); ok {
+		reason = refusal.Message
+	}
+	return &Problem{Thing: "outbox " + db.cfg.Table, Reason: "it cannot be pruned: " + reason,
+		Remedy: "let its rows be deleted (a foreign key can have ON DELETE CASCADE), or set outbox.retention = \"0s\" and prune it otherwise", Err: err}
+}
+
+// refusesDelete tells whether the table itself is the reason: a foreign key, a trigger, a missing replica identity.
+func refusesDelete(err error) bool {
+	code := SQLState(err)
+	return errors.Is(err, errKept) || strings.HasPrefix(code, classIntegrity) || strings.HasPrefix(code, classRaised) || code == codeNotPrerequisite
+}
