@@ -33,7 +33,7 @@ type OutboxConfig struct {
 	Table       string        `toml:"table"` // schema.table
 	Publication string        `toml:"publication"`
 	Slot        string        `toml:"slot"`
-	Retention   time.Duration `toml:"retention"` // how long the delivery log is to be kept, 0 for ever; not acted on yet
+	Retention   time.Duration `toml:"retention"` // how long events and deliveries are kept, 0 for ever
 	Columns     ColumnsConfig `toml:"columns"`
 }
 

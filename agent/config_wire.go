@@ -17,6 +17,7 @@ func (c *Config) outbox() outbox.Config {
 		Columns:     outbox.Columns{ID: columns.ID, Type: columns.Type, Venue: columns.Venue, Data: columns.Data, Created: columns.Created},
 		Publication: c.Outbox.Publication,
 		Slot:        c.Outbox.Slot,
+		Retention:   c.Outbox.Retention,
 	}
 }
 

@@ -20,6 +20,7 @@ type metrics struct {
 	parked      prometheus.Counter
 	disabled    *prometheus.CounterVec // by reason
 	swept       prometheus.Counter
+	pruned      *prometheus.CounterVec // by table
 	latency     prometheus.Histogram
 	commitToAck prometheus.Histogram
 	groupSize   prometheus.Histogram
@@ -78,6 +79,7 @@ func newMetrics(version string, src source) *metrics {
 	m.parked = counter("deliveries_parked_total", "Deliveries recorded as pending because they had not ended within a second or did not fit into memory.")
 	m.disabled = counters("endpoints_disabled_total", "Endpoints that the agent disabled, by reason.", "reason")
 	m.swept = counter("recovered_deliveries_total", "Deliveries of events that had passed the stream unseen and were found in the outbox.")
+	m.pruned = counters("pruned_rows_total", "Rows deleted because they were older than outbox.retention, by table.", "table")
 	m.latency = histogram("attempt_duration_seconds", "Duration of attempts.", seconds)
 	m.commitToAck = histogram("commit_to_delivery_seconds", "From the commit of an event to the end of its first attempt.", seconds)
 	m.groupSize = histogram("ledger_group_size", "Results recorded by one transaction.", prometheus.ExponentialBuckets(1, 4, 7))

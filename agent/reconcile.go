@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"errors"
+	"sync"
 	"time"
 
 	"github.com/quintago/webhook-agent/outbox"
@@ -29,6 +30,7 @@ var errCoverage = errors.New("the publications or the outbox's tables have chang
 // these are loaded anew before each comparison.
 func (s *session) reconcile(ctx context.Context) {
 	gap, told := s.term.Gap, ""
+	tellCompared := sync.OnceFunc(func() { close(s.compared) })
 	for {
 		uncovered := s.uncovered.Load() != nil
 		if uncovered {
@@ -38,6 +40,7 @@ func (s *session) reconcile(ctx context.Context) {
 		wait := max(barrierInterval, reconcileShare*took)
 		if err == nil {
 			s.tellRecovered(recovered, gap, uncovered)
+			tellCompared()
 			gap, told = "", ""
 			wait = max(reconcileInterval, reconcileShare*took)
 			if uncovered {

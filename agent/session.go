@@ -41,6 +41,8 @@ type session struct {
 	uncover chan struct{}
 	// reloads are sent by reconcile, which waits for each, and received by routeAll.
 	reloads chan reload
+	// compared is closed by reconcile after its first comparison.
+	compared chan struct{}
 }
 
 // reload asks for the router to take over what was loaded.
@@ -50,7 +52,8 @@ type reload struct {
 }
 
 func newSession(a *agent) *session {
-	return &session{agent: a, tailer: outbox.NewTailer(a.cfg.outbox(), a.log), uncover: make(chan struct{}, 1), reloads: make(chan reload)}
+	return &session{agent: a, tailer: outbox.NewTailer(a.cfg.outbox(), a.log), uncover: make(chan struct{}, 1), reloads: make(chan reload),
+		compared: make(chan struct{})}
 }
 
 // run returns nil when ctx ended it, and otherwise why the session is over.
@@ -237,6 +240,7 @@ func (s *session) deliver(
 	aside.Go(func() error { return s.lanes.refill(helpers, s.db.Due) })
 	aside.Go(func() error { s.watch(helpers, stopTaking); return nil })
 	aside.Go(func() error { s.reconcile(helpers); return nil })
+	aside.Go(func() error { s.prune(helpers); return nil })
 	aside.Go(func() error {
 		err := s.keepLease(helpers)
 		if err != nil {
