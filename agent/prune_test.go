@@ -13,13 +13,6 @@ import (
 // shortRetention is shorter than a configuration file may ask for.
 const shortRetention = time.Second
 
-// lonely makes a database in a cluster of its own: a transaction that another test keeps open would put pruning off until the next
-// comparison.
-func lonely(t *testing.T) *testenv.DB {
-	t.Helper()
-	return testenv.NewCluster(t, testenv.Options{Template: migrateTemplate}).NewDB(t)
-}
-
 // left wants so many rows in the outbox and in the log.
 func left(t *testing.T, env *testenv.DB, want int) error {
 	t.Helper()
@@ -31,7 +24,7 @@ func left(t *testing.T, env *testenv.DB, want int) error {
 
 func TestPrune_WhatIsOldGoesAndIsNeverSentAgain(t *testing.T) {
 	t.Parallel()
-	s := newQuietOutage(t, lonely(t))
+	s := newQuietOutage(t, ownDB(t))
 	s.cfg.Outbox.Retention = 0
 	s.start()
 	s.settle()
@@ -78,7 +71,7 @@ func TestPrune_WhatIsOldGoesAndIsNeverSentAgain(t *testing.T) {
 
 func TestPrune_AnAgentKilledInTheMiddleIsGoneOnWith(t *testing.T) {
 	t.Parallel()
-	env := lonely(t)
+	env := ownDB(t)
 	r := testenv.StartReceiver(t, testSecret)
 	endpoint := addEndpoint(t, env, "venue_1", r.URL, "*")
 	env.Exec(t, `update webhooks.endpoints set created = '2020-01-01'`) // what lacks a delivery would be sent
@@ -115,7 +108,7 @@ func TestPrune_AnAgentKilledInTheMiddleIsGoneOnWith(t *testing.T) {
 
 func TestPrune_TellsOnceWhatItCannotDelete(t *testing.T) {
 	t.Parallel()
-	s := newQuietOutage(t, lonely(t))
+	s := newQuietOutage(t, ownDB(t))
 	s.cfg.Outbox.Retention = shortRetention
 	s.env.Exec(t, `create table notes (event text references webhooks.outbox (id))`)
 	s.env.Exec(t, `insert into webhooks.outbox (id, type, venue, data, created) values ('evt_noted', 'x', 'venue_other', '{}', '2020-01-01')`)

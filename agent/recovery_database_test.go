@@ -86,7 +86,7 @@ func TestRecovery_ADatabaseWithoutAFreeConnectionIsWaitedFor(t *testing.T) {
 
 func TestRecovery_ALockOnTheLogIsWaitedForWithinTheBoundsOfMemory(t *testing.T) {
 	t.Parallel()
-	s := newQuietOutage(t, testenv.NewDB(t))
+	s := newQuietOutage(t, ownDB(t))
 	s.cfg.Delivery.QueueMemory = 256 << 10
 	s.start()
 	s.settle()

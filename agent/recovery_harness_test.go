@@ -47,7 +47,14 @@ func newQuietOutage(t *testing.T, env *testenv.DB) *outage {
 	return s
 }
 
-// ownOutage makes one in a cluster of its own.
+// ownDB makes a database in a cluster of its own. It is for tests that keep a transaction open, for which the recovery of every
+// other agent of the cluster would wait, and for those that cannot wait for the transactions of others.
+func ownDB(t *testing.T) *testenv.DB {
+	t.Helper()
+	return testenv.NewCluster(t, testenv.Options{Template: migrateTemplate}).NewDB(t)
+}
+
+// ownOutage makes an outage in a cluster of its own.
 func ownOutage(t *testing.T, settings map[string]string) (*outage, *testenv.Cluster) {
 	t.Helper()
 	cluster := testenv.NewCluster(t, testenv.Options{Template: migrateTemplate, Settings: settings})

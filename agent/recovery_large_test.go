@@ -206,7 +206,7 @@ func TestRecovery_ACrashOfPostgreSQLRepeatsNothingThoughItsSlotGoesBack(t *testi
 // tcp_user_timeout counts while the agent does not read, however alive it is.
 func TestRecovery_AServerThatGivesUpABlockedAgentIsGoneOnWith(t *testing.T) {
 	t.Parallel()
-	env := testenv.NewDB(t)
+	env := ownDB(t)
 	env.Exec(t, `alter database `+env.Name+` set tcp_user_timeout = '1s'`)
 	s := newOutage(t, env)
 	super := connectURL(t, env.SuperuserURL)

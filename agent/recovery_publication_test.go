@@ -88,7 +88,7 @@ func TestRecovery_AnOutboxDroppedAndMadeAgainIsGoneOnWith(t *testing.T) {
 
 func TestRecovery_AnUnpublishedOutboxIsComparedUntilItsOwnerPublishesIt(t *testing.T) {
 	t.Parallel()
-	env := testenv.NewDB(t)
+	env := ownDB(t)
 	s := newQuietOutage(t, env)
 	s.cfg.Database.URL = secret.New(leastPrivileged(t, env))
 	s.start()
@@ -229,7 +229,7 @@ func TestRecovery_ARowThatMovesWhileItIsBeingSentIsNotSentAgain(t *testing.T) {
 // The role may not mend, so the agent lives on comparisons. The transaction is open when the table comes back.
 func TestRecovery_ATransactionThatWasOpenWhileTheOutboxWasUnpublishedIsFound(t *testing.T) {
 	t.Parallel()
-	s := newQuietOutage(t, testenv.NewDB(t))
+	s := newQuietOutage(t, ownDB(t))
 	s.cfg.Database.URL = secret.New(leastPrivileged(t, s.env))
 	s.start()
 	s.settle()
@@ -254,7 +254,7 @@ func TestRecovery_ATransactionThatWasOpenWhileTheOutboxWasUnpublishedIsFound(t *
 
 func TestRecovery_EndpointsThatAreNotPublishedAreLoadedBeforeEachComparison(t *testing.T) {
 	t.Parallel()
-	s := newQuietOutage(t, testenv.NewDB(t))
+	s := newQuietOutage(t, ownDB(t))
 	s.cfg.Database.URL = secret.New(leastPrivileged(t, s.env))
 	s.start()
 	s.settle()
@@ -306,7 +306,7 @@ func TestRecovery_AnOutboxRenamedAndNamedBackLosesNothing(t *testing.T) {
 // CREATE INDEX CONCURRENTLY and VACUUM hold such a lock for as long as they take.
 func TestRecovery_ALockThatMendingWaitsForHidesNothing(t *testing.T) {
 	t.Parallel()
-	s := newOutage(t, testenv.NewDB(t))
+	s := newOutage(t, ownDB(t))
 	tx := s.hold()
 	s.env.Exec(t, `alter publication webhooks_outbox drop table webhooks.outbox`)
 	if _, err := tx.Exec(context.Background(), `lock table webhooks.outbox in share update exclusive mode`); err != nil {

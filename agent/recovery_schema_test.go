@@ -15,7 +15,7 @@ import (
 
 func TestRecovery_ColumnsComeAndGoInTheMiddleOfTraffic(t *testing.T) {
 	t.Parallel()
-	s := newOutage(t, testenv.NewDB(t))
+	s := newOutage(t, ownDB(t))
 	stop, stopped := make(chan struct{}), make(chan error, 1)
 	var written []string
 	conn := connect(t, s.env)

@@ -339,7 +339,7 @@ func TestRecovery_AWishForANewSlotDoesNotOutliveAnotherLeader(t *testing.T) {
 
 func TestRecovery_AStreamThatBreaksDuringTheSweepIsNoOtherAgent(t *testing.T) {
 	t.Parallel()
-	s := newOutage(t, testenv.NewDB(t))
+	s := newOutage(t, ownDB(t))
 	s.agent.end()
 	s.env.Exec(t, `update webhooks.checkpoint set recovering = true`)
 	event := s.event()
