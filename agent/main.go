@@ -9,7 +9,6 @@ import (
 	"log/slog"
 	"os"
 	"runtime"
-	"runtime/debug"
 	"strings"
 	"time"
 
@@ -158,26 +157,8 @@ over when the first is gone.`,
 			}
 			log := NewLogger(a.stderr, cfg.Log)
 			slog.SetDefault(log) // net/http says on the standard logger what hostile servers do
-			tuneMemory(int64(cfg.Delivery.QueueMemory))
 			return Run(cmd.Context(), cfg, log)
 		},
-	}
-}
-
-const (
-	// gcPercent lets garbage grow to four times what is in use before it is collected, as long as memoryBase plus twice the
-	// queues' memory has room for it: each attempt leaves 10 kB or so, most of it net/http's.
-	gcPercent  = 400
-	memoryBase = 96 << 20
-)
-
-// tuneMemory trades memory for processor time, unless GOGC or GOMEMLIMIT say otherwise.
-func tuneMemory(queues int64) {
-	if os.Getenv("GOGC") == "" {
-		debug.SetGCPercent(gcPercent)
-	}
-	if os.Getenv("GOMEMLIMIT") == "" {
-		debug.SetMemoryLimit(memoryBase + 2*queues)
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -21,6 +22,8 @@ const (
 	// silence is how long the stream may say nothing before the agent counts as not ready. The server speaks every
 	// half of its own timeout of ten seconds.
 	silence = 15 * time.Second
+	// lookInterval is how old the numbers of the lanes in the metrics may be.
+	lookInterval = time.Second
 	// maxClockSkew is the difference of the clocks that is worth a warning: receivers check the time of a signature,
 	// mostly to five minutes.
 	maxClockSkew = 30 * time.Second
@@ -189,6 +192,22 @@ func (a *agent) source() source {
 			return 0
 		}
 	}
+	// One look serves all metrics of a scrape: it goes through all lanes, and holds them up.
+	var (
+		mu     sync.Mutex // guards the rest
+		stats  laneStats
+		looked time.Time
+	)
+	look := func(read func(laneStats) int) func() float64 {
+		return ask(func(s *session) float64 {
+			mu.Lock()
+			defer mu.Unlock()
+			if now := time.Now(); now.Sub(looked) >= lookInterval {
+				stats, looked = s.lanes.stats(), now
+			}
+			return float64(read(stats))
+		})
+	}
 	return source{
 		leading: ask(func(*session) float64 { return 1 }),
 		recovering: ask(func(s *session) float64 {
@@ -198,10 +217,10 @@ func (a *agent) source() source {
 			return 0
 		}),
 		lagSeconds:      ask(func(s *session) float64 { return s.ledger.Stats().Lag.Seconds() }),
-		attemptsRunning: ask(func(s *session) float64 { return float64(s.lanes.stats().inFlight) }),
-		queued:          ask(func(s *session) float64 { return float64(s.lanes.stats().queued) }),
-		queuedBytes:     ask(func(s *session) float64 { return float64(s.lanes.stats().bytes) }),
-		lanesActive:     ask(func(s *session) float64 { return float64(s.lanes.stats().active) }),
-		endpointsOff:    ask(func(s *session) float64 { return float64(s.lanes.stats().off) }),
+		attemptsRunning: look(func(st laneStats) int { return st.inFlight }),
+		queued:          look(func(st laneStats) int { return st.queued }),
+		queuedBytes:     look(func(st laneStats) int { return st.bytes }),
+		lanesActive:     look(func(st laneStats) int { return st.active }),
+		endpointsOff:    look(func(st laneStats) int { return st.off }),
 	}
 }

@@ -40,7 +40,6 @@ func (b *bench) growth(ctx context.Context) (err error) {
 	var (
 		rates, ratios, p99s, others []float64
 		most                        lag
-		began                       = time.Now()
 	)
 	measure := func(d *database) (r delivered, p99 time.Duration, err error) {
 		if err := d.warm(ctx, b.full(1, 1)); err != nil {
@@ -57,7 +56,6 @@ func (b *bench) growth(ctx context.Context) (err error) {
 			return err
 		}
 	}
-	b.say("  grown in %s", time.Since(began).Round(time.Second))
 	for range b.rounds {
 		reference, other, err := measure(empty)
 		if err != nil {
@@ -93,6 +91,5 @@ func (d *database) grow(ctx context.Context) error {
 			return fmt.Errorf("fill the log: %w", err)
 		}
 	}
-	_, err := d.conn.Exec(ctx, `vacuum analyze webhooks.deliveries, webhooks.endpoints`)
-	return err
+	return d.settle(ctx)
 }

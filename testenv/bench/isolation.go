@@ -15,24 +15,26 @@ type tenth struct {
 	parked int    // deliveries that wait for it when the measurement begins
 }
 
-// isolation measures nine sound endpoints while a tenth makes trouble, and without it, in turn.
-func (b *bench) isolation(ctx context.Context) error {
-	refusing, err := closedPort()
+func (b *bench) besideHanging(ctx context.Context) error {
+	return b.beside(ctx, tenth{name: "hangs", url: b.customers.url(silent, 1)})
+}
+
+func (b *bench) besideRefusing(ctx context.Context) error {
+	port, err := closedPort()
 	if err != nil {
 		return err
 	}
-	alone := tenth{name: "none"}
-	for _, t := range []tenth{
-		{name: "hangs", url: b.customers.url(silent, 1)},
-		{name: "refuses", url: fmt.Sprintf("http://127.0.0.1:%d/", refusing)},
-		{name: "answers after 10 s", url: b.customers.url(late, 1)},
-		{name: fmt.Sprintf("hangs, with %d deliveries waiting for it", b.parked), url: b.customers.url(silent, 2), parked: b.parked},
-	} {
-		if err := b.beside(ctx, alone, t); err != nil {
-			return fmt.Errorf("%s: %w", t.name, err)
-		}
-	}
-	return nil
+	return b.beside(ctx, tenth{name: "refuses", url: fmt.Sprintf("http://127.0.0.1:%d/", port)})
+}
+
+func (b *bench) besideLate(ctx context.Context) error {
+	return b.beside(ctx, tenth{name: "answers after 10 s", url: b.customers.url(late, 1)})
+}
+
+func (b *bench) besideBacklog(ctx context.Context) error {
+	return b.beside(ctx, tenth{
+		name: fmt.Sprintf("hangs, with %d deliveries waiting for it", b.parked), url: b.customers.url(silent, 2), parked: b.parked,
+	})
 }
 
 // closedPort returns a port that refuses connections.
@@ -44,8 +46,8 @@ func closedPort() (int, error) {
 	return listener.Addr().(*net.TCPAddr).Port, listener.Close()
 }
 
-// beside compares the nine endpoints of one database with those of another one.
-func (b *bench) beside(ctx context.Context, alone, troubled tenth) error {
+// beside measures nine sound endpoints while a tenth makes trouble, and without it, in turn.
+func (b *bench) beside(ctx context.Context, troubled tenth) error {
 	var (
 		rates, ratios    []float64
 		p99s, others     []float64
@@ -54,7 +56,7 @@ func (b *bench) beside(ctx context.Context, alone, troubled tenth) error {
 		quiet, disturbed []time.Duration
 	)
 	for range b.rounds {
-		reference, err := b.nine(ctx, alone)
+		reference, err := b.nine(ctx, tenth{})
 		if err != nil {
 			return err
 		}
@@ -107,8 +109,8 @@ func (b *bench) nine(ctx context.Context, t tenth) (r delivered, err error) {
 		if _, err := d.conn.Exec(ctx, insertParked, eventType, data, t.parked, "ep_tenth"); err != nil {
 			return r, fmt.Errorf("park deliveries: %w", err)
 		}
-		if _, err := d.conn.Exec(ctx, `vacuum analyze webhooks.outbox, webhooks.deliveries`); err != nil {
-			return r, fmt.Errorf("park deliveries: %w", err)
+		if err := d.settle(ctx); err != nil {
+			return r, err
 		}
 	}
 	l := b.full(1, 9)

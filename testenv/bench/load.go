@@ -28,7 +28,7 @@ type load struct {
 
 // full is a load that keeps the agent busy without leaving work to the delivery log: what waits, waits for less than a second.
 func (b *bench) full(venues int, fanout int64) load {
-	return load{venues: venues, fanout: fanout, rows: 50, writers: 2, lead: max(200, 4000/fanout), length: b.stretch}
+	return load{venues: venues, fanout: fanout, rows: 50, writers: 2, lead: max(200, 2000/fanout), length: b.stretch}
 }
 
 // written is what came of a load.

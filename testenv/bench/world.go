@@ -134,6 +134,16 @@ func (d *database) file(extension string) string {
 	return filepath.Join(d.b.cluster.Folder(), d.name+"."+extension)
 }
 
+// settle has PostgreSQL do what it would do some time after so many rows were written.
+func (d *database) settle(ctx context.Context) error {
+	for _, sql := range []string{`vacuum analyze`, `checkpoint`} {
+		if _, err := d.conn.Exec(ctx, sql); err != nil {
+			return fmt.Errorf("%s: %w", sql, err)
+		}
+	}
+	return nil
+}
+
 // drop stops the agent and removes the database.
 func (d *database) drop(ctx context.Context) error {
 	err := d.stop()
