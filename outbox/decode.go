@@ -1,6 +1,7 @@
 package outbox
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"strconv"
@@ -38,6 +39,52 @@ func newDecoder(cfg Config) *decoder {
 // errDecode marks bytes that are not what the protocol promises. Nothing may be confirmed after it.
 var errDecode = errors.New("cannot decode the replication stream")
 
+// holdsWhatItSays tells that the lengths within a message do not exceed it: pglogrepl makes room for what a length says, up to 16 GiB,
+// before it looks whether that is there. See https://www.postgresql.org/docs/current/protocol-logicalrep-message-formats.html.
+func holdsWhatItSays(data []byte) bool {
+	const relation, count, flags = 4, 4, 1
+	switch data[0] {
+	case 'T':
+		data = data[1:]
+		return len(data) >= count+flags && uint64(binary.BigEndian.Uint32(data))*relation <= uint64(len(data)-count-flags)
+	case 'I', 'U', 'D':
+		if len(data) < 1+relation {
+			return false
+		}
+		for data = data[1+relation:]; len(data) > 0; {
+			var fits bool
+			if data, fits = skipTuple(data[1:]); !fits { // behind N, O or K
+				return false
+			}
+		}
+	}
+	return true
+}
+
+// skipTuple returns what follows a tuple, and false when the tuple is longer than the data.
+func skipTuple(data []byte) (rest []byte, fits bool) {
+	if len(data) < 2 {
+		return nil, false
+	}
+	columns := binary.BigEndian.Uint16(data)
+	data = data[2:]
+	for range columns {
+		if len(data) == 0 {
+			return nil, false
+		}
+		kind := data[0]
+		data = data[1:]
+		if kind != 't' && kind != 'b' {
+			continue // null, or unchanged
+		}
+		if len(data) < 4 || uint64(binary.BigEndian.Uint32(data)) > uint64(len(data)-4) {
+			return nil, false
+		}
+		data = data[4+binary.BigEndian.Uint32(data):]
+	}
+	return data, true
+}
+
 // parse wraps pglogrepl.Parse, which panics on truncated input. It returns nil for messages that mean nothing here:
 // PostgreSQL 18 sends a Stream Abort ('A') of a transaction that was never streamed, also with protocol version 1.
 func parse(data []byte) (msg pglogrepl.Message, err error) {
@@ -46,6 +93,9 @@ func parse(data []byte) (msg pglogrepl.Message, err error) {
 	}
 	if data[0] == 'A' {
 		return nil, nil
+	}
+	if !holdsWhatItSays(data) {
+		return nil, fmt.Errorf("%w: message %q is truncated", errDecode, data[0])
 	}
 	defer func() {
 		if r := recover(); r != nil {

@@ -3,6 +3,7 @@ package outbox
 import (
 	"encoding/binary"
 	"errors"
+	"runtime"
 	"testing"
 	"time"
 
@@ -255,4 +256,19 @@ func insertBytes(relation uint32, values ...string) []byte {
 		b = append(b, v...)
 	}
 	return b
+}
+
+func TestParse_MakesNoRoomForWhatIsNotThere(t *testing.T) {
+	for _, data := range []string{
+		"T\x54\x54\x54\x54\x00abcd", "T\x00", "I\x00", "I\x00\x00\x00\x01N\x00", "I\x00\x00\x00\x01N\x00\x02t\x00\x00\x00\x01a",
+		"I\x00\x00\x00\x01N\x00\x01t\x7f\xff\xff\xffabc", "U\x00\x00\x00\x01K\x00\x01nN\x00\x01t\x7f\xff\xff\xffabc",
+	} {
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		_, err := parse([]byte(data))
+		runtime.ReadMemStats(&after)
+		if made := after.TotalAlloc - before.TotalAlloc; made > 1<<20 || !errors.Is(err, errDecode) {
+			t.Errorf("%q: %d bytes were allocated, %v", data, made, err)
+		}
+	}
 }

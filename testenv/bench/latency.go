@@ -52,6 +52,9 @@ func (b *bench) latency(ctx context.Context) (err error) {
 		if err := d.start(ctx); err != nil {
 			return err
 		}
+		if err := d.caughtUp(ctx); err != nil {
+			return err
+		}
 		mine := r.latencies()
 		agent, bare = append(agent, mine...), append(bare, other...)
 		p99s = append(p99s, float64(quantile(mine, 0.99)))
@@ -91,6 +94,18 @@ func quantiles(sorted []time.Duration) string {
 func (b *bench) reportLatency(scenario string, sorted []time.Duration) {
 	b.report.add(row{scenario: scenario, value: quantiles(sorted)})
 	b.say("  %s: %s", scenario, quantiles(sorted))
+}
+
+const selectBehind = `
+select exists (select from webhooks.outbox o where not exists (select from webhooks.deliveries d where d.event_id = o.id and d.status = 'succeeded'))`
+
+// caughtUp waits until everything is delivered, what was written while the agent was away too.
+func (d *database) caughtUp(ctx context.Context) error {
+	return d.await(ctx, patience, "what was written before is delivered", func() (bool, error) {
+		var behind bool
+		err := d.conn.QueryRow(ctx, selectBehind).Scan(&behind)
+		return !behind, err
+	})
 }
 
 const selectStreaming = `
