@@ -223,7 +223,7 @@ func TestRecovery_AServerThatGivesUpABlockedAgentIsGoneOnWith(t *testing.T) {
 	if _, err := lock.Exec(context.Background(), `lock table webhooks.deliveries`); err != nil {
 		t.Fatal(err)
 	}
-	s.wrote(`insert into webhooks.outbox (type, venue, data) select 'lead.created', 'venue_1', to_json(repeat('x', 3000)) from generate_series(1, 10000) returning id`)
+	s.wrote(`insert into webhooks.outbox (type, venue, data) select 'lead.created', 'venue_1', to_json(repeat('x', 5000)) from generate_series(1, 12000) returning id`)
 	s.eventually(func() error {
 		if after := backends(); slices.Equal(after, before) {
 			return fmt.Errorf("the server still serves the stream by process %v", after)
