@@ -32,7 +32,8 @@ test: ## run all tests; PG=14 to PG=18 against that version of PostgreSQL, which
 	$(GO_TEST) ./...
 
 # run_versions runs all tests against one version of PostgreSQL after another.
-run_versions = @set -e; for version in $(1); do echo "PostgreSQL $$version"; PG=$$version $(GO_TEST) -count=1 ./...; done
+# Without the race detector six tests at a time leave the processor time enough.
+run_versions = @set -e; for version in $(1); do echo "PostgreSQL $$version"; PG=$$version go test -parallel 6 -count=1 ./...; done
 
 test-versions: ## run all tests against each version of PostgreSQL, 14 to 18
 	$(call run_versions,$(VERSIONS))
