@@ -26,6 +26,13 @@ const (
 	closeTimeout  = 5 * time.Second
 )
 
+var errNoAnswer = fmt.Errorf("no answer from PostgreSQL in %s", answerTimeout)
+
+// answered bounds the wait for an answer.
+func answered(ctx context.Context) (context.Context, context.CancelFunc) {
+	return context.WithTimeoutCause(ctx, answerTimeout, errNoAnswer)
+}
+
 // DB is the agent's small pool of ordinary connections. Its methods are safe for concurrent use.
 type DB struct {
 	pool       *pgxpool.Pool
@@ -88,7 +95,7 @@ func (deadlines) TraceQueryStart(ctx context.Context, _ *pgx.Conn, _ pgx.TraceQu
 	if ctx.Value(unhurriedKey{}) != nil {
 		return ctx
 	}
-	ctx, cancel := context.WithTimeoutCause(ctx, answerTimeout, fmt.Errorf("the database has not answered for %s", answerTimeout))
+	ctx, cancel := answered(ctx)
 	return context.WithValue(ctx, cancelKey{}, cancel)
 }
 

@@ -11,12 +11,8 @@ import (
 // group is what one commit of the Ledger records.
 type group struct {
 	results []*Result // all of them, in the order they came
-	// rows holds the index into results of the latest result of each delivery: one statement must not write a row
-	// twice.
-	rows map[deliveryKey]int
-	// first holds the deliveries that have no row yet.
-	first  map[deliveryKey]struct{}
-	health map[string]*Health // latest by endpoint
+	rows    map[deliveryKey]groupRow
+	health  map[string]*Health // latest by endpoint
 	// withoutTexts leaves out what customers' servers said. It is set when PostgreSQL has refused the group for its
 	// data.
 	withoutTexts bool
@@ -25,23 +21,28 @@ type group struct {
 	rowsExist bool
 }
 
+// groupRow is the row that a group writes for a delivery: one statement must not write it twice.
+type groupRow struct {
+	latest int  // index into results
+	first  bool // there was none before
+}
+
 type deliveryKey struct{ eventID, endpointID string }
 
 func newGroup() *group {
-	return &group{rows: map[deliveryKey]int{}, first: map[deliveryKey]struct{}{}, health: map[string]*Health{}}
+	return &group{rows: map[deliveryKey]groupRow{}, health: map[string]*Health{}}
 }
 
 func (g *group) empty() bool { return len(g.results) == 0 && len(g.health) == 0 }
 
 // add takes a result in. It must be called before the watermark learns that its delivery is recorded.
 func (g *group) add(r *Result) {
-	key := deliveryKey{r.Delivery.EventID, r.Delivery.EndpointID}
-	if !r.Delivery.recorded {
-		g.first[key] = struct{}{}
-	}
-	g.rows[key] = len(g.results)
+	key := r.key()
+	g.rows[key] = groupRow{latest: len(g.results), first: g.rows[key].first || !r.Delivery.recorded}
 	g.results = append(g.results, r)
 }
+
+func (r *Result) key() deliveryKey { return deliveryKey{r.Delivery.EventID, r.Delivery.EndpointID} }
 
 // refused learns why PostgreSQL has refused the group, so that the next try is not refused again.
 func (g *group) refused(sqlState string) {
@@ -98,22 +99,34 @@ func (g *group) write(ctx context.Context, tx querier) error {
 	}
 	var b pgx.Batch
 	g.queueHealth(&b)
-	g.queueDeliveries(&b, insertDeliveries, g.isFirst)
-	g.queueDeliveries(&b, upsertDeliveries, func(key deliveryKey) bool { return !g.isFirst(key) })
+	first, later := g.latest()
+	g.queueDeliveries(&b, insertDeliveries, first)
+	g.queueDeliveries(&b, upsertDeliveries, later)
 	g.queueReplays(&b)
 	g.queueAttempts(&b)
 	return tx.SendBatch(ctx, &b).Close()
 }
 
-// isFirst tells that a delivery has no row yet.
-func (g *group) isFirst(key deliveryKey) bool {
-	_, first := g.first[key]
-	return first && !g.rowsExist
+// latest returns the latest result of each delivery: of those without a row, and of those that have one.
+func (g *group) latest() (first, later []*Result) {
+	for i, r := range g.results {
+		switch row := g.rows[r.key()]; {
+		case row.latest != i:
+		case row.first && !g.rowsExist:
+			first = append(first, r)
+		default:
+			later = append(later, r)
+		}
+	}
+	return first, later
 }
 
-// queueDeliveries writes the rows that are wanted by a statement.
-func (g *group) queueDeliveries(b *pgx.Batch, sql string, wanted func(deliveryKey) bool) {
-	n := len(g.rows)
+// queueDeliveries writes the rows of results by a statement.
+func (g *group) queueDeliveries(b *pgx.Batch, sql string, results []*Result) {
+	n := len(results)
+	if n == 0 {
+		return
+	}
 	var (
 		eventIDs, endpointIDs = make([]string, 0, n), make([]string, 0, n)
 		venues, types         = make([]string, 0, n), make([]string, 0, n)
@@ -125,11 +138,8 @@ func (g *group) queueDeliveries(b *pgx.Batch, sql string, wanted func(deliveryKe
 		classes, errs         = make([]*string, 0, n), make([]*string, 0, n)
 		replayIDs             = make([]*string, 0, n)
 	)
-	for i, r := range g.results {
+	for _, r := range results {
 		d := r.Delivery
-		if key := (deliveryKey{d.EventID, d.EndpointID}); g.rows[key] != i || !wanted(key) {
-			continue
-		}
 		eventIDs, endpointIDs = append(eventIDs, d.EventID), append(endpointIDs, d.EndpointID)
 		venues, types, created = append(venues, d.Venue), append(types, d.Type), append(created, d.Created)
 		statuses, attempts = append(statuses, string(r.Status)), append(attempts, int16(r.attempts()))
@@ -139,17 +149,15 @@ func (g *group) queueDeliveries(b *pgx.Batch, sql string, wanted func(deliveryKe
 		errs, latencies = append(errs, g.text(text)), append(latencies, latency)
 		replayIDs = append(replayIDs, orNull(d.ReplayID))
 	}
-	if len(eventIDs) > 0 {
-		b.Queue(sql, eventIDs, endpointIDs, venues, types, created, statuses, attempts, next,
-			codes, classes, errs, latencies, replayIDs, finished)
-	}
+	b.Queue(sql, eventIDs, endpointIDs, venues, types, created, statuses, attempts, next,
+		codes, classes, errs, latencies, replayIDs, finished)
 }
 
 // queueReplays counts the deliveries that have ended for the replays that they belong to.
 func (g *group) queueReplays(b *pgx.Batch) {
 	replays := map[string]int64{}
-	for _, i := range g.rows {
-		if r := g.results[i]; r.Delivery.ReplayID != "" && r.Status != Pending {
+	for _, row := range g.rows {
+		if r := g.results[row.latest]; r.Delivery.ReplayID != "" && r.Status != Pending {
 			replays[r.Delivery.ReplayID]++
 		}
 	}

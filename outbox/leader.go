@@ -130,7 +130,7 @@ func (db *DB) PrepareSlot(ctx context.Context, t *Tailer, holder string, replace
 	err := db.pool.QueryRow(ctx, selectSlot, db.cfg.Slot).Scan(&active, &inCreation, &lost, &staysBehind)
 	switch {
 	case err == nil && active && inCreation:
-		return 0, db.slotInCreation(ctx)
+		return 0, db.waitsForOthers(ctx) // another agent's session makes the slot, or that of one that was killed
 	case err == nil && active:
 		return 0, ErrSlotActive // found out here, it leaves no error in the server's log
 	case err == nil && (replace || lost):
@@ -179,24 +179,15 @@ func (db *DB) beginRecovery(ctx context.Context, t *Tailer, holder string) error
 	return db.cfg.explain("write the checkpoint", err)
 }
 
-// slotInCreation returns the Problem that another session is making the slot: that of another agent, or of one that was killed.
-func (db *DB) slotInCreation(ctx context.Context) error {
-	p, err := db.waitsForOthers(ctx)
+// waitsForOthers returns the Problem that the creation of the slot waits for a transaction, or why it cannot tell for which.
+func (db *DB) waitsForOthers(ctx context.Context) error {
+	blocker, err := db.Blocker(ctx)
 	if err != nil {
 		return err
 	}
-	return p
-}
-
-// waitsForOthers tells which transaction the creation of the slot waits for.
-func (db *DB) waitsForOthers(ctx context.Context) (*Problem, error) {
-	blocker, err := db.Blocker(ctx)
-	if err != nil {
-		return nil, err
-	}
 	return &Problem{Thing: fmt.Sprintf("replication slot %q", db.cfg.Slot),
 		Reason: "creating it waits for transactions that are still writing, the oldest of them " + blocker,
-		Remedy: "let them end; the agent goes on by itself"}, nil
+		Remedy: "let them end; the agent goes on by itself"}
 }
 
 // selectForeignSlot passes over a slot of this database without a plugin: another agent is just making it.
@@ -247,8 +238,8 @@ func (db *DB) createSlot(ctx context.Context, t *Tailer, holder string, waiting 
 			}
 			return db.cfg.explain(fmt.Sprintf("create slot %q", db.cfg.Slot), err)
 		case <-tick.C:
-			if p, err := db.waitsForOthers(ctx); err == nil { // else the creation itself tells
-				waiting(p)
+			if err := db.waitsForOthers(ctx); ctx.Err() == nil {
+				waiting(err)
 			}
 		}
 	}
@@ -278,8 +269,8 @@ const takeOver = `
 update webhooks.checkpoint
 set epoch = epoch + 1, holder = $2, system_identifier = $3, timeline = $4, database = current_database(), updated = now(),
     recovering = recovering or $5, lsn = case when $6 then '0/0' else lsn end,
-    -- A horizon of another server or of a state that was not restored means nothing here, and neither does one that is so old that
-    -- 32 bits do not tell it from the future.
+    -- A horizon of another server, or of a state that a restore has undone, means nothing here, and neither does one that is so old
+    -- that 32 bits do not tell it from the future.
     horizon = case when not $7 and pg_snapshot_xmin(horizon)::text::bigint between pg_snapshot_xmax(pg_current_snapshot())::text::bigint - 2000000000
                                                                                and pg_snapshot_xmax(pg_current_snapshot())::text::bigint then horizon end
 where slot = $1

@@ -30,8 +30,6 @@ const (
 	busyInterval = time.Second
 	idleInterval = 10 * time.Second
 	idleBytes    = 1 << 20
-	// commitTimeout bounds one transaction; after it the connection is given up and the transaction tried again.
-	commitTimeout = answerTimeout
 )
 
 // LedgerConfig connects a Ledger with its surroundings. The functions are called by the Ledger's goroutine; they must
@@ -54,9 +52,9 @@ type LedgerConfig struct {
 	ServerEnds func()
 }
 
-// Ledger is the only writer of deliveries, attempts, endpoint_health and checkpoint; only the Pruner deletes. It gathers what comes in while
-// one transaction is on its way and commits it in the next. Its methods may be called from any goroutine and wait
-// while the Ledger's queue is full.
+// Ledger is the only writer of deliveries, attempts, endpoint_health and checkpoint; only the Pruner deletes. It gathers what
+// comes in while one transaction is on its way and commits it in the next. Its methods may be called from any goroutine
+// and wait while the Ledger's queue is full.
 type Ledger struct {
 	cfg LedgerConfig
 	// Sent by the methods, received by Run.

@@ -195,7 +195,7 @@ func isOld(created string) string {
 
 // hasPassed is the condition that the transaction that wrote a row has passed.
 func hasPassed(row string) string {
-	return fmt.Sprintf(`(%s.xmin::text::bigint - passed.horizon & 4294967295) >= passed.now - passed.horizon`, row)
+	return xidsAfter(row, "passed.horizon") + ` >= passed.now - passed.horizon`
 }
 
 // inOpenReplay is the condition that a delivery d belongs to a replay that has not ended, whatever its status.

@@ -96,18 +96,23 @@ func (c *comparison) after(horizon *string, at *time.Time, h Horizon) error {
 	return err
 }
 
-// wants is the condition that an endpoint e wants an event, given the expressions for the event's venue, type and the time until which it can have
-// been registered: the patterns of package agent in SQL.
+// wants is the condition that an endpoint e wants an event, given the expressions for the event's venue, its type and the time
+// until which the endpoint can have been registered: the patterns of package agent in SQL.
 func wants(venue, until, eventType string) string {
 	return fmt.Sprintf(`e.venue = %[1]s and e.created <= %[2]s
       and exists (select from unnest(e.events) p where p in ('*', %[3]s) or (right(p, 2) = '.*' and starts_with(%[3]s, left(p, -1))))`,
 		venue, until, eventType)
 }
 
-// registeredUntil is the expression for until, given that for created and the parameters for comparison.at, newer and newerXIDs. The 32
-// bits of a row's transaction id go round, and rows may be older than half a round.
+// registeredUntil is the expression for until, given that for created and the parameters for comparison.at, newer and newerXIDs.
 func registeredUntil(created, at, newer, newerXIDs string) string {
-	return fmt.Sprintf("greatest(%s, case when (o.xmin::text::bigint - %s::bigint & 4294967295) < %s::bigint then %s::timestamptz end)", created, newer, newerXIDs, at)
+	return fmt.Sprintf("greatest(%s, case when %s < %s::bigint then %s::timestamptz end)", created, xidsAfter("o", newer+"::bigint"), newerXIDs, at)
+}
+
+// xidsAfter is the expression for how many transaction ids after the id from that of the transaction is that wrote a row. Ids of rows
+// have 32 bits and go round; webhooks.handed_over takes a row that is older than half a round for one of the future.
+func xidsAfter(row, from string) string {
+	return fmt.Sprintf("(%s.xmin::text::bigint - %s & 4294967295)", row, from)
 }
 
 // eventColumns returns the expressions for an event's id, venue, created and type, with the values that the stream would give
@@ -419,7 +424,8 @@ const storeHorizon = `
 update webhooks.checkpoint set horizon = $2::text::pg_snapshot, horizon_at = $3, coverage = $4, relations = $5, recovering = recovering and not $6
 where slot = $1`
 
-// setHorizon has the Ledger store h, which ends a recovery if h Completes one. Everything that h sees must have been handed over or recovered.
+// setHorizon has the Ledger store h, which ends a recovery if h Completes one. Everything that h sees must have been handed over or
+// recovered.
 func (l *Ledger) setHorizon(ctx context.Context, h Horizon) error {
 	done := make(chan jobResult, 1)
 	_, err := l.await(ctx, &horizonJob{slot: l.cfg.Slot, Horizon: h, done: done}, done)

@@ -25,6 +25,16 @@ func compare(t *testing.T, db *DB, env *testenv.DB) *compared {
 	return &compared{keepBook(t, db.cfg, term, nil), db, env}
 }
 
+// eachComparison runs a test for either kind of comparison.
+func eachComparison(t *testing.T, test func(t *testing.T, gap bool)) {
+	for _, gap := range []bool{false, true} {
+		t.Run(fmt.Sprintf("gap %t", gap), func(t *testing.T) {
+			t.Parallel()
+			test(t, gap)
+		})
+	}
+}
+
 // run makes one comparison and returns how many rows were lacking.
 func (c *compared) run(t *testing.T, gap bool) int64 {
 	t.Helper()
@@ -58,33 +68,30 @@ func (c *compared) sequence(t *testing.T) int64 {
 
 func TestReconcile_GivesLostEventsTheirRowsOnce(t *testing.T) {
 	t.Parallel()
-	for _, gap := range []bool{false, true} {
-		t.Run(fmt.Sprintf("gap %t", gap), func(t *testing.T) {
-			t.Parallel()
-			db, env := openDB(t)
-			addEndpoint(t, env, "ep_1", "venue_a", "*")
-			c := compare(t, db, env)
-			addEvents(t, env, "evt", 2*findLimit+1)
-			addDelivery(t, env, "evt_00007", "ep_1", "venue_a", "lead.created", Succeeded, 0)
-			if got := c.runSettled(t, gap); got != 2*findLimit {
-				t.Errorf("%d rows were lacking, want %d", got, 2*findLimit)
-			}
-			if got := testenv.QueryOne[int64](t, env, `select count(*) from webhooks.deliveries where status = 'pending' and next_attempt_at <= now()`); got != 2*findLimit {
-				t.Errorf("%d rows are due, want %d", got, 2*findLimit)
-			}
-			c.locked(func() {
-				if !slices.Contains(c.requeued, "ep_1") {
-					t.Error("nobody was told that the endpoint has deliveries that are due")
-				}
-			})
-			if got := c.run(t, gap); got != 0 {
-				t.Errorf("%d rows were lacking the second time", got)
-			}
-			if testenv.QueryOne[bool](t, env, `select recovering from webhooks.checkpoint`) {
-				t.Error("the recovery has not ended")
+	eachComparison(t, func(t *testing.T, gap bool) {
+		db, env := openDB(t)
+		addEndpoint(t, env, "ep_1", "venue_a", "*")
+		c := compare(t, db, env)
+		addEvents(t, env, "evt", 2*findLimit+1)
+		addDelivery(t, env, "evt_00007", "ep_1", "venue_a", "lead.created", Succeeded, 0)
+		if got := c.runSettled(t, gap); got != 2*findLimit {
+			t.Errorf("%d rows were lacking, want %d", got, 2*findLimit)
+		}
+		if got := testenv.QueryOne[int64](t, env, `select count(*) from webhooks.deliveries where status = 'pending' and next_attempt_at <= now()`); got != 2*findLimit {
+			t.Errorf("%d rows are due, want %d", got, 2*findLimit)
+		}
+		c.locked(func() {
+			if !slices.Contains(c.requeued, "ep_1") {
+				t.Error("nobody was told that the endpoint has deliveries that are due")
 			}
 		})
-	}
+		if got := c.run(t, gap); got != 0 {
+			t.Errorf("%d rows were lacking the second time", got)
+		}
+		if testenv.QueryOne[bool](t, env, `select recovering from webhooks.checkpoint`) {
+			t.Error("the recovery has not ended")
+		}
+	})
 }
 
 func TestReconcile_SendsAnEventToNoEndpointThatCameOrChangedAfterIt(t *testing.T) {
@@ -119,26 +126,23 @@ func TestReconcile_SendsAnEventToNoEndpointThatCameOrChangedAfterIt(t *testing.T
 // comparison does not know, so it leaves that endpoint out.
 func TestReconcile_LeavesAnEndpointOutThatWasRegisteredWhileTheEventsTransactionWasOpen(t *testing.T) {
 	t.Parallel()
-	for _, gap := range []bool{false, true} {
-		t.Run(fmt.Sprintf("gap %t", gap), func(t *testing.T) {
-			t.Parallel()
-			db, env := openDB(t)
-			addEndpoint(t, env, "ep_there", "venue_a", "*")
-			c := compare(t, db, env)
-			slow := begin(t, env)
-			_, err := slow.Exec(t.Context(), `insert into webhooks.outbox (id, type, venue, data) values ('evt_slow', 'lead.created', 'venue_a', '{}')`)
-			must(t, err)
-			addEndpoint(t, env, "ep_meanwhile", "venue_a", "*")
-			if got := c.run(t, gap); got != 0 {
-				t.Errorf("%d rows were given to an event that is not committed", got)
-			}
-			must(t, slow.Commit(t.Context()))
-			c.runSettled(t, gap)
-			if got := recordedKeys(t, env); !slices.Equal(got, []string{"evt_slow/ep_there pending"}) {
-				t.Errorf("recorded %q, want the endpoint that was there", got)
-			}
-		})
-	}
+	eachComparison(t, func(t *testing.T, gap bool) {
+		db, env := openDB(t)
+		addEndpoint(t, env, "ep_there", "venue_a", "*")
+		c := compare(t, db, env)
+		slow := begin(t, env)
+		_, err := slow.Exec(t.Context(), `insert into webhooks.outbox (id, type, venue, data) values ('evt_slow', 'lead.created', 'venue_a', '{}')`)
+		must(t, err)
+		addEndpoint(t, env, "ep_meanwhile", "venue_a", "*")
+		if got := c.run(t, gap); got != 0 {
+			t.Errorf("%d rows were given to an event that is not committed", got)
+		}
+		must(t, slow.Commit(t.Context()))
+		c.runSettled(t, gap)
+		if got := recordedKeys(t, env); !slices.Equal(got, []string{"evt_slow/ep_there pending"}) {
+			t.Errorf("recorded %q, want the endpoint that was there", got)
+		}
+	})
 }
 
 // A snapshot does not list the ids of subtransactions, so a row that was written in one must not be taken for one that it sees.
@@ -166,25 +170,22 @@ func TestReconcile_FindsEventsOfSubtransactionsThatWereOpenAtTheLastHorizon(t *t
 
 func TestReconcile_FindsRowsThatCameWithAPartitionHoweverOldTheyAre(t *testing.T) {
 	t.Parallel()
-	for _, gap := range []bool{false, true} {
-		t.Run(fmt.Sprintf("gap %t", gap), func(t *testing.T) {
-			t.Parallel()
-			db, env := openPartitioned(t)
-			addEndpoint(t, env, "ep_1", "venue_a", "*")
-			const insert = `insert into %s (id, type, venue, data, part) values ('%s', 'lead.created', 'venue_a', '{}', %d)`
-			env.Exec(t, `create table part_3 (like events including all)`)
-			env.Exec(t, fmt.Sprintf(insert, "part_3", "evt_old", 3))
-			c := compare(t, db, env)
-			c.runSettled(t, true)
-			env.Exec(t, fmt.Sprintf(insert, "events", "evt_new", 1))
-			env.Exec(t, `alter table events attach partition part_3 for values in (3)`)
-			c.runSettled(t, gap)
-			want := []string{"evt_new/ep_1 pending", "evt_old/ep_1 pending"}
-			if got := recordedKeys(t, env); !slices.Equal(got, want) {
-				t.Errorf("recorded %q, want %q", got, want)
-			}
-		})
-	}
+	eachComparison(t, func(t *testing.T, gap bool) {
+		db, env := openPartitioned(t)
+		addEndpoint(t, env, "ep_1", "venue_a", "*")
+		const insert = `insert into %s (id, type, venue, data, part) values ('%s', 'lead.created', 'venue_a', '{}', %d)`
+		env.Exec(t, `create table part_3 (like events including all)`)
+		env.Exec(t, fmt.Sprintf(insert, "part_3", "evt_old", 3))
+		c := compare(t, db, env)
+		c.runSettled(t, true)
+		env.Exec(t, fmt.Sprintf(insert, "events", "evt_new", 1))
+		env.Exec(t, `alter table events attach partition part_3 for values in (3)`)
+		c.runSettled(t, gap)
+		want := []string{"evt_new/ep_1 pending", "evt_old/ep_1 pending"}
+		if got := recordedKeys(t, env); !slices.Equal(got, want) {
+			t.Errorf("recorded %q, want %q", got, want)
+		}
+	})
 }
 
 func TestReconcile_WalksAnOutboxWhoseIDsAreNoText(t *testing.T) {
@@ -262,7 +263,6 @@ func TestReconcile_AwaitsWhatTheStreamHasBroughtBeforeTheHorizon(t *testing.T) {
 	}
 }
 
-// Transaction ids of rows have 32 bits and go round.
 func TestReconcile_LeavesARecoveryOpenThatItDoesNotComplete(t *testing.T) {
 	t.Parallel()
 	db, env := openDB(t)
@@ -279,21 +279,18 @@ func TestReconcile_LeavesARecoveryOpenThatItDoesNotComplete(t *testing.T) {
 // The app may give an event any time, and now() is the start of its transaction.
 func TestReconcile_TakesAnEventForNewerThanTheHorizonWhateverItsOwnTime(t *testing.T) {
 	t.Parallel()
-	for _, gap := range []bool{false, true} {
-		t.Run(fmt.Sprintf("gap %t", gap), func(t *testing.T) {
-			t.Parallel()
-			db, env := openDB(t)
-			addEndpoint(t, env, "ep_1", "venue_a", "*")
-			c := compare(t, db, env)
-			c.runSettled(t, true)
-			addEndpoint(t, env, "ep_2", "venue_a", "*")
-			env.Exec(t, `insert into webhooks.outbox (id, type, venue, data, created) values ('evt_1', 'lead.created', 'venue_a', '{}', now() - interval '50 minutes')`)
-			c.runSettled(t, gap)
-			if got := recordedKeys(t, env); !slices.Equal(got, []string{"evt_1/ep_1 pending"}) {
-				t.Errorf("recorded %q, want the endpoint of before the horizon only", got)
-			}
-		})
-	}
+	eachComparison(t, func(t *testing.T, gap bool) {
+		db, env := openDB(t)
+		addEndpoint(t, env, "ep_1", "venue_a", "*")
+		c := compare(t, db, env)
+		c.runSettled(t, true)
+		addEndpoint(t, env, "ep_2", "venue_a", "*")
+		env.Exec(t, `insert into webhooks.outbox (id, type, venue, data, created) values ('evt_1', 'lead.created', 'venue_a', '{}', now() - interval '50 minutes')`)
+		c.runSettled(t, gap)
+		if got := recordedKeys(t, env); !slices.Equal(got, []string{"evt_1/ep_1 pending"}) {
+			t.Errorf("recorded %q, want the endpoint of before the horizon only", got)
+		}
+	})
 }
 
 func TestSweep_LeavesToTheLanesWhetherAnEndpointCanBeSentTo(t *testing.T) {
@@ -323,6 +320,7 @@ func TestSweep_PassesOverRowsWithoutAnID(t *testing.T) {
 	}
 }
 
+// Transaction ids of rows have 32 bits and go round.
 func TestHandedOver_TakesAnIDForTheNearestToTheHorizon(t *testing.T) {
 	t.Parallel()
 	_, env := openDB(t)

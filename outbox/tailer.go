@@ -114,7 +114,7 @@ func (t *Tailer) Connect(ctx context.Context) error {
 
 // enableFailover has the slot copied to standbys that ask for it, where an earlier version of the agent or of PostgreSQL made it.
 func (t *Tailer) enableFailover(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, answerTimeout)
+	ctx, cancel := answered(ctx)
 	defer cancel()
 	_, err := t.conn.Exec(ctx, "ALTER_REPLICATION_SLOT "+quoteIdent(t.cfg.Slot)+" (FAILOVER true)").ReadAll()
 	if SQLState(err) == codeObjectInUse { // another agent was quicker
@@ -127,7 +127,7 @@ func (t *Tailer) enableFailover(ctx context.Context) error {
 // own position, whichever is latest. It returns ErrSlotActive while another agent holds the slot; Start may then be
 // called again. ErrSlotGone tells that PrepareSlot has to make a new slot.
 func (t *Tailer) Start(ctx context.Context, from LSN) error {
-	ctx, cancel := context.WithTimeoutCause(ctx, answerTimeout, fmt.Errorf("the server has not answered for %s", answerTimeout))
+	ctx, cancel := answered(ctx)
 	defer cancel()
 	from = max(from, LSN(t.received.Load()))
 	names := fmt.Sprintf("publication_names '%s,%s'", quoteIdent(t.cfg.Publication), quoteIdent(t.cfg.endpointsPublication()))

@@ -3,7 +3,6 @@ package outbox
 import (
 	"context"
 	"errors"
-	"fmt"
 	"strings"
 	"sync"
 	"time"
@@ -96,7 +95,7 @@ select epoch, sequence from webhooks.checkpoint where slot = $1`
 // try makes one attempt at a transaction. A failure after the commit was sent is of unknown outcome; the next try
 // finds out by the sequence.
 func (l *Ledger) try(ctx context.Context, lsn LSN, write func(context.Context, querier) error) error {
-	ctx, cancel := context.WithTimeoutCause(ctx, commitTimeout, fmt.Errorf("no answer from PostgreSQL in %s", commitTimeout))
+	ctx, cancel := answered(ctx) // after that the connection is given up
 	defer cancel()
 	if l.conn == nil {
 		cc, err := l.cfg.connConfig()
