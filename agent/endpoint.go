@@ -149,9 +149,7 @@ func (s *lanes) dropOtherVenueLocked(l *lane) []record {
 		if d.Venue == l.endpoint.Venue {
 			return false
 		}
-		l.bytes -= d.Size()
-		s.bytes -= d.Size()
-		d.Body = nil
+		s.freeLocked(l, d)
 		records = append(records, recordResult(missed(d, otherVenue, now)))
 		return true
 	})

@@ -164,6 +164,13 @@ func (s *lanes) pushLocked(l *lane, d *outbox.Delivery) {
 	s.listLocked(l)
 }
 
+// freeLocked lets go of a delivery's body, and of the room that the delivery took.
+func (s *lanes) freeLocked(l *lane, d *outbox.Delivery) {
+	l.bytes -= d.Size()
+	s.bytes -= d.Size()
+	d.Body = nil
+}
+
 // listLocked puts a lane that can start an attempt among the ready ones.
 func (s *lanes) listLocked(l *lane) {
 	if class := l.class(); !l.listed[class] && l.canStart(&s.cfg) {
@@ -251,9 +258,7 @@ func (s *lanes) attempt(l *lane, d *outbox.Delivery) (*lane, *outbox.Delivery) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(l.inFlight, d.EventID)
-	l.bytes -= d.Size()
-	s.bytes -= d.Size()
-	d.Body = nil
+	s.freeLocked(l, d)
 	s.inFlight--
 	if !l.proven {
 		s.unproven--
@@ -402,9 +407,7 @@ func (s *lanes) turnOffLocked(l *lane, reason, except string) []record {
 	l.off = reason
 	var records []record
 	for _, d := range l.queue {
-		l.bytes -= d.Size()
-		s.bytes -= d.Size()
-		d.Body = nil
+		s.freeLocked(l, d)
 		records = append(records, recordResult(missed(d, reason, now)))
 	}
 	l.queue = nil

@@ -88,12 +88,8 @@ func TestRecovery_AnOutboxDroppedAndMadeAgainIsGoneOnWith(t *testing.T) {
 
 func TestRecovery_AnUnpublishedOutboxIsComparedUntilItsOwnerPublishesIt(t *testing.T) {
 	t.Parallel()
-	env := ownDB(t)
-	s := newQuietOutage(t, env)
-	s.cfg.Database.URL = secret.New(leastPrivileged(t, env))
-	s.start()
-	s.settle()
-	env.Exec(t, `alter publication webhooks_outbox drop table webhooks.outbox`)
+	s := leastPrivilegedOutage(t)
+	s.env.Exec(t, `alter publication webhooks_outbox drop table webhooks.outbox`)
 	s.wrote(twoEvents)
 	const reason, remedy = "publication webhooks_outbox: it does not hold webhooks.outbox", "ALTER PUBLICATION \"webhooks_outbox\" ADD TABLE webhooks.outbox"
 	s.unready("the stream does not bring all events", reason, remedy)
@@ -106,7 +102,7 @@ func TestRecovery_AnUnpublishedOutboxIsComparedUntilItsOwnerPublishesIt(t *testi
 	if got := s.metric("webhook_agent_recovering"); got != "1" {
 		t.Errorf("the metric recovering is %s while only the comparison delivers", got)
 	}
-	env.Exec(t, `alter publication webhooks_outbox add table webhooks.outbox`)
+	s.env.Exec(t, `alter publication webhooks_outbox add table webhooks.outbox`)
 	s.ready()
 	s.eventually(func() error {
 		if got := s.metric("webhook_agent_recovering"); got != "0" {
@@ -115,6 +111,16 @@ func TestRecovery_AnUnpublishedOutboxIsComparedUntilItsOwnerPublishesIt(t *testi
 		return nil
 	})
 	s.eachOnce()
+}
+
+// leastPrivilegedOutage is newOutage in a cluster of its own, with an agent that may mend nothing.
+func leastPrivilegedOutage(t *testing.T) *outage {
+	t.Helper()
+	s := newQuietOutage(t, ownDB(t))
+	s.cfg.Database.URL = secret.New(leastPrivileged(t, s.env))
+	s.start()
+	s.settle()
+	return s
 }
 
 // leastPrivileged makes a role with what the README grants and no more, and returns the URL with which it connects.
@@ -229,10 +235,7 @@ func TestRecovery_ARowThatMovesWhileItIsBeingSentIsNotSentAgain(t *testing.T) {
 // The role may not mend, so the agent lives on comparisons. The transaction is open when the table comes back.
 func TestRecovery_ATransactionThatWasOpenWhileTheOutboxWasUnpublishedIsFound(t *testing.T) {
 	t.Parallel()
-	s := newQuietOutage(t, ownDB(t))
-	s.cfg.Database.URL = secret.New(leastPrivileged(t, s.env))
-	s.start()
-	s.settle()
+	s := leastPrivilegedOutage(t)
 	s.env.Exec(t, `alter publication webhooks_outbox drop table webhooks.outbox`)
 	s.unready("does not bring all events")
 	s.wait(s.event()) // by a comparison
@@ -254,10 +257,7 @@ func TestRecovery_ATransactionThatWasOpenWhileTheOutboxWasUnpublishedIsFound(t *
 
 func TestRecovery_EndpointsThatAreNotPublishedAreLoadedBeforeEachComparison(t *testing.T) {
 	t.Parallel()
-	s := newQuietOutage(t, ownDB(t))
-	s.cfg.Database.URL = secret.New(leastPrivileged(t, s.env))
-	s.start()
-	s.settle()
+	s := leastPrivilegedOutage(t)
 	off := testenv.StartReceiver(t, testSecret)
 	disabled := addEndpoint(t, s.env, "venue_1", off.URL, "*")
 	s.env.Exec(t, `alter publication webhooks_outbox_endpoints drop table webhooks.endpoints`)

@@ -23,6 +23,16 @@ func behind(t *testing.T, s *outage) *testenv.Proxy {
 	return network
 }
 
+// recordedSoon writes an event and wants it to be recorded in untilNoticed.
+func (s *outage) recordedSoon() {
+	s.t.Helper()
+	began := time.Now()
+	s.wait(s.event())
+	if took := time.Since(began); took > untilNoticed {
+		s.t.Errorf("the event was recorded after %s", took.Round(time.Second))
+	}
+}
+
 func TestRecovery_ALeaderGivesSilentConnectionsUp(t *testing.T) {
 	t.Parallel()
 	s := newQuietOutage(t, testenv.NewDB(t))
@@ -30,12 +40,7 @@ func TestRecovery_ALeaderGivesSilentConnectionsUp(t *testing.T) {
 	s.start()
 	s.settle()
 	network.Freeze()
-	event := s.event()
-	began := time.Now()
-	s.wait(event)
-	if took := time.Since(began); took > untilNoticed {
-		t.Errorf("the event was recorded after %s", took.Round(time.Second))
-	}
+	s.recordedSoon()
 	s.eachOnce()
 }
 
@@ -48,12 +53,7 @@ func TestRecovery_AStandbyGivesSilentConnectionsUp(t *testing.T) {
 	s.agent.waitLog("standing by")
 	network.Freeze()
 	leader.end()
-	event := s.event()
-	began := time.Now()
-	s.wait(event)
-	if took := time.Since(began); took > untilNoticed {
-		t.Errorf("the standby took over after %s", took.Round(time.Second))
-	}
+	s.recordedSoon()
 	s.eachOnce()
 }
 

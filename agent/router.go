@@ -47,12 +47,7 @@ func (r *router) load(ctx context.Context, state outbox.State) error {
 			return err
 		}
 	}
-	for _, replay := range state.Replays {
-		if err := r.ledger.Replay(ctx, replay); err != nil {
-			return err
-		}
-	}
-	return nil
+	return r.takeUp(ctx, state.Replays)
 }
 
 // reload takes over a state that was loaded because the stream does not tell of all changes.
@@ -70,7 +65,12 @@ func (r *router) reload(ctx context.Context, state outbox.State) error {
 			return err
 		}
 	}
-	for _, replay := range state.Replays {
+	return r.takeUp(ctx, state.Replays)
+}
+
+// takeUp has the ledger go on with replays.
+func (r *router) takeUp(ctx context.Context, replays []outbox.Replay) error {
+	for _, replay := range replays {
 		if err := r.ledger.Replay(ctx, replay); err != nil {
 			return err
 		}

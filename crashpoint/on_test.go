@@ -11,28 +11,31 @@ import (
 	"testing"
 )
 
-// child runs TestHit_InAChild in a process of its own with the Variable set to value.
-func child(t *testing.T, value string) (string, *os.ProcessState) {
-	t.Helper()
-	cmd := exec.Command(os.Args[0], "-test.run=^TestHit_InAChild$")
-	cmd.Env = append(os.Environ(), Variable+"="+value, "CRASHPOINT_CHILD=1")
-	out, err := cmd.CombinedOutput()
-	if exit, ok := errors.AsType[*exec.ExitError](err); err != nil && !ok {
-		t.Fatal(exit, err)
-	}
-	return string(out), cmd.ProcessState
-}
+// childVariable tells TestMain that the process is a child.
+const childVariable = "CRASHPOINT_CHILD"
 
-// TestHit_InAChild is not a test but the body of the child: it passes one point twice, then another.
-func TestHit_InAChild(t *testing.T) {
-	if os.Getenv("CRASHPOINT_CHILD") == "" {
-		t.Skip("it runs in a process of its own")
+// TestMain runs the tests or, in a process that child has started, what a child does: it passes one point twice, then another.
+func TestMain(m *testing.M) {
+	if os.Getenv(childVariable) == "" {
+		os.Exit(m.Run())
 	}
 	for _, p := range []Point{AfterRead, AfterRead, BeforeDial} {
 		os.Stdout.WriteString("at " + string(p) + "\n")
 		Hit(p)
 	}
 	os.Stdout.WriteString("survived\n")
+}
+
+// child runs a child with the Variable set to value.
+func child(t *testing.T, value string) (string, *os.ProcessState) {
+	t.Helper()
+	cmd := exec.Command(os.Args[0])
+	cmd.Env = append(os.Environ(), Variable+"="+value, childVariable+"=1")
+	out, err := cmd.CombinedOutput()
+	if exit, ok := errors.AsType[*exec.ExitError](err); err != nil && !ok {
+		t.Fatal(exit, err)
+	}
+	return string(out), cmd.ProcessState
 }
 
 func TestHit_KillsAtTheChosenPass(t *testing.T) {
