@@ -40,15 +40,10 @@ func processRuns(pid int) bool {
 	return state != 0 && state != 'Z'
 }
 
-// processState returns the state letter and the parent of pid, zero when there is no such process. See proc(5), stat.
+// processState returns the state letter and the parent of pid, zero when there is no such process.
 func processState(pid int) (state byte, parent int) {
-	stat, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "stat"))
-	if err != nil {
-		return 0, 0
-	}
-	// The second field, the name, stands in parentheses and may hold anything.
-	fields := bytes.Fields(stat[bytes.LastIndexByte(stat, ')')+1:])
-	if len(fields) < 2 {
+	fields, err := processStat(pid)
+	if err != nil || len(fields) < 2 {
 		return 0, 0
 	}
 	parent, err = strconv.Atoi(string(fields[1]))
@@ -56,4 +51,11 @@ func processState(pid int) (state byte, parent int) {
 		return 0, 0
 	}
 	return fields[0][0], parent
+}
+
+// processStat returns the fields of /proc/PID/stat from the third on: the second, the name, stands in parentheses and may hold
+// anything. See proc(5), stat.
+func processStat(pid int) (fields [][]byte, err error) {
+	stat, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "stat"))
+	return bytes.Fields(stat[bytes.LastIndexByte(stat, ')')+1:]), err
 }

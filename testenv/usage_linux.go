@@ -13,13 +13,11 @@ const clockTick = time.Second / 100
 
 // CPU returns the processor time that a process and its children that have ended have taken. See proc(5), stat.
 func CPU(pid int) (own, children time.Duration, err error) {
-	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	fields, err := processStat(pid)
 	if err != nil {
 		return 0, 0, fmt.Errorf("read the processor time of process %d: %w", pid, err)
 	}
-	// The second field, the name, stands in parentheses and may hold anything; utime is the 14th.
-	fields := bytes.Fields(stat[bytes.LastIndexByte(stat, ')')+1:])
-	const utime = 14 - 3
+	const utime = 14 - 3 // the 14th of all fields
 	var ticks [4]int64
 	for i := range ticks {
 		if ticks[i], err = strconv.ParseInt(string(fields[utime+i]), 10, 64); err != nil {

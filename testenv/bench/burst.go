@@ -18,15 +18,7 @@ insert into webhooks.outbox (type, venue, data) select $1, $2, $3::text::json fr
 )
 
 // burst delivers one transaction of very many events.
-func (b *bench) burst(ctx context.Context) (err error) {
-	d, err := b.newDatabase(ctx, agentOptions{})
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, d.drop(ctx)) }()
-	if err := d.endpoint(ctx, "ep_1", venue(0), b.customers.url(sound, 0)); err != nil {
-		return err
-	}
+func (b *bench) burst(ctx context.Context, d *database) (err error) {
 	if err := d.start(ctx); err != nil {
 		return err
 	}

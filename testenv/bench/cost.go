@@ -48,15 +48,7 @@ func (c counters) minus(o counters) counters {
 }
 
 // cost measures what the agent asks of the database: a load with it, less the same load without it.
-func (b *bench) cost(ctx context.Context) (err error) {
-	d, err := b.newDatabase(ctx, agentOptions{})
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, d.drop(ctx)) }()
-	if err := d.endpoint(ctx, "ep_1", venue(0), b.customers.url(sound, 0)); err != nil {
-		return err
-	}
+func (b *bench) cost(ctx context.Context, d *database) (err error) {
 	if _, err := d.conn.Exec(ctx, `alter table webhooks.deliveries set (autovacuum_enabled = off); alter table webhooks.checkpoint set (autovacuum_enabled = off)`); err != nil {
 		return err
 	}
@@ -125,15 +117,7 @@ func (d *database) costOf(ctx context.Context, work func() (written, error)) (co
 }
 
 // atRest measures an agent that has nothing to do.
-func (b *bench) atRest(ctx context.Context) (err error) {
-	d, err := b.newDatabase(ctx, agentOptions{})
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, d.drop(ctx)) }()
-	if err := d.endpoint(ctx, "ep_1", venue(0), b.customers.url(sound, 0)); err != nil {
-		return err
-	}
+func (b *bench) atRest(ctx context.Context, d *database) (err error) {
 	if err := testenv.ExecSQL(ctx, b.cluster.URL(d.name), `alter role `+testenv.AgentRole+` set log_statement = 'all'`); err != nil {
 		return err
 	}

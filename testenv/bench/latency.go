@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -10,15 +9,7 @@ import (
 
 // latency measures the time from COMMIT's return to the arrival at the receiver: of single events, at 100 a second beside the bare
 // reader, and at half of the most that the agent can do.
-func (b *bench) latency(ctx context.Context) (err error) {
-	d, err := b.newDatabase(ctx, agentOptions{})
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, d.drop(ctx)) }()
-	if err := d.endpoint(ctx, "ep_1", venue(0), b.customers.url(sound, 0)); err != nil {
-		return err
-	}
+func (b *bench) latency(ctx context.Context, d *database) (err error) {
 	if err := d.warm(ctx, b.full(1, 1)); err != nil {
 		return err
 	}
@@ -119,22 +110,18 @@ func (d *database) bare(ctx context.Context, l load) ([]time.Duration, error) {
 	}
 	reading, end := context.WithCancel(ctx)
 	defer end()
-	type outcome struct {
-		result bareResult
-		err    error
-	}
-	done := make(chan outcome, 1) // sent to once by the goroutine below, which ends with reading
+	done := make(chan error, 1) // sent to once by the goroutine below, which ends with reading
 	go func() {
-		result, err := ask[bareResult](reading, bareRole, task)
-		done <- outcome{result, err}
+		_, err := ask[struct{}](reading, bareRole, task)
+		done <- err
 	}()
 	for streaming := false; !streaming; {
 		if err := d.conn.QueryRow(ctx, selectStreaming, task.Slot).Scan(&streaming); err != nil {
 			return nil, err
 		}
 		select {
-		case o := <-done:
-			return nil, fmt.Errorf("the bare reader has ended: %w", o.err)
+		case err := <-done:
+			return nil, fmt.Errorf("the bare reader has ended: %w", err)
 		case <-time.After(poll):
 		}
 	}
@@ -150,8 +137,8 @@ func (d *database) bare(ctx context.Context, l load) ([]time.Duration, error) {
 	time.Sleep(200 * time.Millisecond) // for the last ones
 	r := delivered{written: w, arrivals: d.b.customers.keepArrivals(false)}
 	end()
-	if o := <-done; o.err != nil {
-		return nil, o.err
+	if err := <-done; err != nil {
+		return nil, err
 	}
 	if len(r.arrivals) < int(w.events) {
 		return nil, fmt.Errorf("the bare reader has delivered %d of %d events", len(r.arrivals), w.events)

@@ -2,7 +2,6 @@ package main
 
 import (
 	"crypto/tls"
-	"crypto/x509"
 	"encoding/pem"
 	"errors"
 	"fmt"
@@ -103,13 +102,6 @@ func (c *customers) hostURL(path string, number int) string {
 // tlsURL is the same over TLS.
 func (c *customers) tlsURL(path string, number int) string {
 	return fmt.Sprintf("https://127.0.0.1:%d%s%d", c.tlsPort, path, number)
-}
-
-// trust returns a certificate pool for the clients of the TLS server.
-func (c *customers) trust() *x509.CertPool {
-	pool := x509.NewCertPool()
-	pool.AppendCertsFromPEM(c.ca)
-	return pool
 }
 
 // writeCA writes the certificate to a file.

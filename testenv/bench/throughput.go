@@ -19,15 +19,30 @@ var scenarios = []scenario{
 	{"throughput to slow endpoints", (*bench).slowEndpoints},
 	{"throughput to many endpoints", (*bench).manyEndpoints},
 	{"throughput over TLS", (*bench).overTLS},
-	{"latency", (*bench).latency},
+	{"latency", onEndpoint((*bench).latency)},
 	{"isolation: the tenth hangs", (*bench).besideHanging},
 	{"isolation: the tenth refuses", (*bench).besideRefusing},
 	{"isolation: the tenth is late", (*bench).besideLate},
 	{"isolation: the tenth has a backlog", (*bench).besideBacklog},
 	{"growth", (*bench).growth},
-	{"burst", (*bench).burst},
-	{"cost", (*bench).cost},
-	{"idle", (*bench).atRest},
+	{"burst", onEndpoint((*bench).burst)},
+	{"cost", onEndpoint((*bench).cost)},
+	{"idle", onEndpoint((*bench).atRest)},
+}
+
+// onEndpoint makes a scenario of a measurement of a database with one sound endpoint, of the first venue.
+func onEndpoint(measure func(*bench, context.Context, *database) error) func(*bench, context.Context) error {
+	return func(b *bench, ctx context.Context) (err error) {
+		d, err := b.newDatabase(ctx, agentOptions{})
+		if err != nil {
+			return err
+		}
+		defer func() { err = errors.Join(err, d.drop(ctx)) }()
+		if err := d.endpoint(ctx, "ep_1", venue(0), b.customers.url(sound, 0)); err != nil {
+			return err
+		}
+		return measure(b, ctx, d)
+	}
 }
 
 // The goals of the agent on 2 cores.
