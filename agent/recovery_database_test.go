@@ -242,9 +242,12 @@ func answerWith(t *testing.T, answer string) string {
 
 func TestRecovery_ASweepMayTakeLongerThanTheStatementTimeoutOfTheRole(t *testing.T) {
 	t.Parallel()
-	s := newOutage(t, testenv.NewDB(t))
-	s.agent.end()
+	s := newQuietOutage(t, testenv.NewDB(t))
+	// Before there is a slot, for the stream need not bring them.
 	s.env.Exec(t, `insert into webhooks.outbox (type, venue, data) select 'lead.created', 'venue_9', '{}' from generate_series(1, 200000)`)
+	s.start()
+	s.settle()
+	s.agent.end()
 	s.env.Exec(t, `update webhooks.checkpoint set recovering = true, horizon = pg_current_snapshot()`) // none of them is to be looked at
 	s.event()
 	s.super(`alter database ` + s.env.Name + ` set statement_timeout = '50ms'`)
