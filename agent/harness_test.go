@@ -19,7 +19,7 @@ import (
 const (
 	testSecret = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 	// patience is how long a test waits for what should come soon on a machine that is busy.
-	patience = 40 * time.Second
+	patience = 90 * time.Second
 )
 
 // testConfig is a configuration for an agent on a test's database, with short waits between attempts.

@@ -17,6 +17,7 @@ import (
 // time, so that refills, results, parking and the ending of pending rows overlap in every way. laneTest watches each
 // attempt: never two of a delivery at once, none after a success, six at most, no limit exceeded.
 func TestLanes_EveryDeliveryEndsOnceWhateverTheSchedule(t *testing.T) {
+	t.Parallel()
 	const schedules = 2000
 	for seed := range uint64(schedules) {
 		synctest.Test(t, func(t *testing.T) { playSchedule(t, seed) })

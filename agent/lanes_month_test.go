@@ -13,6 +13,7 @@ import (
 // endpoints that are sound, down each night, flapping, overloaded, and hung for a day. What the agent disables the app enables
 // again each morning and has replayed, and the agent crashes every two days or so, at any moment of its work.
 func TestLanes_AMonthOfOutagesEndsWithEveryDeliveryAccountedFor(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		lt := newLaneTest(t, nil)
 		m := &month{laneTest: lt}

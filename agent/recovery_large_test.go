@@ -18,7 +18,7 @@ import (
 // The tests of this file write much at once, or much that is none of the agent's business.
 
 const (
-	largeTransaction = 100_000
+	largeTransaction = 40_000
 	// largeMemory is what the agent may take from the system: the queues hold 64 MiB of events, and tuneMemory lets garbage grow up to
 	// 224 MiB in all.
 	largeMemory = 256 << 20
@@ -52,7 +52,7 @@ func TestRecovery_ALargeTransactionToASlowEndpointKeepsMemoryAndConnection(t *te
 		return connection
 	}
 	before := stream()
-	env.Exec(t, `insert into webhooks.outbox (type, venue, data) select 'lead.created', 'venue_1', to_json(repeat('x', 500)) from generate_series(1, $1)`, largeTransaction)
+	env.Exec(t, `insert into webhooks.outbox (type, venue, data) select 'lead.created', 'venue_1', to_json(repeat('x', 7000)) from generate_series(1, $1)`, largeTransaction)
 	most := 0.0
 	testenv.Eventually(t, 3*patience, func() error {
 		most = max(most, p.metric(t, "go_memstats_sys_bytes"))
