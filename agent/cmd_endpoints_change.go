@@ -274,9 +274,9 @@ before it is enabled. It ends with status 1 when the attempt failed.`,
 				return err
 			}
 			defer webhook.Close()
-			request := sink.Request{URL: e.URL, Secret: e.Secret, EventID: event.ID, Body: event.Envelope()}
-			if time.Now().Before(e.PreviousUntil) {
-				request.Previous = e.Previous
+			request := sink.Request{
+				Target: webhook.Target(e.URL, e.Secret, e.Previous), Rotates: time.Now().Before(e.PreviousUntil),
+				EventID: event.ID, Body: event.Envelope(),
 			}
 			return d.answerTest(ctx, e, event, webhook.Attempt(ctx, request))
 		}),

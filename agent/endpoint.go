@@ -6,16 +6,17 @@ import (
 	"time"
 
 	"github.com/quintago/webhook-agent/outbox"
+	"github.com/quintago/webhook-agent/sink"
 )
 
 // load puts an endpoint as it was when the term began into its lane. due is when its first pending delivery is due,
 // zero when it has none.
-func (s *lanes) load(e outbox.EndpointState, unusable string, due time.Time) (*lane, []record) {
+func (s *lanes) load(e outbox.EndpointState, to *sink.Target, unusable string, due time.Time) (*lane, []record) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	l := newLane(e.ID)
 	s.byID[e.ID] = l
-	l.endpoint, l.unusable = &e.Endpoint, unusable
+	l.endpoint, l.target, l.unusable = &e.Endpoint, to, unusable
 	l.failures, l.firstFailure = e.Failures, e.FirstFailure
 	var records []record
 	if unusable != e.Unusable {
@@ -68,14 +69,14 @@ func offReason(e *outbox.Endpoint, unusable string) string {
 }
 
 // change puts an endpoint's new row into its lane, which it makes when there is none.
-func (s *lanes) change(e *outbox.Endpoint, unusable string) (*lane, []record) {
+func (s *lanes) change(e *outbox.Endpoint, to *sink.Target, unusable string) (*lane, []record) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	l := s.byID[e.ID]
 	if l == nil {
 		l = newLane(e.ID)
 		s.byID[e.ID] = l
-		l.endpoint, l.unusable = e, unusable
+		l.endpoint, l.target, l.unusable = e, to, unusable
 		// An endpoint of the same id may have been removed.
 		if former := s.removed[e.ID]; former != nil {
 			l.held = former.held // what it still sends is not fetched and sent by this lane too
@@ -101,7 +102,7 @@ func (s *lanes) change(e *outbox.Endpoint, unusable string) (*lane, []record) {
 		stale.Disabled = true
 		e = &stale
 	}
-	l.endpoint = e
+	l.endpoint, l.target = e, to
 	var records []record
 	if e.Venue != before.Venue {
 		records = append(records, s.dropOtherVenueLocked(l)...)

@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"github.com/quintago/webhook-agent/outbox"
+	"github.com/quintago/webhook-agent/sink"
 )
 
 const (
@@ -22,6 +23,7 @@ const (
 type lane struct {
 	id       string
 	endpoint *outbox.Endpoint
+	target   *sink.Target // of endpoint
 	// off is why nothing is sent, "" while the endpoint is enabled and usable.
 	off      string
 	unusable string // why the endpoint cannot be sent to as registered; part of off

@@ -275,13 +275,10 @@ func (s *lanes) attempt(l *lane, d *outbox.Delivery) (*lane, *outbox.Delivery) {
 
 func (s *lanes) request(l *lane, d *outbox.Delivery) sink.Request {
 	s.mu.Lock()
-	e := l.endpoint
+	target, until := l.target, l.endpoint.PreviousUntil
 	s.mu.Unlock()
-	r := sink.Request{URL: e.URL, Secret: e.Secret, EventID: d.EventID, Body: d.Body, At: s.cfg.now()}
-	if !e.PreviousUntil.IsZero() && r.At.Before(e.PreviousUntil) {
-		r.Previous = e.Previous
-	}
-	return r
+	now := s.cfg.now()
+	return sink.Request{Target: target, Rotates: now.Before(until), EventID: d.EventID, Body: d.Body, At: now}
 }
 
 // proveLocked moves a lane between the proven and the other ones, and the places that it holds with it.

@@ -51,14 +51,15 @@ type laneTest struct {
 
 	mu        sync.Mutex // guards what follows
 	endpoints map[string]*attempts
-	open      int // attempts under way
+	targets   map[*sink.Target]string // endpoints
+	open      int                     // attempts under way
 	peak      int
 	sent      int
 }
 
 // newLaneTest begins a test with the product's own limits, which configure may change. Everything ends with the bubble.
 func newLaneTest(t *testing.T, configure func(*lanesConfig)) *laneTest {
-	lt := &laneTest{t: t, log: &syncBuffer{}, began: time.Now(), endpoints: map[string]*attempts{}}
+	lt := &laneTest{t: t, log: &syncBuffer{}, began: time.Now(), endpoints: map[string]*attempts{}, targets: map[*sink.Target]string{}}
 	lt.delays = func() time.Duration { return 2 * time.Millisecond }
 	lt.book = &book{lt: lt, rows: map[deliveryKey]*bookRow{}, stopped: map[string]int{}, health: map[string]*outbox.Health{}, off: map[string]bool{},
 		wake: make(chan struct{}, 1)}
@@ -123,7 +124,7 @@ func (lt *laneTest) crash(rows []outbox.Endpoint) {
 	lt.begin(lt.cfg)
 	loaded := map[string]*lane{}
 	for _, state := range states {
-		l, records := lt.load(state, "", due[state.ID])
+		l, records := lt.load(state, lt.target(state.ID), "", due[state.ID])
 		loaded[state.ID] = l
 		delete(due, state.ID)
 		lt.tellAll(records)
@@ -155,15 +156,24 @@ func (lt *laneTest) endpoint(id string, answer func(eventID string, n int) answe
 	lt.mu.Lock()
 	lt.endpoints[id] = &attempts{answer: answer, times: map[string][]time.Duration{}, ended: map[string]bool{}, open: map[string]bool{}}
 	lt.mu.Unlock()
-	return lt.changeTo(outbox.Endpoint{ID: id, URL: id, Generation: 1}, "")
+	return lt.changeTo(outbox.Endpoint{ID: id, Generation: 1}, "")
 }
 
 // changeTo puts an endpoint's new row into the lanes, as the router does.
 func (lt *laneTest) changeTo(e outbox.Endpoint, unusable string) *lane {
 	lt.t.Helper()
-	l, records := lt.change(&e, unusable)
+	l, records := lt.change(&e, lt.target(e.ID), unusable)
 	lt.tellAll(records)
 	return l
+}
+
+// target makes a target that tells the endpoint.
+func (lt *laneTest) target(endpointID string) *sink.Target {
+	lt.mu.Lock()
+	defer lt.mu.Unlock()
+	target := new(sink.Target)
+	lt.targets[target] = endpointID
+	return target
 }
 
 func (lt *laneTest) tellAll(records []record) {
@@ -199,7 +209,8 @@ func (lt *laneTest) send(l *lane, n, bodyBytes int) (eventIDs []string) {
 // attempt is lanesConfig.attempt. It watches what must hold for every attempt.
 func (lt *laneTest) attempt(ctx context.Context, r sink.Request) sink.Result {
 	lt.mu.Lock()
-	e := lt.endpoints[r.URL]
+	id := lt.targets[r.Target]
+	e := lt.endpoints[id]
 	e.n++
 	lt.open++
 	lt.peak = max(lt.peak, lt.open)
@@ -207,20 +218,20 @@ func (lt *laneTest) attempt(ctx context.Context, r sink.Request) sink.Result {
 		lt.t.Errorf("%d attempts under way, the limit is %d", lt.open, lt.cfg.concurrency)
 	}
 	if e.open[r.EventID] {
-		lt.t.Errorf("two attempts of %s to %s at the same time", r.EventID, r.URL)
+		lt.t.Errorf("two attempts of %s to %s at the same time", r.EventID, id)
 	}
 	if e.ended[r.EventID] {
-		lt.t.Errorf("%s is sent to %s again after a success", r.EventID, r.URL)
+		lt.t.Errorf("%s is sent to %s again after a success", r.EventID, id)
 	}
 	e.open[r.EventID] = true
 	e.peak = max(e.peak, len(e.open))
 	if len(e.open) > lt.cfg.endpointConcurrency {
-		lt.t.Errorf("%d attempts to %s under way, the limit is %d", len(e.open), r.URL, lt.cfg.endpointConcurrency)
+		lt.t.Errorf("%d attempts to %s under way, the limit is %d", len(e.open), id, lt.cfg.endpointConcurrency)
 	}
 	e.lastOpen = time.Since(lt.began)
 	e.times[r.EventID] = append(e.times[r.EventID], e.lastOpen)
 	if n := len(e.times[r.EventID]); n > 1+len(lt.cfg.retries) {
-		lt.t.Errorf("attempt %d of %s to %s", n, r.EventID, r.URL)
+		lt.t.Errorf("attempt %d of %s to %s", n, r.EventID, id)
 	}
 	a := e.answer(r.EventID, e.n)
 	lt.mu.Unlock()

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/quintago/webhook-agent/outbox"
+	"github.com/quintago/webhook-agent/sink"
 )
 
 // tracker is what the router needs of outbox.Ledger.
@@ -22,7 +23,7 @@ type router struct {
 	lanes    *lanes
 	ledger   tracker
 	lookup   func(ctx context.Context, eventIDs []string) (outbox.Recorded, error) // DB.Lookup
-	usable   func(*outbox.Endpoint) error                                          // why an endpoint cannot be sent to, nil when it can
+	target   func(*outbox.Endpoint) *sink.Target
 	metrics  *metrics
 	term     outbox.Term
 	snapshot outbox.Snapshot // what the state that was loaded contains already
@@ -35,8 +36,8 @@ func (r *router) load(ctx context.Context, state outbox.State) error {
 	for _, e := range state.Endpoints {
 		due := state.Due[e.ID]
 		delete(state.Due, e.ID)
-		patterns, unusable := r.examine(&e.Endpoint)
-		l, records := r.lanes.load(e, unusable, due)
+		patterns, target, unusable := r.examine(&e.Endpoint)
+		l, records := r.lanes.load(e, target, unusable, due)
 		r.subs.set(&subscription{l, &e.Endpoint, patterns})
 		if err := r.lanes.tell(ctx, records); err != nil {
 			return err
@@ -78,16 +79,17 @@ func (r *router) takeUp(ctx context.Context, replays []outbox.Replay) error {
 	return nil
 }
 
-// examine returns what an endpoint wants and why it cannot be sent to, "" when it can.
-func (r *router) examine(e *outbox.Endpoint) (patterns, string) {
+// examine returns what an endpoint wants, where it is, and why it cannot be sent to, "" when it can.
+func (r *router) examine(e *outbox.Endpoint) (p patterns, target *sink.Target, unusable string) {
+	target = r.target(e)
 	p, err := parsePatterns(e.Events)
 	if err == nil {
-		err = r.usable(e)
+		err = target.Err()
 	}
 	if err != nil {
-		return p, err.Error()
+		unusable = err.Error()
 	}
-	return p, ""
+	return p, target, unusable
 }
 
 // route handles one batch. recorded is what recorded has found for it.
@@ -198,8 +200,8 @@ func (r *router) change(ctx context.Context, c *outbox.EndpointChange) error {
 	if before := r.subs.byID[e.ID]; before != nil {
 		c.Merge(before.endpoint)
 	}
-	patterns, unusable := r.examine(e)
-	l, records := r.lanes.change(e, unusable)
+	patterns, target, unusable := r.examine(e)
+	l, records := r.lanes.change(e, target, unusable)
 	r.subs.set(&subscription{l, e, patterns})
 	return r.lanes.tell(ctx, records)
 }

@@ -12,6 +12,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/quintago/webhook-agent/outbox"
+	"github.com/quintago/webhook-agent/secret"
+	"github.com/quintago/webhook-agent/sink"
 	"github.com/quintago/webhook-agent/testenv"
 )
 
@@ -52,16 +54,15 @@ func newRouterTest(t *testing.T) *routerTest {
 	lt := newLaneTest(t, nil)
 	lt.stall(true)
 	n := &notes{}
+	webhook, err := sink.NewWebhook(sink.WebhookConfig{Version: "test", Timeout: time.Second, MaxIdlePerHost: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
 	return &routerTest{&router{
 		subs: newSubscriptions(), lanes: lt.lanes, ledger: n, metrics: lt.cfg.metrics,
 		lookup: func(context.Context, []string) (outbox.Recorded, error) { return nil, errors.New("unexpected lookup") },
-		usable: func(e *outbox.Endpoint) error {
-			if e.URL == "bad" {
-				return errors.New("the URL is bad")
-			}
-			return nil
-		},
-		term: outbox.Term{LSN: 100, LookupUntil: 200},
+		target: func(e *outbox.Endpoint) *sink.Target { return webhook.Target(e.URL, secret.New("key"), secret.Text{}) },
+		term:   outbox.Term{LSN: 100, LookupUntil: 200},
 	}, n, lt, t}
 }
 

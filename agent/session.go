@@ -326,16 +326,13 @@ func (s *session) takeOver(take, alive context.Context) (*router, outbox.State, 
 	})
 	return &router{
 		subs: newSubscriptions(), lanes: s.lanes, ledger: s.ledger, lookup: s.db.Lookup,
-		usable: s.usable, metrics: s.metrics, term: s.term,
+		target: s.target, metrics: s.metrics, term: s.term,
 	}, state, nil
 }
 
-// usable returns why an endpoint cannot be sent to.
-func (s *session) usable(e *outbox.Endpoint) error {
-	if err := s.webhook.CheckURL(e.URL); err != nil {
-		return err
-	}
-	return sink.CheckSecret(e.Secret)
+// target returns where an endpoint is.
+func (s *session) target(e *outbox.Endpoint) *sink.Target {
+	return s.webhook.Target(e.URL, e.Secret, e.Previous)
 }
 
 // routeAll routes batches until take ends; what is left in the channel then is sent again to whoever leads next. A

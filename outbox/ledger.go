@@ -24,6 +24,9 @@ const (
 	batchQueue  = 4096
 	// groupRows is how many rows one commit gathers before it leaves the rest to the next.
 	groupRows = 2048
+	// groupInterval is how soon after a commit the next one may come. A commit has a price whatever it holds: four statements,
+	// a flush of the WAL, a version of the checkpoint's row. It is less than an attempt takes, and adds to no attempt.
+	groupInterval = 20 * time.Millisecond
 	// busyInterval and idleInterval are how often a watermark is stored that has moved without any result: over
 	// events that nobody subscribed to, and over positions of other tables. The second is stored only after idleBytes
 	// more, for storing it writes WAL as well, which would go round for ever.
@@ -73,7 +76,8 @@ type Ledger struct {
 	versions map[string]int64 // by endpoint, the latest Health that was taken in
 	stored   LSN              // the checkpoint as committed
 	storedAt time.Time
-	failing  string // why the last try to commit failed, "" when it did not; logged when it changes
+	pause    *time.Timer // of gather
+	failing  string      // why the last try to commit failed, "" when it did not; logged when it changes
 
 	stats ledgerStats
 }
@@ -209,6 +213,8 @@ func (l *Ledger) Run(ctx context.Context) error {
 	}()
 	wake := time.NewTimer(time.Hour)
 	defer wake.Stop()
+	l.pause = time.NewTimer(time.Hour)
+	defer l.pause.Stop()
 	l.storedAt = time.Now()
 	for last := false; !last; {
 		g := newGroup()
@@ -230,7 +236,7 @@ func (l *Ledger) Run(ctx context.Context) error {
 			last = true // all that will ever be sent waits in the channels now
 		default:
 		}
-		full := l.gather(g)
+		full := l.gather(ctx, g)
 		last = last && !full
 		now := time.Now()
 		l.wakeJobs(now)
@@ -252,8 +258,9 @@ func (l *Ledger) Run(ctx context.Context) error {
 	return nil
 }
 
-// gather takes what waits already, results first. It returns true when the group is full and more may wait.
-func (l *Ledger) gather(g *group) (full bool) {
+// gather takes what waits already, results first, and what comes within groupInterval of the last commit. It returns true when
+// the group is full and more may wait.
+func (l *Ledger) gather(ctx context.Context, g *group) (full bool) {
 	for len(g.results) < groupRows {
 		select {
 		case o := <-l.ops:
@@ -264,8 +271,25 @@ func (l *Ledger) gather(g *group) (full bool) {
 		select {
 		case b := <-l.batches:
 			l.track(g, b)
+			continue
 		default:
+		}
+		rest := groupInterval - time.Since(l.storedAt)
+		if g.empty() || rest <= 0 || len(l.jobs) > 0 {
 			return false
+		}
+		l.pause.Reset(rest)
+		select {
+		case o := <-l.ops:
+			l.take(g, o)
+		case b := <-l.batches:
+			l.track(g, b)
+		case <-l.pause.C:
+			return false
+		case <-l.closed:
+			return false
+		case <-ctx.Done():
+			return false // commit will say so
 		}
 	}
 	return true

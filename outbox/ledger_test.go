@@ -305,3 +305,25 @@ func TestLedger_RecordsAFirstResultWhoseRowIsThereAlready(t *testing.T) {
 		}
 	}
 }
+
+func TestLedger_GathersWhatComesInQuickSuccession(t *testing.T) {
+	t.Parallel()
+	db, _ := openDB(t)
+	b := keepBook(t, db.cfg, newTerm(t, db), nil)
+	ids := make([]string, 300)
+	for i := range ids {
+		ids[i] = fmt.Sprintf("evt_%d", i)
+	}
+	began := time.Now()
+	next := time.NewTicker(time.Millisecond)
+	defer next.Stop()
+	for _, d := range b.track(t, 100, ids...) {
+		<-next.C
+		must(t, b.Record(t.Context(), success(d)))
+	}
+	b.close(t)
+	most := int64(time.Since(began)/groupInterval) + 2 // the first at once, and the last one when it is closed
+	if stats := b.Stats(); stats.Rows != 300 || stats.Groups > most {
+		t.Errorf("%d rows in %d commits within %s, want at most %d commits", stats.Rows, stats.Groups, time.Since(began), most)
+	}
+}

@@ -46,20 +46,32 @@ func newTestWebhook(t testing.TB, change func(*WebhookConfig)) *Webhook {
 	return w
 }
 
+// testRequest is a Request and what its Target is made of.
+type testRequest struct {
+	URL              string
+	Secret, Previous secret.Text
+	Request
+}
+
+// of returns the Request as w makes it.
+func (r testRequest) of(w *Webhook) Request {
+	r.Target, r.Rotates = w.Target(r.URL, r.Secret, r.Previous), true
+	return r.Request
+}
+
 // requestTo makes a request with sentinels in all its secret parts. base is scheme and host.
-func requestTo(base string) Request {
-	return Request{
+func requestTo(base string) testRequest {
+	return testRequest{
 		URL:     base + sentinelPath + "?" + sentinelQuery,
 		Secret:  secret.New(sentinelSecret),
-		EventID: "evt_1",
-		Body:    []byte(testBody),
+		Request: Request{EventID: "evt_1", Body: []byte(testBody)},
 	}
 }
 
 // attempt makes one attempt and fails the test if a sentinel is in what it returns.
-func attempt(t testing.TB, w *Webhook, r Request) Result {
+func attempt(t testing.TB, w *Webhook, r testRequest) Result {
 	t.Helper()
-	result := w.Attempt(t.Context(), r)
+	result := w.Attempt(t.Context(), r.of(w))
 	checkNoSentinel(t, result)
 	return result
 }

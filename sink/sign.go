@@ -48,21 +48,30 @@ func Sign(h http.Header, eventID string, at time.Time, body []byte, current, pre
 	if err != nil {
 		return err
 	}
-	timestamp := strconv.FormatInt(at.Unix(), 10)
-	standard := key.signStandard(eventID, timestamp, body)
-	if !previous.IsZero() {
-		former, err := parseSecret(previous)
-		if err != nil {
-			return fmt.Errorf("previous secret: %w", err)
-		}
-		standard += " " + former.signStandard(eventID, timestamp, body)
-		h[HeaderSignaturePrevious] = []string{former.signQuintago(body)}
+	if previous.IsZero() {
+		key.sign(h, eventID, at, body, nil)
+		return nil
 	}
-	h[HeaderSignature] = []string{key.signQuintago(body)}
+	former, err := parseSecret(previous)
+	if err != nil {
+		return fmt.Errorf("previous secret: %w", err)
+	}
+	key.sign(h, eventID, at, body, &former)
+	return nil
+}
+
+// sign is Sign with keys; previous is nil when there is none.
+func (k signingKey) sign(h http.Header, eventID string, at time.Time, body []byte, previous *signingKey) {
+	timestamp := strconv.FormatInt(at.Unix(), 10)
+	standard := k.signStandard(eventID, timestamp, body)
+	if previous != nil {
+		standard += " " + previous.signStandard(eventID, timestamp, body)
+		h[HeaderSignaturePrevious] = []string{previous.signQuintago(body)}
+	}
+	h[HeaderSignature] = []string{k.signQuintago(body)}
 	h[HeaderID] = []string{eventID}
 	h[HeaderTimestamp] = []string{timestamp}
 	h[HeaderStandardSignature] = []string{standard}
-	return nil
 }
 
 // CheckSecret says in one sentence why an endpoint's secret is not usable, or returns nil. A secret of the whsec_ form

@@ -167,7 +167,7 @@ func TestAttempt_IsCanceledOnlyByItsCaller(t *testing.T) {
 				w := pipeWebhook(t, phaseConnect, hang)
 				ctx, cancel := c.context(t.Context())
 				defer cancel()
-				got := w.Attempt(ctx, requestTo("http://hooks.example.com"))
+				got := w.Attempt(ctx, requestTo("http://hooks.example.com").of(w))
 				if got.Outcome != c.outcome || got.Class != c.class || got.Latency != c.after || got.Error == "" {
 					t.Errorf("%+v, want outcome %d, class %s, after %v", got, c.outcome, c.class, c.after)
 				}
@@ -185,7 +185,7 @@ func TestAttempt_KeepsAResultThatArrivedBeforeTheCancellation(t *testing.T) {
 			})
 			ctx, cancel := context.WithTimeout(t.Context(), drainTimeout/2)
 			defer cancel()
-			if got := w.Attempt(ctx, requestTo("http://hooks.example.com")); got.Outcome != outcome {
+			if got := w.Attempt(ctx, requestTo("http://hooks.example.com").of(w)); got.Outcome != outcome {
 				t.Errorf("%s: %+v", status, got)
 			}
 		})

@@ -14,7 +14,6 @@ import (
 	"time"
 
 	"github.com/quintago/webhook-agent/crashpoint"
-	"github.com/quintago/webhook-agent/secret"
 )
 
 const (
@@ -26,11 +25,10 @@ const (
 
 // Request is what one attempt sends.
 type Request struct {
-	URL      string
-	Secret   secret.Text
-	Previous secret.Text // the former secret while a rotation overlaps; empty when there is none
-	EventID  string
-	Body     []byte // the envelope, sent and signed as it is; Attempt does not change it
+	Target  *Target
+	Rotates bool // a rotation of the secret is under way: the former one signs as well
+	EventID string
+	Body    []byte // the envelope, sent and signed as it is; Attempt does not change it
 	// At is the time that is signed and sent; zero for this host's clock.
 	At time.Time
 }
@@ -125,12 +123,8 @@ func (w *Webhook) Attempt(ctx context.Context, r Request) (result Result) {
 		}
 	}()
 
-	target, err := w.parseURL(r.URL)
-	if err != nil {
-		if _, ok := errors.AsType[addressError](err); ok {
-			return failed(ClassBlockedAddress, err.Error())
-		}
-		return failed(ClassInvalidURL, err.Error())
+	if err := r.Target.err; err != nil {
+		return failed(r.Target.class, err.Error())
 	}
 	if !visibleASCII(r.EventID) {
 		return failed(ClassInvalidEventID, "the event's id must be visible ASCII, for it is sent in a header")
@@ -138,16 +132,11 @@ func (w *Webhook) Attempt(ctx context.Context, r Request) (result Result) {
 	if r.At.IsZero() {
 		r.At = start
 	}
-	header, err := w.header(r)
-	if err != nil {
-		return failed(ClassInvalidSecret, err.Error())
-	}
-
 	ctx, cancel := context.WithTimeoutCause(ctx, w.timeout, errDeadline)
 	defer cancel()
 	seen := new(progress)
 	crashpoint.Hit(crashpoint.BeforeDial)
-	response, err := w.transport.RoundTrip(newRequest(observe(ctx, seen), target, header, r.Body))
+	response, err := w.transport.RoundTrip(newRequest(observe(ctx, seen), r.Target.url, w.header(r), r.Body))
 	latency := time.Since(start)
 	ended := context.Cause(ctx) // read once, for it may end at any moment; nil while it has not
 	switch {
@@ -158,7 +147,7 @@ func (w *Webhook) Attempt(ctx context.Context, r Request) (result Result) {
 		result = Result{Outcome: Canceled, Class: ClassCanceled, Error: "the attempt was interrupted; its result is unknown"}
 	default:
 		result = failed(classify(err, failure{
-			host:     target.Hostname(),
+			host:     r.Target.url.Hostname(),
 			timeout:  w.timeout,
 			deadline: ended != nil,
 			phase:    phase(seen.phase.Load()),
@@ -170,11 +159,16 @@ func (w *Webhook) Attempt(ctx context.Context, r Request) (result Result) {
 }
 
 // header makes the complete header of a request.
-func (w *Webhook) header(r Request) (http.Header, error) {
+func (w *Webhook) header(r Request) http.Header {
 	h := make(http.Header, requestHeaders)
 	h["Content-Type"] = contentType
 	h["User-Agent"] = w.userAgent
-	return h, Sign(h, r.EventID, r.At, r.Body, r.Secret, r.Previous)
+	previous := r.Target.previous
+	if !r.Rotates {
+		previous = nil
+	}
+	r.Target.key.sign(h, r.EventID, r.At, r.Body, previous)
+	return h
 }
 
 // observe lets the transport report to p.

@@ -325,17 +325,16 @@ func TestAttempt_RefusesWhatCannotBeSent(t *testing.T) {
 	var reached atomic.Bool
 	base := serve(t, func(http.ResponseWriter, *http.Request) { reached.Store(true) })
 	for _, c := range []struct {
-		change func(*Request)
+		change func(*testRequest)
 		class  Class
 	}{
-		{func(r *Request) { r.URL = "https://user:sentinel@h.example/sentinel" }, ClassInvalidURL},
-		{func(r *Request) { r.URL = "http://169.254.169.254/sentinel" }, ClassBlockedAddress},
-		{func(r *Request) { r.Secret = secret.Text{} }, ClassInvalidSecret},
-		{func(r *Request) { r.Secret = secret.New("whsec_sentinel!") }, ClassInvalidSecret},
-		{func(r *Request) { r.Previous = secret.New("whsec_sentinel!") }, ClassInvalidSecret},
-		{func(r *Request) { r.EventID = "" }, ClassInvalidEventID},
-		{func(r *Request) { r.EventID = "evt\r\nX: y" }, ClassInvalidEventID},
-		{func(r *Request) { r.EventID = "évt" }, ClassInvalidEventID},
+		{func(r *testRequest) { r.URL = "https://user:sentinel@h.example/sentinel" }, ClassInvalidURL},
+		{func(r *testRequest) { r.URL = "http://169.254.169.254/sentinel" }, ClassBlockedAddress},
+		{func(r *testRequest) { r.Secret = secret.Text{} }, ClassInvalidSecret},
+		{func(r *testRequest) { r.Secret = secret.New("whsec_sentinel!") }, ClassInvalidSecret},
+		{func(r *testRequest) { r.EventID = "" }, ClassInvalidEventID},
+		{func(r *testRequest) { r.EventID = "evt\r\nX: y" }, ClassInvalidEventID},
+		{func(r *testRequest) { r.EventID = "évt" }, ClassInvalidEventID},
 	} {
 		r := requestTo(base)
 		c.change(&r)
@@ -371,7 +370,7 @@ func (c panickyContext) Deadline() (time.Time, bool) { panic(c.value) }
 func TestAttempt_TurnsAPanicIntoAFailure(t *testing.T) {
 	w := newTestWebhook(t, nil)
 	r := requestTo("http://127.0.0.1:1")
-	got := w.Attempt(panickyContext{t.Context(), "sentinel"}, r)
+	got := w.Attempt(panickyContext{t.Context(), "sentinel"}, r.of(w))
 	checkClass(t, got, ClassNetworkError, 0, "internal error", "string")
 	checkNoSentinel(t, got)
 
@@ -380,5 +379,5 @@ func TestAttempt_TurnsAPanicIntoAFailure(t *testing.T) {
 		defer func() { runtimeError = recover() }()
 		_ = r.Body[len(r.Body):][0]
 	}()
-	checkClass(t, w.Attempt(panickyContext{t.Context(), runtimeError}, r), ClassNetworkError, 0, "index out of range")
+	checkClass(t, w.Attempt(panickyContext{t.Context(), runtimeError}, r.of(w)), ClassNetworkError, 0, "index out of range")
 }

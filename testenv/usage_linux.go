@@ -47,12 +47,20 @@ func (c *Cluster) CPU() (time.Duration, error) {
 	if c.server == nil {
 		return 0, fmt.Errorf("read the processor time of PostgreSQL: it does not run")
 	}
-	own, ended, err := CPU(c.server.PID)
-	total := own + ended
-	for _, child := range childProcesses(c.server.PID) {
-		if own, ended, err := CPU(child); err == nil { // else it has just ended, and counts among those next time
-			total += own + ended
+	for {
+		own, ended, err := CPU(c.server.PID)
+		if err != nil {
+			return 0, err
+		}
+		total := own + ended
+		for _, child := range childProcesses(c.server.PID) {
+			if own, ended, err := CPU(child); err == nil {
+				total += own + ended
+			}
+		}
+		// What a process took that ended meanwhile is in neither part, and among those that have ended now.
+		if _, now, err := CPU(c.server.PID); err == nil && now == ended {
+			return total, nil
 		}
 	}
-	return total, err
 }

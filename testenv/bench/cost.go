@@ -75,6 +75,10 @@ func (b *bench) cost(ctx context.Context, d *database) (err error) {
 	if err != nil {
 		return err
 	}
+	floor, err := ask[floorResult](ctx, floorRole, floorTask{URLs: []string{b.customers.url(sound, 0)}, Concurrency: 16, Length: b.stretch, CA: b.customers.ca})
+	if err != nil {
+		return err
+	}
 	n := float64(bothWritten.events)
 	share := float64(bothWritten.events) / float64(appWritten.events) // of the app's cost
 	rows := float64(both.rows) / n
@@ -89,7 +93,7 @@ func (b *bench) cost(ctx context.Context, d *database) (err error) {
 	b.report.add(row{
 		scenario: "processor time for 100,000 deliveries",
 		value:    fmt.Sprintf("agent %.1f s, PostgreSQL %.1f s", both.agent.Seconds()*per, (both.server-time.Duration(share*float64(app.server))).Seconds()*per),
-		compared: fmt.Sprintf("the app's INSERTs %.1f s", app.server.Seconds()*100_000/float64(appWritten.events)),
+		compared: fmt.Sprintf("the app's INSERTs %.1f s, the floor %.1f s", app.server.Seconds()*100_000/float64(appWritten.events), floor.CPU.Seconds()*100_000/float64(floor.Requests)),
 	})
 	return nil
 }

@@ -84,6 +84,7 @@ type floorTask struct {
 type floorResult struct {
 	Requests int64
 	Took     time.Duration
+	CPU      time.Duration // of the process
 }
 
 // runFloor signs and POSTs, to the URLs in turn, as many requests at a time as the task says.
@@ -109,7 +110,9 @@ func runFloor(ctx context.Context, task floorTask) (floorResult, error) {
 	if err := workers.Wait(); err != nil {
 		return floorResult{}, err
 	}
-	return floorResult{Requests: next.Load(), Took: time.Since(began)}, nil
+	took := time.Since(began)
+	cpu, _, err := testenv.CPU(os.Getpid())
+	return floorResult{Requests: next.Load(), Took: took, CPU: cpu}, err
 }
 
 // newTransport has the settings of the agent's.
