@@ -83,7 +83,7 @@ func (b *bench) beside(ctx context.Context, troubled tenth) error {
 
 const insertParked = `
 with event as (
-    insert into webhooks.outbox (type, venue, data) select $1, 'parked', $2::text::json from generate_series(1, $3::int) returning id, type, venue, created
+    insert into webhooks.outbox (type, venue, data) select $1, $5, $2::text::json from generate_series(1, $3::int) returning id, type, venue, created
 )
 insert into webhooks.deliveries (event_id, endpoint_id, venue, type, status, next_attempt_at, created)
 select id, $4, venue, type, 'pending', now(), created from event`
@@ -95,21 +95,22 @@ func (b *bench) nine(ctx context.Context, t tenth) (r delivered, err error) {
 		return r, err
 	}
 	defer func() { err = errors.Join(err, d.drop(ctx)) }()
-	for i := range 9 {
-		if err := d.endpoint(ctx, fmt.Sprintf("ep_%d", i), venue(0), b.customers.url(sound, i)); err != nil {
-			return r, err
-		}
-	}
 	if t.url != "" {
 		if err := d.endpoint(ctx, "ep_tenth", venue(0), t.url); err != nil {
 			return r, err
 		}
 	}
 	if t.parked > 0 {
-		if _, err := d.conn.Exec(ctx, insertParked, eventType, data, t.parked, "ep_tenth"); err != nil {
+		if _, err := d.conn.Exec(ctx, insertParked, eventType, data, t.parked, "ep_tenth", venue(0)); err != nil {
 			return r, fmt.Errorf("park deliveries: %w", err)
 		}
 		if err := d.settle(ctx); err != nil {
+			return r, err
+		}
+	}
+	// They are registered after what is parked, so none of it is theirs.
+	for i := range 9 {
+		if err := d.endpoint(ctx, fmt.Sprintf("ep_%d", i), venue(0), b.customers.url(sound, i)); err != nil {
 			return r, err
 		}
 	}

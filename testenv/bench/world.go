@@ -165,7 +165,7 @@ func (d *database) endpoint(ctx context.Context, id, venue, url string) error {
 // venue is the name of the venue of this number.
 func venue(number int) string { return fmt.Sprintf("venue_%06d", number) }
 
-// start starts the agent and returns when it leads and has delivered what there was.
+// start starts the agent and returns when it leads and has compared what there was with the log.
 func (d *database) start(ctx context.Context) (err error) {
 	log, err := os.OpenFile(d.file("log"), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
 	if err != nil {
@@ -178,9 +178,12 @@ func (d *database) start(ctx context.Context) (err error) {
 	if d.agent, err = testenv.StartProcess(cmd); err != nil {
 		return fmt.Errorf("start the agent: %w", err)
 	}
-	return d.await(ctx, readyTimeout, "the agent leads", func() (bool, error) {
-		body, err := d.get(ctx, "/readyz")
-		return err == nil && body == "leading\n", nil
+	return d.await(ctx, readyTimeout, "the agent leads and has recovered", func() (bool, error) {
+		if body, err := d.get(ctx, "/readyz"); err != nil || body != "leading\n" {
+			return false, nil
+		}
+		m, err := d.metrics(ctx)
+		return m["webhook_agent_recovering"] == 0, err
 	})
 }
 
