@@ -2,7 +2,7 @@
 # PostgreSQL server binaries 14 or newer, which they start themselves (see testenv/find.go for how they are found).
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test test-versions test-edges torture torture-short mutants bench bench-short check format vet lint race fuzz tidy vulnerabilities clean
+.PHONY: help build demo test test-versions test-edges torture torture-short mutants zoo bench bench-short check format vet lint race fuzz tidy vulnerabilities clean
 
 VERSION  := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 LDFLAGS  := -s -w -X github.com/quintago/webhook-agent/agent.version=$(VERSION)
@@ -54,6 +54,9 @@ torture-short: torture ## the same for a minute, each kind of fault at least onc
 mutants: ## show that the torture notices: build agents with a bug each, and have them caught
 	$(build_torture)
 	@bin/torture mutants $(ARGS)
+
+zoo: ## serve what goes wrong with customers' servers, more than eighty behaviours, until Ctrl-C
+	@go run ./testenv/zoo/serve
 
 bench: build ## measure the agent beside a bare POST loop and other floors, in one run; ARGS=-markdown for a page
 	@go build -buildvcs=false -o bin/bench ./testenv/bench

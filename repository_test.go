@@ -73,6 +73,9 @@ func TestRepository_ImportsGoDownward(t *testing.T) {
 
 		"testenv/bench":   {"testenv"},
 		"testenv/torture": {"testenv"},
+
+		"testenv/zoo":       nil,
+		"testenv/zoo/serve": {"testenv/zoo"},
 	}
 	for dir, files := range packageFiles(t) {
 		may, known := allowed[dir]

@@ -13,6 +13,7 @@ import (
 // TestMain gives the tests of this package one PostgreSQL, whose databases begin with the agent's schema and publications.
 func TestMain(m *testing.M) {
 	vitalsInterval = 2 * time.Second
+	resolveZoo()
 	testenv.Main(m, testenv.Options{Template: migrateTemplate})
 	removeBinaries()
 }

@@ -227,6 +227,8 @@ func internalError(recovered any) string {
 // classifyStatus is for a status that is not 2xx. It uses the number only: the reason phrase is the server's own text.
 func classifyStatus(code int) (Class, string) {
 	switch {
+	case code < 100:
+		return ClassNotHTTP, fmt.Sprintf("the server answered %03d, which is no HTTP status", code)
 	case 300 <= code && code < 400:
 		return ClassRedirect, fmt.Sprintf("the server answered %d, a redirect, which is not followed: update the endpoint's URL", code)
 	case code == http.StatusGone:

@@ -213,7 +213,7 @@ func read(response *http.Response, cancel context.CancelFunc, now time.Time) Res
 	}
 
 	result := failed(classifyStatus(code))
-	result.Code = code
+	result.Code = code // 000 cannot be told from none, but for the sentence
 	// After 101 the body is the bare connection, and no context ends a read from it.
 	if code != http.StatusSwitchingProtocols {
 		excerpt := make([]byte, maxBodyBytes)

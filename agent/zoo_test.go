@@ -1,0 +1,206 @@
+package agent
+
+import (
+	"cmp"
+	"context"
+	"flag"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"text/tabwriter"
+	"time"
+
+	gocmp "github.com/google/go-cmp/cmp"
+
+	"github.com/quintago/webhook-agent/sink"
+	"github.com/quintago/webhook-agent/testenv"
+	"github.com/quintago/webhook-agent/testenv/zoo"
+)
+
+var update = flag.Bool("update", false, "write testdata/zoo.golden anew")
+
+// zooDNS answers for the names of a zoo that is open.
+var zooDNS atomic.Pointer[zoo.Zoo]
+
+// resolveZoo has all names of this process looked up at zooDNS while a zoo is open.
+func resolveZoo() {
+	net.DefaultResolver = &net.Resolver{PreferGo: true, Dial: func(ctx context.Context, network, address string) (net.Conn, error) {
+		if z := zooDNS.Load(); z != nil {
+			address = z.DNS.String()
+		}
+		return new(net.Dialer).DialContext(ctx, network, address)
+	}}
+}
+
+func openZoo(t *testing.T) *zoo.Zoo {
+	t.Helper()
+	z, err := zoo.Open()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := z.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return z
+}
+
+const selectZoo = `
+select concat_ws(E'\t', d.endpoint_id, d.status || coalesce(', disabled: ' || e.disabled_reason, ''), coalesce(d.last_code::text, '-'), coalesce(d.last_class, '-'),
+                 coalesce(round(extract(epoch from d.next_attempt_at - a.at) / 60) || ' min', '-'), coalesce(d.last_error, '-'), left(a.response, 40))
+from webhooks.deliveries d
+join webhooks.endpoints e on e.id = d.endpoint_id
+left join webhooks.attempts a on a.event_id = d.event_id and a.endpoint_id = d.endpoint_id
+where d.attempts = 1`
+
+// clockNow is the only text of a sentence that differs from run to run.
+var clockNow = regexp.MustCompile(`clock says [-0-9TZ:]+`)
+
+// TestZoo_EachAnimalMeetsAClearAnswer has each animal of the zoo get an event and compares what the delivery log says of its first attempt
+// with testdata/zoo.golden.
+func TestZoo_EachAnimalMeetsAClearAnswer(t *testing.T) {
+	t.Parallel()
+	z := openZoo(t)
+	zooDNS.Store(z)
+	t.Cleanup(func() { zooDNS.Store(nil) })
+	env := testenv.NewDB(t)
+	for _, a := range z.Animals {
+		env.Exec(t, `insert into webhooks.endpoints (id, venue, url, events, secret) values ($1, 'zoo', $2, '{*}', $3)`, a.Name, a.URL, testSecret)
+	}
+	cfg := testConfig(env)
+	cfg.Delivery.Timeout = time.Second
+	cfg.Delivery.Retries = []time.Duration{10 * time.Minute} // less than the longest Retry-After
+	agent := start(t, cfg)
+	agent.waitLog("msg=leading")
+	addEvent(t, env, "zoo", "lead.created", `{}`)
+	var rows []string
+	testenv.Eventually(t, patience, func() error {
+		if rows = testenv.QueryAll[string](t, env, selectZoo); len(rows) < len(z.Animals) {
+			return fmt.Errorf("%d of %d animals have had their event", len(rows), len(z.Animals))
+		}
+		return nil
+	})
+
+	for _, row := range rows {
+		if sentence := strings.Split(row, "\t")[5]; len(sentence) > 300 {
+			t.Errorf("a sentence has %d bytes: %s", len(sentence), row)
+		}
+	}
+	checkGolden(t, "zoo.golden", zooTable(z.Animals, rows))
+
+	again := addEvent(t, env, "zoo", "lead.created", `{}`)
+	testenv.Eventually(t, patience, func() error {
+		class := testenv.QueryAll[string](t, env, `select last_class from webhooks.deliveries where event_id = $1 and endpoint_id = 'name-rebinding' and attempts = 1`, again)
+		if !slices.Equal(class, []string{string(sink.ClassBlockedAddress)}) {
+			return fmt.Errorf("a name that leads elsewhere the second time: %q", class)
+		}
+		return nil
+	})
+}
+
+// zooTable makes a table of the rows in the order of the animals.
+func zooTable(animals []zoo.Animal, rows []string) string {
+	byName := map[string]string{}
+	for _, row := range rows {
+		columns := strings.Split(row, "\t")
+		if len(columns) == 7 {
+			columns[6] = strconv.QuoteToASCII(columns[6])
+		}
+		byName[columns[0]] = strings.Join(columns[1:], "\t")
+	}
+	var text strings.Builder
+	w := tabwriter.NewWriter(&text, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(w, "animal\tstatus\tcode\tclass\tretry after\tsentence\tresponse")
+	for _, a := range animals {
+		fmt.Fprintf(w, "%s\t%s\n", a.Name, cmp.Or(clockNow.ReplaceAllString(byName[a.Name], "clock says NOW"), "nothing"))
+	}
+	_ = w.Flush() // a strings.Builder takes everything
+	return text.String()
+}
+
+// checkGolden compares text with a file of testdata, or writes the file with -update.
+func checkGolden(t *testing.T, file, text string) {
+	t.Helper()
+	path := filepath.Join("testdata", file)
+	if *update {
+		if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := gocmp.Diff(strings.Split(string(want), "\n"), strings.Split(text, "\n")); diff != "" {
+		t.Errorf("%s (-want +got):\n%s", path, diff)
+	}
+}
+
+// TestZoo_HealthyEndpointsDoNotNoticeIt has sound endpoints get two hundred deliveries a second while each animal of the zoo gets ten events
+// a second and is tried again and again.
+func TestZoo_HealthyEndpointsDoNotNoticeIt(t *testing.T) {
+	t.Parallel()
+	const (
+		events = 400
+		sound  = 2 // endpoints
+		slow   = 500 * time.Millisecond
+		memory = 160 << 20
+	)
+	z := openZoo(t)
+	env := testenv.NewDB(t)
+	r := testenv.StartReceiver(t, testSecret)
+	for i := range sound {
+		addEndpoint(t, env, "venue_1", fmt.Sprintf("%s/%d", r.URL, i), "*")
+	}
+	for _, a := range z.Animals {
+		if !a.Named { // another process does not know them
+			addEndpoint(t, env, "zoo", a.URL, "*")
+		}
+	}
+	p := launch{binary: binary, delivery: `timeout = "2s"
+retries = ["1s", "1s", "1s", "1s", "1s"]
+disable_after = 10000`}.start(t, env)
+	p.awaitReady(t, "leading\n")
+	addEvent(t, env, "venue_1", "lead.created", `{}`)
+	r.Wait(t, sound, patience)
+
+	committed := map[string]time.Time{}
+	next := time.NewTicker(10 * time.Millisecond)
+	defer next.Stop()
+	most := 0.0
+	for i := range events {
+		<-next.C
+		if i%10 == 0 {
+			addEvent(t, env, "zoo", "lead.created", `{}`)
+			most = max(most, p.metric(t, "go_memstats_sys_bytes"))
+		}
+		id := addEvent(t, env, "venue_1", "lead.created", `{}`)
+		committed[id] = time.Now()
+	}
+	var waits []time.Duration
+	for _, got := range r.Wait(t, sound*(events+1), patience) {
+		if at, ok := committed[got.ID]; ok {
+			waits = append(waits, got.At.Sub(at))
+		}
+	}
+	slices.Sort(waits)
+	p50, p99 := waits[len(waits)/2], waits[len(waits)*99/100]
+	t.Logf("from COMMIT to arrival: p50 %s, p99 %s; %.0f MiB at most", p50, p99, most/(1<<20))
+	if p99 > slow || len(waits) != sound*events {
+		t.Errorf("%d deliveries, p99 %s, want %d within %s", len(waits), p99, sound*events, slow)
+	}
+	if most > memory {
+		t.Errorf("the agent took %.0f MiB, want %d at most", most/(1<<20), memory>>20)
+	}
+	if n := testenv.QueryOne[int](t, env, `select count(*) from webhooks.attempts`); n < 10*len(z.Animals) {
+		t.Errorf("%d failed attempts: the zoo was hardly there", n)
+	}
+}

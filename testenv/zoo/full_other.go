@@ -1,0 +1,10 @@
+//go:build !linux
+
+package zoo
+
+import "errors"
+
+// listenFull returns an error.
+func (z *Zoo) listenFull() (port int, err error) {
+	return 0, errors.New("a listener whose queue is full is made for Linux only")
+}

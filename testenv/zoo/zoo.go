@@ -1,0 +1,160 @@
+// Package zoo is a collection of servers that do to a webhook agent what customers' servers do: answer nothing, answer for ever,
+// answer nonsense, send it elsewhere, show certificates of every wrong kind. Each animal is one behaviour at one URL. Command
+// serve opens the zoo to visitors.
+//
+// Most animals live at 127.0.0.1. Those that are about names live below .zoo.example, which only Zoo.DNS knows.
+package zoo
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/netip"
+	"sync"
+)
+
+// Animal is one behaviour.
+type Animal struct {
+	Name string // lower-case letters, digits and hyphens
+	Does string // what it does, for a person
+	URL  string
+	// Named tells that it lives at a name that only Zoo.DNS knows.
+	Named bool
+}
+
+// Zoo is all animals, as long as they live.
+type Zoo struct {
+	Animals []Animal
+	DNS     netip.AddrPort // answers for the names of the animals, by UDP and by TCP
+
+	full    int // port of an animal that accepts no connection
+	serving sync.WaitGroup
+
+	mu     sync.Mutex // guards what follows
+	open   map[io.Closer]struct{}
+	closed bool
+}
+
+// species is what an animal of its own port is.
+type species struct {
+	name, does string
+	// act gets a connection whose request has been read, unless it acts first. The connection is closed afterwards.
+	act   func(net.Conn)
+	first bool
+	// tls makes the URL begin with https; act does what there is to do about TLS.
+	tls bool
+}
+
+// Open starts all animals. Close ends them.
+func Open() (z *Zoo, err error) {
+	z = &Zoo{open: map[io.Closer]struct{}{}}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, z.Close())
+		}
+	}()
+	tame, err := z.addSpecies()
+	if err != nil {
+		return z, err
+	}
+	if err := z.addUnreachable(); err != nil {
+		return z, err
+	}
+	return z, z.addNamed(tame)
+}
+
+// addSpecies starts the animals that have a port each. It returns that of the first one, which does no harm.
+func (z *Zoo) addSpecies() (tame int, err error) {
+	certificates, err := certificateSpecies()
+	if err != nil {
+		return 0, err
+	}
+	for i, s := range append(httpSpecies(), certificates...) {
+		port, err := z.serve(s)
+		if err != nil {
+			return 0, fmt.Errorf("start %s: %w", s.name, err)
+		}
+		scheme := "http"
+		if s.tls {
+			scheme = "https"
+		}
+		if i == 0 {
+			tame = port
+		}
+		z.add(Animal{Name: s.name, Does: s.does, URL: fmt.Sprintf("%s://127.0.0.1:%d/%s", scheme, port, s.name)})
+	}
+	return tame, nil
+}
+
+func (z *Zoo) add(a Animal) { z.Animals = append(z.Animals, a) }
+
+// serve starts a listener for a species. Its goroutines end with Close.
+func (z *Zoo) serve(s species) (port int, err error) {
+	listener, err := net.Listen("tcp4", "127.0.0.1:0")
+	if err != nil {
+		return 0, err
+	}
+	z.keep(listener)
+	z.serving.Go(func() {
+		for {
+			conn, err := listener.Accept()
+			if err != nil {
+				return // Close has closed it
+			}
+			if !z.keep(conn) {
+				return
+			}
+			z.serving.Go(func() {
+				defer z.release(conn)
+				if s.first || readRequest(conn) {
+					s.act(conn)
+				}
+			})
+		}
+	})
+	return listener.Addr().(*net.TCPAddr).Port, nil
+}
+
+// readRequest reads one request to its end, so that what is closed afterwards sends no reset.
+func readRequest(conn net.Conn) bool {
+	request, err := http.ReadRequest(bufio.NewReader(conn))
+	if err != nil {
+		return false
+	}
+	_, err = io.Copy(io.Discard, request.Body)
+	return err == nil
+}
+
+// keep has Close close c. It closes c at once, and returns false, after Close.
+func (z *Zoo) keep(c io.Closer) bool {
+	z.mu.Lock()
+	defer z.mu.Unlock()
+	if z.closed {
+		_ = c.Close()
+		return false
+	}
+	z.open[c] = struct{}{}
+	return true
+}
+
+func (z *Zoo) release(c io.Closer) {
+	z.mu.Lock()
+	defer z.mu.Unlock()
+	delete(z.open, c)
+	_ = c.Close() // an animal may have closed it itself
+}
+
+// Close ends all animals.
+func (z *Zoo) Close() error {
+	z.mu.Lock()
+	z.closed = true
+	for c := range z.open {
+		_ = c.Close() // what is said on it does not matter any more
+	}
+	z.mu.Unlock()
+	z.serving.Wait()
+	return nil
+}
