@@ -9,12 +9,17 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"golang.org/x/net/netutil"
 
 	"github.com/quintago/webhook-agent/outbox"
 )
 
-// adminGrace is how long requests under way may take when the agent ends.
-const adminGrace = time.Second
+const (
+	// adminGrace is how long requests under way may take when the agent ends.
+	adminGrace = time.Second
+	// adminConnections bounds the connections that are open at the same time.
+	adminConnections = 100
+)
 
 // listenAdmin opens the admin listener.
 func listenAdmin(ctx context.Context, address string) (net.Listener, error) {
@@ -26,21 +31,30 @@ func listenAdmin(ctx context.Context, address string) (net.Listener, error) {
 	return l, nil
 }
 
-// serveAdmin answers /healthz, /readyz and /metrics until ctx ends.
-func (a *agent) serveAdmin(ctx context.Context, l net.Listener) error {
+// adminRoutes are the routes behind the gate.
+func (a *agent) adminRoutes(g *gate) http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { _, _ = fmt.Fprintln(w, "ok") })
-	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
+	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, r *http.Request) {
 		state, err := a.ready()
-		if err != nil {
+		switch {
+		case err == nil:
+			_, _ = fmt.Fprintln(w, state)
+		case g.trusts(r):
 			http.Error(w, err.Error(), http.StatusServiceUnavailable)
-			return
+		default: // a reason names tables and servers
+			http.Error(w, "not ready; the log has the reason, and so has this page for who gives the admin token", http.StatusServiceUnavailable)
 		}
-		_, _ = fmt.Fprintln(w, state)
 	})
-	mux.Handle("GET /metrics", promhttp.HandlerFor(a.metrics.registry, promhttp.HandlerOpts{MaxRequestsInFlight: 4, Timeout: 10 * time.Second}))
+	metrics := promhttp.HandlerFor(a.metrics.registry, promhttp.HandlerOpts{MaxRequestsInFlight: 4, Timeout: 10 * time.Second})
+	mux.Handle("GET /metrics", g.private(metrics))
+	return g.names(mux)
+}
+
+// serveAdmin answers requests until ctx ends.
+func (a *agent) serveAdmin(ctx context.Context, l net.Listener) error {
 	server := &http.Server{
-		Handler:           mux,
+		Handler:           a.adminRoutes(newGate(a.cfg.Admin)),
 		ReadHeaderTimeout: 5 * time.Second,
 		ReadTimeout:       15 * time.Second,
 		WriteTimeout:      30 * time.Second,
@@ -54,7 +68,7 @@ func (a *agent) serveAdmin(ctx context.Context, l net.Listener) error {
 		_ = server.Close()
 	})
 	defer stop()
-	if err := server.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+	if err := server.Serve(netutil.LimitListener(l, adminConnections)); !errors.Is(err, http.ErrServerClosed) {
 		return fmt.Errorf("serve %s: %w", l.Addr(), err)
 	}
 	return nil

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -274,10 +275,11 @@ before it is enabled. It ends with status 1 when the attempt failed.`,
 				return err
 			}
 			defer webhook.Close()
-			request := sink.Request{
-				Target: webhook.Target(e.URL, e.Secret, e.Previous), Rotates: time.Now().Before(e.PreviousUntil),
-				EventID: event.ID, Body: event.Envelope(),
+			target, err := openTarget(webhook, d.cfg.keyring(), &e)
+			if err != nil && !errors.Is(err, target.Err()) { // the secret cannot be opened
+				return fmt.Errorf("endpoint %s: %w", e.ID, err)
 			}
+			request := sink.Request{Target: target, Rotates: time.Now().Before(e.PreviousUntil), EventID: event.ID, Body: event.Envelope()}
 			return d.answerTest(ctx, e, event, webhook.Attempt(ctx, request))
 		}),
 	}

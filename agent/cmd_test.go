@@ -29,8 +29,22 @@ func cliContext(t *testing.T, ctx context.Context, env *testenv.DB, args ...stri
 // configFile writes a configuration for a test's database and returns its path.
 func configFile(t *testing.T, env *testenv.DB) string {
 	t.Helper()
-	return writeFile(t, fmt.Sprintf("[database]\nurl = %q\n[outbox]\nslot = %q\n[network]\nallow_http = true\nallow_networks = [\"127.0.0.0/8\"]\n",
-		env.URL, env.Slot))
+	return writeFile(t, configText(env))
+}
+
+func configText(env *testenv.DB) string {
+	return fmt.Sprintf("[database]\nurl = %q\n[outbox]\nslot = %q\n[network]\nallow_http = true\nallow_networks = [\"127.0.0.0/8\"]\n",
+		env.URL, env.Slot)
+}
+
+// succeedWith runs a command line with a configuration of its own. It must end with status 0.
+func succeedWith(t *testing.T, config string, args ...string) string {
+	t.Helper()
+	var out, errs bytes.Buffer
+	if status := Main(t.Context(), append([]string{"--config", writeFile(t, config)}, args...), &out, &errs); status != exitFine || errs.Len() > 0 {
+		t.Fatalf("%q ended with status %d: %s%s", args, status, out.String(), errs.String())
+	}
+	return out.String()
 }
 
 // succeed runs a command line that must end with status 0 and returns what it printed.

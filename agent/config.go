@@ -18,6 +18,7 @@ type Config struct {
 	Outbox    OutboxConfig     `toml:"outbox"`
 	Delivery  DeliveryConfig   `toml:"delivery"`
 	Network   NetworkConfig    `toml:"network"`
+	Security  SecurityConfig   `toml:"security"`
 	Admin     AdminConfig      `toml:"admin"`
 	Log       LogConfig        `toml:"log"`
 	Endpoints []EndpointConfig `toml:"endpoint"`
@@ -63,10 +64,17 @@ type NetworkConfig struct {
 	AllowNetworks []netip.Prefix `toml:"allow_networks"`
 }
 
+// SecurityConfig says how secrets are stored.
+type SecurityConfig struct {
+	// Keys seal the secrets of endpoints in the database: the first seals, all open.
+	Keys []secret.Text `toml:"keys"`
+}
+
 // AdminConfig is the listener for health, metrics and the API.
 type AdminConfig struct {
 	Listen string      `toml:"listen"` // host:port
 	Token  secret.Text `toml:"token"`  // required unless Listen is a loopback address
+	Hosts  []string    `toml:"hosts"`  // names by which it may be asked without the token
 }
 
 // LogConfig says what is logged and how. The log goes to standard error.

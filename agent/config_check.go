@@ -11,17 +11,19 @@ import (
 	"time"
 
 	"github.com/quintago/webhook-agent/outbox"
+	"github.com/quintago/webhook-agent/secret"
 	"github.com/quintago/webhook-agent/sink"
 )
 
 // minTokenLength makes guessing the admin token hopeless: 32 characters of hexadecimal are 128 bits.
 const minTokenLength = 32
 
-// Names that PostgreSQL takes. An identifier is cut after 63 bytes, so a longer one would be another object. Slots are
+// Names that PostgreSQL takes, and names of hosts. An identifier is cut after 63 bytes, so a longer one would be another object. Slots are
 // narrower: https://www.postgresql.org/docs/current/warm-standby.html#STREAMING-REPLICATION-SLOTS-MANIPULATION.
 var (
 	identifierName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_$]{0,62}$`)
 	slotName       = regexp.MustCompile(`^[a-z0-9_]{1,63}$`)
+	hostName       = regexp.MustCompile(`^[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*$`)
 )
 
 // suffixLength is what the agent adds to outbox.publication for its second publication, _endpoints.
@@ -37,6 +39,11 @@ func (c *Config) check(p *problemList) {
 	c.Outbox.check(p)
 	c.Delivery.check(p)
 	c.Network.check(p)
+	if _, err := secret.NewKeyring(c.Security.Keys); err != nil {
+		for _, sentence := range strings.Split(err.Error(), "\n") {
+			p.add("security.keys", "%s", sentence)
+		}
+	}
 	c.Admin.check(p)
 	if c.Log.Format != "text" && c.Log.Format != "json" {
 		p.add("log.format", "is %s, must be text or json", quoted(c.Log.Format))
@@ -110,6 +117,11 @@ func (a *AdminConfig) check(p *problemList) {
 	addr, _ := netip.ParseAddr(host) // the zero Addr of a name is not loopback
 	if !addr.IsLoopback() && host != "localhost" && a.Token.IsZero() {
 		p.add("admin.listen", "is %s, which others can reach, but admin.token is not set; set a token or listen on 127.0.0.1", quoted(a.Listen))
+	}
+	for i, host := range a.Hosts {
+		if !hostName.MatchString(host) {
+			p.add(fmt.Sprintf("admin.hosts[%d]", i+1), "is %s, must be a host name without a port, such as agent.internal", quoted(host))
+		}
 	}
 	if n := len(a.Token.Reveal()); n > 0 && n < minTokenLength {
 		p.add("admin.token", "has %d characters, must have at least %d; make one with: openssl rand -hex 32", n, minTokenLength)

@@ -138,6 +138,8 @@ func (d *decoder) set(target, v any) (err error) {
 		err = parseText(target, v, "text in quotes", parseLevel)
 	case *[]netip.Prefix:
 		err = parseList(target, v, `a list of networks in quotes, such as ["10.20.0.0/16"]`, parseNetwork)
+	case *[]secret.Text:
+		err = parseList(target, v, "a list of texts", func(s string) (secret.Text, error) { return resolveSecret(s, d.getenv) })
 	case *secret.Text:
 		err = parseText(target, v, "text in quotes", func(s string) (secret.Text, error) { return resolveSecret(s, d.getenv) })
 	default:

@@ -78,6 +78,9 @@ allow_networks = ["10.20.0.0/16", "fd12::/48"]
 [admin]
 listen = "0.0.0.0:8480"
 token = "file:`+tokenFile+`"
+hosts = ["agent.internal"]
+[security]
+keys = ["env:NEW_KEY", "`+strings.Repeat("cd", 32)+`"]
 [log]
 level = "debug"
 format = "json"
@@ -87,7 +90,7 @@ url = "http://10.20.0.1/hook?key=1"
 events = ["lead.*", "payment.received"]
 secret = "env:HOOK_SECRET"
 description = "books"
-`, map[string]string{"MY_DATABASE": testDatabaseURL, "HOOK_SECRET": "hook secret"})
+`, map[string]string{"MY_DATABASE": testDatabaseURL, "HOOK_SECRET": "hook secret", "NEW_KEY": strings.Repeat("ab", 32)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -97,7 +100,8 @@ description = "books"
 	want.Delivery.Timeout, want.Delivery.DisableAfter, want.Delivery.QueueMemory = time.Minute, 7, 2<<30
 	want.Delivery.Retries = []time.Duration{time.Second, 48 * time.Hour}
 	want.Network = NetworkConfig{true, []netip.Prefix{netip.MustParsePrefix("10.20.0.0/16"), netip.MustParsePrefix("fd12::/48")}}
-	want.Admin = AdminConfig{"0.0.0.0:8480", secret.New("0123456789abcdef0123456789abcdef")}
+	want.Admin = AdminConfig{"0.0.0.0:8480", secret.New("0123456789abcdef0123456789abcdef"), []string{"agent.internal"}}
+	want.Security.Keys = []secret.Text{secret.New(strings.Repeat("ab", 32)), secret.New(strings.Repeat("cd", 32))}
 	want.Log = LogConfig{slog.LevelDebug, "json"}
 	want.Endpoints = []EndpointConfig{{"venue_1", secret.New("http://10.20.0.1/hook?key=1"), []string{"lead.*", "payment.received"}, secret.New("hook secret"), "books"}}
 	if diff := cmp.Diff(want, cfg, cmp.Comparer(secret.Text.Equal), cmp.Comparer(func(a, b netip.Prefix) bool { return a == b })); diff != "" {
@@ -273,7 +277,8 @@ func TestExampleConfig_HoldsTheDefaultsAndEveryKey(t *testing.T) {
 	}
 	want := DefaultConfig()
 	want.Database.URL = secret.New(testDatabaseURL)
-	want.Network.AllowNetworks = []netip.Prefix{} // the key is there, the list is empty
+	// The keys are there, the lists are empty.
+	want.Network.AllowNetworks, want.Security.Keys, want.Admin.Hosts = []netip.Prefix{}, []secret.Text{}, []string{}
 	if diff := cmp.Diff(want, cfg, cmp.Comparer(secret.Text.Equal)); diff != "" {
 		t.Errorf("the example differs from the defaults (-default +example):\n%s", diff)
 	}

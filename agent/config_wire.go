@@ -5,6 +5,7 @@ import (
 	"net"
 
 	"github.com/quintago/webhook-agent/outbox"
+	"github.com/quintago/webhook-agent/secret"
 	"github.com/quintago/webhook-agent/sink"
 )
 
@@ -18,7 +19,14 @@ func (c *Config) outbox() outbox.Config {
 		Publication: c.Outbox.Publication,
 		Slot:        c.Outbox.Slot,
 		Retention:   c.Outbox.Retention,
+		Keys:        c.keyring(),
 	}
+}
+
+// keyring returns the keys of a configuration that was checked.
+func (c *Config) keyring() secret.Keyring {
+	keys, _ := secret.NewKeyring(c.Security.Keys)
+	return keys
 }
 
 // managed returns the endpoints of the file.

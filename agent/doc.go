@@ -33,6 +33,7 @@
 //	watch     the look at slot lag, clocks and coverage        after the lanes have stopped, or when coverage has changed
 //	reconcile the comparison of outbox and delivery log        after the lanes have stopped
 //	prune     the Pruner                                       after the lanes have stopped
+//	seal      the sealing of secrets                           after the lanes have stopped
 //	lease     the lease                                        after the lanes have stopped, or the agent is fenced
 //	workers   one attempt each, at most delivery.concurrency   when no lane has anything to start
 //

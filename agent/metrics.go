@@ -21,6 +21,7 @@ type metrics struct {
 	disabled    *prometheus.CounterVec // by reason
 	swept       prometheus.Counter
 	pruned      *prometheus.CounterVec // by table
+	sealed      prometheus.Counter
 	latency     prometheus.Histogram
 	commitToAck prometheus.Histogram
 	groupSize   prometheus.Histogram
@@ -80,6 +81,7 @@ func newMetrics(version string, src source) *metrics {
 	m.disabled = counters("endpoints_disabled_total", "Endpoints that the agent disabled, by reason.", "reason")
 	m.swept = counter("recovered_deliveries_total", "Deliveries of events that had passed the stream unseen and were found in the outbox.")
 	m.pruned = counters("pruned_rows_total", "Rows deleted because they were older than outbox.retention, by table.", "table")
+	m.sealed = counter("sealed_endpoints_total", "Endpoints whose secrets were sealed with the first of security.keys.")
 	m.latency = histogram("attempt_duration_seconds", "Duration of attempts.", seconds)
 	m.commitToAck = histogram("commit_to_delivery_seconds", "From the commit of an event to the end of its first attempt.", seconds)
 	m.groupSize = histogram("ledger_group_size", "Results recorded by one transaction.", prometheus.ExponentialBuckets(1, 4, 7))

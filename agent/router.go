@@ -23,7 +23,8 @@ type router struct {
 	lanes    *lanes
 	ledger   tracker
 	lookup   func(ctx context.Context, eventIDs []string) (outbox.Recorded, error) // DB.Lookup
-	target   func(*outbox.Endpoint) *sink.Target
+	target   func(*outbox.Endpoint) (*sink.Target, error)                          // the error is why nothing can be sent there
+	seal     func(*outbox.Endpoint)                                                // has the secrets sealed if they are to be
 	metrics  *metrics
 	term     outbox.Term
 	snapshot outbox.Snapshot // what the state that was loaded contains already
@@ -81,10 +82,11 @@ func (r *router) takeUp(ctx context.Context, replays []outbox.Replay) error {
 
 // examine returns what an endpoint wants, where it is, and why it cannot be sent to, "" when it can.
 func (r *router) examine(e *outbox.Endpoint) (p patterns, target *sink.Target, unusable string) {
-	target = r.target(e)
+	r.seal(e)
+	target, unfit := r.target(e)
 	p, err := parsePatterns(e.Events)
 	if err == nil {
-		err = target.Err()
+		err = unfit
 	}
 	if err != nil {
 		unusable = err.Error()

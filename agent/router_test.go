@@ -61,8 +61,12 @@ func newRouterTest(t *testing.T) *routerTest {
 	return &routerTest{&router{
 		subs: newSubscriptions(), lanes: lt.lanes, ledger: n, metrics: lt.cfg.metrics,
 		lookup: func(context.Context, []string) (outbox.Recorded, error) { return nil, errors.New("unexpected lookup") },
-		target: func(e *outbox.Endpoint) *sink.Target { return webhook.Target(e.URL, secret.New("key"), secret.Text{}) },
-		term:   outbox.Term{LSN: 100, LookupUntil: 200},
+		target: func(e *outbox.Endpoint) (*sink.Target, error) {
+			target := webhook.Target(e.URL, secret.New("key"), secret.Text{})
+			return target, target.Err()
+		},
+		seal: func(*outbox.Endpoint) {},
+		term: outbox.Term{LSN: 100, LookupUntil: 200},
 	}, n, lt, t}
 }
 

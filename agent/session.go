@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/quintago/webhook-agent/outbox"
+	"github.com/quintago/webhook-agent/secret"
 	"github.com/quintago/webhook-agent/sink"
 )
 
@@ -43,6 +44,8 @@ type session struct {
 	reloads chan reload
 	// compared is closed by reconcile after its first comparison.
 	compared chan struct{}
+	keys     secret.Keyring
+	unsealed *unsealed
 }
 
 // reload asks for the router to take over what was loaded.
@@ -52,8 +55,9 @@ type reload struct {
 }
 
 func newSession(a *agent) *session {
-	return &session{agent: a, tailer: outbox.NewTailer(a.cfg.outbox(), a.log), uncover: make(chan struct{}, 1), reloads: make(chan reload),
-		compared: make(chan struct{})}
+	cfg := a.cfg.outbox()
+	return &session{agent: a, tailer: outbox.NewTailer(cfg, a.log), keys: cfg.Keys, uncover: make(chan struct{}, 1), reloads: make(chan reload),
+		compared: make(chan struct{}), unsealed: newUnsealed()}
 }
 
 // run returns nil when ctx ended it, and otherwise why the session is over.
@@ -241,6 +245,7 @@ func (s *session) deliver(
 	aside.Go(func() error { s.watch(helpers, stopTaking); return nil })
 	aside.Go(func() error { s.reconcile(helpers); return nil })
 	aside.Go(func() error { s.prune(helpers); return nil })
+	aside.Go(func() error { s.seal(helpers); return nil })
 	aside.Go(func() error {
 		err := s.keepLease(helpers)
 		if err != nil {
@@ -326,13 +331,20 @@ func (s *session) takeOver(take, alive context.Context) (*router, outbox.State, 
 	})
 	return &router{
 		subs: newSubscriptions(), lanes: s.lanes, ledger: s.ledger, lookup: s.db.Lookup,
-		target: s.target, metrics: s.metrics, term: s.term,
+		target: s.target, seal: s.sealLater, metrics: s.metrics, term: s.term,
 	}, state, nil
 }
 
 // target returns where an endpoint is.
-func (s *session) target(e *outbox.Endpoint) *sink.Target {
-	return s.webhook.Target(e.URL, e.Secret, e.Previous)
+func (s *session) target(e *outbox.Endpoint) (*sink.Target, error) {
+	return openTarget(s.webhook, s.keys, e)
+}
+
+// sealLater has the secrets of an endpoint sealed if they are to be.
+func (s *session) sealLater(e *outbox.Endpoint) {
+	if !s.db.Sealed(e) {
+		s.unsealed.add(e.ID)
+	}
 }
 
 // routeAll routes batches until take ends; what is left in the channel then is sent again to whoever leads next. A

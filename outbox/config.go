@@ -29,6 +29,8 @@ type Config struct {
 	Watchful bool
 	// Retention is how long the outbox and the log are kept, zero for ever. See Pruner.
 	Retention time.Duration
+	// Keys seal the secrets of endpoints.
+	Keys secret.Keyring
 }
 
 // Columns maps the columns of an outbox table that an app already has.

@@ -107,7 +107,8 @@ select p.oid is not null,
        coalesce((select bool_and(pg_has_role(c.relowner, 'USAGE')) from unnest($2::text[]) t (name) join pg_class c on c.oid = to_regclass(t.name)), false)
 from (select) here left join pg_publication p on p.pubname = $1`
 
-// setLockTimeout keeps a table that is being vacuumed or indexed from holding up more than the mending of its publication.
+// setLockTimeout goes before what can be tried again: a table that is being vacuumed or indexed, or a row that the app is changing, holds
+// up no more than that, and the agent does not stand in the app's way.
 const setLockTimeout = `set local lock_timeout = '1s'`
 
 // MendPublications makes what is missing of the publications, as far as the role may, and tells what it did. What it may not

@@ -149,13 +149,23 @@ func noEndpoint(id string) *Problem {
 }
 
 const insertEndpoint = `
-insert into webhooks.endpoints (venue, url, events, secret, description) values ($1, $2, $3, $4, $5) returning id`
+insert into webhooks.endpoints (id, venue, url, events, secret, description, managed_by) values ($1, $2, $3, $4, $5, $6, $7)`
+
+// selectNewEndpointID makes the id that the table would give: what is sealed is bound to it.
+const selectNewEndpointID = `select webhooks.new_id('ep')`
 
 // AddEndpoint registers an enabled endpoint for the Venue, URL, Events and Secret of e and returns its id. The caller has
 // seen that they are usable.
 func (db *DB) AddEndpoint(ctx context.Context, e Endpoint, description string) (id string, err error) {
-	err = db.pool.QueryRow(ctx, insertEndpoint, e.Venue, e.URL, e.Events, e.Secret.Reveal(), description).Scan(&id)
+	id, err = db.insertEndpoint(ctx, db.pool, e, description, nil)
 	return id, db.cfg.explain("add an endpoint", err)
+}
+
+func (db *DB) insertEndpoint(ctx context.Context, q querier, e Endpoint, description string, managedBy *string) (id string, err error) {
+	if err := q.QueryRow(ctx, selectNewEndpointID).Scan(&id); err != nil {
+		return "", err
+	}
+	return id, exec(ctx, q, insertEndpoint, id, e.Venue, e.URL, e.Events, db.cfg.Keys.Seal(id, e.Secret).Reveal(), description, managedBy)
 }
 
 const enableEndpoint = `
@@ -194,7 +204,7 @@ returning previous_secret_until`
 // RotateSecret gives an endpoint a new secret. The former one signs as well for the overlap; none with an overlap of zero. It
 // returns when the former secret ends, nil when at once.
 func (db *DB) RotateSecret(ctx context.Context, id string, s secret.Text, overlap time.Duration) (until *time.Time, err error) {
-	err = db.pool.QueryRow(ctx, rotateSecret, id, s.Reveal(), overlap).Scan(&until)
+	err = db.pool.QueryRow(ctx, rotateSecret, id, db.cfg.Keys.Seal(id, s).Reveal(), overlap).Scan(&until)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return nil, noEndpoint(id)
 	}
@@ -226,7 +236,7 @@ func (db *DB) change(ctx context.Context, operation, statement, id string) (chan
 const selectEndpoint = selectEndpoints + `
 where e.id = $1`
 
-// EndpointWithSecret returns an endpoint with what an attempt needs.
+// EndpointWithSecret returns an endpoint with what an attempt needs. Its secrets are as they are stored.
 func (db *DB) EndpointWithSecret(ctx context.Context, id string) (e Endpoint, err error) {
 	err = db.look(ctx, "read an endpoint", func(tx pgx.Tx) error {
 		found, err := queryRows(ctx, tx, selectEndpoint, scanEndpointState, id)

@@ -82,34 +82,34 @@ type ManagedEndpoint struct {
 }
 
 const (
-	insertManaged = `
-insert into webhooks.endpoints (venue, url, events, secret, description, managed_by) values ($1, $2, $3, $4, $5, 'file')`
-
 	updateManaged = `
-update webhooks.endpoints set events = $3, secret = $4, description = $5
-where managed_by = 'file' and venue = $1 and url = $2 and (events, secret, description) is distinct from ($3::text[], $4::text, $5::text)`
+update webhooks.endpoints set events = $2, secret = $3, description = $4
+where id = $1 and (events, secret, description) is distinct from ($2::text[], $3::text, $4::text)`
 
 	selectManaged = `
-select id, venue, url from webhooks.endpoints where managed_by = 'file' order by created, id`
+select id, venue, url, secret from webhooks.endpoints where managed_by = 'file' order by created, id`
 
 	deleteManaged = `
 delete from webhooks.endpoints where id = any($1) and managed_by = 'file'`
 )
 
+// managedByFile is the value of endpoints.managed_by.
+var managedByFile = "file"
+
 // SyncManaged makes the endpoints that are marked as managed by the file those of the file: it adds, changes and
 // removes. Other endpoints it leaves alone, and what a person disabled stays disabled.
 func (db *DB) SyncManaged(ctx context.Context, endpoints []ManagedEndpoint) error {
 	err := pgx.BeginFunc(ctx, db.pool, func(tx pgx.Tx) error {
-		type row struct{ id, venue, url string }
+		type row struct{ id, venue, url, secret string }
 		rows, err := queryRows(ctx, tx, selectManaged, func(r pgx.CollectableRow) (m row, err error) {
-			err = r.Scan(&m.id, &m.venue, &m.url)
+			err = r.Scan(&m.id, &m.venue, &m.url, &m.secret)
 			return m, err
 		})
 		if err != nil {
 			return err
 		}
 		type key struct{ venue, url string }
-		known := map[key]bool{}
+		known := map[key]row{}
 		wanted := map[key]bool{}
 		for _, e := range endpoints {
 			wanted[key{e.Venue, e.URL}] = true
@@ -117,17 +117,20 @@ func (db *DB) SyncManaged(ctx context.Context, endpoints []ManagedEndpoint) erro
 		var remove []string
 		for _, r := range rows {
 			k := key{r.venue, r.url}
-			if !wanted[k] || known[k] {
+			if _, twice := known[k]; twice || !wanted[k] {
 				remove = append(remove, r.id)
+				continue
 			}
-			known[k] = true
+			known[k] = r
 		}
 		for _, e := range endpoints {
-			statement := insertManaged
-			if known[key{e.Venue, e.URL}] {
-				statement = updateManaged
+			r, exists := known[key{e.Venue, e.URL}]
+			if exists {
+				err = exec(ctx, tx, updateManaged, r.id, e.Events, db.keepSealed(r.id, secret.New(r.secret), e.Secret).Reveal(), e.Description)
+			} else {
+				_, err = db.insertEndpoint(ctx, tx, Endpoint{Venue: e.Venue, URL: e.URL, Events: e.Events, Secret: e.Secret}, e.Description, &managedByFile)
 			}
-			if err := exec(ctx, tx, statement, e.Venue, e.URL, e.Events, e.Secret.Reveal(), e.Description); err != nil {
+			if err != nil {
 				return fmt.Errorf("endpoint of venue %q: %w", e.Venue, err)
 			}
 		}
@@ -137,4 +140,14 @@ func (db *DB) SyncManaged(ctx context.Context, endpoints []ManagedEndpoint) erro
 		return exec(ctx, tx, deleteManaged, remove)
 	})
 	return db.cfg.explain("take over the endpoints of the configuration file", err)
+}
+
+// keepSealed returns the stored text of an endpoint's secret if it holds s as it would be sealed now, and else s sealed.
+func (db *DB) keepSealed(endpointID string, stored, s secret.Text) secret.Text {
+	is, err := db.cfg.Keys.Open(endpointID, stored)
+	_, differs, _ := db.cfg.Keys.Reseal(endpointID, stored)
+	if err == nil && !differs && is.Equal(s) {
+		return stored
+	}
+	return db.cfg.Keys.Seal(endpointID, s)
 }

@@ -1,0 +1,102 @@
+package agent
+
+import (
+	"context"
+	"sync"
+
+	"github.com/quintago/webhook-agent/outbox"
+	"github.com/quintago/webhook-agent/secret"
+	"github.com/quintago/webhook-agent/sink"
+)
+
+// openTarget makes the target of an endpoint whose secrets may be sealed. With an error nothing can be sent there. A former secret that
+// cannot be opened signs nothing.
+func openTarget(webhook *sink.Webhook, keys secret.Keyring, e *outbox.Endpoint) (*sink.Target, error) {
+	current, err := keys.Open(e.ID, e.Secret)
+	former, _ := keys.Open(e.ID, e.Previous) // check names the key that is missing
+	target := webhook.Target(e.URL, current, former)
+	if err != nil {
+		return target, err
+	}
+	return target, target.Err()
+}
+
+// sealBatch is how many endpoints are sealed between two looks at the context.
+const sealBatch = 100
+
+// unsealed are the endpoints whose secrets are to be sealed. The router adds them, seal takes them.
+type unsealed struct {
+	mu  sync.Mutex // guards ids
+	ids map[string]struct{}
+	// more tells that there are some; sent without waiting, so one place is enough.
+	more chan struct{}
+}
+
+func newUnsealed() *unsealed {
+	return &unsealed{ids: map[string]struct{}{}, more: make(chan struct{}, 1)}
+}
+
+func (u *unsealed) add(ids ...string) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	for _, id := range ids {
+		u.ids[id] = struct{}{}
+	}
+	select {
+	case u.more <- struct{}{}:
+	default:
+	}
+}
+
+// take takes out up to n.
+func (u *unsealed) take(n int) (ids []string) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	for id := range u.ids {
+		if len(ids) == n {
+			break
+		}
+		delete(u.ids, id)
+		ids = append(ids, id)
+	}
+	return ids
+}
+
+// seal seals the secrets of the endpoints in s.unsealed, one by one, until ctx ends. What it cannot seal, because the app holds the row
+// or the database is away, it tries again. The rows tell what is done, so an agent that begins to lead goes on where the last one ended.
+func (s *session) seal(ctx context.Context) {
+	backoff := outbox.NewBackoff()
+	told := ""
+	for {
+		ids := s.unsealed.take(sealBatch)
+		if len(ids) == 0 {
+			select {
+			case <-s.unsealed.more:
+				continue
+			case <-ctx.Done():
+				return
+			}
+		}
+		for i, id := range ids {
+			err := s.db.SealSecrets(ctx, id)
+			if err == nil {
+				backoff, told = outbox.NewBackoff(), ""
+				s.metrics.sealed.Inc()
+				continue
+			}
+			if ctx.Err() != nil {
+				return
+			}
+			if text := err.Error(); text != told {
+				told = text
+				s.log.Warn("cannot seal the secrets of an endpoint; trying again", "endpoint", id, "error", text)
+			}
+			s.unsealed.add(ids[i:]...)
+			wait, _ := backoff.Next()
+			if !sleep(ctx, wait) {
+				return
+			}
+			break
+		}
+	}
+}

@@ -1,0 +1,154 @@
+package secret
+
+import (
+	"crypto/aes"
+	"crypto/cipher"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"strings"
+)
+
+// SealedPrefix begins a sealed text: sealed:v1:KEY:BASE64, where KEY names the key and BASE64 (RFC 4648, section 4, without padding) is
+// the nonce, the ciphertext and the tag of AES-256-GCM (NIST SP 800-38D).
+const SealedPrefix = "sealed:v1:"
+
+// KeyBytes is the length of a key of a Keyring.
+const KeyBytes = 32
+
+// Keyring seals secrets for storage and opens them again. What it seals is bound to its owner, so that a sealed secret in another
+// owner's row opens to nothing. It protects what is stored where the keys are not: dumps, standbys, backups.
+//
+// The zero Keyring has no keys: it seals nothing and opens only what is not sealed. A Keyring may be used by any number of goroutines.
+type Keyring struct{ keys []*key } // the first one seals, all open
+
+// key is a pointer in Keyring, so that fmt prints no more than its address.
+type key struct {
+	id   string // the first four bytes, in hexadecimal, of the SHA-256 of what it names and the key
+	aead cipher.AEAD
+}
+
+// ErrNoKey tells that a secret is sealed with a key that the Keyring does not have.
+var ErrNoKey = errors.New("is not among security.keys")
+
+// NewKeyring makes a Keyring of keys in hexadecimal. Its errors number the keys from one and hold no part of them.
+func NewKeyring(hexKeys []Text) (Keyring, error) {
+	var (
+		ring Keyring
+		errs []error
+	)
+	for i, text := range hexKeys {
+		raw, err := hex.DecodeString(text.Reveal())
+		if err != nil || len(raw) != KeyBytes {
+			errs = append(errs, fmt.Errorf("key %d must have %d hexadecimal digits; make one with: openssl rand -hex %d", i+1, 2*KeyBytes, KeyBytes))
+			continue
+		}
+		k := newKey(raw)
+		if other := ring.find(k.id); other != nil {
+			errs = append(errs, fmt.Errorf("key %d is there twice", i+1))
+			continue
+		}
+		ring.keys = append(ring.keys, k)
+	}
+	return ring, errors.Join(errs...)
+}
+
+func newKey(raw []byte) *key {
+	block, err := aes.NewCipher(raw)
+	if err != nil {
+		panic(err) // it refuses lengths only
+	}
+	aead, err := cipher.NewGCMWithRandomNonce(block)
+	if err != nil {
+		panic(err) // it refuses ciphers of other block sizes only
+	}
+	sum := sha256.Sum256(append([]byte("webhook-agent key id:"), raw...))
+	return &key{hex.EncodeToString(sum[:4]), aead}
+}
+
+// Format implements fmt.Formatter without the keys, for every verb and flag.
+func (r Keyring) Format(f fmt.State, _ rune) { _, _ = fmt.Fprintf(f, "[%d keys]", len(r.keys)) }
+
+func (r Keyring) find(id string) *key {
+	for _, k := range r.keys {
+		if k.id == id {
+			return k
+		}
+	}
+	return nil
+}
+
+// Seals tells whether the Keyring has a key to seal with.
+func (r Keyring) Seals() bool { return len(r.keys) > 0 }
+
+// Has tells whether the Keyring has the key of this name, as it stands in sealed texts.
+func (r Keyring) Has(keyID string) bool { return r.find(keyID) != nil }
+
+// IsFirst tells whether the key of this name is the one to seal with.
+func (r Keyring) IsFirst(keyID string) bool { return r.Seals() && r.keys[0].id == keyID }
+
+// Seal seals a secret of an owner. An empty secret stays as it is, and so does everything without a key.
+func (r Keyring) Seal(owner string, s Text) Text {
+	if !r.Seals() || s.IsZero() {
+		return s
+	}
+	sealed := r.keys[0].aead.Seal(nil, nil, []byte(s.Reveal()), boundTo(owner))
+	return New(SealedPrefix + r.keys[0].id + ":" + base64.RawStdEncoding.EncodeToString(sealed))
+}
+
+// Open returns the secret of an owner that a stored text holds: the text itself where it is not sealed. The error says in one sentence
+// why it cannot be had, and wraps ErrNoKey when a key is missing.
+func (r Keyring) Open(owner string, stored Text) (Text, error) {
+	id, sealed, ok := parseSealed(stored)
+	if !ok {
+		return stored, nil
+	}
+	k := r.find(id)
+	if k == nil {
+		return Text{}, fmt.Errorf("the secret is sealed with key %s, which %w", printableID(id), ErrNoKey)
+	}
+	raw, err := base64.RawStdEncoding.Strict().DecodeString(sealed)
+	if err == nil {
+		raw, err = k.aead.Open(nil, nil, raw, boundTo(owner))
+	}
+	if err != nil {
+		return Text{}, errors.New("the sealed secret is damaged, or was sealed for another endpoint; set a new secret")
+	}
+	return New(string(raw)), nil
+}
+
+// Reseal returns a stored text as Seal would make it now. It tells whether that differs: false where there is no key to seal with, or
+// the text is sealed with that one already. An error is one of Open.
+func (r Keyring) Reseal(owner string, stored Text) (sealed Text, differs bool, err error) {
+	if id, _, _ := parseSealed(stored); !r.Seals() || stored.IsZero() || r.IsFirst(id) {
+		return stored, false, nil
+	}
+	s, err := r.Open(owner, stored)
+	if err != nil {
+		return stored, false, err
+	}
+	return r.Seal(owner, s), true, nil
+}
+
+// parseSealed takes a sealed text apart; ok is false when it is not sealed.
+func parseSealed(stored Text) (id, sealed string, ok bool) {
+	rest, ok := strings.CutPrefix(stored.Reveal(), SealedPrefix)
+	if !ok {
+		return "", "", false
+	}
+	id, sealed, _ = strings.Cut(rest, ":")
+	return id, sealed, true
+}
+
+// printableID shows the name of a key as long as it looks like one: the text is whatever stands in the row.
+func printableID(id string) string {
+	if raw, err := hex.DecodeString(id); err != nil || len(raw) != 4 {
+		return "of no name"
+	}
+	return id
+}
+
+// boundTo is the additional data that the tag covers.
+func boundTo(owner string) []byte { return []byte("webhook-agent secret of " + owner) }
