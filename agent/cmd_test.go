@@ -29,12 +29,11 @@ func cliContext(t *testing.T, ctx context.Context, env *testenv.DB, args ...stri
 // configFile writes a configuration for a test's database and returns its path.
 func configFile(t *testing.T, env *testenv.DB) string {
 	t.Helper()
-	return writeFile(t, configText(env))
+	return writeFile(t, configText(env, env.LeastURL))
 }
 
-func configText(env *testenv.DB) string {
-	return fmt.Sprintf("[database]\nurl = %q\n[outbox]\nslot = %q\n[network]\nallow_http = true\nallow_networks = [\"127.0.0.0/8\"]\n",
-		env.URL, env.Slot)
+func configText(env *testenv.DB, url string) string {
+	return fmt.Sprintf("[database]\nurl = %q\n[outbox]\nslot = %q\n[network]\nallow_http = true\nallow_networks = [\"127.0.0.0/8\"]\n", url, env.Slot)
 }
 
 // succeedWith runs a command line with a configuration of its own. It must end with status 0.
@@ -191,13 +190,14 @@ func TestMain_AnEndedContextIsAnInterruption(t *testing.T) {
 
 func TestMigrate_SaysWhatItDidAndPrintsItsSQL(t *testing.T) {
 	env := testenv.NewDB(t)
-	if out := succeed(t, env, "migrate"); !strings.Contains(out, "already") {
+	owner := configText(env, env.URL)
+	if out := succeedWith(t, owner, "migrate"); !strings.Contains(out, "already") {
 		t.Errorf("a current schema: %s", out)
 	}
-	sql := succeed(t, env, "migrate", "--print")
+	sql := succeedWith(t, owner, "migrate", "--print")
 	env.Exec(t, `drop schema webhooks cascade`)
 	env.Exec(t, `drop publication webhooks_outbox, webhooks_outbox_endpoints`)
-	if out := succeed(t, env, "migrate", "--json"); decode[map[string]int](t, out)["from"] != 0 {
+	if out := succeedWith(t, owner, "migrate", "--json"); decode[map[string]int](t, out)["from"] != 0 {
 		t.Errorf("a new schema: %s", out)
 	}
 	for _, want := range []string{"create table webhooks.outbox", "create publication", "schema_version"} {

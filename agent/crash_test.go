@@ -92,7 +92,7 @@ func (l launch) start(t *testing.T, env *testenv.DB) *process {
 		t.Fatal(err)
 	}
 	cmd := exec.Command(path, cmp.Or(l.command, "run"), "--config", file)
-	cmd.Env = append(append(os.Environ(), "DATABASE_URL="+cmp.Or(l.url, env.URL)), l.variables...)
+	cmd.Env = append(append(os.Environ(), "DATABASE_URL="+cmp.Or(l.url, env.LeastURL)), l.variables...)
 	cmd.Stderr = p.stderr
 	if p.Process, err = testenv.StartProcess(cmd); err != nil {
 		t.Fatal(err)

@@ -129,7 +129,7 @@ func (s *scene) addEndpoints() {
 
 // launch returns how to start the agent that has crash points.
 func (s *scene) launch(variables ...string) launch {
-	return launch{binary: crashingBinary, variables: variables,
+	return launch{binary: crashingBinary, variables: variables, url: s.env.URL, // it migrates as well
 		delivery: "retries = [\"1s\"]\ndisable_after = 10000"}
 }
 

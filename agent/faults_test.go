@@ -71,7 +71,7 @@ func TestFaults_OfTheDatabasesNetworkLoseAndRepeatNothing(t *testing.T) {
 			addEndpoint(t, env, "venue_1", r.URL+"/b", "lead.*")
 			p := testenv.StartProxy(t, hostOf(t, env.URL))
 			cfg := testConfig(env)
-			cfg.Database.URL = secret.New(p.Via(env.URL))
+			cfg.Database.URL = secret.New(p.Via(env.LeastURL))
 			a := start(t, cfg)
 			a.waitLog("leading")
 			events := trouble(t, env, p, f, func(id string) error {

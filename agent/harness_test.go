@@ -22,16 +22,24 @@ const (
 	patience = 90 * time.Second
 )
 
-// testConfig is a configuration for an agent on a test's database, with short waits between attempts.
+// testConfig is a configuration for an agent on a test's database, in the role that the README describes, with short waits between
+// attempts.
 func testConfig(env *testenv.DB) *Config {
 	cfg := DefaultConfig()
-	cfg.Database.URL = secret.New(env.URL)
+	cfg.Database.URL = secret.New(env.LeastURL)
 	cfg.Outbox.Slot = env.Slot
 	cfg.Network.AllowHTTP = true
 	cfg.Network.AllowNetworks = []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}
 	cfg.Admin.Listen = "127.0.0.1:0"
 	cfg.Delivery.Retries = []time.Duration{50 * time.Millisecond, 50 * time.Millisecond, 50 * time.Millisecond, 50 * time.Millisecond, 50 * time.Millisecond}
 	cfg.Delivery.ShutdownTimeout = 5 * time.Second
+	return cfg
+}
+
+// ownersConfig is testConfig for an agent whose role owns the database, and so may mend what is published.
+func ownersConfig(env *testenv.DB) *Config {
+	cfg := testConfig(env)
+	cfg.Database.URL = secret.New(env.URL)
 	return cfg
 }
 

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"net/http"
 	"strings"
 	"testing"
 	"time"
@@ -99,7 +100,7 @@ func TestRun_AnOutboxOfTheAppsOwnIsMapped(t *testing.T) {
 	endpoint := addEndpoint(t, env, "7", r.URL, "order.*")
 	env.Exec(t, `create schema app`)
 	env.Exec(t, `create table app.events (key uuid primary key default gen_random_uuid(), kind varchar(40), place bigint, body jsonb, at timestamp default now(), more text)`)
-	cfg := testConfig(env)
+	cfg := ownersConfig(env)
 	cfg.Outbox.Table = "app.events"
 	cfg.Outbox.Publication = "app_events"
 	cfg.Outbox.Columns = ColumnsConfig{ID: "key", Type: "kind", Venue: "place", Data: "body", Created: "at"}
@@ -223,7 +224,12 @@ func TestRun_NoSecretReachesTheLog(t *testing.T) {
 	a.waitLog("leading")
 	waitStatus(t, env, addEvent(t, env, "venue_1", "lead.created", `{"payload":"sentinel-payload"}`), endpoint, "missed")
 	a.waitLog("endpoint disabled")
-	_, metrics := get(t, a.adminURL()+"/metrics")
+	request, err := http.NewRequest(http.MethodGet, a.adminURL()+"/metrics", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	request.Header.Set("Authorization", "Bearer "+cfg.Admin.Token.Reveal())
+	_, metrics := ask(t, request)
 	a.end()
 	for _, text := range []string{a.log.String(), metrics} {
 		for _, leak := range []string{"sentinel", testSecret, testSecret[6:], passwordOf(t, cfg), "venue_1/", r.URL} {

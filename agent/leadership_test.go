@@ -35,7 +35,7 @@ func startPair(t *testing.T) *pair {
 	p := &pair{env: testenv.NewDB(t), receiver: testenv.StartReceiver(t, testSecret)}
 	p.endpoint = addEndpoint(t, p.env, "venue_1", p.receiver.URL, "*")
 	p.network = testenv.StartProxy(t, hostOf(t, p.env.URL))
-	p.leader = launch{binary: binary, url: p.network.Via(p.env.URL)}.start(t, p.env)
+	p.leader = launch{binary: binary, url: p.network.Via(p.env.LeastURL)}.start(t, p.env)
 	p.leader.awaitReady(t, "leading\n")
 	p.standby = launch{binary: binary}.start(t, p.env)
 	p.standby.awaitReady(t, "standing by\n")
@@ -215,7 +215,7 @@ func TestLeadership_ALeaderThatIsCutOffStopsSendingWithinAboutASecond(t *testing
 	addEndpoint(t, env, "venue_1", r.URL, "*")
 	network := testenv.StartProxy(t, hostOf(t, env.URL))
 	cfg := testConfig(env)
-	cfg.Database.URL = secret.New(network.Via(env.URL))
+	cfg.Database.URL = secret.New(network.Via(env.LeastURL))
 	cfg.Delivery.EndpointConcurrency = 1
 	start(t, cfg).waitLog("leading")
 	env.Exec(t, `insert into webhooks.outbox (type, venue, data) select 'lead.created', 'venue_1', to_json(i) from generate_series(1, 250) i`)

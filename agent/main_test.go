@@ -2,6 +2,9 @@ package agent
 
 import (
 	"context"
+	"fmt"
+	"os"
+	"regexp"
 	"testing"
 	"time"
 
@@ -22,6 +25,20 @@ func TestMain(m *testing.M) {
 func migrateTemplate(ctx context.Context, url string) error {
 	cfg := DefaultConfig()
 	cfg.Database.URL = secret.New(url)
-	_, _, err := outbox.Migrate(ctx, cfg.outbox())
-	return err
+	if _, _, err := outbox.Migrate(ctx, cfg.outbox()); err != nil {
+		return err
+	}
+	readme, err := os.ReadFile("../README.md")
+	if err != nil {
+		return err
+	}
+	for _, grant := range grants.FindAllString(string(readme), -1) {
+		if err := testenv.ExecSQL(ctx, url, grant); err != nil {
+			return fmt.Errorf("%s: %w", grant, err)
+		}
+	}
+	return nil
 }
+
+// grants finds what the README gives to the role that runs the agent.
+var grants = regexp.MustCompile(`(?m)^GRANT (?s:.+?) TO ` + testenv.LeastRole + `;`)

@@ -427,7 +427,16 @@ func connectURL(t testing.TB, url string) *pgx.Conn {
 
 func get(t testing.TB, url string) (status int, body string) {
 	t.Helper()
-	resp, err := http.Get(url)
+	request, err := http.NewRequest(http.MethodGet, url, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return ask(t, request)
+}
+
+func ask(t testing.TB, request *http.Request) (status int, body string) {
+	t.Helper()
+	resp, err := http.DefaultClient.Do(request)
 	if err != nil {
 		t.Fatal(err)
 	}

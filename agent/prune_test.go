@@ -113,11 +113,11 @@ func TestPrune_TellsOnceWhatItCannotDelete(t *testing.T) {
 	s.env.Exec(t, `create table notes (event text references webhooks.outbox (id))`)
 	s.env.Exec(t, `insert into webhooks.outbox (id, type, venue, data, created) values ('evt_noted', 'x', 'venue_other', '{}', '2020-01-01')`)
 	s.env.Exec(t, `insert into notes values ('evt_noted')`)
-	s.env.Exec(t, `revoke delete on webhooks.replays from current_user`)
+	s.env.Exec(t, `revoke delete on webhooks.replays from webhook_agent`)
 	s.start()
 	s.agent.waitLog("it cannot be pruned")
 	s.agent.waitLog("retention of webhooks.replays: it is not pruned")
-	s.env.Exec(t, `grant delete on webhooks.replays to current_user`)
+	s.env.Exec(t, `grant delete on webhooks.replays to webhook_agent`)
 	for range 3 { // each goes with a run of its own
 		s.env.Exec(t, `insert into webhooks.replays (endpoint_id, state, finished) values ('x', 'done', '2020-01-01')`)
 		s.eventually(func() error {

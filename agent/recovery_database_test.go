@@ -14,7 +14,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/quintago/webhook-agent/secret"
 	"github.com/quintago/webhook-agent/testenv"
 )
 
@@ -258,7 +257,6 @@ func TestRecovery_ASweepMayTakeLongerThanTheStatementTimeoutOfTheRole(t *testing
 func TestCheck_RefusesAnOutboxWhoseRowsTheRoleCannotSee(t *testing.T) {
 	t.Parallel()
 	s := newQuietOutage(t, testenv.NewDB(t))
-	s.cfg.Database.URL = secret.New(leastPrivileged(t, s.env))
 	s.env.Exec(t, `alter table webhooks.outbox enable row level security`)
 	s.agent = start(t, s.cfg)
 	select {

@@ -38,6 +38,16 @@ func newOutage(t *testing.T, env *testenv.DB) *outage {
 	return s
 }
 
+// newOwnersOutage is newOutage with an agent whose role owns the database.
+func newOwnersOutage(t *testing.T, env *testenv.DB) *outage {
+	t.Helper()
+	s := newQuietOutage(t, env)
+	s.cfg = ownersConfig(env)
+	s.start()
+	s.settle()
+	return s
+}
+
 // newQuietOutage makes one whose agent is not started yet.
 func newQuietOutage(t *testing.T, env *testenv.DB) *outage {
 	t.Helper()

@@ -4,11 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/url"
 	"testing"
 
 	"github.com/quintago/webhook-agent/outbox"
-	"github.com/quintago/webhook-agent/secret"
 	"github.com/quintago/webhook-agent/testenv"
 )
 
@@ -19,7 +17,7 @@ const twoEvents = `insert into webhooks.outbox (type, venue, data) select 'lead.
 
 func TestRecovery_ADroppedPublicationIsMadeAgainByTheAgentThatOwnsIt(t *testing.T) {
 	t.Parallel()
-	s := newOutage(t, testenv.NewDB(t))
+	s := newOwnersOutage(t, testenv.NewDB(t))
 	s.env.Exec(t, `drop publication webhooks_outbox`)
 	s.wrote(twoEvents)
 	s.agent.waitLog("a publication was mended")
@@ -75,7 +73,7 @@ func TestRecovery_ATableTakenOutOfThePublicationAndPutBackHidesNothing(t *testin
 
 func TestRecovery_AnOutboxDroppedAndMadeAgainIsGoneOnWith(t *testing.T) {
 	t.Parallel()
-	s := newOutage(t, testenv.NewDB(t))
+	s := newOwnersOutage(t, testenv.NewDB(t))
 	s.env.Exec(t, `create table kept (like webhooks.outbox including all)`)
 	s.env.Exec(t, `drop table webhooks.outbox`)
 	s.env.Exec(t, `alter table kept rename to outbox`)
@@ -88,7 +86,7 @@ func TestRecovery_AnOutboxDroppedAndMadeAgainIsGoneOnWith(t *testing.T) {
 
 func TestRecovery_AnUnpublishedOutboxIsComparedUntilItsOwnerPublishesIt(t *testing.T) {
 	t.Parallel()
-	s := leastPrivilegedOutage(t)
+	s := newOutage(t, ownDB(t))
 	s.env.Exec(t, `alter publication webhooks_outbox drop table webhooks.outbox`)
 	s.wrote(twoEvents)
 	const reason, remedy = "publication webhooks_outbox: it does not hold webhooks.outbox", "ALTER PUBLICATION \"webhooks_outbox\" ADD TABLE webhooks.outbox"
@@ -113,39 +111,6 @@ func TestRecovery_AnUnpublishedOutboxIsComparedUntilItsOwnerPublishesIt(t *testi
 	s.eachOnce()
 }
 
-// leastPrivilegedOutage is newOutage in a cluster of its own, with an agent that may mend nothing.
-func leastPrivilegedOutage(t *testing.T) *outage {
-	t.Helper()
-	s := newQuietOutage(t, ownDB(t))
-	s.cfg.Database.URL = secret.New(leastPrivileged(t, s.env))
-	s.start()
-	s.settle()
-	return s
-}
-
-// leastPrivileged makes a role with what the README grants and no more, and returns the URL with which it connects.
-func leastPrivileged(t *testing.T, env *testenv.DB) string {
-	t.Helper()
-	u, err := url.Parse(env.URL)
-	if err != nil {
-		t.Fatal("the test's database URL cannot be parsed")
-	}
-	role := env.Name + "_agent"
-	password, _ := u.User.Password()
-	super := connectURL(t, env.SuperuserURL)
-	for _, sql := range []string{
-		`create role ` + role + ` login replication password '` + password + `'`,
-		`grant usage on schema webhooks to ` + role,
-		`grant select, insert, update, delete on all tables in schema webhooks to ` + role,
-	} {
-		if _, err := super.Exec(context.Background(), sql); err != nil {
-			t.Fatal(err)
-		}
-	}
-	u.User = url.UserPassword(role, password)
-	return u.String()
-}
-
 // newPartitionedOutage is newOutage with an outbox of the app's, which has partitions.
 func newPartitionedOutage(t *testing.T, env *testenv.DB) *outage {
 	t.Helper()
@@ -154,6 +119,7 @@ func newPartitionedOutage(t *testing.T, env *testenv.DB) *outage {
 	env.Exec(t, `create table public.region_1 partition of public.events for values in (1)`)
 	env.Exec(t, `create table public.region_2 partition of public.events for values in (2)`)
 	s := newQuietOutage(t, env)
+	s.cfg = ownersConfig(env)
 	s.cfg.Outbox.Table, s.cfg.Outbox.Publication = "public.events", "mapped"
 	s.cfg.Outbox.Columns = ColumnsConfig{ID: "key", Type: "kind", Venue: "place", Data: "body", Created: "at"}
 	if _, _, err := outbox.Migrate(context.Background(), s.cfg.outbox()); err != nil {
@@ -235,7 +201,7 @@ func TestRecovery_ARowThatMovesWhileItIsBeingSentIsNotSentAgain(t *testing.T) {
 // The role may not mend, so the agent lives on comparisons. The transaction is open when the table comes back.
 func TestRecovery_ATransactionThatWasOpenWhileTheOutboxWasUnpublishedIsFound(t *testing.T) {
 	t.Parallel()
-	s := leastPrivilegedOutage(t)
+	s := newOutage(t, ownDB(t))
 	s.env.Exec(t, `alter publication webhooks_outbox drop table webhooks.outbox`)
 	s.unready("does not bring all events")
 	s.wait(s.event()) // by a comparison
@@ -257,7 +223,7 @@ func TestRecovery_ATransactionThatWasOpenWhileTheOutboxWasUnpublishedIsFound(t *
 
 func TestRecovery_EndpointsThatAreNotPublishedAreLoadedBeforeEachComparison(t *testing.T) {
 	t.Parallel()
-	s := leastPrivilegedOutage(t)
+	s := newOutage(t, ownDB(t))
 	off := testenv.StartReceiver(t, testSecret)
 	disabled := addEndpoint(t, s.env, "venue_1", off.URL, "*")
 	s.env.Exec(t, `alter publication webhooks_outbox_endpoints drop table webhooks.endpoints`)
@@ -306,7 +272,7 @@ func TestRecovery_AnOutboxRenamedAndNamedBackLosesNothing(t *testing.T) {
 // CREATE INDEX CONCURRENTLY and VACUUM hold such a lock for as long as they take.
 func TestRecovery_ALockThatMendingWaitsForHidesNothing(t *testing.T) {
 	t.Parallel()
-	s := newOutage(t, ownDB(t))
+	s := newOwnersOutage(t, ownDB(t))
 	tx := s.hold()
 	s.env.Exec(t, `alter publication webhooks_outbox drop table webhooks.outbox`)
 	if _, err := tx.Exec(context.Background(), `lock table webhooks.outbox in share update exclusive mode`); err != nil {

@@ -19,7 +19,7 @@ const untilNoticed = 30 * time.Second
 func behind(t *testing.T, s *outage) *testenv.Proxy {
 	t.Helper()
 	network := testenv.StartProxy(t, hostOf(t, s.env.URL))
-	s.cfg.Database.URL = secret.New(network.Via(s.env.URL))
+	s.cfg.Database.URL = secret.New(network.Via(s.env.LeastURL))
 	return network
 }
 

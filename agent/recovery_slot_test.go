@@ -123,7 +123,7 @@ func TestRecovery_ASlotLostWhileItIsStreamedIsReplaced(t *testing.T) {
 	cluster := testenv.NewCluster(t, testenv.Options{Template: migrateTemplate, Settings: map[string]string{"max_slot_wal_keep_size": "16MB", "max_wal_size": "32MB"}})
 	s := newQuietOutage(t, cluster.NewDB(t))
 	proxy := testenv.StartProxy(t, s.env.Addr())
-	s.cfg.Database.URL = secret.New(proxy.Via(s.env.URL))
+	s.cfg.Database.URL = secret.New(proxy.Via(s.env.LeastURL))
 	s.start()
 	s.settle()
 	proxy.SetFault(testenv.HalfOpen) // the agent is connected and gets nothing
@@ -339,7 +339,7 @@ func TestRecovery_AWishForANewSlotDoesNotOutliveAnotherLeader(t *testing.T) {
 
 func TestRecovery_AStreamThatBreaksDuringTheSweepIsNoOtherAgent(t *testing.T) {
 	t.Parallel()
-	s := newOutage(t, ownDB(t))
+	s := newOwnersOutage(t, ownDB(t))
 	s.agent.end()
 	s.env.Exec(t, `update webhooks.checkpoint set recovering = true`)
 	event := s.event()

@@ -78,10 +78,12 @@ func (s *session) seal(ctx context.Context) {
 			}
 		}
 		for i, id := range ids {
-			err := s.db.SealSecrets(ctx, id)
+			sealed, err := s.db.SealSecrets(ctx, id)
+			if sealed {
+				s.metrics.sealed.Inc()
+			}
 			if err == nil {
 				backoff, told = outbox.NewBackoff(), ""
-				s.metrics.sealed.Inc()
 				continue
 			}
 			if ctx.Err() != nil {

@@ -166,7 +166,7 @@ func TestSeal_TheCommandsAndTheFileSealWhatTheyWrite(t *testing.T) {
 	keys := "[security]\nkeys = [\"" + testKeys[0].Reveal() + "\"]\n"
 	command := func(args ...string) string {
 		t.Helper()
-		return succeedWith(t, configText(env)+keys, args...)
+		return succeedWith(t, configText(env, env.LeastURL)+keys, args...)
 	}
 	added := decode[map[string]string](t, command("endpoints", "add", "--json", "--venue", "venue_1", "--url", r.URL, "--events", "*", "--secret", testSecret))
 	id := added["id"]

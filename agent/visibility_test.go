@@ -19,7 +19,7 @@ func TestRun_WhatIsStreamedBeforeItIsVisibleIsNeitherLostNorForgotten(t *testing
 	r := testenv.StartReceiver(t, testSecret)
 	endpoint := addEndpoint(t, env, "venue_1", r.URL, "*")
 	cfg := testConfig(env)
-	cfg.Database.URL = secret.New(env.URL + "?options=-c%20synchronous_commit%3Dlocal") // the agent's own commits do not wait
+	cfg.Database.URL = secret.New(env.LeastURL + "?options=-c%20synchronous_commit%3Dlocal") // the agent's own commits do not wait
 	cfg.Delivery.Retries[0] = 300 * time.Millisecond
 	start(t, cfg).waitLog("leading")
 	missed := addEvent(t, env, "venue_1", "lead.created", `1`)

@@ -62,7 +62,7 @@ left join webhooks.attempts a on a.event_id = d.event_id and a.endpoint_id = d.e
 where d.attempts = 1`
 
 // clockNow is the only text of a sentence that differs from run to run.
-var clockNow = regexp.MustCompile(`clock says [-0-9TZ:]+`)
+var clockNow, manyX = regexp.MustCompile(`clock says [-0-9TZ:]+`), regexp.MustCompile(`xxx+`)
 
 // TestZoo_EachAnimalMeetsAClearAnswer has each animal of the zoo get an event and compares what the delivery log says of its first attempt
 // with testdata/zoo.golden.
@@ -112,7 +112,7 @@ func zooTable(animals []zoo.Animal, rows []string) string {
 	for _, row := range rows {
 		columns := strings.Split(row, "\t")
 		if len(columns) == 7 {
-			columns[6] = strconv.QuoteToASCII(columns[6])
+			columns[6] = strconv.QuoteToASCII(manyX.ReplaceAllString(columns[6], "xxx")) // how many dribble is a matter of time
 		}
 		byName[columns[0]] = strings.Join(columns[1:], "\t")
 	}

@@ -29,10 +29,11 @@ update webhooks.endpoints set secret = $2, previous_secret = nullif($3, '')
 where id = $1 and secret = $4 and coalesce(previous_secret, '') = $5`
 )
 
-// SealSecrets seals the secrets of one endpoint with the first of Config.Keys. It does nothing when they are, or when the endpoint is
-// gone. It changes one row in a transaction, so it waits for no other lock while it holds one.
-func (db *DB) SealSecrets(ctx context.Context, endpointID string) error {
-	err := pgx.BeginFunc(ctx, db.pool, func(tx pgx.Tx) error {
+// SealSecrets seals the secrets of one endpoint with the first of Config.Keys. It does nothing, and returns false, when they are, when
+// the endpoint is gone, or when somebody changes it meanwhile. It changes one row in a transaction, so it waits for no other lock while
+// it holds one.
+func (db *DB) SealSecrets(ctx context.Context, endpointID string) (sealed bool, err error) {
+	err = pgx.BeginFunc(ctx, db.pool, func(tx pgx.Tx) error {
 		if err := exec(ctx, tx, setLockTimeout); err != nil {
 			return err
 		}
@@ -53,9 +54,11 @@ func (db *DB) SealSecrets(ctx context.Context, endpointID string) error {
 		if err != nil || !changes && !formerChanges {
 			return err
 		}
-		return exec(ctx, tx, updateSecrets, endpointID, current.Reveal(), former.Reveal(), was.current, was.former)
+		tag, err := tx.Exec(ctx, updateSecrets, endpointID, current.Reveal(), former.Reveal(), was.current, was.former)
+		sealed = tag.RowsAffected() > 0
+		return err
 	})
-	return db.cfg.explain("seal the secrets of endpoint "+endpointID, err)
+	return sealed && err == nil, db.cfg.explain("seal the secrets of endpoint "+endpointID, err)
 }
 
 // selectKeyIDs counts the secrets by how they are sealed; ” stands for those that are not.

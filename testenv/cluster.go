@@ -30,9 +30,11 @@ const (
 	maintenanceDatabase = "postgres"
 )
 
-// AgentRole is a role of every cluster; it owns the databases of NewDB. It has what the agent asks of its operator, LOGIN
-// and REPLICATION, and no more, so that tests do not pass thanks to a superuser.
-const AgentRole = "agent"
+// The roles of every cluster. They have LOGIN and REPLICATION and no more, so that tests do not pass thanks to a superuser.
+const (
+	AgentRole = "agent"         // owns the databases of NewDB
+	LeastRole = "webhook_agent" // owns nothing: it has what Options.Template has granted it
+)
 
 // Options say how a cluster is made. The zero value is right for most tests.
 type Options struct {
@@ -100,8 +102,10 @@ func Start(ctx context.Context, opts Options) (_ *Cluster, err error) {
 	if err := c.Resume(ctx); err != nil {
 		return nil, err
 	}
-	if err := c.CreateRole(ctx, AgentRole, "replication"); err != nil {
-		return nil, err
+	for _, role := range []string{AgentRole, LeastRole} {
+		if err := c.CreateRole(ctx, role, "replication"); err != nil {
+			return nil, err
+		}
 	}
 	return c, nil
 }

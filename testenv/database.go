@@ -42,7 +42,9 @@ func Main(m *testing.M, opts Options) {
 type DB struct {
 	Name string // unique in its cluster
 	URL  string // connects as the owner of the database, who may log in, replicate, and nothing else; holds a password
-	Slot string // a name for the replication slot; slots are named across the cluster, so it follows from Name
+	// LeastURL connects as LeastRole.
+	LeastURL string
+	Slot     string // a name for the replication slot; slots are named across the cluster, so it follows from Name
 
 	// SuperuserURL connects as a superuser. Roles are shared by the whole cluster: name one after the database.
 	SuperuserURL string
@@ -80,6 +82,7 @@ func (c *Cluster) NewDB(t testing.TB) *DB {
 	db := &DB{
 		Name:         name,
 		URL:          c.RoleURL(AgentRole, name),
+		LeastURL:     c.RoleURL(LeastRole, name),
 		Slot:         name + "_slot",
 		SuperuserURL: c.URL(name),
 		cluster:      c,

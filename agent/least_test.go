@@ -1,0 +1,78 @@
+package agent
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/quintago/webhook-agent/outbox"
+	"github.com/quintago/webhook-agent/testenv"
+)
+
+// All tests of this package run the agent, and its commands, in the role that the README's GRANTs make, but for those about what an
+// owner may do besides.
+
+func TestLeastRole_MayDoNothingElse(t *testing.T) {
+	t.Parallel()
+	env := testenv.NewDB(t)
+	env.Exec(t, `create schema app`)
+	env.Exec(t, `create table app.leads (name text)`)
+	conn := connectURL(t, env.LeastURL)
+	for _, sql := range []string{
+		`select * from app.leads`,
+		`create table app.more (x int)`,
+		`create table webhooks.more (x int)`,
+		`insert into webhooks.outbox (type, venue, data) values ('x', 'x', '{}')`,
+		`update webhooks.outbox set venue = 'x'`,
+		`update webhooks.attempts set error = 'x'`,
+		`delete from webhooks.checkpoint`,
+		`insert into webhooks.event_types (name, example) values ('x', '{}')`,
+		`truncate webhooks.deliveries`,
+		`alter table webhooks.outbox add column x int`,
+		`drop publication webhooks_outbox`,
+		`create role x`,
+		`select pg_read_file('postgresql.conf')`,
+		`copy webhooks.event_types to program 'true'`,
+	} {
+		_, err := conn.Exec(t.Context(), sql)
+		if pe, ok := err.(*pgconn.PgError); !ok || pe.Code != "42501" {
+			t.Errorf("%s: %v, want insufficient_privilege", sql, err)
+		}
+	}
+}
+
+func TestLeastRole_HasNothingThatItDoesNotNeed(t *testing.T) {
+	t.Parallel()
+	env := testenv.NewDB(t)
+	db, err := outbox.Open(t.Context(), testConfig(env).outbox())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	findings := func() (bad []string) {
+		for _, f := range db.Check(t.Context()) {
+			if f.Level != outbox.LevelOK {
+				bad = append(bad, f.Thing+": "+f.Reason+"; "+f.Remedy)
+			}
+		}
+		return bad
+	}
+	if bad := findings(); len(bad) > 0 {
+		t.Fatalf("with what the README grants check says %q", bad)
+	}
+	granted := testenv.QueryAll[string](t, env, `select privilege_type || ' on ' || table_schema || '.' || table_name from information_schema.role_table_grants where grantee = $1
+		union all select 'usage on schema webhooks'`, testenv.LeastRole)
+	if len(granted) < 20 {
+		t.Fatalf("the README grants %q", granted)
+	}
+	for _, g := range granted {
+		env.Exec(t, `revoke `+g+` from `+testenv.LeastRole)
+		privilege, object, _ := strings.Cut(g, " on ")
+		said := strings.ToLower(strings.Join(findings(), "\n"))
+		if !strings.Contains(said, strings.ToLower(privilege)) || !strings.Contains(said, object[strings.LastIndexAny(object, ". ")+1:]) {
+			t.Errorf("without %s check says %q", g, said)
+		}
+		env.Exec(t, `grant `+g+` to `+testenv.LeastRole)
+	}
+}
