@@ -105,6 +105,24 @@ func (n *NetworkConfig) webhook() (*sink.Webhook, error) {
 	})
 }
 
+// proxyVariables are those that other programs heed.
+var proxyVariables = []string{"HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy"}
+
+// notices says what is allowed, and may surprise.
+func (c *Config) notices(getenv func(string) string) (notices []string) {
+	for _, p := range c.Network.AllowNetworks {
+		if p.Bits() == 0 {
+			notices = append(notices, fmt.Sprintf("network.allow_networks holds %s: customers' URLs may lead to every address of your networks but link-local and metadata ones", p))
+		}
+	}
+	for _, name := range proxyVariables {
+		if getenv(name) != "" {
+			notices = append(notices, fmt.Sprintf("the environment variable %s is ignored: behind a proxy nobody would see which address a customer's URL leads to", name))
+		}
+	}
+	return notices
+}
+
 func (a *AdminConfig) check(p *problemList) {
 	host, port, err := net.SplitHostPort(a.Listen)
 	if err == nil {

@@ -304,3 +304,56 @@ func TestExampleConfig_HoldsTheDefaultsAndEveryKey(t *testing.T) {
 		t.Errorf("configKeys finds %d keys only: %v", len(expected), expected)
 	}
 }
+
+func TestConfig_NoticesWhatMaySurprise(t *testing.T) {
+	cfg := DefaultConfig()
+	if got := cfg.notices(func(string) string { return "" }); len(got) > 0 {
+		t.Errorf("of the defaults: %q", got)
+	}
+	cfg.Network.AllowNetworks = []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("0.0.0.0/0"), netip.MustParsePrefix("::/0")}
+	got := strings.Join(cfg.notices(func(name string) string { return map[string]string{"HTTPS_PROXY": "http://u:sentinel@proxy"}[name] }), "\n")
+	for _, want := range []string{"0.0.0.0/0", "::/0", "HTTPS_PROXY is ignored"} {
+		if !strings.Contains(got, want) {
+			t.Errorf("%q lacks %q", got, want)
+		}
+	}
+	if strings.Contains(got, "10.0.0.0/8") || strings.Contains(got, "sentinel") || strings.Count(got, "\n") != 2 {
+		t.Errorf("says too much: %s", got)
+	}
+}
+
+func FuzzLoadConfig(f *testing.F) {
+	example, err := os.ReadFile("../config.example.toml")
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(string(example))
+	f.Add("[delivery]\nretries = [\"5s\", 1, {}]\nconcurency = 1")
+	f.Add("[security]\nkeys = [\"sentinel\"]\n[admin]\ntoken = \"sentinel\"\nhosts = [\"a:1\"]")
+	f.Add("[[endpoint]]\nurl = \"https://u:sentinel@h\"\n[[endpoint]]\nevents = []")
+	f.Add("database.url = \"postgres://a:sentinel@h/d\"\n[outbox]\nretention = \"1d\"\ncolumns.id = \"id\"")
+	path := filepath.Join(f.TempDir(), "fuzz.toml")
+	getenv := func(name string) string { return "value of " + name }
+	f.Fuzz(func(t *testing.T, text string) {
+		if strings.Contains(text, "file:") {
+			return // whatever there is on this machine is no part of the input
+		}
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		cfg, err := LoadConfig(path, getenv)
+		if (cfg == nil) != (err != nil) {
+			t.Fatalf("configuration %v with error %v", cfg, err)
+		}
+		if err == nil {
+			cfg.notices(getenv)
+			_ = cfg.outbox()
+			return
+		}
+		for _, line := range strings.Split(err.Error(), "\n") {
+			if !strings.HasPrefix(line, path+": ") || len(line) > len(path)+700 {
+				t.Errorf("a problem is no line of its own: %q", line)
+			}
+		}
+	})
+}

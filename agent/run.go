@@ -75,6 +75,9 @@ func Run(ctx context.Context, cfg *Config, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
+	for _, notice := range cfg.notices(os.Getenv) {
+		log.Warn(notice)
+	}
 	log.Info("webhook-agent starts", "version", version, "admin", listener.Addr().String(), "slot", cfg.Outbox.Slot)
 
 	// The admin listener ends after the agent has led for the last time, so that /readyz tells of the draining.
