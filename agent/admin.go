@@ -18,7 +18,7 @@ const (
 	// adminGrace is how long requests under way may take when the agent ends.
 	adminGrace = time.Second
 	// adminConnections bounds the connections that are open at the same time.
-	adminConnections = 100
+	adminConnections = 256
 )
 
 // listenAdmin opens the admin listener.
@@ -58,7 +58,7 @@ func (a *agent) serveAdmin(ctx context.Context, l net.Listener) error {
 		ReadHeaderTimeout: 5 * time.Second,
 		ReadTimeout:       15 * time.Second,
 		WriteTimeout:      30 * time.Second,
-		IdleTimeout:       time.Minute,
+		IdleTimeout:       5 * time.Second, // so that idle connections of others do not take all places
 		MaxHeaderBytes:    16 << 10,
 	}
 	stop := context.AfterFunc(ctx, func() {

@@ -22,6 +22,9 @@ type Config struct {
 	Admin     AdminConfig      `toml:"admin"`
 	Log       LogConfig        `toml:"log"`
 	Endpoints []EndpointConfig `toml:"endpoint"`
+
+	// Notices are what LoadConfig has seen that is allowed, and may surprise.
+	Notices []string `toml:"-"`
 }
 
 // DatabaseConfig names the PostgreSQL server that holds the outbox and the agent's own tables.
@@ -131,19 +134,28 @@ func (e *ConfigError) Error() string {
 // for env: references and DATABASE_URL. What is wrong comes back as one *ConfigError with all problems.
 func LoadConfig(path string, getenv func(string) string) (*Config, error) {
 	text, err := os.ReadFile(path)
+	var info os.FileInfo
+	if err == nil {
+		info, err = os.Stat(path)
+	}
 	if err != nil {
 		return nil, &ConfigError{path, []string{fmt.Sprintf(
 			"the configuration file cannot be read: %v; name another with --config or start from config.example.toml", reason(err))}}
 	}
 	cfg := DefaultConfig()
 	problems := &problemList{unreadable: map[string]bool{}}
-	decodeConfig(cfg, string(text), getenv, problems)
+	literal := decodeConfig(cfg, string(text), getenv, problems)
 	if cfg.Database.URL.IsZero() {
 		cfg.Database.URL = secret.New(getenv("DATABASE_URL"))
 	}
 	cfg.check(problems)
 	if len(problems.sentences) > 0 {
 		return nil, &ConfigError{path, problems.sentences}
+	}
+	cfg.Notices = cfg.notices(getenv)
+	if mode := info.Mode().Perm(); literal != "" && mode&0o007 != 0 {
+		cfg.Notices = append(cfg.Notices, fmt.Sprintf("%s is open to all users (mode %04o) and holds a secret (%s); run chmod 600 %s, or write env:NAME or file:/path in place of it",
+			path, mode, literal, path))
 	}
 	return cfg, nil
 }

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"maps"
 	"net/netip"
+	"net/url"
 	"reflect"
 	"regexp"
 	"slices"
@@ -24,19 +25,21 @@ type decoder struct {
 	meta     toml.MetaData
 	getenv   func(string) string
 	problems *problemList
+	literal  string // a key whose secret stands in the file itself, "" when there is none
 }
 
 // decodeConfig overlays cfg with the keys of text and notes each key that is unknown or unreadable. A key that could not be
-// read keeps the value it had.
-func decodeConfig(cfg *Config, text string, getenv func(string) string, problems *problemList) {
+// read keeps the value it had. It returns a key whose secret stands in the text itself, "" when there is none.
+func decodeConfig(cfg *Config, text string, getenv func(string) string, problems *problemList) (literal string) {
 	var keys map[string]toml.Primitive
 	meta, err := toml.Decode(text, &keys)
 	if err != nil {
 		problems.sentences = append(problems.sentences, syntaxProblem(err))
-		return
+		return ""
 	}
-	d := &decoder{meta, getenv, problems}
+	d := &decoder{meta: meta, getenv: getenv, problems: problems}
 	d.table("", keys, reflect.ValueOf(cfg).Elem())
+	return d.literal
 }
 
 // tomlQuotes finds what the toml package quotes from the document in its messages.
@@ -68,6 +71,7 @@ func (d *decoder) table(prefix string, keys map[string]toml.Primitive, target re
 	for i := range target.NumField() {
 		fields[target.Type().Field(i).Tag.Get("toml")] = target.Field(i)
 	}
+	delete(fields, "-") // is no key
 	for _, key := range slices.Sorted(maps.Keys(keys)) {
 		field, known := fields[key]
 		if !known {
@@ -97,7 +101,28 @@ func (d *decoder) field(name string, value toml.Primitive, target reflect.Value)
 		d.table(name+".", keys, target)
 		return
 	}
-	d.decode(name, value, func(v any) error { return d.set(target.Addr().Interface(), v) })
+	d.decode(name, value, func(v any) error { return d.set(name, target.Addr().Interface(), v) })
+}
+
+// secret reads a secret, or what refers to one. A URL counts as one if it has a password.
+func (d *decoder) secret(name string) func(string) (secret.Text, error) {
+	return func(text string) (secret.Text, error) {
+		refers := strings.HasPrefix(text, "env:") || strings.HasPrefix(text, "file:")
+		if text != "" && !refers && (!strings.HasSuffix(name, "url") || hasPassword(text)) {
+			d.literal = name
+		}
+		return resolveSecret(text, d.getenv)
+	}
+}
+
+// hasPassword tells whether a URL, or words as PostgreSQL takes them, hold a password.
+func hasPassword(text string) bool {
+	u, err := url.Parse(text)
+	if err != nil || u.Scheme == "" {
+		return strings.Contains(text, "password")
+	}
+	_, has := u.User.Password()
+	return has
 }
 
 // split takes a table, or a list of them, apart into Primitives. The check comes first: of any other value the toml package makes an
@@ -115,8 +140,8 @@ func isA[T any](want string) func(any) error {
 	}
 }
 
-// set stores the TOML value v in target, a pointer to a field of Config.
-func (d *decoder) set(target, v any) (err error) {
+// set stores the TOML value v of a key in target, a pointer to a field of Config.
+func (d *decoder) set(name string, target, v any) (err error) {
 	switch target := target.(type) {
 	case *string:
 		err = assign(target, v, "text in quotes")
@@ -139,9 +164,9 @@ func (d *decoder) set(target, v any) (err error) {
 	case *[]netip.Prefix:
 		err = parseList(target, v, `a list of networks in quotes, such as ["10.20.0.0/16"]`, parseNetwork)
 	case *[]secret.Text:
-		err = parseList(target, v, "a list of texts", func(s string) (secret.Text, error) { return resolveSecret(s, d.getenv) })
+		err = parseList(target, v, "a list of texts", d.secret(name))
 	case *secret.Text:
-		err = parseText(target, v, "text in quotes", func(s string) (secret.Text, error) { return resolveSecret(s, d.getenv) })
+		err = parseText(target, v, "text in quotes", d.secret(name))
 	default:
 		panic(fmt.Sprintf("no TOML form for a field of type %T", target))
 	}
@@ -243,6 +268,9 @@ func configKeys(t reflect.Type, prefix string) []string {
 	var keys []string
 	for i := range t.NumField() {
 		field := t.Field(i)
+		if field.Tag.Get("toml") == "-" {
+			continue
+		}
 		key := prefix + field.Tag.Get("toml")
 		keys = append(keys, key)
 		inner := field.Type

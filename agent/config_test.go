@@ -322,6 +322,52 @@ func TestConfig_NoticesWhatMaySurprise(t *testing.T) {
 	}
 }
 
+func TestLoadConfig_NoticesASecretInAFileThatIsOpenToAll(t *testing.T) {
+	for text, want := range map[string]string{
+		"database.url = \"postgres://u:sentinel@h/d\"":                                                                                     "database.url",
+		"database.url = \"host=h password=sentinel\"":                                                                                      "database.url",
+		"database.url = \"env:DATABASE_URL\"\nadmin.token = \"sentinel-token-of-32-characters-at-least\"":                                  "admin.token",
+		"database.url = \"env:DATABASE_URL\"\nsecurity.keys = [\"" + strings.Repeat("ab", 32) + "\"]":                                      "security.keys",
+		"database.url = \"postgres://u@h/d\"\nadmin.token = \"env:TOKEN\"\nsecurity.keys = [\"env:KEY\"]":                                  "",
+		"database.url = \"env:DATABASE_URL\"\n[[endpoint]]\nvenue = \"v\"\nurl = \"https://h.example/\"\nevents = [\"*\"]\nsecret = \"s\"": "endpoint[1].secret",
+	} {
+		path := writeFile(t, text)
+		variables := map[string]string{"DATABASE_URL": testDatabaseURL, "TOKEN": strings.Repeat("t", 32), "KEY": strings.Repeat("ab", 32)}
+		for mode, open := range map[os.FileMode]bool{0o600: false, 0o640: false, 0o644: true} {
+			if err := os.Chmod(path, mode); err != nil {
+				t.Fatal(err)
+			}
+			cfg, err := LoadConfig(path, func(name string) string { return variables[name] })
+			if err != nil {
+				t.Fatal(err)
+			}
+			got := strings.Join(cfg.Notices, "\n")
+			if (got != "") != (open && want != "") || got != "" && !strings.Contains(got, "holds a secret ("+want+"); run chmod 600 "+path) || strings.Contains(got, "sentinel") {
+				t.Errorf("%s with mode %04o: notices %q, want one about %q: %t", text, mode, got, want, open)
+			}
+		}
+	}
+}
+
+// The examples of deploy/ are configurations too.
+func TestDeploy_TheKubernetesConfigurationLoads(t *testing.T) {
+	text, err := os.ReadFile("../deploy/kubernetes.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, rest, found := strings.Cut(string(text), "webhook-agent.toml: |\n")
+	block, _, ended := strings.Cut(rest, "\n---")
+	if !found || !ended {
+		t.Fatal("there is no configuration in it")
+	}
+	cfg, err := loadText(t, strings.ReplaceAll(block, "\n    ", "\n"), map[string]string{
+		"DATABASE_URL": testDatabaseURL, "WEBHOOK_AGENT_KEY": strings.Repeat("ab", 32), "WEBHOOK_AGENT_TOKEN": strings.Repeat("t", 32),
+	})
+	if err != nil || len(cfg.Security.Keys) != 1 || cfg.Admin.Token.IsZero() {
+		t.Errorf("%v", err)
+	}
+}
+
 func FuzzLoadConfig(f *testing.F) {
 	example, err := os.ReadFile("../config.example.toml")
 	if err != nil {

@@ -63,8 +63,12 @@ func (g *gate) names(next http.Handler) http.Handler {
 	})
 }
 
-// knows tells whether a Host header names this listener: by an address, which no foreign page can be at, or by a known name.
+// knows tells whether a Host header names this listener: by an address, which no foreign page can be at, or by a known name. Browsers
+// always send one; the checks of simple load balancers do not.
 func (g *gate) knows(host string) bool {
+	if host == "" {
+		return true
+	}
 	name := host
 	if h, _, err := net.SplitHostPort(host); err == nil {
 		name = h

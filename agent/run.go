@@ -75,7 +75,7 @@ func Run(ctx context.Context, cfg *Config, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
-	for _, notice := range cfg.notices(os.Getenv) {
+	for _, notice := range cfg.Notices {
 		log.Warn(notice)
 	}
 	log.Info("webhook-agent starts", "version", version, "admin", listener.Addr().String(), "slot", cfg.Outbox.Slot)

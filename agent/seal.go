@@ -63,10 +63,11 @@ func (u *unsealed) take(n int) (ids []string) {
 }
 
 // seal seals the secrets of the endpoints in s.unsealed, one by one, until ctx ends. What it cannot seal, because the app holds the row
-// or the database is away, it tries again. The rows tell what is done, so an agent that begins to lead goes on where the last one ended.
+// or the database is away, it tries again, after the others. The rows tell what is done, so an agent that begins to lead goes on where
+// the last one ended.
 func (s *session) seal(ctx context.Context) {
 	backoff := outbox.NewBackoff()
-	told := ""
+	failing := false // logged when it changes
 	for {
 		ids := s.unsealed.take(sealBatch)
 		if len(ids) == 0 {
@@ -77,28 +78,30 @@ func (s *session) seal(ctx context.Context) {
 				return
 			}
 		}
-		for i, id := range ids {
+		var again []string
+		for _, id := range ids {
 			sealed, err := s.db.SealSecrets(ctx, id)
-			if sealed {
+			switch {
+			case ctx.Err() != nil:
+				return
+			case err != nil:
+				again = append(again, id)
+				if !failing {
+					failing = true
+					s.log.Warn("cannot seal the secrets of an endpoint; trying again", "endpoint", id, "error", err)
+				}
+			case sealed:
 				s.metrics.sealed.Inc()
 			}
-			if err == nil {
-				backoff, told = outbox.NewBackoff(), ""
-				continue
-			}
-			if ctx.Err() != nil {
-				return
-			}
-			if text := err.Error(); text != told {
-				told = text
-				s.log.Warn("cannot seal the secrets of an endpoint; trying again", "endpoint", id, "error", text)
-			}
-			s.unsealed.add(ids[i:]...)
-			wait, _ := backoff.Next()
-			if !sleep(ctx, wait) {
-				return
-			}
-			break
+		}
+		if len(again) == 0 {
+			backoff, failing = outbox.NewBackoff(), false
+			continue
+		}
+		s.unsealed.add(again...)
+		wait, _ := backoff.Next()
+		if !sleep(ctx, wait) {
+			return
 		}
 	}
 }

@@ -32,8 +32,7 @@ func waitSealed(t *testing.T, env *testenv.DB, keys []secret.Text, id string, pl
 		}
 		for i, s := range stored {
 			opened, err := ring.Open(id, secret.New(s))
-			_, differs, _ := ring.Reseal(id, secret.New(s))
-			if err != nil || differs || opened.Reveal() != plain[i] {
+			if err != nil || ring.Outdated(id, secret.New(s)) || opened.Reveal() != plain[i] {
 				return fmt.Errorf("stored as %s: %v", s, err)
 			}
 		}
@@ -259,4 +258,79 @@ func TestSeal_ATableThatTheAppHoldsIsWaitedForWithoutHoldingAnybodyUp(t *testing
 		}
 		return nil
 	})
+}
+
+func TestSeal_RowsThatTheAppHoldsKeepNobodyBack(t *testing.T) {
+	t.Parallel()
+	env := ownDB(t)
+	r := testenv.StartReceiver(t, testSecret)
+	cfg := testConfig(env)
+	cfg.Endpoints = []EndpointConfig{{Venue: "file", URL: secret.New(r.URL + "/file"), Events: []string{"*"}, Secret: secret.New(testSecret)}}
+	before := start(t, cfg)
+	before.waitLog("recovery is complete")
+	before.end()
+	for i := range 5 {
+		addEndpoint(t, env, "venue_1", fmt.Sprintf("%s/held/%d", r.URL, i), "*")
+	}
+	tx, err := connectURL(t, env.URL).Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := tx.Exec(t.Context(), `select from webhooks.endpoints for update`); err != nil {
+		t.Fatal(err)
+	}
+
+	cfg.Security.Keys = testKeys[:1]
+	agent := start(t, cfg)
+	agent.waitLog("msg=leading")
+	free := addEndpoint(t, env, "venue_2", r.URL+"/free", "*")
+	waitSealed(t, env, cfg.Security.Keys, free, testSecret)
+	waitStatus(t, env, addEvent(t, env, "venue_2", "lead.created", `{}`), free, "succeeded")
+	agent.waitLog("cannot seal the secrets of an endpoint")
+	if n := strings.Count(agent.log.String(), "cannot seal the secrets of an endpoint"); n != 1 {
+		t.Errorf("%d warnings:\n%s", n, agent.log)
+	}
+	if err := tx.Rollback(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	for _, id := range testenv.QueryAll[string](t, env, `select id from webhooks.endpoints`) {
+		waitSealed(t, env, cfg.Security.Keys, id, testSecret)
+	}
+}
+
+func TestSeal_ASecretThatCannotBeOpenedKeepsTheOtherOneFromNothing(t *testing.T) {
+	t.Parallel()
+	env := testenv.NewDB(t)
+	r := testenv.StartReceiver(t, testSecret)
+	lost, err := secret.NewKeyring(testKeys[1:2])
+	if err != nil {
+		t.Fatal(err)
+	}
+	id := addEndpoint(t, env, "venue_1", r.URL, "*")
+	env.Exec(t, `update webhooks.endpoints set previous_secret = $1, previous_secret_until = now() + interval '1 hour'`, lost.Seal(id, secret.New("former")).Reveal())
+	cfg := testConfig(env)
+	cfg.Security.Keys = testKeys[:1]
+	start(t, cfg).waitLog("msg=leading")
+	testenv.Eventually(t, patience, func() error {
+		if stored := storedSecrets(t, env, id); !strings.HasPrefix(stored[0], secret.SealedPrefix) {
+			return errors.New("the current secret is not sealed")
+		}
+		return nil
+	})
+	waitStatus(t, env, addEvent(t, env, "venue_1", "lead.created", `{}`), id, "succeeded")
+	check := func() string {
+		t.Helper()
+		return succeedWith(t, configText(env, env.LeastURL)+"[security]\nkeys = [\""+testKeys[0].Reveal()+"\"]\n", "check")
+	}
+	if out := check(); !strings.Contains(out, "1 former ones are sealed with key") || !strings.Contains(out, "they sign no more") || !strings.Contains(out, "1 are sealed with the first of security.keys\n") {
+		t.Errorf("check says:\n%s", out)
+	}
+	env.Exec(t, `update webhooks.endpoints set previous_secret_until = now() - interval '1 hour'`)
+	if out := check(); strings.Contains(out, "former") {
+		t.Errorf("after the overlap check says:\n%s", out)
+	}
+	env.Exec(t, `update webhooks.endpoints set secret = 'sealed:v1:sentinel-of-a-customer'`)
+	if out := check(); !strings.Contains(out, "sealed with key of no name") || strings.Contains(out, "sentinel") {
+		t.Errorf("of a text that is not sealed but begins like one check says:\n%s", out)
+	}
 }

@@ -342,7 +342,7 @@ func (s *session) target(e *outbox.Endpoint) (*sink.Target, error) {
 
 // sealLater has the secrets of an endpoint sealed if they are to be.
 func (s *session) sealLater(e *outbox.Endpoint) {
-	if !s.db.Sealed(e) {
+	if s.db.Unsealed(e) {
 		s.unsealed.add(e.ID)
 	}
 }

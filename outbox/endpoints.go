@@ -149,7 +149,7 @@ func noEndpoint(id string) *Problem {
 }
 
 const insertEndpoint = `
-insert into webhooks.endpoints (id, venue, url, events, secret, description, managed_by) values ($1, $2, $3, $4, $5, $6, $7)`
+insert into webhooks.endpoints (id, venue, url, events, secret, description, managed_by) values ($1, $2, $3, $4, $5, $6, nullif($7, ''))`
 
 // selectNewEndpointID makes the id that the table would give: what is sealed is bound to it.
 const selectNewEndpointID = `select webhooks.new_id('ep')`
@@ -157,11 +157,11 @@ const selectNewEndpointID = `select webhooks.new_id('ep')`
 // AddEndpoint registers an enabled endpoint for the Venue, URL, Events and Secret of e and returns its id. The caller has
 // seen that they are usable.
 func (db *DB) AddEndpoint(ctx context.Context, e Endpoint, description string) (id string, err error) {
-	id, err = db.insertEndpoint(ctx, db.pool, e, description, nil)
+	id, err = db.insertEndpoint(ctx, db.pool, e, description, "")
 	return id, db.cfg.explain("add an endpoint", err)
 }
 
-func (db *DB) insertEndpoint(ctx context.Context, q querier, e Endpoint, description string, managedBy *string) (id string, err error) {
+func (db *DB) insertEndpoint(ctx context.Context, q querier, e Endpoint, description, managedBy string) (id string, err error) {
 	if err := q.QueryRow(ctx, selectNewEndpointID).Scan(&id); err != nil {
 		return "", err
 	}

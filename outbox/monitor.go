@@ -82,6 +82,9 @@ type ManagedEndpoint struct {
 }
 
 const (
+	// setBrief has the server end a transaction that waits for a row of the app's, or whose agent was cut off.
+	setBrief = `select set_config('lock_timeout', '1s', true), set_config('idle_in_transaction_session_timeout', '5s', true)`
+
 	updateManaged = `
 update webhooks.endpoints set events = $2, secret = $3, description = $4
 where id = $1 and (events, secret, description) is distinct from ($2::text[], $3::text, $4::text)`
@@ -93,13 +96,13 @@ select id, venue, url, secret from webhooks.endpoints where managed_by = 'file' 
 delete from webhooks.endpoints where id = any($1) and managed_by = 'file'`
 )
 
-// managedByFile is the value of endpoints.managed_by.
-var managedByFile = "file"
-
 // SyncManaged makes the endpoints that are marked as managed by the file those of the file: it adds, changes and
 // removes. Other endpoints it leaves alone, and what a person disabled stays disabled.
 func (db *DB) SyncManaged(ctx context.Context, endpoints []ManagedEndpoint) error {
 	err := pgx.BeginFunc(ctx, db.pool, func(tx pgx.Tx) error {
+		if err := exec(ctx, tx, setBrief); err != nil {
+			return err
+		}
 		type row struct{ id, venue, url, secret string }
 		rows, err := queryRows(ctx, tx, selectManaged, func(r pgx.CollectableRow) (m row, err error) {
 			err = r.Scan(&m.id, &m.venue, &m.url, &m.secret)
@@ -126,9 +129,14 @@ func (db *DB) SyncManaged(ctx context.Context, endpoints []ManagedEndpoint) erro
 		for _, e := range endpoints {
 			r, exists := known[key{e.Venue, e.URL}]
 			if exists {
-				err = exec(ctx, tx, updateManaged, r.id, e.Events, db.keepSealed(r.id, secret.New(r.secret), e.Secret).Reveal(), e.Description)
+				// A secret that is the same stays as it is stored: to seal it is not worth waiting for whoever holds the row.
+				stored := secret.New(r.secret)
+				if is, err := db.cfg.Keys.Open(r.id, stored); err != nil || !is.Equal(e.Secret) {
+					stored = db.cfg.Keys.Seal(r.id, e.Secret)
+				}
+				err = exec(ctx, tx, updateManaged, r.id, e.Events, stored.Reveal(), e.Description)
 			} else {
-				_, err = db.insertEndpoint(ctx, tx, Endpoint{Venue: e.Venue, URL: e.URL, Events: e.Events, Secret: e.Secret}, e.Description, &managedByFile)
+				_, err = db.insertEndpoint(ctx, tx, Endpoint{Venue: e.Venue, URL: e.URL, Events: e.Events, Secret: e.Secret}, e.Description, "file")
 			}
 			if err != nil {
 				return fmt.Errorf("endpoint of venue %q: %w", e.Venue, err)
@@ -140,14 +148,4 @@ func (db *DB) SyncManaged(ctx context.Context, endpoints []ManagedEndpoint) erro
 		return exec(ctx, tx, deleteManaged, remove)
 	})
 	return db.cfg.explain("take over the endpoints of the configuration file", err)
-}
-
-// keepSealed returns the stored text of an endpoint's secret if it holds s as it would be sealed now, and else s sealed.
-func (db *DB) keepSealed(endpointID string, stored, s secret.Text) secret.Text {
-	is, err := db.cfg.Keys.Open(endpointID, stored)
-	_, differs, _ := db.cfg.Keys.Reseal(endpointID, stored)
-	if err == nil && !differs && is.Equal(s) {
-		return stored
-	}
-	return db.cfg.Keys.Seal(endpointID, s)
 }

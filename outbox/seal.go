@@ -2,6 +2,7 @@ package outbox
 
 import (
 	"context"
+	"fmt"
 
 	"github.com/jackc/pgx/v5"
 
@@ -12,11 +13,9 @@ import (
 // that is not the first one any more. What is sealed is the row's own business: it streams, is loaded and is copied by a rotation as
 // any other text, and only who signs opens it.
 
-// Sealed tells whether the secrets of e are as Config.Keys would seal them now, or cannot be: the agent has nothing to do about them.
-func (db *DB) Sealed(e *Endpoint) bool {
-	_, current, err := db.cfg.Keys.Reseal(e.ID, e.Secret)
-	_, former, formerErr := db.cfg.Keys.Reseal(e.ID, e.Previous)
-	return err != nil || formerErr != nil || !current && !former
+// Unsealed tells whether SealSecrets has something to do for e.
+func (db *DB) Unsealed(e *Endpoint) bool {
+	return db.cfg.Keys.Outdated(e.ID, e.Secret) || db.cfg.Keys.Outdated(e.ID, e.Previous)
 }
 
 const (
@@ -29,56 +28,61 @@ update webhooks.endpoints set secret = $2, previous_secret = nullif($3, '')
 where id = $1 and secret = $4 and coalesce(previous_secret, '') = $5`
 )
 
-// SealSecrets seals the secrets of one endpoint with the first of Config.Keys. It does nothing, and returns false, when they are, when
-// the endpoint is gone, or when somebody changes it meanwhile. It changes one row in a transaction, so it waits for no other lock while
-// it holds one.
+// SealSecrets seals the secrets of one endpoint with the first of Config.Keys; one that cannot be opened stays as it is. It does nothing,
+// and returns false, when there is nothing to seal, when the endpoint is gone, or when somebody changes it meanwhile. It changes one row in
+// a brief transaction, so it waits for no other lock while it holds one.
 func (db *DB) SealSecrets(ctx context.Context, endpointID string) (sealed bool, err error) {
 	err = pgx.BeginFunc(ctx, db.pool, func(tx pgx.Tx) error {
-		if err := exec(ctx, tx, setLockTimeout); err != nil {
+		if err := exec(ctx, tx, setBrief); err != nil {
 			return err
 		}
-		type stored struct{ current, former string }
-		rows, err := queryRows(ctx, tx, selectSecrets, func(row pgx.CollectableRow) (s stored, err error) {
-			err = row.Scan(&s.current, &s.former)
+		stored, err := queryRows(ctx, tx, selectSecrets, func(row pgx.CollectableRow) (s [2]string, err error) {
+			err = row.Scan(&s[0], &s[1])
 			return s, err
 		}, endpointID)
-		if err != nil || len(rows) == 0 {
+		if err != nil || len(stored) == 0 {
 			return err
 		}
-		was := rows[0]
-		current, changes, err := db.cfg.Keys.Reseal(endpointID, secret.New(was.current))
-		if err != nil {
-			return err
+		was := stored[0]
+		is := was
+		for i, text := range was {
+			if s := secret.New(text); db.cfg.Keys.Outdated(endpointID, s) {
+				opened, err := db.cfg.Keys.Open(endpointID, s)
+				if err != nil {
+					return err // Outdated has opened it
+				}
+				is[i] = db.cfg.Keys.Seal(endpointID, opened).Reveal()
+			}
 		}
-		former, formerChanges, err := db.cfg.Keys.Reseal(endpointID, secret.New(was.former))
-		if err != nil || !changes && !formerChanges {
-			return err
+		if is == was {
+			return nil
 		}
-		tag, err := tx.Exec(ctx, updateSecrets, endpointID, current.Reveal(), former.Reveal(), was.current, was.former)
+		tag, err := tx.Exec(ctx, updateSecrets, endpointID, is[0], is[1], was[0], was[1])
 		sealed = tag.RowsAffected() > 0
 		return err
 	})
 	return sealed && err == nil, db.cfg.explain("seal the secrets of endpoint "+endpointID, err)
 }
 
-// selectKeyIDs counts the secrets by how they are sealed; ” stands for those that are not.
-const selectKeyIDs = `
-select case when starts_with(s, '` + secret.SealedPrefix + `') then split_part(s, ':', 3) else '' end as key, count(*)
-from webhooks.endpoints e, unnest(array[e.secret, e.previous_secret]) s
-where s is not null
-group by 1 order by 1`
+// selectKeyNames counts the secrets that sign, by how they are sealed. No name stands for those that are not.
+const selectKeyNames = `
+select former, case when starts_with(text, '` + secret.SealedPrefix + `') then split_part(text, ':', 3) else '' end as key, count(*)
+from webhooks.endpoints e, lateral (values (false, e.secret), (true, e.previous_secret)) s (former, text)
+where text is not null and (not former or e.previous_secret_until > now())
+group by 1, 2 order by 1, 2`
 
-// checkSecrets tells how many secrets are not sealed with the first key, and which of them cannot be opened.
+// checkSecrets tells how many secrets are sealed with the first key, and which of them cannot be opened.
 func (db *DB) checkSecrets(ctx context.Context, tx pgx.Tx) (found []Finding, err error) {
 	if ok, err := readable(ctx, tx, "webhooks.endpoints"); err != nil || !ok {
 		return nil, err
 	}
 	type count struct {
-		key string
-		n   int64
+		former bool
+		key    string
+		n      int64
 	}
-	counts, err := queryRows(ctx, tx, selectKeyIDs, func(row pgx.CollectableRow) (c count, err error) {
-		err = row.Scan(&c.key, &c.n)
+	counts, err := queryRows(ctx, tx, selectKeyNames, func(row pgx.CollectableRow) (c count, err error) {
+		err = row.Scan(&c.former, &c.key, &c.n)
 		return c, err
 	})
 	if err != nil {
@@ -87,19 +91,26 @@ func (db *DB) checkSecrets(ctx context.Context, tx pgx.Tx) (found []Finding, err
 	keys := db.cfg.Keys
 	var sealed, waiting int64
 	for _, c := range counts {
+		const remedy = "add the key to security.keys again, or set new secrets by endpoints rotate-secret"
 		switch {
-		case c.key == "" && !keys.Seals():
-		case c.key == "" || keys.Has(c.key) && !keys.IsFirst(c.key):
-			waiting += c.n
-		case keys.Has(c.key):
+		case keys.IsFirst(c.key):
 			sealed += c.n
+		case c.key == "" || keys.Has(c.key):
+			waiting += c.n
+		case c.former:
+			found = append(found, warning("secrets", remedy, "%d former ones are sealed with key %s, which is not among security.keys: they sign no more",
+				c.n, secret.KeyName(c.key)))
 		default:
-			found = append(found, warning("secrets", "add the key to security.keys again, or set new secrets by endpoints rotate-secret",
-				"%d are sealed with key %q, which is not among security.keys: nothing is sent to their endpoints", c.n, c.key))
+			found = append(found, warning("secrets", remedy, "%d are sealed with key %s, which is not among security.keys: nothing is sent to their endpoints",
+				c.n, secret.KeyName(c.key)))
 		}
 	}
 	if keys.Seals() {
-		found = append(found, fine("secrets", "%d are sealed with the first of security.keys; %d are not yet, which the running agent seals", sealed, waiting))
+		text := fmt.Sprintf("%d are sealed with the first of security.keys", sealed)
+		if waiting > 0 {
+			text += fmt.Sprintf("; %d are not yet, which the running agent seals", waiting)
+		}
+		found = append(found, fine("secrets", "%s", text))
 	}
 	return found, nil
 }

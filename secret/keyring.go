@@ -107,7 +107,7 @@ func (r Keyring) Open(owner string, stored Text) (Text, error) {
 	}
 	k := r.find(id)
 	if k == nil {
-		return Text{}, fmt.Errorf("the secret is sealed with key %s, which %w", printableID(id), ErrNoKey)
+		return Text{}, fmt.Errorf("the secret is sealed with key %s, which %w", KeyName(id), ErrNoKey)
 	}
 	raw, err := base64.RawStdEncoding.Strict().DecodeString(sealed)
 	if err == nil {
@@ -119,17 +119,14 @@ func (r Keyring) Open(owner string, stored Text) (Text, error) {
 	return New(string(raw)), nil
 }
 
-// Reseal returns a stored text as Seal would make it now. It tells whether that differs: false where there is no key to seal with, or
-// the text is sealed with that one already. An error is one of Open.
-func (r Keyring) Reseal(owner string, stored Text) (sealed Text, differs bool, err error) {
+// Outdated tells whether a stored text of an owner is to be sealed anew: it holds a secret, and is not sealed with the first key.
+// It is false for what cannot be opened, and without keys.
+func (r Keyring) Outdated(owner string, stored Text) bool {
 	if id, _, _ := parseSealed(stored); !r.Seals() || stored.IsZero() || r.IsFirst(id) {
-		return stored, false, nil
+		return false
 	}
-	s, err := r.Open(owner, stored)
-	if err != nil {
-		return stored, false, err
-	}
-	return r.Seal(owner, s), true, nil
+	_, err := r.Open(owner, stored)
+	return err == nil
 }
 
 // parseSealed takes a sealed text apart; ok is false when it is not sealed.
@@ -142,8 +139,8 @@ func parseSealed(stored Text) (id, sealed string, ok bool) {
 	return id, sealed, true
 }
 
-// printableID shows the name of a key as long as it looks like one: the text is whatever stands in the row.
-func printableID(id string) string {
+// KeyName returns the name of a key as it stands in a sealed text, if it looks like one: the text is whatever somebody has written.
+func KeyName(id string) string {
 	if raw, err := hex.DecodeString(id); err != nil || len(raw) != 4 {
 		return "of no name"
 	}
