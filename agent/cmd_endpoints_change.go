@@ -49,7 +49,7 @@ it once: give it to the customer, it is not shown again.`,
 			if err := checkNewEndpoint(d.cfg, url, events); err != nil {
 				return err
 			}
-			id, err := d.db.AddEndpoint(ctx, outbox.Endpoint{Venue: venue, URL: url, Events: events, Secret: s}, description)
+			id, err := d.db.AddEndpoint(ctx, outbox.Endpoint{Venue: venue, URL: secret.New(url), Events: events, Secret: s}, description)
 			if err != nil {
 				return err
 			}
@@ -296,9 +296,9 @@ func (d *desk) answerTest(ctx context.Context, e outbox.Endpoint, event outbox.E
 			return err
 		}
 	} else if result.Succeeded {
-		d.out.line("%s took %s (%s): status %d after %d ms", sink.RedactURL(e.URL), event.Type, event.ID, r.Code, result.LatencyMS)
+		d.out.line("%s took %s (%s): status %d after %d ms", sink.RedactURL(e.URL.Reveal()), event.Type, event.ID, r.Code, result.LatencyMS)
 	} else {
-		d.out.line("%s did not take %s (%s): %s, after %d ms", sink.RedactURL(e.URL), event.Type, event.ID, r.Error, result.LatencyMS)
+		d.out.line("%s did not take %s (%s): %s, after %d ms", sink.RedactURL(e.URL.Reveal()), event.Type, event.ID, r.Error, result.LatencyMS)
 		if r.Response != "" {
 			d.out.line("it said: %s", r.Response)
 		}

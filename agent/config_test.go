@@ -230,7 +230,6 @@ endpoint[3]: has the venue and the url of endpoint[2]; keep one of them`,
 
 // TestLoadConfig_TellsNoSecret puts a sentinel wherever a secret can stand, rightly and wrongly, and searches what is printed.
 func TestLoadConfig_TellsNoSecret(t *testing.T) {
-	const sentinel = "sentinel0hunter2"
 	for _, text := range []string{
 		"[database]\nurl = 'postgres://u:" + sentinel + "@[bad/db'",
 		"[database]\nurl = 'host=x password=" + sentinel + " port=abc'",

@@ -33,7 +33,7 @@ func (c *Config) keyring() secret.Keyring {
 func (c *Config) managed() []outbox.ManagedEndpoint {
 	managed := make([]outbox.ManagedEndpoint, len(c.Endpoints))
 	for i, e := range c.Endpoints {
-		managed[i] = outbox.ManagedEndpoint{Venue: e.Venue, URL: e.URL.Reveal(), Events: e.Events, Secret: e.Secret, Description: e.Description}
+		managed[i] = outbox.ManagedEndpoint{Venue: e.Venue, URL: e.URL, Events: e.Events, Secret: e.Secret, Description: e.Description}
 	}
 	return managed
 }

@@ -66,7 +66,7 @@ func playSchedule(t *testing.T, seed uint64) {
 	lanes := make([]*lane, len(rows))
 	for i := range rows {
 		id := fmt.Sprint("ep", i)
-		rows[i] = outbox.Endpoint{ID: id, URL: id, Generation: 1}
+		rows[i] = outbox.Endpoint{ID: id, Generation: 1}
 		lanes[i] = lt.endpoint(id, behave)
 	}
 	gone := make([]bool, len(rows))

@@ -49,7 +49,7 @@ func TestLanes_AMonthOfOutagesEndsWithEveryDeliveryAccountedFor(t *testing.T) {
 			}},
 		} {
 			m.to = append(m.to, lt.endpoint(e.id, m.watched(e.id, e.answer)))
-			m.rows = append(m.rows, outbox.Endpoint{ID: e.id, URL: e.id, Generation: 1})
+			m.rows = append(m.rows, outbox.Endpoint{ID: e.id, Generation: 1})
 		}
 		const step = 45 * time.Minute
 		for n := 1; now() < 30*day; n++ {
@@ -181,7 +181,7 @@ func TestLanes_TheCounterOutlivesACrash(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		lt := newLaneTest(t, nil)
 		l := lt.endpoint("dead", always(failing(time.Second)))
-		row := outbox.Endpoint{ID: "dead", URL: "dead", Generation: 1}
+		row := outbox.Endpoint{ID: "dead", Generation: 1}
 		lt.send(l, 200, 10)
 		for lt.book.state(row).Failures < 60 {
 			pass(500 * time.Millisecond)

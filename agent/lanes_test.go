@@ -159,8 +159,8 @@ func TestLanes_DisableOn410(t *testing.T) {
 }
 
 func TestLanes_SendNothingWhileOffAndKeepItAsMissed(t *testing.T) {
-	off := outbox.Endpoint{ID: "ep", URL: "ep", Generation: 1, Disabled: true}
-	on := outbox.Endpoint{ID: "ep", URL: "ep", Generation: 1}
+	off := outbox.Endpoint{ID: "ep", Generation: 1, Disabled: true}
+	on := outbox.Endpoint{ID: "ep", Generation: 1}
 	for name, turnOff := range map[string]func(*laneTest) string{
 		"disabled": func(lt *laneTest) string { lt.changeTo(off, ""); return offDisabled },
 		"unusable": func(lt *laneTest) string { lt.changeTo(on, "bad URL"); return offUnusable + "bad URL" },
@@ -207,13 +207,13 @@ func TestLanes_CountAnewAfterAnEndpointWasEnabled(t *testing.T) {
 		lt.send(l, 200, 10)
 		pass(time.Hour)
 		// A change that was written before the agent's own one arrives: it must not enable.
-		lt.changeTo(outbox.Endpoint{ID: "ep", URL: "ep", Generation: 1, Events: []string{"*"}}, "")
+		lt.changeTo(outbox.Endpoint{ID: "ep", Generation: 1, Events: []string{"*"}}, "")
 		lt.send(l, 1, 10)
 		pass(time.Hour)
 		if n, missed := lt.seen("ep").n, lt.book.count("ep", outbox.Missed); n != 100 || missed != 201 {
 			t.Fatalf("a stale row enabled the endpoint: %d attempts, %d missed, want 100 and all 201", n, missed)
 		}
-		lt.changeTo(outbox.Endpoint{ID: "ep", URL: "ep", Generation: 2}, "")
+		lt.changeTo(outbox.Endpoint{ID: "ep", Generation: 2}, "")
 		lt.send(l, 200, 10)
 		pass(time.Hour)
 		if n := lt.seen("ep").n; n != 200 {
@@ -228,7 +228,7 @@ func TestLanes_CountAnewAfterAnEndpointWasEnabled(t *testing.T) {
 func TestLanes_GoOnWhenAnUnusableEndpointIsMended(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		lt := newLaneTest(t, nil)
-		e := outbox.Endpoint{ID: "ep", URL: "ep", Generation: 1}
+		e := outbox.Endpoint{ID: "ep", Generation: 1}
 		l := lt.endpoint("ep", always(ok(0)))
 		lt.changeTo(e, "bad URL")
 		lt.send(l, 1, 10)
@@ -252,7 +252,7 @@ func TestLanes_DisableAnUnusableEndpointWhoseAttemptsUnderWayFail(t *testing.T) 
 		l := lt.endpoint("ep", always(failing(2*time.Second)))
 		lt.send(l, 1, 10)
 		pass(time.Second)
-		lt.changeTo(outbox.Endpoint{ID: "ep", URL: "ep", Generation: 1}, "bad URL")
+		lt.changeTo(outbox.Endpoint{ID: "ep", Generation: 1}, "bad URL")
 		pass(time.Hour)
 		if diff := cmp.Diff([]string{outbox.ReasonFailures}, lt.book.disabled); diff != "" {
 			t.Errorf("reasons for disabling (-want +got):\n%s", diff)
@@ -275,7 +275,7 @@ func TestLanes_MissAResultThatIsOvertakenByTheDisabling(t *testing.T) {
 		lt.stall(false)
 		pass(time.Second / 2) // the attempt has failed, its result waits for the recorder
 		delay.Store(0)
-		lt.changeTo(outbox.Endpoint{ID: "ep", URL: "ep", Generation: 1, Disabled: true}, "")
+		lt.changeTo(outbox.Endpoint{ID: "ep", Generation: 1, Disabled: true}, "")
 		pass(time.Minute)
 		if row := lt.book.rows[deliveryKey{"ep", event}]; row.status != outbox.Missed || row.reason != offDisabled || row.attempts != 1 {
 			t.Errorf("the row is %+v, want missed because %s after one attempt", *row, offDisabled)

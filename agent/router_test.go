@@ -62,7 +62,7 @@ func newRouterTest(t *testing.T) *routerTest {
 		subs: newSubscriptions(), lanes: lt.lanes, ledger: n, metrics: lt.cfg.metrics,
 		lookup: func(context.Context, []string) (outbox.Recorded, error) { return nil, errors.New("unexpected lookup") },
 		target: func(e *outbox.Endpoint) (*sink.Target, error) {
-			target := webhook.Target(e.URL, secret.New("key"), secret.Text{})
+			target := webhook.Target(e.URL.Reveal(), secret.New("key"), secret.Text{})
 			return target, target.Err()
 		},
 		seal: func(*outbox.Endpoint) {},
@@ -106,7 +106,7 @@ func event(id string) outbox.Change {
 
 // row is an enabled endpoint of venue_1 for lead.*.
 func row(id string) outbox.Endpoint {
-	return outbox.Endpoint{ID: id, Venue: "venue_1", URL: "https://hook.example", Events: []string{"lead.*"}, Generation: 1, Created: time.Unix(1000, 0)}
+	return outbox.Endpoint{ID: id, Venue: "venue_1", URL: secret.New("https://hook.example"), Events: []string{"lead.*"}, Generation: 1, Created: time.Unix(1000, 0)}
 }
 
 func changed(e outbox.Endpoint) outbox.Change {
@@ -152,7 +152,7 @@ func TestRouter_KeepsEventsOfAnUnusableEndpointAsMissed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		rt := newRouterTest(t)
 		wrongURL, wrongEvents := row("url"), row("events")
-		wrongURL.URL = "bad"
+		wrongURL.URL = secret.New("bad")
 		wrongEvents.Events = []string{"lead.created", "lead*"}
 		rt.loadState(state(wrongURL, wrongEvents))
 		rt.want(rt.take(transaction(event("e1"), changed(row("url")), changed(row("events")), event("e2"))),

@@ -14,7 +14,7 @@ import (
 func openTarget(webhook *sink.Webhook, keys secret.Keyring, e *outbox.Endpoint) (*sink.Target, error) {
 	current, err := keys.Open(e.ID, e.Secret)
 	former, _ := keys.Open(e.ID, e.Previous) // check names the key that is missing
-	target := webhook.Target(e.URL, current, former)
+	target := webhook.Target(e.URL.Reveal(), current, former)
 	if err != nil {
 		return target, err
 	}

@@ -278,7 +278,7 @@ func decodeEndpoint(columns map[string]int, data *pglogrepl.TupleData) (*Endpoin
 	}
 	_, disabled := values["disabled_at"]
 	e := &Endpoint{
-		ID: values["id"], Venue: values["venue"], URL: values["url"], Events: parseEvents(values["events"]), Secret: secret.New(values["secret"]),
+		ID: values["id"], Venue: values["venue"], URL: secret.New(values["url"]), Events: parseEvents(values["events"]), Secret: secret.New(values["secret"]),
 		Disabled: disabled, DisabledReason: values["disabled_reason"],
 	}
 	e.PreviousUntil, _ = parseTimestamp(values["previous_secret_until"])

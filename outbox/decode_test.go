@@ -105,7 +105,7 @@ func TestDecoder_DecodesEndpoints(t *testing.T) {
 	c, ok, err := d.update(&pglogrepl.UpdateMessage{RelationID: endpointsRelation, NewTuple: row})
 	must(t, err)
 	e := c.Endpoint.Endpoint
-	if !ok || c.Endpoint.ID != "ep_1" || e.Venue != "venue_1" || e.URL != "https://h.example/" || !cmp.Equal(e.Events, []string{"lead.*", `a,"b`}) ||
+	if !ok || c.Endpoint.ID != "ep_1" || e.Venue != "venue_1" || e.URL.Reveal() != "https://h.example/" || !cmp.Equal(e.Events, []string{"lead.*", `a,"b`}) ||
 		e.Secret.Reveal() != "s" || e.Previous.Reveal() != "old" || e.PreviousUntil.Year() != 2026 || !e.Disabled || e.DisabledReason != ReasonManual ||
 		e.Generation != 7 || e.Created.Year() != 2024 {
 		t.Errorf("decoded %+v", e)

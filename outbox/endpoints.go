@@ -165,7 +165,7 @@ func (db *DB) insertEndpoint(ctx context.Context, q querier, e Endpoint, descrip
 	if err := q.QueryRow(ctx, selectNewEndpointID).Scan(&id); err != nil {
 		return "", err
 	}
-	return id, exec(ctx, q, insertEndpoint, id, e.Venue, e.URL, e.Events, db.cfg.Keys.Seal(id, e.Secret).Reveal(), description, managedBy)
+	return id, exec(ctx, q, insertEndpoint, id, e.Venue, e.URL.Reveal(), e.Events, db.cfg.Keys.Seal(id, e.Secret).Reveal(), description, managedBy)
 }
 
 const enableEndpoint = `

@@ -129,7 +129,7 @@ func TestEndpoints_AreShownWithoutSecrets(t *testing.T) {
 func TestEndpoints_AreChangedAsAsked(t *testing.T) {
 	db, env := openDB(t)
 	ctx := t.Context()
-	id, err := db.AddEndpoint(ctx, Endpoint{Venue: "venue_a", URL: "https://h.example/", Events: []string{"lead.*"}, Secret: secret.New("first")}, "books")
+	id, err := db.AddEndpoint(ctx, Endpoint{Venue: "venue_a", URL: secret.New("https://h.example/"), Events: []string{"lead.*"}, Secret: secret.New("first")}, "books")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -137,7 +137,7 @@ func TestEndpoints_AreChangedAsAsked(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if e.Secret.Reveal() != "first" || e.Venue != "venue_a" || e.URL != "https://h.example/" || !cmp.Equal(e.Events, []string{"lead.*"}) || e.Disabled {
+	if e.Secret.Reveal() != "first" || e.Venue != "venue_a" || e.URL.Reveal() != "https://h.example/" || !cmp.Equal(e.Events, []string{"lead.*"}) || e.Disabled {
 		t.Errorf("the endpoint was not added as asked: %+v", e)
 	}
 

@@ -69,7 +69,7 @@ func appendJSONString(b []byte, s string) []byte {
 type Endpoint struct {
 	ID       string
 	Venue    string
-	URL      string
+	URL      secret.Text // its path and query may hold the customer's own token
 	Events   []string
 	Secret   secret.Text
 	Previous secret.Text // also signs until PreviousUntil

@@ -89,17 +89,17 @@ func compareWithRefill(t *testing.T, db *DB, env *testenv.DB, f *follower, n int
 
 func TestEndpointChange_MergeFillsInWhatTheStreamLeftOut(t *testing.T) {
 	until := time.Unix(1000, 0)
-	before := &Endpoint{ID: "ep_1", URL: "https://old.example/", Events: []string{"old"}, Secret: secret.New("old"), Previous: secret.New("older"), PreviousUntil: until}
+	before := &Endpoint{ID: "ep_1", URL: secret.New("https://old.example/"), Events: []string{"old"}, Secret: secret.New("old"), Previous: secret.New("older"), PreviousUntil: until}
 	c := EndpointChange{ID: "ep_1", Endpoint: &Endpoint{ID: "ep_1", Venue: "new"}, unchanged: []string{"url", "events", "secret", "previous_secret"}}
 	c.Merge(before)
 	e := c.Endpoint
-	if e.URL != before.URL || !cmp.Equal(e.Events, before.Events) || !e.Secret.Equal(before.Secret) || !e.Previous.Equal(before.Previous) ||
+	if !e.URL.Equal(before.URL) || !cmp.Equal(e.Events, before.Events) || !e.Secret.Equal(before.Secret) || !e.Previous.Equal(before.Previous) ||
 		!e.PreviousUntil.Equal(until) || e.Venue != "new" {
 		t.Errorf("after the merge: %+v", e)
 	}
-	c = EndpointChange{ID: "ep_1", Endpoint: &Endpoint{ID: "ep_1", URL: "https://new.example/"}}
+	c = EndpointChange{ID: "ep_1", Endpoint: &Endpoint{ID: "ep_1", URL: secret.New("https://new.example/")}}
 	c.Merge(before)
-	if e := c.Endpoint; e.URL != "https://new.example/" || e.Events != nil || !e.Secret.IsZero() {
+	if e := c.Endpoint; e.URL.Reveal() != "https://new.example/" || e.Events != nil || !e.Secret.IsZero() {
 		t.Errorf("a change that left out nothing was overwritten: %+v", e)
 	}
 }

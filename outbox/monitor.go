@@ -75,7 +75,8 @@ func (db *DB) CheckSlot(ctx context.Context, t *Tailer) error {
 
 // ManagedEndpoint is an endpoint of the configuration file. Venue and URL identify it.
 type ManagedEndpoint struct {
-	Venue, URL  string
+	Venue       string
+	URL         secret.Text
 	Events      []string
 	Secret      secret.Text
 	Description string
@@ -115,7 +116,7 @@ func (db *DB) SyncManaged(ctx context.Context, endpoints []ManagedEndpoint) erro
 		known := map[key]row{}
 		wanted := map[key]bool{}
 		for _, e := range endpoints {
-			wanted[key{e.Venue, e.URL}] = true
+			wanted[key{e.Venue, e.URL.Reveal()}] = true
 		}
 		var remove []string
 		for _, r := range rows {
@@ -127,7 +128,7 @@ func (db *DB) SyncManaged(ctx context.Context, endpoints []ManagedEndpoint) erro
 			known[k] = r
 		}
 		for _, e := range endpoints {
-			r, exists := known[key{e.Venue, e.URL}]
+			r, exists := known[key{e.Venue, e.URL.Reveal()}]
 			if exists {
 				// A secret that is the same stays as it is stored: to seal it is not worth waiting for whoever holds the row.
 				stored := secret.New(r.secret)

@@ -21,8 +21,8 @@ func TestSyncManaged_MakesTheFilesEndpointsThoseOfTheFile(t *testing.T) {
 	db, env := openDB(t)
 	addEndpoint(t, env, "ep_1", "venue_a", "*")
 	const byApp = "venue_a https://h.example/hook?key=1 {*} sentinel "
-	a := ManagedEndpoint{Venue: "venue_a", URL: "https://a.example/", Events: []string{"*"}, Secret: secret.New("s1"), Description: "books"}
-	b := ManagedEndpoint{Venue: "venue_b", URL: "https://a.example/", Events: []string{"lead.*", "x"}, Secret: secret.New("s2")}
+	a := ManagedEndpoint{Venue: "venue_a", URL: secret.New("https://a.example/"), Events: []string{"*"}, Secret: secret.New("s1"), Description: "books"}
+	b := ManagedEndpoint{Venue: "venue_b", URL: secret.New("https://a.example/"), Events: []string{"lead.*", "x"}, Secret: secret.New("s2")}
 	for _, step := range []struct {
 		name string
 		file []ManagedEndpoint
@@ -43,7 +43,7 @@ func TestSyncManaged_MakesTheFilesEndpointsThoseOfTheFile(t *testing.T) {
 func TestSyncManaged_ChangesARowOnlyWhenTheFileHas(t *testing.T) {
 	t.Parallel()
 	db, env := openDB(t)
-	e := ManagedEndpoint{Venue: "venue_a", URL: "https://a.example/", Events: []string{"*"}, Secret: secret.New("s1")}
+	e := ManagedEndpoint{Venue: "venue_a", URL: secret.New("https://a.example/"), Events: []string{"*"}, Secret: secret.New("s1")}
 	must(t, db.SyncManaged(t.Context(), []ManagedEndpoint{e}))
 	env.Exec(t, `update webhooks.endpoints set disabled_at = now()`)
 	version := func() string {

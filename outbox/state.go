@@ -100,17 +100,17 @@ func (db *DB) LoadState(ctx context.Context) (State, error) {
 
 func scanEndpointState(row pgx.CollectableRow) (e EndpointState, err error) {
 	var (
-		secretText, previous string
-		until, firstFailure  *time.Time
-		events               string
+		url, secretText, previous string
+		until, firstFailure       *time.Time
+		events                    string
 	)
-	err = row.Scan(&e.ID, &e.Venue, &e.URL, &events, &secretText, &previous, &until, &e.Disabled, &e.DisabledReason,
+	err = row.Scan(&e.ID, &e.Venue, &url, &events, &secretText, &previous, &until, &e.Disabled, &e.DisabledReason,
 		&e.Generation, &e.Created, &e.Failures, &firstFailure, &e.Unusable)
 	if err != nil {
 		return e, fmt.Errorf("endpoint %s: %w", strconv.Quote(e.ID), err)
 	}
 	e.Events = parseEvents(events)
-	e.Secret = secret.New(secretText)
+	e.URL, e.Secret = secret.New(url), secret.New(secretText)
 	if previous != "" && until != nil {
 		e.Previous, e.PreviousUntil = secret.New(previous), *until
 	}
