@@ -76,8 +76,10 @@ vet: ## run go vet
 lint: ## run golangci-lint where it is installed
 	@if command -v golangci-lint >/dev/null; then golangci-lint run; else echo "golangci-lint is not installed: left out"; fi
 
+# With -short two tests make fewer rounds of the same: the race detector takes ten times as long for them, and they have no goroutines to
+# compare. test and test-edges make all rounds.
 race: ## run all tests under the race detector
-	CGO_ENABLED=1 $(GO_TEST) -race ./...
+	CGO_ENABLED=1 $(GO_TEST) -race -short ./...
 
 fuzz: ## fuzz every target with FUZZTIME inputs each
 	@set -e; for package in $$(go list ./...); do \
