@@ -284,8 +284,9 @@ func (t *Tailer) handle(take context.Context, out chan<- *Batch, msg pgproto3.Ba
 	case *pgproto3.NoticeResponse:
 		notice := pgconn.ErrorResponseToPgError((*pgproto3.ErrorResponse)(m))
 		t.onNotice(nil, (*pgconn.Notice)(notice))
-		if notice.Code == codeNotPrerequisite {
-			// PostgreSQL 18 passes over a publication that is missing with this warning, and over its changes with it.
+		if notice.Code == codeNotPrerequisite && notice.File == "pgoutput.c" {
+			// PostgreSQL 18 passes over a publication that is missing with this warning, and over its changes with it. The same code
+			// from elsewhere means something else: a slot of synchronized_standby_slots that no standby uses, say.
 			return fmt.Errorf("%w: %w", ErrUndecodable, notice)
 		}
 		return nil

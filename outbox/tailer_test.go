@@ -2,6 +2,7 @@ package outbox
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -10,6 +11,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgproto3"
 
 	"github.com/quintago/webhook-agent/testenv"
 )
@@ -333,4 +335,14 @@ func TestTailer_WaitsForASlotThatIsHeld(t *testing.T) {
 	gone, cancel := context.WithCancel(t.Context())
 	cancel()
 	must(t, second.Run(gone, gone, make(chan *Batch)))
+}
+
+func TestTailer_TellsAMissingPublicationFromOtherWarnings(t *testing.T) {
+	tailer := NewTailer(Config{}, testLog(t))
+	for file, want := range map[string]error{"pgoutput.c": ErrUndecodable, "slot.c": nil} {
+		err := tailer.handle(t.Context(), nil, &pgproto3.NoticeResponse{Severity: "WARNING", Code: codeNotPrerequisite, Message: "of " + file, File: file})
+		if !errors.Is(err, want) {
+			t.Errorf("a warning of %s: %v, want %v", file, err, want)
+		}
+	}
 }

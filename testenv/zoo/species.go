@@ -69,7 +69,7 @@ func httpSpecies() []species {
 		{name: "retry-400", does: "answers 400 and wants to be asked again in an hour", act: says(retryAfter(400, "3600"))},
 		{name: "gone", does: "answers 410", act: says(response(410, "never again"))},
 		{name: "unprocessable", does: "answers 422 and says why", act: says(response(422, `{"error":"lead.stage is unknown"}`))},
-		{name: "too-large", does: "answers 413 before it has read the request", first: true, act: then(says(response(413, "too much")), pauses)},
+		{name: "too-large", does: "answers 413 without having read all of the request", first: true, act: then(hears, says(response(413, "too much")), pauses)},
 
 		{name: "http-0.9", does: "answers with a page and no status", act: says("<html>hello</html>")},
 		{name: "http-2", does: "speaks HTTP/2 without having been asked", act: says("\x00\x00\x00\x04\x00\x00\x00\x00\x00")},
