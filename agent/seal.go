@@ -21,7 +21,7 @@ func openTarget(webhook *sink.Webhook, keys secret.Keyring, e *outbox.Endpoint) 
 	return target, target.Err()
 }
 
-// sealBatch is how many endpoints are sealed between two looks at the context.
+// sealBatch is how many endpoints are tried before a pause, if one of them could not be sealed.
 const sealBatch = 100
 
 // unsealed are the endpoints whose secrets are to be sealed. The router adds them, seal takes them.

@@ -39,20 +39,6 @@ func resolveZoo() {
 	}}
 }
 
-func openZoo(t *testing.T) *zoo.Zoo {
-	t.Helper()
-	z, err := zoo.Open()
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := z.Close(); err != nil {
-			t.Error(err)
-		}
-	})
-	return z
-}
-
 const selectZoo = `
 select concat_ws(E'\t', d.endpoint_id, d.status || coalesce(', disabled: ' || e.disabled_reason, ''), coalesce(d.last_code::text, '-'), coalesce(d.last_class, '-'),
                  coalesce(round(extract(epoch from d.next_attempt_at - a.at) / 60) || ' min', '-'), coalesce(d.last_error, '-'), left(a.response, 40))
@@ -68,7 +54,7 @@ var clockNow, manyX = regexp.MustCompile(`clock says [-0-9TZ:]+`), regexp.MustCo
 // with testdata/zoo.golden.
 func TestZoo_EachAnimalMeetsAClearAnswer(t *testing.T) {
 	t.Parallel()
-	z := openZoo(t)
+	z := zoo.Start(t)
 	zooDNS.Store(z)
 	t.Cleanup(func() { zooDNS.Store(nil) })
 	env := testenv.NewDB(t)
@@ -154,7 +140,7 @@ func TestZoo_HealthyEndpointsDoNotNoticeIt(t *testing.T) {
 		slow   = time.Second // half of what an attempt at a silent animal takes; for nine of ten, since other tests run beside this one
 		memory = 160 << 20
 	)
-	z := openZoo(t)
+	z := zoo.Start(t)
 	env := testenv.NewDB(t)
 	r := testenv.StartReceiver(t, testSecret)
 	for i := range sound {

@@ -24,7 +24,6 @@ const KeyBytes = 32
 // The zero Keyring has no keys: it seals nothing and opens only what is not sealed. A Keyring may be used by any number of goroutines.
 type Keyring struct{ keys []*key } // the first one seals, all open
 
-// key is a pointer in Keyring, so that fmt prints no more than its address.
 type key struct {
 	id   string // the first four bytes, in hexadecimal, of the SHA-256 of what it names and the key
 	aead cipher.AEAD
@@ -46,7 +45,7 @@ func NewKeyring(hexKeys []Text) (Keyring, error) {
 			continue
 		}
 		k := newKey(raw)
-		if other := ring.find(k.id); other != nil {
+		if ring.find(k.id) != nil {
 			errs = append(errs, fmt.Errorf("key %d is there twice", i+1))
 			continue
 		}

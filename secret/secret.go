@@ -1,4 +1,4 @@
-// Package secret holds one type: a text that cannot be printed by accident.
+// Package secret holds a text that cannot be printed by accident (Text), and the keys that seal it for storage (Keyring).
 //
 // Connection URLs, endpoint secrets and the admin token travel through configuration, errors, logs and
 // JSON. Whatever prints a Text, by any verb of fmt, by slog, by encoding/json or by a text encoder, prints

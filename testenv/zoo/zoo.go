@@ -14,6 +14,7 @@ import (
 	"net/http"
 	"net/netip"
 	"sync"
+	"testing"
 )
 
 // Animal is one behaviour.
@@ -64,6 +65,21 @@ func Open() (z *Zoo, err error) {
 		return z, err
 	}
 	return z, z.addNamed(tame)
+}
+
+// Start opens a zoo until the end of the test.
+func Start(t testing.TB) *Zoo {
+	t.Helper()
+	z, err := Open()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := z.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return z
 }
 
 // addSpecies starts the animals that have a port each. It returns that of the first one, which does no harm.

@@ -11,22 +11,8 @@ import (
 	"time"
 )
 
-func openTest(t *testing.T) *Zoo {
-	t.Helper()
-	z, err := Open()
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := z.Close(); err != nil {
-			t.Error(err)
-		}
-	})
-	return z
-}
-
 func TestOpen_HasAnimalsOfDifferentNamesAndPlaces(t *testing.T) {
-	z := openTest(t)
+	z := Start(t)
 	names, places := map[string]bool{}, map[string]bool{}
 	name := regexp.MustCompile(`^[a-z0-9.-]+$`)
 	for _, a := range z.Animals {
@@ -45,7 +31,7 @@ func TestOpen_HasAnimalsOfDifferentNamesAndPlaces(t *testing.T) {
 }
 
 func TestOpen_TheFirstAnimalIsTame(t *testing.T) {
-	z := openTest(t)
+	z := Start(t)
 	response, err := http.Post(z.Animals[0].URL, "application/json", nil)
 	if err != nil {
 		t.Fatal(err)
@@ -57,7 +43,7 @@ func TestOpen_TheFirstAnimalIsTame(t *testing.T) {
 }
 
 func TestDNS_AnswersLongAndShort(t *testing.T) {
-	z := openTest(t)
+	z := Start(t)
 	resolver := &net.Resolver{PreferGo: true, Dial: func(ctx context.Context, network, _ string) (net.Conn, error) {
 		return new(net.Dialer).DialContext(ctx, network, z.DNS.String())
 	}}
@@ -81,7 +67,7 @@ func TestDNS_AnswersLongAndShort(t *testing.T) {
 }
 
 func TestFull_TakesNoConnection(t *testing.T) {
-	z := openTest(t)
+	z := Start(t)
 	i := slices.IndexFunc(z.Animals, func(a Animal) bool { return a.Name == "full" })
 	u, err := url.Parse(z.Animals[i].URL)
 	if err != nil {
