@@ -62,7 +62,7 @@ func TestZoo_EachAnimalMeetsAClearAnswer(t *testing.T) {
 		env.Exec(t, `insert into webhooks.endpoints (id, venue, url, events, secret) values ($1, 'zoo', $2, '{*}', $3)`, a.Name, a.URL, testSecret)
 	}
 	cfg := testConfig(env)
-	cfg.Delivery.Timeout = time.Second
+	cfg.Delivery.Timeout = 4 * time.Second                   // enough for a large certificate on a machine that is busy, less than the resolver gives a DNS server
 	cfg.Delivery.Retries = []time.Duration{10 * time.Minute} // less than the longest Retry-After
 	agent := start(t, cfg)
 	agent.waitLog("msg=leading")
