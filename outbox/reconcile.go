@@ -96,14 +96,6 @@ func (c *comparison) after(horizon *string, at *time.Time, h Horizon) error {
 	return err
 }
 
-// wants is the condition that an endpoint e wants an event, given the expressions for the event's venue, its type and the time
-// until which the endpoint can have been registered: the patterns of package agent in SQL.
-func wants(venue, until, eventType string) string {
-	return fmt.Sprintf(`e.venue = %[1]s and e.created <= %[2]s
-      and exists (select from unnest(e.events) p where p in ('*', %[3]s) or (right(p, 2) = '.*' and starts_with(%[3]s, left(p, -1))))`,
-		venue, until, eventType)
-}
-
 // registeredUntil is the expression for until, given that for created and the parameters for comparison.at, newer and newerXIDs.
 func registeredUntil(created, at, newer, newerXIDs string) string {
 	return fmt.Sprintf("greatest(%s, case when %s < %s::bigint then %s::timestamptz end)", created, xidsAfter("o", newer+"::bigint"), newerXIDs, at)
@@ -113,16 +105,6 @@ func registeredUntil(created, at, newer, newerXIDs string) string {
 // have 32 bits and go round; webhooks.handed_over takes a row that is older than half a round for one of the future.
 func xidsAfter(row, from string) string {
 	return fmt.Sprintf("(%s.xmin::text::bigint - %s & 4294967295)", row, from)
-}
-
-// eventColumns returns the expressions for an event's id, venue, created and type, with the values that the stream would give
-// to what is null or out of range.
-func (db *DB) eventColumns() (id, venue, created, eventType string) {
-	c := db.cfg.Columns
-	at := "o." + quoteIdent(c.Created)
-	return "o." + quoteIdent(c.ID), "o." + quoteIdent(c.Venue) + "::text",
-		fmt.Sprintf("case when isfinite(%[1]s::timestamptz) then %[1]s::timestamptz else now() end", at),
-		"coalesce(o." + quoteIdent(c.Type) + "::text, '')"
 }
 
 // findSQL returns events with whether they lack a delivery row. After a gap those are a piece of the outbox in the order of its ids,
@@ -136,8 +118,8 @@ func (db *DB) findSQL(periodic bool) string {
 		return fmt.Sprintf(`exists (select from webhooks.endpoints e
       where %[1]s
       and ($4::text is null or webhooks.handed_over(e.xmin, $4::text::pg_snapshot))
-      and not exists (select from webhooks.deliveries d where d.event_id = %[2]s and d.endpoint_id = e.id))`,
-			wants(venue, until, eventType), id)
+      and not %[2]s)`,
+			wants(venue, until, eventType), isRecorded(id, "e.id"))
 	}
 	if periodic {
 		return fmt.Sprintf(`
