@@ -8,7 +8,6 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"runtime"
 	"strings"
 	"syscall"
 	"time"
@@ -37,6 +36,7 @@ const (
 	ClassHTTPStatus       Class = "http_status"
 	ClassNetworkError     Class = "network_error"
 	ClassCanceled         Class = "canceled"
+	ClassInternalError    Class = "internal_error"
 )
 
 const (
@@ -214,14 +214,6 @@ func networkSentence(err error, host string) string {
 		return fmt.Sprintf("the connection to %s failed: %v", host, errno) // the text is from a table of package syscall
 	}
 	return fmt.Sprintf("the connection to %s failed", host)
-}
-
-// internalError says what it safely can about a recovered panic. Only the texts of runtime errors are known to quote no data.
-func internalError(recovered any) string {
-	if err, ok := recovered.(runtime.Error); ok {
-		return fmt.Sprintf("internal error of the agent: %v", err)
-	}
-	return fmt.Sprintf("internal error of the agent: panic of type %T", recovered)
 }
 
 // classifyStatus is for a status that is not 2xx. It uses the number only: the reason phrase is the server's own text.

@@ -51,7 +51,8 @@
 //	response_too_large  the response headers exceed their limit
 //	redirect            the server answered 3xx
 //	http_status         the server answered another status that is not 2xx
-//	network_error       none of the above: no route, or an internal error
+//	network_error       none of the above, such as no route
+//	internal_error      a fault of the agent itself, which is not the server's doing
 //	canceled            the caller's context ended first; the result is unknown
 //
 // # Goroutines

@@ -8,6 +8,8 @@ import (
 	"net/netip"
 	"slices"
 	"syscall"
+
+	"github.com/quintago/webhook-agent/panics"
 )
 
 // network is a range of addresses and the word for it in a sentence.
@@ -158,16 +160,18 @@ func (r refusal) String() string {
 var errBlocked = errors.New("address refused by policy")
 
 // control is net.Dialer.ControlContext: it is called for every address that is about to be connected to, after DNS and
-// before the first packet.
+// before the first packet. A panic refuses the address too: net calls it on goroutines of its own.
 func (g *guard) control(ctx context.Context, _, address string, _ syscall.RawConn) error {
-	p := progressOf(ctx)
-	target, _ := netip.ParseAddrPort(address) // the zero address is refused as malformed
-	if r := g.judge(target.Addr()); r != (refusal{}) {
-		p.blocked.CompareAndSwap(nil, &r)
-		return errBlocked
-	}
-	p.reach(phaseConnect)
-	return nil
+	return panics.Catch(func() error {
+		p := progressOf(ctx)
+		target, _ := netip.ParseAddrPort(address) // the zero address is refused as malformed
+		if r := g.judge(target.Addr()); r != (refusal{}) {
+			p.blocked.CompareAndSwap(nil, &r)
+			return errBlocked
+		}
+		p.reach(phaseConnect)
+		return nil
+	})
 }
 
 // HostAddrs returns the addresses of the host's network interfaces as they are now, for WebhookConfig.DenyAddrs.

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/quintago/webhook-agent/crashpoint"
+	"github.com/quintago/webhook-agent/panics"
 )
 
 const (
@@ -57,12 +58,17 @@ func newTransport(cfg WebhookConfig, g *guard) *http.Transport {
 	}
 }
 
-// dialContext dials with d and notes the progress of the attempt.
+// dialContext dials with d and notes the progress of the attempt. net/http calls it on a goroutine of its
+// own, so a panic becomes the error of the dial.
 func dialContext(d *net.Dialer) func(ctx context.Context, network, address string) (net.Conn, error) {
-	return func(ctx context.Context, network, address string) (net.Conn, error) {
-		progressOf(ctx).reach(phaseDNS)
-		conn, err := d.DialContext(ctx, network, absoluteName(address))
-		return crashpoint.Conn(conn), err
+	return func(ctx context.Context, network, address string) (conn net.Conn, err error) {
+		err = panics.Catch(func() (err error) {
+			progressOf(ctx).reach(phaseDNS)
+			conn, err = d.DialContext(ctx, network, absoluteName(address))
+			conn = crashpoint.Conn(conn)
+			return err
+		})
+		return conn, err
 	}
 }
 

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/quintago/webhook-agent/crashpoint"
+	"github.com/quintago/webhook-agent/panics"
 )
 
 const (
@@ -52,6 +53,7 @@ type Result struct {
 	Latency    time.Duration // from the call to the status line, or to the failure
 	Response   string        // the first 4 KiB of the body, sanitized, not yet Printable; failures only
 	RetryAfter time.Duration // what a 429 or 503 asked for, at most an hour; 0 when nothing usable
+	Panic      *panics.Error // with ClassInternalError
 }
 
 // WebhookConfig configures a Webhook.
@@ -112,13 +114,14 @@ var contentType = []string{"application/json"}
 const requestHeaders = 7
 
 // Attempt sends r once and reports what came of it. It returns after delivery.timeout at the latest, or when ctx ends. A
-// panic on the way, ours or the standard library's, is a failed attempt of class network_error, unless it happens on one of
-// net/http's own goroutines, where nothing can recover it.
+// panic on the way, ours or the standard library's, is a failed attempt of class internal_error, unless it happens on one of
+// net/http's own goroutines outside the dial, where nothing can recover it.
 func (w *Webhook) Attempt(ctx context.Context, r Request) (result Result) {
 	start := time.Now()
 	defer func() {
-		if p := recover(); p != nil {
-			result = failed(ClassNetworkError, internalError(p))
+		if p := panics.Recovered(recover()); p != nil {
+			result = failed(ClassInternalError, p.Error())
+			result.Panic = p
 			result.Latency = time.Since(start)
 		}
 	}()
@@ -137,6 +140,9 @@ func (w *Webhook) Attempt(ctx context.Context, r Request) (result Result) {
 	seen := new(progress)
 	crashpoint.Hit(crashpoint.BeforeDial)
 	response, err := w.transport.RoundTrip(newRequest(observe(ctx, seen), r.Target.url, w.header(r), r.Body))
+	if p, ok := errors.AsType[*panics.Error](err); ok {
+		panic(p) // of the dial
+	}
 	latency := time.Since(start)
 	ended := context.Cause(ctx) // read once, for it may end at any moment; nil while it has not
 	switch {

@@ -371,7 +371,10 @@ func TestAttempt_TurnsAPanicIntoAFailure(t *testing.T) {
 	w := newTestWebhook(t, nil)
 	r := requestTo("http://127.0.0.1:1")
 	got := w.Attempt(panickyContext{t.Context(), "sentinel"}, r.of(w))
-	checkClass(t, got, ClassNetworkError, 0, "internal error", "string")
+	checkClass(t, got, ClassInternalError, 0, "a fault of the agent itself", "string")
+	if got.Panic == nil || !strings.HasPrefix(got.Panic.Place, "sink/webhook_test.go:") {
+		t.Errorf("the result tells of %+v", got.Panic)
+	}
 	checkNoSentinel(t, got)
 
 	var runtimeError any
@@ -379,5 +382,5 @@ func TestAttempt_TurnsAPanicIntoAFailure(t *testing.T) {
 		defer func() { runtimeError = recover() }()
 		_ = r.Body[len(r.Body):][0]
 	}()
-	checkClass(t, w.Attempt(panickyContext{t.Context(), runtimeError}, r.of(w)), ClassNetworkError, 0, "index out of range")
+	checkClass(t, w.Attempt(panickyContext{t.Context(), runtimeError}, r.of(w)), ClassInternalError, 0, "index out of range")
 }
