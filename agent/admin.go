@@ -12,6 +12,7 @@ import (
 	"golang.org/x/net/netutil"
 
 	"github.com/quintago/webhook-agent/outbox"
+	"github.com/quintago/webhook-agent/panics"
 )
 
 const (
@@ -48,7 +49,7 @@ func (a *agent) adminRoutes(g *gate) http.Handler {
 	})
 	metrics := promhttp.HandlerFor(a.metrics.registry, promhttp.HandlerOpts{MaxRequestsInFlight: 4, Timeout: 10 * time.Second})
 	mux.Handle("GET /metrics", g.private(metrics))
-	return g.names(mux)
+	return a.countPanics(g.names(mux))
 }
 
 // serveAdmin answers requests until ctx ends.
@@ -61,12 +62,12 @@ func (a *agent) serveAdmin(ctx context.Context, l net.Listener) error {
 		IdleTimeout:       5 * time.Second, // so that idle connections of others do not take all places
 		MaxHeaderBytes:    16 << 10,
 	}
-	stop := context.AfterFunc(ctx, func() {
+	stop := context.AfterFunc(ctx, panics.GuardFunc(a.caught, func() {
 		grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), adminGrace)
 		defer cancel()
 		_ = server.Shutdown(grace)
 		_ = server.Close()
-	})
+	}))
 	defer stop()
 	if err := server.Serve(netutil.LimitListener(l, adminConnections)); !errors.Is(err, http.ErrServerClosed) {
 		return fmt.Errorf("serve %s: %w", l.Addr(), err)

@@ -53,4 +53,16 @@
 // stream is no longer read but kept alive; no attempt starts; those under way finish, for at most
 // delivery.shutdown_timeout, then they are canceled, which leaves them unrecorded; the ledger commits what it has;
 // the position is confirmed and the slot is free; the admin listener closes.
+//
+// # Panics
+//
+// A panic is a fault of ours. It ends the term and not the process: every goroutine and timer is guarded (panic.go,
+// package panics; a test of the repository looks for those that are not). It is counted and logged once for each place,
+// without the value, which may quote an event. The next term builds its memory anew from the database.
+//
+// What makes the agent panic in one term after the other is set aside by what was being handled (outbox.Subject): after
+// the third panic a delivery is recorded as failed, an endpoint is shown as unusable, a change that cannot be read is
+// passed over, and pruning or sealing is left out; after the sixth nothing is done with an event or an endpoint. The
+// counts are in memory, so a restart tries everything again. A panic in an attempt harms nothing in memory and is that
+// attempt's own: class internal_error, which is tried again like any failure and counts for no endpoint.
 package agent

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/quintago/webhook-agent/outbox"
+	"github.com/quintago/webhook-agent/panics"
 	"github.com/quintago/webhook-agent/sink"
 )
 
@@ -49,6 +50,9 @@ type lanesConfig struct {
 	recorder recorder
 	metrics  *metrics
 	log      *slog.Logger
+	// caught is told of a panic, after which the lanes are of no use any more.
+	caught   func(*panics.Error)
+	suspects *suspects
 }
 
 // lanes schedules the attempts of all endpoints.
@@ -108,8 +112,11 @@ func (s *lanes) offer(offers []offer) (results []*outbox.Result) {
 	now := s.cfg.now()
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	var at outbox.Subject
+	defer at.Blame()
 	for _, o := range offers {
 		l, d := o.lane, o.delivery
+		at = d.Subject()
 		switch {
 		case l.off != "":
 			results = append(results, missed(d, l.off, now))
@@ -194,7 +201,7 @@ func (s *lanes) dispatchLocked() {
 		if l == nil {
 			return
 		}
-		s.workers.Go(func() { s.workOn(l, d) })
+		s.workers.Go(panics.GuardFunc(s.cfg.caught, func() { s.workOn(l, d) }))
 	}
 }
 
@@ -241,12 +248,14 @@ func (s *lanes) workOn(l *lane, d *outbox.Delivery) {
 // under the global limit is kept until the recorder has the result, so that a slow database slows attempts down
 // instead of piling up results.
 func (s *lanes) attempt(l *lane, d *outbox.Delivery) (*lane, *outbox.Delivery) {
+	at := d.Subject()
+	defer at.Blame()
 	request := s.request(l, d)
-	slow := time.AfterFunc(slowAfter, func() {
+	slow := time.AfterFunc(slowAfter, panics.GuardFunc(s.cfg.caught, func() {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		s.proveLocked(l, false)
-	})
+	}))
 	result := s.cfg.attempt(s.work, request)
 	slow.Stop()
 	if result.Outcome != sink.Canceled {
@@ -274,10 +283,10 @@ func (s *lanes) attempt(l *lane, d *outbox.Delivery) (*lane, *outbox.Delivery) {
 }
 
 func (s *lanes) request(l *lane, d *outbox.Delivery) sink.Request {
-	s.mu.Lock()
-	target, until := l.target, l.endpoint.PreviousUntil
-	s.mu.Unlock()
 	now := s.cfg.now()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	target, until := l.target, l.endpoint.PreviousUntil
 	return sink.Request{Target: target, Rotates: now.Before(until), EventID: d.EventID, Body: d.Body, At: now}
 }
 
@@ -316,23 +325,25 @@ func (s *lanes) finish(l *lane, d *outbox.Delivery, result sink.Result) []record
 		return s.unsendable(d, result, now)
 	}
 	l.window = max(1, l.window/2)
-	l.failures++
-	if l.failures == 1 {
-		l.firstFailure = now
-	}
 	r := &outbox.Result{
-		Delivery: d, Finished: now, Health: s.healthLocked(l),
+		Delivery: d, Finished: now,
 		Attempt: &outbox.Attempt{
 			Number: d.Attempts + 1, At: now, Code: result.Code, Class: string(result.Class), Error: result.Error,
 			Latency: result.Latency, Response: result.Response,
 		},
 	}
-	r.Health.LastFailure, r.Health.LastError = now, result.Error
-	if l.off == offRemoved {
-		r.Health = nil // it went with the endpoint
+	counts := result.Class != sink.ClassInternalError // which is our doing, and not the endpoint's
+	if counts {
+		if l.failures++; l.failures == 1 {
+			l.firstFailure = now
+		}
+		if l.off != offRemoved { // its health went with it
+			r.Health = s.healthLocked(l)
+			r.Health.LastFailure, r.Health.LastError = now, result.Error
+		}
 	}
 	// An unusable endpoint is disabled as well: it would be mended with no failures left and stand still.
-	if l.off != offDisabled && l.off != offRemoved {
+	if counts && l.off != offDisabled && l.off != offRemoved {
 		switch {
 		case result.Outcome == sink.Gone:
 			r.Disable = outbox.ReasonGone

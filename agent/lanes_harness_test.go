@@ -66,7 +66,7 @@ func newLaneTest(t *testing.T, configure func(*lanesConfig)) *laneTest {
 	d := DefaultConfig().Delivery
 	cfg := lanesConfig{
 		concurrency: d.Concurrency, endpointConcurrency: d.EndpointConcurrency, disableAfter: d.DisableAfter, retries: d.Retries,
-		queueBytes: int(d.QueueMemory), attempt: lt.attempt, leads: func() bool { return true }, now: time.Now, recorder: lt.book, metrics: newMetrics("test", source{}),
+		queueBytes: int(d.QueueMemory), attempt: lt.attempt, leads: func() bool { return true }, now: time.Now, recorder: lt.book, metrics: newMetrics("test", (&agent{}).source()),
 		log: slog.New(slog.NewTextHandler(lt.log, nil)),
 	}
 	if configure != nil {

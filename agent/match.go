@@ -39,6 +39,12 @@ func parsePatterns(events []string) (p patterns, err error) {
 	return p.reduce(), err
 }
 
+// match reports whether an event of this type is wanted.
+func (p patterns) match(eventType string) bool {
+	return p.all || slices.Contains(p.types, eventType) ||
+		slices.ContainsFunc(p.prefixes, func(prefix string) bool { return strings.HasPrefix(eventType, prefix) })
+}
+
 // reduce drops what other patterns cover already.
 func (p patterns) reduce() patterns {
 	if p.all {

@@ -22,6 +22,8 @@ type metrics struct {
 	swept       prometheus.Counter
 	pruned      *prometheus.CounterVec // by table
 	sealed      prometheus.Counter
+	panics      prometheus.Counter
+	setAside    *prometheus.CounterVec // by kind
 	latency     prometheus.Histogram
 	commitToAck prometheus.Histogram
 	groupSize   prometheus.Histogram
@@ -82,6 +84,8 @@ func newMetrics(version string, src source) *metrics {
 	m.swept = counter("recovered_deliveries_total", "Deliveries of events that had passed the stream unseen and were found in the outbox.")
 	m.pruned = counters("pruned_rows_total", "Rows deleted because they were older than outbox.retention, by table.", "table")
 	m.sealed = counter("sealed_endpoints_total", "Endpoints whose secrets were sealed with the first of security.keys.")
+	m.panics = counter("panics_total", "Panics, which are faults of the agent itself.")
+	m.setAside = counters("set_aside_total", "Changes, events and endpoints not handled because the agent panics over them again and again, by kind.", "kind")
 	m.latency = histogram("attempt_duration_seconds", "Duration of attempts.", seconds)
 	m.commitToAck = histogram("commit_to_delivery_seconds", "From the commit of an event to the end of its first attempt.", seconds)
 	m.groupSize = histogram("ledger_group_size", "Results recorded by one transaction.", prometheus.ExponentialBuckets(1, 4, 7))

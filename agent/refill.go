@@ -120,7 +120,11 @@ func (s *lanes) holds(l *lane, eventID string) bool {
 func (s *lanes) feed(wants []outbox.Want, refills map[string]*outbox.Refill, now time.Time) []record {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	var records []record
+	var (
+		records []record
+		at      outbox.Subject
+	)
+	defer at.Blame()
 	for _, w := range wants {
 		l := s.byID[w.EndpointID]
 		if l == nil || !l.fetching {
@@ -135,8 +139,14 @@ func (s *lanes) feed(wants []outbox.Want, refills map[string]*outbox.Refill, now
 			continue
 		}
 		for _, d := range r.Deliveries {
+			at = d.Subject()
 			_, done := released[d.EventID]
 			if done || l.off != "" {
+				continue
+			}
+			if s.cfg.suspects.aside(at) {
+				l.held[d.EventID] = struct{}{}
+				records = append(records, recordResult(failedAside(d, now)))
 				continue
 			}
 			if d.Venue != l.endpoint.Venue {

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"log/slog"
 	"maps"
 	"slices"
 	"time"
@@ -26,6 +27,8 @@ type router struct {
 	target   func(*outbox.Endpoint) (*sink.Target, error)                          // the error is why nothing can be sent there
 	seal     func(*outbox.Endpoint)                                                // has the secrets sealed if they are to be
 	metrics  *metrics
+	log      *slog.Logger
+	suspects *suspects
 	term     outbox.Term
 	snapshot outbox.Snapshot // what the state that was loaded contains already
 }
@@ -37,10 +40,7 @@ func (r *router) load(ctx context.Context, state outbox.State) error {
 	for _, e := range state.Endpoints {
 		due := state.Due[e.ID]
 		delete(state.Due, e.ID)
-		patterns, target, unusable := r.examine(&e.Endpoint)
-		l, records := r.lanes.load(e, target, unusable, due)
-		r.subs.set(&subscription{l, &e.Endpoint, patterns})
-		if err := r.lanes.tell(ctx, records); err != nil {
+		if err := r.loadEndpoint(ctx, e, due); err != nil {
 			return err
 		}
 	}
@@ -50,6 +50,36 @@ func (r *router) load(ctx context.Context, state outbox.State) error {
 		}
 	}
 	return r.takeUp(ctx, state.Replays)
+}
+
+func (r *router) loadEndpoint(ctx context.Context, e outbox.EndpointState, due time.Time) error {
+	at := outbox.Subject{EndpointID: e.ID}
+	defer at.Blame()
+	if r.passesOver(at) {
+		return nil
+	}
+	patterns, target, unusable := r.examine(&e.Endpoint)
+	l, records := r.lanes.load(e, target, unusable, due)
+	r.subscribe(&subscription{l, &e.Endpoint, patterns})
+	return r.lanes.tell(ctx, records)
+}
+
+// subscribe has the endpoint match events, unless it is set aside: its lane alone shows it then.
+func (r *router) subscribe(sub *subscription) {
+	if !r.suspects.aside(outbox.Subject{EndpointID: sub.endpoint.ID}) {
+		r.subs.set(sub)
+	}
+}
+
+// passesOver reports whether nothing can be done with an event or an endpoint, and tells of it.
+func (r *router) passesOver(x outbox.Subject) bool {
+	if r.suspects.count(x) < passOverAfter {
+		return false
+	}
+	r.metrics.setAside.WithLabelValues("passed over").Inc()
+	r.log.Error("a change is passed over: the agent failed over it again and again by a fault of its own; a comparison or a restart tries it again",
+		"commit", x.Commit.String(), "change", x.Index, "endpoint", x.EndpointID)
+	return true
 }
 
 // reload takes over a state that was loaded because the stream does not tell of all changes.
@@ -82,6 +112,10 @@ func (r *router) takeUp(ctx context.Context, replays []outbox.Replay) error {
 
 // examine returns what an endpoint wants, where it is, and why it cannot be sent to, "" when it can.
 func (r *router) examine(e *outbox.Endpoint) (p patterns, target *sink.Target, unusable string) {
+	if r.suspects.aside(outbox.Subject{EndpointID: e.ID}) {
+		r.metrics.setAside.WithLabelValues("endpoint").Inc()
+		return p, nil, asideEndpoint
+	}
 	r.seal(e)
 	target, unfit := r.target(e)
 	p, err := parsePatterns(e.Events)
@@ -106,25 +140,29 @@ func (r *router) route(ctx context.Context, b *outbox.Batch, recorded outbox.Rec
 	var (
 		deliveries []*outbox.Delivery
 		offers     []offer
+		aside      []*outbox.Result // of deliveries that are set aside
 		matched    []*subscription
+		at         = outbox.Subject{Commit: b.Commit}
 	)
+	defer at.Blame()
 	// flush hands over what has been matched so far. A change of an endpoint takes effect between the events before
 	// and after it.
 	flush := func(end outbox.LSN) error {
-		results := r.lanes.offer(offers)
+		results := append(aside, r.lanes.offer(offers)...)
 		err := r.ledger.Track(ctx, &outbox.Tracked{End: end, Read: read, Deliveries: deliveries, Results: results})
-		deliveries, offers = nil, nil
+		deliveries, offers, aside = nil, nil, nil
 		return err
 	}
 	for _, c := range b.Changes {
+		at.Index = c.Index
 		switch {
 		case c.Event != nil:
 			r.metrics.events.Inc()
-			if b.Commit < r.term.LSN {
-				continue // recorded before this term
+			if b.Commit < r.term.LSN || r.passesOver(at) {
+				continue // recorded before this term, or hopeless
 			}
 			var body []byte
-			matched = r.subs.match(matched[:0], c.Event.Venue, c.Event.Type)
+			matched = r.match(matched[:0], at, c.Event)
 			for _, sub := range matched {
 				if loaded && sub.endpoint.Created.After(b.Committed) {
 					continue // registered after the event, although it was loaded before the stream has come here
@@ -132,14 +170,20 @@ func (r *router) route(ctx context.Context, b *outbox.Batch, recorded outbox.Rec
 				if recorded.Has(c.Event.ID, sub.endpoint.ID) || r.term.Repeats && r.underWay(sub, c.Event.ID, deliveries) {
 					continue
 				}
+				d := &outbox.Delivery{
+					EventID: c.Event.ID, EndpointID: sub.endpoint.ID, Venue: c.Event.Venue, Type: c.Event.Type,
+					Created: c.Event.Created, Committed: b.Committed,
+				}
+				deliveries = append(deliveries, d)
+				if r.suspects.aside(at) || r.suspects.aside(d.Subject()) {
+					r.metrics.setAside.WithLabelValues("event").Inc()
+					aside = append(aside, failedAside(d, r.lanes.cfg.now()))
+					continue
+				}
 				if body == nil {
 					body = c.Event.Envelope()
 				}
-				d := &outbox.Delivery{
-					EventID: c.Event.ID, EndpointID: sub.endpoint.ID, Venue: c.Event.Venue, Type: c.Event.Type,
-					Created: c.Event.Created, Committed: b.Committed, Body: body,
-				}
-				deliveries = append(deliveries, d)
+				d.Body = body
 				offers = append(offers, offer{sub.lane, d})
 			}
 		case c.Endpoint != nil && !loaded:
@@ -156,6 +200,20 @@ func (r *router) route(ctx context.Context, b *outbox.Batch, recorded outbox.Rec
 		}
 	}
 	return flush(b.End)
+}
+
+// match appends the subscriptions that want an event. For one that is set aside it goes the long way, by
+// each endpoint's own patterns.
+func (r *router) match(subs []*subscription, at outbox.Subject, e *outbox.Event) []*subscription {
+	if !r.suspects.aside(at) {
+		return r.subs.match(subs, e.Venue, e.Type)
+	}
+	for _, sub := range r.subs.byID {
+		if sub.endpoint.Venue == e.Venue && sub.patterns.match(e.Type) {
+			subs = append(subs, sub)
+		}
+	}
+	return subs
 }
 
 // underWay tells that the delivery waits, or is being sent, and has no row yet. It is asked only where events may come again.
@@ -191,19 +249,36 @@ func (r *router) change(ctx context.Context, c *outbox.EndpointChange) error {
 			ids = slices.Collect(maps.Keys(r.subs.byID))
 		}
 		for _, id := range ids {
-			r.subs.remove(id)
-			if err := r.lanes.tell(ctx, r.lanes.remove(id)); err != nil {
+			if err := r.remove(ctx, id); err != nil {
 				return err
 			}
 		}
 		return nil
 	}
 	e := c.Endpoint
+	at := outbox.Subject{EndpointID: e.ID}
+	defer at.Blame()
+	if r.passesOver(at) {
+		return nil
+	}
 	if before := r.subs.byID[e.ID]; before != nil {
 		c.Merge(before.endpoint)
 	}
 	patterns, target, unusable := r.examine(e)
 	l, records := r.lanes.change(e, target, unusable)
-	r.subs.set(&subscription{l, e, patterns})
+	r.subscribe(&subscription{l, e, patterns})
 	return r.lanes.tell(ctx, records)
+}
+
+// remove takes out an endpoint.
+func (r *router) remove(ctx context.Context, id string) error {
+	at := outbox.Subject{EndpointID: id}
+	defer at.Blame()
+	if r.passesOver(at) {
+		return nil
+	}
+	if !r.suspects.aside(at) {
+		r.subs.remove(id)
+	}
+	return r.lanes.tell(ctx, r.lanes.remove(id))
 }

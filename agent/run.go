@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/quintago/webhook-agent/outbox"
+	"github.com/quintago/webhook-agent/panics"
 	"github.com/quintago/webhook-agent/sink"
 )
 
@@ -44,6 +45,9 @@ type agent struct {
 	standby atomic.Bool             // another agent holds the slot
 	problem atomic.Pointer[string]  // why there is no session
 
+	suspects suspects
+	panicked sync.Map // places of panics that were logged
+
 	// Of the goroutine of lead.
 	told        string          // the last problem that was logged
 	warned      map[string]bool // warnings of the preflight that were logged
@@ -62,7 +66,7 @@ func Run(ctx context.Context, cfg *Config, log *slog.Logger) error {
 	a.holder = fmt.Sprintf("%s/%d", host, os.Getpid())
 	a.metrics = newMetrics(version, a.source())
 	db := cfg.outbox()
-	db.Watchful = true
+	db.Watchful, db.Caught = true, a.caught
 	if a.db, err = outbox.Open(ctx, db); err != nil {
 		return err
 	}
@@ -83,11 +87,11 @@ func Run(ctx context.Context, cfg *Config, log *slog.Logger) error {
 	// The admin listener ends after the agent has led for the last time, so that /readyz tells of the draining.
 	adminCtx, stopAdmin := context.WithCancel(context.WithoutCancel(ctx))
 	var g errgroup.Group
-	g.Go(func() error { return a.serveAdmin(adminCtx, listener) })
-	g.Go(func() error {
+	g.Go(panics.Guard(a.caught, func() error { return a.serveAdmin(adminCtx, listener) }))
+	g.Go(panics.Guard(a.caught, func() error {
 		defer stopAdmin()
 		return a.lead(ctx)
-	})
+	}))
 	err = g.Wait()
 	if err == nil {
 		log.Info("webhook-agent ends")
@@ -101,10 +105,13 @@ func (a *agent) lead(ctx context.Context) error {
 	backoff := outbox.NewBackoff()
 	for {
 		s := newSession(a)
-		err := s.run(ctx)
+		began := time.Now()
+		err := panics.Guard(a.caught, func() error { return s.run(ctx) })()
 		a.db.Reset() // what the server or its settings have become shows on new connections only
-		if s.led {
-			led, a.told, backoff = true, "", outbox.NewBackoff()
+		panicked, isPanic := errors.AsType[*panics.Error](err)
+		led = led || s.led
+		if s.led && (!isPanic || time.Since(began) > soundConnection) {
+			a.told, backoff = "", outbox.NewBackoff()
 		}
 		if ctx.Err() != nil {
 			if s.led && err != nil {
@@ -117,6 +124,9 @@ func (a *agent) lead(ctx context.Context) error {
 			return problem
 		}
 		switch {
+		case isPanic: // logged already
+			text := panicked.Error()
+			a.problem.Store(&text)
 		case errors.Is(err, outbox.ErrFenced):
 			a.replaceSlot = false // the other one has gone on from the slot as it is
 			a.log.Warn("another agent has taken over; standing by")
@@ -188,7 +198,12 @@ func (a *agent) ready() (string, error) {
 // source is what metrics ask the agent for.
 func (a *agent) source() source {
 	ask := func(read func(*session) float64) func() float64 {
-		return func() float64 {
+		return func() (value float64) {
+			defer func() { // prometheus asks on goroutines of its own
+				if p := panics.Recovered(recover()); p != nil {
+					a.caught(p)
+				}
+			}()
 			if s := a.current.Load(); s != nil {
 				return read(s)
 			}

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/quintago/webhook-agent/outbox"
+	"github.com/quintago/webhook-agent/panics"
 	"github.com/quintago/webhook-agent/secret"
 	"github.com/quintago/webhook-agent/sink"
 )
@@ -46,6 +47,9 @@ type session struct {
 	compared chan struct{}
 	keys     secret.Keyring
 	unsealed *unsealed
+
+	// The two levels of stopping, set by run: stopTaking ends what brings new work in, kill everything.
+	stopTaking, kill context.CancelCauseFunc
 }
 
 // reload asks for the router to take over what was loaded.
@@ -56,8 +60,11 @@ type reload struct {
 
 func newSession(a *agent) *session {
 	cfg := a.cfg.outbox()
-	return &session{agent: a, tailer: outbox.NewTailer(cfg, a.log), keys: cfg.Keys, uncover: make(chan struct{}, 1), reloads: make(chan reload),
+	cfg.Caught = a.caught
+	s := &session{agent: a, tailer: outbox.NewTailer(cfg, a.log), keys: cfg.Keys, uncover: make(chan struct{}, 1), reloads: make(chan reload),
 		compared: make(chan struct{}), unsealed: newUnsealed()}
+	s.tailer.SetAside = s.setAside
+	return s
 }
 
 // run returns nil when ctx ended it, and otherwise why the session is over.
@@ -65,27 +72,27 @@ func (s *session) run(ctx context.Context) error {
 	defer s.tailer.Close()
 	defer s.standby.Store(false)
 	defer s.current.Store(nil)
+	// Two levels of stopping: take ends what brings new work in, alive ends everything at once.
+	var take, alive context.Context
+	take, s.stopTaking = context.WithCancelCause(ctx)
+	defer s.stopTaking(nil)
+	alive, s.kill = context.WithCancelCause(context.WithoutCancel(ctx))
+	defer s.kill(nil)
+	hold, release := context.WithCancel(alive)
+	defer release()
 	if err := s.acquire(ctx); err != nil {
 		return err
 	}
 
-	// Two levels of stopping: take ends what brings new work in, alive ends everything at once.
-	take, stopTaking := context.WithCancelCause(ctx)
-	defer stopTaking(nil)
-	alive, kill := context.WithCancelCause(context.WithoutCancel(ctx))
-	defer kill(nil)
-	hold, release := context.WithCancel(alive)
-	defer release()
-
 	// The tailer runs from here on, so that the connection stays alive while the state is loaded.
 	batches := make(chan *outbox.Batch, batchQueue)
 	var stream errgroup.Group
-	stream.Go(func() error {
+	stream.Go(s.guarded(func() error {
 		err := s.stream(take, hold, batches)
-		stopTaking(err)
+		s.stopTaking(err)
 		return err
-	})
-	err := s.deliver(take, stopTaking, alive, kill, batches)
+	}))
+	err := s.guarded(func() error { return s.deliver(take, alive, batches) })()
 	release()
 	if err = errors.Join(err, stream.Wait()); err == nil && ctx.Err() == nil {
 		err = context.Cause(take)
@@ -220,46 +227,29 @@ func (s *session) resume(ctx context.Context) error {
 }
 
 // deliver takes over, runs the router, the lanes and the ledger until the batches end, and drains.
-func (s *session) deliver(
-	take context.Context, stopTaking context.CancelCauseFunc,
-	alive context.Context, kill context.CancelCauseFunc,
-	batches <-chan *outbox.Batch,
-) error {
+func (s *session) deliver(take, alive context.Context, batches <-chan *outbox.Batch) error {
 	router, state, err := s.takeOver(take, alive)
 	if err != nil {
-		stopTaking(err)
+		s.stopTaking(err)
 		return err
 	}
 	var ledger errgroup.Group
-	ledger.Go(func() error {
-		err := s.ledger.Run(alive)
-		if err != nil { // nothing can be recorded any more: what is under way is repeated by whoever leads next
-			stopTaking(err)
-			kill(err)
-		}
-		return err
-	})
+	// When nothing can be recorded any more, what is under way is repeated by whoever leads next.
+	ledger.Go(s.vital(func() error { return s.ledger.Run(alive) }))
 	helpers, stopHelpers := context.WithCancel(alive)
 	var aside errgroup.Group
-	aside.Go(func() error { return s.lanes.refill(helpers, s.db.Due) })
-	aside.Go(func() error { s.watch(helpers, stopTaking); return nil })
-	aside.Go(func() error { s.reconcile(helpers); return nil })
-	aside.Go(func() error { s.prune(helpers); return nil })
-	aside.Go(func() error { s.seal(helpers); return nil })
-	aside.Go(func() error {
-		err := s.keepLease(helpers)
-		if err != nil {
-			stopTaking(err)
-			kill(err)
-		}
-		return err
-	})
+	aside.Go(s.guarded(func() error { return s.lanes.refill(helpers, s.db.Due) }))
+	aside.Go(s.guarded(func() error { s.watch(helpers); return nil }))
+	aside.Go(s.guarded(func() error { s.reconcile(helpers); return nil }))
+	aside.Go(s.dispensable("prune", func() { s.prune(helpers) }))
+	aside.Go(s.dispensable("seal", func() { s.seal(helpers) }))
+	aside.Go(s.vital(func() error { return s.keepLease(helpers) }))
 
 	// Draining has its time from the end of take on, also while the router waits for a ledger that cannot record. A database that
 	// is away may not keep the process for ever: what is not recorded then, the next leader sends again.
 	grace, endGrace := context.WithCancelCause(alive)
 	defer endGrace(nil)
-	context.AfterFunc(take, func() { // ends with grace
+	context.AfterFunc(take, panics.GuardFunc(s.caught, func() { // ends with grace
 		timer := time.NewTimer(s.cfg.Delivery.ShutdownTimeout)
 		defer timer.Stop()
 		select {
@@ -267,24 +257,26 @@ func (s *session) deliver(
 			endGrace(fmt.Errorf("delivery.shutdown_timeout (%s) has passed", s.cfg.Delivery.ShutdownTimeout))
 		case <-grace.Done():
 		}
-	})
+	}))
 
-	err = router.load(grace, state)
-	if err == nil {
+	err = s.guarded(func() error {
+		if err := router.load(grace, state); err != nil {
+			return err
+		}
 		s.led = true
 		s.current.Store(s)
 		s.problem.Store(nil)
 		s.log.Info("leading", "slot", s.cfg.Outbox.Slot, "epoch", s.term.Epoch, "from", s.term.LSN.String(), "endpoints", len(state.Endpoints))
-		err = s.routeAll(take, grace, router, batches)
-	}
-	stopTaking(err)
+		return s.routeAll(take, grace, router, batches)
+	})()
+	s.stopTaking(err)
 
 	s.log.Info("draining", "attempts_in_flight", s.lanes.stats().inFlight, "shutdown_timeout", s.cfg.Delivery.ShutdownTimeout)
 	s.lanes.stop(grace)
 	stopHelpers()
 	fenced := aside.Wait()
 	s.ledger.Close()
-	unregister := context.AfterFunc(grace, func() { kill(context.Cause(grace)) })
+	unregister := context.AfterFunc(grace, panics.GuardFunc(s.caught, func() { s.kill(context.Cause(grace)) }))
 	defer unregister()
 	return errors.Join(err, fenced, ledger.Wait())
 }
@@ -315,8 +307,10 @@ func (s *session) takeOver(take, alive context.Context) (*router, outbox.State, 
 		return nil, outbox.State{}, err
 	}
 	tuneMemory(s.cfg.Delivery.QueueMemory, len(state.Endpoints))
+	cfg := s.cfg.outbox()
+	cfg.Caught = s.agent.caught
 	s.ledger = outbox.NewLedger(outbox.LedgerConfig{
-		Config: s.cfg.outbox(), Term: s.term, Log: s.log, Clock: s.db.Clock(),
+		Config: cfg, Term: s.term, Log: s.log, Clock: s.db.Clock(),
 		Confirm:    s.tailer.Confirm,
 		Committed:  func(r []*outbox.Result) { s.lanes.committed(r) },
 		Requeued:   func(endpointID string) { s.lanes.requeued(endpointID) },
@@ -327,12 +321,22 @@ func (s *session) takeOver(take, alive context.Context) (*router, outbox.State, 
 	s.lanes = newLanes(alive, lanesConfig{
 		concurrency: d.Concurrency, endpointConcurrency: d.EndpointConcurrency, disableAfter: d.DisableAfter,
 		retries: d.Retries, queueBytes: int(d.QueueMemory),
-		attempt: s.webhook.Attempt, leads: s.leads, now: s.db.Clock().Now, recorder: s.ledger, metrics: s.metrics, log: s.log,
+		attempt: s.attempt, leads: s.leads, now: s.db.Clock().Now, recorder: s.ledger, metrics: s.metrics, log: s.log,
+		caught: s.caught, suspects: &s.suspects,
 	})
 	return &router{
 		subs: newSubscriptions(), lanes: s.lanes, ledger: s.ledger, lookup: s.db.Lookup,
-		target: s.target, seal: s.sealLater, metrics: s.metrics, term: s.term,
+		target: s.target, seal: s.sealLater, metrics: s.metrics, log: s.log, term: s.term, suspects: &s.suspects,
 	}, state, nil
+}
+
+// attempt makes an attempt and takes note of a panic in it.
+func (s *session) attempt(ctx context.Context, r sink.Request) sink.Result {
+	result := s.webhook.Attempt(ctx, r)
+	if result.Panic != nil {
+		s.agent.caught(result.Panic)
+	}
+	return result
 }
 
 // target returns where an endpoint is.
@@ -387,7 +391,7 @@ func (s *session) routeAll(take, grace context.Context, r *router, batches <-cha
 }
 
 // watch looks at the slot, the clocks and what is published until ctx ends. It ends the session when that has changed.
-func (s *session) watch(ctx context.Context, stopTaking context.CancelCauseFunc) {
+func (s *session) watch(ctx context.Context) {
 	tick := time.NewTicker(vitalsInterval)
 	defer tick.Stop()
 	skewed := false
@@ -404,7 +408,7 @@ func (s *session) watch(ctx context.Context, stopTaking context.CancelCauseFunc)
 			}
 		}
 		if err := s.checkCoverage(ctx); err != nil {
-			stopTaking(err)
+			s.stopTaking(err)
 			return
 		}
 		select {

@@ -8,6 +8,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 
+	"github.com/quintago/webhook-agent/panics"
 	"github.com/quintago/webhook-agent/secret"
 )
 
@@ -31,6 +32,9 @@ type Config struct {
 	Retention time.Duration
 	// Keys seal the secrets of endpoints.
 	Keys secret.Keyring
+	// Caught is told of every panic of a goroutine or a timer of this package, by any goroutine; it
+	// must not wait. Without it a panic ends the process.
+	Caught func(*panics.Error)
 }
 
 // Columns maps the columns of an outbox table that an app already has.

@@ -10,6 +10,8 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/quintago/webhook-agent/panics"
 )
 
 // poolSize bounds the connections beside the replication and the recording one: refilling lanes, looking up,
@@ -109,10 +111,10 @@ func (deadlines) TraceQueryEnd(ctx context.Context, _ *pgx.Conn, _ pgx.TraceQuer
 // Close closes all connections of the pool. It waits for the server for closeTimeout at most.
 func (db *DB) Close() {
 	closed := make(chan struct{})
-	go func() { // ends with the pool
+	go panics.GuardFunc(db.cfg.Caught, func() { // ends with the pool
+		defer close(closed)
 		db.pool.Close()
-		close(closed)
-	}()
+	})()
 	select {
 	case <-closed:
 	case <-time.After(closeTimeout):

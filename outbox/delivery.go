@@ -40,6 +40,9 @@ const DeliveryBytes = 512
 // Size is what a Delivery takes in memory, in bytes, with its body.
 func (d *Delivery) Size() int { return len(d.Body) + DeliveryBytes }
 
+// Subject names the delivery.
+func (d *Delivery) Subject() Subject { return Subject{EventID: d.EventID, EndpointID: d.EndpointID} }
+
 // Tracked is a batch of the stream with the deliveries that it asks for.
 type Tracked struct {
 	End        LSN // as in Batch

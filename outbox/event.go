@@ -123,11 +123,14 @@ func (c *EndpointChange) Merge(before *Endpoint) {
 	}
 }
 
-// Change is one change in a Batch. Exactly one field is set.
+// Change is one change in a Batch. Exactly one of Event, Endpoint and Replay is set.
 type Change struct {
 	Event    *Event
 	Endpoint *EndpointChange
 	Replay   *Replay
+	// Index is the place of the change in its transaction, counted from one, which is the same each
+	// time it is sent.
+	Index int
 }
 
 // Batch is a committed transaction, or a part of a large one. Batches come in commit order.

@@ -10,6 +10,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/quintago/webhook-agent/crashpoint"
+	"github.com/quintago/webhook-agent/panics"
 )
 
 // blockersAfter is how long the creation of a slot may take before the transactions that it waits for are named, and
@@ -224,10 +225,11 @@ func (db *DB) createSlot(ctx context.Context, t *Tailer, holder string, waiting 
 		create = createFailoverSlot
 	}
 	done := make(chan error, 1) // sent to once by the goroutine below
-	go func() {                 // ends with the creation or ctx
+	creation := panics.Guard(db.cfg.Caught, func() error {
 		_, err := db.pool.Exec(unhurried(ctx), create, db.cfg.Slot)
-		done <- err
-	}()
+		return err
+	})
+	go panics.GuardFunc(db.cfg.Caught, func() { done <- creation() })() // ends with the creation or ctx
 	tick := time.NewTicker(blockersAfter)
 	defer tick.Stop()
 	for {

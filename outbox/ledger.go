@@ -9,6 +9,8 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"golang.org/x/sync/semaphore"
+
+	"github.com/quintago/webhook-agent/panics"
 )
 
 const (
@@ -76,8 +78,9 @@ type Ledger struct {
 	versions map[string]int64 // by endpoint, the latest Health that was taken in
 	stored   LSN              // the checkpoint as committed
 	storedAt time.Time
-	pause    *time.Timer // of gather
-	failing  string      // why the last try to commit failed, "" when it did not; logged when it changes
+	pause    *time.Timer                  // of gather
+	failing  string                       // why the last try to commit failed, "" when it did not; logged when it changes
+	panicked atomic.Pointer[panics.Error] // of a timer; it ends Run
 
 	stats ledgerStats
 }
@@ -415,7 +418,11 @@ func (l *Ledger) step(ctx context.Context) error {
 			finished = true
 			return j.abandon(ctx, tx, fault.Error())
 		}
-		if finished, err = j.step(ctx, tx); err != nil && !l.conn.IsClosed() && !transient(err) {
+		err = panics.Guard(l.cfg.Caught, func() (err error) {
+			finished, err = j.step(ctx, tx)
+			return err
+		})()
+		if err != nil && !l.conn.IsClosed() && !transient(err) {
 			tries++
 			fault = err
 		}

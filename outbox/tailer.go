@@ -16,7 +16,11 @@ import (
 	"github.com/jackc/pgx/v5/pgproto3"
 
 	"github.com/quintago/webhook-agent/crashpoint"
+	"github.com/quintago/webhook-agent/panics"
 )
+
+// tailerPart tells a change that cannot be read from one that cannot be handled after that.
+const tailerPart = "tailer"
 
 const (
 	// senderTimeout is wal_sender_timeout of the agent's own replication connection: when an agent's host hangs, the
@@ -49,6 +53,9 @@ const (
 type Tailer struct {
 	// System identifies the server.
 	System pglogrepl.IdentifySystemResult
+	// SetAside reports whether a change is to be passed over unread, because reading it panics. It is
+	// set before Run, or nil. It must give a change the same answer as long as this Tailer lives.
+	SetAside func(Subject) bool
 
 	cfg  Config
 	log  *slog.Logger
@@ -64,9 +71,10 @@ type Tailer struct {
 	// enough.
 	interrupted chan struct{}
 
-	batch   *Batch // the open transaction, nil between transactions
-	handed  int    // changes of the open transaction that were handed over in earlier batches
-	skip    int    // changes of the open transaction that an earlier connection has handed over already
+	batch   *Batch  // the open transaction, nil between transactions
+	at      Subject // the change that is being read
+	handed  int     // changes of the open transaction that were handed over in earlier batches
+	skip    int     // changes of the open transaction that an earlier connection has handed over already
 	partial struct {
 		commit  LSN // the transaction in whose middle the last connection broke
 		changes int // how many of its changes were handed over
@@ -195,7 +203,7 @@ func (t *Tailer) Run(take, hold context.Context, out chan<- *Batch) error {
 func (t *Tailer) read(take context.Context, out chan<- *Batch) error {
 	// A deadline in the past ends a blocked read at once. read sets a later one only before it looks at take again.
 	conn := t.conn.Conn() // the function may run after t.conn is gone
-	stop := context.AfterFunc(take, func() { _ = conn.SetReadDeadline(time.Unix(1, 0)) })
+	stop := context.AfterFunc(take, panics.GuardFunc(t.cfg.Caught, func() { _ = conn.SetReadDeadline(time.Unix(1, 0)) }))
 	defer stop()
 	for {
 		select {
@@ -324,9 +332,13 @@ func (t *Tailer) keepalive(k pglogrepl.PrimaryKeepaliveMessage) error {
 
 // data takes in one message of pgoutput.
 func (t *Tailer) data(take context.Context, out chan<- *Batch, data []byte) error {
+	defer t.at.Blame()
 	msg, err := parse(data)
 	if err != nil {
 		return err
+	}
+	if t.passesOver(msg) {
+		return nil
 	}
 	var (
 		change Change
@@ -336,12 +348,14 @@ func (t *Tailer) data(take context.Context, out chan<- *Batch, data []byte) erro
 	case *pglogrepl.BeginMessage:
 		t.batch = &Batch{XID: m.Xid, Committed: m.CommitTime.UTC(), Commit: m.FinalLSN}
 		t.handed, t.skip = 0, 0
+		t.at = Subject{Part: tailerPart, Commit: m.FinalLSN}
 		if m.FinalLSN == t.partial.commit {
 			// The order of changes within a transaction is the same each time it is sent.
 			t.skip = t.partial.changes
 		}
 		return nil
 	case *pglogrepl.CommitMessage:
+		t.at = Subject{}
 		if t.batch == nil {
 			return fmt.Errorf("%w: a commit without a begin", errDecode)
 		}
@@ -382,6 +396,7 @@ func (t *Tailer) data(take context.Context, out chan<- *Batch, data []byte) erro
 		t.handed++
 		return nil
 	}
+	change.Index = t.at.Index
 	t.batch.Changes = append(t.batch.Changes, change)
 	if change.Event != nil {
 		t.batch.Bytes += len(change.Event.Data)
@@ -394,6 +409,18 @@ func (t *Tailer) data(take context.Context, out chan<- *Batch, data []byte) erro
 	full := t.batch
 	t.batch = &Batch{XID: full.XID, Committed: full.Committed, Commit: full.Commit}
 	return t.yield(take, out, full)
+}
+
+// passesOver counts the changes of a transaction, and reports whether this one is to be passed over. Its
+// content is in the database: what the next term loads, and a comparison, bring it back.
+func (t *Tailer) passesOver(msg pglogrepl.Message) bool {
+	switch msg.(type) {
+	case *pglogrepl.InsertMessage, *pglogrepl.UpdateMessage, *pglogrepl.DeleteMessage, *pglogrepl.TruncateMessage:
+	default:
+		return false
+	}
+	t.at.Index++
+	return t.batch != nil && t.SetAside != nil && t.SetAside(t.at)
 }
 
 // yield hands b over. While the consumer is slow it goes on telling the server that it lives.

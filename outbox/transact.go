@@ -11,12 +11,16 @@ import (
 	"github.com/sethvargo/go-retry"
 
 	"github.com/quintago/webhook-agent/crashpoint"
+	"github.com/quintago/webhook-agent/panics"
 )
 
 // transact runs write in a transaction that also stores lsn and counts the sequence up. It returns when that is
 // durable, exactly once, or when this agent is fenced or ctx has ended; any other failure is tried again.
 func (l *Ledger) transact(ctx context.Context, lsn LSN, write func(context.Context, querier) error) error {
 	defer l.watchStall()()
+	if p := l.panicked.Load(); p != nil {
+		return p
+	}
 	backoff := NewBackoff()
 	err := retry.Do(ctx, backoff, func(ctx context.Context) error {
 		err := l.try(ctx, lsn, write)
@@ -63,7 +67,14 @@ func (l *Ledger) watchStall() (done func()) {
 		mu             sync.Mutex
 		over, reported bool
 	)
-	timer := time.AfterFunc(stallAfter, func() {
+	caught := l.cfg.Caught
+	if caught != nil {
+		caught = func(p *panics.Error) {
+			l.cfg.Caught(p)
+			l.panicked.Store(p)
+		}
+	}
+	timer := time.AfterFunc(stallAfter, panics.GuardFunc(caught, func() {
 		mu.Lock()
 		defer mu.Unlock()
 		if !over {
@@ -72,7 +83,7 @@ func (l *Ledger) watchStall() (done func()) {
 			l.cfg.Log.Warn("recording takes long; no attempt starts until it is done", "after", stallAfter)
 			l.cfg.Stalled(true)
 		}
-	})
+	}))
 	return func() {
 		timer.Stop()
 		mu.Lock()

@@ -1,0 +1,149 @@
+package agent
+
+import (
+	"maps"
+	"net/http"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/quintago/webhook-agent/outbox"
+	"github.com/quintago/webhook-agent/panics"
+)
+
+// A panic is a fault of the agent that nobody has foreseen. What is in memory may be wrong after it, so
+// the term ends and the next one builds everything anew from the database, which mends most of them. What
+// makes the agent panic again and again, in one term after the other, is set aside, so that the rest goes
+// on. An attempt that panics (sink.ClassInternalError) harms nothing in memory: it is that delivery's own.
+const (
+	// setAsideAfter is how many panics a subject may cause before it is set aside: an event is recorded
+	// as failed, an endpoint is shown as unusable.
+	setAsideAfter = 3
+	// passOverAfter is how many it may cause before nothing at all is done with it: setting it aside
+	// fails as well.
+	passOverAfter = 6
+	// maxSuspects bounds the subjects that are remembered.
+	maxSuspects = 1000
+)
+
+// Why something was set aside. A restart tries it again.
+const (
+	asideEvent    = "the agent failed over this event again and again by a fault of its own; its log names the place. Replay it with a version that mends that"
+	asideEndpoint = "the agent failed over this endpoint again and again by a fault of its own; its log names the place. It is tried again when the agent is restarted"
+)
+
+// suspects counts the panics of the process by what was being handled. A nil *suspects has none.
+type suspects struct {
+	mu     sync.Mutex // held while counts is replaced
+	counts atomic.Pointer[map[outbox.Subject]int]
+}
+
+// add counts a panic over x.
+func (s *suspects) add(x outbox.Subject) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	counts := map[outbox.Subject]int{}
+	if before := s.counts.Load(); before != nil && len(*before) < maxSuspects {
+		counts = maps.Clone(*before)
+	}
+	counts[x]++
+	s.counts.Store(&counts)
+}
+
+// count returns how many panics x has caused.
+func (s *suspects) count(x outbox.Subject) int {
+	if s == nil {
+		return 0
+	}
+	counts := s.counts.Load()
+	if counts == nil {
+		return 0
+	}
+	return (*counts)[x]
+}
+
+// aside reports whether x is set aside.
+func (s *suspects) aside(x outbox.Subject) bool { return s.count(x) >= setAsideAfter }
+
+// caught takes note of a panic: it is counted, and logged where it is the first of its place.
+func (a *agent) caught(p *panics.Error) {
+	a.metrics.panics.Inc()
+	if x, known := p.Subject.(outbox.Subject); known {
+		a.suspects.add(x)
+	}
+	if _, told := a.panicked.LoadOrStore(p.Place, true); !told {
+		a.log.Error("a fault of the agent itself; please report it. More panics at this place are only counted",
+			"place", p.Place, "panic", p.What, "stack", p.Stack)
+	}
+}
+
+// caught takes note of a panic and ends the term.
+func (s *session) caught(p *panics.Error) {
+	s.agent.caught(p)
+	s.stopTaking(p)
+}
+
+// guarded wraps the function of a goroutine: a panic of it ends the term.
+func (s *session) guarded(f func() error) func() error { return panics.Guard(s.caught, f) }
+
+// vital is guarded for a goroutine without which nothing can go on: with an error of it everything ends at once.
+func (s *session) vital(f func() error) func() error {
+	return func() error {
+		err := s.guarded(f)()
+		if err != nil {
+			s.stopTaking(err)
+			s.kill(err)
+		}
+		return err
+	}
+}
+
+// dispensable is guarded for a helper without which deliveries go on. One that panics again and again is
+// left out.
+func (s *session) dispensable(part string, f func()) func() error {
+	at := outbox.Subject{Part: part}
+	return s.guarded(func() error {
+		if s.suspects.aside(at) {
+			s.log.Error("a helper of the agent is left out until the agent is restarted: it failed again and again by a fault of its own", "helper", part)
+			return nil
+		}
+		defer at.Blame()
+		f()
+		return nil
+	})
+}
+
+// setAside reports whether the tailer is to pass over a change.
+func (s *session) setAside(x outbox.Subject) bool {
+	aside := s.suspects.aside(x)
+	if aside {
+		s.metrics.setAside.WithLabelValues("change").Inc()
+		s.log.Error("a change in the stream is passed over: the agent failed to read it again and again by a fault of its own; the comparison with the outbox brings its event",
+			"commit", x.Commit.String(), "change", x.Index)
+	}
+	return aside
+}
+
+// failedAside is the result of a delivery that is set aside.
+func failedAside(d *outbox.Delivery, now time.Time) *outbox.Result {
+	d.Body = nil
+	return &outbox.Result{Delivery: d, Status: outbox.Failed, Error: asideEvent, Finished: now}
+}
+
+// countPanics counts the panics of a handler. net/http would log the value of a panic; this closes the
+// connection without a word.
+func (a *agent) countPanics(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		defer func() {
+			value := recover()
+			if value == nil {
+				return
+			}
+			if value != http.ErrAbortHandler { //nolint:errorlint // it is compared as net/http does
+				a.caught(panics.Recovered(value))
+			}
+			panic(http.ErrAbortHandler)
+		}()
+		next.ServeHTTP(w, r)
+	})
+}

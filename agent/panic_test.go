@@ -1,0 +1,403 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/quintago/webhook-agent/outbox"
+	"github.com/quintago/webhook-agent/panics"
+	"github.com/quintago/webhook-agent/sink"
+	"github.com/quintago/webhook-agent/testenv"
+)
+
+// counted returns the value of a counter, the sum of all its labels.
+func counted(t *testing.T, m *metrics, name string) (sum float64) {
+	t.Helper()
+	families, err := m.registry.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, family := range families {
+		if family.GetName() == namespace+"_"+name {
+			for _, metric := range family.GetMetric() {
+				sum += metric.GetCounter().GetValue()
+			}
+		}
+	}
+	return sum
+}
+
+// panickyLog panics in whatever goroutine logs one of its messages, as often as it says, with a value that must not be
+// shown anywhere.
+type panickyLog struct {
+	slog.Handler
+	mu    sync.Mutex
+	times map[string]int
+}
+
+// Handle implements slog.Handler.
+func (h *panickyLog) Handle(ctx context.Context, r slog.Record) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.times[r.Message] > 0 {
+		h.times[r.Message]--
+		panic("sentinel")
+	}
+	return h.Handler.Handle(ctx, r)
+}
+
+// await waits until no more than n panics are still to come, doing something for them.
+func (h *panickyLog) await(s *outage, n int, do func()) {
+	s.t.Helper()
+	s.eventually(func() error {
+		do()
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		left := 0
+		for _, times := range h.times {
+			left += times
+		}
+		if left > n {
+			return fmt.Errorf("panics still to come: %v", h.times)
+		}
+		return nil
+	})
+}
+
+// startPanicking starts an agent that panics where it logs these messages.
+func startPanicking(t *testing.T, cfg *Config, times map[string]int) (*running, *panickyLog) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	r := &running{t: t, log: &syncBuffer{}, stop: cancel, done: make(chan error, 1)}
+	h := &panickyLog{Handler: slog.NewTextHandler(r.log, nil), times: times}
+	go func() { r.done <- Run(ctx, cfg, slog.New(h)) }()
+	t.Cleanup(r.end)
+	return r, h
+}
+
+func TestPanic_EndsTheTermAndNotTheProcess(t *testing.T) {
+	t.Parallel()
+	s := newQuietOutage(t, testenv.NewDB(t))
+	var faults *panickyLog
+	s.agent, faults = startPanicking(t, s.cfg, map[string]int{
+		"leading":                        1, // the router, before the first batch
+		"recovery is complete":           1, // a helper beside the stream
+		"the stream broke; reconnecting": 1, // the stream
+		"an event cannot be sent":        1, // a worker, with the mutex of the lanes
+	})
+	s.wait(s.event(), s.event())
+	s.ready()
+	unsendable := testenv.QueryOne[string](t, s.env, `insert into webhooks.outbox (id, type, venue, data) values ('evt é', 'lead.created', 'venue_1', '{}') returning id`)
+	waitStatus(t, s.env, unsendable, s.endpoint, "failed, attempts 1")
+	s.wait(s.event())
+	faults.await(s, 1, func() {})
+	faults.await(s, 0, func() { // until it meets a session that leads
+		if _, body := get(t, s.agent.adminURL()+"/readyz"); body == "leading\n" {
+			s.super(`select pg_terminate_backend(active_pid) from pg_replication_slots where slot_name = '` + s.env.Slot + `'`)
+		}
+	})
+	s.wait(s.event())
+	s.ready()
+	if got := s.metric("webhook_agent_panics_total"); got != "4" {
+		t.Errorf("the metric counts %s panics, want 4", got)
+	}
+	if log := s.agent.log.String(); strings.Contains(log, "sentinel") || strings.Count(log, "a fault of the agent itself; please report it") != 1 ||
+		!strings.Contains(log, "place=agent/panic_test.go:") {
+		t.Errorf("want the place once, and no value; log:\n%s", log)
+	}
+	s.eachOnce()
+}
+
+func TestPanic_SetsADeliveryAsideThatCausesItAgainAndAgain(t *testing.T) {
+	t.Parallel()
+	s := newQuietOutage(t, testenv.NewDB(t))
+	s.agent, _ = startPanicking(t, s.cfg, map[string]int{"an event cannot be sent": 1000})
+	s.wait(s.event())
+	cursed := testenv.QueryOne[string](t, s.env, `insert into webhooks.outbox (id, type, venue, data) values ('evt é', 'lead.created', 'venue_1', '{}') returning id`)
+	waitStatus(t, s.env, cursed, s.endpoint, "failed, attempts 0, "+asideEvent)
+	if got := s.metric("webhook_agent_panics_total"); got != fmt.Sprint(setAsideAfter) {
+		t.Errorf("the metric counts %s panics, want %d", got, setAsideAfter)
+	}
+	s.eachOnce()
+}
+
+// TestPanic_ShowsAnEndpointAsUnusableThatCausesItAgainAndAgain has an agent in which making a target panics, whatever the endpoint.
+func TestPanic_ShowsAnEndpointAsUnusableThatCausesItAgainAndAgain(t *testing.T) {
+	t.Parallel()
+	env := testenv.NewDB(t)
+	cfg := testConfig(env)
+	endpoint := addEndpoint(t, env, "venue_1", "http://hook.example", "*")
+	event := addEvent(t, env, "venue_1", "lead.created", "{}")
+	log := &syncBuffer{}
+	a := &agent{cfg: cfg, log: slog.New(slog.NewTextHandler(log, nil)), holder: "test", warned: map[string]bool{}}
+	a.metrics = newMetrics("test", a.source())
+	db := cfg.outbox()
+	db.Watchful, db.Caught = true, a.caught
+	var err error
+	if a.db, err = outbox.Open(t.Context(), db); err != nil {
+		t.Fatal(err)
+	}
+	defer a.db.Close()
+	ctx, stop := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- a.lead(ctx) }() // a.webhook is nil, which http:// is looked up in
+	waitStatus(t, env, event, endpoint, "missed, attempts 0, "+offUnusable+asideEndpoint)
+	testenv.Eventually(t, patience, func() error {
+		shown := testenv.QueryOne[string](t, env, `select coalesce((select unusable from webhooks.endpoint_health where endpoint_id = $1), '')`, endpoint)
+		if shown != asideEndpoint {
+			return fmt.Errorf("the endpoint is shown as unusable because %q", shown)
+		}
+		return nil
+	})
+	if status, err := a.ready(); status != "leading" || err != nil {
+		t.Errorf("the agent is %q, %v", status, err)
+	}
+	stop()
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+	if n := counted(t, a.metrics, "panics_total"); n != setAsideAfter {
+		t.Errorf("%v panics were counted, want %d; log:\n%s", n, setAsideAfter, log)
+	}
+}
+
+// panicking routes a batch and returns the panic that came of it.
+func (rt *routerTest) panicking(b *outbox.Batch) *panics.Error {
+	rt.t.Helper()
+	err := panics.Catch(func() error { return rt.route(rt.t.Context(), b, nil) })
+	p, ok := errors.AsType[*panics.Error](err)
+	if !ok {
+		rt.t.Fatalf("routing returned %v, want a panic", err)
+	}
+	return p
+}
+
+// suspect has the router find that something has caused panics so often.
+func (rt *routerTest) suspect(x any, times int) {
+	rt.t.Helper()
+	if rt.suspects == nil {
+		rt.suspects = &suspects{}
+	}
+	for range times {
+		rt.suspects.add(x.(outbox.Subject))
+	}
+}
+
+func TestRouter_SetsAnEventAsideThatItPanicsOver(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		rt := newRouterTest(t)
+		rt.log = slog.New(slog.DiscardHandler)
+		rt.loadState(state(row("a"), row("b")))
+		rt.subs.venues["venue_1"].byType["lead.cursed"] = []*subscription{nil} // a fault of the subscriptions
+		cursed := event("e2")
+		cursed.Event.Type, cursed.Index = "lead.cursed", 2
+		b := transaction(event("e1"), cursed, event("e3"))
+		p := rt.panicking(b)
+		if want := (outbox.Subject{Commit: b.Commit, Index: 2}); p.Subject != want {
+			t.Errorf("the panic is about %+v, want %+v", p.Subject, want)
+		}
+		rt.suspect(p.Subject, setAsideAfter-1)
+		rt.panicking(b)
+		rt.suspect(p.Subject, 1)
+		got := rt.take(b)
+		if len(got) != 1 || !strings.HasPrefix(got[0], "end 310: e1>a e1>b e2>") || strings.Count(got[0], " failed") != 2 || !strings.HasSuffix(got[0], " e3>a e3>b") {
+			t.Errorf("the ledger was told %q, want the second event failed", got)
+		}
+		rt.suspect(p.Subject, passOverAfter)
+		rt.want(rt.take(b), "end 310: e1>a e1>b e3>a e3>b")
+		if n := counted(t, rt.metrics, "set_aside_total"); n != 3 {
+			t.Errorf("%v are counted as set aside, want two deliveries and an event", n)
+		}
+	})
+}
+
+func TestRouter_SetsAnEndpointAsideThatItPanicsOver(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		rt := newRouterTest(t)
+		rt.log = slog.New(slog.DiscardHandler)
+		target := rt.target
+		rt.target = func(e *outbox.Endpoint) (*sink.Target, error) {
+			if e.ID == "cursed" {
+				panic("sentinel")
+			}
+			return target(e)
+		}
+		subject := outbox.Subject{EndpointID: "cursed"}
+		b := transaction(changed(row("cursed")), changed(row("good")), event("e1"), removed("cursed"), event("e2"))
+		if p := rt.panicking(b); p.Subject != subject {
+			t.Errorf("the panic is about %+v, want %+v", p.Subject, subject)
+		}
+		if err := panics.Catch(func() error { return rt.load(t.Context(), state(row("cursed"))) }); err == nil {
+			t.Error("loading it did not panic")
+		} else if p, _ := errors.AsType[*panics.Error](err); p.Subject != subject {
+			t.Errorf("the panic is about %+v, want %+v", p.Subject, subject)
+		}
+		for _, times := range []int{setAsideAfter, passOverAfter} {
+			rt.suspect(subject, times)
+			rt.loadState(state(row("cursed")))
+			shown := rt.router.lanes.byID["cursed"] != nil
+			if shown && rt.router.lanes.byID["cursed"].off != offUnusable+asideEndpoint || shown != (times == setAsideAfter) {
+				t.Errorf("after %d panics its lane is %+v", times, rt.router.lanes.byID["cursed"])
+			}
+			rt.want(rt.take(b), "end 0:", "end 0:", "end 0: e1>good", "end 310: e2>good")
+		}
+	})
+}
+
+func TestLanes_APanicNamesItsDelivery(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var told []*panics.Error
+		var mu sync.Mutex
+		lt := newLaneTest(t, func(cfg *lanesConfig) {
+			attempt := cfg.attempt
+			cfg.caught = func(p *panics.Error) {
+				mu.Lock()
+				defer mu.Unlock()
+				told = append(told, p)
+			}
+			cfg.attempt = func(ctx context.Context, r sink.Request) sink.Result {
+				if r.EventID == "evt_00002" {
+					panic("sentinel")
+				}
+				return attempt(ctx, r)
+			}
+		})
+		lt.send(lt.endpoint("ep", always(ok(time.Millisecond))), 3, 10)
+		pass(time.Minute)
+		mu.Lock()
+		defer mu.Unlock()
+		if len(told) != 1 || told[0].Subject != (outbox.Subject{EventID: "evt_00002", EndpointID: "ep"}) {
+			t.Errorf("told of %+v", told)
+		}
+	})
+}
+
+func TestLanes_AFaultOfTheAgentIsRetriedAndNotCountedAgainstTheEndpoint(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		lt := newLaneTest(t, func(cfg *lanesConfig) { cfg.disableAfter = 3 })
+		internal := answer{time.Millisecond, sink.Result{Outcome: sink.Failed, Class: sink.ClassInternalError, Error: "a fault of the agent itself"}}
+		l := lt.endpoint("ep", func(_ string, n int) answer {
+			if n == 1 || n == 4 { // failures of the endpoint's own, which are counted
+				return failing(time.Millisecond)
+			}
+			return internal
+		})
+		ids := lt.send(l, 1, 10)
+		pass(24 * time.Hour)
+		r := lt.book.rows[deliveryKey{"ep", ids[0]}]
+		if r.status != outbox.Failed || r.attempts != 6 {
+			t.Errorf("the delivery is %+v, want failed after six attempts", *r)
+		}
+		if l.failures != 2 || l.off != "" {
+			t.Errorf("%d failures are counted, want 2; off: %q", l.failures, l.off)
+		}
+		lt.quiet()
+	})
+}
+
+func TestRefill_SetsADeliveryAsideThatCausedPanics(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		lt := newLaneTest(t, func(cfg *lanesConfig) { cfg.suspects = &suspects{} })
+		ids := lt.send(lt.endpoint("ep", always(failing(time.Millisecond))), 2, 10)
+		pass(time.Second)
+		for range setAsideAfter {
+			lt.cfg.suspects.add(outbox.Subject{EventID: ids[0], EndpointID: "ep"})
+		}
+		pass(24 * time.Hour)
+		cursed, other := lt.book.rows[deliveryKey{"ep", ids[0]}], lt.book.rows[deliveryKey{"ep", ids[1]}]
+		if cursed.status != outbox.Failed || cursed.reason != asideEvent || cursed.attempts != 1 {
+			t.Errorf("the delivery is %+v, want failed because %s", *cursed, asideEvent)
+		}
+		if other.attempts != 6 {
+			t.Errorf("the other delivery is %+v", *other)
+		}
+		lt.quiet()
+	})
+}
+
+// newPanicTest makes a session as far as a panic needs one.
+func newPanicTest(t *testing.T) (s *session, take, alive context.Context) {
+	t.Helper()
+	s = &session{agent: &agent{log: slog.New(slog.DiscardHandler), metrics: newMetrics("test", source{})}}
+	take, s.stopTaking = context.WithCancelCause(t.Context())
+	alive, s.kill = context.WithCancelCause(t.Context())
+	t.Cleanup(func() { s.stopTaking(nil); s.kill(nil) })
+	return s, take, alive
+}
+
+func TestSession_APanicEndsTheTerm(t *testing.T) {
+	fault := func() error { panic("sentinel") }
+	s, take, alive := newPanicTest(t)
+	err := s.guarded(fault)()
+	if p, ok := errors.AsType[*panics.Error](err); !ok || context.Cause(take) != error(p) || alive.Err() != nil {
+		t.Errorf("guarded returned %v; no new work because of %v, everything ended because of %v", err, context.Cause(take), context.Cause(alive))
+	}
+	s, take, alive = newPanicTest(t)
+	err = s.vital(fault)()
+	if p, ok := errors.AsType[*panics.Error](err); !ok || context.Cause(take) != error(p) || context.Cause(alive) != error(p) {
+		t.Errorf("vital returned %v; no new work because of %v, everything ended because of %v", err, context.Cause(take), context.Cause(alive))
+	}
+}
+
+func TestSession_LeavesOutAHelperThatPanicsAgainAndAgain(t *testing.T) {
+	s, _, _ := newPanicTest(t)
+	calls := 0
+	for range setAsideAfter + 2 {
+		_ = s.dispensable("seal", func() { calls++; panic("sentinel") })()
+	}
+	if calls != setAsideAfter {
+		t.Errorf("the helper ran %d times, want %d", calls, setAsideAfter)
+	}
+	called := false
+	if err := s.dispensable("prune", func() { called = true })(); err != nil || !called {
+		t.Errorf("another helper: called %t, %v", called, err)
+	}
+}
+
+func TestSuspects_AreBounded(t *testing.T) {
+	var s suspects
+	for i := range 3 * maxSuspects {
+		s.add(outbox.Subject{EventID: fmt.Sprint(i)})
+	}
+	if n := len(*s.counts.Load()); n > maxSuspects {
+		t.Errorf("%d suspects are kept", n)
+	}
+}
+
+func TestAdmin_CountsPanicsOfItsHandlersAndOfMetrics(t *testing.T) {
+	log := &syncBuffer{}
+	a := &agent{log: slog.New(slog.NewTextHandler(log, nil))}
+	a.metrics = newMetrics("test", a.source())
+	server := httptest.NewUnstartedServer(a.countPanics(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/abort" {
+			panic(http.ErrAbortHandler)
+		}
+		panic("sentinel")
+	})))
+	server.Config.ErrorLog = slog.NewLogLogger(slog.NewTextHandler(log, nil), slog.LevelError)
+	server.Start()
+	defer server.Close()
+	for _, path := range []string{"/", "/abort"} {
+		if resp, err := http.Get(server.URL + path); err == nil {
+			_ = resp.Body.Close()
+			t.Errorf("%s was answered %s", path, resp.Status)
+		}
+	}
+	if n := counted(t, a.metrics, "panics_total"); n != 1 || strings.Contains(log.String(), "sentinel") {
+		t.Errorf("%v panics were counted, want 1; log:\n%s", n, log)
+	}
+	a.current.Store(&session{agent: a}) // without a ledger and lanes, so that the metrics that ask for them panic
+	counted(t, a.metrics, "panics_total")
+	if n := counted(t, a.metrics, "panics_total"); n < 2 {
+		t.Errorf("%v panics were counted, want those of the metrics too", n)
+	}
+}
