@@ -109,16 +109,16 @@ func (s *outage) forget(n int) {
 // wait waits until events are delivered.
 func (s *outage) wait(events ...string) {
 	s.t.Helper()
-	for _, id := range events {
-		s.eventually(func() error {
-			status := testenv.QueryOne[string](s.t, s.env, `select coalesce((select status from webhooks.deliveries where event_id = $1 and endpoint_id = $2), 'not there')`,
-				id, s.endpoint)
-			if status != "succeeded" {
-				return fmt.Errorf("the delivery of %s is %s", id, status)
-			}
-			return nil
-		})
-	}
+	s.eventually(func() error {
+		open := testenv.QueryAll[string](s.t, s.env, `
+			select id || ' is ' || coalesce(status, 'not there') from unnest($1::text[]) id
+			left join webhooks.deliveries on event_id = id and endpoint_id = $2
+			where status is distinct from 'succeeded'`, events, s.endpoint)
+		if len(open) > 0 {
+			return fmt.Errorf("%d of %d events are not delivered; the delivery of %s", len(open), len(events), open[0])
+		}
+		return nil
+	})
 }
 
 // eventually is testenv.Eventually with the agent's log where it comes to nothing.
