@@ -84,6 +84,22 @@ func startPanicking(t *testing.T, cfg *Config, times map[string]int) (*running, 
 	return r, h
 }
 
+// bareAgent makes an agent without sink and admin listener, and its log.
+func bareAgent(t *testing.T, cfg *Config) (*agent, *syncBuffer) {
+	t.Helper()
+	log := &syncBuffer{}
+	a := &agent{cfg: cfg, log: slog.New(slog.NewTextHandler(log, nil)), holder: "test", warned: map[string]bool{}}
+	a.metrics = newMetrics("test", a.source())
+	db := cfg.outbox()
+	db.Watchful, db.Caught = true, a.caught
+	var err error
+	if a.db, err = outbox.Open(t.Context(), db); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(a.db.Close)
+	return a, log
+}
+
 func TestPanic_EndsTheTermAndNotTheProcess(t *testing.T) {
 	t.Parallel()
 	s := newQuietOutage(t, testenv.NewDB(t))
@@ -137,16 +153,7 @@ func TestPanic_ShowsAnEndpointAsUnusableThatCausesItAgainAndAgain(t *testing.T) 
 	cfg := testConfig(env)
 	endpoint := addEndpoint(t, env, "venue_1", "http://hook.example", "*")
 	event := addEvent(t, env, "venue_1", "lead.created", "{}")
-	log := &syncBuffer{}
-	a := &agent{cfg: cfg, log: slog.New(slog.NewTextHandler(log, nil)), holder: "test", warned: map[string]bool{}}
-	a.metrics = newMetrics("test", a.source())
-	db := cfg.outbox()
-	db.Watchful, db.Caught = true, a.caught
-	var err error
-	if a.db, err = outbox.Open(t.Context(), db); err != nil {
-		t.Fatal(err)
-	}
-	defer a.db.Close()
+	a, log := bareAgent(t, cfg)
 	ctx, stop := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
 	go func() { ended <- a.lead(ctx) }() // a.webhook is nil, which http:// is looked up in

@@ -63,6 +63,8 @@ type Proxy struct {
 	closed  bool
 	commit  CommitFault // of the next commit
 	broken  int         // commits
+	text    string      // what before waits for, "" when there is none
+	before  func()
 }
 
 // NewProxy starts a proxy on a port of 127.0.0.1 that forwards to target, "host:port". The caller must Close it.
@@ -133,6 +135,24 @@ func (p *Proxy) BreakCommit(f CommitFault) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.commit = f
+}
+
+// Before has do called once, when a client sends text within one write, before that passes on.
+func (p *Proxy) Before(text string, do func()) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.text, p.before = text, do
+}
+
+// takeBefore returns what is to be done before data passes, or nil.
+func (p *Proxy) takeBefore(data []byte) (do func()) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.text == "" || !bytes.Contains(data, []byte(p.text)) {
+		return nil
+	}
+	do, p.text, p.before = p.before, "", nil
+	return do
 }
 
 // BrokenCommits returns how many commits BreakCommit has broken.
@@ -416,6 +436,9 @@ func (l *link) pass(d direction, to *net.TCPConn, data []byte) bool {
 	if d == up {
 		if l.halfClosed.Load() {
 			return true
+		}
+		if do := l.proxy.takeBefore(data); do != nil {
+			do()
 		}
 		if l.commits.ends(data) {
 			switch l.proxy.takeCommitFault() {

@@ -1,0 +1,121 @@
+package agent
+
+import (
+	"errors"
+	"fmt"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/quintago/webhook-agent/outbox"
+	"github.com/quintago/webhook-agent/secret"
+	"github.com/quintago/webhook-agent/testenv"
+)
+
+// resumable makes a session that has begun a term and whose stream may be resumed, behind a proxy.
+func resumable(t *testing.T, env *testenv.DB) (*session, *testenv.Proxy) {
+	t.Helper()
+	p := testenv.StartProxy(t, env.Addr())
+	cfg := testConfig(env)
+	cfg.Database.URL = secret.New(p.Via(env.LeastURL))
+	a, _ := bareAgent(t, cfg)
+	s := newSession(a)
+	t.Cleanup(s.tailer.Close)
+	if err := s.acquire(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	var err error
+	if s.term, err = s.db.TakeOver(t.Context(), s.tailer, s.holder); err != nil {
+		t.Fatal(err)
+	}
+	return s, p
+}
+
+// TestSession_ResumesOnlyTheTermThatItHolds goes through what may have happened while the stream was broken. The last look is
+// that between the checks and the start of the stream.
+func TestSession_ResumesOnlyTheTermThatItHolds(t *testing.T) {
+	t.Parallel()
+	const (
+		begin   = `update webhooks.checkpoint set epoch = epoch + 1`
+		advance = `select pg_replication_slot_advance('%[1]s', pg_current_wal_insert_lsn())`
+		drop    = `select pg_drop_replication_slot('%[1]s')`
+	)
+	for name, test := range map[string]struct {
+		meanwhile string // while the stream is broken
+		between   string // before the stream starts
+		want      error
+	}{
+		"nothing":                                    {"", "", nil},
+		"another term":                               {begin, "", outbox.ErrFenced},
+		"another term between check and start":       {"", begin, outbox.ErrFenced},
+		"a slot that was advanced":                   {advance, "", outbox.ErrSlotMoved},
+		"a slot that was dropped":                    {drop, "", outbox.ErrSlotGone},
+		"a slot dropped between the check and start": {"", drop, outbox.ErrSlotGone},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			env := testenv.NewDB(t)
+			s, p := resumable(t, env)
+			s.tailer.Close()
+			testenv.Eventually(t, patience, func() error { // the server has noticed
+				if testenv.QueryOne[bool](t, env, `select active from pg_replication_slots where slot_name = $1`, env.Slot) {
+					return errors.New("the slot is active")
+				}
+				return nil
+			})
+			if test.meanwhile == advance { // over something that was not confirmed
+				addEvent(t, env, "venue_1", "lead.created", "{}")
+			}
+			act := func(sql string) {
+				if sql == "" {
+					return
+				}
+				if sql != begin {
+					sql = fmt.Sprintf(sql, env.Slot)
+				}
+				if err := testenv.ExecSQL(t.Context(), env.SuperuserURL, sql); err != nil {
+					t.Error(err)
+				}
+			}
+			act(test.meanwhile)
+			p.Before("START_REPLICATION", func() { act(test.between) })
+			if err := s.resume(t.Context()); !errors.Is(err, test.want) {
+				t.Errorf("resume returned %v, want %v", err, test.want)
+			} else if test.want != nil && !endsTerm(err) {
+				t.Errorf("%v does not end the term", err)
+			}
+		})
+	}
+}
+
+func TestSession_LeadsWhileItsLeaseIsFreshAndItsStreamIsWhole(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var s session
+		renewed := time.Now()
+		s.lease.Store(&renewed)
+		for _, test := range []struct {
+			passes time.Duration
+			broken bool
+			want   bool
+		}{
+			{0, false, true},
+			{leaseTime - time.Millisecond, false, true},
+			{0, true, false},
+			{time.Millisecond, false, false},
+			{0, true, false},
+			{time.Hour, false, false},
+		} {
+			pass(test.passes)
+			s.broken.Store(test.broken)
+			if got := s.leads(); got != test.want {
+				t.Errorf("%s after the lease was renewed, broken %t: leads is %t", time.Since(renewed), test.broken, got)
+			}
+		}
+		again := time.Now()
+		s.lease.Store(&again)
+		s.broken.Store(false)
+		if !s.leads() {
+			t.Error("it does not lead after the lease was renewed")
+		}
+	})
+}
