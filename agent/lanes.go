@@ -120,6 +120,8 @@ func (s *lanes) offer(offers []offer) (results []*outbox.Result) {
 		switch {
 		case l.off != "":
 			results = append(results, missed(d, l.off, now))
+		case d.Venue != l.endpoint.Venue: // it has moved since the event was matched
+			results = append(results, missed(d, otherVenue, now))
 		case s.fits(l, d):
 			s.pushLocked(l, d)
 			continue

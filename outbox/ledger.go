@@ -24,8 +24,11 @@ const (
 	// endpoints would wait behind a burst for one. Many small transactions must fit as well as a large one.
 	resultQueue = 1024
 	batchQueue  = 4096
-	// groupRows is how many rows one commit gathers before it leaves the rest to the next.
+	// groupRows is how many rows one commit gathers before it leaves the rest to the next; the last batch that it takes may
+	// exceed it. parkRows is how many it parks beside them. Whatever a transaction fans out to, a commit stays so small that it is
+	// done in time.
 	groupRows = 2048
+	parkRows  = 2048
 	// groupInterval is how soon after a commit the next one may come. A commit has a price whatever it holds: four statements,
 	// a flush of the WAL, a version of the checkpoint's row. It is less than an attempt takes, and adds to no attempt.
 	groupInterval = 20 * time.Millisecond
@@ -243,7 +246,7 @@ func (l *Ledger) Run(ctx context.Context) error {
 		last = last && !full
 		now := time.Now()
 		l.wakeJobs(now)
-		l.mark.overdue(now.Add(-ParkAfter), func(d *Delivery) {
+		l.mark.overdue(now.Add(-ParkAfter), parkRows, func(d *Delivery) {
 			l.stats.parked.Add(1)
 			g.add(&Result{Delivery: d, Status: Pending, NextAttempt: l.cfg.Clock.Now(), Parked: true})
 			l.mark.recorded(d)
@@ -345,7 +348,7 @@ func (l *Ledger) noteLag(now time.Time) {
 // wait returns how long Run may sleep when nothing comes in.
 func (l *Ledger) wait(now time.Time) time.Duration {
 	next := now.Add(time.Hour)
-	if read, ok := l.mark.oldest(); ok {
+	if read, ok := l.mark.oldestUnrecorded(); ok {
 		next = read.Add(ParkAfter)
 	}
 	if l.mark.low > l.stored {
