@@ -204,7 +204,7 @@ func TestRouter_SetsAnEventAsideThatItPanicsOver(t *testing.T) {
 		rt := newRouterTest(t)
 		rt.log = slog.New(slog.DiscardHandler)
 		rt.loadState(state(row("a"), row("b")))
-		rt.subs.venues["venue_1"].byType["lead.cursed"] = []*subscription{nil} // a fault of the subscriptions
+		rosterOf(&rt.subs.venues["venue_1"].byType, "lead.cursed").members = []member{{}} // a fault of the subscriptions
 		cursed := event("e2")
 		cursed.Event.Type, cursed.Index = "lead.cursed", 2
 		b := transaction(event("e1"), cursed, event("e3"))

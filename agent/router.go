@@ -61,7 +61,7 @@ func (r *router) loadEndpoint(ctx context.Context, e outbox.EndpointState, due t
 	}
 	patterns, target, unusable := r.examine(&e.Endpoint)
 	l, records := r.lanes.load(e, target, unusable, due)
-	r.subscribe(&subscription{l, &e.Endpoint, patterns})
+	r.subscribe(&subscription{lane: l, endpoint: &e.Endpoint, patterns: patterns})
 	return r.lanes.tell(ctx, records)
 }
 
@@ -330,7 +330,7 @@ func (r *router) change(ctx context.Context, c *outbox.EndpointChange) error {
 	}
 	patterns, target, unusable := r.examine(e)
 	l, records := r.lanes.change(e, target, unusable)
-	r.subscribe(&subscription{l, e, patterns})
+	r.subscribe(&subscription{lane: l, endpoint: e, patterns: patterns})
 	return r.lanes.tell(ctx, records)
 }
 
