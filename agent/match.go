@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/quintago/webhook-agent/outbox"
+	"github.com/quintago/webhook-agent/sink"
 )
 
 // patterns says which event types an endpoint wants, in a form in which no type is covered twice: everything, or all
@@ -67,13 +68,15 @@ func (p patterns) reduce() patterns {
 	return p
 }
 
-// subscription is an endpoint as events are matched against it. A change of the endpoint makes a new one; lane,
-// endpoint and patterns of this one never change.
+// subscription is an endpoint as events are matched against it. A change of the endpoint makes a new one; this one never
+// changes, but for its seats.
 type subscription struct {
 	lane     *lane
 	endpoint *outbox.Endpoint
 	patterns patterns
-	seats    []seat // one for each pattern; owned by subscriptions
+	target   *sink.Target // of endpoint
+	unfit    error        // why nothing can be sent to target, nil when it can
+	seats    []seat       // one for each pattern; owned by subscriptions
 }
 
 // seat is where a subscription stands in a roster.

@@ -59,9 +59,10 @@ func (r *router) loadEndpoint(ctx context.Context, e outbox.EndpointState, due t
 	if r.passesOver(at) {
 		return nil
 	}
-	patterns, target, unusable := r.examine(&e.Endpoint)
-	l, records := r.lanes.load(e, target, unusable, due)
-	r.subscribe(&subscription{lane: l, endpoint: &e.Endpoint, patterns: patterns})
+	sub, unusable := r.examine(&e.Endpoint, nil)
+	l, records := r.lanes.load(e, sub.target, unusable, due)
+	sub.lane = l
+	r.subscribe(sub)
 	return r.lanes.tell(ctx, records)
 }
 
@@ -111,22 +112,33 @@ func (r *router) takeUp(ctx context.Context, replays []outbox.Replay) error {
 	return nil
 }
 
-// examine returns what an endpoint wants, where it is, and why it cannot be sent to, "" when it can.
-func (r *router) examine(e *outbox.Endpoint) (p patterns, target *sink.Target, unusable string) {
+// examine makes the subscription of an endpoint, without its lane, and returns why it cannot be sent to, "" when it can.
+// before is its last one, nil when there is none.
+func (r *router) examine(e *outbox.Endpoint, before *subscription) (sub *subscription, unusable string) {
+	sub = &subscription{endpoint: e}
 	if r.suspects.aside(outbox.Subject{EndpointID: e.ID}) {
 		r.metrics.setAside.WithLabelValues("endpoint").Inc()
-		return p, nil, asideEndpoint
+		return sub, asideEndpoint
 	}
 	r.seal(e)
-	target, unfit := r.target(e)
-	p, err := parsePatterns(e.Events)
-	if err == nil {
-		err = unfit
+	if before != nil && before.target != nil && sameTarget(before.endpoint, e) {
+		sub.target, sub.unfit = before.target, before.unfit // an app may change all endpoints of a venue at once
+	} else {
+		sub.target, sub.unfit = r.target(e)
+	}
+	var err error
+	if sub.patterns, err = parsePatterns(e.Events); err == nil {
+		err = sub.unfit
 	}
 	if err != nil {
 		unusable = err.Error()
 	}
-	return p, target, unusable
+	return sub, unusable
+}
+
+// sameTarget reports whether two rows of an endpoint lead to the same place and sign alike.
+func sameTarget(a, b *outbox.Endpoint) bool {
+	return a.URL.Equal(b.URL) && a.Secret.Equal(b.Secret) && a.Previous.Equal(b.Previous) && a.PreviousUntil.Equal(b.PreviousUntil)
 }
 
 // route handles one batch. It waits for the database while take lasts, and for the ledger while ctx does.
@@ -325,12 +337,14 @@ func (r *router) change(ctx context.Context, c *outbox.EndpointChange) error {
 	if r.passesOver(at) {
 		return nil
 	}
-	if before := r.subs.byID[e.ID]; before != nil {
+	before := r.subs.byID[e.ID]
+	if before != nil {
 		c.Merge(before.endpoint)
 	}
-	patterns, target, unusable := r.examine(e)
-	l, records := r.lanes.change(e, target, unusable)
-	r.subscribe(&subscription{lane: l, endpoint: e, patterns: patterns})
+	sub, unusable := r.examine(e, before)
+	l, records := r.lanes.change(e, sub.target, unusable)
+	sub.lane = l
+	r.subscribe(sub)
 	return r.lanes.tell(ctx, records)
 }
 
