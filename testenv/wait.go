@@ -5,8 +5,15 @@ import (
 	"time"
 )
 
-// pollInterval is the time between two looks at something that gives no signal when it changes.
+// pollInterval is the time between two looks at a cluster that starts or stops.
 const pollInterval = 10 * time.Millisecond
+
+// The time between two looks at something that gives no signal when it changes grows from pollFirst to pollMost. A look is a
+// query or a request: tests that run side by side would take a processor to themselves by looking a hundred times a second.
+const (
+	pollFirst = 5 * time.Millisecond
+	pollMost  = 60 * time.Millisecond
+)
 
 // Eventually calls cond again and again until it returns nil, and fails the test with its last error when that does not
 // happen within timeout. It must be called from the goroutine of the test.
@@ -14,7 +21,8 @@ func Eventually(t testing.TB, timeout time.Duration, cond func() error) {
 	t.Helper()
 	deadline := time.NewTimer(timeout)
 	defer deadline.Stop()
-	tick := time.NewTicker(pollInterval)
+	wait := pollFirst
+	tick := time.NewTimer(wait)
 	defer tick.Stop()
 	for {
 		err := cond()
@@ -25,6 +33,8 @@ func Eventually(t testing.TB, timeout time.Duration, cond func() error) {
 		case <-deadline.C:
 			t.Fatalf("not within %s: %v", timeout, err)
 		case <-tick.C:
+			wait = min(wait*5/4+time.Millisecond, pollMost)
+			tick.Reset(wait)
 		}
 	}
 }

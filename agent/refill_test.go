@@ -1,0 +1,141 @@
+package agent
+
+import (
+	"fmt"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/quintago/webhook-agent/outbox"
+)
+
+// fetched plays a refill of the lane ep during which meanwhile happens, and returns how many records came of it.
+func fetched(lt *laneTest, r *outbox.Refill, meanwhile func()) int {
+	lt.t.Helper()
+	now := time.Now()
+	lt.lanes.mu.Lock()
+	lt.dueLocked(lt.byID["ep"], now)
+	lt.lanes.mu.Unlock()
+	wants, _, _ := lt.nextWants(now)
+	if len(wants) != 1 {
+		lt.t.Fatalf("%d lanes want a refill", len(wants))
+	}
+	meanwhile()
+	return len(lt.feed(wants, map[string]*outbox.Refill{"ep": r}, now))
+}
+
+// TestRefill_ALostEventIsRecordedOnceAndNotOverAResult fetches a delivery whose event is gone: it is failed, but not where its result
+// was recorded while it was fetched, and not a second time while that is on its way.
+func TestRefill_ALostEventIsRecordedOnceAndNotOverAResult(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		lt := newLaneTest(t, nil)
+		l := lt.endpoint("ep", always(ok(time.Millisecond)))
+		pass(time.Minute)
+		lost := func() *outbox.Refill {
+			return &outbox.Refill{Lost: []*outbox.Delivery{{EventID: "e1", EndpointID: "ep"}}}
+		}
+		n := fetched(lt, lost(), func() {
+			lt.committed([]*outbox.Result{{Delivery: &outbox.Delivery{EventID: "e1", EndpointID: "ep"}, Status: outbox.Succeeded}})
+		})
+		if n != 0 {
+			t.Errorf("%d records of an event whose result came in meanwhile", n)
+		}
+		if n := fetched(lt, lost(), func() {}); n != 1 {
+			t.Errorf("%d records of an event that is lost, want 1", n)
+		}
+		if !lt.holds(l, "e1") {
+			t.Error("the next refill would record it again")
+		}
+	})
+}
+
+func TestLanes_WhatAReplayRequeuesForAnEndpointThatIsOffBecomesMissed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		lt := newLaneTest(t, nil)
+		lt.endpoint("ep", always(ok(time.Millisecond)))
+		lt.changeTo(outbox.Endpoint{ID: "ep", Generation: 1, Disabled: true}, "")
+		pass(time.Minute)
+		row := &bookRow{status: outbox.Pending, next: time.Now()}
+		lt.book.mu.Lock()
+		lt.book.rows[deliveryKey{"ep", "e1"}] = row
+		lt.book.mu.Unlock()
+		lt.requeued("ep")
+		pass(time.Minute)
+		if row.status != outbox.Missed || row.reason != offDisabled {
+			t.Errorf("the row is %+v, want missed", *row)
+		}
+	})
+}
+
+func TestLanes_KeepTheEarliestTimeAtWhichSomethingIsDue(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		lt := newLaneTest(t, nil)
+		l := lt.endpoint("ep", always(ok(time.Millisecond)))
+		pass(time.Minute)
+		now := time.Now()
+		lt.lanes.mu.Lock()
+		defer lt.lanes.mu.Unlock()
+		for _, after := range []time.Duration{2 * time.Hour, time.Hour, 3 * time.Hour} {
+			lt.dueLocked(l, now.Add(after))
+		}
+		if !l.due.Equal(now.Add(time.Hour)) {
+			t.Errorf("due after %s, want an hour", l.due.Sub(now))
+		}
+	})
+}
+
+// TestLanes_NothingOfAFormerVenueIsSent has an endpoint that moves to another venue while deliveries of the former one wait in
+// memory and in the database.
+func TestLanes_NothingOfAFormerVenueIsSent(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		lt := newLaneTest(t, nil)
+		lt.endpoint("ep", always(ok(time.Millisecond)))
+		l := lt.changeTo(outbox.Endpoint{ID: "ep", Generation: 1, Venue: "venue_a"}, "")
+		pass(time.Minute)
+		lt.stall(true) // so that they wait
+		var offers []offer
+		for _, venue := range []string{"venue_a", "venue_b"} {
+			offers = append(offers, offer{l, &outbox.Delivery{EventID: "of " + venue, EndpointID: "ep", Venue: venue, Body: []byte("{}")}})
+		}
+		lt.offer(offers)
+		lt.changeTo(outbox.Endpoint{ID: "ep", Generation: 1, Venue: "venue_b"}, "")
+		pass(time.Second)
+		if row := lt.book.rows[deliveryKey{"ep", "of venue_a"}]; row == nil || row.status != outbox.Missed || row.reason != otherVenue {
+			t.Errorf("what waited for the former venue is %+v, want missed", row)
+		}
+		lt.stall(false)
+		pass(time.Minute)
+		r := &outbox.Refill{Deliveries: []*outbox.Delivery{
+			{EventID: "e1", EndpointID: "ep", Venue: "venue_a", Body: []byte("{}")},
+			{EventID: "e2", EndpointID: "ep", Venue: "venue_b", Body: []byte("{}")},
+		}}
+		if n := fetched(lt, r, func() {}); n != 1 {
+			t.Errorf("%d records of what was fetched for the former venue, want 1", n)
+		}
+		pass(time.Minute)
+		for event, want := range map[string]int{"of venue_a": 0, "of venue_b": 1, "e1": 0, "e2": 1} {
+			if n := len(lt.seen("ep").times[event]); n != want {
+				t.Errorf("%s: %d attempts, want %d", event, n, want)
+			}
+		}
+	})
+}
+
+func TestLanes_LoadDisablesWhatALeaderThatDiedHadNotDisabledYet(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		lt := newLaneTest(t, nil)
+		for _, test := range []struct {
+			failures int
+			off      string
+			disabled int
+		}{{lt.cfg.disableAfter - 1, "", 0}, {lt.cfg.disableAfter, offDisabled, 1}} {
+			e := outbox.EndpointState{Endpoint: outbox.Endpoint{ID: fmt.Sprint(test.failures), Generation: 1}, Failures: test.failures}
+			l, records := lt.load(e, lt.target(e.ID), "", time.Time{})
+			lt.tellAll(records)
+			pass(time.Minute)
+			if n := len(lt.book.disabled); l.off != test.off || n != test.disabled {
+				t.Errorf("with %d failures it is off %q, %d are disabled", test.failures, l.off, n)
+			}
+		}
+	})
+}
