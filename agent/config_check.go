@@ -164,7 +164,7 @@ func (c *Config) checkEndpoints(p *problemList) {
 		if err := webhook.CheckURL(endpoint.URL.Reveal()); err != nil {
 			p.add(key+".url", "%v", err)
 		}
-		if _, err := parsePatterns(endpoint.Events); err != nil {
+		if _, err := outbox.ParsePatterns(endpoint.Events); err != nil {
 			p.add(key+".events", "%v", err)
 		}
 		if err := sink.CheckSecret(endpoint.Secret); err != nil {

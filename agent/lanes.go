@@ -113,6 +113,10 @@ func (s *lanes) offer(offers []offer) (results []*outbox.Result) {
 		switch {
 		case l.off != "":
 			results = append(results, missed(d, l.off, now))
+		case d.Unfit != "":
+			results = append(results, &outbox.Result{Delivery: d, Status: outbox.Failed, Error: d.Unfit, Finished: now})
+		case s.heldLocked(l, d):
+			results = append(results, outbox.IDTaken(d, now))
 		case s.fits(l, d):
 			s.pushLocked(l, d)
 			continue
@@ -125,6 +129,12 @@ func (s *lanes) offer(offers []offer) (results []*outbox.Result) {
 	}
 	s.dispatchLocked()
 	return results
+}
+
+// heldLocked reports whether memory has a delivery of another event with the same id.
+func (s *lanes) heldLocked(l *lane, d *outbox.Delivery) bool {
+	_, held := l.held[d.EventID]
+	return held
 }
 
 func recordResult(r *outbox.Result) record {
@@ -445,8 +455,8 @@ func (s *lanes) committed(results []*outbox.Result) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, r := range results {
-		if r.Parked {
-			continue
+		if r.Parked || r.Taken && r.Attempt.Number == 0 {
+			continue // memory still holds the delivery, or that of another event with the same id
 		}
 		l := s.byID[r.Delivery.EndpointID]
 		if r.Status == outbox.Pending && (l == nil || l.off != "") {

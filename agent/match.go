@@ -1,71 +1,16 @@
 package agent
 
 import (
-	"errors"
-	"fmt"
 	"slices"
-	"strings"
 
 	"github.com/quintago/webhook-agent/outbox"
 )
-
-// patterns says which event types an endpoint wants, in a form in which no type is covered twice: everything, or all
-// types below some prefixes ("lead." for lead.*), and some single types.
-type patterns struct {
-	all      bool
-	prefixes []string
-	types    []string
-}
-
-// parsePatterns reads endpoints.events. Its error is the reason that the endpoint's owner is shown; the patterns hold
-// what is right beside it, so that the events are at least kept as missed.
-func parsePatterns(events []string) (p patterns, err error) {
-	if len(events) == 0 {
-		return p, errors.New("events names no event type; use types such as lead.created, lead.* or *")
-	}
-	for _, e := range events {
-		prefix, below := strings.CutSuffix(e, "*")
-		switch {
-		case e == "*":
-			p.all = true
-		case e == "" || strings.ContainsAny(prefix, "* \t\r\n") || strings.HasSuffix(e, ".") || below && (len(prefix) < 2 || !strings.HasSuffix(prefix, ".")):
-			err = fmt.Errorf("events has %q, which is no event type; use types such as lead.created, lead.* or *", e)
-		case below:
-			p.prefixes = append(p.prefixes, prefix)
-		default:
-			p.types = append(p.types, e)
-		}
-	}
-	return p.reduce(), err
-}
-
-// reduce drops what other patterns cover already.
-func (p patterns) reduce() patterns {
-	if p.all {
-		return patterns{all: true}
-	}
-	slices.Sort(p.prefixes)
-	p.prefixes = slices.Compact(p.prefixes)
-	// In sorted order a prefix stands right before all that it covers.
-	kept := p.prefixes[:0]
-	for _, prefix := range p.prefixes {
-		if n := len(kept); n == 0 || !strings.HasPrefix(prefix, kept[n-1]) {
-			kept = append(kept, prefix)
-		}
-	}
-	p.prefixes = kept
-	slices.Sort(p.types)
-	p.types = slices.DeleteFunc(slices.Compact(p.types), func(t string) bool {
-		return slices.ContainsFunc(p.prefixes, func(prefix string) bool { return strings.HasPrefix(t, prefix) })
-	})
-	return p
-}
 
 // subscription is an endpoint as events are matched against it.
 type subscription struct {
 	lane     *lane
 	endpoint *outbox.Endpoint
-	patterns patterns
+	patterns outbox.Patterns
 }
 
 // subscriptions finds the endpoints that want an event. What a look-up costs depends on those that match and on the
@@ -94,13 +39,13 @@ func (s *subscriptions) set(sub *subscription) {
 		v = &venueSubscriptions{byPrefix: map[string][]*subscription{}, byType: map[string][]*subscription{}}
 		s.venues[sub.endpoint.Venue] = v
 	}
-	if sub.patterns.all {
+	if sub.patterns.All {
 		v.all = append(v.all, sub)
 	}
-	for _, prefix := range sub.patterns.prefixes {
+	for _, prefix := range sub.patterns.Prefixes {
 		v.byPrefix[prefix] = append(v.byPrefix[prefix], sub)
 	}
-	for _, t := range sub.patterns.types {
+	for _, t := range sub.patterns.Types {
 		v.byType[t] = append(v.byType[t], sub)
 	}
 }
@@ -117,12 +62,12 @@ func (s *subscriptions) remove(id string) {
 		return slices.DeleteFunc(subs, func(other *subscription) bool { return other == sub })
 	}
 	v.all = without(v.all)
-	for _, prefix := range sub.patterns.prefixes {
+	for _, prefix := range sub.patterns.Prefixes {
 		if v.byPrefix[prefix] = without(v.byPrefix[prefix]); len(v.byPrefix[prefix]) == 0 {
 			delete(v.byPrefix, prefix)
 		}
 	}
-	for _, t := range sub.patterns.types {
+	for _, t := range sub.patterns.Types {
 		if v.byType[t] = without(v.byType[t]); len(v.byType[t]) == 0 {
 			delete(v.byType, t)
 		}

@@ -81,10 +81,10 @@ func (r *router) takeUp(ctx context.Context, replays []outbox.Replay) error {
 }
 
 // examine returns what an endpoint wants, where it is, and why it cannot be sent to, "" when it can.
-func (r *router) examine(e *outbox.Endpoint) (p patterns, target *sink.Target, unusable string) {
+func (r *router) examine(e *outbox.Endpoint) (p outbox.Patterns, target *sink.Target, unusable string) {
 	r.seal(e)
 	target, unfit := r.target(e)
-	p, err := parsePatterns(e.Events)
+	p, err := outbox.ParsePatterns(e.Events)
 	if err == nil {
 		err = unfit
 	}
@@ -129,16 +129,13 @@ func (r *router) route(ctx context.Context, b *outbox.Batch, recorded outbox.Rec
 				if loaded && sub.endpoint.Created.After(b.Committed) {
 					continue // registered after the event, although it was loaded before the stream has come here
 				}
-				if recorded.Has(c.Event.ID, sub.endpoint.ID) || r.term.Repeats && r.underWay(sub, c.Event.ID, deliveries) {
+				if recorded.Has(c.Event, sub.endpoint.ID) || r.term.Repeats && r.underWay(sub, c.Event.ID, deliveries) {
 					continue
 				}
 				if body == nil {
 					body = c.Event.Envelope()
 				}
-				d := &outbox.Delivery{
-					EventID: c.Event.ID, EndpointID: sub.endpoint.ID, Venue: c.Event.Venue, Type: c.Event.Type,
-					Created: c.Event.Created, Committed: b.Committed, Body: body,
-				}
+				d := c.Event.Delivery(sub.endpoint.ID, b.Committed, body)
 				deliveries = append(deliveries, d)
 				offers = append(offers, offer{sub.lane, d})
 			}

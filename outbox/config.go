@@ -1,6 +1,7 @@
 package outbox
 
 import (
+	"context"
 	"fmt"
 	"strings"
 	"time"
@@ -20,6 +21,10 @@ type Config struct {
 	Table string
 	// Columns are the names of the outbox table's columns.
 	Columns Columns
+	// Types are the patterns of the types that are events of the agent's; none stand for all. What does not match is passed over.
+	Types []string
+	// TimeZone is that of the column created when its type has none; "" is the database's.
+	TimeZone string
 	// Publication holds the outbox and the replays, inserts only; Publication_endpoints holds the endpoints.
 	Publication string
 	// Slot is the name of the replication slot and the key of the checkpoint. Names of slots are cluster-wide.
@@ -98,4 +103,14 @@ func (c Config) replicationConfig() (*pgconn.Config, error) {
 	pc.RuntimeParams["bytea_output"] = "hex"
 	pc.RuntimeParams["wal_sender_timeout"] = fmt.Sprintf("%dms", senderTimeout.Milliseconds())
 	return pc, nil
+}
+
+// speakRaw takes texts as they are where the server's encoding is SQL_ASCII: it does not know what they are, and would end a whole statement, or
+// the stream, at a byte that is not UTF-8. Such bytes are found row by row (unfit).
+func speakRaw(ctx context.Context, conn *pgconn.PgConn) error {
+	if conn.ParameterStatus("server_encoding") != "SQL_ASCII" {
+		return nil
+	}
+	_, err := conn.Exec(ctx, "set client_encoding = 'SQL_ASCII'").ReadAll()
+	return err
 }

@@ -92,7 +92,7 @@ from webhooks.deliveries
 where ($1 = '' or endpoint_id = $1)
   and ($2 = '' or venue = $2)
   and (cardinality($3::text[]) = 0 or status = any($3))
-  and ($4 = '' or type = $4 or (right($4, 2) = '.*' and starts_with(type, left($4, -1))))
+  and ($4 = '' or type = $4 or webhooks.event_matches(array[$4], type))
   and ($5::timestamptz is null or created >= $5)
   and ($6::timestamptz is null or created < $6)
   and ($7::text is null or (created, event_id, endpoint_id) < ($7::text::timestamptz, $8, $9))

@@ -74,7 +74,8 @@ type Ledger struct {
 	resting  []resting        // jobs that pause
 	stopped  map[string]int   // by endpoint, the version up to which MissPending is over
 	versions map[string]int64 // by endpoint, the latest Health that was taken in
-	stored   LSN              // the checkpoint as committed
+	reused   reusedIDs
+	stored   LSN // the checkpoint as committed
 	storedAt time.Time
 	pause    *time.Timer // of gather
 	failing  string      // why the last try to commit failed, "" when it did not; logged when it changes
@@ -85,6 +86,7 @@ type Ledger struct {
 // ledgerStats is what Stats reads from other goroutines.
 type ledgerStats struct {
 	groups, rows, parked atomic.Int64
+	reused, aside        atomic.Int64
 	lag                  atomic.Int64 // nanoseconds
 	stored               atomic.Uint64
 	recorded             atomic.Uint64 // LSN; everything up to it has its rows, which the checkpoint may not tell yet
@@ -96,6 +98,8 @@ type ledgerStats struct {
 // LedgerStats is a view of the Ledger for metrics.
 type LedgerStats struct {
 	Groups, Rows, Parked int64         // commits, delivery rows in them, rows that were parked
+	Reused               int64         // deliveries of events whose id the log had for another event
+	SetAside             int64         // deliveries that PostgreSQL refused to record
 	Lag                  time.Duration // age of the oldest batch that is not recorded completely
 	Checkpoint           LSN
 	Failing              string // why the last try to commit failed, "" when it did not
@@ -195,6 +199,7 @@ func (l *Ledger) Close() { close(l.closed) }
 func (l *Ledger) Stats() LedgerStats {
 	s := LedgerStats{
 		Groups: l.stats.groups.Load(), Rows: l.stats.rows.Load(), Parked: l.stats.parked.Load(),
+		Reused: l.stats.reused.Load(), SetAside: l.stats.aside.Load(),
 		Lag: time.Duration(l.stats.lag.Load()), Checkpoint: LSN(l.stats.stored.Load()), Stalled: l.stats.stalled.Load(),
 	}
 	if why := l.stats.failing.Load(); why != nil {
@@ -323,6 +328,30 @@ func (l *Ledger) take(g *group, o op) {
 
 // takeHealth keeps the latest state of an endpoint's counter. Attempts of one endpoint end in parallel, so an earlier
 // state may come in later.
+// reusedIDs keeps the log from saying the same with each group.
+type reusedIDs struct {
+	told  time.Time
+	since int64 // deliveries since then
+}
+
+// reusedPause is how often the log says that ids are used again.
+const reusedPause = time.Minute
+
+// tellReused counts deliveries of events whose id the log had for another event, and says so.
+func (l *Ledger) tellReused(n int64) {
+	if n == 0 {
+		return
+	}
+	l.stats.reused.Add(n)
+	l.reused.since += n
+	if now := time.Now(); now.Sub(l.reused.told) >= reusedPause {
+		l.cfg.Log.Error("the outbox uses ids of events again that the delivery log still has; ids must be unique, also after the table was emptied. An event "+
+			"takes the place of one that has ended; while the other is pending, it is not recorded and may not be sent",
+			"outbox", l.cfg.Table, "deliveries", l.reused.since)
+		l.reused = reusedIDs{told: now}
+	}
+}
+
 func (l *Ledger) takeHealth(g *group, h *Health) {
 	if h == nil || h.Version <= l.versions[h.EndpointID] {
 		return
@@ -386,6 +415,8 @@ func (l *Ledger) commit(ctx context.Context, g *group, last bool) error {
 	if err != nil {
 		return err
 	}
+	l.tellAsides(g)
+	l.tellReused(g.reused)
 	l.stats.groups.Add(1)
 	l.stats.rows.Add(int64(len(g.rows)))
 	for _, r := range g.results {

@@ -59,6 +59,7 @@ type Tailer struct {
 	received  atomic.Uint64 // LSN up to which the stream was handed over or is idle
 	lastHeard atomic.Int64  // nanoseconds from made to the last message from the server, by the monotonic clock
 	made      time.Time     // when NewTailer made it
+	passed    atomic.Int64  // events that Config.Types does not ask for
 
 	// interrupted ends a stream that does not read because its consumer is slow; sent without waiting, so one place is
 	// enough.
@@ -99,7 +100,18 @@ func (t *Tailer) Connect(ctx context.Context) error {
 	if err != nil {
 		return t.cfg.explain("open the replication connection", err)
 	}
-	t.conn, t.dec = conn, newDecoder(t.cfg)
+	t.conn = conn
+	if err := speakRaw(ctx, conn); err != nil {
+		t.Close()
+		return t.cfg.explain("open the replication connection", err)
+	}
+	m, err := t.cfg.connectMapping(ctx)
+	if err != nil {
+		t.Close()
+		return err
+	}
+	t.dec = newDecoder(t.cfg, m)
+	t.dec.passed = func() { t.passed.Add(1) }
 	if t.System, err = pglogrepl.IdentifySystem(ctx, conn); err != nil {
 		t.Close()
 		return t.cfg.explain("identify the server", err)
@@ -162,6 +174,9 @@ func (t *Tailer) Confirm(lsn LSN) { t.confirmed.Store(uint64(lsn)) }
 
 // Heard returns when the server was last heard. Safe for concurrent use.
 func (t *Tailer) Heard() time.Time { return t.made.Add(time.Duration(t.lastHeard.Load())) }
+
+// PassedOver returns how many events the Tailer has read that Config.Types does not ask for. Safe for concurrent use.
+func (t *Tailer) PassedOver() int64 { return t.passed.Load() }
 
 func (t *Tailer) hear() { t.lastHeard.Store(int64(time.Since(t.made))) }
 
@@ -356,6 +371,9 @@ func (t *Tailer) data(take context.Context, out chan<- *Batch, data []byte) erro
 		}
 		t.batch = nil
 		return nil
+	case *pglogrepl.TypeMessage:
+		t.dec.typed(m)
+		return nil
 	case *pglogrepl.RelationMessage:
 		return t.dec.describe(m)
 	case *pglogrepl.InsertMessage:
@@ -368,7 +386,7 @@ func (t *Tailer) data(take context.Context, out chan<- *Batch, data []byte) erro
 		change, ok, err = t.dec.delete(m)
 	case *pglogrepl.TruncateMessage:
 		change, ok, err = t.dec.truncate(m)
-	default: // Origin, Type and messages of pg_logical_emit_message
+	default: // Origin and messages of pg_logical_emit_message
 		return nil
 	}
 	if err != nil || !ok {
