@@ -133,8 +133,12 @@ func (s *lanes) offer(offers []offer) (results []*outbox.Result) {
 
 // heldLocked reports whether memory has a delivery of another event with the same id.
 func (s *lanes) heldLocked(l *lane, d *outbox.Delivery) bool {
-	_, held := l.held[d.EventID]
-	return held
+	if _, held := l.held[d.EventID]; !held {
+		return false
+	}
+	return !slices.ContainsFunc(l.queue, func(other *outbox.Delivery) bool {
+		return other.EventID == d.EventID && other.Venue == d.Venue && other.Type == d.Type && other.Created.Equal(d.Created)
+	})
 }
 
 func recordResult(r *outbox.Result) record {

@@ -40,6 +40,7 @@ type agent struct {
 	db      *outbox.DB
 	webhook *sink.Webhook
 	metrics *metrics
+	counts  outbox.Counts
 	current atomic.Pointer[session] // the session of this agent's term, nil while there is none
 	standby atomic.Bool             // another agent holds the slot
 	problem atomic.Pointer[string]  // why there is no session
@@ -61,7 +62,7 @@ func Run(ctx context.Context, cfg *Config, log *slog.Logger) error {
 	}
 	a.holder = fmt.Sprintf("%s/%d", host, os.Getpid())
 	a.metrics = newMetrics(version, a.source())
-	db := cfg.outbox()
+	db := a.outboxConfig()
 	db.Watchful = true
 	if a.db, err = outbox.Open(ctx, db); err != nil {
 		return err
@@ -93,6 +94,13 @@ func Run(ctx context.Context, cfg *Config, log *slog.Logger) error {
 		log.Info("webhook-agent ends")
 	}
 	return err
+}
+
+// outboxConfig returns the configuration of package outbox for the parts of the process, which count together.
+func (a *agent) outboxConfig() outbox.Config {
+	c := a.cfg.outbox()
+	c.Counts = &a.counts
+	return c
 }
 
 // lead holds one session after another until ctx ends.
@@ -225,5 +233,6 @@ func (a *agent) source() source {
 		queuedBytes:     look(func(st laneStats) int { return st.bytes }),
 		lanesActive:     look(func(st laneStats) int { return st.active }),
 		endpointsOff:    look(func(st laneStats) int { return st.off }),
+		counts:          &a.counts,
 	}
 }

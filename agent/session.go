@@ -55,7 +55,7 @@ type reload struct {
 }
 
 func newSession(a *agent) *session {
-	cfg := a.cfg.outbox()
+	cfg := a.outboxConfig()
 	return &session{agent: a, tailer: outbox.NewTailer(cfg, a.log), keys: cfg.Keys, uncover: make(chan struct{}, 1), reloads: make(chan reload),
 		compared: make(chan struct{}), unsealed: newUnsealed()}
 }
@@ -316,7 +316,7 @@ func (s *session) takeOver(take, alive context.Context) (*router, outbox.State, 
 	}
 	tuneMemory(s.cfg.Delivery.QueueMemory, len(state.Endpoints))
 	s.ledger = outbox.NewLedger(outbox.LedgerConfig{
-		Config: s.cfg.outbox(), Term: s.term, Log: s.log, Clock: s.db.Clock(),
+		Config: s.outboxConfig(), Term: s.term, Log: s.log, Clock: s.db.Clock(),
 		Confirm:    s.tailer.Confirm,
 		Committed:  func(r []*outbox.Result) { s.lanes.committed(r) },
 		Requeued:   func(endpointID string) { s.lanes.requeued(endpointID) },

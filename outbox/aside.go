@@ -115,7 +115,7 @@ func within(ctx context.Context, tx querier, work func() error, undo bool) error
 	return errors.Join(err, exec(ctx, tx, "rollback to savepoint piece"), exec(ctx, tx, "release savepoint piece"))
 }
 
-// tellAsides logs what was set aside, and returns how many deliveries that were.
+// tellAsides logs and counts what was set aside.
 func (l *Ledger) tellAsides(g *group) {
 	for key, left := range g.asides {
 		text := "PostgreSQL refused to record what came of a delivery; it stands as failed in the delivery log"
@@ -124,5 +124,7 @@ func (l *Ledger) tellAsides(g *group) {
 		}
 		l.cfg.Log.Error(text, "event", key.eventID, "endpoint", key.endpointID)
 	}
-	l.stats.aside.Add(int64(len(g.asides)))
+	if l.cfg.Counts != nil {
+		l.cfg.Counts.SetAside.Add(int64(len(g.asides)))
+	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -34,8 +35,17 @@ type Config struct {
 	Watchful bool
 	// Retention is how long the outbox and the log are kept, zero for ever. See Pruner.
 	Retention time.Duration
+	// Counts counts what is told nowhere else; nil counts nothing.
+	Counts *Counts
 	// Keys seal the secrets of endpoints.
 	Keys secret.Keyring
+}
+
+// Counts counts what happens to events. It outlives the parts that count.
+type Counts struct {
+	Filtered atomic.Int64 // events read that Config.Types does not ask for
+	Reused   atomic.Int64 // deliveries of events whose id the log had for another event
+	SetAside atomic.Int64 // deliveries that PostgreSQL refused to record
 }
 
 // Columns maps the columns of an outbox table that an app already has.

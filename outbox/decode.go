@@ -23,7 +23,6 @@ type decoder struct {
 	mapping   *mapping
 	bases     map[uint32]string // by the oid of a type of the database's own, the name of the type beneath
 	relations map[uint32]*relation
-	passed    func() // counts an event that Config.Types does not ask for; nil counts none
 }
 
 // relation is a published table as the stream described it last. At most one of the three is set; none for a table of
@@ -193,8 +192,8 @@ func (d *decoder) insert(m *pglogrepl.InsertMessage, committed time.Time) (c Cha
 	switch {
 	case r.outbox != nil:
 		if c.Event, err = d.decodeEvent(r.outbox, m.Tuple, committed); err == nil && !d.patterns.Match(c.Event.Type) {
-			if d.passed != nil {
-				d.passed()
+			if d.cfg.Counts != nil {
+				d.cfg.Counts.Filtered.Add(1)
 			}
 			return Change{}, false, nil
 		}

@@ -136,7 +136,7 @@ func TestLedger_AnEventTakesTheRowOfAnotherWithItsIDThatHasEnded(t *testing.T) {
 	if want := "venue_a lead.created succeeded 200 t"; got != want {
 		t.Errorf("the row is %q, want %q", got, want)
 	}
-	if n := b.Stats().Reused; n != 1 {
+	if n := b.cfg.Counts.Reused.Load(); n != 1 {
 		t.Errorf("%d ids were counted as used again, want 1", n)
 	}
 }
@@ -161,7 +161,7 @@ func TestLedger_TellsOfAnEventWhoseIDIsPendingForAnother(t *testing.T) {
 		!strings.Contains(told[0], "its delivery was succeeded") || !strings.Contains(told[1], "evt_2 id_taken") || !strings.Contains(told[1], "it was not sent") {
 		t.Errorf("told %q", told)
 	}
-	if n := b.Stats().Reused; n != 2 {
+	if n := b.cfg.Counts.Reused.Load(); n != 2 {
 		t.Errorf("%d ids were counted as used again, want 2", n)
 	}
 	b.close(t)

@@ -86,7 +86,6 @@ type Ledger struct {
 // ledgerStats is what Stats reads from other goroutines.
 type ledgerStats struct {
 	groups, rows, parked atomic.Int64
-	reused, aside        atomic.Int64
 	lag                  atomic.Int64 // nanoseconds
 	stored               atomic.Uint64
 	recorded             atomic.Uint64 // LSN; everything up to it has its rows, which the checkpoint may not tell yet
@@ -98,8 +97,6 @@ type ledgerStats struct {
 // LedgerStats is a view of the Ledger for metrics.
 type LedgerStats struct {
 	Groups, Rows, Parked int64         // commits, delivery rows in them, rows that were parked
-	Reused               int64         // deliveries of events whose id the log had for another event
-	SetAside             int64         // deliveries that PostgreSQL refused to record
 	Lag                  time.Duration // age of the oldest batch that is not recorded completely
 	Checkpoint           LSN
 	Failing              string // why the last try to commit failed, "" when it did not
@@ -199,7 +196,6 @@ func (l *Ledger) Close() { close(l.closed) }
 func (l *Ledger) Stats() LedgerStats {
 	s := LedgerStats{
 		Groups: l.stats.groups.Load(), Rows: l.stats.rows.Load(), Parked: l.stats.parked.Load(),
-		Reused: l.stats.reused.Load(), SetAside: l.stats.aside.Load(),
 		Lag: time.Duration(l.stats.lag.Load()), Checkpoint: LSN(l.stats.stored.Load()), Stalled: l.stats.stalled.Load(),
 	}
 	if why := l.stats.failing.Load(); why != nil {
@@ -342,7 +338,9 @@ func (l *Ledger) tellReused(n int64) {
 	if n == 0 {
 		return
 	}
-	l.stats.reused.Add(n)
+	if l.cfg.Counts != nil {
+		l.cfg.Counts.Reused.Add(n)
+	}
 	l.reused.since += n
 	if now := time.Now(); now.Sub(l.reused.told) >= reusedPause {
 		l.cfg.Log.Error("the outbox uses ids of events again that the delivery log still has; ids must be unique, also after the table was emptied. An event "+

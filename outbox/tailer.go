@@ -59,7 +59,6 @@ type Tailer struct {
 	received  atomic.Uint64 // LSN up to which the stream was handed over or is idle
 	lastHeard atomic.Int64  // nanoseconds from made to the last message from the server, by the monotonic clock
 	made      time.Time     // when NewTailer made it
-	passed    atomic.Int64  // events that Config.Types does not ask for
 
 	// interrupted ends a stream that does not read because its consumer is slow; sent without waiting, so one place is
 	// enough.
@@ -111,7 +110,6 @@ func (t *Tailer) Connect(ctx context.Context) error {
 		return err
 	}
 	t.dec = newDecoder(t.cfg, m)
-	t.dec.passed = func() { t.passed.Add(1) }
 	if t.System, err = pglogrepl.IdentifySystem(ctx, conn); err != nil {
 		t.Close()
 		return t.cfg.explain("identify the server", err)
@@ -174,9 +172,6 @@ func (t *Tailer) Confirm(lsn LSN) { t.confirmed.Store(uint64(lsn)) }
 
 // Heard returns when the server was last heard. Safe for concurrent use.
 func (t *Tailer) Heard() time.Time { return t.made.Add(time.Duration(t.lastHeard.Load())) }
-
-// PassedOver returns how many events the Tailer has read that Config.Types does not ask for. Safe for concurrent use.
-func (t *Tailer) PassedOver() int64 { return t.passed.Load() }
 
 func (t *Tailer) hear() { t.lastHeard.Store(int64(time.Since(t.made))) }
 
