@@ -459,7 +459,7 @@ func (s *lanes) committed(results []*outbox.Result) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, r := range results {
-		if r.Parked || r.Taken && r.Attempt.Number == 0 {
+		if r.Parked || r.Taken && r.Attempt != nil {
 			continue // memory still holds the delivery, or that of another event with the same id
 		}
 		l := s.byID[r.Delivery.EndpointID]

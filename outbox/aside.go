@@ -53,7 +53,11 @@ func (g *group) writeCarefully(ctx context.Context, tx querier) error {
 	var b pgx.Batch
 	g.queueHealth(&b)
 	g.queueReplays(&b)
-	return tx.SendBatch(ctx, &b).Close()
+	if err := tx.SendBatch(ctx, &b).Close(); err != nil {
+		return err
+	}
+	g.taken = nil
+	return g.writeTaken(ctx, tx)
 }
 
 // writePiece writes results, and halves a piece that is refused.
@@ -74,7 +78,11 @@ func (g *group) writePiece(ctx context.Context, tx querier, results []*Result) e
 		if err := tx.SendBatch(ctx, &b).Close(); err != nil {
 			return err
 		}
-		return g.writeTaken(ctx, tx)
+		clashes := g.clashes
+		g.clashes = nil // told once, below
+		err := g.writeTaken(ctx, tx)
+		g.clashes = clashes
+		return err
 	}, false)
 	if !refusesContent(SQLState(err)) {
 		return err

@@ -264,27 +264,26 @@ func (d *decoder) decodeEvent(oc *outboxColumns, t *pglogrepl.TupleData, committ
 		*column.text = logText(text)
 	}
 	e.Unfit = unfit(e.ID, e.Type, e.Venue, e.Data)
-	if e.Created, e.local = d.created(string(t.Columns[oc.created].Data), oc.local); e.Created.IsZero() {
+	var dated bool
+	if e.Created, e.local, dated = d.created(string(t.Columns[oc.created].Data), oc.local); !dated {
 		// infinity, null or a year that Go cannot hold: the time of the commit is the best there is, and no reason to stop.
 		e.Created, e.Undated = committed, true
 	}
 	return e, nil
 }
 
-// created reads the column created, zero when it is not usable. local is the time as it stands in a column without a zone.
-func (d *decoder) created(text string, withoutZone bool) (at, local time.Time) {
+// created reads the column created; ok is false when it is not usable. local is the time as it stands in a column without a zone.
+func (d *decoder) created(text string, withoutZone bool) (at, local time.Time, ok bool) {
 	at, err := parseTimestamp(text)
 	if err != nil || !usable(at) {
-		return time.Time{}, time.Time{}
+		return time.Time{}, time.Time{}, false
 	}
 	if !withoutZone {
-		return at, time.Time{}
+		return at, time.Time{}, true
 	}
 	local = at
-	if at, known := d.mapping.local.utc(local); known && !local.Before(firstUsable) {
-		return at, local
-	}
-	return time.Time{}, time.Time{}
+	at, ok = d.mapping.local.utc(local)
+	return at, local, ok && !local.Before(firstUsable)
 }
 
 // firstUsable is the first local time that is usable in every zone.

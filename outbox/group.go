@@ -2,6 +2,7 @@ package outbox
 
 import (
 	"context"
+	"slices"
 	"strings"
 	"time"
 
@@ -23,6 +24,7 @@ type group struct {
 	// it was not one of the reasons above.
 	careful bool
 	asides  map[deliveryKey]aside // rows that PostgreSQL has refused
+	clashes []*Result             // results of events whose id another event of the group has
 	taken   []*Result             // results of the last write that have no row, since another event with the same id is pending
 	reused  int64                 // deliveries of the last write whose row was of another event with the same id
 }
@@ -48,6 +50,12 @@ func (g *group) add(r *Result) {
 		return
 	}
 	key := r.key()
+	if row, ok := g.rows[key]; ok && g.results[row.latest].Delivery.identity() != r.Delivery.identity() {
+		r.Taken = true // two events with one id: the first has the row
+		g.clashes = append(g.clashes, r)
+		g.results = append(g.results, r)
+		return
+	}
 	g.rows[key] = groupRow{latest: len(g.results), first: g.rows[key].first || !r.Delivery.recorded}
 	g.results = append(g.results, r)
 }
@@ -202,16 +210,17 @@ func (g *group) queueLater(b *pgx.Batch, results []*Result) {
 
 // writeTaken tells, among the attempts, of the results that have no row since another event with the same id is pending.
 func (g *group) writeTaken(ctx context.Context, tx querier) error {
-	if len(g.taken) == 0 {
+	taken := slices.Concat(g.taken, g.clashes)
+	if len(taken) == 0 {
 		return nil
 	}
-	told := make([]*Result, len(g.taken))
-	for i, r := range g.taken {
+	told := make([]*Result, len(taken))
+	for i, r := range taken {
 		outcome := "its delivery was " + string(r.Status)
 		if r.Status == Pending {
 			outcome = "its delivery had not ended, and is not attempted again"
 		}
-		told[i] = &Result{Delivery: r.Delivery, Attempt: &Attempt{At: r.at(), Class: ClassIDTaken, Error: r.Delivery.takenText(outcome)}}
+		told[i] = &Result{Taken: true, Delivery: r.Delivery, Attempt: &Attempt{At: r.at(), Class: ClassIDTaken, Error: r.Delivery.takenText(outcome)}}
 	}
 	g.taken = nil
 	var b pgx.Batch
@@ -290,7 +299,7 @@ func (g *group) queueAttempts(b *pgx.Batch, results []*Result) {
 	)
 	for _, r := range results {
 		a := r.Attempt
-		if a == nil || g.asides[r.key()] != asNothing {
+		if a == nil || r.Taken && a.Class != ClassIDTaken || g.asides[r.key()] != asNothing {
 			continue
 		}
 		eventIDs, endpointIDs = append(eventIDs, r.Delivery.EventID), append(endpointIDs, r.Delivery.EndpointID)
