@@ -86,6 +86,10 @@ type Result struct {
 // ClassIDTaken is the class of what stands among the attempts of a delivery that is pending about another event with the same id.
 const ClassIDTaken = "id_taken"
 
+// foundTaken is what an event that a comparison found without a row is told to have instead. Whether a row of the outbox was changed or another one written
+// in its place, nothing tells, so nothing is sent.
+const foundTaken = "a comparison found an event in the outbox whose id the delivery log has for another event (other venue, type or created): it was not sent; ids must be unique, and rows must stay as they were written"
+
 // IDTaken is the result of a delivery whose event has the id of another one that the same endpoint still waits for.
 func IDTaken(d *Delivery, now time.Time) *Result {
 	return &Result{Delivery: d, Status: Failed, Finished: now, Taken: true, Attempt: &Attempt{At: now, Class: ClassIDTaken, Error: d.takenText("it was not sent")}}

@@ -169,3 +169,25 @@ func TestLedger_TellsOfAnEventWhoseIDIsPendingForAnother(t *testing.T) {
 		t.Errorf("the checkpoint is %s, want 1000: a delivery without a row holds it back", stored)
 	}
 }
+
+// A comparison cannot tell a row that was changed from another event that was written in its place, so it sends nothing and says so once.
+func TestReconcile_TellsOnceOfAnEventWhoseIDTheLogHasForAnother(t *testing.T) {
+	t.Parallel()
+	eachComparison(t, func(t *testing.T, gap bool) {
+		db, env := openDB(t)
+		addEndpoint(t, env, "ep_1", "venue_a", "*")
+		c := compare(t, db, env)
+		addEvents(t, env, "evt", 2)
+		env.Exec(t, `insert into webhooks.deliveries (event_id, endpoint_id, venue, type, status, created) values ('evt_00001', 'ep_1', 'venue_a', 'lead.created', 'succeeded', `+oneTime+`)`)
+		for range 2 {
+			c.runSettled(t, gap)
+			env.Exec(t, `update webhooks.outbox set type = type`)
+		}
+		if got, want := recordedKeys(t, env), []string{"evt_00001/ep_1 succeeded", "evt_00002/ep_1 pending"}; !slices.Equal(got, want) {
+			t.Errorf("recorded %q, want %q", got, want)
+		}
+		if told := testenv.QueryAll[string](t, env, `select event_id || ' ' || class from webhooks.attempts`); !slices.Equal(told, []string{"evt_00001 id_taken"}) {
+			t.Errorf("told %q", told)
+		}
+	})
+}

@@ -188,10 +188,18 @@ func (c Config) patterns() Patterns {
 }
 
 // isRecorded is the condition that an event has a delivery row for an endpoint, given the expressions for what tells the event and for the
-// endpoint's id. A row of another event under the same id is none.
+// endpoint's id. A row of another event under the same id is none; that the event has no row for it may stand among the attempts, though.
 func (db *DB) isRecorded(id, venue, eventType, created, endpointID string) string {
-	return fmt.Sprintf("exists (select from webhooks.deliveries d where d.event_id = %s and d.endpoint_id = %s and d.venue = %s and d.type = %s and %s)",
-		logTextSQL(id), endpointID, venue, eventType, db.sameCreated(created, "d.created"))
+	return fmt.Sprintf(`exists (select from webhooks.deliveries d where d.event_id = %[1]s and d.endpoint_id = %[2]s
+          and (d.venue = %[3]s and d.type = %[4]s and %[5]s or %[6]s))`,
+		logTextSQL(id), endpointID, venue, eventType, db.sameCreated(created, "d.created"), isTold("d.event_id", "d.endpoint_id", created))
+}
+
+// isTold is the condition that it was told of an event that it has no row since another one with its id has. It may be told again of an event that claims
+// to be of the future.
+func isTold(id, endpointID, created string) string {
+	return fmt.Sprintf(`exists (select from webhooks.attempts a where a.event_id = %s and a.endpoint_id = %s and a.class = '%s'
+          and a.at >= least(%s, now() - interval '1 day'))`, id, endpointID, ClassIDTaken, created)
 }
 
 // firstCreated is the expression for the created of a new row of the log, given those that tell its event: all rows of an event must have the

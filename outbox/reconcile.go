@@ -187,10 +187,16 @@ with event as materialized (
     from wanted
     on conflict (event_id, endpoint_id) do nothing
     returning endpoint_id
+), told as (
+    insert into webhooks.attempts (event_id, endpoint_id, attempt, at, class, error)
+    select w.id, w.endpoint_id, 0, now(), '`+ClassIDTaken+`', '`+foundTaken+`'
+    from wanted w join webhooks.deliveries d on d.event_id = w.id and d.endpoint_id = w.endpoint_id
+    where not (d.venue = w.venue and d.type = w.type and %[12]s) and not %[13]s
 )
 select endpoint_id, count(*) from added group by endpoint_id`,
 		id, venue, created, eventType, db.cfg.table(), db.idType(), wants("o.venue", "o.until", "o.type"), registeredUntil(created, "$3", "$4", "$5"),
-		logTextSQL(id+"::text"), db.cfg.isOurs(eventType), firstCreated("wanted.id", "wanted.venue", "wanted.type", "wanted.created"))
+		logTextSQL(id+"::text"), db.cfg.isOurs(eventType), firstCreated("wanted.id", "wanted.venue", "wanted.type", "wanted.created"),
+		db.sameCreated("w.created", "d.created"), isTold("w.id", "w.endpoint_id", "w.created"))
 }
 
 // recoverArgs are the parameters of recoverSQL.
