@@ -259,7 +259,7 @@ func TestP5_ARetryNeverCarriesAnotherVenuesEventWithTheSameID(t *testing.T) {
 	env.Exec(t, `insert into ob values (1, 't.a', 'venue_a', '{"of":"A"}'), (1, 't.a', 'venue_b', '{"of":"B"}')`)
 	waitStatus(t, env, "1", toA, "succeeded, attempts 2")
 	waitStatus(t, env, "1", toB, "succeeded, attempts 1")
-	env.Exec(t, `insert into webhooks.replays (endpoint_id, event_ids) values ($1, '{1}')`, toA)
+	env.Exec(t, `insert into webhooks.replays (endpoint_id, event_ids, statuses) values ($1, '{1}', '{succeeded}')`, toA)
 	testenv.Eventually(t, patience, func() error {
 		if n := len(a.Received()); n < 3 || testenv.QueryOne[string](t, env, `select state from webhooks.replays`) != "done" {
 			return fmt.Errorf("venue_a's receiver got %d requests, and the replay is not done", n)
