@@ -127,7 +127,7 @@ func (r *router) examine(e *outbox.Endpoint, before *subscription) (sub *subscri
 		sub.target, sub.unfit = r.target(e)
 	}
 	var err error
-	if sub.patterns, err = parsePatterns(e.Events); err == nil {
+	if sub.patterns, err = outbox.ParsePatterns(e.Events); err == nil {
 		err = sub.unfit
 	}
 	if err != nil {
@@ -241,12 +241,10 @@ func (r *router) hand(take, ctx context.Context, candidates []candidate) (*outbo
 		if p.loaded && endpoint.Created.After(p.committed) {
 			continue // registered after the event, although it was loaded before the stream has come here
 		}
-		if recorded.Has(e.ID, endpoint.ID) || r.term.Repeats && r.underWay(p.sub, e.ID, t.Deliveries) {
+		if recorded.Has(e, endpoint.ID) || r.term.Repeats && r.underWay(p.sub, e.ID, t.Deliveries) {
 			continue
 		}
-		d := &outbox.Delivery{
-			EventID: e.ID, EndpointID: endpoint.ID, Venue: e.Venue, Type: e.Type, Created: e.Created, Committed: p.committed,
-		}
+		d := e.Delivery(endpoint.ID, p.committed, nil)
 		t.Deliveries = append(t.Deliveries, d)
 		switch {
 		case r.suspects.aside(p.at) || r.suspects.aside(d.Subject()):
@@ -270,7 +268,7 @@ func (r *router) match(subs []*subscription, at outbox.Subject, e *outbox.Event)
 		return r.subs.match(subs, e.Venue, e.Type)
 	}
 	for _, sub := range r.subs.byID {
-		if sub.endpoint.Venue == e.Venue && sub.patterns.match(e.Type) {
+		if sub.endpoint.Venue == e.Venue && sub.patterns.Match(e.Type) {
 			subs = append(subs, sub)
 		}
 	}

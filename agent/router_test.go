@@ -262,11 +262,12 @@ func TestRouter_PassesIdlePositionsOn(t *testing.T) {
 	})
 }
 
-// TestRouter_SkipsDeliveriesThatHaveARow looks up in a real database, as only that makes a set of recorded deliveries.
-func TestRouter_SkipsDeliveriesThatHaveARow(t *testing.T) {
+// TestRouter_SkipsDeliveriesThatHaveARowAndNotThoseOfAnotherEvent looks up in a real database, as only that makes a set of recorded deliveries.
+func TestRouter_SkipsDeliveriesThatHaveARowAndNotThoseOfAnotherEvent(t *testing.T) {
 	env := testenv.NewDB(t)
 	env.Exec(t, `insert into webhooks.deliveries (event_id, endpoint_id, venue, type, status, attempts, created, finished)
-		values ('e1', 'b', 'venue_1', 'lead.created', 'succeeded', 1, now(), now())`)
+		values ('e1', 'b', 'venue_1', 'lead.created', 'succeeded', 1, '0001-01-01 00:00:00+00', now()),
+		('e2', 'b', 'venue_2', 'lead.created', 'succeeded', 1, '0001-01-01 00:00:00+00', now())`) // of another event with the id e2
 	db, err := outbox.Open(t.Context(), testConfig(env).outbox())
 	if err != nil {
 		t.Fatal(err)

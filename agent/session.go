@@ -59,8 +59,7 @@ type reload struct {
 }
 
 func newSession(a *agent) *session {
-	cfg := a.cfg.outbox()
-	cfg.Caught = a.caught
+	cfg := a.outboxConfig()
 	s := &session{agent: a, tailer: outbox.NewTailer(cfg, a.log), keys: cfg.Keys, uncover: make(chan struct{}, 1), reloads: make(chan reload),
 		compared: make(chan struct{}), unsealed: newUnsealed()}
 	s.tailer.SetAside = s.setAside
@@ -307,10 +306,8 @@ func (s *session) takeOver(take, alive context.Context) (*router, outbox.State, 
 		return nil, outbox.State{}, err
 	}
 	tuneMemory(s.cfg.Delivery.QueueMemory, len(state.Endpoints))
-	cfg := s.cfg.outbox()
-	cfg.Caught = s.agent.caught
 	s.ledger = outbox.NewLedger(outbox.LedgerConfig{
-		Config: cfg, Term: s.term, Log: s.log, Clock: s.db.Clock(),
+		Config: s.outboxConfig(), Term: s.term, Log: s.log, Clock: s.db.Clock(),
 		Confirm:    s.tailer.Confirm,
 		Committed:  func(r []*outbox.Result) { s.lanes.committed(r) },
 		Requeued:   func(endpointID string) { s.lanes.requeued(endpointID) },

@@ -98,15 +98,6 @@ select c.relkind::text, c.relpersistence::text, row_security_active(c.oid)
 from pg_class c join pg_namespace n on n.oid = c.relnamespace
 where n.nspname = $1 and c.relname = $2`
 
-const selectColumns = `
-select a.attname::text, t.typname::text
-from pg_attribute a
-join pg_class c on c.oid = a.attrelid
-join pg_namespace n on n.oid = c.relnamespace
-join pg_type t on t.oid = a.atttypid
-where n.nspname = $1 and c.relname = $2 and a.attnum > 0 and not a.attisdropped
-order by a.attnum`
-
 func (db *DB) checkOutbox(ctx context.Context, tx pgx.Tx) ([]Finding, error) {
 	schema, table := db.cfg.tableName()
 	thing := "outbox " + db.cfg.Table
@@ -128,13 +119,7 @@ func (db *DB) checkOutbox(ctx context.Context, tx pgx.Tx) ([]Finding, error) {
 		return []Finding{failure(thing, "ALTER ROLE … BYPASSRLS for the agent's role, or make it the owner of the table",
 			"row-level security hides rows from the agent that the stream brings, so it could not find again what it has missed")}, nil
 	}
-	types := map[string]string{}
-	_, err = queryRows(ctx, tx, selectColumns, func(row pgx.CollectableRow) (struct{}, error) {
-		var name, typeName string
-		err := row.Scan(&name, &typeName)
-		types[name] = typeName
-		return struct{}{}, err
-	}, schema, table)
+	types, err := db.cfg.columnTypes(ctx, tx)
 	if err != nil {
 		return nil, err
 	}
@@ -142,39 +127,12 @@ func (db *DB) checkOutbox(ctx context.Context, tx pgx.Tx) ([]Finding, error) {
 	if len(found) == 0 {
 		found = append(found, fine(thing, "has the columns that the agent reads"))
 	}
-	return found, nil
-}
-
-// outboxColumn is a column that the agent reads, under the key that maps it.
-type outboxColumn struct{ key, name string }
-
-func (c Columns) list() []outboxColumn {
-	return []outboxColumn{{"id", c.ID}, {"type", c.Type}, {"venue", c.Venue}, {"data", c.Data}, {"created", c.Created}}
-}
-
-// check compares the mapping with the columns that the table has, by name and type.
-func (c Columns) check(thing string, types map[string]string) (found []Finding) {
-	for _, column := range c.list() {
-		if types[column.name] == "" {
-			found = append(found, failure(thing, "set outbox.columns."+column.key+" to the column that holds it", "it has no column %q", column.name))
-		}
+	identity, err := db.checkIdentity(ctx, tx, thing, types)
+	if err != nil {
+		return found, err
 	}
-	switch t := types[c.Data]; t {
-	case "json", "":
-	case "jsonb":
-		found = append(found, warning(thing, "use json where customers rely on the spelling",
-			"column %q is jsonb, which loses key order and the spelling of numbers", c.Data))
-	default:
-		found = append(found, failure(thing, "use a column of type json", "column %q is %s, must be json or jsonb", c.Data, t))
-	}
-	switch t := types[c.Created]; t {
-	case "timestamptz", "":
-	case "timestamp":
-		found = append(found, warning(thing, "use timestamptz", "column %q has no time zone and is taken as UTC", c.Created))
-	default:
-		found = append(found, failure(thing, "use a column of type timestamptz", "column %q is %s, must be timestamptz", c.Created, t))
-	}
-	return found
+	zone, err := db.checkZone(ctx, tx, types)
+	return slices.Concat(found, identity, zone), err
 }
 
 const selectPublication = `

@@ -37,10 +37,10 @@ func answered(ctx context.Context) (context.Context, context.CancelFunc) {
 
 // DB is the agent's small pool of ordinary connections. Its methods are safe for concurrent use.
 type DB struct {
-	pool       *pgxpool.Pool
-	cfg        Config
-	clock      Clock
-	idTypeName atomic.Pointer[string] // set by loadIDType
+	pool   *pgxpool.Pool
+	cfg    Config
+	clock  Clock
+	mapped atomic.Pointer[mapping] // set by loadIDType
 }
 
 // Open prepares a pool; it connects when it is first used. It fails only on a URL that cannot be parsed.
@@ -77,7 +77,12 @@ select set_config('synchronous_commit', 'local', false) where current_setting('s
 
 // durable lets commits on a connection return only when they are on disk, whatever the database's default: what the checkpoint
 // holds is confirmed to the server, which then forgets the WAL before it.
-func durable(ctx context.Context, conn *pgx.Conn) error { return exec(ctx, conn, durableCommits) }
+func durable(ctx context.Context, conn *pgx.Conn) error {
+	if err := speakRaw(ctx, conn.PgConn()); err != nil {
+		return err
+	}
+	return exec(ctx, conn, durableCommits)
+}
 
 // deadlines gives each statement answerTimeout. It implements pgx.QueryTracer, whose context is the statement's.
 type deadlines struct{}

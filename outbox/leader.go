@@ -300,7 +300,7 @@ func (db *DB) TakeOver(ctx context.Context, t *Tailer, holder string) (Term, err
 	if _, err = db.readClock(ctx, db.pool); err != nil {
 		return term, db.cfg.explain("read the clock", err)
 	}
-	db.idTypeName.Store(nil) // the table may have been made anew since the last term
+	db.mapped.Store(nil) // the table may have been made anew since the last term
 	if term.Coverage, err = db.Coverage(ctx); err != nil {
 		return term, err
 	}

@@ -211,7 +211,7 @@ func TestLeader_SweepsAMappedOutboxWithOddRows(t *testing.T) {
 	must(t, err)
 	found := false
 	for _, d := range refills["ep_1"].Deliveries {
-		found = found || strings.Contains(string(d.Body), `"created":"2025-05-10T14:32:00Z"`) // a time without zone is UTC, as in the stream
+		found = found || strings.Contains(string(d.Body), `"created":"2025-05-10T18:32:00Z"`) // a time without zone is of the database's, as in the stream
 	}
 	if n := len(refills["ep_1"].Deliveries); n != 3 || !found {
 		t.Errorf("%d of 3 bodies; one with the time of its row: %t", n, found)

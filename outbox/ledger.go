@@ -80,7 +80,8 @@ type Ledger struct {
 	missing  *missJob  // stands among jobs while it has something to do
 	stopped  stops
 	versions map[string]int64 // by endpoint, the latest Health that was taken in, until the endpoint is gone
-	stored   LSN              // the checkpoint as committed
+	reused   reusedIDs
+	stored   LSN // the checkpoint as committed
 	storedAt time.Time
 	pause    *time.Timer                  // of gather
 	failing  string                       // why the last try to commit failed, "" when it did not; logged when it changes
@@ -396,6 +397,8 @@ func (l *Ledger) commit(ctx context.Context, g *group, last bool) error {
 	if err != nil {
 		return err
 	}
+	l.tellAsides(g)
+	l.tellReused(g.reused)
 	l.stats.groups.Add(1)
 	l.stats.rows.Add(int64(len(g.rows)))
 	for _, r := range g.results {

@@ -27,7 +27,6 @@ func TestHotQueries_UseTheirIndex(t *testing.T) {
 
 	for _, test := range []struct{ name, sql, arguments, index string }{
 		{"selectDueRows", selectDueRows, `(array['ep_1', 'ep_2'], array[256, 256], now())`, "deliveries_pending"},
-		{"selectNextDue", selectNextDue, `(array['ep_1', 'ep_2'], now())`, "deliveries_pending"},
 		{"selectDue", selectDue, ``, "deliveries_pending"},
 		{"missPending", missPending, `('ep_1', 'removed', array['evt_1'], 500)`, "deliveries_pending"},
 		{"requeueRange", requeueRange, `('ep_1', '{missed}', 'rpl_1', now(), now() - interval '20 hours', '', 500)`, "deliveries_endpoint_created"},

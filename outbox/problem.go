@@ -61,6 +61,7 @@ const (
 	codeInvalidAuthorization = "28000"
 	codeNoDatabase           = "3D000"
 	codeNoPrivilege          = "42501"
+	codeBadParameter         = "22023"
 	codeNoTable              = "42P01"
 	codeNoSchema             = "3F000"
 	codeNoObject             = "42704"
@@ -78,6 +79,7 @@ const (
 	classDataException = "22"
 	classIntegrity     = "23"
 	classRaised        = "P0" // by a trigger in PL/pgSQL
+	classProgramLimit  = "54" // a key that is too long for an index, say
 )
 
 // SQLState returns the SQLSTATE of err, or "" when PostgreSQL did not answer with one.

@@ -268,9 +268,10 @@ func eventKey(id, keyType string) string {
 	case "uuid":
 		return fmt.Sprintf("case when %[1]s ~ '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$' then %[1]s::uuid end", id)
 	case "smallint", "integer", "bigint":
-		return fmt.Sprintf("case when %[1]s ~ '^-?[0-9]{1,18}$' then %[1]s::bigint end", id)
+		return fmt.Sprintf(`case when %[1]s ~ '^-?[0-9]{1,19}$' then
+        case when %[1]s::numeric between -9223372036854775808 and 9223372036854775807 then %[1]s::bigint end end`, id)
 	case "numeric":
-		return fmt.Sprintf("case when %[1]s ~ '^-?[0-9]+([.][0-9]+)?$' then %[1]s::numeric end", id)
+		return fmt.Sprintf("case when %[1]s ~ '^(-?[0-9]+([.][0-9]+)?|NaN|-?Infinity)$' then %[1]s::numeric end", id)
 	}
 	return id + "::" + keyType
 }

@@ -112,30 +112,30 @@ func xidsAfter(row, from string) string {
 func (db *DB) findSQL(periodic bool) string {
 	id, venue, created, eventType := db.eventColumns()
 	until := registeredUntil(created, "$6", "$7", "$8")
-	unseen := id + ` is not null and not (webhooks.handed_over(o.xmin, $1::text::pg_snapshot) and coalesce(o.tableoid = any($2::oid[]), true))
+	unseen := id + ` is not null and ` + db.cfg.isOurs(eventType) + ` and not (webhooks.handed_over(o.xmin, $1::text::pg_snapshot) and coalesce(o.tableoid = any($2::oid[]), true))
   and ($3::text is null or webhooks.handed_over(o.xmin, $3::text::pg_snapshot))`
-	lacking := func(id, venue, until, eventType string) string {
+	lacking := func(id, venue, until, eventType, created string) string {
 		return fmt.Sprintf(`exists (select from webhooks.endpoints e
       where %[1]s
       and ($4::text is null or webhooks.handed_over(e.xmin, $4::text::pg_snapshot))
       and not %[2]s)`,
-			wants(venue, until, eventType), isRecorded(id, "e.id"))
+			wants(venue, until, eventType), db.isRecorded(id, venue, eventType, created, "e.id"))
 	}
 	if periodic {
 		return fmt.Sprintf(`
 select %[1]s::text, true from %[2]s o
 where o.%[3]s >= $5::timestamptz and %[4]s
   and %[5]s limit %[6]d`,
-			id, db.cfg.table(), quoteIdent(db.cfg.Columns.Created), unseen, lacking(id+"::text", venue, until, eventType), findLimit)
+			id, db.cfg.table(), quoteIdent(db.cfg.Columns.Created), unseen, lacking(id+"::text", venue, until, eventType, created), findLimit)
 	}
 	return fmt.Sprintf(`
 with piece as materialized (
-    select %[1]s as key, %[1]s::text as id, %[2]s as venue, %[3]s as until, %[4]s as type from %[5]s o
+    select %[1]s as key, %[1]s::text as id, %[2]s as venue, %[3]s as until, %[4]s as type, %[10]s as created from %[5]s o
     where ($5::text is null or %[1]s > $5::text::%[6]s) and %[7]s
     order by %[1]s limit %[8]d
 )
 select id, %[9]s from piece order by key`,
-		id, venue, until, eventType, db.cfg.table(), db.idType(), unseen, findLimit, lacking("piece.id", "piece.venue", "piece.until", "piece.type"))
+		id, venue, until, eventType, db.cfg.table(), db.idType(), unseen, findLimit, lacking("piece.id", "piece.venue", "piece.until", "piece.type", "piece.created"), created)
 }
 
 // planAnew has a statement planned with each execution: a plan from before the log was filled reads all of it for each piece.
@@ -172,8 +172,8 @@ func (db *DB) recoverSQL() string {
 	id, venue, created, eventType := db.eventColumns()
 	return fmt.Sprintf(`
 with event as materialized (
-    select %[1]s::text as id, %[4]s as type, %[2]s as venue, %[3]s as created, %[8]s as until
-    from %[5]s o where %[1]s = any($1::text[]::%[6]s[])
+    select %[9]s as id, %[4]s as type, %[2]s as venue, %[3]s as created, %[8]s as until
+    from %[5]s o where %[1]s = any($1::text[]::%[6]s[]) and %[10]s
 ), wanted as (
     select o.*, e.id as endpoint_id,
            case when e.disabled_at is not null then 'the endpoint is disabled' end as off
@@ -183,13 +183,20 @@ with event as materialized (
 ), added as (
     insert into webhooks.deliveries (event_id, endpoint_id, venue, type, status, next_attempt_at, created, finished, last_error)
     select id, endpoint_id, venue, type, case when off is null then 'pending' else 'missed' end,
-           case when off is null then now() end, created, case when off is not null then now() end, off
+           case when off is null then now() end, %[11]s, case when off is not null then now() end, off
     from wanted
     on conflict (event_id, endpoint_id) do nothing
     returning endpoint_id
+), told as (
+    insert into webhooks.attempts (event_id, endpoint_id, attempt, at, class, error)
+    select w.id, w.endpoint_id, 0, now(), '`+ClassIDTaken+`', '`+foundTaken+`'
+    from wanted w join webhooks.deliveries d on d.event_id = w.id and d.endpoint_id = w.endpoint_id
+    where not (d.venue = w.venue and d.type = w.type and %[12]s) and not %[13]s
 )
 select endpoint_id, count(*) from added group by endpoint_id`,
-		id, venue, created, eventType, db.cfg.table(), db.idType(), wants("o.venue", "o.until", "o.type"), registeredUntil(created, "$3", "$4", "$5"))
+		id, venue, created, eventType, db.cfg.table(), db.idType(), wants("o.venue", "o.until", "o.type"), registeredUntil(created, "$3", "$4", "$5"),
+		logTextSQL(id+"::text"), db.cfg.isOurs(eventType), firstCreated("wanted.id", "wanted.venue", "wanted.type", "wanted.created"),
+		db.sameCreated("w.created", "d.created"), isTold("w.id", "w.endpoint_id", "w.created"))
 }
 
 // recoverArgs are the parameters of recoverSQL.

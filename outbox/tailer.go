@@ -107,7 +107,17 @@ func (t *Tailer) Connect(ctx context.Context) error {
 	if err != nil {
 		return t.cfg.explain("open the replication connection", err)
 	}
-	t.conn, t.dec = conn, newDecoder(t.cfg)
+	t.conn = conn
+	if err := speakRaw(ctx, conn); err != nil {
+		t.Close()
+		return t.cfg.explain("open the replication connection", err)
+	}
+	m, err := t.cfg.connectMapping(ctx)
+	if err != nil {
+		t.Close()
+		return err
+	}
+	t.dec = newDecoder(t.cfg, m)
 	if t.System, err = pglogrepl.IdentifySystem(ctx, conn); err != nil {
 		t.Close()
 		return t.cfg.explain("identify the server", err)
@@ -370,6 +380,9 @@ func (t *Tailer) data(take context.Context, out chan<- *Batch, data []byte) erro
 		}
 		t.batch = nil
 		return nil
+	case *pglogrepl.TypeMessage:
+		t.dec.typed(m)
+		return nil
 	case *pglogrepl.RelationMessage:
 		return t.dec.describe(m)
 	case *pglogrepl.InsertMessage:
@@ -382,7 +395,7 @@ func (t *Tailer) data(take context.Context, out chan<- *Batch, data []byte) erro
 		change, ok, err = t.dec.delete(m)
 	case *pglogrepl.TruncateMessage:
 		change, ok, err = t.dec.truncate(m)
-	default: // Origin, Type and messages of pg_logical_emit_message
+	default: // Origin and messages of pg_logical_emit_message
 		return nil
 	}
 	if err != nil || !ok {
