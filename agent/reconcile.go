@@ -54,7 +54,6 @@ func (s *session) reconcile(ctx context.Context) {
 			s.reload(ctx)
 		}
 		recovered, took, err := s.compare(ctx, at, uncovered)
-		s.metrics.swept.Add(float64(recovered))
 		total += recovered
 		wait := max(barrierInterval, reconcileShare*took)
 		switch {

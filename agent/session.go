@@ -315,6 +315,7 @@ func (s *session) takeOver(take, alive context.Context) (*router, outbox.State, 
 		Confirm:    s.tailer.Confirm,
 		Committed:  func(r []*outbox.Result) { s.lanes.committed(r) },
 		Requeued:   func(endpointID string) { s.lanes.requeued(endpointID) },
+		Recovered:  func(n int) { s.metrics.swept.Add(float64(n)) },
 		Stalled:    func(stalled bool) { s.lanes.stall(stalled) },
 		ServerEnds: s.tailer.Interrupt,
 	})

@@ -30,6 +30,40 @@ with recursive tree (relation, attachment) as (
     select i.inhrelid, i.xmin from tree t join pg_inherits i on i.inhparent = t.relation
 )`
 
+// selectChildren names the children by inheritance of the outbox. A publication that was made for the outbox holds those that it had
+// then; later ones are added to it one by one.
+var selectChildren = fmt.Sprintf(treeOf, "$1::text") + `
+select format('%I.%I', n.nspname, c.relname) from tree t
+join pg_class c on c.oid = t.relation join pg_namespace n on n.oid = c.relnamespace
+where t.relation <> to_regclass($1::text) and c.relkind = 'r' and not c.relispartition group by 1 order by 1`
+
+// selectUnpublishedChildren names those that a publication does not hold.
+var selectUnpublishedChildren = `
+select name from (` + selectChildren + `) child (name)
+where not ` + holds("$2", "to_regclass(name)") + ` order by name`
+
+// holds is the condition that a publication holds a table. It goes by names, since asking for the oid of a table is an error where the
+// role may not use its schema.
+func holds(publication, table string) string {
+	return fmt.Sprintf(`exists (select from pg_publication_tables pt join pg_namespace n on n.nspname = pt.schemaname
+      join pg_class c on c.relnamespace = n.oid and c.relname = pt.tablename where pt.pubname = %s and c.oid = %s)`, publication, table)
+}
+
+// checkChildren returns what is wrong with a publication when it leaves out children of the outbox.
+func (db *DB) checkChildren(ctx context.Context, tx pgx.Tx) ([]Finding, error) {
+	missing, err := queryRows(ctx, tx, selectUnpublishedChildren, pgx.RowTo[string], db.cfg.table(), db.cfg.Publication)
+	if err != nil || len(missing) == 0 {
+		return nil, err
+	}
+	more := ""
+	if len(missing) > 1 {
+		more = fmt.Sprintf(" and %d more", len(missing)-1)
+	}
+	return []Finding{failure("publication "+db.cfg.Publication,
+		"ALTER PUBLICATION "+quoteIdent(db.cfg.Publication)+" ADD TABLE "+strings.Join(missing, ", ")+", or let the agent's role own the outbox and the publication, so that it adds them itself",
+		"it does not hold %s%s, which inherits from the outbox, so those rows are found by comparisons only", missing[0], more)}, nil
+}
+
 // relationsOf is Coverage.Relations of a table, given the expressions for its name and that of its publication. Children by
 // inheritance are members of the publication one by one, so what each is of it belongs to what is told of the child. Where a
 // table has two parents, either ties it.
@@ -119,12 +153,11 @@ func (db *DB) Published(ctx context.Context) error {
 // selectMendable tells what exists of a publication, and what the role may make: it must own the publication and the
 // tables, or, for a new publication, be allowed to create in the database. Asking first keeps errors out of the server's
 // log.
-const selectMendable = `
+var selectMendable = `
 select p.oid is not null,
        coalesce(pg_has_role(p.pubowner, 'USAGE'), has_database_privilege(current_database(), 'CREATE')),
        array(select t.name from unnest($2::text[]) with ordinality t (name, place)
-             where to_regclass(t.name) is not null and not exists (select from pg_publication_tables pt where pt.pubname = $1
-                   and to_regclass(format('%I.%I', pt.schemaname, pt.tablename)) = to_regclass(t.name))
+             where to_regclass(t.name) is not null and not ` + holds("$1", "to_regclass(t.name)") + `
              order by place),
        coalesce((select bool_and(pg_has_role(c.relowner, 'USAGE')) from unnest($2::text[]) t (name) join pg_class c on c.oid = to_regclass(t.name)), false)
 from (select) here left join pg_publication p on p.pubname = $1`
@@ -162,7 +195,15 @@ func (db *DB) mendingOf(ctx context.Context, p publication) (statements []string
 		exists, mayAlter, ownsTables bool
 		missing                      []string
 	)
-	err = db.pool.QueryRow(ctx, selectMendable, p.name, p.tables).Scan(&exists, &mayAlter, &missing, &ownsTables)
+	tables := p.tables
+	if p.name == db.cfg.Publication {
+		children, err := queryRows(ctx, db.pool, selectChildren, pgx.RowTo[string], db.cfg.table())
+		if err != nil {
+			return nil, err
+		}
+		tables = slices.Concat(tables, children)
+	}
+	err = db.pool.QueryRow(ctx, selectMendable, p.name, tables).Scan(&exists, &mayAlter, &missing, &ownsTables)
 	switch {
 	case err != nil:
 		return nil, err

@@ -19,7 +19,7 @@ const giveLimit = 1000
 // giveRows has the Ledger give events their missing rows, and returns how many there were.
 func (db *DB) giveRows(ctx context.Context, l *Ledger, c comparison, events []found) (int64, error) {
 	done := make(chan jobResult, 1)
-	return l.await(ctx, &recoverJob{sql: db.giveSQL(), args: c.args, found: events, done: done}, done)
+	return l.await(ctx, &recoverJob{sql: db.giveSQL(), args: c.args, found: events, recovered: l.cfg.Recovered, done: done}, done)
 }
 
 // recoverJob gives events their missing rows, a bounded number with each step.
@@ -36,9 +36,10 @@ type recoverJob struct {
 	nextAfter string
 	endpoints []string // one for each new row
 
-	added  int64
-	failed error
-	done   chan<- jobResult // has room for the one value
+	added     int64
+	recovered func(n int) // LedgerConfig.Recovered
+	failed    error
+	done      chan<- jobResult // has room for the one value
 }
 
 func (j *recoverJob) step(ctx context.Context, tx querier) (finished bool, err error) {
@@ -76,6 +77,9 @@ func (j *recoverJob) piece() []found {
 func (j *recoverJob) committed() (requeued []string) {
 	j.first, j.after = j.nextFirst, j.nextAfter
 	j.added += int64(len(j.endpoints))
+	if j.recovered != nil && len(j.endpoints) > 0 {
+		j.recovered(len(j.endpoints))
+	}
 	slices.Sort(j.endpoints)
 	requeued, j.endpoints = slices.Compact(j.endpoints), nil
 	crashpoint.Hit(crashpoint.InSweep)
