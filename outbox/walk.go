@@ -87,7 +87,7 @@ func (db *DB) sweep(ctx context.Context, l *Ledger, last lastHorizon, s sweep) (
 	}
 	w.files, w.next = s.Files, s.Next
 	noted := time.Now()
-	w.passed = func(took time.Duration) error {
+	w.passed = func() error {
 		if time.Since(noted) > noteInterval {
 			noted = time.Now()
 			s.Next = w.next
@@ -95,7 +95,7 @@ func (db *DB) sweep(ctx context.Context, l *Ledger, last lastHorizon, s sweep) (
 				return err
 			}
 		}
-		return sleepFor(ctx, took) // the server has other work to do as well
+		return sleepFor(ctx, w.looked) // the server has other work to do as well
 	}
 	if added, err = w.run(ctx, l); errors.Is(err, errRewritten) {
 		err = errors.Join(err, l.noteSweep(ctx, nil))
@@ -142,8 +142,8 @@ type partWalk struct {
 	bounds    func(from, to int64) (low, high any)
 	next, end int64
 	pace      pace
-	looked    time.Duration                  // how long the last look took
-	passed    func(took time.Duration) error // called after each part; nil for nothing
+	looked    time.Duration // how long the last look took
+	passed    func() error  // called after each part; nil for nothing
 }
 
 // walkPlaces makes a walk through all rows by their places. A position is a block times perBlock and the place in the
@@ -198,7 +198,6 @@ func (db *DB) walkLatest(ctx context.Context, c comparison) (*partWalk, error) {
 // run gives the events of all parts their rows, and returns how many those were.
 func (w *partWalk) run(ctx context.Context, l *Ledger) (added int64, err error) {
 	for w.next < w.end {
-		began := time.Now()
 		to := min(w.next+w.pace.step, w.end)
 		n, most, err := w.part(ctx, l, to)
 		added += n
@@ -210,10 +209,9 @@ func (w *partWalk) run(ctx context.Context, l *Ledger) (added int64, err error) 
 			return added, err
 		}
 		w.next = to
-		took := time.Since(began)
 		w.pace.adapt(w.looked, most)
 		if w.passed != nil {
-			if err := w.passed(took); err != nil {
+			if err := w.passed(); err != nil {
 				return added, err
 			}
 		}
