@@ -25,7 +25,9 @@ func comparing(t *testing.T, barrier uint64) *session {
 func TestCompare_CompletesNoRecoveryBeforeTheTransactionsOfItsBeginningHaveEnded(t *testing.T) {
 	t.Parallel()
 	s := comparing(t, math.MaxInt64)
-	if _, _, err := s.compare(t.Context(), completing, false); err == nil || !strings.Contains(err.Error(), "ends when the transactions have ended") {
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	if _, _, err := s.compare(ctx, completing, false); err == nil || !strings.Contains(err.Error(), "ends when the transactions have ended") {
 		t.Errorf("the comparison returns %v", err)
 	}
 }
