@@ -149,6 +149,14 @@ func (db *DB) usableCreated(row string) string {
 	return fmt.Sprintf("case when %[1]s >= '0001-01-01 00:00:00+00' and %[1]s < '10000-01-01 00:00:00+00' then %[1]s end", at)
 }
 
+// asCreated is the expression for a moment that the column created, whatever its type, can be compared with by its index.
+func (db *DB) asCreated(moment string) string {
+	if zone := db.mapped.Load().zone; zone != "" {
+		return fmt.Sprintf("(%s at time zone %s)", moment, quoteText(zone))
+	}
+	return moment
+}
+
 // sameCreated is the condition that an event's created, which may be null, is what the log has. Before version 6 of the schema a time without
 // zone was read as one of UTC: rows from then are of the same event.
 func (db *DB) sameCreated(created, recorded string) string {
