@@ -93,6 +93,8 @@ func TestTakeOver_KeepsNoPlaceOfAComparisonOfAnotherServer(t *testing.T) {
 		stopAt(t, c, h)
 		env.Exec(t, `update webhooks.checkpoint set `+change)
 		c.close(t)
+		_, err := db.Adopt(t.Context(), "somebody", false)
+		must(t, err)
 		c = compareFirst(t, db, env)
 		if testenv.QueryOne[bool](t, env, `select sweep is not null from webhooks.checkpoint`) {
 			t.Errorf("%s: the next term would go on in the middle", change)
