@@ -72,7 +72,7 @@ func readLocalTime(ctx context.Context, q querier, zone string) (*localTime, err
 		l.from, l.offsets = append(l.from, from), append(l.offsets, offset)
 		return struct{}{}, err
 	}, zone)
-	if SQLState(err) == codeBadParameter {
+	if SQLState(err) == codeInvalidParameter {
 		return nil, &Problem{Thing: "outbox.time_zone", Reason: fmt.Sprintf("PostgreSQL knows no time zone %q", zone),
 			Remedy: "use a name of the view pg_timezone_names, such as America/Sao_Paulo", Fatal: true, Err: err}
 	}
