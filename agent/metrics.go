@@ -24,6 +24,7 @@ type metrics struct {
 	pruned      *prometheus.CounterVec // by table
 	sealed      prometheus.Counter
 	panics      prometheus.Counter
+	late        prometheus.Counter
 	setAside    *prometheus.CounterVec // by kind
 	latency     prometheus.Histogram
 	commitToAck prometheus.Histogram
@@ -86,6 +87,7 @@ func newMetrics(version string, src source) *metrics {
 	m.swept = counter("recovered_deliveries_total", "Deliveries of events that had passed the stream unseen and were found in the outbox.")
 	m.pruned = counters("pruned_rows_total", "Rows deleted because they were older than outbox.retention, by table.", "table")
 	m.sealed = counter("sealed_endpoints_total", "Endpoints whose secrets were sealed with the first of security.keys.")
+	m.late = counter("late_deliveries_total", "Deliveries left out since the event was written once more, or long after its created, and the endpoint has wanted it later than that.")
 	m.panics = counter("panics_total", "Panics, which are faults of the agent itself.")
 	m.setAside = counters("set_aside_total", "Changes, events and endpoints not handled because the agent panics over them again and again, by kind.", "kind")
 	m.latency = histogram("attempt_duration_seconds", "Duration of attempts.", seconds)

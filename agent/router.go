@@ -238,6 +238,10 @@ func (r *router) hand(take, ctx context.Context, candidates []candidate) (*outbo
 	for _, p := range candidates {
 		at = p.at
 		e, endpoint := p.event, p.sub.endpoint
+		if e.Late && endpoint.Since().After(e.Created) {
+			r.metrics.late.Inc()
+			continue // an old event that was written once more goes to those only who have wanted it all the time
+		}
 		if p.loaded && endpoint.Created.After(p.committed) {
 			continue // registered after the event, although it was loaded before the stream has come here
 		}
@@ -283,11 +287,11 @@ func (r *router) underWay(sub *subscription, eventID string, deliveries []*outbo
 }
 
 // lookUp finds out which of some candidates an earlier term has recorded. Beyond the position where this term began there
-// are none. It tries again while the database is away, until take ends.
+// are none, but for those of events that are written once more. It tries again while the database is away, until take ends.
 func (r *router) lookUp(take context.Context, candidates []candidate) (outbox.Recorded, error) {
 	var events, endpoints []string
 	for _, p := range candidates {
-		if p.at.Commit < r.term.LookupUntil {
+		if p.at.Commit < r.term.LookupUntil || p.event.Late {
 			events, endpoints = append(events, p.event.ID), append(endpoints, p.sub.endpoint.ID)
 		}
 	}

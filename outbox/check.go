@@ -40,6 +40,9 @@ type Finding struct {
 	Reason string `json:"reason"`
 	Remedy string `json:"remedy"`
 
+	// tolerated reports that an agent runs all the same: a check fails by it, so that somebody mends it, and a program that
+	// starts warns.
+	tolerated bool
 	// passing tells that the failure may end without a change of configuration, so that a program that starts does better to wait.
 	passing bool
 }
@@ -120,10 +123,10 @@ func (db *DB) Preflight(ctx context.Context) (warnings []Finding, err error) {
 		return nil, err // the same for every look
 	}
 	for _, f := range db.checkAll(ctx) {
-		switch f.Level {
-		case LevelFail:
+		switch {
+		case f.Level == LevelFail && !f.tolerated:
 			return nil, f.problem()
-		case LevelWarn:
+		case f.Level != LevelOK:
 			warnings = append(warnings, f)
 		}
 	}

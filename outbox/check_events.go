@@ -86,8 +86,10 @@ func (db *DB) checkIdentity(ctx context.Context, tx pgx.Tx, thing string, types 
 		found = append(found, warning(thing, "see that ids are never used again, also not on another day",
 			"its key holds column %q too, so two events may have one id: while the first is pending at an endpoint, the second is not recorded there", c.Created))
 	default:
-		found = append(found, failure(thing, fmt.Sprintf("CREATE UNIQUE INDEX CONCURRENTLY ON %s (%s), or ON %s (%s, %s) where each venue counts its own", table, id, table, id, venue),
-			"no unique index makes column %q the id of one event, alone or with the venue, so an event may be taken for another", c.ID))
+		f := failure(thing, fmt.Sprintf("CREATE UNIQUE INDEX CONCURRENTLY ON %s (%s), or ON %s (%s, %s) where each venue counts its own", table, id, table, id, venue),
+			"no unique index makes column %q the id of one event, alone or with the venue, so an event may be taken for another", c.ID)
+		f.tolerated = true // what cannot be told from another event is not sent again
+		found = append(found, f)
 	}
 	if !first {
 		found = append(found, warning(thing, fmt.Sprintf("CREATE INDEX CONCURRENTLY ON %s (%s); without CONCURRENTLY where the table is partitioned", table, id),

@@ -230,7 +230,7 @@ func (db *DB) firstFailure(ctx context.Context, checks ...check) error {
 				return err
 			}
 			for _, f := range found {
-				if f.Level == LevelFail {
+				if f.Level == LevelFail && !f.tolerated {
 					return f.problem()
 				}
 			}

@@ -39,6 +39,7 @@ type outboxColumns struct {
 	id, typ, venue, data, created int
 	padded                        [3]bool // id, typ and venue: the stream pads the text of char(n) with blanks
 	local                         bool    // created has no zone
+	xid                           int     // of the agent's own table, -1 where there is none
 }
 
 func newDecoder(cfg Config, m *mapping) *decoder {
@@ -147,6 +148,10 @@ func (d *decoder) describe(m *pglogrepl.RelationMessage) error {
 		for i, name := range []string{c.ID, c.Type, c.Venue} {
 			oc.padded[i] = bases[name] == "bpchar"
 		}
+		oc.xid = -1
+		if xid, ok := columns["xid"]; ok && d.cfg.Table == ownTable {
+			oc.xid = xid
+		}
 		if oc.local = bases[c.Created] == "timestamp"; oc.local && d.mapping.local == nil {
 			return errMappingChanged
 		}
@@ -250,7 +255,7 @@ func (d *decoder) decodeEvent(oc *outboxColumns, t *pglogrepl.TupleData, committ
 		return nil, fmt.Errorf("%w: an insert without a row", errDecode)
 	}
 	n := len(t.Columns)
-	if oc.id >= n || oc.typ >= n || oc.venue >= n || oc.data >= n || oc.created >= n {
+	if oc.id >= n || oc.typ >= n || oc.venue >= n || oc.data >= n || oc.created >= n || oc.xid >= n {
 		return nil, fmt.Errorf("%w: a row has %d columns, fewer than described", errDecode, n)
 	}
 	e := &Event{Data: t.Columns[oc.data].Data}
@@ -269,6 +274,12 @@ func (d *decoder) decodeEvent(oc *outboxColumns, t *pglogrepl.TupleData, committ
 	if e.Created, e.local, dated = d.created(string(t.Columns[oc.created].Data), oc.local); !dated {
 		// infinity, null or a year that Go cannot hold: the time of the commit is the best there is, and no reason to stop.
 		e.Created, e.Undated = committed, true
+	}
+	if oc.xid >= 0 {
+		if xid, err := strconv.ParseUint(string(t.Columns[oc.xid].Data), 10, 64); err == nil { // null in rows of before
+			low := uint32(xid)
+			e.insertedBy = &low
+		}
 	}
 	return e, nil
 }
@@ -323,7 +334,10 @@ func decodeEndpoint(columns map[string]int, data *pglogrepl.TupleData) (*Endpoin
 	values := map[string]string{} // columns that are not null
 	c := &EndpointChange{}
 	for _, name := range []string{"id", "venue", "url", "events", "secret", "previous_secret", "previous_secret_until",
-		"disabled_at", "disabled_reason", "generation", "created"} {
+		"disabled_at", "disabled_reason", "generation", "created", "subscribed"} {
+		if _, described := columns[name]; !described && name == "subscribed" {
+			continue // a change from before version 7 of the schema
+		}
 		column, err := row.column(name)
 		if err != nil {
 			return nil, err
@@ -346,6 +360,7 @@ func decodeEndpoint(columns map[string]int, data *pglogrepl.TupleData) (*Endpoin
 	}
 	e.Generation, _ = strconv.ParseInt(values["generation"], 10, 64)
 	e.Created, _ = parseTimestamp(values["created"])
+	e.Subscribed, _ = parseTimestamp(values["subscribed"])
 	c.ID, c.Endpoint = e.ID, e
 	return c, nil
 }

@@ -29,7 +29,11 @@ type Event struct {
 	// Unfit is why the event cannot be sent to anybody, "" when it can.
 	Unfit string
 
-	local time.Time // created as it stands in a column without a zone, else zero
+	// Late reports that the event may be an old one that was written once more: a restore, say. See lateAfter.
+	Late bool
+
+	insertedBy *uint32   // low half of the column xid of the agent's own table, nil where there is none
+	local      time.Time // created as it stands in a column without a zone, else zero
 }
 
 // Delivery returns the delivery of the event to an endpoint. The body is the event's Envelope.
@@ -37,6 +41,18 @@ func (e *Event) Delivery(endpointID string, committed time.Time, body []byte) *D
 	return &Delivery{
 		EventID: e.ID, EndpointID: endpointID, Venue: e.Venue, Type: e.Type, Created: e.Created, Committed: committed, Body: body, Unfit: e.Unfit, undated: e.Undated,
 	}
+}
+
+// lateAfter is how much older than its commit an event of an app's table may claim to be before it counts as one that was written
+// once more. In the agent's own table the column xid says so exactly: it names the transaction that inserted the event first.
+const lateAfter = backdated
+
+// late reports whether the event, which the stream brings as inserted, may be an old one.
+func (e *Event) late(xid uint32, committed time.Time) bool {
+	if e.insertedBy != nil {
+		return *e.insertedBy != xid
+	}
+	return !e.Undated && committed.Sub(e.Created) > lateAfter
 }
 
 // digestMark stands before the digest of a text that is too long for the log.
@@ -134,6 +150,15 @@ type Endpoint struct {
 	// Generation counts how often the endpoint was enabled. Failures are counted within one generation.
 	Generation int64
 	Created    time.Time
+	Subscribed time.Time // when venue or events were changed last, zero when never
+}
+
+// Since returns when the endpoint began to want what it wants.
+func (e *Endpoint) Since() time.Time {
+	if e.Subscribed.IsZero() {
+		return e.Created
+	}
+	return e.Subscribed
 }
 
 // Reasons why an endpoint is disabled (endpoints.disabled_reason).

@@ -62,16 +62,20 @@ func (g *group) add(r *Result) {
 
 func (r *Result) key() deliveryKey { return deliveryKey{r.Delivery.EventID, r.Delivery.EndpointID} }
 
-// refused learns why PostgreSQL has refused the group, so that the next try is not refused again.
-func (g *group) refused(sqlState string) {
+// refused learns why PostgreSQL has refused the group, so that the next try is not refused again. It reports whether the
+// next try differs.
+func (g *group) refused(sqlState string) bool {
 	switch {
 	case strings.HasPrefix(sqlState, classDataException) && !g.withoutTexts:
 		g.withoutTexts = true // what a customer's server said must not fail a commit
 	case sqlState == codeUniqueViolation && !g.rowsExist:
 		g.rowsExist = true
-	case refusesContent(sqlState):
+	case refusesContent(sqlState) && !g.careful:
 		g.careful, g.rowsExist = true, true
+	default:
+		return false
 	}
+	return true
 }
 
 // insertDeliveries writes first rows. To look for a conflict, as upsertDeliveries does, costs a third more.

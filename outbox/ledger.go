@@ -2,6 +2,7 @@ package outbox
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"slices"
 	"sync/atomic"
@@ -393,7 +394,9 @@ func (l *Ledger) commit(ctx context.Context, g *group, last bool) error {
 	}
 	err := l.transact(ctx, lsn, func(ctx context.Context, tx querier) error {
 		err := g.write(ctx, tx)
-		g.refused(SQLState(err))
+		if g.refused(SQLState(err)) {
+			err = fmt.Errorf("%w: %w", errWrittenAnew, err)
+		}
 		return err
 	})
 	if err != nil {

@@ -29,10 +29,10 @@ func TestHotQueries_UseTheirIndex(t *testing.T) {
 	for _, test := range []struct{ name, sql, arguments, index string }{
 		{"selectDueRows", selectDueRows, `(array['ep_1', 'ep_2'], array[256, 256], now())`, "deliveries_pending"},
 		{"selectDue", selectDue, ``, "deliveries_pending"},
-		{"missPending", missPending, `('ep_1', 'removed', array['evt_1'], 500)`, "deliveries_pending"},
+		{"missPending", missPending, `(array['ep_1', 'ep_2'], array['removed', 'removed'], array['ep_1'], array['evt_1'], 250)`, "deliveries_pending"},
 		{"requeueRange", requeueRange, `('ep_1', '{missed}', 'rpl_1', now(), now() - interval '20 hours', '', 500)`, "deliveries_endpoint_created"},
 		{"requeueEvents", requeueEvents, `('ep_1', '{missed}', 'rpl_1', array['evt_1', 'evt_2'], 'epoch', '', 500)`, "deliveries_pkey"},
-		{"selectRecorded", selectRecorded, `(array['evt_1', 'evt_2'])`, "deliveries_pkey"},
+		{"selectRecorded", selectRecorded, `(array['evt_1', 'evt_2'], array['ep_1', 'ep_2'])`, "deliveries_pkey"},
 	} {
 		_, err := conn.Exec(t.Context(), "prepare "+test.name+" as "+test.sql)
 		must(t, err)

@@ -141,11 +141,7 @@ select relation from tree where relation <> to_regclass(%[1]s)`
 // tablesBelow returns the partitions of the outbox and its children by inheritance. A change of a child names the child, whatever
 // the publication says of its parent. Those that come later end the term (Coverage).
 func (t *Tailer) tablesBelow(ctx context.Context) (map[uint32]bool, error) {
-	table, err := t.conn.EscapeString(t.cfg.table())
-	if err != nil {
-		return nil, err
-	}
-	results, err := t.conn.Exec(ctx, fmt.Sprintf(selectBelow, "'"+table+"'")).ReadAll()
+	results, err := t.conn.Exec(ctx, fmt.Sprintf(selectBelow, quoteText(t.cfg.table()))).ReadAll()
 	if err != nil {
 		return nil, err
 	}
@@ -418,6 +414,9 @@ func (t *Tailer) data(take context.Context, out chan<- *Batch, data []byte) erro
 	case *pglogrepl.InsertMessage:
 		if t.batch != nil {
 			change, ok, err = t.dec.insert(m, t.batch.Committed)
+			if change.Event != nil {
+				change.Event.Late = change.Event.late(t.batch.XID, t.batch.Committed)
+			}
 		}
 	case *pglogrepl.UpdateMessage:
 		change, ok, err = t.dec.update(m)
