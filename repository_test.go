@@ -206,3 +206,20 @@ func read(t *testing.T, path string) string {
 	}
 	return string(text)
 }
+
+// A database may have any encoding, and what a migration says must have a form in it.
+func TestMigrations_AreASCII(t *testing.T) {
+	files, err := filepath.Glob("outbox/migrations/*.sql")
+	if err != nil || len(files) == 0 {
+		t.Fatalf("%d migrations, %v", len(files), err)
+	}
+	for _, file := range files {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if i := strings.IndexFunc(string(text), func(r rune) bool { return r > '~' }); i >= 0 {
+			t.Errorf("%s has a character that is not ASCII, at byte %d", file, i)
+		}
+	}
+}

@@ -23,6 +23,7 @@ type router struct {
 	subs     *subscriptions
 	lanes    *lanes
 	ledger   tracker
+	markLate func(ctx context.Context, events []*outbox.Event) error                            // DB.MarkLate
 	lookup   func(ctx context.Context, eventIDs, endpointIDs []string) (outbox.Recorded, error) // DB.Lookup
 	target   func(*outbox.Endpoint) (*sink.Target, error)                                       // the error is why nothing can be sent there
 	seal     func(*outbox.Endpoint)                                                             // has the secrets sealed if they are to be
@@ -174,6 +175,9 @@ func (r *router) route(take, ctx context.Context, b *outbox.Batch) error {
 		}
 		return track(0, nil)
 	}
+	if err := r.markSuspects(take, b); err != nil {
+		return err
+	}
 	for _, c := range b.Changes {
 		at.Index = c.Index
 		switch {
@@ -288,7 +292,7 @@ func (r *router) underWay(sub *subscription, eventID string, deliveries []*outbo
 
 // lookUp finds out which of some candidates an earlier term has recorded. Beyond the position where this term began there
 // are none, but for those of events that are written once more. It tries again while the database is away, until take ends.
-func (r *router) lookUp(take context.Context, candidates []candidate) (outbox.Recorded, error) {
+func (r *router) lookUp(take context.Context, candidates []candidate) (recorded outbox.Recorded, err error) {
 	var events, endpoints []string
 	for _, p := range candidates {
 		if p.at.Commit < r.term.LookupUntil || p.event.Late {
@@ -298,14 +302,38 @@ func (r *router) lookUp(take context.Context, candidates []candidate) (outbox.Re
 	if len(events) == 0 {
 		return nil, nil
 	}
+	err = r.insist(take, func() error {
+		recorded, err = r.lookup(take, events, endpoints)
+		return err
+	})
+	return recorded, err
+}
+
+// markSuspects finds out which suspects of a batch the log has. Those of a transaction that an earlier term may have recorded a
+// part of are no suspects.
+func (r *router) markSuspects(take context.Context, b *outbox.Batch) error {
+	var suspects []*outbox.Event
+	for _, c := range b.Changes {
+		if c.Event != nil && c.Event.Suspect && !c.Event.Late && b.Commit >= r.term.LookupUntil {
+			suspects = append(suspects, c.Event)
+		}
+	}
+	if len(suspects) == 0 {
+		return nil
+	}
+	return r.insist(take, func() error { return r.markLate(take, suspects) })
+}
+
+// insist asks the database until it answers, or until take ends.
+func (r *router) insist(take context.Context, ask func() error) error {
 	backoff := outbox.NewBackoff()
 	for told := false; ; {
-		recorded, err := r.lookup(take, events, endpoints)
+		err := ask()
 		if err == nil {
-			return recorded, nil
+			return nil
 		}
 		if take.Err() != nil {
-			return nil, context.Cause(take)
+			return context.Cause(take)
 		}
 		if !told {
 			told = true
@@ -313,7 +341,7 @@ func (r *router) lookUp(take context.Context, candidates []candidate) (outbox.Re
 		}
 		wait, _ := backoff.Next()
 		if !sleep(take, wait) {
-			return nil, context.Cause(take)
+			return context.Cause(take)
 		}
 	}
 }

@@ -237,9 +237,15 @@ func TestRouter_GivesAnEventThatIsWrittenOnceMoreToNobodyWhoCameLater(t *testing
 		rt.loadState(state(row("old"), later, widened))
 		asked := 0
 		rt.lookup = func(context.Context, []string, []string) (outbox.Recorded, error) { asked++; return nil, nil }
+		rt.markLate = func(_ context.Context, suspects []*outbox.Event) error {
+			for _, e := range suspects {
+				e.Late = e.ID == "e1"
+			}
+			return nil
+		}
 		again, backdated := event("e1"), event("e2")
-		again.Event.Created, again.Event.Late = time.Unix(1500, 0), true
-		backdated.Event.Created = time.Unix(1500, 0)
+		again.Event.Created, again.Event.Suspect = time.Unix(1500, 0), true
+		backdated.Event.Created, backdated.Event.Suspect = time.Unix(1500, 0), true
 		rt.want(rt.take(transaction(again, backdated)), "end 310: e1>old e2>old e2>later e2>widened")
 		if asked != 1 {
 			t.Errorf("looked up %d times what may be recorded long since, want once", asked)

@@ -326,7 +326,7 @@ func (s *session) takeOver(take, alive context.Context) (*router, outbox.State, 
 		caught: s.caught, suspects: &s.suspects,
 	})
 	return &router{
-		subs: newSubscriptions(), lanes: s.lanes, ledger: s.ledger, lookup: s.db.Lookup,
+		subs: newSubscriptions(), lanes: s.lanes, ledger: s.ledger, lookup: s.db.Lookup, markLate: s.db.MarkLate,
 		target: s.target, seal: s.sealLater, metrics: s.metrics, log: s.log, term: s.term, suspects: &s.suspects,
 	}, state, nil
 }

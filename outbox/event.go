@@ -29,8 +29,9 @@ type Event struct {
 	// Unfit is why the event cannot be sent to anybody, "" when it can.
 	Unfit string
 
-	// Late reports that the event may be an old one that was written once more: a restore, say. See lateAfter.
-	Late bool
+	// Late reports that the event is an old one that was written once more, by a restore, say, or must be taken for one.
+	// Suspect reports that it may be: it is if the log has it already (MarkLate).
+	Late, Suspect bool
 
 	insertedBy *uint32   // low half of the column xid of the agent's own table, nil where there is none
 	local      time.Time // created as it stands in a column without a zone, else zero
@@ -43,16 +44,23 @@ func (e *Event) Delivery(endpointID string, committed time.Time, body []byte) *D
 	}
 }
 
-// lateAfter is how much older than its commit an event of an app's table may claim to be before it counts as one that was written
-// once more. In the agent's own table the column xid says so exactly: it names the transaction that inserted the event first.
-const lateAfter = backdated
+// In the agent's own table the column xid says exactly whether a row was written once more: it names the transaction that inserted the
+// event first. An app's table has none. There an event that claims to be older than its commit by lateAfter is taken for an old
+// one, and one by suspectAfter if the log has it: created is the start of a transaction, or whatever the app has written.
+const (
+	lateAfter    = backdated
+	suspectAfter = 2 * time.Second
+)
 
-// late reports whether the event, which the stream brings as inserted, may be an old one.
-func (e *Event) late(xid uint32, committed time.Time) bool {
-	if e.insertedBy != nil {
-		return *e.insertedBy != xid
+// judge sets Late and Suspect, given the transaction that the stream brings the event by.
+func (e *Event) judge(xid uint32, committed time.Time) {
+	switch age := committed.Sub(e.Created); {
+	case e.insertedBy != nil:
+		e.Late = *e.insertedBy != xid
+	case e.Undated:
+	default:
+		e.Late, e.Suspect = age > lateAfter, age > suspectAfter
 	}
-	return !e.Undated && committed.Sub(e.Created) > lateAfter
 }
 
 // digestMark stands before the digest of a text that is too long for the log.

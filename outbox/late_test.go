@@ -51,6 +51,23 @@ func TestTailer_KnowsEventsThatAreWrittenOnceMore(t *testing.T) {
 	}
 }
 
+func TestMarkLate_KnowsAnEventByMoreThanItsID(t *testing.T) {
+	t.Parallel()
+	db, env := openDB(t)
+	addDelivery(t, env, "evt_1", "ep_1", "venue_a", "t", Succeeded, 1)
+	created := testenv.QueryOne[time.Time](t, env, `select created from webhooks.deliveries`)
+	events := []*Event{
+		{ID: "evt_1", Venue: "venue_a", Type: "t", Created: created.Add(time.Second)}, {ID: "evt_1", Venue: "venue_b", Type: "t", Created: created},
+		{ID: "evt_2", Venue: "venue_a", Type: "t", Created: created}, {ID: "evt_1", Venue: "venue_a", Type: "t", Created: created},
+	}
+	must(t, db.MarkLate(t.Context(), events))
+	for i, e := range events {
+		if e.Late != (i == 3) {
+			t.Errorf("%+v: late %t", *e, e.Late)
+		}
+	}
+}
+
 func TestEndpoint_SinceIsTheLastChangeOfItsSubscription(t *testing.T) {
 	t.Parallel()
 	db, env := openDB(t)

@@ -275,6 +275,27 @@ func (r Recorded) Has(e *Event, endpointID string) bool {
 		(e.Undated || row.created.Equal(e.Created) || !e.local.IsZero() && row.created.Equal(e.local))
 }
 
+const selectHanded = `
+select n - 1 from unnest($1::text[], $2::text[], $3::text[], $4::timestamptz[]) with ordinality e (id, venue, type, created, n)
+where exists (select from webhooks.deliveries d
+              where d.event_id = e.id and d.venue = e.venue and d.type = e.type and d.created = e.created)`
+
+// MarkLate sets Late for those of some events that the log has a delivery of, to whatever endpoint.
+func (db *DB) MarkLate(ctx context.Context, events []*Event) error {
+	var (
+		ids, venues, types []string
+		created            []time.Time
+	)
+	for _, e := range events {
+		ids, venues, types, created = append(ids, e.ID), append(venues, e.Venue), append(types, e.Type), append(created, e.Created)
+	}
+	known, err := queryRows(ctx, db.pool, selectHanded, pgx.RowTo[int], ids, venues, types, created)
+	for _, i := range known {
+		events[i].Late = true
+	}
+	return db.cfg.explain("look up deliveries", err)
+}
+
 // Lookup returns which deliveries are recorded already, each given by the ids of its event and its endpoint at the same place.
 func (db *DB) Lookup(ctx context.Context, eventIDs, endpointIDs []string) (Recorded, error) {
 	r := Recorded{}

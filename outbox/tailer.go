@@ -415,7 +415,7 @@ func (t *Tailer) data(take context.Context, out chan<- *Batch, data []byte) erro
 		if t.batch != nil {
 			change, ok, err = t.dec.insert(m, t.batch.Committed)
 			if change.Event != nil {
-				change.Event.Late = change.Event.late(t.batch.XID, t.batch.Committed)
+				change.Event.judge(t.batch.XID, t.batch.Committed)
 			}
 		}
 	case *pglogrepl.UpdateMessage:
