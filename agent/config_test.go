@@ -139,7 +139,7 @@ secrets = "sentinel-endpoint"
 		`line 8: delivery.timeout: must be a duration in quotes, such as "15s"`,
 		`endpoint[1].secrets: unknown key; did you mean endpoint.secret?`,
 		`line 5: outbox.tabel: unknown key; did you mean outbox.table?`,
-		`database.url: it is not a PostgreSQL connection URL; write it as postgres://user:password@host:5432/database`,
+		`database.url: it begins with the name of a driver or of another protocol; write it as postgres://user:password@host:5432/database`,
 		`outbox.slot: is "Bad-Slot", must be a name of at most 63 lower-case letters, digits and _`,
 		`delivery.concurrency: is 0, must be between 1 and 10000`,
 		`log.format: is "xml", must be text or json`,

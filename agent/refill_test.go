@@ -93,12 +93,16 @@ func TestLanes_NothingOfAFormerVenueIsSent(t *testing.T) {
 		l := lt.changeTo(outbox.Endpoint{ID: "ep", Generation: 1, Venue: "venue_a"}, "")
 		pass(time.Minute)
 		lt.stall(true) // so that they wait
-		var offers []offer
-		for _, venue := range []string{"venue_a", "venue_b"} {
-			offers = append(offers, offer{l, &outbox.Delivery{EventID: "of " + venue, EndpointID: "ep", Venue: venue, Body: []byte("{}")}})
+		offerOf := func(venue string) []*outbox.Result {
+			return lt.offer([]offer{{l, &outbox.Delivery{EventID: "of " + venue, EndpointID: "ep", Venue: venue, Body: []byte("{}")}}})
 		}
-		lt.offer(offers)
+		offerOf("venue_a")
 		lt.changeTo(outbox.Endpoint{ID: "ep", Generation: 1, Venue: "venue_b"}, "")
+		offerOf("venue_b")
+		late := offerOf("venue_a") // it waited in the backlog
+		if len(late) != 1 || late[0].Status != outbox.Missed || late[0].Error != otherVenue {
+			t.Errorf("what comes late for the former venue is %+v, want missed", late)
+		}
 		pass(time.Second)
 		if row := lt.book.rows[deliveryKey{"ep", "of venue_a"}]; row == nil || row.status != outbox.Missed || row.reason != otherVenue {
 			t.Errorf("what waited for the former venue is %+v, want missed", row)

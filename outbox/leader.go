@@ -261,7 +261,11 @@ const lockCheckpoint = selectCheckpoint + ` for update`
 const takeOver = `
 update webhooks.checkpoint
 set epoch = epoch + 1, holder = $2, system_identifier = $3, timeline = $4, database = current_database(), updated = now(),
-    recovering = recovering or $5, lsn = case when $6 then '0/0' else lsn end,
+    recovering = recovering or $5,
+    -- Where there is no position, the stream begins where the slot stands. What was committed before is left to the recovery.
+    lsn = case when $6 or lsn = '0/0'
+               then coalesce((select confirmed_flush_lsn from pg_replication_slots where slot_name = $1 and database = current_database()), '0/0')
+               else lsn end,
     -- A horizon of a state that a restore has undone means nothing here, and neither does one that is so old
     -- that 32 bits do not tell it from the future.
     horizon = case when not $7 and pg_snapshot_xmin(horizon)::text::bigint between pg_snapshot_xmax(pg_current_snapshot())::text::bigint - 2000000000
