@@ -110,6 +110,7 @@ var proxyVariables = []string{"HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_pr
 
 // notices says what is allowed, and may surprise.
 func (c *Config) notices(getenv func(string) string) (notices []string) {
+	notices = outbox.URLNotices(c.Database.URL)
 	for _, p := range c.Network.AllowNetworks {
 		if p.Bits() == 0 {
 			notices = append(notices, fmt.Sprintf("network.allow_networks holds %s: customers' URLs may lead to every address of your networks but link-local and metadata ones", p))

@@ -67,18 +67,35 @@ type check func(db *DB, ctx context.Context, tx pgx.Tx) ([]Finding, error)
 // Check looks at everything the agent needs from the database, in the order in which one would put it right, and changes
 // nothing. A look that fails is a finding itself.
 func (db *DB) Check(ctx context.Context) []Finding {
-	var findings []Finding
-	for _, look := range []check{
-		(*DB).checkServer, (*DB).checkRole, (*DB).checkCapacity, (*DB).checkSchema, (*DB).checkPrivileges,
+	return append(db.checkAll(ctx), db.checkReplication(ctx))
+}
+
+// checkAll runs the looks in one transaction, since each begin, setting and commit is a round trip. One that fails ends the
+// transaction, and the rest goes on in another.
+func (db *DB) checkAll(ctx context.Context) (findings []Finding) {
+	looks := []check{
+		(*DB).checkServer, (*DB).checkEncoding, (*DB).checkRole, (*DB).checkConnections, (*DB).checkCapacity, (*DB).checkSchema, (*DB).checkPrivileges,
 		(*DB).checkOutbox, (*DB).checkRetention, (*DB).checkPublications, (*DB).checkSlot, (*DB).checkClock, (*DB).checkSecrets, (*DB).checkEndpoints,
-	} {
+	}
+	for len(looks) > 0 {
+		begun := false
 		err := db.look(ctx, "check", func(tx pgx.Tx) error {
-			found, err := look(db, ctx, tx)
-			findings = append(findings, found...)
-			return err
+			begun = true
+			for len(looks) > 0 {
+				found, err := looks[0](db, ctx, tx)
+				looks = looks[1:]
+				findings = append(findings, found...)
+				if err != nil {
+					return err
+				}
+			}
+			return nil
 		})
 		if err != nil {
 			findings = append(findings, AsFinding(err))
+		}
+		if !begun {
+			return findings // the same for every look
 		}
 	}
 	return findings
@@ -101,7 +118,7 @@ func (db *DB) Preflight(ctx context.Context) (warnings []Finding, err error) {
 	if err := db.Ping(ctx); err != nil {
 		return nil, err // the same for every look
 	}
-	for _, f := range db.Check(ctx) {
+	for _, f := range db.checkAll(ctx) {
 		switch f.Level {
 		case LevelFail:
 			return nil, f.problem()

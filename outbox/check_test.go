@@ -32,9 +32,9 @@ func TestCheck_FindsNothingInADatabaseThatIsReady(t *testing.T) {
 	for _, f := range findings {
 		things = append(things, f.Thing)
 	}
-	want := []string{"PostgreSQL", "server", "wal_level", "synchronous_commit", "role agent", "max_replication_slots", "max_wal_senders",
+	want := []string{"PostgreSQL", "server", "wal_level", "synchronous_commit", "encoding", "role agent", "connections", "max_replication_slots", "max_wal_senders",
 		"schema webhooks", "privileges", "outbox webhooks.outbox", "publication webhooks_outbox", "publication webhooks_outbox_endpoints",
-		"slot " + env.Slot, "clock", "endpoints"}
+		"slot " + env.Slot, "clock", "endpoints", "replication connection"}
 	for i, thing := range things {
 		if strings.HasPrefix(thing, "role ") {
 			things[i] = "role agent" // the name is the test environment's

@@ -66,24 +66,39 @@ func quoteIdent(name string) string { return pgx.Identifier{name}.Sanitize() }
 
 const applicationName = "webhook-agent"
 
-// connConfig parses URL. The text of the library's error is dropped because it may repeat parts of the URL.
+// sessionSettings are the same on every connection, whatever is set for the role, the database, in the environment or in
+// the URL: a parameter of the startup message goes before all of them.
+var sessionSettings = map[string]string{
+	// What is read is signed and sent as UTF-8.
+	"client_encoding": "UTF8",
+	// Row-level security would hide rows from queries that the stream brings: better an error than a comparison that finds nothing.
+	"row_security": "off",
+	// A time without zone is UTC, in a query as in the stream, whatever the server's own zone.
+	"timezone":                    "UTC",
+	"datestyle":                   "ISO",
+	"intervalstyle":               "iso_8601",
+	"bytea_output":                "hex",
+	"extra_float_digits":          "1",
+	"standard_conforming_strings": "on",
+	// A role that may not write lacks the privileges.
+	"default_transaction_read_only":  "off",
+	"default_transaction_isolation":  "read committed",
+	"default_transaction_deferrable": "off",
+	"idle_session_timeout":           "0",
+}
+
+// connConfig parses URL and fixes the settings of the session.
 func (c Config) connConfig() (*pgx.ConnConfig, error) {
-	cc, err := pgx.ParseConfig(c.URL.Reveal())
+	cc, _, err := parseURL(c.URL)
 	if err != nil {
-		return nil, &Problem{
-			Thing:  "database.url",
-			Reason: "it is not a PostgreSQL connection URL",
-			Remedy: "write it as postgres://user:password@host:5432/database",
-			Fatal:  true,
-		}
+		return nil, err
 	}
 	if _, ok := cc.RuntimeParams["application_name"]; !ok {
 		cc.RuntimeParams["application_name"] = applicationName
 	}
-	// Row-level security would hide rows from queries that the stream brings: better an error than a comparison that finds nothing.
-	cc.RuntimeParams["row_security"] = "off"
-	// A time without zone is UTC, in a query as in the stream, whatever the server's own zone.
-	cc.RuntimeParams["timezone"] = "UTC"
+	for name, value := range sessionSettings {
+		fix(cc, name, value)
+	}
 	return cc, nil
 }
 
@@ -97,9 +112,6 @@ func (c Config) replicationConfig() (*pgconn.Config, error) {
 	}
 	pc := cc.Config.Copy()
 	pc.RuntimeParams["replication"] = "database"
-	pc.RuntimeParams["datestyle"] = "ISO"
-	pc.RuntimeParams["intervalstyle"] = "iso_8601"
-	pc.RuntimeParams["bytea_output"] = "hex"
 	pc.RuntimeParams["wal_sender_timeout"] = fmt.Sprintf("%dms", senderTimeout.Milliseconds())
 	return pc, nil
 }

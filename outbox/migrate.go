@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"slices"
 	"strings"
 
 	"github.com/jackc/pgx/v5"
@@ -153,6 +154,10 @@ func (c Config) ensurePublications(ctx context.Context, conn *pgx.Conn) error {
 		if _, err := conn.Exec(ctx, p.create()); err != nil {
 			if pe, ok := errors.AsType[*pgconn.PgError](err); ok && pe.Code == codeNoTable {
 				return &Problem{Thing: "outbox.table " + c.Table, Reason: "there is no such table", Remedy: "correct outbox.table or create it", Fatal: true, Err: err}
+			}
+			if pe, ok := errors.AsType[*pgconn.PgError](err); ok && slices.Contains([]string{codeWrongObject, codeInvalidParameter, codeFeature}, pe.Code) {
+				return &Problem{Thing: "outbox.table " + c.Table, Reason: "it cannot be streamed, since it is a view, or a foreign, unlogged or temporary table",
+					Remedy: "name the logged table that the app inserts into (ALTER TABLE " + c.table() + " SET LOGGED for an unlogged one)", Fatal: true, Err: err}
 			}
 			return c.explain("create publication "+p.name, err)
 		}

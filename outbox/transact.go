@@ -115,8 +115,8 @@ func (l *Ledger) try(ctx context.Context, lsn LSN, write func(context.Context, q
 		}
 		// The server gives up what waits for a lock, and a transaction whose agent was cut off or frozen in the middle: the
 		// checkpoint is locked then, and the next leader waits for it. That must not take longer than to lose the slot.
-		cc.RuntimeParams["lock_timeout"] = "5s"
-		cc.RuntimeParams["idle_in_transaction_session_timeout"] = "5s"
+		fix(cc, "lock_timeout", "5s")
+		fix(cc, "idle_in_transaction_session_timeout", "5s")
 		if l.conn, err = pgx.ConnectConfig(ctx, cc); err != nil {
 			l.conn = nil
 			return err
