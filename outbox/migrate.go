@@ -58,7 +58,8 @@ func Migrate(ctx context.Context, cfg Config) (from, to int, err error) {
 	if err != nil {
 		return 0, 0, err
 	}
-	conn, err := pgx.ConnectConfig(ctx, cc)
+	fix(&cc.Config, "statement_timeout", "0") // an index of a large log takes its time
+	conn, err := connect(ctx, cc)
 	if err != nil {
 		return 0, 0, cfg.explain("connect", err)
 	}

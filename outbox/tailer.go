@@ -110,7 +110,14 @@ func (t *Tailer) Connect(ctx context.Context) error {
 	t.conn, t.dec = conn, newDecoder(t.cfg)
 	if t.System, err = pglogrepl.IdentifySystem(ctx, conn); err != nil {
 		t.Close()
+		if SQLState(err) == codeSyntax { // an ordinary connection does not know the command
+			return t.cfg.poolerBetween("the replication connection became an ordinary one", err)
+		}
 		return t.cfg.explain("identify the server", err)
+	}
+	if err := settleReplication(ctx, conn); err != nil {
+		t.Close()
+		return t.cfg.explain("prepare the replication connection", err)
 	}
 	if now := t.System; last.SystemID != "" && (now.SystemID != last.SystemID || now.Timeline != last.Timeline) {
 		t.Close()
