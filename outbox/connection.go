@@ -33,6 +33,8 @@ var sessionSettings = map[string]string{
 	"default_transaction_read_only":  "off",
 	"default_transaction_isolation":  "read committed",
 	"default_transaction_deferrable": "off",
+	// What a role has PostgreSQL tell of its own work is not for the agent's log.
+	"client_min_messages": "warning",
 	// A connection of the pool may wait for its next use.
 	"idle_session_timeout": "0",
 	// No transaction of the agent waits long between its statements. An agent that was frozen must not
@@ -82,7 +84,7 @@ func (c Config) replicationConfig() (*pgconn.Config, error) {
 
 // unlimited undoes transaction_timeout, which PostgreSQL 17 and newer know.
 const unlimited = `
-select set_config(name, '0', false) from pg_catalog.pg_settings where name = 'transaction_timeout'`
+select pg_catalog.set_config(name, '0', false) from pg_catalog.pg_settings where name = 'transaction_timeout'`
 
 // settings takes back synchronous_commit = off, and leaves any other choice as it is: what the checkpoint
 // holds is confirmed to the server, which then forgets the WAL before it, so a commit must be on disk when it
