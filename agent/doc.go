@@ -15,6 +15,9 @@
 // transaction. A delivery that has no result a second after it was read is recorded as pending, so the position moves
 // on however long an attempt takes.
 //
+// An event that very many endpoints want is handed over in pieces behind what the stream brings next, while the
+// position waits for it (fanout.go), so that a bulk import of one venue delays nobody else.
+//
 // # Guarantee
 //
 // At least once. The position that PostgreSQL may forget is never ahead of what is recorded, and what is recorded as
@@ -31,7 +34,8 @@
 //	ledger    the Ledger and its connection                    after Close, when all is committed; when alive ends
 //	refill    the queries for due deliveries                   after the lanes have stopped
 //	watch     the look at slot lag, clocks and coverage        after the lanes have stopped, or when coverage has changed
-//	reconcile the comparison of outbox and delivery log        after the lanes have stopped
+//	reconcile the comparison of outbox and delivery log;      after the lanes have stopped
+//	          after a gap the recovery, beside the stream
 //	prune     the Pruner                                       after the lanes have stopped
 //	seal      the sealing of secrets                           after the lanes have stopped
 //	lease     the lease                                        after the lanes have stopped, or the agent is fenced

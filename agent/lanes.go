@@ -120,6 +120,12 @@ func (s *lanes) offer(offers []offer) (results []*outbox.Result) {
 		switch {
 		case l.off != "":
 			results = append(results, missed(d, l.off, now))
+		case d.Venue != l.endpoint.Venue: // it has moved since the event was matched
+			results = append(results, missed(d, otherVenue, now))
+		case d.Unfit != "":
+			results = append(results, &outbox.Result{Delivery: d, Status: outbox.Failed, Error: d.Unfit, Finished: now})
+		case s.heldLocked(l, d):
+			results = append(results, outbox.IDTaken(d, now))
 		case s.fits(l, d):
 			s.pushLocked(l, d)
 			continue
@@ -132,6 +138,16 @@ func (s *lanes) offer(offers []offer) (results []*outbox.Result) {
 	}
 	s.dispatchLocked()
 	return results
+}
+
+// heldLocked reports whether memory has a delivery of another event with the same id.
+func (s *lanes) heldLocked(l *lane, d *outbox.Delivery) bool {
+	if _, held := l.held[d.EventID]; !held {
+		return false
+	}
+	return !slices.ContainsFunc(l.queue, func(other *outbox.Delivery) bool {
+		return other.EventID == d.EventID && other.Venue == d.Venue && other.Type == d.Type && other.Created.Equal(d.Created)
+	})
 }
 
 func recordResult(r *outbox.Result) record {
@@ -165,7 +181,7 @@ func (s *lanes) hasRoom(l *lane, d *outbox.Delivery) bool {
 
 func (s *lanes) pushLocked(l *lane, d *outbox.Delivery) {
 	l.queue = append(l.queue, d)
-	l.held[d.EventID] = struct{}{}
+	l.held.add(d.EventID)
 	l.bytes += d.Size()
 	s.bytes += d.Size()
 	s.listLocked(l)
@@ -224,7 +240,7 @@ func (s *lanes) nextLocked() (*lane, *outbox.Delivery) {
 				continue
 			}
 			d := l.pop()
-			l.inFlight[d.EventID] = struct{}{}
+			l.inFlight.add(d.EventID)
 			s.inFlight++
 			if !l.proven {
 				s.unproven++
@@ -266,7 +282,7 @@ func (s *lanes) attempt(l *lane, d *outbox.Delivery) (*lane, *outbox.Delivery) {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	delete(l.inFlight, d.EventID)
+	l.inFlight.remove(d.EventID)
 	s.freeLocked(l, d)
 	s.inFlight--
 	if !l.proven {
@@ -456,8 +472,8 @@ func (s *lanes) committed(results []*outbox.Result) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, r := range results {
-		if r.Parked {
-			continue
+		if r.Parked || r.Taken && r.Attempt != nil {
+			continue // memory still holds the delivery, or that of another event with the same id
 		}
 		l := s.byID[r.Delivery.EndpointID]
 		if r.Status == outbox.Pending && (l == nil || l.off != "") {
@@ -468,9 +484,9 @@ func (s *lanes) committed(results []*outbox.Result) {
 			s.forgetLocked(r.Delivery)
 			continue
 		}
-		delete(l.held, r.Delivery.EventID)
+		l.held.remove(r.Delivery.EventID)
 		if l.fetching {
-			l.released[r.Delivery.EventID] = struct{}{}
+			l.released.add(r.Delivery.EventID)
 		}
 		if r.Status == outbox.Pending {
 			if r.Attempt == nil {
@@ -484,7 +500,7 @@ func (s *lanes) committed(results []*outbox.Result) {
 // forgetLocked takes note that a delivery of an endpoint that is gone is recorded.
 func (s *lanes) forgetLocked(d *outbox.Delivery) {
 	if l := s.removed[d.EndpointID]; l != nil {
-		if delete(l.held, d.EventID); len(l.held) == 0 {
+		if l.held.remove(d.EventID) {
 			delete(s.removed, d.EndpointID)
 		}
 	}

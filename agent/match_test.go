@@ -23,7 +23,7 @@ func naiveMatch(events []string, eventType string) bool {
 
 // subscribe registers an endpoint for these events, valid or not, and returns the error of its patterns.
 func subscribe(s *subscriptions, id, venue string, events ...string) error {
-	p, err := parsePatterns(events)
+	p, err := outbox.ParsePatterns(events)
 	s.set(&subscription{endpoint: &outbox.Endpoint{ID: id, Venue: venue, Events: events}, patterns: p})
 	return err
 }
@@ -68,21 +68,6 @@ func TestMatch_FindsAnEndpointOnceByTypePrefixOrAll(t *testing.T) {
 	}
 }
 
-func TestParsePatterns_NamesWhatIsWrongAndKeepsWhatIsRight(t *testing.T) {
-	for _, wrong := range []string{"", "lead*", "*.x", "a b", "**", ".*", "lead.*.x", "lead.**", "lead. *", "\tlead", "lead\n", "l*ad", "lead.", "."} {
-		p, err := parsePatterns([]string{"payment.*", wrong, "lead.created"})
-		if err == nil || !strings.Contains(err.Error(), fmt.Sprintf("events has %q", wrong)) {
-			t.Errorf("%q: error %v does not name it", wrong, err)
-		}
-		if want := (patterns{prefixes: []string{"payment."}, types: []string{"lead.created"}}); !cmp.Equal(want, p, cmp.AllowUnexported(patterns{})) {
-			t.Errorf("%q spoils the patterns beside it: %+v", wrong, p)
-		}
-	}
-	if _, err := parsePatterns(nil); err == nil || !strings.HasPrefix(err.Error(), "events names no event type") {
-		t.Errorf("no patterns: %v", err)
-	}
-}
-
 // TestMatch_AgreesWithANaiveMatcher registers, changes and removes endpoints of three venues at random. It shows P5 as
 // well: an event never finds an endpoint of another venue.
 func TestMatch_AgreesWithANaiveMatcher(t *testing.T) {
@@ -104,9 +89,11 @@ func TestMatch_AgreesWithANaiveMatcher(t *testing.T) {
 				s.remove(id)
 				delete(model, id)
 			} else {
-				events := make([]string, 1+r.IntN(4))
+				events := make([]string, r.IntN(5))
 				for i := range events {
-					switch r.IntN(8) {
+					switch r.IntN(10) {
+					case 8, 9:
+						events[i] = pick([]string{"lead*", "", "lead.", "**", "a b*"})
 					case 0:
 						events[i] = "*"
 					case 1, 2, 3:
@@ -116,9 +103,7 @@ func TestMatch_AgreesWithANaiveMatcher(t *testing.T) {
 					}
 				}
 				e := outbox.Endpoint{ID: id, Venue: pick(venues), Events: events}
-				if err := subscribe(s, e.ID, e.Venue, e.Events...); err != nil {
-					t.Fatalf("seed %d: %q: %v", seed, events, err)
-				}
+				_ = subscribe(s, e.ID, e.Venue, e.Events...) // bad patterns are registered too: their events are missed
 				model[id] = e
 			}
 			venue, of := pick(venues), eventType()

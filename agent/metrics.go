@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -44,6 +45,7 @@ type source struct {
 	queued          func() float64
 	lanesActive     func() float64
 	endpointsOff    func() float64
+	counts          *outbox.Counts
 	queuedBytes     func() float64
 }
 
@@ -94,6 +96,15 @@ func newMetrics(version string, src source) *metrics {
 		retainedBytes: gauge("slot_retained_bytes", "WAL that the slot keeps on the server's disk."),
 		pending:       gauge("pending_deliveries", "Deliveries recorded as pending; counted up to 100000."),
 		clockSkew:     gauge("clock_skew_seconds", "The database's clock minus this host's."),
+	}
+	if counts := src.counts; counts != nil {
+		counted := func(name, help string, n *atomic.Int64) {
+			m.registry.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{Namespace: namespace, Name: name, Help: help},
+				func() float64 { return float64(n.Load()) }))
+		}
+		counted("events_filtered_total", "Events read from the outbox whose type outbox.types does not ask for.", &counts.Filtered)
+		counted("reused_ids_total", "Deliveries of events whose id the delivery log had for another event.", &counts.Reused)
+		counted("deliveries_set_aside_total", "Deliveries that PostgreSQL refused to record.", &counts.SetAside)
 	}
 	asked("leading", "1 while this agent holds the slot, 0 while it stands by.", src.leading)
 	asked("recovering", "1 while events may have passed the stream unseen and the outbox has not been compared with the log completely.", src.recovering)

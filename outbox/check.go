@@ -74,8 +74,9 @@ func (db *DB) Check(ctx context.Context) []Finding {
 // transaction, and the rest goes on in another.
 func (db *DB) checkAll(ctx context.Context) (findings []Finding) {
 	looks := []check{
-		(*DB).checkServer, (*DB).checkEncoding, (*DB).checkRole, (*DB).checkConnections, (*DB).checkCapacity, (*DB).checkSchema, (*DB).checkPrivileges,
-		(*DB).checkOutbox, (*DB).checkRetention, (*DB).checkPublications, (*DB).checkSlot, (*DB).checkClock, (*DB).checkSecrets, (*DB).checkEndpoints,
+		(*DB).checkServer, (*DB).checkEncoding, (*DB).checkRole, (*DB).checkConnections, (*DB).checkCapacity, (*DB).checkSchema,
+		(*DB).checkPrivileges, (*DB).checkAdoption, (*DB).checkOutbox, (*DB).checkRetention, (*DB).checkPublications, (*DB).checkSlot,
+		(*DB).checkRetainedWAL, (*DB).checkHooks, (*DB).checkUnusedOutbox, (*DB).checkClock, (*DB).checkSecrets, (*DB).checkEndpoints,
 	}
 	for len(looks) > 0 {
 		begun := false

@@ -2,6 +2,7 @@ package outbox
 
 import (
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -19,6 +20,10 @@ type Config struct {
 	Table string
 	// Columns are the names of the outbox table's columns.
 	Columns Columns
+	// Types are the patterns of the types that are events of the agent's; none stand for all. What does not match is passed over.
+	Types []string
+	// TimeZone is that of the column created when its type has none; "" is the database's.
+	TimeZone string
 	// Publication holds the outbox and the replays, inserts only; Publication_endpoints holds the endpoints.
 	Publication string
 	// Slot is the name of the replication slot and the key of the checkpoint. Names of slots are cluster-wide.
@@ -28,11 +33,20 @@ type Config struct {
 	Watchful bool
 	// Retention is how long the outbox and the log are kept, zero for ever. See Pruner.
 	Retention time.Duration
+	// Counts counts what is told nowhere else; nil counts nothing.
+	Counts *Counts
 	// Keys seal the secrets of endpoints.
 	Keys secret.Keyring
 	// Caught is told of every panic of a goroutine or a timer of this package, by any goroutine; it
 	// must not wait. Without it a panic ends the process.
 	Caught func(*panics.Error)
+}
+
+// Counts counts what happens to events. It outlives the parts that count.
+type Counts struct {
+	Filtered atomic.Int64 // events read that Config.Types does not ask for
+	Reused   atomic.Int64 // deliveries of events whose id the log had for another event
+	SetAside atomic.Int64 // deliveries that PostgreSQL refused to record
 }
 
 // Columns maps the columns of an outbox table that an app already has.

@@ -96,17 +96,37 @@ select case when current_setting('synchronous_commit') = 'off' then set_config('
        (` + unlimited + `)`
 
 // settle makes those settings of a connection that the startup message cannot make.
-func settle(ctx context.Context, conn *pgx.Conn) error { return exec(ctx, conn, settings) }
+func settle(ctx context.Context, conn *pgx.Conn) error {
+	if err := speakRaw(ctx, conn.PgConn()); err != nil {
+		return err
+	}
+	return exec(ctx, conn, settings)
+}
 
 // settleReplication is settle for the replication connection: the stream of a large transaction lasts as long as its
 // consumer takes, and is a transaction to PostgreSQL.
 func settleReplication(ctx context.Context, conn *pgconn.PgConn) error {
+	if err := speakRaw(ctx, conn); err != nil {
+		return err
+	}
 	_, err := conn.Exec(ctx, unlimited).ReadAll()
 	return err
 }
 
-// connect opens an ordinary connection beside the pool.
+// speakRaw takes texts as they are where the server's encoding is SQL_ASCII: the server does not know what they are,
+// and would end a whole statement, or the stream, at a byte that is not UTF-8. Such bytes are found row by row (unfit).
+func speakRaw(ctx context.Context, conn *pgconn.PgConn) error {
+	if conn.ParameterStatus("server_encoding") != "SQL_ASCII" {
+		return nil
+	}
+	_, err := conn.Exec(ctx, "set client_encoding = 'SQL_ASCII'").ReadAll()
+	return err
+}
+
+// connect opens an ordinary connection beside the pool. Whoever uses it bounds its statements, or must not: the limit of
+// the role would end an attempt to build an index again and again.
 func connect(ctx context.Context, cc *pgx.ConnConfig) (*pgx.Conn, error) {
+	fix(&cc.Config, "statement_timeout", "0")
 	conn, err := pgx.ConnectConfig(ctx, cc)
 	if err != nil {
 		return nil, err

@@ -37,10 +37,10 @@ func answered(ctx context.Context) (context.Context, context.CancelFunc) {
 
 // DB is the agent's small pool of ordinary connections. Its methods are safe for concurrent use.
 type DB struct {
-	pool       *pgxpool.Pool
-	cfg        Config
-	clock      Clock
-	idTypeName atomic.Pointer[string] // set by loadIDType
+	pool   *pgxpool.Pool
+	cfg    Config
+	clock  Clock
+	mapped atomic.Pointer[mapping] // set by loadIDType
 }
 
 // Open prepares a pool; it connects when it is first used. It fails only on a URL that cannot be parsed.

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"strings"
 	"testing"
+	"unicode"
 
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sync/errgroup"
@@ -132,4 +133,29 @@ func TestExplainMigration_SaysWhoMayMigrateUnlessTheSchemaIsNewer(t *testing.T) 
 	wantProblem(t, refusal(), "schema webhooks: it has version 999")
 	other := errors.New("other")
 	wantError(t, ExplainMigration(t.Context(), cfg, other), other)
+}
+
+func TestMigrate_MakesTablesThatCanBeChangedUnderAnyPublication(t *testing.T) {
+	t.Parallel()
+	env, cfg := emptyDB(t)
+	must(t, testenv.ExecSQL(t.Context(), env.SuperuserURL, `create publication everything for all tables`))
+	_, _, err := Migrate(t.Context(), cfg)
+	must(t, err)
+	for _, table := range testenv.QueryAll[string](t, env, `select format('webhooks.%I', tablename) from pg_tables where schemaname = 'webhooks'`) {
+		column := testenv.QueryOne[string](t, env, `select attname::text from pg_attribute where attrelid = $1::text::regclass and attnum > 0 and attname <> 'id' and not attisdropped order by attnum limit 1`, table)
+		env.Exec(t, `update `+table+` set `+column+` = `+column)
+		env.Exec(t, `delete from `+table)
+	}
+}
+
+func TestMigrations_HoldNothingThatADatabaseOfAnotherEncodingLacks(t *testing.T) {
+	ms, err := migrations()
+	must(t, err)
+	for _, m := range ms {
+		for _, r := range m.UpSQL {
+			if r > unicode.MaxASCII {
+				t.Errorf("%s holds %q", m.Name, r)
+			}
+		}
+	}
 }

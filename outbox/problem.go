@@ -84,6 +84,7 @@ const (
 	classDataException = "22"
 	classIntegrity     = "23"
 	classRaised        = "P0" // by a trigger in PL/pgSQL
+	classProgramLimit  = "54" // a key that is too long for an index, say
 )
 
 // SQLState returns the SQLSTATE of err, or "" when PostgreSQL did not answer with one.

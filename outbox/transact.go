@@ -115,7 +115,6 @@ func (l *Ledger) try(ctx context.Context, lsn LSN, write func(context.Context, q
 		}
 		// The server gives up what waits for a lock, and a transaction whose agent was cut off or frozen in the middle: the
 		// checkpoint is locked then, and the next leader waits for it. That must not take longer than to lose the slot.
-		fix(&cc.Config, "statement_timeout", "0") // answerTimeout bounds the whole try
 		fix(&cc.Config, "lock_timeout", "5s")
 		fix(&cc.Config, "idle_in_transaction_session_timeout", "5s")
 		if l.conn, err = connect(ctx, cc); err != nil {
