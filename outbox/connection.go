@@ -3,6 +3,7 @@ package outbox
 import (
 	"context"
 	"fmt"
+	"strconv"
 	"strings"
 
 	"github.com/jackc/pgx/v5"
@@ -82,44 +83,39 @@ func (c Config) replicationConfig() (*pgconn.Config, error) {
 	return pc, nil
 }
 
-// unlimited undoes transaction_timeout, which PostgreSQL 17 and newer know.
-const unlimited = `
-select pg_catalog.set_config(name, '0', false) from pg_catalog.pg_settings where name = 'transaction_timeout'`
-
 // settings takes back synchronous_commit = off, and leaves any other choice as it is: what the checkpoint
 // holds is confirmed to the server, which then forgets the WAL before it, so a commit must be on disk when it
 // returns. It also has PostgreSQL's own functions go before those of the same name in the role's search_path,
 // which stays, since the types of an outbox may need it.
 const settings = `
 select case when current_setting('synchronous_commit') = 'off' then set_config('synchronous_commit', 'local', false) end,
-       set_config('search_path', concat_ws(', ', 'pg_catalog', nullif(current_setting('search_path'), '')), false),
-       (` + unlimited + `)`
+       set_config('search_path', concat_ws(', ', 'pg_catalog', nullif(current_setting('search_path'), '')), false)`
 
-// settle makes those settings of a connection that the startup message cannot make.
+// settle makes those settings of an ordinary connection that the startup message cannot make.
 func settle(ctx context.Context, conn *pgx.Conn) error {
-	if err := speakRaw(ctx, conn.PgConn()); err != nil {
+	if err := settleServer(ctx, conn.PgConn()); err != nil {
 		return err
 	}
 	return exec(ctx, conn, settings)
 }
 
-// settleReplication is settle for the replication connection: the stream of a large transaction lasts as long as its
-// consumer takes, and is a transaction to PostgreSQL.
-func settleReplication(ctx context.Context, conn *pgconn.PgConn) error {
-	if err := speakRaw(ctx, conn); err != nil {
-		return err
+// settleServer makes the settings that depend on the server, on a replication connection too.
+func settleServer(ctx context.Context, conn *pgconn.PgConn) error {
+	var sql []string
+	if conn.ParameterStatus("server_encoding") == "SQL_ASCII" {
+		// Texts are taken as they are. The server does not know what they are, and would end a whole statement,
+		// or the stream, at a byte that is not UTF-8. Such bytes are found row by row (unfit).
+		sql = append(sql, "set client_encoding = 'SQL_ASCII'")
 	}
-	_, err := conn.Exec(ctx, unlimited).ReadAll()
-	return err
-}
-
-// speakRaw takes texts as they are where the server's encoding is SQL_ASCII: the server does not know what they are,
-// and would end a whole statement, or the stream, at a byte that is not UTF-8. Such bytes are found row by row (unfit).
-func speakRaw(ctx context.Context, conn *pgconn.PgConn) error {
-	if conn.ParameterStatus("server_encoding") != "SQL_ASCII" {
+	version, _, _ := strings.Cut(conn.ParameterStatus("server_version"), ".")
+	if major, err := strconv.Atoi(version); err == nil && major >= 17 {
+		// The stream of a large transaction lasts as long as its consumer takes, and is a transaction to PostgreSQL.
+		sql = append(sql, "set transaction_timeout = 0")
+	}
+	if len(sql) == 0 {
 		return nil
 	}
-	_, err := conn.Exec(ctx, "set client_encoding = 'SQL_ASCII'").ReadAll()
+	_, err := conn.Exec(ctx, strings.Join(sql, "; ")).ReadAll()
 	return err
 }
 

@@ -23,7 +23,7 @@ func hostileSettings(major int) map[string]string {
 		"xmloption": "document", "lc_numeric": "C", "check_function_bodies": "off", "application_name": "hostile",
 	}
 	if major >= 17 {
-		settings["transaction_timeout"] = "1ms"
+		settings["transaction_timeout"] = "300ms" // less would end what undoes it
 	}
 	return settings
 }
@@ -93,6 +93,9 @@ func TestConnections_HeedNoSettingOfRoleAndDatabase(t *testing.T) {
 			must(t, err)
 			if version != SchemaVersion() {
 				t.Fatalf("version %d", version)
+			}
+			if n := testenv.QueryOne[int](t, app, `select count(*)::int from pg_catalog.pg_attrdef where pg_catalog.pg_get_expr(adbin, adrelid) like 'hostile.%'`); n != 0 {
+				t.Errorf("%d columns have defaults of the role's search path", n)
 			}
 			db, err := Open(t.Context(), cfg)
 			must(t, err)

@@ -88,6 +88,8 @@ func Migrate(ctx context.Context, cfg Config) (from, to int, err error) {
 	if int(version) > len(m.Migrations) {
 		return int(version), int(version), schemaNewer(int(version))
 	}
+	// tern resets the settings of the session after each migration. An error of settle is the next statement's too.
+	m.OnStart = func(int32, string, string, string) { _ = settle(ctx, conn) }
 	if err := m.Migrate(ctx); err != nil {
 		if me, ok := errors.AsType[migrate.MigrationPgError](err); ok {
 			return 0, 0, cfg.explain("migrate "+me.MigrationName, me.PgError)
@@ -95,6 +97,9 @@ func Migrate(ctx context.Context, cfg Config) (from, to int, err error) {
 		return 0, 0, cfg.explain("migrate", err)
 	}
 	crashpoint.Hit(crashpoint.InMigration)
+	if err := settle(ctx, conn); err != nil {
+		return 0, 0, cfg.explain("prepare the connection", err)
+	}
 	if err := cfg.ensurePublications(ctx, conn); err != nil {
 		return 0, 0, err
 	}

@@ -109,7 +109,7 @@ func (t *Tailer) Connect(ctx context.Context) error {
 		return t.cfg.explain("open the replication connection", err)
 	}
 	t.conn = conn
-	if err := settleReplication(ctx, conn); err != nil {
+	if err := settleServer(ctx, conn); err != nil {
 		t.Close()
 		return t.cfg.explain("prepare the replication connection", err)
 	}
