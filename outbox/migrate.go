@@ -6,11 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"slices"
 	"strings"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/tern/v2/migrate"
 
 	"github.com/quintago/webhook-agent/crashpoint"
@@ -179,12 +177,10 @@ func (c Config) ensurePublications(ctx context.Context, conn *pgx.Conn) error {
 			continue
 		}
 		if _, err := conn.Exec(ctx, p.create()); err != nil {
-			if pe, ok := errors.AsType[*pgconn.PgError](err); ok && pe.Code == codeNoTable {
-				return &Problem{Thing: "outbox.table " + c.Table, Reason: "there is no such table", Remedy: "correct outbox.table or create it", Fatal: true, Err: err}
-			}
-			if pe, ok := errors.AsType[*pgconn.PgError](err); ok && slices.Contains([]string{codeWrongObject, codeInvalidParameter, codeFeature}, pe.Code) {
-				return &Problem{Thing: "outbox.table " + c.Table, Reason: "it cannot be streamed, since it is a view, or a foreign, unlogged or temporary table",
-					Remedy: "name the logged table that the app inserts into (ALTER TABLE " + c.table() + " SET LOGGED for an unlogged one)", Fatal: true, Err: err}
+			if fault, _ := c.tableFault(ctx, conn, "outbox.table "+c.Table); fault != nil {
+				problem := fault.problem()
+				problem.Err = err
+				return problem
 			}
 			return c.explain("create publication "+p.name, err)
 		}

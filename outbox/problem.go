@@ -64,7 +64,6 @@ const (
 	codeProtocolViolation    = "08P01"
 	codeFeature              = "0A000"
 	codeCannotChange         = "55P02"
-	codeWrongObject          = "42809"
 	codeInvalidParameter     = "22023"
 	codeSyntax               = "42601"
 	codeNoTable              = "42P01"
