@@ -111,7 +111,7 @@ func (a *agent) outboxConfig() outbox.Config {
 // lead holds one session after another until ctx ends.
 func (a *agent) lead(ctx context.Context) error {
 	led := false
-	backoff := outbox.NewBackoff()
+	pace := newPace()
 	for {
 		s := newSession(a)
 		began := time.Now()
@@ -119,8 +119,8 @@ func (a *agent) lead(ctx context.Context) error {
 		a.db.Reset() // what the server or its settings have become shows on new connections only
 		panicked, isPanic := errors.AsType[*panics.Error](err)
 		led = led || s.led
-		if s.led && (!isPanic || time.Since(began) > soundConnection) {
-			a.told, backoff = "", outbox.NewBackoff()
+		if s.led && (!isPanic && !isFatal(err) || time.Since(began) > soundConnection) {
+			a.told, pace = "", newPace()
 		}
 		if ctx.Err() != nil {
 			if s.led && err != nil {
@@ -128,8 +128,7 @@ func (a *agent) lead(ctx context.Context) error {
 			}
 			return nil
 		}
-		problem, isProblem := errors.AsType[*outbox.Problem](err)
-		if isProblem && problem.Fatal && !led {
+		if problem, _ := errors.AsType[*outbox.Problem](err); isFatal(err) && !led {
 			return problem
 		}
 		switch {
@@ -144,8 +143,7 @@ func (a *agent) lead(ctx context.Context) error {
 		default:
 			a.tellProblem(err)
 		}
-		wait, _ := backoff.Next()
-		if !sleep(ctx, wait) {
+		if !sleep(ctx, pace.next(err, time.Now())) {
 			return nil
 		}
 	}

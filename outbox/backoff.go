@@ -7,7 +7,13 @@ import (
 )
 
 // NewBackoff is the schedule for whatever waits for PostgreSQL: exponential from a tenth of a second, with jitter, at most
-// five seconds. The cap stands outside the jitter, which could exceed it otherwise.
-func NewBackoff() retry.Backoff {
-	return retry.WithCappedDuration(5*time.Second, retry.WithJitterPercent(20, retry.NewExponential(100*time.Millisecond)))
+// five seconds.
+func NewBackoff() retry.Backoff { return newBackoff(5 * time.Second) }
+
+// NewSlowBackoff is the schedule for what does not mend by waiting. It begins as NewBackoff does and goes on to fifteen seconds.
+func NewSlowBackoff() retry.Backoff { return newBackoff(15 * time.Second) }
+
+// newBackoff has the cap stand outside the jitter, which could exceed it otherwise.
+func newBackoff(longest time.Duration) retry.Backoff {
+	return retry.WithCappedDuration(longest, retry.WithJitterPercent(20, retry.NewExponential(100*time.Millisecond)))
 }

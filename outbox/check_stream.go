@@ -94,30 +94,49 @@ func (db *DB) checkPrivileges(ctx context.Context, tx pgx.Tx) ([]Finding, error)
 }
 
 const selectRelation = `
-select c.relkind::text, c.relpersistence::text, row_security_active(c.oid)
+select c.relkind::text, c.relpersistence::text, row_security_active(c.oid), current_user::text
 from pg_class c join pg_namespace n on n.oid = c.relnamespace
 where n.nspname = $1 and c.relname = $2`
 
-func (db *DB) checkOutbox(ctx context.Context, tx pgx.Tx) ([]Finding, error) {
-	schema, table := db.cfg.tableName()
-	thing := "outbox " + db.cfg.Table
+// relationKinds are the kinds of relations that have no stream (pg_class.relkind).
+var relationKinds = map[string]string{
+	"v": "a view", "m": "a materialized view", "f": "a foreign table", "S": "a sequence", "i": "an index", "I": "an index",
+	"c": "a composite type", "t": "a TOAST table",
+}
+
+// tableFault says why the outbox cannot be streamed or read, or returns nil.
+func (c Config) tableFault(ctx context.Context, q querier, thing string) (*Finding, error) {
+	schema, table := c.tableName()
 	var (
-		kind, persistence string
-		hidesRows         bool
+		kind, persistence, role string
+		hidesRows               bool
+		fault                   Finding
 	)
-	err := tx.QueryRow(ctx, selectRelation, schema, table).Scan(&kind, &persistence, &hidesRows)
+	err := q.QueryRow(ctx, selectRelation, schema, table).Scan(&kind, &persistence, &hidesRows, &role)
 	switch {
 	case errors.Is(err, pgx.ErrNoRows):
-		return []Finding{failure(thing, "correct outbox.table, or run webhook-agent migrate for the agent's own table", "there is no such table")}, nil
+		fault = failure(thing, "correct outbox.table, or run webhook-agent migrate for the agent's own table", "there is no such table")
 	case err != nil:
 		return nil, err
-	case kind != "r" && kind != "p":
-		return []Finding{failure(thing, "name the table that the app inserts into", "it is not a table, so it has no stream")}, nil
+	case relationKinds[kind] != "":
+		fault = failure(thing, "name the table that the app inserts into", "it is %s, which has no stream", relationKinds[kind])
 	case persistence != "p":
-		return []Finding{failure(thing, "ALTER TABLE "+db.cfg.table()+" SET LOGGED", "it is not logged, so it has no stream")}, nil
+		fault = failure(thing, "ALTER TABLE "+c.table()+" SET LOGGED", "it is not logged, so it has no stream")
 	case hidesRows:
-		return []Finding{failure(thing, "ALTER ROLE … BYPASSRLS for the agent's role, or make it the owner of the table",
-			"row-level security hides rows from the agent that the stream brings, so it could not find again what it has missed")}, nil
+		fault = failure(thing, "ALTER ROLE "+quoteIdent(role)+" BYPASSRLS, or make the role the owner of the table",
+			"row-level security hides rows from the agent that the stream brings, so it could not find again what it has missed")
+	default:
+		return nil, nil
+	}
+	return &fault, nil
+}
+
+func (db *DB) checkOutbox(ctx context.Context, tx pgx.Tx) ([]Finding, error) {
+	thing := "outbox " + db.cfg.Table
+	if fault, err := db.cfg.tableFault(ctx, tx, thing); err != nil {
+		return nil, err
+	} else if fault != nil {
+		return []Finding{*fault}, nil
 	}
 	types, err := db.cfg.columnTypes(ctx, tx)
 	if err != nil {

@@ -112,7 +112,7 @@ func TestCheck_NamesEachFaultWithItsRemedy(t *testing.T) {
 			name:   "a view",
 			sql:    []string{`create view events as select * from webhooks.outbox`},
 			change: func(c *Config) { c.Table = "public.events" },
-			want:   []string{"fail outbox public.events: it is not a table"},
+			want:   []string{"fail outbox public.events: it is a view, which has no stream | name the table that the app inserts into"},
 		}, {
 			name: "publication missing",
 			sql:  []string{`drop publication webhooks_outbox`},

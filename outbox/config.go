@@ -1,14 +1,11 @@
 package outbox
 
 import (
-	"context"
-	"fmt"
 	"strings"
 	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/quintago/webhook-agent/panics"
 	"github.com/quintago/webhook-agent/secret"
@@ -78,65 +75,3 @@ func (c Config) table() string {
 
 // quoteIdent quotes one identifier for use in SQL.
 func quoteIdent(name string) string { return pgx.Identifier{name}.Sanitize() }
-
-const applicationName = "webhook-agent"
-
-// sessionSettings are the same on every connection, whatever is set for the role, the database, in the environment or in
-// the URL: a parameter of the startup message goes before all of them.
-var sessionSettings = map[string]string{
-	// What is read is signed and sent as UTF-8.
-	"client_encoding": "UTF8",
-	// Row-level security would hide rows from queries that the stream brings: better an error than a comparison that finds nothing.
-	"row_security": "off",
-	// A time without zone is UTC, in a query as in the stream, whatever the server's own zone.
-	"timezone":                    "UTC",
-	"datestyle":                   "ISO",
-	"intervalstyle":               "iso_8601",
-	"bytea_output":                "hex",
-	"extra_float_digits":          "1",
-	"standard_conforming_strings": "on",
-	// A role that may not write lacks the privileges.
-	"default_transaction_read_only":  "off",
-	"default_transaction_isolation":  "read committed",
-	"default_transaction_deferrable": "off",
-	"idle_session_timeout":           "0",
-}
-
-// connConfig parses URL and fixes the settings of the session.
-func (c Config) connConfig() (*pgx.ConnConfig, error) {
-	cc, _, err := parseURL(c.URL)
-	if err != nil {
-		return nil, err
-	}
-	if _, ok := cc.RuntimeParams["application_name"]; !ok {
-		cc.RuntimeParams["application_name"] = applicationName
-	}
-	for name, value := range sessionSettings {
-		fix(cc, name, value)
-	}
-	return cc, nil
-}
-
-// replicationConfig is connConfig for the replication connection. The text output of the stream depends on the
-// session's settings, so they are fixed; wal_sender_timeout is the session's own, so that a standby takes over in
-// seconds.
-func (c Config) replicationConfig() (*pgconn.Config, error) {
-	cc, err := c.connConfig()
-	if err != nil {
-		return nil, err
-	}
-	pc := cc.Config.Copy()
-	pc.RuntimeParams["replication"] = "database"
-	pc.RuntimeParams["wal_sender_timeout"] = fmt.Sprintf("%dms", senderTimeout.Milliseconds())
-	return pc, nil
-}
-
-// speakRaw takes texts as they are where the server's encoding is SQL_ASCII: it does not know what they are, and would end a whole statement, or
-// the stream, at a byte that is not UTF-8. Such bytes are found row by row (unfit).
-func speakRaw(ctx context.Context, conn *pgconn.PgConn) error {
-	if conn.ParameterStatus("server_encoding") != "SQL_ASCII" {
-		return nil
-	}
-	_, err := conn.Exec(ctx, "set client_encoding = 'SQL_ASCII'").ReadAll()
-	return err
-}

@@ -94,7 +94,7 @@ func (c Config) connectMapping(ctx context.Context) (*mapping, error) {
 	if err != nil {
 		return nil, err
 	}
-	conn, err := pgx.ConnectConfig(ctx, cc)
+	conn, err := connect(ctx, cc)
 	if err != nil {
 		return nil, c.explain("connect", err)
 	}

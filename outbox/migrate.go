@@ -6,11 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"slices"
 	"strings"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/tern/v2/migrate"
 
 	"github.com/quintago/webhook-agent/crashpoint"
@@ -58,7 +56,7 @@ func Migrate(ctx context.Context, cfg Config) (from, to int, err error) {
 	if err != nil {
 		return 0, 0, err
 	}
-	conn, err := pgx.ConnectConfig(ctx, cc)
+	conn, err := connect(ctx, cc)
 	if err != nil {
 		return 0, 0, cfg.explain("connect", err)
 	}
@@ -88,6 +86,8 @@ func Migrate(ctx context.Context, cfg Config) (from, to int, err error) {
 	if int(version) > len(m.Migrations) {
 		return int(version), int(version), schemaNewer(int(version))
 	}
+	// tern resets the settings of the session after each migration. An error of settle is the next statement's too.
+	m.OnStart = func(int32, string, string, string) { _ = settle(ctx, conn) }
 	if err := m.Migrate(ctx); err != nil {
 		if me, ok := errors.AsType[migrate.MigrationPgError](err); ok {
 			return 0, 0, cfg.explain("migrate "+me.MigrationName, me.PgError)
@@ -95,6 +95,9 @@ func Migrate(ctx context.Context, cfg Config) (from, to int, err error) {
 		return 0, 0, cfg.explain("migrate", err)
 	}
 	crashpoint.Hit(crashpoint.InMigration)
+	if err := settle(ctx, conn); err != nil {
+		return 0, 0, cfg.explain("prepare the connection", err)
+	}
 	if err := cfg.ensurePublications(ctx, conn); err != nil {
 		return 0, 0, err
 	}
@@ -174,12 +177,10 @@ func (c Config) ensurePublications(ctx context.Context, conn *pgx.Conn) error {
 			continue
 		}
 		if _, err := conn.Exec(ctx, p.create()); err != nil {
-			if pe, ok := errors.AsType[*pgconn.PgError](err); ok && pe.Code == codeNoTable {
-				return &Problem{Thing: "outbox.table " + c.Table, Reason: "there is no such table", Remedy: "correct outbox.table or create it", Fatal: true, Err: err}
-			}
-			if pe, ok := errors.AsType[*pgconn.PgError](err); ok && slices.Contains([]string{codeWrongObject, codeInvalidParameter, codeFeature}, pe.Code) {
-				return &Problem{Thing: "outbox.table " + c.Table, Reason: "it cannot be streamed, since it is a view, or a foreign, unlogged or temporary table",
-					Remedy: "name the logged table that the app inserts into (ALTER TABLE " + c.table() + " SET LOGGED for an unlogged one)", Fatal: true, Err: err}
+			if fault, _ := c.tableFault(ctx, conn, "outbox.table "+c.Table); fault != nil {
+				problem := fault.problem()
+				problem.Err = err
+				return problem
 			}
 			return c.explain("create publication "+p.name, err)
 		}

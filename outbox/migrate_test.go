@@ -4,6 +4,7 @@ import (
 	"errors"
 	"strings"
 	"testing"
+	"unicode"
 
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sync/errgroup"
@@ -144,5 +145,43 @@ func TestMigrate_MakesTablesThatCanBeChangedUnderAnyPublication(t *testing.T) {
 		column := testenv.QueryOne[string](t, env, `select attname::text from pg_attribute where attrelid = $1::text::regclass and attnum > 0 and attname <> 'id' and not attisdropped order by attnum limit 1`, table)
 		env.Exec(t, `update `+table+` set `+column+` = `+column)
 		env.Exec(t, `delete from `+table)
+	}
+}
+
+func TestMigrations_HoldNothingThatADatabaseOfAnotherEncodingLacks(t *testing.T) {
+	ms, err := migrations()
+	must(t, err)
+	for _, m := range ms {
+		for _, r := range m.UpSQL {
+			if r > unicode.MaxASCII {
+				t.Errorf("%s holds %q", m.Name, r)
+			}
+		}
+	}
+}
+
+func TestMigrate_SaysWhyATableCannotBeStreamed(t *testing.T) {
+	t.Parallel()
+	env, cfg := emptyDB(t)
+	must(t, testenv.ExecSQL(t.Context(), env.SuperuserURL, `create foreign data wrapper w; create server s foreign data wrapper w;
+	    create foreign table public.a_foreign_one (id text) server s; alter table public.a_foreign_one owner to agent`))
+	env.Exec(t, `create table t (id text primary key)`)
+	env.Exec(t, `create view a_view as select * from t`)
+	env.Exec(t, `create materialized view a_matview as select * from t`)
+	env.Exec(t, `create unlogged table "An unlogged one" (id text primary key)`)
+	env.Exec(t, `create sequence a_sequence`)
+	for table, texts := range map[string][]string{
+		"a_view":          {"it is a view", "name the table that the app inserts into"},
+		"a_matview":       {"it is a materialized view", "name the table that the app inserts into"},
+		"a_foreign_one":   {"it is a foreign table", "name the table that the app inserts into"},
+		"a_sequence":      {"it is a sequence", "name the table that the app inserts into"},
+		"An unlogged one": {"it is not logged", `ALTER TABLE "public"."An unlogged one" SET LOGGED`},
+	} {
+		cfg.Table = "public." + table
+		_, _, err := Migrate(t.Context(), cfg)
+		wantProblem(t, err, append(texts, "outbox.table "+cfg.Table+": ", "no stream")...)
+		if p, _ := errors.AsType[*Problem](err); !p.Fatal {
+			t.Errorf("%s: waiting would help?", table)
+		}
 	}
 }

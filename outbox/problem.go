@@ -64,8 +64,8 @@ const (
 	codeProtocolViolation    = "08P01"
 	codeFeature              = "0A000"
 	codeCannotChange         = "55P02"
-	codeWrongObject          = "42809"
 	codeInvalidParameter     = "22023"
+	codeSyntax               = "42601"
 	codeNoTable              = "42P01"
 	codeNoSchema             = "3F000"
 	codeNoObject             = "42704"
@@ -103,13 +103,7 @@ func (c Config) explain(operation string, err error) error {
 	if _, ok := errors.AsType[*Problem](err); ok {
 		return err
 	}
-	host, user, database := "the server", "", ""
-	if cc, perr := c.connConfig(); perr == nil {
-		host, user, database = fmt.Sprintf("%s:%d", cc.Host, cc.Port), cc.User, cc.Database
-		if strings.HasPrefix(cc.Host, "/") {
-			host = cc.Host
-		}
-	}
+	host, user, database := c.names()
 	pe, ok := errors.AsType[*pgconn.PgError](err)
 	if !ok {
 		if _, ok := errors.AsType[*pgconn.ConnectError](err); ok {
@@ -121,18 +115,23 @@ func (c Config) explain(operation string, err error) error {
 	p := &Problem{Err: err}
 	_, connecting := errors.AsType[*pgconn.ConnectError](err)
 	switch pe.Code {
-	case codeProtocolViolation, codeFeature:
+	case codeProtocolViolation: // PgBouncer's code for all that it refuses
+		if connecting {
+			return c.poolerBetween(pe.Message, err)
+		}
+		return fmt.Errorf("%s: %w", operation, err)
+	case codeNoObject, codeInvalidParameter, codeCannotChange, codeSyntax:
 		if !connecting {
 			return fmt.Errorf("%s: %w", operation, err)
 		}
-		p.Thing, p.Reason, p.Fatal = "PostgreSQL at "+host, "a pooler stands in between, such as PgBouncer ("+pe.Message+")", true
-		p.Remedy = "name the server itself in database.url: a pooler passes no replication connection"
-	case codeNoObject, codeCannotChange:
+		p.Thing, p.Reason, p.Fatal = "database.url", "PostgreSQL refuses one of its parameters ("+pe.Message+")", true
+		p.Remedy = "take the parameter out of it, or out of PGOPTIONS"
+	case codeFeature:
 		if !connecting {
 			return fmt.Errorf("%s: %w", operation, err)
 		}
-		p.Thing, p.Reason, p.Remedy, p.Fatal = "database.url", "PostgreSQL refuses one of its parameters ("+pe.Message+")",
-			"take the parameter out of it", true
+		p.Thing, p.Reason, p.Fatal = "PostgreSQL at "+host, "it refuses the connection ("+pe.Message+")", true
+		p.Remedy = "name in database.url a PostgreSQL server itself, and a database whose text can be read as UTF8"
 	case codeInvalidPassword:
 		p.Thing, p.Reason, p.Remedy, p.Fatal = fmt.Sprintf("role %q", user), "PostgreSQL refused the password", "correct the password in database.url", true
 	case codeInvalidAuthorization:
@@ -160,6 +159,25 @@ func (c Config) explain(operation string, err error) error {
 		return fmt.Errorf("%s: %w", operation, err)
 	}
 	return p
+}
+
+// names returns how sentences call the server, the role and the database.
+func (c Config) names() (host, user, database string) {
+	cc, err := c.connConfig()
+	switch {
+	case err != nil:
+		return "the server", "", ""
+	case strings.HasPrefix(cc.Host, "/"):
+		return cc.Host, cc.User, cc.Database
+	}
+	return fmt.Sprintf("%s:%d", cc.Host, cc.Port), cc.User, cc.Database
+}
+
+// poolerBetween is the Problem of a connection that does not reach the server itself.
+func (c Config) poolerBetween(reason string, err error) error {
+	host, _, _ := c.names()
+	return &Problem{Thing: "PostgreSQL at " + host, Reason: "a pooler (such as PgBouncer) stands between (" + reason + ")",
+		Remedy: "database.url must name the PostgreSQL server itself: a pooler passes no replication connection", Fatal: true, Err: err}
 }
 
 // rootCause returns the innermost text of a connection error, without the user, database and addresses that the outer

@@ -109,9 +109,9 @@ func (t *Tailer) Connect(ctx context.Context) error {
 		return t.cfg.explain("open the replication connection", err)
 	}
 	t.conn = conn
-	if err := speakRaw(ctx, conn); err != nil {
+	if err := settleServer(ctx, conn); err != nil {
 		t.Close()
-		return t.cfg.explain("open the replication connection", err)
+		return t.cfg.explain("prepare the replication connection", err)
 	}
 	m, err := t.cfg.connectMapping(ctx)
 	if err != nil {
@@ -121,6 +121,9 @@ func (t *Tailer) Connect(ctx context.Context) error {
 	t.dec = newDecoder(t.cfg, m)
 	if t.System, err = pglogrepl.IdentifySystem(ctx, conn); err != nil {
 		t.Close()
+		if SQLState(err) == codeSyntax { // an ordinary connection does not know the command
+			return t.cfg.poolerBetween("the replication connection became an ordinary one", err)
+		}
 		return t.cfg.explain("identify the server", err)
 	}
 	if t.dec.below, err = t.tablesBelow(ctx); err != nil {

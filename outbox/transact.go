@@ -121,14 +121,9 @@ func (l *Ledger) try(ctx context.Context, lsn LSN, write func(context.Context, q
 		}
 		// The server gives up what waits for a lock, and a transaction whose agent was cut off or frozen in the middle: the
 		// checkpoint is locked then, and the next leader waits for it. That must not take longer than to lose the slot.
-		fix(cc, "lock_timeout", "5s")
-		fix(cc, "idle_in_transaction_session_timeout", "5s")
-		if l.conn, err = pgx.ConnectConfig(ctx, cc); err != nil {
-			l.conn = nil
-			return err
-		}
-		if err := durable(ctx, l.conn); err != nil {
-			closeConn(l.conn)
+		fix(&cc.Config, "lock_timeout", "5s")
+		fix(&cc.Config, "idle_in_transaction_session_timeout", "5s")
+		if l.conn, err = connect(ctx, cc); err != nil {
 			l.conn = nil
 			return err
 		}

@@ -1,6 +1,8 @@
 package outbox
 
 import (
+	"errors"
+	"io/fs"
 	"regexp"
 	"slices"
 	"strings"
@@ -12,28 +14,70 @@ import (
 
 const urlForm = "postgres://user:password@host:5432/database"
 
-// driverParameters are parameters that other drivers know and PostgreSQL refuses. None of them matters to the agent.
-var driverParameters = regexp.MustCompile(`^(schema|currentSchema|pgbouncer|connection_limit|pool_.*|gssencmode|gssdelegation|` +
-	`gsslib|keepalives.*|tcp_user_timeout|tcpKeepAlive|fallback_application_name|load_balance_hosts|loadBalanceHosts|` +
-	`replication|sslcompression|sslcrl.*|ssl_min_protocol_version|ssl_max_protocol_version|prepareThreshold|` +
-	`prepared_statements?|prepared_statement_cache_size|statement_cache_size|statement-cache-capacity|binary_parameters|` +
-	`socket_timeout|socketTimeout|loginTimeout|connectTimeout|reWriteBatchedInserts|ApplicationName|requirepeer|` +
-	`server_version|serverVersion|charset|encoding|async_fallback|command_timeout|max_overflow)$`)
-
-// misnamed are parameters whose loss would change where or how the agent connects, and what to write instead.
-var misnamed = map[string]string{
-	"hostaddr": "host", "hostname": "host", "server": "host", "username": "user", "pwd": "password", "db": "dbname",
-	"ssl": "sslmode=require", "tls": "sslmode=require", "sslMode": "sslmode", "sslfactory": "sslmode", "sslrootCert": "sslrootcert",
+// foreign are the parameters of other drivers, and those of libpq that the library does not know. The
+// library would send them to PostgreSQL as settings of the session, and PostgreSQL would refuse the
+// connection. What they are for is no matter of the agent, for the reason that stands beside them, so they
+// are left out and a notice says so. A name that ends in * stands for all that begin so.
+var foreign = []struct{ why, names string }{
+	{"the agent's own tables are in schema webhooks, and outbox.table names its schema",
+		"schema currentSchema"},
+	{"the agent's pool has a fixed size",
+		"connection_limit pool_* max_overflow min_pool_size max_pool_size minimum_pool_size " +
+			"maximum_pool_size pooling idle_timeout max_idle_connections max_open_connections"},
+	{"the agent needs the server itself, not a pooler",
+		"pgbouncer supa"},
+	{"the agent prepares its statements itself",
+		"prepareThreshold prepared_statements prepared_statement_cache_size statement_cache_size " +
+			"statement-cache-capacity preferQueryMode binary_parameters disable_prepared_binary_result " +
+			"preparedStatementCacheQueries preparedStatementCacheSizeMiB prefer_simple_protocol " +
+			"reWriteBatchedInserts defaultRowFetchSize stringtype autosave"},
+	{"the agent bounds the time of its statements itself, and notices a dead connection by it",
+		"keepalives keepalives_* tcp_user_timeout tcpKeepAlive socket_timeout socketTimeout " +
+			"loginTimeout connectTimeout command_timeout cancelSignalTimeout"},
+	{"the agent opens its replication connection itself",
+		"replication"},
+	{"the agent is called by application_name",
+		"fallback_application_name ApplicationName"},
+	{"the agent tries the hosts in their order",
+		"load_balance_hosts loadBalanceHosts targetServerType hostRecheckSeconds"},
+	{"the agent uses no GSSAPI encryption and no compression",
+		"gssencmode gssEncMode gssdelegation gsslib sslcompression"},
+	{"the agent speaks UTF8 always",
+		"charset encoding client-encoding characterEncoding"},
+	{"it is a setting of another driver",
+		"server_version serverVersion assumeMinServerVersion async_fallback logger loggerLevel " +
+			"useUnicode zeroDateTimeBehavior"},
 }
 
-var keyword = regexp.MustCompile(`^[a-z_]+$`)
+// misnamed are parameters whose loss would change where or how safely the agent connects, and what to write
+// instead. The agent refuses them.
+var misnamed = map[string]string{
+	"hostaddr": "write host", "hostname": "write host", "server": "write host", "addr": "write host",
+	"address": "write host", "socket": "write host", "unix_sock": "write host", "url": "write " + urlForm,
+	"uri": "write " + urlForm, "dsn": "write " + urlForm, "username": "write user", "userid": "write user",
+	"pass": "write password", "pwd": "write password", "db": "write dbname",
+	"databaseName": "write dbname", "tls": "write sslmode=require", "ssl": "write sslmode=require",
+	"sslMode": "write sslmode", "ssl_mode": "write sslmode", "requiressl": "write sslmode=require",
+	"sslfactory": "write sslmode", "sslrootCert": "write sslrootcert", "sslaccept": "write sslmode=require",
+	"sslidentity": "write sslcert and sslkey", "sslcrl": "take it out: the agent reads no revocation lists",
+	"sslcrldir":                "take it out: the agent reads no revocation lists",
+	"ssl_min_protocol_version": "take it out: the agent speaks TLS 1.2 and newer",
+	"ssl_max_protocol_version": "take it out: the agent speaks TLS 1.2 and newer",
+	"requirepeer":              "take it out and protect the socket's folder",
+}
 
 func badURL(reason, remedy string) error {
 	return &Problem{Thing: "database.url", Reason: reason, Remedy: remedy, Fatal: true}
 }
 
-// cleanURL takes away blanks and quotes around a URL, and refuses what the library would read as keywords and values
-// although it names a host in another way: it would then connect to the local socket.
+var (
+	notAURL  = badURL("it is not a PostgreSQL connection URL", "write it as "+urlForm)
+	keyword  = regexp.MustCompile(`^[a-z_]+$`)
+	hostWord = regexp.MustCompile(`(?:^|[?&\s])host\s*=\s*[^&\s]`)
+)
+
+// cleanURL takes away blanks and quotes around a URL, and refuses what the library would read as keywords and
+// values although it names a host in another way: it would then connect to the local socket.
 func cleanURL(text string) (string, error) {
 	text = strings.TrimSpace(text)
 	for _, quote := range []string{`"`, `'`, "`"} {
@@ -42,57 +86,176 @@ func cleanURL(text string) (string, error) {
 			break
 		}
 	}
-	if text == "" || strings.HasPrefix(text, "postgres://") || strings.HasPrefix(text, "postgresql://") {
+	if rest, isURL := cutScheme(text); isURL {
+		authority, path, _ := strings.Cut(rest, "/")
+		path, _, _ = strings.Cut(path, "?")
+		if !strings.Contains(authority, "@") && strings.Contains(path, "@") {
+			// The library takes what stands before the slash for the host.
+			return "", badURL("its user or password holds a slash", "write %2F for / there, and %40 for @")
+		}
 		return text, nil
 	}
 	first, _, assigned := strings.Cut(text, "=")
 	switch {
-	case strings.Contains(first, "://"):
+	case text == "":
+		return text, nil
+	case strings.Contains(first, "://"), strings.HasPrefix(text, "jdbc:"):
 		return "", badURL("it begins with the name of a driver or of another protocol", "write it as "+urlForm)
 	case !assigned || !keyword.MatchString(strings.TrimSpace(first)):
-		return "", badURL("it is not a PostgreSQL connection URL", "write it as "+urlForm)
+		return "", notAURL
 	}
 	return text, nil
 }
 
-// parseURL parses a connection URL and returns the names of parameters that it has left out. The text of the library's
-// error is dropped because it may repeat parts of the URL.
-func parseURL(url secret.Text) (cc *pgx.ConnConfig, dropped []string, err error) {
+// cutScheme returns what follows the scheme of a PostgreSQL URL.
+func cutScheme(text string) (rest string, isURL bool) {
+	if rest, isURL = strings.CutPrefix(text, "postgres://"); isURL {
+		return rest, true
+	}
+	return strings.CutPrefix(text, "postgresql://")
+}
+
+// namesHost reports whether a URL, or a string of keywords and values, says where the server is.
+func namesHost(text string) bool {
+	rest, isURL := cutScheme(text)
+	if isURL {
+		authority := rest
+		if end := strings.IndexAny(rest, "/?"); end >= 0 {
+			authority = rest[:end]
+		}
+		authority = authority[strings.LastIndexByte(authority, '@')+1:]
+		if authority != "" {
+			return true
+		}
+	}
+	return hostWord.MatchString(text)
+}
+
+// parseURL parses a connection URL and returns notices of parameters that it has left out. It repeats no
+// text of the library's error, which may hold parts of the URL.
+func parseURL(url secret.Text) (cc *pgx.ConnConfig, notices []string, err error) {
 	text, err := cleanURL(url.Reveal())
 	if err != nil {
 		return nil, nil, err
 	}
 	if cc, err = pgx.ParseConfig(text); err != nil {
-		return nil, nil, badURL("it is not a PostgreSQL connection URL", "write it as "+urlForm)
+		return nil, nil, unparsed(text, err)
 	}
-	for name := range cc.RuntimeParams {
-		switch write := misnamed[name]; {
-		case write != "":
-			return nil, nil, badURL("PostgreSQL does not know its parameter "+name, "write "+write)
-		case driverParameters.MatchString(name):
-			dropped = append(dropped, name)
-			delete(cc.RuntimeParams, name)
+	if err := checkNames(cc); err != nil {
+		return nil, nil, err
+	}
+	plain, err := pgx.ParseConfig("")
+	if err != nil {
+		return nil, nil, badURL("a PG… variable of the environment has a value that cannot be used", "correct or unset it")
+	}
+	// A URL for pgx behind a pooler asks for other ways to run statements.
+	cc.DefaultQueryExecMode = plain.DefaultQueryExecMode
+	cc.StatementCacheCapacity, cc.DescriptionCacheCapacity = plain.StatementCacheCapacity, plain.DescriptionCacheCapacity
+	if notices, err = leaveOut(cc.RuntimeParams); err != nil {
+		return nil, nil, err
+	}
+	if text == "" || namesHost(text) {
+		return cc, notices, nil
+	}
+	for name, value := range cc.RuntimeParams {
+		if plain.RuntimeParams[name] != value && !localSettings[strings.ToLower(name)] {
+			return nil, nil, badURL("it names no host, and one of its parameters is unknown", "write it as "+urlForm+", or take the parameter out")
 		}
 	}
-	slices.Sort(dropped)
-	return cc, dropped, nil
+	return cc, notices, nil
 }
 
-// fix sets a parameter of the session, however the URL spells it.
-func fix(cc *pgx.ConnConfig, name, value string) {
-	for other := range cc.RuntimeParams {
-		if strings.EqualFold(other, name) {
-			delete(cc.RuntimeParams, other)
+// choices are the values of parameters that take only these.
+var choices = map[string][]string{
+	"sslmode":              {"disable", "allow", "prefer", "require", "verify-ca", "verify-full"},
+	"channel_binding":      {"disable", "prefer", "require"},
+	"target_session_attrs": {"any", "read-write", "read-only", "primary", "standby", "prefer-standby"},
+}
+
+var assignment = regexp.MustCompile(`(?:^|[?&\s])([a-z_]+)\s*=\s*'?([^&\s']*)`)
+
+// unparsed says why the library does not take a URL.
+func unparsed(text string, err error) error {
+	if file, ok := errors.AsType[*fs.PathError](err); ok {
+		return badURL("a file that it names cannot be read ("+file.Error()+")", "correct its path or its rights")
+	}
+	for _, found := range assignment.FindAllStringSubmatch(text, -1) {
+		if values := choices[found[1]]; values != nil && !slices.Contains(values, found[2]) {
+			return badURL("it has another value of "+found[1]+" than PostgreSQL knows", "write one of "+strings.Join(values, ", "))
 		}
 	}
-	cc.RuntimeParams[name] = value
+	return notAURL
 }
 
-// URLNotices says which parameters of url the agent leaves out.
+// checkNames refuses what cannot be a host, a role or a database: it holds a part of the password, or of a string in
+// another driver's form. These names stand in sentences.
+func checkNames(cc *pgx.ConnConfig) error {
+	for _, name := range []string{cc.User, cc.Database} {
+		if strings.Contains(name, "://") || strings.Contains(name, ";") && strings.Contains(name, "=") {
+			return notAURL
+		}
+	}
+	hosts := []string{cc.Host}
+	for _, f := range cc.Fallbacks {
+		hosts = append(hosts, f.Host)
+	}
+	for _, host := range hosts {
+		switch {
+		case strings.HasPrefix(host, "/"):
+		case strings.Contains(host, "@"):
+			return badURL("its user or password holds an @", "write %40 for @ there")
+		case strings.ContainsAny(host, "/;=?#&<>\"'\\ \t\n"):
+			return notAURL
+		}
+	}
+	return nil
+}
+
+// localSettings are the settings of a session that a URL without a host may hold. Another parameter may be the
+// host under a name of another driver, which must not be ignored.
+var localSettings = map[string]bool{
+	"application_name": true, "options": true, "timezone": true, "client_encoding": true, "search_path": true,
+	"statement_timeout": true, "lock_timeout": true, "datestyle": true, "role": true, "work_mem": true,
+}
+
+// leaveOut takes away the foreign parameters, and refuses the misnamed ones.
+func leaveOut(params map[string]string) (notices []string, err error) {
+	for name := range params {
+		if remedy := misnamed[name]; remedy != "" {
+			return nil, badURL("the agent does not know its parameter "+name, remedy)
+		}
+	}
+	if params["gssencmode"] == "require" {
+		return nil, badURL("the agent does not know GSSAPI encryption, which gssencmode=require asks for", "write sslmode=require")
+	}
+	for _, of := range foreign {
+		var left []string
+		for name := range params {
+			if isForeign(name, of.names) {
+				left = append(left, name)
+				delete(params, name)
+			}
+		}
+		if len(left) > 0 {
+			slices.Sort(left)
+			notices = append(notices, "database.url: the agent leaves out "+strings.Join(left, ", ")+": "+of.why)
+		}
+	}
+	return notices, nil
+}
+
+func isForeign(name, names string) bool {
+	return slices.ContainsFunc(strings.Fields(names), func(of string) bool {
+		prefix, all := strings.CutSuffix(of, "*")
+		return name == of || all && strings.HasPrefix(name, prefix)
+	})
+}
+
+// URLNotices says which parameters of url the agent leaves out, and why.
 func URLNotices(url secret.Text) []string {
-	_, dropped, err := parseURL(url)
-	if err != nil || len(dropped) == 0 {
-		return nil
+	_, notices, err := parseURL(url)
+	if err != nil {
+		return nil // which CheckURL says
 	}
-	return []string{"database.url: " + strings.Join(dropped, ", ") + " is for other drivers; the agent leaves it out"}
+	return notices
 }

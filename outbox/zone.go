@@ -96,7 +96,7 @@ func (c Config) databaseZone(ctx context.Context) (zone string, err error) {
 		return "", err
 	}
 	delete(cc.RuntimeParams, "timezone")
-	conn, err := pgx.ConnectConfig(ctx, cc)
+	conn, err := connect(ctx, cc)
 	if err != nil {
 		return "", c.explain("connect", err)
 	}

@@ -1,0 +1,135 @@
+package outbox
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+	"strings"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+)
+
+const applicationName = "webhook-agent"
+
+// sessionSettings are the same on every connection, whatever is set for the role, for the database, in the
+// environment or in the URL: a parameter of the startup message goes before all of them. All of them exist
+// since PostgreSQL 14. What only some versions know, or what depends on the role, is set by settle.
+var sessionSettings = map[string]string{
+	// What is read is signed and sent as UTF-8.
+	"client_encoding": "UTF8",
+	// Row-level security would hide rows from queries that the stream brings: better an error than a
+	// comparison that finds nothing.
+	"row_security": "off",
+	// A time without zone is UTC, in a query as in the stream, whatever the server's own zone.
+	"timezone": "UTC",
+	// The text of values, which the stream and some queries bring.
+	"datestyle":          "ISO",
+	"intervalstyle":      "iso_8601",
+	"bytea_output":       "hex",
+	"extra_float_digits": "1",
+	// The text of SQL, also of migrations.
+	"standard_conforming_strings": "on",
+	// The agent writes. A role that may not write lacks the privileges; a standby refuses all the same.
+	"default_transaction_read_only":  "off",
+	"default_transaction_isolation":  "read committed",
+	"default_transaction_deferrable": "off",
+	// What a role has PostgreSQL tell of its own work is not for the agent's log.
+	"client_min_messages": "warning",
+	// A connection of the pool may wait for its next use.
+	"idle_session_timeout": "0",
+	// No transaction of the agent waits long between its statements. An agent that was frozen must not
+	// keep its locks for ever.
+	"idle_in_transaction_session_timeout": "5min",
+}
+
+// fix sets a parameter of the session, however the URL spells it.
+func fix(cc *pgconn.Config, name, value string) {
+	for other := range cc.RuntimeParams {
+		if strings.EqualFold(other, name) {
+			delete(cc.RuntimeParams, other)
+		}
+	}
+	cc.RuntimeParams[name] = value
+}
+
+// connConfig parses URL and fixes the settings of the session.
+func (c Config) connConfig() (*pgx.ConnConfig, error) {
+	cc, _, err := parseURL(c.URL)
+	if err != nil {
+		return nil, err
+	}
+	if _, ok := cc.RuntimeParams["application_name"]; !ok {
+		cc.RuntimeParams["application_name"] = applicationName
+	}
+	for name, value := range sessionSettings {
+		fix(&cc.Config, name, value)
+	}
+	return cc, nil
+}
+
+// replicationConfig is connConfig for the replication connection. wal_sender_timeout is the session's own, so
+// that a standby takes over in seconds. The other timeouts would end the wait for a new slot.
+func (c Config) replicationConfig() (*pgconn.Config, error) {
+	cc, err := c.connConfig()
+	if err != nil {
+		return nil, err
+	}
+	pc := cc.Config.Copy()
+	pc.RuntimeParams["replication"] = "database"
+	fix(pc, "wal_sender_timeout", fmt.Sprintf("%dms", senderTimeout.Milliseconds()))
+	fix(pc, "statement_timeout", "0")
+	fix(pc, "lock_timeout", "0")
+	return pc, nil
+}
+
+// settings takes back synchronous_commit = off, and leaves any other choice as it is: what the checkpoint
+// holds is confirmed to the server, which then forgets the WAL before it, so a commit must be on disk when it
+// returns. It also has PostgreSQL's own functions go before those of the same name in the role's search_path,
+// which stays, since the types of an outbox may need it.
+const settings = `
+select case when current_setting('synchronous_commit') = 'off' then set_config('synchronous_commit', 'local', false) end,
+       set_config('search_path', concat_ws(', ', 'pg_catalog', nullif(current_setting('search_path'), '')), false)`
+
+// settle makes those settings of an ordinary connection that the startup message cannot make.
+func settle(ctx context.Context, conn *pgx.Conn) error {
+	if err := settleServer(ctx, conn.PgConn()); err != nil {
+		return err
+	}
+	return exec(ctx, conn, settings)
+}
+
+// settleServer makes the settings that depend on the server, on a replication connection too.
+func settleServer(ctx context.Context, conn *pgconn.PgConn) error {
+	var sql []string
+	if conn.ParameterStatus("server_encoding") == "SQL_ASCII" {
+		// Texts are taken as they are. The server does not know what they are, and would end a whole statement,
+		// or the stream, at a byte that is not UTF-8. Such bytes are found row by row (unfit).
+		sql = append(sql, "set client_encoding = 'SQL_ASCII'")
+	}
+	version, _, _ := strings.Cut(conn.ParameterStatus("server_version"), ".")
+	if major, err := strconv.Atoi(version); err == nil && major >= 17 {
+		// The stream of a large transaction lasts as long as its consumer takes, and is a transaction to PostgreSQL.
+		sql = append(sql, "set transaction_timeout = 0")
+	}
+	if len(sql) == 0 {
+		return nil
+	}
+	_, err := conn.Exec(ctx, strings.Join(sql, "; ")).ReadAll()
+	return err
+}
+
+// connect opens an ordinary connection beside the pool. Whoever uses it bounds its statements, or must not: the limit of
+// the role would end an attempt to build an index again and again.
+func connect(ctx context.Context, cc *pgx.ConnConfig) (*pgx.Conn, error) {
+	fix(&cc.Config, "statement_timeout", "0")
+	conn, err := pgx.ConnectConfig(ctx, cc)
+	if err != nil {
+		return nil, err
+	}
+	if err := settle(ctx, conn); err != nil {
+		closeConn(conn)
+		return nil, err
+	}
+	return conn, nil
+}
