@@ -52,6 +52,7 @@ type agent struct {
 	told        string          // the last problem that was logged
 	warned      map[string]bool // warnings of the preflight that were logged
 	replaceSlot bool            // the next session makes a new slot; set by stream, which has ended before that
+	replaced    replacements
 }
 
 // Run delivers until ctx ends, which lets attempts in flight finish (delivery.shutdown_timeout), records them, and

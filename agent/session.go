@@ -119,6 +119,11 @@ func (s *session) acquire(ctx context.Context) error {
 			s.log.Warn(text, "remedy", w.Remedy)
 		}
 	}
+	if s.replaceSlot { // the preflight has passed, so what could not be decoded may have been mended
+		if err := s.replaced.tooSoon(time.Now()); err != nil {
+			return err
+		}
+	}
 	if err := s.tailer.Connect(ctx); err != nil {
 		return err
 	}
@@ -132,6 +137,9 @@ func (s *session) acquire(ctx context.Context) error {
 		}
 		// The slot is a new one now, or another agent streams from it.
 		if err == nil || errors.Is(err, outbox.ErrSlotActive) {
+			if s.replaceSlot && err == nil {
+				s.replaced.made(time.Now())
+			}
 			s.replaceSlot = false
 		}
 		if !errors.Is(err, outbox.ErrSlotActive) {

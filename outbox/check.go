@@ -70,7 +70,7 @@ func (db *DB) Check(ctx context.Context) []Finding {
 	var findings []Finding
 	for _, look := range []check{
 		(*DB).checkServer, (*DB).checkRole, (*DB).checkCapacity, (*DB).checkSchema, (*DB).checkPrivileges,
-		(*DB).checkOutbox, (*DB).checkRetention, (*DB).checkPublications, (*DB).checkSlot, (*DB).checkClock, (*DB).checkSecrets, (*DB).checkEndpoints,
+		(*DB).checkAdoption, (*DB).checkOutbox, (*DB).checkRetention, (*DB).checkPublications, (*DB).checkSlot, (*DB).checkRetainedWAL, (*DB).checkHooks, (*DB).checkUnusedOutbox, (*DB).checkClock, (*DB).checkSecrets, (*DB).checkEndpoints,
 	} {
 		err := db.look(ctx, "check", func(tx pgx.Tx) error {
 			found, err := look(db, ctx, tx)

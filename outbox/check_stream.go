@@ -230,6 +230,7 @@ func (db *DB) checkPublications(ctx context.Context, tx pgx.Tx) (found []Finding
 // checkPublication returns what is wrong with one publication. read are the columns of the outbox that must be published; of the
 // agent's own tables all must.
 func (db *DB) checkPublication(ctx context.Context, tx pgx.Tx, name string, tables []string, changes bool, read []string) (found []Finding, err error) {
+	schema, outboxName := db.cfg.tableName()
 	thing, alter := "publication "+name, "ALTER PUBLICATION "+quoteIdent(name)
 	var inserts, updates, deletes bool
 	err = tx.QueryRow(ctx, selectPublication, name).Scan(&inserts, &updates, &deletes)
@@ -269,6 +270,13 @@ func (db *DB) checkPublication(ctx context.Context, tx pgx.Tx, name string, tabl
 		hidden := p.hidden
 		if !strings.HasPrefix(table, "webhooks.") || table == db.cfg.Table {
 			hidden = slices.DeleteFunc(hidden, func(column string) bool { return !slices.Contains(read, column) })
+		}
+		if table == schema+"."+outboxName {
+			var generated []Finding
+			if hidden, generated, err = db.withoutGenerated(ctx, tx, thing, alter, hidden); err != nil {
+				return found, err
+			}
+			found = append(found, generated...)
 		}
 		if len(hidden) > 0 {
 			found = append(found, failure(thing, alter+" SET TABLE "+strings.Join(tables, ", "), "it leaves out columns of %s: %s", table, strings.Join(hidden, ", ")))

@@ -114,7 +114,11 @@ const setLockTimeout = `set local lock_timeout = '1s'`
 // MendPublications makes what is missing of the publications, as far as the role may, and tells what it did. What it may not
 // make it leaves to Preflight, which says so.
 func (db *DB) MendPublications(ctx context.Context) (mended []string, err error) {
-	for _, p := range db.cfg.publications() {
+	publications, err := db.cfg.publicationsOn(ctx, db.pool)
+	if err != nil {
+		return nil, db.cfg.explain("look at the outbox", err)
+	}
+	for _, p := range publications {
 		statements, err := db.mendingOf(ctx, p)
 		if err != nil {
 			return mended, db.cfg.explain("look at publication "+p.name, err)

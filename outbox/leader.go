@@ -81,20 +81,10 @@ func (db *DB) serverPosition(ctx context.Context, q querier, t *Tailer) (s serve
 	return s, err
 }
 
-// foreign tells that the checkpoint was written elsewhere, so that neither its position nor its transaction ids mean
-// anything here.
-func (c checkpoint) foreign(s server) bool {
-	return c.systemID != s.systemID || c.database != s.database
-}
-
 // gap says why events may have passed the stream unseen since the checkpoint was written, "" when there is no reason to think
 // so. void tells that its position means nothing on this server: what the slot holds begins anywhere.
 func (c checkpoint) gap(s server) (reason string, void bool) {
 	switch {
-	case c.systemID != s.systemID:
-		return fmt.Sprintf("the checkpoint is of another server (system identifier %s, here %s)", c.systemID, s.systemID), true
-	case c.database != s.database:
-		return fmt.Sprintf("the checkpoint is of another database (%s, here %s)", c.database, s.database), true
 	case c.lsn > s.insert:
 		return fmt.Sprintf("the checkpoint (%s) is ahead of the server's WAL (%s), so an earlier state was restored", c.lsn, s.insert), true
 	case s.confirmed > c.lsn && c.lsn != 0: // zero: the slot is new
@@ -127,6 +117,10 @@ select pg_drop_replication_slot($1)`
 // replace a slot that is there is given up for a new one. It returns ErrSlotActive while another agent holds it. waiting is
 // called again and again while the new slot waits for other transactions to end.
 func (db *DB) PrepareSlot(ctx context.Context, t *Tailer, holder string, replace bool, waiting func(error)) (LSN, error) {
+	// First of all: a new slot's checkpoint would say that this is no copy.
+	if err := db.mustBeAdopted(ctx, db.pool, t.System.SystemID); err != nil {
+		return 0, err
+	}
 	var active, inCreation, lost, staysBehind bool
 	err := db.pool.QueryRow(ctx, selectSlot, db.cfg.Slot).Scan(&active, &inCreation, &lost, &staysBehind)
 	switch {
@@ -163,7 +157,7 @@ func (db *DB) PrepareSlot(ctx context.Context, t *Tailer, holder string, replace
 	if err != nil {
 		return 0, db.cfg.explain("read the position", err)
 	}
-	if c.foreign(s) || c.lsn > s.insert {
+	if c.lsn > s.insert {
 		return 0, nil // a start in the future would be accepted, and everything up to it skipped without a word
 	}
 	return c.lsn, nil
@@ -271,7 +265,7 @@ const takeOver = `
 update webhooks.checkpoint
 set epoch = epoch + 1, holder = $2, system_identifier = $3, timeline = $4, database = current_database(), updated = now(),
     recovering = recovering or $5, lsn = case when $6 then '0/0' else lsn end,
-    -- A horizon of another server, or of a state that a restore has undone, means nothing here, and neither does one that is so old
+    -- A horizon of a state that a restore has undone means nothing here, and neither does one that is so old
     -- that 32 bits do not tell it from the future.
     horizon = case when not $7 and pg_snapshot_xmin(horizon)::text::bigint between pg_snapshot_xmax(pg_current_snapshot())::text::bigint - 2000000000
                                                                                and pg_snapshot_xmax(pg_current_snapshot())::text::bigint then horizon end
@@ -314,10 +308,13 @@ func (db *DB) TakeOver(ctx context.Context, t *Tailer, holder string) (Term, err
 		if err != nil {
 			return err
 		}
+		if err := db.mustBeAdopted(ctx, tx, s.systemID); err != nil {
+			return err
+		}
 		s.coverage = term.Coverage
 		var void bool
 		term.Gap, void = c.gap(s)
-		row := tx.QueryRow(ctx, takeOver, db.cfg.Slot, holder, t.System.SystemID, t.System.Timeline, term.Gap != "", void, c.foreign(s) || c.lsn > s.insert)
+		row := tx.QueryRow(ctx, takeOver, db.cfg.Slot, holder, t.System.SystemID, t.System.Timeline, term.Gap != "", void, c.lsn > s.insert)
 		return row.Scan(&term.Epoch, &term.Sequence, &term.LSN, &term.Barrier)
 	})
 	if err != nil {
