@@ -300,12 +300,7 @@ func (s *session) takeOver(take, alive context.Context) (*router, outbox.State, 
 	s.taken.Store(true)
 	if s.term.Gap != "" {
 		s.recovering.Store(true)
-		s.metrics.swept.Add(float64(s.term.Swept))
-		level := slog.LevelWarn
-		if s.term.Swept == 0 {
-			level = slog.LevelInfo // nothing was lost, or the slot is the first one
-		}
-		s.log.Log(take, level, "events may have passed the stream unseen; the outbox was swept for them", "gap", s.term.Gap, "recovered_deliveries", s.term.Swept)
+		s.log.Info("events may have passed the stream unseen; the outbox is compared with the delivery log beside the stream", "gap", s.term.Gap)
 	}
 	if err := s.db.SyncManaged(take, s.cfg.managed()); err != nil {
 		return nil, outbox.State{}, err
@@ -322,6 +317,7 @@ func (s *session) takeOver(take, alive context.Context) (*router, outbox.State, 
 		Confirm:    s.tailer.Confirm,
 		Committed:  func(r []*outbox.Result) { s.lanes.committed(r) },
 		Requeued:   func(endpointID string) { s.lanes.requeued(endpointID) },
+		Recovered:  func(n int) { s.metrics.swept.Add(float64(n)) },
 		Stalled:    func(stalled bool) { s.lanes.stall(stalled) },
 		ServerEnds: s.tailer.Interrupt,
 	})

@@ -181,8 +181,8 @@ const selectPublication = `
 select pubinsert, pubupdate, pubdelete from pg_publication where pubname = $1`
 
 // selectPublicationTables works from 14 on: there the view has neither filters nor column lists, and its row as JSON has no such key.
-// The last column lists the columns of the table that are not published.
-const selectPublicationTables = `
+// The last column lists the columns of the table that are not published. Tables below the outbox, which $2 names, are left out.
+var selectPublicationTables = fmt.Sprintf(treeOf, "$2::text") + `
 select t.schemaname || '.' || t.tablename, coalesce(to_jsonb(t) ->> 'rowfilter', ''),
        array(select a.attname::text
              from pg_attribute a
@@ -192,7 +192,9 @@ select t.schemaname || '.' || t.tablename, coalesce(to_jsonb(t) ->> 'rowfilter',
                and not to_jsonb(t) -> 'attnames' ? a.attname::text
              order by a.attnum)
 from pg_publication_tables t
-where t.pubname = $1
+where t.pubname = $1 and not exists (
+          select from tree join pg_class c on c.oid = tree.relation join pg_namespace n on n.oid = c.relnamespace
+          where tree.relation <> to_regclass($2::text) and n.nspname = t.schemaname and c.relname = t.tablename)
 order by 1 limit 1000`
 
 // published is a table of a publication.
@@ -216,6 +218,9 @@ func (db *DB) checkPublications(ctx context.Context, tx pgx.Tx) (found []Finding
 		{db.cfg.endpointsPublication(), []string{"webhooks.endpoints"}, true},
 	} {
 		problems, err := db.checkPublication(ctx, tx, want.name, want.tables, want.changes, read)
+		if err == nil && len(problems) == 0 && want.name == db.cfg.Publication {
+			problems, err = db.checkChildren(ctx, tx)
+		}
 		if err != nil {
 			return found, err
 		}
@@ -252,7 +257,7 @@ func (db *DB) checkPublication(ctx context.Context, tx pgx.Tx, name string, tabl
 	all, err := queryRows(ctx, tx, selectPublicationTables, func(row pgx.CollectableRow) (p published, err error) {
 		err = row.Scan(&p.table, &p.rowFilter, &p.hidden)
 		return p, err
-	}, name)
+	}, name, db.cfg.table())
 	if err != nil {
 		return found, err
 	}

@@ -19,6 +19,7 @@ import (
 type decoder struct {
 	cfg       Config
 	relations map[uint32]*relation
+	below     map[uint32]bool // the tables below the outbox, of which each may be named by a change
 }
 
 // relation is a published table as the stream described it last. At most one of the three is set; none for a table of
@@ -119,7 +120,7 @@ func (d *decoder) describe(m *pglogrepl.RelationMessage) error {
 	r := &relation{}
 	schema, table := d.cfg.tableName()
 	switch {
-	case m.Namespace == schema && m.RelationName == table:
+	case m.Namespace == schema && m.RelationName == table, d.below[m.RelationID]:
 		oc := &outboxColumns{}
 		c := d.cfg.Columns
 		for _, want := range []struct {

@@ -23,16 +23,13 @@ type Term struct {
 	Epoch, Sequence int64
 	// LSN is the checkpoint when the term began: everything up to it is recorded.
 	LSN LSN
-	// LookupUntil is the position of the server when the term began: an earlier leader, or the sweep, may have recorded
-	// transactions up to here.
+	// LookupUntil is the position of the server when the term began: an earlier leader may have recorded transactions up to here.
 	LookupUntil LSN
-	// Repeats tells that any event may come again: the outbox has partitions, and an UPDATE that moves a row to another one is
-	// streamed as an insert. LookupUntil has no end then.
+	// Repeats reports whether any event may come again: the outbox has partitions, and an UPDATE that moves a row to another one
+	// is streamed as an insert. LookupUntil has no end then.
 	Repeats bool
 	// Gap is why events may have passed the stream unseen before this term, "" when it goes on where the last one ended.
 	Gap string
-	// Swept counts the deliveries that were found in the outbox and had no row, because of the gap.
-	Swept int64
 	// Barrier is a transaction that began after the gap. Once all before it have ended, Reconcile completes the recovery;
 	// zero when there is nothing to recover.
 	Barrier uint64
@@ -268,24 +265,24 @@ set epoch = epoch + 1, holder = $2, system_identifier = $3, timeline = $4, datab
     -- A horizon of a state that a restore has undone means nothing here, and neither does one that is so old
     -- that 32 bits do not tell it from the future.
     horizon = case when not $7 and pg_snapshot_xmin(horizon)::text::bigint between pg_snapshot_xmax(pg_current_snapshot())::text::bigint - 2000000000
-                                                                               and pg_snapshot_xmax(pg_current_snapshot())::text::bigint then horizon end
+                                                                               and pg_snapshot_xmax(pg_current_snapshot())::text::bigint then horizon end,
+    sweep = case when not $7 and pg_snapshot_xmin((sweep->'Horizon'->>'Snapshot')::pg_snapshot)::text::bigint
+                      between pg_snapshot_xmax(pg_current_snapshot())::text::bigint - 2000000000
+                          and pg_snapshot_xmax(pg_current_snapshot())::text::bigint then sweep end
 where slot = $1
 returning epoch, sequence, lsn, pg_current_xact_id()::text::bigint`
 
 const noteGap = `
 update webhooks.checkpoint set recovering = true where slot = $1 and epoch = $2`
 
-// NoteGap notes that the stream passes events over in this term: the next one begins with a sweep.
+// NoteGap notes that the stream passes events over in this term: the next one begins with a recovery.
 func (db *DB) NoteGap(ctx context.Context, term Term) error {
 	_, err := db.pool.Exec(ctx, noteGap, db.cfg.Slot, term.Epoch)
 	return db.cfg.explain("write the checkpoint", err)
 }
 
-const selectInsertLSN = `select pg_current_wal_insert_lsn()`
-
 // TakeOver begins a term: from the moment it commits, no earlier leader can record anything. The caller must hold the
-// stream. Where events may have passed the stream unseen, it sweeps the outbox for them before the first batch is read;
-// Reconcile completes that later.
+// stream. Where events may have passed the stream unseen, it says so (Term.Gap); Reconcile finds them beside the stream.
 func (db *DB) TakeOver(ctx context.Context, t *Tailer, holder string) (Term, error) {
 	var (
 		term Term
@@ -303,7 +300,8 @@ func (db *DB) TakeOver(ctx context.Context, t *Tailer, holder string) (Term, err
 		if err != nil {
 			return err
 		}
-		// After the lock: a former leader can move neither the checkpoint nor, without the stream, the slot.
+		// After the lock: a former leader can move neither the checkpoint nor, without the stream, the slot. It can record nothing
+		// either, so whatever an earlier term has recorded stands in the WAL before this position.
 		s, err := db.serverPosition(ctx, tx, t)
 		if err != nil {
 			return err
@@ -311,6 +309,7 @@ func (db *DB) TakeOver(ctx context.Context, t *Tailer, holder string) (Term, err
 		if err := db.mustBeAdopted(ctx, tx, s.systemID); err != nil {
 			return err
 		}
+		term.LookupUntil = s.insert
 		s.coverage = term.Coverage
 		var void bool
 		term.Gap, void = c.gap(s)
@@ -322,13 +321,9 @@ func (db *DB) TakeOver(ctx context.Context, t *Tailer, holder string) (Term, err
 	}
 	if term.Gap == "" {
 		term.Barrier = 0
-	} else if term.Swept, err = db.sweep(ctx, term); err != nil {
-		return term, err
 	}
 	if term.Coverage.partitioned() {
 		term.Repeats, term.LookupUntil = true, math.MaxUint64
-		return term, nil
 	}
-	err = db.pool.QueryRow(ctx, selectInsertLSN).Scan(&term.LookupUntil)
-	return term, db.cfg.explain("read the position", err)
+	return term, nil
 }

@@ -51,6 +51,8 @@ type LedgerConfig struct {
 	Committed func([]*Result)
 	// Requeued tells that an endpoint has pending rows that are due at once.
 	Requeued func(endpointID string)
+	// Recovered tells that a comparison has given so many deliveries their rows; nil for nothing.
+	Recovered func(n int)
 	// Stalled tells that a commit takes long (true), and that it is over (false).
 	Stalled func(bool)
 	// ServerEnds tells that PostgreSQL is shutting down (or starting up).

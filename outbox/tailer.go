@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"strconv"
 	"sync/atomic"
 	"time"
 
@@ -112,12 +113,41 @@ func (t *Tailer) Connect(ctx context.Context) error {
 		t.Close()
 		return t.cfg.explain("identify the server", err)
 	}
+	if t.dec.below, err = t.tablesBelow(ctx); err != nil {
+		t.Close()
+		return t.cfg.explain("look at the tables of "+t.cfg.Table, err)
+	}
 	if now := t.System; last.SystemID != "" && (now.SystemID != last.SystemID || now.Timeline != last.Timeline) {
 		t.Close()
 		t.System = last
 		return fmt.Errorf("%w: system %s timeline %d instead of %s timeline %d", ErrOtherServer, now.SystemID, now.Timeline, last.SystemID, last.Timeline)
 	}
 	return nil
+}
+
+const selectBelow = treeOf + `
+select relation from tree where relation <> to_regclass(%[1]s)`
+
+// tablesBelow returns the partitions of the outbox and its children by inheritance. A change of a child names the child, whatever
+// the publication says of its parent. Those that come later end the term (Coverage).
+func (t *Tailer) tablesBelow(ctx context.Context) (map[uint32]bool, error) {
+	table, err := t.conn.EscapeString(t.cfg.table())
+	if err != nil {
+		return nil, err
+	}
+	results, err := t.conn.Exec(ctx, fmt.Sprintf(selectBelow, "'"+table+"'")).ReadAll()
+	if err != nil {
+		return nil, err
+	}
+	below := map[uint32]bool{}
+	for _, row := range results[0].Rows {
+		oid, err := strconv.ParseUint(string(row[0]), 10, 32)
+		if err != nil {
+			return nil, err
+		}
+		below[uint32(oid)] = true
+	}
+	return below, nil
 }
 
 // enableFailover has the slot copied to standbys that ask for it, where an earlier version of the agent or of PostgreSQL made it.
