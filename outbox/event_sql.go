@@ -114,8 +114,9 @@ from found join venues using (venue)`,
 // giveSQL gives the events at the places $8 of the relations $7 their missing rows: those to the first
 // endpoints of each venue after $9, $10 at most. It returns the last endpoint that it looked at,
 // how many it looked at, and the endpoints of the new rows, one for each. The rows of endpoints that are disabled
-// are missed at once; whether an endpoint can be sent to the lanes know.
-func (db *DB) giveSQL() string {
+// are missed at once; whether an endpoint can be sent to the lanes know. streamed is the condition that the stream brings an
+// event (Coverage.streamed).
+func (db *DB) giveSQL(streamed string) string {
 	from := db.cfg.table() + " o, unnest($7::oid[], $8::tid[]) l (relation, place)"
 	return fmt.Sprintf(`
 with event as materialized (%[1]s
@@ -136,7 +137,7 @@ with event as materialized (%[1]s
 )
 select coalesce((select max(endpoint_id) from looked), ''), (select count(*) from looked),
        coalesce((select array_agg(endpoint_id) from added), '{}')`,
-		db.eventSQL(from, "o.tableoid = l.relation and o.ctid = l.place"), mayWant("e.row_xmin"), isRecorded("event.id", "e.id"))
+		db.eventSQL(from, "o.tableoid = l.relation and o.ctid = l.place and "+streamed), mayWant("e.row_xmin"), isRecorded("event.id", "e.id"))
 }
 
 // filesOf is the expression for the files in which relations are kept. A place means nothing any more
