@@ -89,6 +89,7 @@ func Run(ctx context.Context, cfg *Config, log *slog.Logger) error {
 	adminCtx, stopAdmin := context.WithCancel(context.WithoutCancel(ctx))
 	var g errgroup.Group
 	g.Go(panics.Guard(a.caught, func() error { return a.serveAdmin(adminCtx, listener) }))
+	g.Go(panics.Guard(a.caught, func() error { return a.watchSlot(adminCtx) }))
 	g.Go(panics.Guard(a.caught, func() error {
 		defer stopAdmin()
 		return a.lead(ctx)
@@ -138,6 +139,21 @@ func (a *agent) lead(ctx context.Context) error {
 		}
 		wait, _ := backoff.Next()
 		if !sleep(ctx, wait) {
+			return nil
+		}
+	}
+}
+
+// watchSlot keeps the metric of what the slot holds on the server's disk until ctx ends, also while this
+// agent stands by or cannot lead: that is when the disk fills. While it leads, watch does.
+func (a *agent) watchSlot(ctx context.Context) error {
+	for {
+		if a.current.Load() == nil {
+			if bytes, err := a.db.RetainedBytes(ctx); err == nil { // an error shows where the agent tries to lead
+				a.metrics.vitals.retainedBytes.Set(float64(bytes))
+			}
+		}
+		if !sleep(ctx, vitalsInterval) {
 			return nil
 		}
 	}
