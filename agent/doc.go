@@ -29,6 +29,7 @@
 //
 //	name      owns                                             ends
 //	admin     the HTTP listener                                after the last session
+//	slot      the look at what the slot keeps, if not leading  after the last session
 //	stream    the Tailer and its connection                    when hold ends (last of a session), or the agent is fenced
 //	router    the subscriptions; the goroutine of lead         when take ends
 //	ledger    the Ledger and its connection                    after Close, when all is committed; when alive ends

@@ -95,7 +95,7 @@ func newMetrics(version string, src source) *metrics {
 	m.groupSize = histogram("ledger_group_size", "Results recorded by one transaction.", prometheus.ExponentialBuckets(1, 4, 7))
 	m.vitals = vitalsMetrics{
 		lagBytes:      gauge("slot_lag_bytes", "WAL between the slot's confirmed position and the server's."),
-		retainedBytes: gauge("slot_retained_bytes", "WAL that the slot keeps on the server's disk."),
+		retainedBytes: gauge("slot_retained_bytes", "WAL that the slot keeps on the server's disk, also while this agent does not lead."),
 		pending:       gauge("pending_deliveries", "Deliveries recorded as pending; counted up to 100000."),
 		clockSkew:     gauge("clock_skew_seconds", "The database's clock minus this host's."),
 	}

@@ -2,9 +2,11 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
+	"regexp"
 	"testing"
 	"time"
 
@@ -373,6 +375,9 @@ func TestRun_LostConnectionsLoseAndRepeatNothing(t *testing.T) {
 	a.waitLog("the stream is back")
 }
 
+// retains finds a slot that keeps something.
+var retains = regexp.MustCompile(`(?m)^webhook_agent_slot_retained_bytes [1-9]`)
+
 func TestRun_AStandbyTakesOverAndIsReadyMeanwhile(t *testing.T) {
 	t.Parallel()
 	env := testenv.NewDB(t)
@@ -382,6 +387,12 @@ func TestRun_AStandbyTakesOverAndIsReadyMeanwhile(t *testing.T) {
 	first.waitLog("leading")
 	second := start(t, testConfig(env))
 	second.waitLog("standing by")
+	testenv.Eventually(t, patience, func() error {
+		if _, body := get(t, second.adminURL()+"/metrics"); !retains.MatchString(body) {
+			return errors.New("the agent that stands by does not say what the slot keeps")
+		}
+		return nil
+	})
 	if status, body := get(t, second.adminURL()+"/readyz"); status != http.StatusOK || body != "standing by\n" {
 		t.Errorf("/readyz of the standby: %d %q", status, body)
 	}

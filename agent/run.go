@@ -90,6 +90,7 @@ func Run(ctx context.Context, cfg *Config, log *slog.Logger) error {
 	adminCtx, stopAdmin := context.WithCancel(context.WithoutCancel(ctx))
 	var g errgroup.Group
 	g.Go(panics.Guard(a.caught, func() error { return a.serveAdmin(adminCtx, listener) }))
+	g.Go(panics.Guard(a.caught, func() error { return a.watchSlot(adminCtx) }))
 	g.Go(panics.Guard(a.caught, func() error {
 		defer stopAdmin()
 		return a.lead(ctx)
@@ -144,6 +145,21 @@ func (a *agent) lead(ctx context.Context) error {
 			a.tellProblem(err)
 		}
 		if !sleep(ctx, pace.next(err, time.Now())) {
+			return nil
+		}
+	}
+}
+
+// watchSlot keeps the metric of what the slot holds on the server's disk until ctx ends, also while this
+// agent stands by or cannot lead: that is when the disk fills. While it leads, watch does.
+func (a *agent) watchSlot(ctx context.Context) error {
+	for {
+		if a.current.Load() == nil {
+			if bytes, err := a.db.RetainedBytes(ctx); err == nil { // an error shows where the agent tries to lead
+				a.metrics.vitals.retainedBytes.Set(float64(bytes))
+			}
+		}
+		if !sleep(ctx, vitalsInterval) {
 			return nil
 		}
 	}

@@ -44,8 +44,12 @@ func TestAdopt_NobodyLeadsInACopyBeforeIt(t *testing.T) {
 			if again.Adopted {
 				t.Error("there was something to adopt again")
 			}
-			if term := takeTerm(t, db); term.Gap == "" || term.Epoch <= 1 {
-				t.Errorf("epoch %d after %d, gap %q: want a recovery", term.Epoch, before.Epoch, term.Gap)
+			c := compareFirst(t, db, env)
+			if term := c.cfg.Term; term.Gap == "" || term.Epoch <= before.Epoch {
+				t.Errorf("the term after adopt is %+v, the one before had epoch %d", term, before.Epoch)
+			}
+			if got := c.runSettled(t, true); got != 2 {
+				t.Errorf("recovered %d of 2", got)
 			}
 		})
 	}

@@ -59,6 +59,8 @@ func failure(thing, remedy, format string, args ...any) Finding {
 	return Finding{Level: LevelFail, Thing: thing, Reason: fmt.Sprintf(format, args...), Remedy: remedy}
 }
 
+func (f Finding) fails() bool { return f.Level == LevelFail }
+
 // problem turns a failure into an error.
 func (f Finding) problem() *Problem {
 	return &Problem{Thing: f.Thing, Reason: f.Reason, Remedy: f.Remedy, Fatal: !f.passing}

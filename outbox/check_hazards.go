@@ -53,8 +53,7 @@ const manyRetained = 256 << 20
 
 const selectRetained = `
 select current_setting('max_slot_wal_keep_size') = '-1',
-       coalesce((select case when not active then (case when pg_is_in_recovery() then pg_last_wal_replay_lsn() else pg_current_wal_lsn() end) - restart_lsn end
-                 from pg_replication_slots where slot_name = $1), 0)::bigint`
+       case when exists (select from pg_replication_slots where slot_name = $1 and active) then 0 else ` + retainedBytes + ` end`
 
 // checkRetainedWAL warns of a disk that can fill while no agent runs.
 func (db *DB) checkRetainedWAL(ctx context.Context, tx pgx.Tx) ([]Finding, error) {

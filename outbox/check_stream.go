@@ -195,8 +195,10 @@ func (db *DB) checkPublications(ctx context.Context, tx pgx.Tx) (found []Finding
 		{db.cfg.endpointsPublication(), []string{"webhooks.endpoints"}, true},
 	} {
 		problems, err := db.checkPublication(ctx, tx, want.name, want.tables, want.changes, read)
-		if err == nil && len(problems) == 0 && want.name == db.cfg.Publication {
-			problems, err = db.checkChildren(ctx, tx)
+		if err == nil && want.name == db.cfg.Publication && !slices.ContainsFunc(problems, Finding.fails) {
+			var ofChildren []Finding
+			ofChildren, err = db.checkChildren(ctx, tx)
+			problems = append(problems, ofChildren...)
 		}
 		if err != nil {
 			return found, err
@@ -246,7 +248,11 @@ func (db *DB) checkPublication(ctx context.Context, tx pgx.Tx, name string, tabl
 		}
 		p := all[at]
 		all = slices.Delete(all, at, at+1)
-		if p.rowFilter != "" {
+		switch {
+		case p.rowFilter != "" && table == schema+"."+outboxName:
+			found = append(found, warning(thing, "nothing, if that is wanted; else "+alter+" SET TABLE "+strings.Join(tables, ", "),
+				"only rows of %s with %s are events: a filter leaves out all others", table, p.rowFilter))
+		case p.rowFilter != "":
 			found = append(found, failure(thing, alter+" SET TABLE "+strings.Join(tables, ", "), "it drops rows of %s by a filter (%s)", table, p.rowFilter))
 		}
 		hidden := p.hidden

@@ -137,7 +137,12 @@ func TestCheck_NamesEachFaultWithItsRemedy(t *testing.T) {
 			name:  "row filter",
 			since: 15,
 			sql:   []string{`alter publication webhooks_outbox set table webhooks.replays, webhooks.outbox where (venue = 'venue_a')`},
-			want:  []string{"fail publication webhooks_outbox: it drops rows of webhooks.outbox by a filter"},
+			want:  []string{"warn publication webhooks_outbox: only rows of webhooks.outbox with (venue = 'venue_a'::text) are events", "nothing, if that is wanted"},
+		}, {
+			name:  "row filter of endpoints",
+			since: 15,
+			sql:   []string{`alter publication webhooks_outbox_endpoints set (publish = 'insert')`, `alter publication webhooks_outbox_endpoints set table webhooks.endpoints where (venue = 'venue_a')`},
+			want:  []string{"fail publication webhooks_outbox_endpoints: it drops rows of webhooks.endpoints by a filter"},
 		}, {
 			name:  "column list",
 			since: 15,

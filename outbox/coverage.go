@@ -19,6 +19,8 @@ type Coverage struct {
 	// Relations are the tables that hold the rows of the outbox, itself, its partitions and its children by inheritance, each as
 	// "oid:attachment".
 	Relations []string
+	// Filters are the row filters of the publication for them. A change of one changes the Fingerprint.
+	Filters []RowFilter `json:",omitempty"`
 }
 
 // treeOf begins a statement about the outbox and all tables below it, by partitions or by inheritance, whatever the level: each
@@ -55,12 +57,16 @@ func (db *DB) checkChildren(ctx context.Context, tx pgx.Tx) ([]Finding, error) {
 	if err != nil || len(missing) == 0 {
 		return nil, err
 	}
+	members, err := db.filtered(ctx, tx, missing)
+	if err != nil {
+		return nil, err
+	}
 	more := ""
 	if len(missing) > 1 {
 		more = fmt.Sprintf(" and %d more", len(missing)-1)
 	}
 	return []Finding{failure("publication "+db.cfg.Publication,
-		"ALTER PUBLICATION "+quoteIdent(db.cfg.Publication)+" ADD TABLE "+strings.Join(missing, ", ")+", or let the agent's role own the outbox and the publication, so that it adds them itself",
+		"ALTER PUBLICATION "+quoteIdent(db.cfg.Publication)+" ADD TABLE "+strings.Join(members, ", ")+", or let the agent's role own the outbox and the publication, so that it adds them itself",
 		"it does not hold %s%s, which inherits from the outbox, so those rows are found by comparisons only", missing[0], more)}, nil
 }
 
@@ -99,6 +105,10 @@ from here`
 func (db *DB) Coverage(ctx context.Context) (c Coverage, err error) {
 	table := db.cfg.table()
 	err = db.pool.QueryRow(ctx, selectCoverage, []string{db.cfg.Publication, db.cfg.endpointsPublication()}, []string{table, "webhooks.replays", "webhooks.endpoints"}, table, db.cfg.Publication).Scan(&c.Fingerprint, &c.Relations)
+	if err == nil {
+		// After the fingerprint: a filter that comes in between is found by the next look.
+		c.Filters, err = db.rowFilters(ctx, db.pool)
+	}
 	return c, db.cfg.explain("look at the publications", err)
 }
 
@@ -216,7 +226,8 @@ func (db *DB) mendingOf(ctx context.Context, p publication) (statements []string
 	case !exists:
 		return []string{p.create()}, nil
 	case len(missing) > 0:
-		return []string{fmt.Sprintf("alter publication %s add table %s", quoteIdent(p.name), strings.Join(missing, ", "))}, nil
+		missing, err = db.filtered(ctx, db.pool, missing)
+		return []string{fmt.Sprintf("alter publication %s add table %s", quoteIdent(p.name), strings.Join(missing, ", "))}, err
 	}
 	return nil, nil
 }

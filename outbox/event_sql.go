@@ -116,8 +116,8 @@ from found join venues using (venue)`,
 // endpoints of each venue after $9, $10 at most. It returns the last endpoint that it looked at,
 // how many it looked at, and the endpoints of the new rows, one for each. The rows of endpoints that are disabled
 // are missed at once; whether an endpoint can be sent to the lanes know. Where the row of another event with the same id is in the
-// way, that is told among the attempts.
-func (db *DB) giveSQL() string {
+// way, that is told among the attempts. streamed is the condition that the stream brings an event (Coverage.streamed).
+func (db *DB) giveSQL(streamed string) string {
 	from := db.cfg.table() + " o, unnest($7::oid[], $8::tid[]) l (relation, place)"
 	return fmt.Sprintf(`
 with event as materialized (%[1]s
@@ -143,7 +143,7 @@ with event as materialized (%[1]s
 )
 select coalesce((select max(endpoint_id) from looked), ''), (select count(*) from looked),
        coalesce((select array_agg(endpoint_id) from added), '{}')`,
-		db.eventSQL(from, "o.tableoid = l.relation and o.ctid = l.place"), mayWant("e.row_xmin"),
+		db.eventSQL(from, "o.tableoid = l.relation and o.ctid = l.place and "+streamed), mayWant("e.row_xmin"),
 		db.isRecorded("event.id", "event.venue", "event.type", "event.created", "e.id"), logTextSQL("event.id"),
 		firstCreated("looked.id", "looked.venue", "looked.type", "looked.created"))
 }

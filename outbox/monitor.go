@@ -41,6 +41,19 @@ func (db *DB) Vitals(ctx context.Context) (v Vitals, err error) {
 	return v, db.cfg.explain("look at the slot", err)
 }
 
+// retainedBytes is the expression for the WAL that a slot keeps, 0 when there is none.
+const retainedBytes = `coalesce((select case when pg_is_in_recovery() then pg_last_wal_replay_lsn() else pg_current_wal_lsn() end - restart_lsn
+          from pg_replication_slots where slot_name = $1), 0)::bigint`
+
+const selectRetainedBytes = `select ` + retainedBytes
+
+// RetainedBytes returns how much WAL the slot keeps on the server's disk. It asks the catalogue alone, so that it can be asked whatever
+// is wrong with the schema.
+func (db *DB) RetainedBytes(ctx context.Context) (bytes int64, err error) {
+	err = db.pool.QueryRow(ctx, selectRetainedBytes, db.cfg.Slot).Scan(&bytes)
+	return bytes, db.cfg.explain("look at the slot", err)
+}
+
 const selectEpoch = `
 select epoch from webhooks.checkpoint where slot = $1`
 

@@ -76,7 +76,7 @@ func TestComparison_ReadsNoMoreThanItsPart(t *testing.T) {
 	}{
 		{"a part of all", all.sql, all.params(all.next + all.pace.step), []string{"Tid Range Scan on outbox o", "deliveries_pkey"}, 64 + 64*150*4},
 		{"the latest", latest.sql, latest.params(latest.end), []string{"outbox_created"}, 2000},
-		{"give rows", db.giveSQL(), c.args([]uint32{all.relations[0], all.relations[0]}, []string{"(0,1)", "(0,2)"}, "", giveLimit),
+		{"give rows", db.giveSQL("true"), c.args([]uint32{all.relations[0], all.relations[0]}, []string{"(0,1)", "(0,2)"}, "", giveLimit),
 			[]string{"TID Cond: (ctid = l.place)", "endpoints_venue_id on endpoints"}, 100},
 	} {
 		plan := explain(t, conn, test.sql, test.args...)

@@ -164,7 +164,7 @@ func (db *DB) walkPlaces(ctx context.Context, c comparison) (*partWalk, error) {
 func (w *partWalk) byPlace(condition string) {
 	perBlock := w.layout.perBlock
 	place := func(at int64) string { return fmt.Sprintf("(%d,%d)", at/perBlock, at%perBlock) }
-	w.sql = w.db.findSQL(condition + " and o.ctid >= $7::text::tid and o.ctid < $8::text::tid")
+	w.sql = w.db.findSQL(condition + " and " + w.to.Coverage.streamed() + " and o.ctid >= $7::text::tid and o.ctid < $8::text::tid")
 	w.bounds = func(from, to int64) (low, high any) { return place(from), place(to) }
 	w.end = w.layout.blocks * perBlock
 	w.pace = pace{step: firstBlocks * perBlock, most: mostBlocks * perBlock}
@@ -185,8 +185,8 @@ func (db *DB) walkLatest(ctx context.Context, c comparison) (*partWalk, error) {
 		w.byPlace(created + " >= " + db.asCreated(fmt.Sprintf("'%s'::timestamptz", first.Format(time.RFC3339Nano))))
 		return w, nil
 	}
-	w.sql = db.findSQL(fmt.Sprintf("%[1]s >= %[2]s and ($8::timestamptz is null or %[1]s < %[3]s)",
-		created, db.asCreated("$7::timestamptz"), db.asCreated("$8::timestamptz")))
+	w.sql = db.findSQL(fmt.Sprintf("%[1]s >= %[2]s and ($8::timestamptz is null or %[1]s < %[3]s) and ",
+		created, db.asCreated("$7::timestamptz"), db.asCreated("$8::timestamptz")) + c.to.Coverage.streamed())
 	w.end = max(1, c.to.At.Sub(first).Microseconds())
 	w.bounds = func(from, to int64) (low, high any) {
 		at := func(position int64) time.Time { return first.Add(time.Duration(position) * time.Microsecond) }
