@@ -15,6 +15,9 @@
 // transaction. A delivery that has no result a second after it was read is recorded as pending, so the position moves
 // on however long an attempt takes.
 //
+// An event that very many endpoints want is handed over in pieces behind what the stream brings next, while the
+// position waits for it (fanout.go), so that a bulk import of one venue delays nobody else.
+//
 // # Guarantee
 //
 // At least once. The position that PostgreSQL may forget is never ahead of what is recorded, and what is recorded as

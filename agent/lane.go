@@ -29,9 +29,9 @@ type lane struct {
 	unusable string // why the endpoint cannot be sent to as registered; part of off
 
 	queue    []*outbox.Delivery
-	bytes    int                 // of the deliveries in queue and in flight
-	held     map[string]struct{} // events in queue, in flight, or whose result is not committed yet
-	inFlight map[string]struct{} // events
+	bytes    int      // of the deliveries in queue and in flight
+	held     eventSet // events in queue, in flight, or whose result is not committed yet
+	inFlight eventSet // events
 	// window is the lane's own limit of attempts in flight. It grows by one with each success up to
 	// delivery.endpoint_concurrency and halves with each failure, so that an endpoint that is down or new costs
 	// little.
@@ -60,11 +60,30 @@ type lane struct {
 	// fetching tells that a refill is under way; released are the events that left held meanwhile, whose rows it may
 	// still see as pending.
 	fetching bool
-	released map[string]struct{}
+	released eventSet
+}
+
+// eventSet is a set of events by their ids. It is nil while it is empty: most lanes have nothing to do most of the time, and
+// there may be a hundred thousand of them.
+type eventSet map[string]struct{}
+
+func (s *eventSet) add(id string) {
+	if *s == nil {
+		*s = eventSet{}
+	}
+	(*s)[id] = struct{}{}
+}
+
+// remove takes an id out, and reports whether none is left.
+func (s *eventSet) remove(id string) (empty bool) {
+	if delete(*s, id); len(*s) == 0 {
+		*s = nil
+	}
+	return *s == nil
 }
 
 func newLane(id string) *lane {
-	return &lane{id: id, held: map[string]struct{}{}, inFlight: map[string]struct{}{}, window: 1, dueIndex: -1}
+	return &lane{id: id, window: 1, dueIndex: -1}
 }
 
 // limit is how many attempts may be in flight now: never more than failures are left before the endpoint is disabled.

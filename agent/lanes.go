@@ -120,6 +120,8 @@ func (s *lanes) offer(offers []offer) (results []*outbox.Result) {
 		switch {
 		case l.off != "":
 			results = append(results, missed(d, l.off, now))
+		case d.Venue != l.endpoint.Venue: // it has moved since the event was matched
+			results = append(results, missed(d, otherVenue, now))
 		case s.fits(l, d):
 			s.pushLocked(l, d)
 			continue
@@ -165,7 +167,7 @@ func (s *lanes) hasRoom(l *lane, d *outbox.Delivery) bool {
 
 func (s *lanes) pushLocked(l *lane, d *outbox.Delivery) {
 	l.queue = append(l.queue, d)
-	l.held[d.EventID] = struct{}{}
+	l.held.add(d.EventID)
 	l.bytes += d.Size()
 	s.bytes += d.Size()
 	s.listLocked(l)
@@ -224,7 +226,7 @@ func (s *lanes) nextLocked() (*lane, *outbox.Delivery) {
 				continue
 			}
 			d := l.pop()
-			l.inFlight[d.EventID] = struct{}{}
+			l.inFlight.add(d.EventID)
 			s.inFlight++
 			if !l.proven {
 				s.unproven++
@@ -266,7 +268,7 @@ func (s *lanes) attempt(l *lane, d *outbox.Delivery) (*lane, *outbox.Delivery) {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	delete(l.inFlight, d.EventID)
+	l.inFlight.remove(d.EventID)
 	s.freeLocked(l, d)
 	s.inFlight--
 	if !l.proven {
@@ -468,9 +470,9 @@ func (s *lanes) committed(results []*outbox.Result) {
 			s.forgetLocked(r.Delivery)
 			continue
 		}
-		delete(l.held, r.Delivery.EventID)
+		l.held.remove(r.Delivery.EventID)
 		if l.fetching {
-			l.released[r.Delivery.EventID] = struct{}{}
+			l.released.add(r.Delivery.EventID)
 		}
 		if r.Status == outbox.Pending {
 			if r.Attempt == nil {
@@ -484,7 +486,7 @@ func (s *lanes) committed(results []*outbox.Result) {
 // forgetLocked takes note that a delivery of an endpoint that is gone is recorded.
 func (s *lanes) forgetLocked(d *outbox.Delivery) {
 	if l := s.removed[d.EndpointID]; l != nil {
-		if delete(l.held, d.EventID); len(l.held) == 0 {
+		if l.held.remove(d.EventID) {
 			delete(s.removed, d.EndpointID)
 		}
 	}

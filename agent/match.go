@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/quintago/webhook-agent/outbox"
+	"github.com/quintago/webhook-agent/sink"
 )
 
 // patterns says which event types an endpoint wants, in a form in which no type is covered twice: everything, or all
@@ -67,11 +68,56 @@ func (p patterns) reduce() patterns {
 	return p
 }
 
-// subscription is an endpoint as events are matched against it.
+// subscription is an endpoint as events are matched against it. A change of the endpoint makes a new one; this one never
+// changes, but for its seats.
 type subscription struct {
 	lane     *lane
 	endpoint *outbox.Endpoint
 	patterns patterns
+	target   *sink.Target // of endpoint
+	unfit    error        // why nothing can be sent to target, nil when it can
+	seats    []seat       // one for each pattern; owned by subscriptions
+}
+
+// seat is where a subscription stands in a roster.
+type seat struct {
+	roster *roster
+	at     int
+}
+
+// roster holds the subscriptions with one pattern, in no order. Each knows its seat, so that it leaves at a cost that does
+// not grow with the others: an app may change or remove all endpoints of a large venue at once.
+type roster struct{ members []member }
+
+// member is a subscription with the number of its seat that is this one.
+type member struct {
+	sub  *subscription
+	seat int
+}
+
+func (r *roster) add(sub *subscription) {
+	r.members = append(r.members, member{sub, len(sub.seats)})
+	sub.seats = append(sub.seats, seat{r, len(r.members) - 1})
+}
+
+// leave frees a seat, which the last member takes.
+func (r *roster) leave(at int) {
+	last := len(r.members) - 1
+	moved := r.members[last]
+	r.members[at] = moved
+	moved.sub.seats[moved.seat].at = at
+	r.members[last] = member{}
+	r.members = r.members[:last]
+}
+
+func (r *roster) appendTo(subs []*subscription) []*subscription {
+	if r == nil {
+		return subs
+	}
+	for _, m := range r.members {
+		subs = append(subs, m.sub)
+	}
+	return subs
 }
 
 // subscriptions finds the endpoints that want an event. What a look-up costs depends on those that match and on the
@@ -81,10 +127,12 @@ type subscriptions struct {
 	byID   map[string]*subscription
 }
 
+// venueSubscriptions are those of one venue. The maps hold no roster without members.
 type venueSubscriptions struct {
-	all      []*subscription
-	byPrefix map[string][]*subscription
-	byType   map[string][]*subscription
+	endpoints int // registered ones, those without a pattern included
+	all       roster
+	byPrefix  map[string]*roster
+	byType    map[string]*roster
 }
 
 func newSubscriptions() *subscriptions {
@@ -97,18 +145,32 @@ func (s *subscriptions) set(sub *subscription) {
 	s.byID[sub.endpoint.ID] = sub
 	v := s.venues[sub.endpoint.Venue]
 	if v == nil {
-		v = &venueSubscriptions{byPrefix: map[string][]*subscription{}, byType: map[string][]*subscription{}}
+		v = &venueSubscriptions{}
 		s.venues[sub.endpoint.Venue] = v
 	}
+	v.endpoints++
 	if sub.patterns.all {
-		v.all = append(v.all, sub)
+		v.all.add(sub)
 	}
 	for _, prefix := range sub.patterns.prefixes {
-		v.byPrefix[prefix] = append(v.byPrefix[prefix], sub)
+		rosterOf(&v.byPrefix, prefix).add(sub)
 	}
 	for _, t := range sub.patterns.types {
-		v.byType[t] = append(v.byType[t], sub)
+		rosterOf(&v.byType, t).add(sub)
 	}
+}
+
+// rosterOf returns the roster of a key, which it makes when there is none.
+func rosterOf(rosters *map[string]*roster, key string) *roster {
+	r := (*rosters)[key]
+	if r == nil {
+		r = &roster{}
+		if *rosters == nil {
+			*rosters = map[string]*roster{}
+		}
+		(*rosters)[key] = r
+	}
+	return r
 }
 
 // remove takes an endpoint out. It does nothing for an unknown id.
@@ -118,23 +180,23 @@ func (s *subscriptions) remove(id string) {
 		return
 	}
 	delete(s.byID, id)
+	for _, seat := range sub.seats {
+		seat.roster.leave(seat.at)
+	}
 	v := s.venues[sub.endpoint.Venue]
-	without := func(subs []*subscription) []*subscription {
-		return slices.DeleteFunc(subs, func(other *subscription) bool { return other == sub })
-	}
-	v.all = without(v.all)
-	for _, prefix := range sub.patterns.prefixes {
-		if v.byPrefix[prefix] = without(v.byPrefix[prefix]); len(v.byPrefix[prefix]) == 0 {
-			delete(v.byPrefix, prefix)
-		}
-	}
-	for _, t := range sub.patterns.types {
-		if v.byType[t] = without(v.byType[t]); len(v.byType[t]) == 0 {
-			delete(v.byType, t)
-		}
-	}
-	if len(v.all) == 0 && len(v.byPrefix) == 0 && len(v.byType) == 0 {
+	dropEmpty(v.byPrefix, sub.patterns.prefixes)
+	dropEmpty(v.byType, sub.patterns.types)
+	if v.endpoints--; v.endpoints == 0 {
 		delete(s.venues, sub.endpoint.Venue)
+	}
+}
+
+// dropEmpty removes those of some rosters that have no member left.
+func dropEmpty(rosters map[string]*roster, keys []string) {
+	for _, key := range keys {
+		if len(rosters[key].members) == 0 {
+			delete(rosters, key)
+		}
 	}
 }
 
@@ -144,14 +206,14 @@ func (s *subscriptions) match(subs []*subscription, venue, eventType string) []*
 	if v == nil {
 		return subs
 	}
-	subs = append(subs, v.all...)
-	subs = append(subs, v.byType[eventType]...)
+	subs = v.all.appendTo(subs)
+	subs = v.byType[eventType].appendTo(subs)
 	if len(v.byPrefix) == 0 {
 		return subs
 	}
 	for i := range len(eventType) {
 		if eventType[i] == '.' {
-			subs = append(subs, v.byPrefix[eventType[:i+1]]...)
+			subs = v.byPrefix[eventType[:i+1]].appendTo(subs)
 		}
 	}
 	return subs

@@ -104,9 +104,11 @@ func TestMatch_AgreesWithANaiveMatcher(t *testing.T) {
 				s.remove(id)
 				delete(model, id)
 			} else {
-				events := make([]string, 1+r.IntN(4))
+				events := make([]string, r.IntN(5))
 				for i := range events {
-					switch r.IntN(8) {
+					switch r.IntN(10) {
+					case 8, 9:
+						events[i] = pick([]string{"lead*", "", "lead.", "**", "a b*"})
 					case 0:
 						events[i] = "*"
 					case 1, 2, 3:
@@ -116,9 +118,7 @@ func TestMatch_AgreesWithANaiveMatcher(t *testing.T) {
 					}
 				}
 				e := outbox.Endpoint{ID: id, Venue: pick(venues), Events: events}
-				if err := subscribe(s, e.ID, e.Venue, e.Events...); err != nil {
-					t.Fatalf("seed %d: %q: %v", seed, events, err)
-				}
+				_ = subscribe(s, e.ID, e.Venue, e.Events...) // bad patterns are registered too: their events are missed
 				model[id] = e
 			}
 			venue, of := pick(venues), eventType()

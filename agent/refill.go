@@ -9,10 +9,14 @@ import (
 )
 
 const (
-	// refillLanes and refillLength bound one refill: so many lanes, so many deliveries for each. A lane is refilled when
-	// no more than refillBelow wait: a refill reads those that memory holds as well.
-	refillLanes  = 64
+	// refillLanes and refillRows bound one refill: so many lanes, which share so many rows, each at most refillLength and at
+	// least refillLeast beside those that memory holds. It takes two statements however many lanes there are, since a hundred
+	// thousand may be due at once and a database may be far away. A lane is refilled when no more than refillBelow wait: a
+	// refill reads those that memory holds as well.
+	refillLanes  = 4096
+	refillRows   = 32_768
 	refillLength = 512
+	refillLeast  = 8
 	refillBelow  = 256
 	// refillPause is the wait after a refill that failed.
 	refillPause = time.Second
@@ -98,13 +102,15 @@ func (s *lanes) nextWants(now time.Time) (wants []outbox.Want, room int, wait ti
 		heap.Pop(&s.due)
 		l.due = time.Time{} // the refill will tell; what comes in meanwhile counts from here
 		l.fetching = true
-		l.released = map[string]struct{}{}
 		room += max(0, s.cfg.queueBytes/laneShare-l.bytes)
 		wants = append(wants, outbox.Want{
 			EndpointID: l.id,
-			Limit:      len(l.held) + refillLength,
+			Limit:      len(l.held),
 			Skip:       func(eventID string) bool { return s.holds(l, eventID) },
 		})
+	}
+	for i := range wants {
+		wants[i].Limit += min(max(refillRows/len(wants), refillLeast), refillLength)
 	}
 	return wants, max(0, min(room, s.cfg.queueBytes-s.bytes)), wait
 }
@@ -145,13 +151,13 @@ func (s *lanes) feed(wants []outbox.Want, refills map[string]*outbox.Refill, now
 				continue
 			}
 			if s.cfg.suspects.aside(at) {
-				l.held[d.EventID] = struct{}{}
+				l.held.add(d.EventID)
 				records = append(records, recordResult(failedAside(d, now)))
 				continue
 			}
 			if d.Venue != l.endpoint.Venue {
 				d.Body = nil
-				l.held[d.EventID] = struct{}{}
+				l.held.add(d.EventID)
 				records = append(records, recordResult(missed(d, otherVenue, now)))
 				continue
 			}
@@ -163,7 +169,7 @@ func (s *lanes) feed(wants []outbox.Want, refills map[string]*outbox.Refill, now
 		}
 		for _, d := range r.Lost {
 			if _, done := released[d.EventID]; !done {
-				l.held[d.EventID] = struct{}{}
+				l.held.add(d.EventID)
 				records = append(records, recordResult(&outbox.Result{Delivery: d, Status: outbox.Failed, Finished: now,
 					Error: "the event is no longer in the outbox"}))
 			}

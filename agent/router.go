@@ -23,14 +23,15 @@ type router struct {
 	subs     *subscriptions
 	lanes    *lanes
 	ledger   tracker
-	lookup   func(ctx context.Context, eventIDs []string) (outbox.Recorded, error) // DB.Lookup
-	target   func(*outbox.Endpoint) (*sink.Target, error)                          // the error is why nothing can be sent there
-	seal     func(*outbox.Endpoint)                                                // has the secrets sealed if they are to be
+	lookup   func(ctx context.Context, eventIDs, endpointIDs []string) (outbox.Recorded, error) // DB.Lookup
+	target   func(*outbox.Endpoint) (*sink.Target, error)                                       // the error is why nothing can be sent there
+	seal     func(*outbox.Endpoint)                                                             // has the secrets sealed if they are to be
 	metrics  *metrics
 	log      *slog.Logger
 	suspects *suspects
 	term     outbox.Term
 	snapshot outbox.Snapshot // what the state that was loaded contains already
+	backlog  backlog
 }
 
 // load makes lanes for the endpoints of the state, takes up the open replays, and ends what is pending for endpoints
@@ -58,9 +59,10 @@ func (r *router) loadEndpoint(ctx context.Context, e outbox.EndpointState, due t
 	if r.passesOver(at) {
 		return nil
 	}
-	patterns, target, unusable := r.examine(&e.Endpoint)
-	l, records := r.lanes.load(e, target, unusable, due)
-	r.subscribe(&subscription{l, &e.Endpoint, patterns})
+	sub, unusable := r.examine(&e.Endpoint, nil)
+	l, records := r.lanes.load(e, sub.target, unusable, due)
+	sub.lane = l
+	r.subscribe(sub)
 	return r.lanes.tell(ctx, records)
 }
 
@@ -110,26 +112,37 @@ func (r *router) takeUp(ctx context.Context, replays []outbox.Replay) error {
 	return nil
 }
 
-// examine returns what an endpoint wants, where it is, and why it cannot be sent to, "" when it can.
-func (r *router) examine(e *outbox.Endpoint) (p patterns, target *sink.Target, unusable string) {
+// examine makes the subscription of an endpoint, without its lane, and returns why it cannot be sent to, "" when it can.
+// before is its last one, nil when there is none.
+func (r *router) examine(e *outbox.Endpoint, before *subscription) (sub *subscription, unusable string) {
+	sub = &subscription{endpoint: e}
 	if r.suspects.aside(outbox.Subject{EndpointID: e.ID}) {
 		r.metrics.setAside.WithLabelValues("endpoint").Inc()
-		return p, nil, asideEndpoint
+		return sub, asideEndpoint
 	}
 	r.seal(e)
-	target, unfit := r.target(e)
-	p, err := parsePatterns(e.Events)
-	if err == nil {
-		err = unfit
+	if before != nil && before.target != nil && sameTarget(before.endpoint, e) {
+		sub.target, sub.unfit = before.target, before.unfit // an app may change all endpoints of a venue at once
+	} else {
+		sub.target, sub.unfit = r.target(e)
+	}
+	var err error
+	if sub.patterns, err = parsePatterns(e.Events); err == nil {
+		err = sub.unfit
 	}
 	if err != nil {
 		unusable = err.Error()
 	}
-	return p, target, unusable
+	return sub, unusable
 }
 
-// route handles one batch. recorded is what recorded has found for it.
-func (r *router) route(ctx context.Context, b *outbox.Batch, recorded outbox.Recorded) error {
+// sameTarget reports whether two rows of an endpoint lead to the same place and sign alike.
+func sameTarget(a, b *outbox.Endpoint) bool {
+	return a.URL.Equal(b.URL) && a.Secret.Equal(b.Secret) && a.Previous.Equal(b.Previous) && a.PreviousUntil.Equal(b.PreviousUntil)
+}
+
+// route handles one batch. It waits for the database while take lasts, and for the ledger while ctx does.
+func (r *router) route(take, ctx context.Context, b *outbox.Batch) error {
 	read := time.Now()
 	if b.Idle() {
 		return r.ledger.Track(ctx, &outbox.Tracked{End: b.End, Idle: true, Read: read})
@@ -138,20 +151,28 @@ func (r *router) route(ctx context.Context, b *outbox.Batch, recorded outbox.Rec
 	// be cleared twice.
 	loaded := r.snapshot.Sees(b.XID)
 	var (
-		deliveries []*outbox.Delivery
-		offers     []offer
-		aside      []*outbox.Result // of deliveries that are set aside
-		matched    []*subscription
+		subs       []*subscription
+		candidates []candidate // that are matched and not handed over
+		made       int         // deliveries of this batch so far
+		hold       *outbox.Hold
 		at         = outbox.Subject{Commit: b.Commit}
 	)
 	defer at.Blame()
-	// flush hands over what has been matched so far. A change of an endpoint takes effect between the events before
-	// and after it.
-	flush := func(end outbox.LSN) error {
-		results := append(aside, r.lanes.offer(offers)...)
-		err := r.ledger.Track(ctx, &outbox.Tracked{End: end, Read: read, Deliveries: deliveries, Results: results})
-		deliveries, offers, aside = nil, nil, nil
-		return err
+	track := func(end outbox.LSN, opens *outbox.Hold) error {
+		tracked, err := r.hand(take, ctx, candidates)
+		if err != nil {
+			return err
+		}
+		candidates = candidates[:0]
+		tracked.End, tracked.Read, tracked.Opens = end, read, opens
+		return r.ledger.Track(ctx, tracked)
+	}
+	// flush hands over what has been matched so far.
+	flush := func() error {
+		if len(candidates) == 0 {
+			return nil
+		}
+		return track(0, nil)
 	}
 	for _, c := range b.Changes {
 		at.Index = c.Index
@@ -161,33 +182,29 @@ func (r *router) route(ctx context.Context, b *outbox.Batch, recorded outbox.Rec
 			if b.Commit < r.term.LSN || r.passesOver(at) {
 				continue // recorded before this term, or hopeless
 			}
-			var body []byte
-			matched = r.match(matched[:0], at, c.Event)
-			for _, sub := range matched {
-				if loaded && sub.endpoint.Created.After(b.Committed) {
-					continue // registered after the event, although it was loaded before the stream has come here
+			if r.term.Repeats && r.backlog.ids[c.Event.ID] > 0 {
+				continue // its row has moved to another partition while it waits
+			}
+			m := &matched{event: c.Event, at: at, committed: b.Committed, loaded: loaded}
+			subs = r.match(subs[:0], at, c.Event)
+			if isWide(len(subs), made) {
+				if hold == nil {
+					hold = &outbox.Hold{}
 				}
-				if recorded.Has(c.Event.ID, sub.endpoint.ID) || r.term.Repeats && r.underWay(sub, c.Event.ID, deliveries) {
-					continue
+				r.backlog.add(m, subs, hold)
+				continue
+			}
+			made += len(subs)
+			for _, sub := range subs {
+				if candidates = append(candidates, candidate{m, sub}); len(candidates) >= pieceLength {
+					if err := flush(); err != nil {
+						return err
+					}
 				}
-				d := &outbox.Delivery{
-					EventID: c.Event.ID, EndpointID: sub.endpoint.ID, Venue: c.Event.Venue, Type: c.Event.Type,
-					Created: c.Event.Created, Committed: b.Committed,
-				}
-				deliveries = append(deliveries, d)
-				if r.suspects.aside(at) || r.suspects.aside(d.Subject()) {
-					r.metrics.setAside.WithLabelValues("event").Inc()
-					aside = append(aside, failedAside(d, r.lanes.cfg.now()))
-					continue
-				}
-				if body == nil {
-					body = c.Event.Envelope()
-				}
-				d.Body = body
-				offers = append(offers, offer{sub.lane, d})
 			}
 		case c.Endpoint != nil && !loaded:
-			if err := flush(0); err != nil {
+			// A change of an endpoint takes effect between the events before and after it.
+			if err := flush(); err != nil {
 				return err
 			}
 			if err := r.change(ctx, c.Endpoint); err != nil {
@@ -199,7 +216,51 @@ func (r *router) route(ctx context.Context, b *outbox.Batch, recorded outbox.Rec
 			}
 		}
 	}
-	return flush(b.End)
+	if hold != nil {
+		r.backlog.queue[len(r.backlog.queue)-1].last = true
+	}
+	return track(b.End, hold)
+}
+
+// hand makes deliveries of candidates that have no row yet, and offers them to their lanes.
+func (r *router) hand(take, ctx context.Context, candidates []candidate) (*outbox.Tracked, error) {
+	var (
+		t      = &outbox.Tracked{}
+		offers []offer
+		at     outbox.Subject
+	)
+	defer at.Blame()
+	recorded, err := r.lookUp(take, candidates)
+	if err != nil {
+		return nil, err
+	}
+	now := r.lanes.cfg.now()
+	for _, p := range candidates {
+		at = p.at
+		e, endpoint := p.event, p.sub.endpoint
+		if p.loaded && endpoint.Created.After(p.committed) {
+			continue // registered after the event, although it was loaded before the stream has come here
+		}
+		if recorded.Has(e.ID, endpoint.ID) || r.term.Repeats && r.underWay(p.sub, e.ID, t.Deliveries) {
+			continue
+		}
+		d := &outbox.Delivery{
+			EventID: e.ID, EndpointID: endpoint.ID, Venue: e.Venue, Type: e.Type, Created: e.Created, Committed: p.committed,
+		}
+		t.Deliveries = append(t.Deliveries, d)
+		switch {
+		case r.suspects.aside(p.at) || r.suspects.aside(d.Subject()):
+			r.metrics.setAside.WithLabelValues("event").Inc()
+			t.Results = append(t.Results, failedAside(d, now))
+		case p.deferred && endpoint.Disabled: // it may have been enabled since
+			t.Results = append(t.Results, missed(d, offDisabled, now))
+		default:
+			d.Body = p.body()
+			offers = append(offers, offer{p.sub.lane, d})
+		}
+	}
+	t.Results = append(t.Results, r.lanes.offer(offers)...)
+	return t, nil
 }
 
 // match appends the subscriptions that want an event. For one that is set aside it goes the long way, by
@@ -223,26 +284,41 @@ func (r *router) underWay(sub *subscription, eventID string, deliveries []*outbo
 	})
 }
 
-// recorded looks up which deliveries of the batch an earlier term has recorded. Beyond the position where this term
-// began there are none.
-func (r *router) recorded(ctx context.Context, b *outbox.Batch) (outbox.Recorded, error) {
-	if b.Commit >= r.term.LookupUntil || b.Commit < r.term.LSN {
-		return nil, nil
-	}
-	var ids []string
-	for _, c := range b.Changes {
-		if c.Event != nil {
-			ids = append(ids, c.Event.ID)
+// lookUp finds out which of some candidates an earlier term has recorded. Beyond the position where this term began there
+// are none. It tries again while the database is away, until take ends.
+func (r *router) lookUp(take context.Context, candidates []candidate) (outbox.Recorded, error) {
+	var events, endpoints []string
+	for _, p := range candidates {
+		if p.at.Commit < r.term.LookupUntil {
+			events, endpoints = append(events, p.event.ID), append(endpoints, p.sub.endpoint.ID)
 		}
 	}
-	if len(ids) == 0 {
+	if len(events) == 0 {
 		return nil, nil
 	}
-	return r.lookup(ctx, ids)
+	backoff := outbox.NewBackoff()
+	for told := false; ; {
+		recorded, err := r.lookup(take, events, endpoints)
+		if err == nil {
+			return recorded, nil
+		}
+		if take.Err() != nil {
+			return nil, context.Cause(take)
+		}
+		if !told {
+			told = true
+			r.log.Error("cannot look up deliveries; trying again", "error", err)
+		}
+		wait, _ := backoff.Next()
+		if !sleep(take, wait) {
+			return nil, context.Cause(take)
+		}
+	}
 }
 
 // change applies a change of the endpoints.
 func (r *router) change(ctx context.Context, c *outbox.EndpointChange) error {
+	r.backlog.sharedIsCurrent = false
 	if c.Removed || c.AllRemoved {
 		ids := []string{c.ID}
 		if c.AllRemoved {
@@ -261,12 +337,14 @@ func (r *router) change(ctx context.Context, c *outbox.EndpointChange) error {
 	if r.passesOver(at) {
 		return nil
 	}
-	if before := r.subs.byID[e.ID]; before != nil {
+	before := r.subs.byID[e.ID]
+	if before != nil {
 		c.Merge(before.endpoint)
 	}
-	patterns, target, unusable := r.examine(e)
-	l, records := r.lanes.change(e, target, unusable)
-	r.subscribe(&subscription{l, e, patterns})
+	sub, unusable := r.examine(e, before)
+	l, records := r.lanes.change(e, sub.target, unusable)
+	sub.lane = l
+	r.subscribe(sub)
 	return r.lanes.tell(ctx, records)
 }
 

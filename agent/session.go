@@ -351,40 +351,37 @@ func (s *session) sealLater(e *outbox.Endpoint) {
 	}
 }
 
-// routeAll routes batches until take ends; what is left in the channel then is sent again to whoever leads next. A
-// batch that cannot be looked up in the database is tried again.
+// routeAll routes batches until take ends; what is left in the channel then, and in the backlog, is sent again to
+// whoever leads next. The backlog has its turn when the stream has nothing, and half of the time while it has.
 func (s *session) routeAll(take, grace context.Context, r *router, batches <-chan *outbox.Batch) error {
+	full := int(s.cfg.Delivery.QueueMemory) / backlogShare
+	nothing := make(chan struct{}) // is always ready to be received from
+	close(nothing)
 	for take.Err() == nil {
-		var b *outbox.Batch
-		select {
-		case b = <-batches:
-		case l := <-s.reloads:
-			err := r.reload(grace, l.state)
-			close(l.done)
-			if err != nil {
-				return err
+		var (
+			err  error
+			idle <-chan struct{} // while there is a backlog
+		)
+		switch {
+		case r.backlog.due() || r.backlog.bytes > full:
+			err = r.expand(take, grace)
+		default:
+			if len(r.backlog.queue) > 0 && len(batches) == 0 {
+				idle = nothing
 			}
-			continue
-		case <-take.Done():
-			return nil
+			select {
+			case b := <-batches:
+				err = r.route(take, grace, b)
+			case l := <-s.reloads:
+				err = r.reload(grace, l.state)
+				close(l.done)
+			case <-idle:
+				err = r.expand(take, grace)
+			case <-take.Done():
+			}
 		}
-		backoff := outbox.NewBackoff()
-		for told := false; ; {
-			recorded, err := r.recorded(grace, b)
-			if err == nil {
-				if err := r.route(grace, b, recorded); err != nil {
-					return err
-				}
-				break
-			}
-			if !told {
-				told = true
-				s.log.Error("cannot look up deliveries; trying again", "error", err)
-			}
-			wait, _ := backoff.Next()
-			if !sleep(take, wait) {
-				break
-			}
+		if err != nil && take.Err() == nil {
+			return err
 		}
 	}
 	return nil

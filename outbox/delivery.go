@@ -51,6 +51,11 @@ type Tracked struct {
 	Deliveries []*Delivery
 	// Results are those that stand already: deliveries that did not fit into memory, or cannot be sent.
 	Results []*Result
+	// Opens keeps the watermark before this batch: further deliveries of it come later, each batch of them as a
+	// Piece of the hold. Last marks the piece after which there is none.
+	Opens *Hold
+	Piece *Hold
+	Last  bool
 }
 
 // Result is the new state of a delivery, to be recorded.

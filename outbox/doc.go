@@ -24,6 +24,10 @@
 // as pending otherwise ("parked"), so that one slow customer holds back neither the watermark nor WAL. From then on
 // the row is the truth and memory a cache of it.
 //
+// A transaction that fans out widely is tracked in pieces, behind others (Hold): the watermark stands before it until
+// its last piece is recorded, and everything behind it is recorded meanwhile. A commit gathers a bounded number of
+// rows, and parks a bounded number, whatever there is.
+//
 // # Reconciling
 //
 // The stream may pass events over without a word: a slot that was dropped, lost, advanced or left behind by a failover; a

@@ -2,6 +2,8 @@ package outbox
 
 import (
 	"context"
+	"maps"
+	"slices"
 	"strconv"
 	"time"
 
@@ -28,63 +30,159 @@ type job interface {
 // jobTries is how often a step may fail by itself.
 const jobTries = 3
 
-// missJob turns the pending rows of an endpoint that is disabled or gone into missed ones.
-type missJob struct{ Missing }
+const (
+	// missEndpoints bounds the endpoints of one step of missJob, which share jobStep rows. One of them ends missLeast rows
+	// at least, if it has so many.
+	missEndpoints = 500
+	missLeast     = 4
+)
+
+// missJob turns the pending rows of endpoints that are disabled or gone into missed ones. There is one for all of them: an
+// app may remove a hundred thousand endpoints at once, and a transaction for each would take minutes. It belongs to the
+// Ledger's goroutine.
+type missJob struct {
+	waiting map[string]Missing // by endpoint
+	order   []string           // of the endpoints in waiting, as they came; some may have left, or stand twice
+	taken   []string           // of the step under way
+	ended   []string           // those of taken that have no rows left
+	// finished takes note of an endpoint that is gone for good.
+	finished func(endpointID string)
+}
+
+// add takes an endpoint in, or a later word about one that waits already.
+func (j *missJob) add(m Missing) {
+	before, waits := j.waiting[m.EndpointID]
+	if waits && before.Version > m.Version {
+		return
+	}
+	if j.waiting[m.EndpointID] = m; waits {
+		return
+	}
+	if len(j.order) > 2*len(j.waiting)+missEndpoints { // endpoints that are turned off and on again while others wait
+		j.order = slices.Collect(maps.Keys(j.waiting))
+		return
+	}
+	j.order = append(j.order, m.EndpointID)
+}
+
+// stop ends the work for an endpoint up to a version.
+func (j *missJob) stop(endpointID string, version int) {
+	if m, waits := j.waiting[endpointID]; waits && m.Version <= version {
+		delete(j.waiting, endpointID)
+	}
+}
 
 const missPending = `
 with picked as (
-    select event_id from webhooks.deliveries
-    where endpoint_id = $1 and status = 'pending' and not event_id = any($3::text[])
-    order by next_attempt_at limit $4
+    select d.endpoint_id, d.event_id, w.reason
+    from unnest($1::text[], $2::text[]) w (endpoint_id, reason),
+         lateral (select endpoint_id, event_id from webhooks.deliveries
+                  where endpoint_id = w.endpoint_id and status = 'pending'
+                    and not exists (select from unnest($3::text[], $4::text[]) k (endpoint_id, event_id)
+                                    where k.endpoint_id = deliveries.endpoint_id and k.event_id = deliveries.event_id)
+                  order by next_attempt_at limit $5) d
 ), ended as (
-    update webhooks.deliveries d set status = 'missed', next_attempt_at = null, finished = now(), last_error = $2
-    from picked p where d.endpoint_id = $1 and d.event_id = p.event_id
-    returning d.replay_id
+    update webhooks.deliveries d set status = 'missed', next_attempt_at = null, finished = now(), last_error = p.reason
+    from picked p where d.endpoint_id = p.endpoint_id and d.event_id = p.event_id
+    returning d.endpoint_id, d.replay_id
 )
-select coalesce(replay_id, ''), count(*) from ended group by 1`
+select endpoint_id, coalesce(replay_id, ''), count(*) from ended group by 1, 2`
 
 const deleteHealth = `
-delete from webhooks.endpoint_health where endpoint_id = $1`
+delete from webhooks.endpoint_health where endpoint_id = any($1)`
 
 func (j *missJob) step(ctx context.Context, tx querier) (finished bool, err error) {
-	type ended struct {
-		replayID string
-		n        int64
+	j.take()
+	var reasons, keepEndpoints, keepEvents []string
+	for _, id := range j.taken {
+		m := j.waiting[id]
+		reasons = append(reasons, m.Reason)
+		for _, event := range m.Keep {
+			keepEndpoints, keepEvents = append(keepEndpoints, id), append(keepEvents, event)
+		}
 	}
-	keep := j.Keep
-	if keep == nil {
-		keep = []string{}
-	}
-	counts, err := queryRows(ctx, tx, missPending, func(row pgx.CollectableRow) (e ended, err error) {
-		err = row.Scan(&e.replayID, &e.n)
-		return e, err
-	}, j.EndpointID, j.Reason, keep, jobStep)
+	limit := int64(max(jobStep/max(1, len(j.taken)), missLeast))
+	var (
+		rows    = map[string]int64{} // that ended, by endpoint
+		replays = map[string]int64{}
+	)
+	_, err = queryRows(ctx, tx, missPending, func(row pgx.CollectableRow) (struct{}, error) {
+		var (
+			endpointID, replayID string
+			n                    int64
+		)
+		err := row.Scan(&endpointID, &replayID, &n)
+		rows[endpointID] += n
+		if replayID != "" {
+			replays[replayID] += n
+		}
+		return struct{}{}, err
+	}, j.taken, reasons, keepEndpoints, keepEvents, limit)
 	if err != nil {
 		return false, err
 	}
-	var total int64
-	for _, c := range counts {
-		total += c.n
-		if c.replayID != "" {
-			if err := exec(ctx, tx, countReplays, []string{c.replayID}, []int64{c.n}); err != nil {
-				return false, err
-			}
+	for id, n := range replays {
+		if err := exec(ctx, tx, countReplays, []string{id}, []int64{n}); err != nil {
+			return false, err
 		}
 	}
-	if total == jobStep {
-		return false, nil
+	var removed []string
+	for _, id := range j.taken {
+		if rows[id] == limit {
+			continue
+		}
+		j.ended = append(j.ended, id)
+		if j.waiting[id].Removed {
+			removed = append(removed, id)
+		}
 	}
-	if j.Removed {
-		return true, exec(ctx, tx, deleteHealth, j.EndpointID)
+	if len(removed) > 0 {
+		if err := exec(ctx, tx, deleteHealth, removed); err != nil {
+			return false, err
+		}
 	}
-	return true, nil
+	return len(j.ended) == len(j.waiting), nil
 }
 
-func (j *missJob) committed() []string  { return nil }
+// take chooses the endpoints of the next step: those that came first.
+func (j *missJob) take() {
+	j.taken, j.ended = nil, nil
+	looked := 0
+	chosen := map[string]struct{}{}
+	for _, id := range j.order {
+		if len(j.taken) == missEndpoints {
+			break
+		}
+		_, waits := j.waiting[id]
+		if _, twice := chosen[id]; waits && !twice {
+			chosen[id] = struct{}{}
+			j.taken = append(j.taken, id)
+		}
+		looked++
+	}
+	j.order = append(slices.Clone(j.taken), j.order[looked:]...)
+}
+
+func (j *missJob) committed() []string {
+	for _, id := range j.ended {
+		if j.waiting[id].Removed {
+			j.finished(id)
+		}
+		delete(j.waiting, id)
+	}
+	// Those that have more wait behind the others.
+	j.order = append(j.order[len(j.taken):], j.taken...)
+	return nil
+}
+
 func (j *missJob) pause() time.Duration { return 0 }
 
 // abandon leaves the rows as they are: the next term ends them.
-func (j *missJob) abandon(context.Context, querier, string) error { return nil }
+func (j *missJob) abandon(context.Context, querier, string) error {
+	j.take()
+	j.ended = j.taken
+	return nil
+}
 
 // Disabling asks for an endpoint to be disabled, unless it was enabled again meanwhile.
 type Disabling struct {

@@ -224,12 +224,61 @@ func TestJobs_TakeTurns(t *testing.T) {
 	addLog(t, env, "ep_1", Pending, 3*jobStep)
 	addPending(t, env, "evt_1", "ep_2", time.Now(), 0)
 	l := NewLedger(LedgerConfig{Config: db.cfg, Term: newTerm(t, db), Log: testLog(t), Clock: db.Clock(), ServerEnds: func() {}, Confirm: func(LSN) {}, Stalled: func(bool) {}})
-	l.jobs = []job{&missJob{Missing{EndpointID: "ep_1", Version: 1}}, &missJob{Missing{EndpointID: "ep_2", Version: 1}}}
-	must(t, l.step(t.Context()))
+	l.miss(Missing{EndpointID: "ep_1", Version: 1})
+	l.miss(Missing{EndpointID: "ep_2", Version: 2})
 	must(t, l.step(t.Context()))
 	closeConn(l.conn)
-	if got, want := countByStatus(t, env), fmt.Sprintf("missed:%d pending:%d", jobStep+1, 2*jobStep); got != want {
+	if got, want := countByStatus(t, env), fmt.Sprintf("missed:%d pending:%d", jobStep/2+1, 3*jobStep-jobStep/2); got != want {
 		t.Errorf("%s, want %s: the short job waits for the long one", got, want)
+	}
+}
+
+// An app may remove very many endpoints at once.
+func TestMissPending_EndsManyEndpointsByFewTransactions(t *testing.T) {
+	t.Parallel()
+	db, env := openDB(t)
+	env.Exec(t, `insert into webhooks.deliveries (event_id, endpoint_id, venue, type, status, next_attempt_at, created)
+		select 'evt_' || i % 7, 'ep_' || i, 'venue_a', 't', 'pending', now(), now() from generate_series(1, 20000) i where i % 10 = 0`)
+	env.Exec(t, `insert into webhooks.endpoint_health (endpoint_id, generation, consecutive_failures) select 'ep_' || i, 1, 1 from generate_series(1, 20000) i`)
+	b := keepBook(t, db.cfg, newTerm(t, db), nil)
+	for i := range 20_000 {
+		id := fmt.Sprint("ep_", i+1)
+		must(t, b.SetHealth(t.Context(), &Health{EndpointID: id, Generation: 1, Version: int64(i + 1), Failures: 1}))
+		must(t, b.MissPending(t.Context(), Missing{EndpointID: id, Removed: true, Version: i + 1}))
+	}
+	before := testenv.QueryOne[int](t, env, `select sequence from webhooks.checkpoint`)
+	testenv.Eventually(t, patience, func() error {
+		if n := testenv.QueryOne[int](t, env, `select count(*) from webhooks.endpoint_health`); n > 0 {
+			return fmt.Errorf("health is kept of %d endpoints", n)
+		}
+		return nil
+	})
+	b.close(t)
+	if n := testenv.QueryOne[int](t, env, `select sequence from webhooks.checkpoint`) - before; n > 20_000/missEndpoints*3 {
+		t.Errorf("%d transactions ended 20,000 endpoints", n)
+	}
+	if got := countByStatus(t, env); got != "missed:2000" {
+		t.Errorf("deliveries are %s", got)
+	}
+	if n := len(b.versions) + len(b.missing.waiting) + len(b.missing.order); n > missEndpoints {
+		t.Errorf("%d entries are kept for endpoints that are gone", n)
+	}
+}
+
+func TestStops_ForgetWhatIsOver(t *testing.T) {
+	var s stops
+	now := time.Unix(1_000_000, 0)
+	s.add("ep_1", 7, now)
+	if s.version("ep_1") != 7 || s.version("ep_2") != 0 {
+		t.Error("a stop is not remembered")
+	}
+	s.add("ep_2", 8, now.Add(stopKept+1))
+	if s.version("ep_1") != 7 {
+		t.Error("a stop is forgotten too soon")
+	}
+	s.add("ep_3", 9, now.Add(2*stopKept+2))
+	if s.version("ep_1") != 0 || len(s.recent)+len(s.before) != 2 {
+		t.Error("a stop is never forgotten")
 	}
 }
 

@@ -24,8 +24,11 @@ const (
 	// endpoints would wait behind a burst for one. Many small transactions must fit as well as a large one.
 	resultQueue = 1024
 	batchQueue  = 4096
-	// groupRows is how many rows one commit gathers before it leaves the rest to the next.
+	// groupRows is how many rows one commit gathers before it leaves the rest to the next; the last batch that it takes may
+	// exceed it. parkRows is how many it parks beside them. Whatever a transaction fans out to, a commit stays so small that it is
+	// done in time.
 	groupRows = 2048
+	parkRows  = 2048
 	// groupInterval is how soon after a commit the next one may come. A commit has a price whatever it holds: four statements,
 	// a flush of the WAL, a version of the checkpoint's row. It is less than an attempt takes, and adds to no attempt.
 	groupInterval = 20 * time.Millisecond
@@ -72,10 +75,11 @@ type Ledger struct {
 	conn     *pgx.Conn
 	sequence int64
 	mark     watermark
-	jobs     []job            // between groups, the first one makes one step
-	resting  []resting        // jobs that pause
-	stopped  map[string]int   // by endpoint, the version up to which MissPending is over
-	versions map[string]int64 // by endpoint, the latest Health that was taken in
+	jobs     []job     // between groups, the first one makes one step
+	resting  []resting // jobs that pause
+	missing  *missJob  // stands among jobs while it has something to do
+	stopped  stops
+	versions map[string]int64 // by endpoint, the latest Health that was taken in, until the endpoint is gone
 	stored   LSN              // the checkpoint as committed
 	storedAt time.Time
 	pause    *time.Timer                  // of gather
@@ -116,15 +120,17 @@ type op struct {
 	result *Result
 	health *Health
 	job    job
-	stop   *missJob // ends the jobs for its endpoint up to its version
+	miss   *Missing
+	stop   *Missing // ends what miss began for its endpoint, up to its version
 }
 
 // NewLedger makes a Ledger for one term. It starts nothing.
 func NewLedger(cfg LedgerConfig) *Ledger {
 	l := &Ledger{cfg: cfg, sequence: cfg.Term.Sequence, stored: cfg.Term.LSN,
 		batches: make(chan *Tracked, batchQueue), ops: make(chan op, resultQueue), closed: make(chan struct{}),
-		waiting: semaphore.NewWeighted(batchQueue),
-		stopped: map[string]int{}, versions: map[string]int64{}}
+		waiting:  semaphore.NewWeighted(batchQueue),
+		versions: map[string]int64{}}
+	l.missing = &missJob{waiting: map[string]Missing{}, finished: func(endpointID string) { delete(l.versions, endpointID) }}
 	l.mark.low = cfg.Term.LSN
 	l.stats.stored.Store(uint64(l.stored))
 	l.stats.recorded.Store(uint64(l.stored))
@@ -164,12 +170,12 @@ type Missing struct {
 
 // MissPending turns an endpoint's pending rows into missed ones, in steps.
 func (l *Ledger) MissPending(ctx context.Context, m Missing) error {
-	return l.send(ctx, op{job: &missJob{m}})
+	return l.send(ctx, op{miss: &m})
 }
 
 // StopMissing ends MissPending, for versions up to this one, because the endpoint can be sent to again.
 func (l *Ledger) StopMissing(ctx context.Context, endpointID string, version int) error {
-	return l.send(ctx, op{stop: &missJob{Missing{EndpointID: endpointID, Version: version}}})
+	return l.send(ctx, op{stop: &Missing{EndpointID: endpointID, Version: version}})
 }
 
 // Disable disables an endpoint outside a result.
@@ -243,7 +249,7 @@ func (l *Ledger) Run(ctx context.Context) error {
 		last = last && !full
 		now := time.Now()
 		l.wakeJobs(now)
-		l.mark.overdue(now.Add(-ParkAfter), func(d *Delivery) {
+		l.mark.overdue(now.Add(-ParkAfter), parkRows, func(d *Delivery) {
 			l.stats.parked.Add(1)
 			g.add(&Result{Delivery: d, Status: Pending, NextAttempt: l.cfg.Clock.Now(), Parked: true})
 			l.mark.recorded(d)
@@ -316,11 +322,12 @@ func (l *Ledger) take(g *group, o op) {
 	case o.health != nil:
 		l.takeHealth(g, o.health)
 	case o.job != nil:
-		if m, ok := o.job.(*missJob); !ok || m.Version > l.stopped[m.EndpointID] {
-			l.jobs = append(l.jobs, o.job)
-		}
+		l.jobs = append(l.jobs, o.job)
+	case o.miss != nil:
+		l.miss(*o.miss)
 	case o.stop != nil:
-		l.stopMissing(o.stop)
+		l.missing.stop(o.stop.EndpointID, o.stop.Version)
+		l.stopped.add(o.stop.EndpointID, o.stop.Version, time.Now())
 	}
 }
 
@@ -345,7 +352,7 @@ func (l *Ledger) noteLag(now time.Time) {
 // wait returns how long Run may sleep when nothing comes in.
 func (l *Ledger) wait(now time.Time) time.Duration {
 	next := now.Add(time.Hour)
-	if read, ok := l.mark.oldest(); ok {
+	if read, ok := l.mark.oldestUnrecorded(); ok {
 		next = read.Add(ParkAfter)
 	}
 	if l.mark.low > l.stored {
@@ -439,7 +446,7 @@ func (l *Ledger) step(ctx context.Context) error {
 	}
 	l.jobs = l.jobs[1:]
 	switch pause := j.pause(); {
-	case finished:
+	case finished && (j != job(l.missing) || len(l.missing.waiting) == 0):
 	case pause > 0:
 		l.resting = append(l.resting, resting{j, time.Now().Add(pause)})
 	default: // a long job lets the others go in turn
@@ -459,10 +466,33 @@ func (l *Ledger) wakeJobs(now time.Time) {
 	})
 }
 
-func (l *Ledger) stopMissing(stop *missJob) {
-	l.stopped[stop.EndpointID] = stop.Version
-	l.jobs = slices.DeleteFunc(l.jobs, func(j job) bool {
-		m, ok := j.(*missJob)
-		return ok && m.EndpointID == stop.EndpointID && m.Version <= stop.Version
-	})
+func (l *Ledger) miss(m Missing) {
+	if m.Version <= l.stopped.version(m.EndpointID) {
+		return
+	}
+	if !slices.Contains(l.jobs, job(l.missing)) {
+		l.jobs = append(l.jobs, l.missing)
+	}
+	l.missing.add(m)
+}
+
+// stopKept is how long a StopMissing is remembered at least. It overtakes a MissPending by the time that a goroutine takes
+// from deciding on it to sending it, while the ledger receives.
+const stopKept = time.Minute
+
+// stops remembers the latest calls of StopMissing: up to which version MissPending is over, by endpoint.
+type stops struct {
+	recent, before map[string]int
+	since          time.Time // when recent was begun
+}
+
+func (s *stops) add(endpointID string, version int, now time.Time) {
+	if now.Sub(s.since) > stopKept {
+		s.recent, s.before, s.since = map[string]int{}, s.recent, now
+	}
+	s.recent[endpointID] = version
+}
+
+func (s *stops) version(endpointID string) int {
+	return max(s.recent[endpointID], s.before[endpointID])
 }

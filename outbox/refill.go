@@ -198,7 +198,8 @@ func (db *DB) bodies(ctx context.Context, deliveries []dueRow, maxBytes int) (ma
 }
 
 const selectRecorded = `
-select event_id, endpoint_id from webhooks.deliveries where event_id = any($1::text[])`
+select d.event_id, d.endpoint_id from unnest($1::text[], $2::text[]) wanted (event_id, endpoint_id)
+join webhooks.deliveries d on d.event_id = wanted.event_id and d.endpoint_id = wanted.endpoint_id`
 
 // Recorded is a set of deliveries that have a row.
 type Recorded map[deliveryKey]struct{}
@@ -209,12 +210,12 @@ func (r Recorded) Has(eventID, endpointID string) bool {
 	return ok
 }
 
-// Lookup returns which deliveries of these events are recorded already.
-func (db *DB) Lookup(ctx context.Context, eventIDs []string) (Recorded, error) {
+// Lookup returns which deliveries are recorded already, each given by the ids of its event and its endpoint at the same place.
+func (db *DB) Lookup(ctx context.Context, eventIDs, endpointIDs []string) (Recorded, error) {
 	keys, err := queryRows(ctx, db.pool, selectRecorded, func(row pgx.CollectableRow) (k deliveryKey, err error) {
 		err = row.Scan(&k.eventID, &k.endpointID)
 		return k, err
-	}, eventIDs)
+	}, eventIDs, endpointIDs)
 	if err != nil {
 		return nil, db.cfg.explain("look up deliveries", err)
 	}

@@ -149,7 +149,7 @@ func TestLookup_FindsWhatIsRecorded(t *testing.T) {
 	addDelivery(t, env, "evt_1", "ep_1", "venue_a", "t", Succeeded, 1)
 	addDelivery(t, env, "evt_2", "ep_2", "venue_a", "t", Pending, 1)
 	addDelivery(t, env, "evt_3", "ep_1", "venue_a", "t", Failed, 1)
-	recorded, err := db.Lookup(t.Context(), []string{"evt_1", "evt_2", "evt_9"})
+	recorded, err := db.Lookup(t.Context(), []string{"evt_1", "evt_2", "evt_3", "evt_9"}, []string{"ep_1", "ep_2", "ep_2", "ep_1"})
 	must(t, err)
 	want := Recorded{{"evt_1", "ep_1"}: {}, {"evt_2", "ep_2"}: {}}
 	if diff := cmp.Diff(want, recorded, cmp.AllowUnexported(deliveryKey{})); diff != "" {

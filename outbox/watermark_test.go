@@ -14,7 +14,22 @@ type naiveMark struct {
 }
 
 func (n *naiveMark) isDone(b *Tracked) bool {
-	return !slices.ContainsFunc(b.Deliveries, func(d *Delivery) bool { return !n.done[d] })
+	if slices.ContainsFunc(b.Deliveries, func(d *Delivery) bool { return !n.done[d] }) {
+		return false
+	}
+	if b.Opens == nil {
+		return true
+	}
+	ended := false
+	for _, piece := range n.batches {
+		if piece.Piece == b.Opens {
+			ended = ended || piece.Last
+			if !n.isDone(piece) {
+				return false
+			}
+		}
+	}
+	return ended
 }
 
 func (n *naiveMark) low() (low LSN) {
@@ -36,11 +51,20 @@ func (n *naiveMark) oldest() (time.Time, bool) {
 	return time.Time{}, false
 }
 
-// overdue returns the deliveries without a row that were read at or before the deadline.
-func (n *naiveMark) overdue(deadline time.Time) (open []*Delivery) {
+func (n *naiveMark) oldestUnrecorded() (time.Time, bool) {
+	for _, b := range n.batches {
+		if slices.ContainsFunc(b.Deliveries, func(d *Delivery) bool { return !n.done[d] }) {
+			return b.Read, true
+		}
+	}
+	return time.Time{}, false
+}
+
+// overdue returns the first deliveries without a row that were read at or before the deadline.
+func (n *naiveMark) overdue(deadline time.Time, limit int) (open []*Delivery) {
 	for _, b := range n.batches {
 		for _, d := range b.Deliveries {
-			if !n.done[d] && !b.Read.After(deadline) {
+			if len(open) < limit && !n.done[d] && !b.Read.After(deadline) {
 				open = append(open, d)
 			}
 		}
@@ -55,6 +79,7 @@ func TestWatermark_IsThatOfTheNaiveModel(t *testing.T) {
 			mark  watermark
 			model = naiveMark{done: map[*Delivery]bool{}}
 			open  []*Delivery // and some that are recorded already, to be recorded again
+			holds []*Hold     // that are open
 			now   = time.Unix(1_000_000, 0)
 			end   LSN
 		)
@@ -69,7 +94,18 @@ func TestWatermark_IsThatOfTheNaiveModel(t *testing.T) {
 						b.Deliveries = append(b.Deliveries, &Delivery{})
 					}
 				}
-				if b.Idle || random.IntN(3) > 0 { // else the transaction goes on in the next batch
+				switch at := random.IntN(4); {
+				case b.Idle:
+				case at == 0:
+					b.Opens = &Hold{}
+					holds = append(holds, b.Opens)
+				case at == 1 && len(holds) > 0:
+					i := random.IntN(len(holds))
+					if b.Piece, b.Last = holds[i], random.IntN(2) == 0; b.Last {
+						holds = slices.Delete(holds, i, i+1)
+					}
+				}
+				if b.Idle || b.Piece == nil && random.IntN(3) > 0 { // else the transaction goes on in the next batch
 					end += LSN(random.IntN(100))
 					b.End = end
 				}
@@ -83,9 +119,10 @@ func TestWatermark_IsThatOfTheNaiveModel(t *testing.T) {
 				}
 			case 4:
 				deadline := now.Add(-time.Second)
-				want := model.overdue(deadline)
+				limit := random.IntN(6)
+				want := model.overdue(deadline, limit)
 				var parked []*Delivery
-				mark.overdue(deadline, func(d *Delivery) { parked = append(parked, d); record(d) })
+				mark.overdue(deadline, limit, func(d *Delivery) { parked = append(parked, d); record(d) })
 				mark.advance()
 				if !slices.Equal(parked, want) {
 					t.Fatalf("seed %d, step %d: parked %d deliveries, want %d", seed, step, len(parked), len(want))
@@ -97,6 +134,10 @@ func TestWatermark_IsThatOfTheNaiveModel(t *testing.T) {
 			read, ok := mark.oldest()
 			if want, wantOK := model.oldest(); ok != wantOK || !read.Equal(want) {
 				t.Fatalf("seed %d, step %d: oldest is %v %t, want %v %t", seed, step, read, ok, want, wantOK)
+			}
+			read, ok = mark.oldestUnrecorded()
+			if want, wantOK := model.oldestUnrecorded(); ok != wantOK || !read.Equal(want) {
+				t.Fatalf("seed %d, step %d: the oldest without a row is %v %t, want %v %t", seed, step, read, ok, want, wantOK)
 			}
 		}
 	}
@@ -118,6 +159,33 @@ func TestWatermark_StandsBeforeAnOpenDelivery(t *testing.T) {
 	mark.advance()
 	if mark.low != 30 || mark.entries != nil {
 		t.Errorf("low is %s with %d batches kept, want 0/1E with none", mark.low, len(mark.entries))
+	}
+}
+
+// A transaction that fans out widely is held for long, while others are recorded behind it.
+func TestWatermark_WhatWaitsBehindAHoldTakesNoRoom(t *testing.T) {
+	var mark watermark
+	hold := &Hold{}
+	mark.track(&Tracked{End: 10, Opens: hold})
+	for i := range 10_000 {
+		d := &Delivery{}
+		b := &Tracked{End: LSN(20 + i), Deliveries: []*Delivery{d}}
+		if i%2 == 0 {
+			b = &Tracked{Piece: hold, Deliveries: []*Delivery{d}}
+		}
+		mark.track(b)
+		mark.recorded(d)
+		mark.advance()
+		if n := len(mark.entries); n > 2*compactAt {
+			t.Fatalf("%d entries are kept after %d batches that are recorded", n, i)
+		}
+	}
+	if mark.low != 0 {
+		t.Fatalf("low is %s while more is to come of the first transaction", mark.low)
+	}
+	mark.track(&Tracked{Piece: hold, Last: true})
+	if mark.low != 10_019 {
+		t.Errorf("low is %s when all is recorded, want 0/2723", mark.low)
 	}
 }
 

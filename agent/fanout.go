@@ -1,0 +1,146 @@
+package agent
+
+import (
+	"context"
+	"time"
+
+	"github.com/quintago/webhook-agent/outbox"
+)
+
+// The stream is in commit order, and what an event fans out to has no bound: a venue may have thousands of endpoints,
+// and a transaction thousands of events. Everything is therefore done in pieces, and an event that is wanted by many
+// endpoints does not keep the next transaction waiting: the router puts it into the backlog with the endpoints that
+// wanted it at that moment, goes on with the stream, and hands over a piece of the backlog now and then. The ledger
+// holds the watermark before the transaction until the last piece is recorded (outbox.Hold), so an agent that dies
+// meanwhile gets the transaction again, and passes over what has its row.
+
+const (
+	// pieceLength is how many deliveries are looked up, offered and tracked at a time.
+	pieceLength = 1000
+	// wideFanout is how many endpoints must want an event for it to be put into the backlog, once its batch has brought
+	// a piece of deliveries.
+	wideFanout = 32
+	// backlogShare is the part of the memory for events that the backlog may take. While it takes more, the stream
+	// waits.
+	backlogShare = 8
+	// subscriptionBytes is what one place in a list of endpoints takes, and wideEventBytes an event beside its data.
+	subscriptionBytes = 8
+	wideEventBytes    = 512
+)
+
+// matched is an event on its way to the endpoints that want it.
+type matched struct {
+	event     *outbox.Event
+	at        outbox.Subject
+	committed time.Time
+	loaded    bool // the state that was loaded contains its transaction
+	deferred  bool // it was put into the backlog
+	envelope  []byte
+}
+
+// body returns the envelope, which all deliveries share.
+func (m *matched) body() []byte {
+	if m.envelope == nil {
+		m.envelope = m.event.Envelope()
+	}
+	return m.envelope
+}
+
+// candidate is an event with an endpoint that wants it.
+type candidate struct {
+	*matched
+	sub *subscription
+}
+
+// wide is an event in the backlog.
+type wide struct {
+	*matched
+	subs  []*subscription // those that wanted it when it was committed, shared by events of the same type
+	next  int             // of subs
+	hold  *outbox.Hold
+	last  bool // no other event has the same hold after it
+	bytes int
+}
+
+// backlog holds the events that many endpoints want, in commit order. It belongs to the router's goroutine.
+type backlog struct {
+	queue []*wide
+	bytes int
+	ids   map[string]int // how often an event's id stands in queue
+
+	// shared is the list of the latest event, for the next one of the same venue and type. It is good until a
+	// subscription changes.
+	shared          []*subscription
+	venue, typ      string
+	pieceTook       time.Duration
+	pieceEnded      time.Time
+	sharedIsCurrent bool
+}
+
+// add puts an event at the end.
+func (b *backlog) add(m *matched, subs []*subscription, hold *outbox.Hold) {
+	m.deferred = true
+	w := &wide{matched: m, hold: hold, bytes: len(m.event.Data) + wideEventBytes}
+	if !b.sharedIsCurrent || b.venue != m.event.Venue || b.typ != m.event.Type {
+		b.shared = append([]*subscription(nil), subs...) // subs is used again for the next event
+		b.venue, b.typ, b.sharedIsCurrent = m.event.Venue, m.event.Type, true
+		w.bytes += subscriptionBytes * len(subs)
+	}
+	w.subs = b.shared
+	b.bytes += w.bytes
+	if b.ids == nil {
+		b.ids = map[string]int{}
+	}
+	b.ids[m.event.ID]++
+	b.queue = append(b.queue, w)
+}
+
+// piece takes the next deliveries of one hold out.
+func (b *backlog) piece() (candidates []candidate, hold *outbox.Hold, last bool) {
+	hold = b.queue[0].hold
+	for len(b.queue) > 0 && len(candidates) < pieceLength && !last {
+		w := b.queue[0]
+		n := min(pieceLength-len(candidates), len(w.subs)-w.next)
+		for _, sub := range w.subs[w.next : w.next+n] {
+			candidates = append(candidates, candidate{w.matched, sub})
+		}
+		if w.next += n; w.next < len(w.subs) {
+			break
+		}
+		last = w.last
+		b.bytes -= w.bytes
+		if b.ids[w.event.ID]--; b.ids[w.event.ID] == 0 {
+			delete(b.ids, w.event.ID)
+		}
+		b.queue[0] = nil
+		if b.queue = b.queue[1:]; len(b.queue) == 0 {
+			b.queue, b.shared, b.sharedIsCurrent = nil, nil, false // frees what it has walked along
+		}
+	}
+	return candidates, hold, last
+}
+
+// due reports whether the backlog has its turn while the stream has more: each gets half of the time.
+func (b *backlog) due() bool {
+	return len(b.queue) > 0 && time.Since(b.pieceEnded) >= b.pieceTook
+}
+
+// isWide reports whether an event for n endpoints is put into the backlog, given how many deliveries its batch has
+// brought before.
+func isWide(n, before int) bool { return n >= wideFanout && before+n > pieceLength }
+
+// expand hands over a piece of the backlog. Matching was done when the event was committed; an endpoint that was
+// disabled then does not get it although it may be enabled now. What has become of the others the lanes know.
+func (r *router) expand(take, ctx context.Context) error {
+	began := time.Now()
+	candidates, hold, last := r.backlog.piece()
+	tracked, err := r.hand(take, ctx, candidates)
+	if err != nil {
+		return err
+	}
+	tracked.Read, tracked.Piece, tracked.Last = began, hold, last
+	err = r.ledger.Track(ctx, tracked)
+	r.backlog.pieceEnded = time.Now()
+	r.backlog.pieceTook = r.backlog.pieceEnded.Sub(began)
+	return err
+}
