@@ -222,7 +222,7 @@ func printEventDeliveries(d *desk, event eventDeliveries, now time.Time) {
 		d.out.line("")
 		d.out.fields([]field{
 			{"endpoint", delivery.EndpointID},
-			{"status", fmt.Sprintf("%s: %s", delivery.Status, deliveryReason(delivery.DeliveryInfo, 1+len(d.cfg.Delivery.Retries), now))},
+			{"status", fmt.Sprintf("%s: %s", delivery.Status, deliveryReason(delivery, 1+len(d.cfg.Delivery.Retries), now))},
 			{"finished", formatTime(delivery.Finished, now)},
 			{"replay", delivery.ReplayID},
 		})
@@ -241,7 +241,11 @@ func printEventDeliveries(d *desk, event eventDeliveries, now time.Time) {
 }
 
 // deliveryReason explains the status of a delivery in one sentence. limit is the number of attempts in all.
-func deliveryReason(d outbox.DeliveryInfo, limit int, now time.Time) string {
+func deliveryReason(d outbox.DeliveryDetail, limit int, now time.Time) string {
+	replay := "webhook-agent deliveries replay " + d.EventID + " sends it"
+	if !d.InOutbox {
+		replay = "it cannot be sent again, since its row is no longer in the outbox"
+	}
 	switch d.Status {
 	case outbox.Pending:
 		if d.Attempts == 0 {
@@ -251,9 +255,18 @@ func deliveryReason(d outbox.DeliveryInfo, limit int, now time.Time) string {
 	case outbox.Succeeded:
 		return fmt.Sprintf("status %s after %s ms, at attempt %d", numberText(d.LastCode), numberText(d.LastLatencyMS), d.Attempts)
 	case outbox.Failed:
-		return fmt.Sprintf("all %d attempts failed; webhook-agent deliveries replay %s sends it again", d.Attempts, d.EventID)
+		switch {
+		case d.Attempts < limit && d.LastClass == "" && d.LastError != "": // no attempt could be made
+			return "not sent: " + d.LastError
+		case d.InOutbox:
+			replay += " again"
+		}
+		return fmt.Sprintf("all %d attempts failed; %s", d.Attempts, replay)
 	default:
-		return fmt.Sprintf("not sent: %s; once the endpoint is enabled, webhook-agent deliveries replay %s sends it", d.LastError, d.EventID)
+		if d.InOutbox {
+			replay = "once the endpoint is enabled, " + replay
+		}
+		return fmt.Sprintf("not sent: %s; %s", d.LastError, replay)
 	}
 }
 

@@ -90,7 +90,7 @@ func checkNewEndpoint(cfg *Config, url string, events []string) error {
 	if err := webhook.CheckURL(url); err != nil {
 		return fmt.Errorf("--url: %w", err)
 	}
-	if _, err := parsePatterns(events); err != nil {
+	if _, err := outbox.ParsePatterns(events); err != nil {
 		return fmt.Errorf("--%w", err) // the sentence begins with events
 	}
 	return nil
@@ -263,7 +263,7 @@ before it is enabled. It ends with status 1 when the attempt failed.`,
 			if err != nil {
 				return err
 			}
-			if _, err := parsePatterns(e.Events); err != nil {
+			if _, err := outbox.ParsePatterns(e.Events); err != nil {
 				return fmt.Errorf("endpoint %s: %w", e.ID, err)
 			}
 			event, err := d.db.SampleEvent(ctx, e)

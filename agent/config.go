@@ -38,6 +38,8 @@ type OutboxConfig struct {
 	Publication string        `toml:"publication"`
 	Slot        string        `toml:"slot"`
 	Retention   time.Duration `toml:"retention"` // how long events and deliveries are kept, 0 for ever
+	Types       []string      `toml:"types"`     // patterns of the types that are the agent's events
+	TimeZone    string        `toml:"time_zone"` // of a column created without one; "" is the database's
 	Columns     ColumnsConfig `toml:"columns"`
 }
 
@@ -103,6 +105,7 @@ func DefaultConfig() *Config {
 			Publication: "webhooks_outbox",
 			Slot:        "webhooks_agent",
 			Retention:   30 * day,
+			Types:       []string{"*"},
 			Columns:     ColumnsConfig{ID: "id", Type: "type", Venue: "venue", Data: "data", Created: "created"},
 		},
 		Delivery: DeliveryConfig{

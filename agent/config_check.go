@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode"
 
 	"github.com/quintago/webhook-agent/outbox"
 	"github.com/quintago/webhook-agent/secret"
@@ -65,6 +66,17 @@ func (o *OutboxConfig) check(p *problemList) {
 	if o.Retention != 0 {
 		within(p, "outbox.retention", o.Retention, day, 3650*day)
 	}
+	if len(o.Types) == 0 {
+		p.add("outbox.types", "names no event type; use patterns such as lead.created, lead.* or *")
+	}
+	for i, pattern := range o.Types {
+		if _, err := outbox.ParsePatterns([]string{pattern}); err != nil {
+			p.add(fmt.Sprintf("outbox.types[%d]", i+1), "is %s, must be an event type such as lead.created, lead.* or *", quoted(pattern))
+		}
+	}
+	if strings.ContainsFunc(o.TimeZone, unicode.IsControl) || len(o.TimeZone) > 63 {
+		p.add("outbox.time_zone", "is %s, must be the name of a time zone, such as America/Sao_Paulo", quoted(o.TimeZone))
+	}
 	columns := map[string]string{} // name of the column to the key that claimed it
 	for _, column := range []struct{ key, name string }{
 		{"id", o.Columns.ID}, {"type", o.Columns.Type}, {"venue", o.Columns.Venue}, {"data", o.Columns.Data}, {"created", o.Columns.Created},
@@ -110,6 +122,7 @@ var proxyVariables = []string{"HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_pr
 
 // notices says what is allowed, and may surprise.
 func (c *Config) notices(getenv func(string) string) (notices []string) {
+	notices = outbox.URLNotices(c.Database.URL)
 	for _, p := range c.Network.AllowNetworks {
 		if p.Bits() == 0 {
 			notices = append(notices, fmt.Sprintf("network.allow_networks holds %s: customers' URLs may lead to every address of your networks but link-local and metadata ones", p))
@@ -164,7 +177,7 @@ func (c *Config) checkEndpoints(p *problemList) {
 		if err := webhook.CheckURL(endpoint.URL.Reveal()); err != nil {
 			p.add(key+".url", "%v", err)
 		}
-		if _, err := parsePatterns(endpoint.Events); err != nil {
+		if _, err := outbox.ParsePatterns(endpoint.Events); err != nil {
 			p.add(key+".events", "%v", err)
 		}
 		if err := sink.CheckSecret(endpoint.Secret); err != nil {

@@ -284,12 +284,12 @@ func configKeys(t reflect.Type, prefix string) []string {
 	return keys
 }
 
-// nearestKey returns the key of Config that looks most like name. The last word counts twice, so that a key in the wrong
+// nearestKey returns the key of Config that looks most like name. The last word counts three times, so that a key in the wrong
 // table leads to the right one.
 func nearestKey(name string) string {
 	lastWord := func(key string) string { return key[strings.LastIndex(key, ".")+1:] }
 	distance := func(key string) int {
-		return editDistance(name, key) + editDistance(lastWord(name), lastWord(key))
+		return editDistance(name, key) + 2*editDistance(lastWord(name), lastWord(key))
 	}
 	return slices.MinFunc(configKeys(reflect.TypeFor[Config](), ""), func(a, b string) int {
 		return cmp.Compare(distance(a), distance(b))

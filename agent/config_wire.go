@@ -16,6 +16,8 @@ func (c *Config) outbox() outbox.Config {
 		URL:         c.Database.URL,
 		Table:       c.Outbox.Table,
 		Columns:     outbox.Columns{ID: columns.ID, Type: columns.Type, Venue: columns.Venue, Data: columns.Data, Created: columns.Created},
+		Types:       c.Outbox.Types,
+		TimeZone:    c.Outbox.TimeZone,
 		Publication: c.Outbox.Publication,
 		Slot:        c.Outbox.Slot,
 		Retention:   c.Outbox.Retention,

@@ -34,7 +34,8 @@
 //	ledger    the Ledger and its connection                    after Close, when all is committed; when alive ends
 //	refill    the queries for due deliveries                   after the lanes have stopped
 //	watch     the look at slot lag, clocks and coverage        after the lanes have stopped, or when coverage has changed
-//	reconcile the comparison of outbox and delivery log        after the lanes have stopped
+//	reconcile the comparison of outbox and delivery log;      after the lanes have stopped
+//	          after a gap the recovery, beside the stream
 //	prune     the Pruner                                       after the lanes have stopped
 //	seal      the sealing of secrets                           after the lanes have stopped
 //	lease     the lease                                        after the lanes have stopped, or the agent is fenced

@@ -242,3 +242,46 @@ func TestRun_NoSecretReachesTheLog(t *testing.T) {
 		t.Errorf("the metrics do not count four failed attempts:\n%s", metrics)
 	}
 }
+
+func TestP5_ARetryNeverCarriesAnotherVenuesEventWithTheSameID(t *testing.T) {
+	t.Parallel()
+	env := testenv.NewDB(t)
+	a, b := testenv.StartReceiver(t, testSecret), testenv.StartReceiver(t, testSecret)
+	toA, toB := addEndpoint(t, env, "venue_a", a.URL, "*"), addEndpoint(t, env, "venue_b", b.URL, "*")
+	env.Exec(t, `create table public.ob (id bigint, type text, venue text, data json, created timestamptz default now(), primary key (venue, id))`)
+	cfg := ownersConfig(env)
+	cfg.Outbox.Table, cfg.Outbox.Publication = "public.ob", "ob"
+	if _, _, err := outbox.Migrate(context.Background(), cfg.outbox()); err != nil {
+		t.Fatal(err)
+	}
+	a.SetAnswer("", testenv.Statuses(500, 200))
+	start(t, cfg).waitLog("leading")
+	env.Exec(t, `insert into ob values (1, 't.a', 'venue_a', '{"of":"A"}'), (1, 't.a', 'venue_b', '{"of":"B"}')`)
+	waitStatus(t, env, "1", toA, "succeeded, attempts 2")
+	waitStatus(t, env, "1", toB, "succeeded, attempts 1")
+	env.Exec(t, `insert into webhooks.replays (endpoint_id, event_ids, statuses) values ($1, '{1}', '{succeeded}')`, toA)
+	testenv.Eventually(t, patience, func() error {
+		if n := len(a.Received()); n < 3 || testenv.QueryOne[string](t, env, `select state from webhooks.replays`) != "done" {
+			return fmt.Errorf("venue_a's receiver got %d requests, and the replay is not done", n)
+		}
+		return nil
+	})
+	for _, got := range a.Received() {
+		if bytes.Contains(got.Body, []byte("venue_b")) || bytes.Contains(got.Body, []byte(`"B"`)) {
+			t.Errorf("venue_a's receiver got %s", got.Body)
+		}
+	}
+}
+
+func TestRun_ALongIDFailsVisiblyAndStopsNoOther(t *testing.T) {
+	t.Parallel()
+	env := testenv.NewDB(t)
+	r := testenv.StartReceiver(t, testSecret)
+	endpoint := addEndpoint(t, env, "venue_1", r.URL, "*")
+	start(t, testConfig(env)).waitLog("leading")
+	env.Exec(t, `insert into webhooks.outbox (id, type, venue, data) select string_agg(md5(i::text), ''), 't', 'venue_1', '{}' from generate_series(1, 80) i`)
+	event := addEvent(t, env, "venue_1", "lead.created", `{}`)
+	waitStatus(t, env, event, endpoint, "succeeded")
+	long := testenv.QueryOne[string](t, env, `select event_id from webhooks.deliveries where event_id <> $1`, event)
+	waitStatus(t, env, long, endpoint, "failed, attempts 0, the event's id is longer than 512 bytes")
+}

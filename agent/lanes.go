@@ -122,6 +122,10 @@ func (s *lanes) offer(offers []offer) (results []*outbox.Result) {
 			results = append(results, missed(d, l.off, now))
 		case d.Venue != l.endpoint.Venue: // it has moved since the event was matched
 			results = append(results, missed(d, otherVenue, now))
+		case d.Unfit != "":
+			results = append(results, &outbox.Result{Delivery: d, Status: outbox.Failed, Error: d.Unfit, Finished: now})
+		case s.heldLocked(l, d):
+			results = append(results, outbox.IDTaken(d, now))
 		case s.fits(l, d):
 			s.pushLocked(l, d)
 			continue
@@ -134,6 +138,16 @@ func (s *lanes) offer(offers []offer) (results []*outbox.Result) {
 	}
 	s.dispatchLocked()
 	return results
+}
+
+// heldLocked reports whether memory has a delivery of another event with the same id.
+func (s *lanes) heldLocked(l *lane, d *outbox.Delivery) bool {
+	if _, held := l.held[d.EventID]; !held {
+		return false
+	}
+	return !slices.ContainsFunc(l.queue, func(other *outbox.Delivery) bool {
+		return other.EventID == d.EventID && other.Venue == d.Venue && other.Type == d.Type && other.Created.Equal(d.Created)
+	})
 }
 
 func recordResult(r *outbox.Result) record {
@@ -463,8 +477,8 @@ func (s *lanes) committed(results []*outbox.Result) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, r := range results {
-		if r.Parked {
-			continue
+		if r.Parked || r.Taken && r.Attempt != nil {
+			continue // memory still holds the delivery, or that of another event with the same id
 		}
 		l := s.byID[r.Delivery.EndpointID]
 		if r.Status == outbox.Pending && (l == nil || l.off != "") {

@@ -1,79 +1,16 @@
 package agent
 
 import (
-	"errors"
-	"fmt"
-	"slices"
-	"strings"
-
 	"github.com/quintago/webhook-agent/outbox"
 	"github.com/quintago/webhook-agent/sink"
 )
-
-// patterns says which event types an endpoint wants, in a form in which no type is covered twice: everything, or all
-// types below some prefixes ("lead." for lead.*), and some single types.
-type patterns struct {
-	all      bool
-	prefixes []string
-	types    []string
-}
-
-// parsePatterns reads endpoints.events. Its error is the reason that the endpoint's owner is shown; the patterns hold
-// what is right beside it, so that the events are at least kept as missed.
-func parsePatterns(events []string) (p patterns, err error) {
-	if len(events) == 0 {
-		return p, errors.New("events names no event type; use types such as lead.created, lead.* or *")
-	}
-	for _, e := range events {
-		prefix, below := strings.CutSuffix(e, "*")
-		switch {
-		case e == "*":
-			p.all = true
-		case e == "" || strings.ContainsAny(prefix, "* \t\r\n") || strings.HasSuffix(e, ".") || below && (len(prefix) < 2 || !strings.HasSuffix(prefix, ".")):
-			err = fmt.Errorf("events has %q, which is no event type; use types such as lead.created, lead.* or *", e)
-		case below:
-			p.prefixes = append(p.prefixes, prefix)
-		default:
-			p.types = append(p.types, e)
-		}
-	}
-	return p.reduce(), err
-}
-
-// match reports whether an event of this type is wanted.
-func (p patterns) match(eventType string) bool {
-	return p.all || slices.Contains(p.types, eventType) ||
-		slices.ContainsFunc(p.prefixes, func(prefix string) bool { return strings.HasPrefix(eventType, prefix) })
-}
-
-// reduce drops what other patterns cover already.
-func (p patterns) reduce() patterns {
-	if p.all {
-		return patterns{all: true}
-	}
-	slices.Sort(p.prefixes)
-	p.prefixes = slices.Compact(p.prefixes)
-	// In sorted order a prefix stands right before all that it covers.
-	kept := p.prefixes[:0]
-	for _, prefix := range p.prefixes {
-		if n := len(kept); n == 0 || !strings.HasPrefix(prefix, kept[n-1]) {
-			kept = append(kept, prefix)
-		}
-	}
-	p.prefixes = kept
-	slices.Sort(p.types)
-	p.types = slices.DeleteFunc(slices.Compact(p.types), func(t string) bool {
-		return slices.ContainsFunc(p.prefixes, func(prefix string) bool { return strings.HasPrefix(t, prefix) })
-	})
-	return p
-}
 
 // subscription is an endpoint as events are matched against it. A change of the endpoint makes a new one; this one never
 // changes, but for its seats.
 type subscription struct {
 	lane     *lane
 	endpoint *outbox.Endpoint
-	patterns patterns
+	patterns outbox.Patterns
 	target   *sink.Target // of endpoint
 	unfit    error        // why nothing can be sent to target, nil when it can
 	off      string       // why an event that is committed now is not sent, "" when it is
@@ -150,13 +87,13 @@ func (s *subscriptions) set(sub *subscription) {
 		s.venues[sub.endpoint.Venue] = v
 	}
 	v.endpoints++
-	if sub.patterns.all {
+	if sub.patterns.All {
 		v.all.add(sub)
 	}
-	for _, prefix := range sub.patterns.prefixes {
+	for _, prefix := range sub.patterns.Prefixes {
 		rosterOf(&v.byPrefix, prefix).add(sub)
 	}
-	for _, t := range sub.patterns.types {
+	for _, t := range sub.patterns.Types {
 		rosterOf(&v.byType, t).add(sub)
 	}
 }
@@ -185,8 +122,8 @@ func (s *subscriptions) remove(id string) {
 		seat.roster.leave(seat.at)
 	}
 	v := s.venues[sub.endpoint.Venue]
-	dropEmpty(v.byPrefix, sub.patterns.prefixes)
-	dropEmpty(v.byType, sub.patterns.types)
+	dropEmpty(v.byPrefix, sub.patterns.Prefixes)
+	dropEmpty(v.byType, sub.patterns.Types)
 	if v.endpoints--; v.endpoints == 0 {
 		delete(s.venues, sub.endpoint.Venue)
 	}

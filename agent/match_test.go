@@ -23,7 +23,7 @@ func naiveMatch(events []string, eventType string) bool {
 
 // subscribe registers an endpoint for these events, valid or not, and returns the error of its patterns.
 func subscribe(s *subscriptions, id, venue string, events ...string) error {
-	p, err := parsePatterns(events)
+	p, err := outbox.ParsePatterns(events)
 	s.set(&subscription{endpoint: &outbox.Endpoint{ID: id, Venue: venue, Events: events}, patterns: p})
 	return err
 }
@@ -65,21 +65,6 @@ func TestMatch_FindsAnEndpointOnceByTypePrefixOrAll(t *testing.T) {
 				t.Errorf("%q match %q", test.events, eventType)
 			}
 		}
-	}
-}
-
-func TestParsePatterns_NamesWhatIsWrongAndKeepsWhatIsRight(t *testing.T) {
-	for _, wrong := range []string{"", "lead*", "*.x", "a b", "**", ".*", "lead.*.x", "lead.**", "lead. *", "\tlead", "lead\n", "l*ad", "lead.", "."} {
-		p, err := parsePatterns([]string{"payment.*", wrong, "lead.created"})
-		if err == nil || !strings.Contains(err.Error(), fmt.Sprintf("events has %q", wrong)) {
-			t.Errorf("%q: error %v does not name it", wrong, err)
-		}
-		if want := (patterns{prefixes: []string{"payment."}, types: []string{"lead.created"}}); !cmp.Equal(want, p, cmp.AllowUnexported(patterns{})) {
-			t.Errorf("%q spoils the patterns beside it: %+v", wrong, p)
-		}
-	}
-	if _, err := parsePatterns(nil); err == nil || !strings.HasPrefix(err.Error(), "events names no event type") {
-		t.Errorf("no patterns: %v", err)
 	}
 }
 

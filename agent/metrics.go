@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -23,6 +24,7 @@ type metrics struct {
 	pruned      *prometheus.CounterVec // by table
 	sealed      prometheus.Counter
 	panics      prometheus.Counter
+	late        prometheus.Counter
 	setAside    *prometheus.CounterVec // by kind
 	latency     prometheus.Histogram
 	commitToAck prometheus.Histogram
@@ -44,6 +46,7 @@ type source struct {
 	queued          func() float64
 	lanesActive     func() float64
 	endpointsOff    func() float64
+	counts          *outbox.Counts
 	queuedBytes     func() float64
 }
 
@@ -84,6 +87,7 @@ func newMetrics(version string, src source) *metrics {
 	m.swept = counter("recovered_deliveries_total", "Deliveries of events that had passed the stream unseen and were found in the outbox.")
 	m.pruned = counters("pruned_rows_total", "Rows deleted because they were older than outbox.retention, by table.", "table")
 	m.sealed = counter("sealed_endpoints_total", "Endpoints whose secrets were sealed with the first of security.keys.")
+	m.late = counter("late_deliveries_total", "Deliveries left out since the event was written once more, or long after its created, and the endpoint has wanted it later than that.")
 	m.panics = counter("panics_total", "Panics, which are faults of the agent itself.")
 	m.setAside = counters("set_aside_total", "Changes, events and endpoints not handled because the agent panics over them again and again, by kind.", "kind")
 	m.latency = histogram("attempt_duration_seconds", "Duration of attempts.", seconds)
@@ -94,6 +98,15 @@ func newMetrics(version string, src source) *metrics {
 		retainedBytes: gauge("slot_retained_bytes", "WAL that the slot keeps on the server's disk."),
 		pending:       gauge("pending_deliveries", "Deliveries recorded as pending; counted up to 100000."),
 		clockSkew:     gauge("clock_skew_seconds", "The database's clock minus this host's."),
+	}
+	if counts := src.counts; counts != nil {
+		counted := func(name, help string, n *atomic.Int64) {
+			m.registry.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{Namespace: namespace, Name: name, Help: help},
+				func() float64 { return float64(n.Load()) }))
+		}
+		counted("events_filtered_total", "Events read from the outbox whose type outbox.types does not ask for.", &counts.Filtered)
+		counted("reused_ids_total", "Deliveries of events whose id the delivery log had for another event.", &counts.Reused)
+		counted("deliveries_set_aside_total", "Deliveries that PostgreSQL refused to record.", &counts.SetAside)
 	}
 	asked("leading", "1 while this agent holds the slot, 0 while it stands by.", src.leading)
 	asked("recovering", "1 while events may have passed the stream unseen and the outbox has not been compared with the log completely.", src.recovering)

@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"sync"
 	"time"
 
@@ -22,34 +23,59 @@ const (
 	noteTimeout = 2 * time.Second
 )
 
-// errCoverage ends a session: what the stream holds is not what it held when the term began. The next one begins with a sweep.
-var errCoverage = errors.New("the publications or the outbox's tables have changed; the stream begins anew and the outbox is swept")
+// errCoverage ends a session: what the stream holds is not what it held when the term began. The next one begins with a recovery.
+var errCoverage = errors.New("the publications or the outbox's tables have changed; the stream begins anew and the outbox is compared with the delivery log")
 
-// reconcile compares the outbox with the delivery log, again and again, until ctx ends. After a gap the first comparison
-// completes the recovery. While the stream does not bring all, it does not bring all changes of endpoints and all replays either, so
-// these are loaded anew before each comparison.
+// stage is how far the recovery of a term has come.
+type stage int
+
+const (
+	// sweeping is before the first comparison. It waits for no transaction, so that what was passed over is delivered soon.
+	sweeping stage = iota
+	// completing is before the comparison that sees all transactions that were open when the gap ended.
+	completing
+	// wellKnown is after that, and from the beginning of a term without a gap.
+	wellKnown
+)
+
+// reconcile compares the outbox with the delivery log, again and again, until ctx ends. After a gap the first comparison finds what was
+// passed over, beside the stream, and the second one completes the recovery. While the stream does not bring all, it does not
+// bring all changes of endpoints and all replays either, so these are loaded anew before each comparison.
 func (s *session) reconcile(ctx context.Context) {
-	gap, told := s.term.Gap, ""
+	at, told := wellKnown, ""
+	if s.term.Gap != "" {
+		at = sweeping
+	}
+	var total int64 // recovered so far, by the recovery
 	tellCompared := sync.OnceFunc(func() { close(s.compared) })
 	for {
 		uncovered := s.uncovered.Load() != nil
 		if uncovered {
 			s.reload(ctx)
 		}
-		recovered, took, err := s.compare(ctx, gap, uncovered)
+		recovered, took, err := s.compare(ctx, at, uncovered)
+		total += recovered
 		wait := max(barrierInterval, reconcileShare*took)
-		if err == nil {
-			s.tellRecovered(recovered, gap, uncovered)
+		switch {
+		case err == nil && at == sweeping:
+			at, told, wait = completing, "", 0
+		case err == nil:
+			s.tellRecovered(total, at, uncovered)
 			tellCompared()
-			gap, told = "", ""
+			at, told, total = wellKnown, "", 0
 			wait = max(reconcileInterval, reconcileShare*took)
 			if uncovered {
 				wait = max(uncoveredInterval, reconcileShare*took)
 			}
-		} else if text := err.Error(); text != told && !errors.Is(err, errCoverage) && ctx.Err() == nil {
-			// Whatever is wrong with the database shows elsewhere too; this tells what it is that waits for it.
-			told = text
-			s.log.Warn("the outbox cannot be compared with the delivery log yet; trying again", "error", err)
+		default:
+			if at != wellKnown {
+				wait = barrierInterval // a recovery goes on where it stands
+			}
+			if text := err.Error(); text != told && !errors.Is(err, errCoverage) && ctx.Err() == nil {
+				// Whatever is wrong with the database shows elsewhere too; this tells what it is that waits for it.
+				told = text
+				s.log.Warn("the outbox cannot be compared with the delivery log yet; trying again", "error", err)
+			}
 		}
 		timer := time.NewTimer(wait)
 		select {
@@ -63,9 +89,11 @@ func (s *session) reconcile(ctx context.Context) {
 	}
 }
 
-// compare makes one comparison and returns how long the database worked on it. While transactions have not ended that a
-// recovery must see, it returns an error that names the oldest. errCoverage tells that watch is about to end the session.
-func (s *session) compare(ctx context.Context, gap string, uncovered bool) (recovered int64, took time.Duration, err error) {
+// compare makes one comparison and returns what it found, also when it fails, and how long the database worked on it. While
+// transactions have not ended that a recovery must see, it returns an error that names the oldest. errCoverage reports that watch is
+// about to end the session.
+func (s *session) compare(ctx context.Context, at stage, uncovered bool) (recovered int64, took time.Duration, err error) {
+	// The order holds the promises: what the horizon sees and the stream brings is recorded before anything is looked for.
 	horizon, err := s.db.Horizon(ctx)
 	if err != nil {
 		return 0, 0, err
@@ -73,19 +101,21 @@ func (s *session) compare(ctx context.Context, gap string, uncovered bool) (reco
 	if !uncovered && !horizon.Coverage.Continues(s.term.Coverage) {
 		return 0, 0, errCoverage // a horizon of now would hide from the next term what was passed over
 	}
-	horizon.Completes = gap != "" && !uncovered
-	if !horizon.Passed(s.term.Barrier) {
-		blocker, err := s.db.Blocker(ctx)
-		if err != nil {
-			return 0, 0, err
+	if at == completing && !uncovered {
+		if !horizon.Passed(s.term.Barrier) {
+			blocker, err := s.db.Blocker(ctx)
+			if err != nil {
+				return 0, 0, err
+			}
+			return 0, 0, errors.New("a recovery ends when the transactions have ended that were open when it began, the oldest of them " + blocker)
 		}
-		return 0, 0, errors.New("a recovery ends when the transactions have ended that were open when it began, the oldest of them " + blocker)
+		horizon.Completes = true
 	}
 	if err := s.ledger.AwaitRecorded(ctx, horizon.LSN); err != nil {
 		return 0, 0, err
 	}
 	began := time.Now()
-	recovered, err = s.db.Reconcile(ctx, s.ledger, horizon, gap != "" || uncovered)
+	recovered, err = s.db.Reconcile(ctx, s.ledger, horizon, at != wellKnown || uncovered)
 	return recovered, time.Since(began), err
 }
 
@@ -107,13 +137,16 @@ func (s *session) reload(ctx context.Context) {
 	}
 }
 
-// tellRecovered tells what a comparison has found.
-func (s *session) tellRecovered(recovered int64, gap string, uncovered bool) {
+// tellRecovered tells what a comparison, or a recovery, has found.
+func (s *session) tellRecovered(recovered int64, at stage, uncovered bool) {
 	s.recovering.Store(false)
-	s.metrics.swept.Add(float64(recovered))
 	switch {
-	case gap != "":
-		s.log.Info("recovery is complete", "gap", gap, "recovered_deliveries", s.term.Swept+recovered)
+	case at != wellKnown && !uncovered:
+		level := slog.LevelInfo
+		if recovered > 0 {
+			level = slog.LevelWarn
+		}
+		s.log.Log(context.Background(), level, "recovery is complete", "gap", s.term.Gap, "recovered_deliveries", recovered)
 	case recovered > 0 && uncovered:
 		s.log.Warn("events that the stream passed over were found in the outbox", "recovered_deliveries", recovered)
 	case recovered > 0:
@@ -124,7 +157,7 @@ func (s *session) tellRecovered(recovered int64, gap string, uncovered bool) {
 
 // checkCoverage ends the session, by an error, when the stream may not hold what it held when the term began. When it does not bring
 // everything now and that cannot be mended from here, the session goes on and lives on comparisons, which is better than
-// standing still. In either case the next term begins with a sweep.
+// standing still. In either case the next term begins with a recovery.
 func (s *session) checkCoverage(ctx context.Context) error {
 	now, err := s.db.Coverage(ctx)
 	if err != nil {

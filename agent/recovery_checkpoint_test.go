@@ -3,6 +3,7 @@ package agent
 import (
 	"errors"
 	"fmt"
+	"net/http"
 	"testing"
 	"time"
 
@@ -19,14 +20,15 @@ func TestRecovery_ACheckpointOfAnotherServerOrTimeIsNotTrusted(t *testing.T) {
 		name, change string
 		slotToo      bool // the slot is gone as well
 		told         string
+		adopt        bool // a person has to say that the agent goes on
 	}{
-		{"ahead of the WAL", `lsn = pg_current_wal_insert_lsn() + 1000000000`, false, "ahead of the server's WAL"},
-		{"ahead of the WAL in a recovery", `recovering = true, lsn = pg_current_wal_insert_lsn() + 1000000000`, false, "ahead of the server's WAL"},
-		{"another timeline", `timeline = timeline + 1`, false, "there was a failover or a restore"},
-		{"another server", `system_identifier = '1'` + foreignHorizon, false, "of another server"},
-		{"another server in a recovery", `recovering = true, lsn = pg_current_wal_insert_lsn() + 1000000000, system_identifier = '1'` + foreignHorizon, false, "of another server"},
-		{"another server, no slot", `system_identifier = '1'` + foreignHorizon, true, "of another server"},
-		{"another database", `database = 'other'` + foreignHorizon, false, "of another database"},
+		{"ahead of the WAL", `lsn = pg_current_wal_insert_lsn() + 1000000000`, false, "ahead of the server's WAL", false},
+		{"ahead of the WAL in a recovery", `recovering = true, lsn = pg_current_wal_insert_lsn() + 1000000000`, false, "ahead of the server's WAL", false},
+		{"another timeline", `timeline = timeline + 1`, false, "there was a failover or a restore", false},
+		{"another server", `system_identifier = '1'` + foreignHorizon, false, "of another server", true},
+		{"another server in a recovery", `recovering = true, lsn = pg_current_wal_insert_lsn() + 1000000000, system_identifier = '1'` + foreignHorizon, false, "of another server", true},
+		{"another server, no slot", `system_identifier = '1'` + foreignHorizon, true, "of another server", true},
+		{"another database", `database = 'other'` + foreignHorizon, false, "of another database", true},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
@@ -38,9 +40,20 @@ func TestRecovery_ACheckpointOfAnotherServerOrTimeIsNotTrusted(t *testing.T) {
 			}
 			s.event()
 			s.event()
-			s.start()
+			s.agent = start(t, s.cfg)
 			s.agent.waitLog(test.told)
-			s.recovered(2)
+			if test.adopt {
+				if status, _ := get(t, s.agent.adminURL()+"/readyz"); status != http.StatusServiceUnavailable {
+					t.Errorf("/readyz answers %d before anybody has adopted", status)
+				}
+				succeed(t, s.env, "adopt")
+			}
+			s.ready()
+			lost := 0 // the slot that is still there brings them
+			if test.slotToo {
+				lost = 2
+			}
+			s.recovered(lost)
 			s.eachOnce()
 		})
 	}
@@ -96,7 +109,11 @@ func TestRecovery_AFailoverLosesNothing(t *testing.T) {
 	}
 	admit()
 	s.agent.waitLog("there was a failover or a restore")
-	s.recovered(2)
+	lost := 2
+	if slotKept {
+		lost = 0
+	}
+	s.recovered(lost)
 	s.eachOnce()
 }
 

@@ -239,7 +239,7 @@ func answerWith(t *testing.T, answer string) string {
 	return listener.Addr().String()
 }
 
-func TestRecovery_ASweepMayTakeLongerThanTheStatementTimeoutOfTheRole(t *testing.T) {
+func TestRecovery_AComparisonMayTakeLongerThanTheStatementTimeoutOfTheRole(t *testing.T) {
 	t.Parallel()
 	s := newQuietOutage(t, testenv.NewDB(t))
 	// Before there is a slot, for the stream need not bring them.

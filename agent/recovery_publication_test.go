@@ -310,7 +310,7 @@ func TestRecovery_AComparisonStoresNoHorizonOverAChangeOfWhatIsPublished(t *test
 	s.env.Exec(t, `create publication webhooks_outbox for table webhooks.outbox, webhooks.replays with (publish = 'insert')`)
 	db := s.open()
 	late := &session{agent: &agent{db: db}, term: outbox.Term{Coverage: before}}
-	if _, _, err := late.compare(t.Context(), "", false); !errors.Is(err, errCoverage) {
+	if _, _, err := late.compare(t.Context(), wellKnown, false); !errors.Is(err, errCoverage) {
 		t.Errorf("the comparison returns %v, want %v", err, errCoverage)
 	}
 	s.start()

@@ -170,8 +170,8 @@ func (s *lanes) feed(wants []outbox.Want, refills map[string]*outbox.Refill, now
 		for _, d := range r.Lost {
 			if _, done := released[d.EventID]; !done {
 				l.held.add(d.EventID)
-				records = append(records, recordResult(&outbox.Result{Delivery: d, Status: outbox.Failed, Finished: now,
-					Error: "the event is no longer in the outbox"}))
+				records = append(records, recordResult(&outbox.Result{Delivery: d.Delivery, Status: outbox.Failed, Finished: now,
+					Error: d.Reason}))
 			}
 		}
 		switch {

@@ -32,7 +32,7 @@ func TestRefill_ALostEventIsRecordedOnceAndNotOverAResult(t *testing.T) {
 		l := lt.endpoint("ep", always(ok(time.Millisecond)))
 		pass(time.Minute)
 		lost := func() *outbox.Refill {
-			return &outbox.Refill{Lost: []*outbox.Delivery{{EventID: "e1", EndpointID: "ep"}}}
+			return &outbox.Refill{Lost: []outbox.Lost{{Delivery: &outbox.Delivery{EventID: "e1", EndpointID: "ep"}}}}
 		}
 		n := fetched(lt, lost(), func() {
 			lt.committed([]*outbox.Result{{Delivery: &outbox.Delivery{EventID: "e1", EndpointID: "ep"}, Status: outbox.Succeeded}})

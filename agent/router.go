@@ -133,7 +133,7 @@ func (r *router) examine(e *outbox.Endpoint, before *subscription) (sub *subscri
 		sub.target, sub.unfit = r.target(e)
 	}
 	var err error
-	if sub.patterns, err = parsePatterns(e.Events); err == nil {
+	if sub.patterns, err = outbox.ParsePatterns(e.Events); err == nil {
 		err = sub.unfit
 	}
 	if err != nil {
@@ -245,15 +245,17 @@ func (r *router) hand(take, ctx context.Context, candidates []candidate) (*outbo
 	for _, p := range candidates {
 		at = p.at
 		e, endpoint := p.event, p.sub.endpoint
+		if e.Late && endpoint.Since().After(e.Created) {
+			r.metrics.late.Inc()
+			continue // an old event that was written once more goes to those only who have wanted it all the time
+		}
 		if p.loaded && endpoint.Created.After(p.committed) {
 			continue // registered after the event, although it was loaded before the stream has come here
 		}
-		if recorded.Has(e.ID, endpoint.ID) || r.term.Repeats && r.underWay(p.sub, e.ID, t.Deliveries) {
+		if recorded.Has(e, endpoint.ID) || r.term.Repeats && r.underWay(p.sub, e.ID, t.Deliveries) {
 			continue
 		}
-		d := &outbox.Delivery{
-			EventID: e.ID, EndpointID: endpoint.ID, Venue: e.Venue, Type: e.Type, Created: e.Created, Committed: p.committed,
-		}
+		d := e.Delivery(endpoint.ID, p.committed, nil)
 		t.Deliveries = append(t.Deliveries, d)
 		switch {
 		case r.suspects.aside(p.at) || r.suspects.aside(d.Subject()):
@@ -277,7 +279,7 @@ func (r *router) match(subs []*subscription, at outbox.Subject, e *outbox.Event)
 		return r.subs.match(subs, e.Venue, e.Type)
 	}
 	for _, sub := range r.subs.byID {
-		if sub.endpoint.Venue == e.Venue && sub.patterns.match(e.Type) {
+		if sub.endpoint.Venue == e.Venue && sub.patterns.Match(e.Type) {
 			subs = append(subs, sub)
 		}
 	}
@@ -292,11 +294,11 @@ func (r *router) underWay(sub *subscription, eventID string, deliveries []*outbo
 }
 
 // lookUp finds out which of some candidates an earlier term has recorded. Beyond the position where this term began there
-// are none. It tries again while the database is away, until take ends.
+// are none, but for those of events that are written once more. It tries again while the database is away, until take ends.
 func (r *router) lookUp(take context.Context, candidates []candidate) (outbox.Recorded, error) {
 	var events, endpoints []string
 	for _, p := range candidates {
-		if p.at.Commit < r.term.LookupUntil {
+		if p.at.Commit < r.term.LookupUntil || p.event.Late {
 			events, endpoints = append(events, p.event.ID), append(endpoints, p.sub.endpoint.ID)
 		}
 	}

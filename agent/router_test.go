@@ -228,6 +228,25 @@ func TestRouter_LooksUpOnlyWhatAnEarlierTermMayHaveRecorded(t *testing.T) {
 	})
 }
 
+// A table that is restored brings its rows again.
+func TestRouter_GivesAnEventThatIsWrittenOnceMoreToNobodyWhoCameLater(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		rt := newRouterTest(t)
+		later, widened := row("later"), row("widened")
+		later.Created, widened.Subscribed = time.Unix(1800, 0), time.Unix(1800, 0)
+		rt.loadState(state(row("old"), later, widened))
+		asked := 0
+		rt.lookup = func(context.Context, []string, []string) (outbox.Recorded, error) { asked++; return nil, nil }
+		again, backdated := event("e1"), event("e2")
+		again.Event.Created, again.Event.Late = time.Unix(1500, 0), true
+		backdated.Event.Created = time.Unix(1500, 0)
+		rt.want(rt.take(transaction(again, backdated)), "end 310: e1>old e2>old e2>later e2>widened")
+		if asked != 1 {
+			t.Errorf("looked up %d times what may be recorded long since, want once", asked)
+		}
+	})
+}
+
 func TestRouter_TruncateRemovesAllEndpoints(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		rt := newRouterTest(t)
@@ -262,11 +281,12 @@ func TestRouter_PassesIdlePositionsOn(t *testing.T) {
 	})
 }
 
-// TestRouter_SkipsDeliveriesThatHaveARow looks up in a real database, as only that makes a set of recorded deliveries.
-func TestRouter_SkipsDeliveriesThatHaveARow(t *testing.T) {
+// TestRouter_SkipsDeliveriesThatHaveARowAndNotThoseOfAnotherEvent looks up in a real database, as only that makes a set of recorded deliveries.
+func TestRouter_SkipsDeliveriesThatHaveARowAndNotThoseOfAnotherEvent(t *testing.T) {
 	env := testenv.NewDB(t)
 	env.Exec(t, `insert into webhooks.deliveries (event_id, endpoint_id, venue, type, status, attempts, created, finished)
-		values ('e1', 'b', 'venue_1', 'lead.created', 'succeeded', 1, now(), now())`)
+		values ('e1', 'b', 'venue_1', 'lead.created', 'succeeded', 1, '0001-01-01 00:00:00+00', now()),
+		('e2', 'b', 'venue_2', 'lead.created', 'succeeded', 1, '0001-01-01 00:00:00+00', now())`) // of another event with the id e2
 	db, err := outbox.Open(t.Context(), testConfig(env).outbox())
 	if err != nil {
 		t.Fatal(err)

@@ -41,6 +41,7 @@ type agent struct {
 	db      *outbox.DB
 	webhook *sink.Webhook
 	metrics *metrics
+	counts  outbox.Counts
 	current atomic.Pointer[session] // the session of this agent's term, nil while there is none
 	standby atomic.Bool             // another agent holds the slot
 	problem atomic.Pointer[string]  // why there is no session
@@ -52,6 +53,7 @@ type agent struct {
 	told        string          // the last problem that was logged
 	warned      map[string]bool // warnings of the preflight that were logged
 	replaceSlot bool            // the next session makes a new slot; set by stream, which has ended before that
+	replaced    replacements
 }
 
 // Run delivers until ctx ends, which lets attempts in flight finish (delivery.shutdown_timeout), records them, and
@@ -65,8 +67,8 @@ func Run(ctx context.Context, cfg *Config, log *slog.Logger) error {
 	}
 	a.holder = fmt.Sprintf("%s/%d", host, os.Getpid())
 	a.metrics = newMetrics(version, a.source())
-	db := cfg.outbox()
-	db.Watchful, db.Caught = true, a.caught
+	db := a.outboxConfig()
+	db.Watchful = true
 	if a.db, err = outbox.Open(ctx, db); err != nil {
 		return err
 	}
@@ -97,6 +99,13 @@ func Run(ctx context.Context, cfg *Config, log *slog.Logger) error {
 		log.Info("webhook-agent ends")
 	}
 	return err
+}
+
+// outboxConfig returns the configuration of package outbox for the parts of the process, which count together.
+func (a *agent) outboxConfig() outbox.Config {
+	c := a.cfg.outbox()
+	c.Counts, c.Caught = &a.counts, a.caught
+	return c
 }
 
 // lead holds one session after another until ctx ends.
@@ -240,5 +249,6 @@ func (a *agent) source() source {
 		queuedBytes:     look(func(st laneStats) int { return st.bytes }),
 		lanesActive:     look(func(st laneStats) int { return st.active }),
 		endpointsOff:    look(func(st laneStats) int { return st.off }),
+		counts:          &a.counts,
 	}
 }

@@ -59,8 +59,7 @@ type reload struct {
 }
 
 func newSession(a *agent) *session {
-	cfg := a.cfg.outbox()
-	cfg.Caught = a.caught
+	cfg := a.outboxConfig()
 	s := &session{agent: a, tailer: outbox.NewTailer(cfg, a.log), keys: cfg.Keys, uncover: make(chan struct{}, 1), reloads: make(chan reload),
 		compared: make(chan struct{}), unsealed: newUnsealed()}
 	s.tailer.SetAside = s.setAside
@@ -119,6 +118,11 @@ func (s *session) acquire(ctx context.Context) error {
 			s.log.Warn(text, "remedy", w.Remedy)
 		}
 	}
+	if s.replaceSlot { // the preflight has passed, so what could not be decoded may have been mended
+		if err := s.replaced.tooSoon(time.Now()); err != nil {
+			return err
+		}
+	}
 	if err := s.tailer.Connect(ctx); err != nil {
 		return err
 	}
@@ -132,6 +136,9 @@ func (s *session) acquire(ctx context.Context) error {
 		}
 		// The slot is a new one now, or another agent streams from it.
 		if err == nil || errors.Is(err, outbox.ErrSlotActive) {
+			if s.replaceSlot && err == nil {
+				s.replaced.made(time.Now())
+			}
 			s.replaceSlot = false
 		}
 		if !errors.Is(err, outbox.ErrSlotActive) {
@@ -292,12 +299,7 @@ func (s *session) takeOver(take, alive context.Context) (*router, outbox.State, 
 	s.taken.Store(true)
 	if s.term.Gap != "" {
 		s.recovering.Store(true)
-		s.metrics.swept.Add(float64(s.term.Swept))
-		level := slog.LevelWarn
-		if s.term.Swept == 0 {
-			level = slog.LevelInfo // nothing was lost, or the slot is the first one
-		}
-		s.log.Log(take, level, "events may have passed the stream unseen; the outbox was swept for them", "gap", s.term.Gap, "recovered_deliveries", s.term.Swept)
+		s.log.Info("events may have passed the stream unseen; the outbox is compared with the delivery log beside the stream", "gap", s.term.Gap)
 	}
 	if err := s.db.SyncManaged(take, s.cfg.managed()); err != nil {
 		return nil, outbox.State{}, err
@@ -307,13 +309,12 @@ func (s *session) takeOver(take, alive context.Context) (*router, outbox.State, 
 		return nil, outbox.State{}, err
 	}
 	tuneMemory(s.cfg.Delivery.QueueMemory, len(state.Endpoints))
-	cfg := s.cfg.outbox()
-	cfg.Caught = s.agent.caught
 	s.ledger = outbox.NewLedger(outbox.LedgerConfig{
-		Config: cfg, Term: s.term, Log: s.log, Clock: s.db.Clock(),
+		Config: s.outboxConfig(), Term: s.term, Log: s.log, Clock: s.db.Clock(),
 		Confirm:    s.tailer.Confirm,
 		Committed:  func(r []*outbox.Result) { s.lanes.committed(r) },
 		Requeued:   func(endpointID string) { s.lanes.requeued(endpointID) },
+		Recovered:  func(n int) { s.metrics.swept.Add(float64(n)) },
 		Stalled:    func(stalled bool) { s.lanes.stall(stalled) },
 		ServerEnds: s.tailer.Interrupt,
 	})

@@ -36,7 +36,7 @@ const (
 	InReplay Point = "in-replay"
 	// InSlotRecovery is in PrepareSlot: the checkpoint is marked as recovering and the slot does not exist.
 	InSlotRecovery Point = "in-slot-recovery"
-	// InSweep is in the sweep of the outbox after a batch: its rows are there and the recovery has not ended.
+	// InSweep is in a comparison after a step: its rows are there and the recovery has not ended.
 	InSweep Point = "in-sweep"
 )
 

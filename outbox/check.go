@@ -40,6 +40,9 @@ type Finding struct {
 	Reason string `json:"reason"`
 	Remedy string `json:"remedy"`
 
+	// tolerated reports that an agent runs all the same: a check fails by it, so that somebody mends it, and a program that
+	// starts warns.
+	tolerated bool
 	// passing tells that the failure may end without a change of configuration, so that a program that starts does better to wait.
 	passing bool
 }
@@ -67,18 +70,36 @@ type check func(db *DB, ctx context.Context, tx pgx.Tx) ([]Finding, error)
 // Check looks at everything the agent needs from the database, in the order in which one would put it right, and changes
 // nothing. A look that fails is a finding itself.
 func (db *DB) Check(ctx context.Context) []Finding {
-	var findings []Finding
-	for _, look := range []check{
-		(*DB).checkServer, (*DB).checkRole, (*DB).checkCapacity, (*DB).checkSchema, (*DB).checkPrivileges,
-		(*DB).checkOutbox, (*DB).checkRetention, (*DB).checkPublications, (*DB).checkSlot, (*DB).checkClock, (*DB).checkSecrets, (*DB).checkEndpoints,
-	} {
+	return append(db.checkAll(ctx), db.checkReplication(ctx))
+}
+
+// checkAll runs the looks in one transaction, since each begin, setting and commit is a round trip. One that fails ends the
+// transaction, and the rest goes on in another.
+func (db *DB) checkAll(ctx context.Context) (findings []Finding) {
+	looks := []check{
+		(*DB).checkServer, (*DB).checkEncoding, (*DB).checkRole, (*DB).checkConnections, (*DB).checkCapacity, (*DB).checkSchema,
+		(*DB).checkPrivileges, (*DB).checkAdoption, (*DB).checkOutbox, (*DB).checkRetention, (*DB).checkPublications, (*DB).checkSlot,
+		(*DB).checkRetainedWAL, (*DB).checkHooks, (*DB).checkUnusedOutbox, (*DB).checkClock, (*DB).checkSecrets, (*DB).checkEndpoints,
+	}
+	for len(looks) > 0 {
+		begun := false
 		err := db.look(ctx, "check", func(tx pgx.Tx) error {
-			found, err := look(db, ctx, tx)
-			findings = append(findings, found...)
-			return err
+			begun = true
+			for len(looks) > 0 {
+				found, err := looks[0](db, ctx, tx)
+				looks = looks[1:]
+				findings = append(findings, found...)
+				if err != nil {
+					return err
+				}
+			}
+			return nil
 		})
 		if err != nil {
 			findings = append(findings, AsFinding(err))
+		}
+		if !begun {
+			return findings // the same for every look
 		}
 	}
 	return findings
@@ -101,11 +122,11 @@ func (db *DB) Preflight(ctx context.Context) (warnings []Finding, err error) {
 	if err := db.Ping(ctx); err != nil {
 		return nil, err // the same for every look
 	}
-	for _, f := range db.Check(ctx) {
-		switch f.Level {
-		case LevelFail:
+	for _, f := range db.checkAll(ctx) {
+		switch {
+		case f.Level == LevelFail && !f.tolerated:
 			return nil, f.problem()
-		case LevelWarn:
+		case f.Level != LevelOK:
 			warnings = append(warnings, f)
 		}
 	}

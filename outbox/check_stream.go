@@ -98,15 +98,6 @@ select c.relkind::text, c.relpersistence::text, row_security_active(c.oid)
 from pg_class c join pg_namespace n on n.oid = c.relnamespace
 where n.nspname = $1 and c.relname = $2`
 
-const selectColumns = `
-select a.attname::text, t.typname::text
-from pg_attribute a
-join pg_class c on c.oid = a.attrelid
-join pg_namespace n on n.oid = c.relnamespace
-join pg_type t on t.oid = a.atttypid
-where n.nspname = $1 and c.relname = $2 and a.attnum > 0 and not a.attisdropped
-order by a.attnum`
-
 func (db *DB) checkOutbox(ctx context.Context, tx pgx.Tx) ([]Finding, error) {
 	schema, table := db.cfg.tableName()
 	thing := "outbox " + db.cfg.Table
@@ -128,13 +119,7 @@ func (db *DB) checkOutbox(ctx context.Context, tx pgx.Tx) ([]Finding, error) {
 		return []Finding{failure(thing, "ALTER ROLE … BYPASSRLS for the agent's role, or make it the owner of the table",
 			"row-level security hides rows from the agent that the stream brings, so it could not find again what it has missed")}, nil
 	}
-	types := map[string]string{}
-	_, err = queryRows(ctx, tx, selectColumns, func(row pgx.CollectableRow) (struct{}, error) {
-		var name, typeName string
-		err := row.Scan(&name, &typeName)
-		types[name] = typeName
-		return struct{}{}, err
-	}, schema, table)
+	types, err := db.cfg.columnTypes(ctx, tx)
 	if err != nil {
 		return nil, err
 	}
@@ -142,47 +127,20 @@ func (db *DB) checkOutbox(ctx context.Context, tx pgx.Tx) ([]Finding, error) {
 	if len(found) == 0 {
 		found = append(found, fine(thing, "has the columns that the agent reads"))
 	}
-	return found, nil
-}
-
-// outboxColumn is a column that the agent reads, under the key that maps it.
-type outboxColumn struct{ key, name string }
-
-func (c Columns) list() []outboxColumn {
-	return []outboxColumn{{"id", c.ID}, {"type", c.Type}, {"venue", c.Venue}, {"data", c.Data}, {"created", c.Created}}
-}
-
-// check compares the mapping with the columns that the table has, by name and type.
-func (c Columns) check(thing string, types map[string]string) (found []Finding) {
-	for _, column := range c.list() {
-		if types[column.name] == "" {
-			found = append(found, failure(thing, "set outbox.columns."+column.key+" to the column that holds it", "it has no column %q", column.name))
-		}
+	identity, err := db.checkIdentity(ctx, tx, thing, types)
+	if err != nil {
+		return found, err
 	}
-	switch t := types[c.Data]; t {
-	case "json", "":
-	case "jsonb":
-		found = append(found, warning(thing, "use json where customers rely on the spelling",
-			"column %q is jsonb, which loses key order and the spelling of numbers", c.Data))
-	default:
-		found = append(found, failure(thing, "use a column of type json", "column %q is %s, must be json or jsonb", c.Data, t))
-	}
-	switch t := types[c.Created]; t {
-	case "timestamptz", "":
-	case "timestamp":
-		found = append(found, warning(thing, "use timestamptz", "column %q has no time zone and is taken as UTC", c.Created))
-	default:
-		found = append(found, failure(thing, "use a column of type timestamptz", "column %q is %s, must be timestamptz", c.Created, t))
-	}
-	return found
+	zone, err := db.checkZone(ctx, tx, types)
+	return slices.Concat(found, identity, zone), err
 }
 
 const selectPublication = `
 select pubinsert, pubupdate, pubdelete from pg_publication where pubname = $1`
 
 // selectPublicationTables works from 14 on: there the view has neither filters nor column lists, and its row as JSON has no such key.
-// The last column lists the columns of the table that are not published.
-const selectPublicationTables = `
+// The last column lists the columns of the table that are not published. Tables below the outbox, which $2 names, are left out.
+var selectPublicationTables = fmt.Sprintf(treeOf, "$2::text") + `
 select t.schemaname || '.' || t.tablename, coalesce(to_jsonb(t) ->> 'rowfilter', ''),
        array(select a.attname::text
              from pg_attribute a
@@ -192,7 +150,9 @@ select t.schemaname || '.' || t.tablename, coalesce(to_jsonb(t) ->> 'rowfilter',
                and not to_jsonb(t) -> 'attnames' ? a.attname::text
              order by a.attnum)
 from pg_publication_tables t
-where t.pubname = $1
+where t.pubname = $1 and not exists (
+          select from tree join pg_class c on c.oid = tree.relation join pg_namespace n on n.oid = c.relnamespace
+          where tree.relation <> to_regclass($2::text) and n.nspname = t.schemaname and c.relname = t.tablename)
 order by 1 limit 1000`
 
 // published is a table of a publication.
@@ -216,6 +176,9 @@ func (db *DB) checkPublications(ctx context.Context, tx pgx.Tx) (found []Finding
 		{db.cfg.endpointsPublication(), []string{"webhooks.endpoints"}, true},
 	} {
 		problems, err := db.checkPublication(ctx, tx, want.name, want.tables, want.changes, read)
+		if err == nil && len(problems) == 0 && want.name == db.cfg.Publication {
+			problems, err = db.checkChildren(ctx, tx)
+		}
 		if err != nil {
 			return found, err
 		}
@@ -230,6 +193,7 @@ func (db *DB) checkPublications(ctx context.Context, tx pgx.Tx) (found []Finding
 // checkPublication returns what is wrong with one publication. read are the columns of the outbox that must be published; of the
 // agent's own tables all must.
 func (db *DB) checkPublication(ctx context.Context, tx pgx.Tx, name string, tables []string, changes bool, read []string) (found []Finding, err error) {
+	schema, outboxName := db.cfg.tableName()
 	thing, alter := "publication "+name, "ALTER PUBLICATION "+quoteIdent(name)
 	var inserts, updates, deletes bool
 	err = tx.QueryRow(ctx, selectPublication, name).Scan(&inserts, &updates, &deletes)
@@ -251,7 +215,7 @@ func (db *DB) checkPublication(ctx context.Context, tx pgx.Tx, name string, tabl
 	all, err := queryRows(ctx, tx, selectPublicationTables, func(row pgx.CollectableRow) (p published, err error) {
 		err = row.Scan(&p.table, &p.rowFilter, &p.hidden)
 		return p, err
-	}, name)
+	}, name, db.cfg.table())
 	if err != nil {
 		return found, err
 	}
@@ -269,6 +233,13 @@ func (db *DB) checkPublication(ctx context.Context, tx pgx.Tx, name string, tabl
 		hidden := p.hidden
 		if !strings.HasPrefix(table, "webhooks.") || table == db.cfg.Table {
 			hidden = slices.DeleteFunc(hidden, func(column string) bool { return !slices.Contains(read, column) })
+		}
+		if table == schema+"."+outboxName {
+			var generated []Finding
+			if hidden, generated, err = db.withoutGenerated(ctx, tx, thing, alter, hidden); err != nil {
+				return found, err
+			}
+			found = append(found, generated...)
 		}
 		if len(hidden) > 0 {
 			found = append(found, failure(thing, alter+" SET TABLE "+strings.Join(tables, ", "), "it leaves out columns of %s: %s", table, strings.Join(hidden, ", ")))

@@ -32,9 +32,9 @@ func TestCheck_FindsNothingInADatabaseThatIsReady(t *testing.T) {
 	for _, f := range findings {
 		things = append(things, f.Thing)
 	}
-	want := []string{"PostgreSQL", "server", "wal_level", "synchronous_commit", "role agent", "max_replication_slots", "max_wal_senders",
-		"schema webhooks", "privileges", "outbox webhooks.outbox", "publication webhooks_outbox", "publication webhooks_outbox_endpoints",
-		"slot " + env.Slot, "clock", "endpoints"}
+	want := []string{"PostgreSQL", "server", "wal_level", "synchronous_commit", "encoding", "role agent", "connections", "max_replication_slots", "max_wal_senders",
+		"schema webhooks", "privileges", "checkpoint", "outbox webhooks.outbox", "publication webhooks_outbox", "publication webhooks_outbox_endpoints",
+		"slot " + env.Slot, "clock", "endpoints", "replication connection"}
 	for i, thing := range things {
 		if strings.HasPrefix(thing, "role ") {
 			things[i] = "role agent" // the name is the test environment's
@@ -71,13 +71,43 @@ func TestCheck_NamesEachFaultWithItsRemedy(t *testing.T) {
 			sql:    []string{`create table events (id text primary key, kind text, venue text, data jsonb, created timestamp)`, `alter publication webhooks_outbox set table events, webhooks.replays`},
 			change: func(c *Config) { c.Table = "public.events" },
 			want: []string{`fail outbox public.events: it has no column "type" | set outbox.columns.type to the column that holds it`,
-				`warn outbox public.events: column "data" is jsonb, which loses key order`, `warn outbox public.events: column "created" has no time zone`},
+				`warn outbox public.events: column "data" is jsonb, which loses key order`, `warn time zone: column "created" has no time zone and is read as of UTC (the database's)`},
 		}, {
 			name:   "columns that cannot be right",
 			sql:    []string{`create table events (id text primary key, type text, venue text, data text, created date)`, `alter publication webhooks_outbox set table events, webhooks.replays`},
 			change: func(c *Config) { c.Table = "public.events" },
 			want: []string{`fail outbox public.events: column "data" is text, must be json or jsonb`,
 				`fail outbox public.events: column "created" is date, must be timestamptz`},
+		}, {
+			name: "an id of a type that has no one text",
+			sql: []string{`create domain weight as float8`, `create type kind as enum ('a')`, `create table events (id weight primary key, type kind, venue boolean, data json, created timestamptz)`,
+				`alter publication webhooks_outbox set table events, webhooks.replays`},
+			change: func(c *Config) { c.Table = "public.events" },
+			want: []string{`fail outbox public.events: column "id" is double precision, which cannot be an event's id | use a column of one of the types text, varchar`,
+				`fail outbox public.events: column "venue" is boolean, which cannot be an event's venue`},
+		}, {
+			name: "no unique id",
+			sql: []string{`create table "Events" ("Id" bigint, type text, venue text, data json, created timestamptz, unique ("Id", type))`,
+				`alter publication webhooks_outbox set table "Events", webhooks.replays`},
+			change: func(c *Config) { c.Table, c.Columns.ID = "public.Events", "Id" },
+			want:   []string{`fail outbox public.Events: no unique index makes column "Id" the id of one event`, `| CREATE UNIQUE INDEX CONCURRENTLY ON "public"."Events" ("Id"), or ON "public"."Events" ("Id", "venue")`},
+		}, {
+			name: "an id that no index begins with",
+			sql: []string{`create table events (id bigint, type text, venue text, data json, created timestamptz, primary key (venue, id))`,
+				`alter publication webhooks_outbox set table events, webhooks.replays`},
+			change: func(c *Config) { c.Table = "public.events" },
+			want:   []string{`warn outbox public.events: no index begins with column "id", so each retry reads the whole table | CREATE INDEX CONCURRENTLY ON "public"."events" ("id")`},
+		}, {
+			name: "a key with created",
+			sql: []string{`create table events (id bigint, type text, venue text, data json, created timestamptz, primary key (id, created)) partition by range (created)`,
+				`alter publication webhooks_outbox set table events, webhooks.replays`},
+			change: func(c *Config) { c.Table = "public.events" },
+			want:   []string{`warn outbox public.events: its key holds column "created" too, so two events may have one id`},
+		}, {
+			name:   "a zone that nobody knows",
+			sql:    []string{`create table events (id bigint primary key, type text, venue text, data json, created timestamp)`, `alter publication webhooks_outbox set table events, webhooks.replays`},
+			change: func(c *Config) { c.Table, c.TimeZone = "public.events", "Mars/Base" },
+			want:   []string{`fail outbox.time_zone: PostgreSQL knows no time zone "Mars/Base"`},
 		}, {
 			name:   "a view",
 			sql:    []string{`create view events as select * from webhooks.outbox`},

@@ -1,8 +1,10 @@
 package outbox
 
 import (
+	"context"
 	"fmt"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -21,6 +23,10 @@ type Config struct {
 	Table string
 	// Columns are the names of the outbox table's columns.
 	Columns Columns
+	// Types are the patterns of the types that are events of the agent's; none stand for all. What does not match is passed over.
+	Types []string
+	// TimeZone is that of the column created when its type has none; "" is the database's.
+	TimeZone string
 	// Publication holds the outbox and the replays, inserts only; Publication_endpoints holds the endpoints.
 	Publication string
 	// Slot is the name of the replication slot and the key of the checkpoint. Names of slots are cluster-wide.
@@ -30,11 +36,20 @@ type Config struct {
 	Watchful bool
 	// Retention is how long the outbox and the log are kept, zero for ever. See Pruner.
 	Retention time.Duration
+	// Counts counts what is told nowhere else; nil counts nothing.
+	Counts *Counts
 	// Keys seal the secrets of endpoints.
 	Keys secret.Keyring
 	// Caught is told of every panic of a goroutine or a timer of this package, by any goroutine; it
 	// must not wait. Without it a panic ends the process.
 	Caught func(*panics.Error)
+}
+
+// Counts counts what happens to events. It outlives the parts that count.
+type Counts struct {
+	Filtered atomic.Int64 // events read that Config.Types does not ask for
+	Reused   atomic.Int64 // deliveries of events whose id the log had for another event
+	SetAside atomic.Int64 // deliveries that PostgreSQL refused to record
 }
 
 // Columns maps the columns of an outbox table that an app already has.
@@ -66,24 +81,39 @@ func quoteIdent(name string) string { return pgx.Identifier{name}.Sanitize() }
 
 const applicationName = "webhook-agent"
 
-// connConfig parses URL. The text of the library's error is dropped because it may repeat parts of the URL.
+// sessionSettings are the same on every connection, whatever is set for the role, the database, in the environment or in
+// the URL: a parameter of the startup message goes before all of them.
+var sessionSettings = map[string]string{
+	// What is read is signed and sent as UTF-8.
+	"client_encoding": "UTF8",
+	// Row-level security would hide rows from queries that the stream brings: better an error than a comparison that finds nothing.
+	"row_security": "off",
+	// A time without zone is UTC, in a query as in the stream, whatever the server's own zone.
+	"timezone":                    "UTC",
+	"datestyle":                   "ISO",
+	"intervalstyle":               "iso_8601",
+	"bytea_output":                "hex",
+	"extra_float_digits":          "1",
+	"standard_conforming_strings": "on",
+	// A role that may not write lacks the privileges.
+	"default_transaction_read_only":  "off",
+	"default_transaction_isolation":  "read committed",
+	"default_transaction_deferrable": "off",
+	"idle_session_timeout":           "0",
+}
+
+// connConfig parses URL and fixes the settings of the session.
 func (c Config) connConfig() (*pgx.ConnConfig, error) {
-	cc, err := pgx.ParseConfig(c.URL.Reveal())
+	cc, _, err := parseURL(c.URL)
 	if err != nil {
-		return nil, &Problem{
-			Thing:  "database.url",
-			Reason: "it is not a PostgreSQL connection URL",
-			Remedy: "write it as postgres://user:password@host:5432/database",
-			Fatal:  true,
-		}
+		return nil, err
 	}
 	if _, ok := cc.RuntimeParams["application_name"]; !ok {
 		cc.RuntimeParams["application_name"] = applicationName
 	}
-	// Row-level security would hide rows from queries that the stream brings: better an error than a comparison that finds nothing.
-	cc.RuntimeParams["row_security"] = "off"
-	// A time without zone is UTC, in a query as in the stream, whatever the server's own zone.
-	cc.RuntimeParams["timezone"] = "UTC"
+	for name, value := range sessionSettings {
+		fix(cc, name, value)
+	}
 	return cc, nil
 }
 
@@ -97,9 +127,16 @@ func (c Config) replicationConfig() (*pgconn.Config, error) {
 	}
 	pc := cc.Config.Copy()
 	pc.RuntimeParams["replication"] = "database"
-	pc.RuntimeParams["datestyle"] = "ISO"
-	pc.RuntimeParams["intervalstyle"] = "iso_8601"
-	pc.RuntimeParams["bytea_output"] = "hex"
 	pc.RuntimeParams["wal_sender_timeout"] = fmt.Sprintf("%dms", senderTimeout.Milliseconds())
 	return pc, nil
+}
+
+// speakRaw takes texts as they are where the server's encoding is SQL_ASCII: it does not know what they are, and would end a whole statement, or
+// the stream, at a byte that is not UTF-8. Such bytes are found row by row (unfit).
+func speakRaw(ctx context.Context, conn *pgconn.PgConn) error {
+	if conn.ParameterStatus("server_encoding") != "SQL_ASCII" {
+		return nil
+	}
+	_, err := conn.Exec(ctx, "set client_encoding = 'SQL_ASCII'").ReadAll()
+	return err
 }

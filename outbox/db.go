@@ -37,10 +37,10 @@ func answered(ctx context.Context) (context.Context, context.CancelFunc) {
 
 // DB is the agent's small pool of ordinary connections. Its methods are safe for concurrent use.
 type DB struct {
-	pool       *pgxpool.Pool
-	cfg        Config
-	clock      Clock
-	idTypeName atomic.Pointer[string] // set by loadIDType
+	pool   *pgxpool.Pool
+	cfg    Config
+	clock  Clock
+	mapped atomic.Pointer[mapping] // set by loadIDType
 }
 
 // Open prepares a pool; it connects when it is first used. It fails only on a URL that cannot be parsed.
@@ -61,7 +61,8 @@ func Open(ctx context.Context, cfg Config) (*DB, error) {
 	pc.PingTimeout = pingTimeout
 	if cfg.Watchful {
 		// What walks the outbox may take longer than is set for the role, and would begin anew for ever.
-		cc.RuntimeParams["statement_timeout"] = "0"
+		fix(cc, "statement_timeout", "0")
+		fix(cc, "lock_timeout", "0")
 		cc.Tracer = deadlines{}
 	}
 	pool, err := pgxpool.NewWithConfig(ctx, pc)
@@ -71,13 +72,21 @@ func Open(ctx context.Context, cfg Config) (*DB, error) {
 	return &DB{pool: pool, cfg: cfg}, nil
 }
 
-// durableCommits takes back synchronous_commit = off, and leaves any other choice as it is.
+// durableCommits takes back synchronous_commit = off, and leaves any other choice as it is. It also puts PostgreSQL's own
+// functions before those of the same name in the role's search_path, and undoes transaction_timeout (PostgreSQL 17).
 const durableCommits = `
-select set_config('synchronous_commit', 'local', false) where current_setting('synchronous_commit') = 'off'`
+select case when current_setting('synchronous_commit') = 'off' then set_config('synchronous_commit', 'local', false) end,
+       set_config('search_path', concat_ws(', ', 'pg_catalog', nullif(current_setting('search_path'), '')), false),
+       (select set_config(name, '0', false) from pg_settings where name = 'transaction_timeout')`
 
 // durable lets commits on a connection return only when they are on disk, whatever the database's default: what the checkpoint
 // holds is confirmed to the server, which then forgets the WAL before it.
-func durable(ctx context.Context, conn *pgx.Conn) error { return exec(ctx, conn, durableCommits) }
+func durable(ctx context.Context, conn *pgx.Conn) error {
+	if err := speakRaw(ctx, conn.PgConn()); err != nil {
+		return err
+	}
+	return exec(ctx, conn, durableCommits)
+}
 
 // deadlines gives each statement answerTimeout. It implements pgx.QueryTracer, whose context is the statement's.
 type deadlines struct{}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/jackc/pglogrepl"
@@ -18,7 +19,11 @@ import (
 // found by name in the latest description.
 type decoder struct {
 	cfg       Config
+	patterns  Patterns // of Config.Types
+	mapping   *mapping
+	bases     map[uint32]string // by the oid of a type of the database's own, the name of the type beneath
 	relations map[uint32]*relation
+	below     map[uint32]bool // the tables below the outbox, of which each may be named by a change
 }
 
 // relation is a published table as the stream described it last. At most one of the three is set; none for a table of
@@ -30,10 +35,15 @@ type relation struct {
 }
 
 // outboxColumns holds the index of each column in a tuple.
-type outboxColumns struct{ id, typ, venue, data, created int }
+type outboxColumns struct {
+	id, typ, venue, data, created int
+	padded                        [3]bool // id, typ and venue: the stream pads the text of char(n) with blanks
+	local                         bool    // created has no zone
+	xid                           int     // of the agent's own table, -1 where there is none
+}
 
-func newDecoder(cfg Config) *decoder {
-	return &decoder{cfg: cfg, relations: map[uint32]*relation{}}
+func newDecoder(cfg Config, m *mapping) *decoder {
+	return &decoder{cfg: cfg, patterns: cfg.patterns(), mapping: m, bases: map[uint32]string{}, relations: map[uint32]*relation{}}
 }
 
 // errDecode marks bytes that are not what the protocol promises. Nothing may be confirmed after it.
@@ -113,13 +123,15 @@ func parse(data []byte) (msg pglogrepl.Message, err error) {
 // it, so the Problem is ErrUndecodable: the stream goes on with a new slot and a sweep.
 func (d *decoder) describe(m *pglogrepl.RelationMessage) error {
 	columns := make(map[string]int, len(m.Columns))
+	bases := make(map[string]string, len(m.Columns))
 	for i, c := range m.Columns {
 		columns[c.Name] = i
+		bases[c.Name] = d.base(c.DataType)
 	}
 	r := &relation{}
 	schema, table := d.cfg.tableName()
 	switch {
-	case m.Namespace == schema && m.RelationName == table:
+	case m.Namespace == schema && m.RelationName == table, d.below[m.RelationID]:
 		oc := &outboxColumns{}
 		c := d.cfg.Columns
 		for _, want := range []struct {
@@ -133,6 +145,16 @@ func (d *decoder) describe(m *pglogrepl.RelationMessage) error {
 			}
 			*want.at = i
 		}
+		for i, name := range []string{c.ID, c.Type, c.Venue} {
+			oc.padded[i] = bases[name] == "bpchar"
+		}
+		oc.xid = -1
+		if xid, ok := columns["xid"]; ok && d.cfg.Table == ownTable {
+			oc.xid = xid
+		}
+		if oc.local = bases[c.Created] == "timestamp"; oc.local && d.mapping.local == nil {
+			return errMappingChanged
+		}
 		r.outbox = oc
 	case m.Namespace == "webhooks" && m.RelationName == "endpoints":
 		r.endpoints = columns
@@ -141,6 +163,21 @@ func (d *decoder) describe(m *pglogrepl.RelationMessage) error {
 	}
 	d.relations[m.RelationID] = r
 	return nil
+}
+
+// typed takes in a Type message, which the server sends before a Relation message that names a type of the database's own. For a domain it
+// names the type beneath: https://www.postgresql.org/docs/current/protocol-logicalrep-message-formats.html.
+func (d *decoder) typed(m *pglogrepl.TypeMessage) { d.bases[m.DataType] = m.Name }
+
+// base returns the name of the type beneath a column's, of those that matter here.
+func (d *decoder) base(oid uint32) string {
+	switch oid {
+	case pgtype.BPCharOID:
+		return "bpchar"
+	case pgtype.TimestampOID:
+		return "timestamp"
+	}
+	return d.bases[oid]
 }
 
 // relation returns the relation of a change. A change whose relation was never described breaks the protocol.
@@ -160,7 +197,12 @@ func (d *decoder) insert(m *pglogrepl.InsertMessage, committed time.Time) (c Cha
 	}
 	switch {
 	case r.outbox != nil:
-		c.Event, err = decodeEvent(r.outbox, m.Tuple, committed)
+		if c.Event, err = d.decodeEvent(r.outbox, m.Tuple, committed); err == nil && !d.patterns.Match(c.Event.Type) {
+			if d.cfg.Counts != nil {
+				d.cfg.Counts.Filtered.Add(1)
+			}
+			return Change{}, false, nil
+		}
 	case r.endpoints != nil:
 		c.Endpoint, err = decodeEndpoint(r.endpoints, m.Tuple)
 	case r.replays != nil:
@@ -208,28 +250,56 @@ func (d *decoder) truncate(m *pglogrepl.TruncateMessage) (c Change, ok bool, err
 	return c, false, nil
 }
 
-func decodeEvent(oc *outboxColumns, t *pglogrepl.TupleData, committed time.Time) (*Event, error) {
+func (d *decoder) decodeEvent(oc *outboxColumns, t *pglogrepl.TupleData, committed time.Time) (*Event, error) {
 	if t == nil {
 		return nil, fmt.Errorf("%w: an insert without a row", errDecode)
 	}
 	n := len(t.Columns)
-	if oc.id >= n || oc.typ >= n || oc.venue >= n || oc.data >= n || oc.created >= n {
+	if oc.id >= n || oc.typ >= n || oc.venue >= n || oc.data >= n || oc.created >= n || oc.xid >= n {
 		return nil, fmt.Errorf("%w: a row has %d columns, fewer than described", errDecode, n)
 	}
-	e := &Event{
-		ID:    string(t.Columns[oc.id].Data),
-		Type:  string(t.Columns[oc.typ].Data),
-		Venue: string(t.Columns[oc.venue].Data),
-		Data:  t.Columns[oc.data].Data,
+	e := &Event{Data: t.Columns[oc.data].Data}
+	for i, column := range []struct {
+		at   int
+		text *string
+	}{{oc.id, &e.ID}, {oc.typ, &e.Type}, {oc.venue, &e.Venue}} {
+		text := string(t.Columns[column.at].Data)
+		if oc.padded[i] {
+			text = strings.TrimRight(text, " ") // as PostgreSQL does when it makes a text of it
+		}
+		*column.text = logText(text)
 	}
-	var err error
-	if e.Created, err = parseTimestamp(string(t.Columns[oc.created].Data)); err != nil {
-		// infinity, null or a year that Go cannot hold: the time of the commit is the best there is, and no reason to
-		// stop.
-		e.Created = committed
+	e.Unfit = unfit(e.ID, e.Type, e.Venue, e.Data)
+	var dated bool
+	if e.Created, e.local, dated = d.created(string(t.Columns[oc.created].Data), oc.local); !dated {
+		// infinity, null or a year that Go cannot hold: the time of the commit is the best there is, and no reason to stop.
+		e.Created, e.Undated = committed, true
+	}
+	if oc.xid >= 0 {
+		if xid, err := strconv.ParseUint(string(t.Columns[oc.xid].Data), 10, 64); err == nil { // null in rows of before
+			low := uint32(xid)
+			e.insertedBy = &low
+		}
 	}
 	return e, nil
 }
+
+// created reads the column created; ok is false when it is not usable. local is the time as it stands in a column without a zone.
+func (d *decoder) created(text string, withoutZone bool) (at, local time.Time, ok bool) {
+	at, err := parseTimestamp(text)
+	if err != nil || !usable(at) {
+		return time.Time{}, time.Time{}, false
+	}
+	if !withoutZone {
+		return at, time.Time{}, true
+	}
+	local = at
+	at, ok = d.mapping.local.utc(local)
+	return at, local, ok && !local.Before(firstUsable)
+}
+
+// firstUsable is the first local time that is usable in every zone.
+var firstUsable = time.Date(1, 1, 2, 0, 0, 0, 0, time.UTC)
 
 // tuple reads columns of a row by name.
 type tuple struct {
@@ -264,7 +334,10 @@ func decodeEndpoint(columns map[string]int, data *pglogrepl.TupleData) (*Endpoin
 	values := map[string]string{} // columns that are not null
 	c := &EndpointChange{}
 	for _, name := range []string{"id", "venue", "url", "events", "secret", "previous_secret", "previous_secret_until",
-		"disabled_at", "disabled_reason", "generation", "created"} {
+		"disabled_at", "disabled_reason", "generation", "created", "subscribed"} {
+		if _, described := columns[name]; !described && name == "subscribed" {
+			continue // a change from before version 7 of the schema
+		}
 		column, err := row.column(name)
 		if err != nil {
 			return nil, err
@@ -287,6 +360,7 @@ func decodeEndpoint(columns map[string]int, data *pglogrepl.TupleData) (*Endpoin
 	}
 	e.Generation, _ = strconv.ParseInt(values["generation"], 10, 64)
 	e.Created, _ = parseTimestamp(values["created"])
+	e.Subscribed, _ = parseTimestamp(values["subscribed"])
 	c.ID, c.Endpoint = e.ID, e
 	return c, nil
 }
@@ -313,8 +387,8 @@ func decodeReplay(columns map[string]int, data *pglogrepl.TupleData) (*Replay, e
 	return &Replay{ID: id}, err
 }
 
-// parseTimestamp parses the text form of timestamptz (ISO, UTC, as the replication session is set) and of timestamp,
-// which is taken as UTC.
+// parseTimestamp parses the text form of timestamptz (ISO, UTC, as the replication session is set) and of timestamp, which is returned as if
+// it were of UTC.
 func parseTimestamp(s string) (time.Time, error) {
 	if t, err := time.Parse("2006-01-02 15:04:05.999999999Z07", s); err == nil {
 		return t.UTC(), nil

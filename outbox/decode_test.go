@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 	"github.com/jackc/pglogrepl"
 )
 
@@ -49,7 +50,7 @@ var endpointColumns = []string{"id", "venue", "url", "events", "secret", "previo
 
 // newTestDecoder returns a decoder that knows the relations by the constants above.
 func newTestDecoder(t testing.TB) *decoder {
-	d := newDecoder(testConfig("", ""))
+	d := newDecoder(testConfig("", ""), &mapping{})
 	for _, m := range []*pglogrepl.RelationMessage{
 		relationOf(outboxRelation, "webhooks", "outbox", "created", "added", "id", "type", "venue", "data"),
 		relationOf(endpointsRelation, "webhooks", "endpoints", endpointColumns...),
@@ -76,8 +77,8 @@ func TestDecoder_FindsEventColumnsByName(t *testing.T) {
 		c, ok, err := newTestDecoder(t).insert(&pglogrepl.InsertMessage{RelationID: outboxRelation,
 			Tuple: tupleOf(test.created, "more", "evt_1", "lead.created", "venue_1", `{"a": 1}`)}, committed)
 		must(t, err)
-		want := &Event{ID: "evt_1", Type: "lead.created", Venue: "venue_1", Created: test.want, Data: []byte(`{"a": 1}`)}
-		if diff := cmp.Diff(want, c.Event); !ok || diff != "" {
+		want := &Event{ID: "evt_1", Type: "lead.created", Venue: "venue_1", Created: test.want, Undated: test.want.Equal(committed), Data: []byte(`{"a": 1}`)}
+		if diff := cmp.Diff(want, c.Event, cmpopts.IgnoreUnexported(Event{})); !ok || diff != "" {
 			t.Errorf("created %v: ok %t (-want +got):\n%s", test.created, ok, diff)
 		}
 	}

@@ -4,8 +4,8 @@ import (
 	"context"
 	"encoding/base64"
 	"encoding/json"
-	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -45,6 +45,8 @@ type AttemptInfo struct {
 type DeliveryDetail struct {
 	DeliveryInfo
 	FailedAttempts []AttemptInfo `json:"failed_attempts"`
+	// InOutbox reports whether the event's row is there, without which it cannot be sent again.
+	InOutbox bool `json:"in_outbox"`
 }
 
 // DeliveryFilter narrows a list of deliveries. Empty fields do not narrow it.
@@ -92,7 +94,7 @@ from webhooks.deliveries
 where ($1 = '' or endpoint_id = $1)
   and ($2 = '' or venue = $2)
   and (cardinality($3::text[]) = 0 or status = any($3))
-  and ($4 = '' or type = $4 or (right($4, 2) = '.*' and starts_with(type, left($4, -1))))
+  and ($4 = '' or type = $4 or webhooks.event_matches(array[$4], type))
   and ($5::timestamptz is null or created >= $5)
   and ($6::timestamptz is null or created < $6)
   and ($7::text is null or (created, event_id, endpoint_id) < ($7::text::timestamptz, $8, $9))
@@ -179,7 +181,7 @@ func (db *DB) EventDeliveries(ctx context.Context, eventID, endpointID string) (
 			if err != nil {
 				return err
 			}
-			details = append(details, DeliveryDetail{d, attempts})
+			details = append(details, DeliveryDetail{DeliveryInfo: d, FailedAttempts: attempts})
 		}
 		return nil
 	})
@@ -189,7 +191,11 @@ func (db *DB) EventDeliveries(ctx context.Context, eventID, endpointID string) (
 	if len(details) == 0 {
 		return nil, db.explainNoDelivery(ctx, eventID, endpointID)
 	}
-	return details, nil
+	events, err := db.outboxEvents(ctx, eventID)
+	for i, d := range details {
+		details[i].InOutbox = slices.ContainsFunc(events, func(e Event) bool { return e.Venue == d.Venue && e.Type == d.Type })
+	}
+	return details, err
 }
 
 func scanAttemptInfo(row pgx.CollectableRow) (a AttemptInfo, err error) {
@@ -197,30 +203,46 @@ func scanAttemptInfo(row pgx.CollectableRow) (a AttemptInfo, err error) {
 	return a, err
 }
 
-// selectOutboxEvent looks an event up by the text of its id, which is the indexed expression when the column is text.
-func (db *DB) selectOutboxEvent() string {
-	c := db.cfg.Columns
-	return fmt.Sprintf(`select %s::text, %s::text from %s where %s::text = $1 limit 1`,
-		quoteIdent(c.Type), quoteIdent(c.Venue), db.cfg.table(), quoteIdent(c.ID))
+// selectOutboxEvents looks events up by the text of their id.
+func (db *DB) selectOutboxEvents() string {
+	id := "o." + quoteIdent(db.cfg.Columns.ID)
+	_, venue, _, eventType := db.eventColumns()
+	return fmt.Sprintf(`select %s, %s from %s o where %s = %s and %s::text = $1 limit %d`,
+		venue, eventType, db.cfg.table(), id, eventKey("$1::text", db.idType()), id, manyRows)
+}
+
+// outboxEvents returns the events that the outbox has under an id. Only their venues and types are set.
+func (db *DB) outboxEvents(ctx context.Context, eventID string) (events []Event, err error) {
+	if err := db.loadIDType(ctx); err != nil {
+		return nil, err
+	}
+	err = db.look(ctx, "look for the event in the outbox", func(tx pgx.Tx) error {
+		events, err = queryRows(ctx, tx, db.selectOutboxEvents(), func(row pgx.CollectableRow) (e Event, err error) {
+			err = row.Scan(&e.Venue, &e.Type)
+			return e, err
+		}, eventID)
+		return err
+	})
+	return events, err
 }
 
 // explainNoDelivery says why the log has no row for an event.
 func (db *DB) explainNoDelivery(ctx context.Context, eventID, endpointID string) error {
-	var eventType, venue string
-	err := db.look(ctx, "look for the event in the outbox", func(tx pgx.Tx) error {
-		return tx.QueryRow(ctx, db.selectOutboxEvent(), eventID).Scan(&eventType, &venue)
-	})
+	events, err := db.outboxEvents(ctx, eventID)
 	thing := fmt.Sprintf("event %q", eventID)
 	switch {
-	case errors.Is(err, pgx.ErrNoRows):
-		return &Problem{Thing: thing, Reason: "neither the delivery log nor the outbox has it",
-			Remedy: "webhook-agent deliveries list shows the newest; what is older than outbox.retention is deleted"}
 	case err != nil:
 		return err
+	case len(events) == 0:
+		return &Problem{Thing: thing, Reason: "neither the delivery log nor the outbox has it",
+			Remedy: "webhook-agent deliveries list shows the newest; what is older than outbox.retention is deleted"}
 	case endpointID != "":
 		return &Problem{Thing: thing, Reason: fmt.Sprintf("it has no delivery to endpoint %q", endpointID),
 			Remedy: "webhook-agent deliveries show " + eventID + " shows where it went"}
 	}
-	return &Problem{Thing: thing, Reason: fmt.Sprintf("it is in the outbox, but no endpoint of venue %q had asked for %q when it was committed, or the agent has not read it yet", venue, eventType),
+	if e := events[0]; !db.cfg.patterns().Match(e.Type) {
+		return &Problem{Thing: thing, Reason: fmt.Sprintf("outbox.types does not ask for its type, %q", e.Type), Remedy: "add the type to outbox.types for events to come"}
+	}
+	return &Problem{Thing: thing, Reason: fmt.Sprintf("it is in the outbox, but no endpoint of venue %q had asked for %q when it was committed, or the agent has not read it yet", events[0].Venue, events[0].Type),
 		Remedy: "webhook-agent status shows how far the agent is"}
 }

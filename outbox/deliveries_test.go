@@ -16,7 +16,7 @@ import (
 func addDelivery(t *testing.T, env *testenv.DB, event, endpoint, venue, eventType string, status Status, minutesAgo int) {
 	t.Helper()
 	env.Exec(t, `insert into webhooks.deliveries (event_id, endpoint_id, venue, type, status, created, next_attempt_at)
-	    values ($1, $2, $3, $4, $5, now() - make_interval(mins => $6), case when $5 = 'pending' then now() end)`,
+	    values ($1, $2, $3, $4, $5, coalesce((select created from webhooks.outbox where id = $1), now() - make_interval(mins => $6)), case when $5 = 'pending' then now() end)`,
 		event, endpoint, venue, eventType, string(status), minutesAgo)
 }
 

@@ -1,6 +1,9 @@
 package outbox
 
-import "time"
+import (
+	"fmt"
+	"time"
+)
 
 // Status is the state of a delivery (deliveries.status).
 type Status string
@@ -29,7 +32,10 @@ type Delivery struct {
 	Attempts int
 	// ReplayID names the replay that sent the delivery on its way again.
 	ReplayID string
+	// Unfit is why the event cannot be sent to anybody, "" when it can.
+	Unfit string
 
+	undated  bool   // Created tells nothing about which event it is
 	entry    *entry // what waits for the first row; owned by the Ledger
 	recorded bool   // has a row; owned by the Ledger
 }
@@ -80,6 +86,27 @@ type Result struct {
 	Parked bool
 	// Disable is the reason for which the attempt disables the endpoint, "" when it does not.
 	Disable string
+	// Taken reports that the delivery has no row, since the endpoint's row under its event's id belongs to another event: only Attempt
+	// is recorded.
+	Taken bool
+}
+
+// ClassIDTaken is the class of what stands among the attempts of a delivery that is pending about another event with the same id.
+const ClassIDTaken = "id_taken"
+
+// foundTaken is what an event that a comparison found without a row is told to have instead. Whether a row of the outbox was changed or another one written
+// in its place, nothing tells, so nothing is sent.
+const foundTaken = "a comparison found an event in the outbox whose id the delivery log has for another event (other venue, type or created): it was not sent; ids must be unique, and rows must stay as they were written"
+
+// IDTaken is the result of a delivery whose event has the id of another one that the same endpoint still waits for.
+func IDTaken(d *Delivery, now time.Time) *Result {
+	return &Result{Delivery: d, Status: Failed, Finished: now, Taken: true, Attempt: &Attempt{At: now, Class: ClassIDTaken, Error: d.takenText("it was not sent")}}
+}
+
+// takenText tells of a second event with the id of one that is pending.
+func (d *Delivery) takenText(outcome string) string {
+	return fmt.Sprintf("the outbox has used the id again for another event (venue %s, type %s, created %s) while the delivery of the first was pending: %s; ids must be unique",
+		d.Venue, d.Type, d.Created.UTC().Format(time.RFC3339Nano), outcome)
 }
 
 // Attempt is one failed attempt (a row of attempts).

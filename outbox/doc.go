@@ -30,21 +30,66 @@
 //
 // # Reconciling
 //
-// The stream may pass events over without a word: a slot that was dropped, lost, advanced or left behind by a failover; a
-// table that left the publication for a while, was made anew, or got a partition that holds rows. A new term compares
-// the checkpoint with the server and finds such a gap (checkpoint.gap). It then sweeps the outbox for events without a
-// delivery row before it reads its first batch. A transaction that was still invisible then, and is older than the new slot, is
-// found by a second comparison (Reconcile) once all transactions before Term.Barrier have ended. Nothing is lost in this
-// order: publication, slot, barrier, sweep, stream, second comparison: a transaction whose commit record stands after
-// the slot's consistent point is streamed, and one whose record stands before it had its id before the barrier.
+// The stream may pass events over without a word: a slot that was dropped, lost, advanced or left
+// behind by a failover; a table that left the publication for a while, was made anew, or got a
+// partition or a child that holds rows. A new term compares the checkpoint with the server and finds
+// such a gap (checkpoint.gap). It leads at once: what was passed over is looked for beside the stream.
+//
+// A comparison takes a horizon, a snapshot with a position of the WAL that was read after it. It waits
+// until the Ledger has recorded everything before the position, and then looks for events that the
+// snapshot sees and that lack a row. Such an event was passed over, and no event is sent twice: what
+// the snapshot sees has its commit record before the position, so if the stream of this term brings
+// it at all, it has brought it, and it has its rows. What an earlier term has recorded stands before
+// Term.LookupUntil, which is read under the lock that fences that term; the stream of this term is
+// past it by then. The rows of a comparison are written by the Ledger alone, as all others are.
+//
+// After a gap there are two such comparisons of all of the outbox. The first waits for no transaction.
+// One that was invisible to it, and is older than the new slot, is found by the second, which is made
+// once all transactions before Term.Barrier have ended. Nothing is lost in this order: publication,
+// slot, barrier, stream, second comparison. A transaction whose commit record stands after the slot's
+// consistent point is streamed, and one whose record stands before it had its id before the barrier.
+//
+// The tables are walked by the places of their rows (ctid) in parts that take about half a second, and
+// rows are given in transactions of a bounded number of pairs of event and endpoint, so that the
+// recording of others goes on between them. Every second the checkpoint is told where the walk stands
+// (checkpoint.sweep), and another term goes on there with the same horizon: what stands before the
+// place was compared for that horizon, and what came later is for the next comparison. The place means
+// nothing once the table is kept in another file (VACUUM FULL, ALTER TABLE, TRUNCATE), nor on another
+// server; then the walk begins anew. The walk goes by no index, since there may be none.
 //
 // While all is well the latest part of the outbox is compared every few minutes all the same.
+//
+// # Which endpoints an event that was passed over goes to
+//
+// No event may reach an endpoint that was registered after it, and the row's xmin does not say when an
+// event was committed: an update, a change of the table and a restore give it a new one. Two rules
+// take its place.
+//
+// In webhooks.outbox the column xid keeps the transaction that inserted the event, through rewrites,
+// dumps and restores. Against the last horizon it says exactly whether the event was committed before
+// it or after. One of before was handed over, or found by the comparison that made the horizon, and is
+// not looked at again, however its row is rewritten. One of after goes to the endpoints that were
+// registered before it was created or before the horizon was taken, for the event came later than
+// both. An id that is greater than the row's own xmin is of another server, and stands for none.
+//
+// In an app's table, and for rows without that column's value, only created says how old an event is. One
+// that is younger than the last horizon goes to the endpoints that were registered before created. One
+// that is older, and whose row the horizon does not see, is a suspect: the event of a transaction that
+// was open for long, one with a time of the past, or an old one whose row was rewritten. It goes to
+// those endpoints that have wanted the same since before created (endpoints.subscribed). Had the event
+// been handed over, such an endpoint would have its row, so it is found only if it was passed over, and
+// no rewrite finds anything. A disabled endpoint has its row too, as missed. The one exception is an event
+// older than the retention, whose rows may be pruned: such a suspect is given to nobody. Without a
+// horizon, at the first start and after a restore, every event is a suspect.
+//
+// What the rules do not find: in an app's table, an event that was passed over with a time before the
+// last horizon, for an endpoint that was registered or changed between that time and its commit.
 //
 // # Pruning
 //
 // What is older than Config.Retention is deleted in an order (Pruner): events that are handed over and have nothing pending, then
 // deliveries whose event is gone. So a delivery outlives its event, and whatever a comparison finds in the outbox without a delivery
-// never had one. Nothing is deleted while a recovery is under way, since the stream may then bring events again that a sweep has
+// never had one. Nothing is deleted while a recovery is under way, since the stream may then bring events again that a comparison has
 // found, and only their rows tell.
 //
 // # Leadership

@@ -256,8 +256,7 @@ func (db *DB) EndpointWithSecret(ctx context.Context, id string) (e Endpoint, er
 const selectSample = `
 select webhooks.new_id('evt'), name, example, now() from (
     select t.name, t.example::text, 1 as choice from webhooks.event_types t
-    where exists (select from unnest($1::text[]) p
-                  where p in ('*', t.name) or (right(p, 2) = '.*' and starts_with(t.name, left(p, -1))))
+    where webhooks.event_matches($1::text[], t.name)
     union all
     select regexp_replace(p, '\*$', 'test'), '{}', 2 from unnest($1::text[]) p
 ) samples

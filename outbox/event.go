@@ -2,8 +2,11 @@ package outbox
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"encoding/json"
+	"fmt"
 	"time"
+	"unicode/utf8"
 
 	"github.com/jackc/pglogrepl"
 
@@ -13,14 +16,81 @@ import (
 // LSN is a position in the write-ahead log. The zero LSN is no position.
 type LSN = pglogrepl.LSN
 
-// Event is one row of the outbox.
+// Event is one row of the outbox. ID, Type and Venue are as the log has them (logText).
 type Event struct {
 	ID      string
 	Type    string
 	Venue   string
 	Created time.Time
+	// Undated reports that the row has no usable created; Created is then the time of the commit.
+	Undated bool
 	// Data is the row's JSON as the producer spelled it.
 	Data []byte
+	// Unfit is why the event cannot be sent to anybody, "" when it can.
+	Unfit string
+
+	// Late reports that the event may be an old one that was written once more: a restore, say. See lateAfter.
+	Late bool
+
+	insertedBy *uint32   // low half of the column xid of the agent's own table, nil where there is none
+	local      time.Time // created as it stands in a column without a zone, else zero
+}
+
+// Delivery returns the delivery of the event to an endpoint. The body is the event's Envelope.
+func (e *Event) Delivery(endpointID string, committed time.Time, body []byte) *Delivery {
+	return &Delivery{
+		EventID: e.ID, EndpointID: endpointID, Venue: e.Venue, Type: e.Type, Created: e.Created, Committed: committed, Body: body, Unfit: e.Unfit, undated: e.Undated,
+	}
+}
+
+// lateAfter is how much older than its commit an event of an app's table may claim to be before it counts as one that was written
+// once more. In the agent's own table the column xid says so exactly: it names the transaction that inserted the event first.
+const lateAfter = backdated
+
+// late reports whether the event, which the stream brings as inserted, may be an old one.
+func (e *Event) late(xid uint32, committed time.Time) bool {
+	if e.insertedBy != nil {
+		return *e.insertedBy != xid
+	}
+	return !e.Undated && committed.Sub(e.Created) > lateAfter
+}
+
+// digestMark stands before the digest of a text that is too long for the log.
+const digestMark = "...sha256:"
+
+// logText returns the form in which an id, a type or a venue stands in the log: as it is up to maxLogText bytes, and abbreviated beyond. The
+// function webhooks.log_text does the same in SQL.
+func logText(s string) string {
+	if len(s) <= maxLogText {
+		return s
+	}
+	n := 0
+	for n < 64 && s[n] >= '!' && s[n] <= '~' {
+		n++
+	}
+	return fmt.Sprintf("%s%s%x", s[:n], digestMark, sha256.Sum256([]byte(s)))
+}
+
+// abbreviated reports whether a text is what logText makes of a longer one.
+func abbreviated(s string) bool {
+	at := len(s) - 2*sha256.Size
+	return at >= len(digestMark) && s[at-len(digestMark):at] == digestMark
+}
+
+// unfit returns why an event cannot be sent to anybody, given its id, type and venue as the log has them; "" when it can.
+func unfit(id, eventType, venue string, data []byte) string {
+	for _, column := range []struct{ key, text string }{{"id", id}, {"type", eventType}, {"venue", venue}} {
+		switch {
+		case abbreviated(column.text):
+			return fmt.Sprintf("the event's %s is longer than %d bytes; write a shorter one", column.key, maxLogText)
+		case !utf8.ValidString(column.text):
+			return "the event's " + column.key + " is not valid UTF-8; write it in UTF-8 (the database's encoding, SQL_ASCII, checks nothing)"
+		}
+	}
+	if !utf8.Valid(data) {
+		return "the event's data are not valid UTF-8; write them in UTF-8 (the database's encoding, SQL_ASCII, checks nothing)"
+	}
+	return ""
 }
 
 // Envelope returns the body that customers receive: id, type, created, venue and data, in that order, created in
@@ -80,6 +150,15 @@ type Endpoint struct {
 	// Generation counts how often the endpoint was enabled. Failures are counted within one generation.
 	Generation int64
 	Created    time.Time
+	Subscribed time.Time // when venue or events were changed last, zero when never
+}
+
+// Since returns when the endpoint began to want what it wants.
+func (e *Endpoint) Since() time.Time {
+	if e.Subscribed.IsZero() {
+		return e.Created
+	}
+	return e.Subscribed
 }
 
 // Reasons why an endpoint is disabled (endpoints.disabled_reason).

@@ -2,6 +2,7 @@ package outbox
 
 import (
 	"context"
+	"slices"
 	"strings"
 	"time"
 
@@ -17,8 +18,15 @@ type group struct {
 	// data.
 	withoutTexts bool
 	// rowsExist has first rows written like later ones. It is set when PostgreSQL has refused the group because of one that exists,
-	// which a comparison of outbox and log may have made.
+	// which a comparison of outbox and log may have made, or which is of another event with the same id.
 	rowsExist bool
+	// careful has rows that PostgreSQL refuses looked for, one by one. It is set when PostgreSQL has refused the group for what is in it, and
+	// it was not one of the reasons above.
+	careful bool
+	asides  map[deliveryKey]aside // rows that PostgreSQL has refused
+	clashes []*Result             // results of events whose id another event of the group has
+	taken   []*Result             // results of the last write that have no row, since another event with the same id is pending
+	reused  int64                 // deliveries of the last write whose row was of another event with the same id
 }
 
 // groupRow is the row that a group writes for a delivery: one statement must not write it twice.
@@ -37,21 +45,37 @@ func (g *group) empty() bool { return len(g.results) == 0 && len(g.health) == 0 
 
 // add takes a result in. It must be called before the watermark learns that its delivery is recorded.
 func (g *group) add(r *Result) {
+	if r.Taken {
+		g.results = append(g.results, r)
+		return
+	}
 	key := r.key()
+	if row, ok := g.rows[key]; ok && g.results[row.latest].Delivery.identity() != r.Delivery.identity() {
+		r.Taken = true // two events with one id: the first has the row
+		g.clashes = append(g.clashes, r)
+		g.results = append(g.results, r)
+		return
+	}
 	g.rows[key] = groupRow{latest: len(g.results), first: g.rows[key].first || !r.Delivery.recorded}
 	g.results = append(g.results, r)
 }
 
 func (r *Result) key() deliveryKey { return deliveryKey{r.Delivery.EventID, r.Delivery.EndpointID} }
 
-// refused learns why PostgreSQL has refused the group, so that the next try is not refused again.
-func (g *group) refused(sqlState string) {
+// refused learns why PostgreSQL has refused the group, so that the next try is not refused again. It reports whether the
+// next try differs.
+func (g *group) refused(sqlState string) bool {
 	switch {
-	case strings.HasPrefix(sqlState, classDataException):
+	case strings.HasPrefix(sqlState, classDataException) && !g.withoutTexts:
 		g.withoutTexts = true // what a customer's server said must not fail a commit
-	case sqlState == codeUniqueViolation:
+	case sqlState == codeUniqueViolation && !g.rowsExist:
 		g.rowsExist = true
+	case refusesContent(sqlState) && !g.careful:
+		g.careful, g.rowsExist = true, true
+	default:
+		return false
 	}
+	return true
 }
 
 // insertDeliveries writes first rows. To look for a conflict, as upsertDeliveries does, costs a third more.
@@ -61,15 +85,38 @@ insert into webhooks.deliveries as d (event_id, endpoint_id, venue, type, create
 select * from unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::timestamptz[], $6::text[], $7::smallint[], $8::timestamptz[],
        $9::int[], $10::text[], $11::text[], $12::int[], $13::text[], $14::timestamptz[])`
 
-// upsertDeliveries writes later states.
-const upsertDeliveries = insertDeliveries + `
-on conflict (event_id, endpoint_id) do update set
-       status = excluded.status, attempts = excluded.attempts, next_attempt_at = excluded.next_attempt_at,
-       last_code = coalesce(excluded.last_code, case when excluded.attempts = d.attempts then d.last_code end),
-       last_class = coalesce(excluded.last_class, case when excluded.attempts = d.attempts then d.last_class end),
-       last_error = coalesce(excluded.last_error, case when excluded.attempts = d.attempts then d.last_error end),
-       last_latency_ms = coalesce(excluded.last_latency_ms, case when excluded.attempts = d.attempts then d.last_latency_ms end),
-       replay_id = excluded.replay_id, finished = excluded.finished`
+// upsertDeliveries writes later states. A row of another event with the same id is taken over once that one has ended. While it is pending it
+// stays, and what came of the second event stands among the attempts. It returns how many rows were of another event, and which of the results
+// by their places have no row.
+const upsertDeliveries = `
+with incoming as materialized (
+    select i.*, d.status as former,
+           d.venue = i.venue and d.type = i.type and (d.created = i.created or i.undated) as same,
+           case when i.undated and d.venue = i.venue and d.type = i.type then d.created else i.created end as dated
+    from unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::timestamptz[], $6::text[], $7::smallint[], $8::timestamptz[],
+                $9::int[], $10::text[], $11::text[], $12::int[], $13::text[], $14::timestamptz[], $15::bool[]) with ordinality
+         i (event_id, endpoint_id, venue, type, created, status, attempts, next_attempt_at, last_code, last_class, last_error, last_latency_ms,
+            replay_id, finished, undated, place)
+    left join webhooks.deliveries d on d.event_id = i.event_id and d.endpoint_id = i.endpoint_id
+), written as (
+    insert into webhooks.deliveries as d (event_id, endpoint_id, venue, type, created, status, attempts, next_attempt_at,
+           last_code, last_class, last_error, last_latency_ms, replay_id, finished)
+    select event_id, endpoint_id, venue, type, dated, status, attempts, next_attempt_at,
+           last_code, last_class, last_error, last_latency_ms, replay_id, finished
+    from incoming where same is not false or former <> 'pending'
+    on conflict (event_id, endpoint_id) do update set
+           venue = excluded.venue, type = excluded.type, created = excluded.created,
+           status = excluded.status, attempts = excluded.attempts, next_attempt_at = excluded.next_attempt_at,
+           last_code = coalesce(excluded.last_code, case when ` + goesOn + ` then d.last_code end),
+           last_class = coalesce(excluded.last_class, case when ` + goesOn + ` then d.last_class end),
+           last_error = coalesce(excluded.last_error, case when ` + goesOn + ` then d.last_error end),
+           last_latency_ms = coalesce(excluded.last_latency_ms, case when ` + goesOn + ` then d.last_latency_ms end),
+           replay_id = excluded.replay_id, finished = excluded.finished
+)
+select place - 1, former = 'pending' from incoming where not same`
+
+// goesOn is the condition that a new state says nothing new of the last attempt.
+const goesOn = `excluded.attempts = d.attempts and (excluded.venue, excluded.type, excluded.created) = (d.venue, d.type, d.created)`
 
 const insertAttempts = `
 insert into webhooks.attempts (event_id, endpoint_id, attempt, at, code, class, error, latency_ms, response)
@@ -94,24 +141,38 @@ where r.id = x.id and r.state = 'running'`
 
 // write writes the group in the open transaction. It may be called again after a failure.
 func (g *group) write(ctx context.Context, tx querier) error {
+	g.reused, g.taken = 0, nil
 	if g.empty() {
 		return nil
 	}
+	if g.careful {
+		return g.writeCarefully(ctx, tx)
+	}
 	var b pgx.Batch
 	g.queueHealth(&b)
-	first, later := g.latest()
-	g.queueDeliveries(&b, insertDeliveries, first)
-	g.queueDeliveries(&b, upsertDeliveries, later)
+	g.queueResults(&b, g.results)
 	g.queueReplays(&b)
-	g.queueAttempts(&b)
-	return tx.SendBatch(ctx, &b).Close()
+	if err := tx.SendBatch(ctx, &b).Close(); err != nil {
+		return err
+	}
+	return g.writeTaken(ctx, tx)
 }
 
-// latest returns the latest result of each delivery: of those without a row, and of those that have one.
-func (g *group) latest() (first, later []*Result) {
-	for i, r := range g.results {
+// queueResults writes results with their attempts.
+func (g *group) queueResults(b *pgx.Batch, results []*Result) {
+	first, later := g.latest(results)
+	g.queueFirst(b, first)
+	g.queueLater(b, later)
+	g.queueAttempts(b, results)
+}
+
+// latest returns the latest result of each delivery among results: of those without a row, and of those that have one.
+func (g *group) latest(results []*Result) (first, later []*Result) {
+	for _, r := range results {
 		switch row := g.rows[r.key()]; {
-		case row.latest != i:
+		case r.Taken:
+			g.reused++
+		case g.results[row.latest] != r:
 		case row.first && !g.rowsExist:
 			first = append(first, r)
 		default:
@@ -121,12 +182,69 @@ func (g *group) latest() (first, later []*Result) {
 	return first, later
 }
 
-// queueDeliveries writes the rows of results by a statement.
-func (g *group) queueDeliveries(b *pgx.Batch, sql string, results []*Result) {
-	n := len(results)
-	if n == 0 {
+// queueFirst writes the rows of results that have none.
+func (g *group) queueFirst(b *pgx.Batch, results []*Result) {
+	if len(results) > 0 {
+		b.Queue(insertDeliveries, g.columns(results)...)
+	}
+}
+
+// queueLater writes the rows of results that may have one.
+func (g *group) queueLater(b *pgx.Batch, results []*Result) {
+	if len(results) == 0 {
 		return
 	}
+	undated := make([]bool, 0, len(results))
+	for _, r := range results {
+		undated = append(undated, r.Delivery.undated)
+	}
+	b.Queue(upsertDeliveries, append(g.columns(results), undated)...).Query(func(rows pgx.Rows) error {
+		var place int
+		var pending bool
+		_, err := pgx.ForEachRow(rows, []any{&place, &pending}, func() error {
+			g.reused++
+			if pending {
+				g.taken = append(g.taken, results[place])
+			}
+			return nil
+		})
+		return err
+	})
+}
+
+// writeTaken tells, among the attempts, of the results that have no row since another event with the same id is pending.
+func (g *group) writeTaken(ctx context.Context, tx querier) error {
+	taken := slices.Concat(g.taken, g.clashes)
+	if len(taken) == 0 {
+		return nil
+	}
+	told := make([]*Result, len(taken))
+	for i, r := range taken {
+		outcome := "its delivery was " + string(r.Status)
+		if r.Status == Pending {
+			outcome = "its delivery had not ended, and is not attempted again"
+		}
+		told[i] = &Result{Taken: true, Delivery: r.Delivery, Attempt: &Attempt{At: r.at(), Class: ClassIDTaken, Error: r.Delivery.takenText(outcome)}}
+	}
+	g.taken = nil
+	var b pgx.Batch
+	g.queueAttempts(&b, told)
+	return tx.SendBatch(ctx, &b).Close()
+}
+
+// at returns a time for an attempt that tells of the result.
+func (r *Result) at() time.Time {
+	for _, t := range []time.Time{r.Finished, r.NextAttempt} {
+		if !t.IsZero() {
+			return t
+		}
+	}
+	return time.Now()
+}
+
+// columns returns the parameters of insertDeliveries.
+func (g *group) columns(results []*Result) []any {
+	n := len(results)
 	var (
 		eventIDs, endpointIDs = make([]string, 0, n), make([]string, 0, n)
 		venues, types         = make([]string, 0, n), make([]string, 0, n)
@@ -146,11 +264,16 @@ func (g *group) queueDeliveries(b *pgx.Batch, sql string, results []*Result) {
 		next, finished = append(next, orNull(r.NextAttempt)), append(finished, r.finished())
 		code, class, text, latency := r.last()
 		codes, classes = append(codes, orNull(code)), append(classes, orNull(class))
-		errs, latencies = append(errs, g.text(text)), append(latencies, latency)
+		if aside := g.asides[r.key()]; aside != asNothing {
+			errs = append(errs, &setAside)
+		} else {
+			errs = append(errs, g.text(text))
+		}
+		latencies = append(latencies, latency)
 		replayIDs = append(replayIDs, orNull(d.ReplayID))
 	}
-	b.Queue(sql, eventIDs, endpointIDs, venues, types, created, statuses, attempts, next,
-		codes, classes, errs, latencies, replayIDs, finished)
+	return []any{eventIDs, endpointIDs, venues, types, created, statuses, attempts, next,
+		codes, classes, errs, latencies, replayIDs, finished}
 }
 
 // queueReplays counts the deliveries that have ended for the replays that they belong to.
@@ -170,7 +293,7 @@ func (g *group) queueReplays(b *pgx.Batch) {
 	}
 }
 
-func (g *group) queueAttempts(b *pgx.Batch) {
+func (g *group) queueAttempts(b *pgx.Batch, results []*Result) {
 	var (
 		eventIDs, endpointIDs []string
 		numbers               []int16
@@ -178,9 +301,9 @@ func (g *group) queueAttempts(b *pgx.Batch) {
 		codes, latencies      []*int32
 		classes, errs, bodies []*string
 	)
-	for _, r := range g.results {
+	for _, r := range results {
 		a := r.Attempt
-		if a == nil {
+		if a == nil || r.Taken && a.Class != ClassIDTaken || g.asides[r.key()] != asNothing {
 			continue
 		}
 		eventIDs, endpointIDs = append(eventIDs, r.Delivery.EventID), append(endpointIDs, r.Delivery.EndpointID)

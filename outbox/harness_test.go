@@ -20,7 +20,7 @@ import (
 const patience = 15 * time.Second
 
 // testLog shows what the parts log with the test's own output.
-func testLog(t *testing.T) *slog.Logger { return slog.New(slog.NewTextHandler(t.Output(), nil)) }
+func testLog(t testing.TB) *slog.Logger { return slog.New(slog.NewTextHandler(t.Output(), nil)) }
 
 // follower runs a Tailer as the agent does.
 type follower struct {
@@ -164,7 +164,7 @@ func newTerm(t *testing.T, db *DB) Term {
 }
 
 // keepBook runs a Ledger; with adjust the test changes its configuration.
-func keepBook(t *testing.T, cfg Config, term Term, adjust func(*book, *LedgerConfig)) *book {
+func keepBook(t testing.TB, cfg Config, term Term, adjust func(*book, *LedgerConfig)) *book {
 	t.Helper()
 	b := &book{ended: make(chan error, 1)}
 	lc := LedgerConfig{
@@ -203,7 +203,7 @@ func (b *book) close(t *testing.T) {
 	}
 }
 
-func (b *book) wait(t *testing.T) error {
+func (b *book) wait(t testing.TB) error {
 	t.Helper()
 	select {
 	case err := <-b.ended:

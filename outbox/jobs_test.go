@@ -165,6 +165,7 @@ func TestReplay_ResumesFromItsCursorAndCountsExactly(t *testing.T) {
 		t.Helper()
 		for i := from; i <= to; i++ {
 			d := newDelivery(fmt.Sprintf("evt_%05d", i), "ep_1")
+			d.Created = time.Date(2026, 1, 1, 0, 0, i-i%10, 0, time.UTC) // as addLog has it
 			d.recorded, d.ReplayID = true, "rpl_1"
 			must(t, b.Record(t.Context(), &Result{Delivery: d, Status: status, Finished: time.Now(), Code: 200}))
 		}

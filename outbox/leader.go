@@ -23,16 +23,13 @@ type Term struct {
 	Epoch, Sequence int64
 	// LSN is the checkpoint when the term began: everything up to it is recorded.
 	LSN LSN
-	// LookupUntil is the position of the server when the term began: an earlier leader, or the sweep, may have recorded
-	// transactions up to here.
+	// LookupUntil is the position of the server when the term began: an earlier leader may have recorded transactions up to here.
 	LookupUntil LSN
-	// Repeats tells that any event may come again: the outbox has partitions, and an UPDATE that moves a row to another one is
-	// streamed as an insert. LookupUntil has no end then.
+	// Repeats reports whether any event may come again: the outbox has partitions, and an UPDATE that moves a row to another one
+	// is streamed as an insert. LookupUntil has no end then.
 	Repeats bool
 	// Gap is why events may have passed the stream unseen before this term, "" when it goes on where the last one ended.
 	Gap string
-	// Swept counts the deliveries that were found in the outbox and had no row, because of the gap.
-	Swept int64
 	// Barrier is a transaction that began after the gap. Once all before it have ended, Reconcile completes the recovery;
 	// zero when there is nothing to recover.
 	Barrier uint64
@@ -81,20 +78,10 @@ func (db *DB) serverPosition(ctx context.Context, q querier, t *Tailer) (s serve
 	return s, err
 }
 
-// foreign tells that the checkpoint was written elsewhere, so that neither its position nor its transaction ids mean
-// anything here.
-func (c checkpoint) foreign(s server) bool {
-	return c.systemID != s.systemID || c.database != s.database
-}
-
 // gap says why events may have passed the stream unseen since the checkpoint was written, "" when there is no reason to think
 // so. void tells that its position means nothing on this server: what the slot holds begins anywhere.
 func (c checkpoint) gap(s server) (reason string, void bool) {
 	switch {
-	case c.systemID != s.systemID:
-		return fmt.Sprintf("the checkpoint is of another server (system identifier %s, here %s)", c.systemID, s.systemID), true
-	case c.database != s.database:
-		return fmt.Sprintf("the checkpoint is of another database (%s, here %s)", c.database, s.database), true
 	case c.lsn > s.insert:
 		return fmt.Sprintf("the checkpoint (%s) is ahead of the server's WAL (%s), so an earlier state was restored", c.lsn, s.insert), true
 	case s.confirmed > c.lsn && c.lsn != 0: // zero: the slot is new
@@ -127,6 +114,10 @@ select pg_drop_replication_slot($1)`
 // replace a slot that is there is given up for a new one. It returns ErrSlotActive while another agent holds it. waiting is
 // called again and again while the new slot waits for other transactions to end.
 func (db *DB) PrepareSlot(ctx context.Context, t *Tailer, holder string, replace bool, waiting func(error)) (LSN, error) {
+	// First of all: a new slot's checkpoint would say that this is no copy.
+	if err := db.mustBeAdopted(ctx, db.pool, t.System.SystemID); err != nil {
+		return 0, err
+	}
 	var active, inCreation, lost, staysBehind bool
 	err := db.pool.QueryRow(ctx, selectSlot, db.cfg.Slot).Scan(&active, &inCreation, &lost, &staysBehind)
 	switch {
@@ -163,7 +154,7 @@ func (db *DB) PrepareSlot(ctx context.Context, t *Tailer, holder string, replace
 	if err != nil {
 		return 0, db.cfg.explain("read the position", err)
 	}
-	if c.foreign(s) || c.lsn > s.insert {
+	if c.lsn > s.insert {
 		return 0, nil // a start in the future would be accepted, and everything up to it skipped without a word
 	}
 	return c.lsn, nil
@@ -271,27 +262,27 @@ const takeOver = `
 update webhooks.checkpoint
 set epoch = epoch + 1, holder = $2, system_identifier = $3, timeline = $4, database = current_database(), updated = now(),
     recovering = recovering or $5, lsn = case when $6 then '0/0' else lsn end,
-    -- A horizon of another server, or of a state that a restore has undone, means nothing here, and neither does one that is so old
+    -- A horizon of a state that a restore has undone means nothing here, and neither does one that is so old
     -- that 32 bits do not tell it from the future.
     horizon = case when not $7 and pg_snapshot_xmin(horizon)::text::bigint between pg_snapshot_xmax(pg_current_snapshot())::text::bigint - 2000000000
-                                                                               and pg_snapshot_xmax(pg_current_snapshot())::text::bigint then horizon end
+                                                                               and pg_snapshot_xmax(pg_current_snapshot())::text::bigint then horizon end,
+    sweep = case when not $7 and pg_snapshot_xmin((sweep->'Horizon'->>'Snapshot')::pg_snapshot)::text::bigint
+                      between pg_snapshot_xmax(pg_current_snapshot())::text::bigint - 2000000000
+                          and pg_snapshot_xmax(pg_current_snapshot())::text::bigint then sweep end
 where slot = $1
 returning epoch, sequence, lsn, pg_current_xact_id()::text::bigint`
 
 const noteGap = `
 update webhooks.checkpoint set recovering = true where slot = $1 and epoch = $2`
 
-// NoteGap notes that the stream passes events over in this term: the next one begins with a sweep.
+// NoteGap notes that the stream passes events over in this term: the next one begins with a recovery.
 func (db *DB) NoteGap(ctx context.Context, term Term) error {
 	_, err := db.pool.Exec(ctx, noteGap, db.cfg.Slot, term.Epoch)
 	return db.cfg.explain("write the checkpoint", err)
 }
 
-const selectInsertLSN = `select pg_current_wal_insert_lsn()`
-
 // TakeOver begins a term: from the moment it commits, no earlier leader can record anything. The caller must hold the
-// stream. Where events may have passed the stream unseen, it sweeps the outbox for them before the first batch is read;
-// Reconcile completes that later.
+// stream. Where events may have passed the stream unseen, it says so (Term.Gap); Reconcile finds them beside the stream.
 func (db *DB) TakeOver(ctx context.Context, t *Tailer, holder string) (Term, error) {
 	var (
 		term Term
@@ -300,7 +291,7 @@ func (db *DB) TakeOver(ctx context.Context, t *Tailer, holder string) (Term, err
 	if _, err = db.readClock(ctx, db.pool); err != nil {
 		return term, db.cfg.explain("read the clock", err)
 	}
-	db.idTypeName.Store(nil) // the table may have been made anew since the last term
+	db.mapped.Store(nil) // the table may have been made anew since the last term
 	if term.Coverage, err = db.Coverage(ctx); err != nil {
 		return term, err
 	}
@@ -309,15 +300,20 @@ func (db *DB) TakeOver(ctx context.Context, t *Tailer, holder string) (Term, err
 		if err != nil {
 			return err
 		}
-		// After the lock: a former leader can move neither the checkpoint nor, without the stream, the slot.
+		// After the lock: a former leader can move neither the checkpoint nor, without the stream, the slot. It can record nothing
+		// either, so whatever an earlier term has recorded stands in the WAL before this position.
 		s, err := db.serverPosition(ctx, tx, t)
 		if err != nil {
 			return err
 		}
+		if err := db.mustBeAdopted(ctx, tx, s.systemID); err != nil {
+			return err
+		}
+		term.LookupUntil = s.insert
 		s.coverage = term.Coverage
 		var void bool
 		term.Gap, void = c.gap(s)
-		row := tx.QueryRow(ctx, takeOver, db.cfg.Slot, holder, t.System.SystemID, t.System.Timeline, term.Gap != "", void, c.foreign(s) || c.lsn > s.insert)
+		row := tx.QueryRow(ctx, takeOver, db.cfg.Slot, holder, t.System.SystemID, t.System.Timeline, term.Gap != "", void, c.lsn > s.insert)
 		return row.Scan(&term.Epoch, &term.Sequence, &term.LSN, &term.Barrier)
 	})
 	if err != nil {
@@ -325,13 +321,9 @@ func (db *DB) TakeOver(ctx context.Context, t *Tailer, holder string) (Term, err
 	}
 	if term.Gap == "" {
 		term.Barrier = 0
-	} else if term.Swept, err = db.sweep(ctx, term); err != nil {
-		return term, err
 	}
 	if term.Coverage.partitioned() {
 		term.Repeats, term.LookupUntil = true, math.MaxUint64
-		return term, nil
 	}
-	err = db.pool.QueryRow(ctx, selectInsertLSN).Scan(&term.LookupUntil)
-	return term, db.cfg.explain("read the position", err)
+	return term, nil
 }

@@ -32,7 +32,7 @@ func recordedKeys(t *testing.T, env *testenv.DB) []string {
 	return testenv.QueryAll[string](t, env, `select event_id || '/' || endpoint_id || ' ' || status from webhooks.deliveries order by 1`)
 }
 
-func TestLeader_FirstStartSweepsWhatNoSlotHasSeen(t *testing.T) {
+func TestLeader_FirstStartFindsWhatNoSlotHasSeen(t *testing.T) {
 	t.Parallel()
 	db, env := openDB(t)
 	for i, e := range []struct{ created, venue, event string }{
@@ -47,24 +47,25 @@ func TestLeader_FirstStartSweepsWhatNoSlotHasSeen(t *testing.T) {
 	env.Exec(t, `insert into webhooks.outbox (id, type, venue, data, created) values ('evt_1', 'lead.created', 'venue_a', '{}', now() - interval '1 hour'),
 	    ('evt_2', 'leads', 'venue_a', '{}', now()), ('evt_3', 'lead.created', 'venue_c', '{}', now())`)
 	addDelivery(t, env, "evt_1", "ep_1", "venue_a", "lead.created", Succeeded, 60) // of an earlier slot
-	term := takeTerm(t, db)
+	c := compareFirst(t, db, env)
+	recovered := c.runSettled(t, true)
 	want := []string{"evt_1/ep_0 pending", "evt_1/ep_1 succeeded", "evt_1/ep_5 missed", "evt_2/ep_1 pending", "evt_2/ep_4 pending"}
 	if got := recordedKeys(t, env); !slices.Equal(got, want) {
 		t.Errorf("recorded %q, want %q", got, want)
 	}
-	if term.Epoch != 1 || term.Swept != 4 || term.LookupUntil == 0 {
-		t.Errorf("the first term is %+v", term)
+	if term := c.cfg.Term; term.Epoch != 1 || term.Gap == "" || recovered != 4 || term.LookupUntil == 0 {
+		t.Errorf("the first term is %+v and recovered %d", term, recovered)
 	}
-	if term := takeTerm(t, db); term.Epoch != 2 || term.Swept != 0 || term.LSN == 0 || term.LSN != storedLSN(t, env) {
-		t.Errorf("the second term is %+v: the sweep was done already", term)
+	if term := takeTerm(t, db); term.Epoch != 2 || term.Gap != "" || term.Barrier != 0 {
+		t.Errorf("the second term is %+v: the recovery is complete already", term)
 	}
 }
 
-func TestLeader_SweepsAgainAfterACrashBeforeTheSweep(t *testing.T) {
+func TestLeader_RecoversAfterACrashBeforeTheSlotWasThere(t *testing.T) {
 	t.Parallel()
 	db, env := openDB(t)
 	addEndpoint(t, env, "ep_1", "venue_a", "*")
-	addEvents(t, env, "evt", findLimit+1)
+	addEvents(t, env, "evt", 2*giveLimit+1)
 	tailer := NewTailer(db.cfg, testLog(t))
 	must(t, tailer.Connect(t.Context()))
 	t.Cleanup(tailer.Close)
@@ -73,20 +74,21 @@ func TestLeader_SweepsAgainAfterACrashBeforeTheSweep(t *testing.T) {
 	if got := testenv.QueryOne[bool](t, env, `select recovering from webhooks.checkpoint`); !got {
 		t.Fatal("a new slot is not noted as recovering")
 	}
-	if term := takeTerm(t, db); term.Swept != findLimit+1 {
-		t.Errorf("the next leader swept %d of %d", term.Swept, findLimit+1)
+	if got := compareFirst(t, db, env).runSettled(t, true); got != 2*giveLimit+1 {
+		t.Errorf("the next leader recovered %d of %d", got, 2*giveLimit+1)
 	}
 }
 
-func TestLeader_SweepsWhenTheCheckpointIsGone(t *testing.T) {
+func TestLeader_RecoversWhenTheCheckpointIsGone(t *testing.T) {
 	t.Parallel()
 	db, env := openDB(t)
 	addEndpoint(t, env, "ep_1", "venue_a", "*")
 	takeTerm(t, db)
 	addEvents(t, env, "evt", 1)
 	env.Exec(t, `delete from webhooks.checkpoint`)
-	if term := takeTerm(t, db); term.Swept != 1 {
-		t.Errorf("swept %d, want 1", term.Swept)
+	c := compareFirst(t, db, env)
+	if got := c.runSettled(t, true); got != 1 || c.cfg.Term.Gap == "" {
+		t.Errorf("recovered %d, want 1; the gap is %q", got, c.cfg.Term.Gap)
 	}
 }
 
@@ -139,8 +141,9 @@ func TestTakeOver_DoesNotBelieveAHorizonOfTheFuture(t *testing.T) {
 			takeTerm(t, db)
 			addEvents(t, env, "evt", 3)
 			env.Exec(t, `update webhooks.checkpoint set horizon = '900000000:900000000:', horizon_at = now(), lsn = $1::text::pg_lsn, recovering = true`, lsn)
-			if term := takeTerm(t, db); term.Swept != 3 {
-				t.Errorf("%s: swept %d, want 3", term.Gap, term.Swept)
+			c := compareFirst(t, db, env)
+			if got := c.runSettled(t, true); got != 3 {
+				t.Errorf("%s: recovered %d, want 3", c.cfg.Term.Gap, got)
 			}
 		})
 	}
@@ -197,21 +200,21 @@ func TestLoadState_HoldsWhatTheAgentNeeds(t *testing.T) {
 	}
 }
 
-func TestLeader_SweepsAMappedOutboxWithOddRows(t *testing.T) {
+func TestReconcile_FindsOddRowsOfAMappedOutbox(t *testing.T) {
 	t.Parallel()
 	db, env := openMapped(t)
 	addEndpoint(t, env, "ep_1", "venue_a", "*")
 	env.Exec(t, `update webhooks.endpoints set created = '2025-01-01'`)
 	env.Exec(t, `insert into public."App Events" (what, place, body, at) values ('lead.created', 'venue_a', '{}', '2025-05-10 14:32:00'),
 	    (null, 'venue_a', null, null), ('lead.created', 'venue_a', '{}', 'infinity'), (null, null, null, null)`)
-	if term := takeTerm(t, db); term.Swept != 3 {
-		t.Fatalf("swept %d deliveries, want 3", term.Swept)
+	if got := compareFirst(t, db, env).runSettled(t, true); got != 3 {
+		t.Fatalf("recovered %d deliveries, want 3", got)
 	}
 	refills, err := db.Due(t.Context(), []Want{wantAll("ep_1", 10)}, time.Now().Add(time.Second), 1<<20)
 	must(t, err)
 	found := false
 	for _, d := range refills["ep_1"].Deliveries {
-		found = found || strings.Contains(string(d.Body), `"created":"2025-05-10T14:32:00Z"`) // a time without zone is UTC, as in the stream
+		found = found || strings.Contains(string(d.Body), `"created":"2025-05-10T18:32:00Z"`) // a time without zone is of the database's, as in the stream
 	}
 	if n := len(refills["ep_1"].Deliveries); n != 3 || !found {
 		t.Errorf("%d of 3 bodies; one with the time of its row: %t", n, found)

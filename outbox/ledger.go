@@ -2,6 +2,7 @@ package outbox
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"slices"
 	"sync/atomic"
@@ -54,6 +55,8 @@ type LedgerConfig struct {
 	Committed func([]*Result)
 	// Requeued tells that an endpoint has pending rows that are due at once.
 	Requeued func(endpointID string)
+	// Recovered tells that a comparison has given so many deliveries their rows; nil for nothing.
+	Recovered func(n int)
 	// Stalled tells that a commit takes long (true), and that it is over (false).
 	Stalled func(bool)
 	// ServerEnds tells that PostgreSQL is shutting down (or starting up).
@@ -80,7 +83,8 @@ type Ledger struct {
 	missing  *missJob  // stands among jobs while it has something to do
 	stopped  stops
 	versions map[string]int64 // by endpoint, the latest Health that was taken in, until the endpoint is gone
-	stored   LSN              // the checkpoint as committed
+	reused   reusedIDs
+	stored   LSN // the checkpoint as committed
 	storedAt time.Time
 	pause    *time.Timer                  // of gather
 	failing  string                       // why the last try to commit failed, "" when it did not; logged when it changes
@@ -390,12 +394,16 @@ func (l *Ledger) commit(ctx context.Context, g *group, last bool) error {
 	}
 	err := l.transact(ctx, lsn, func(ctx context.Context, tx querier) error {
 		err := g.write(ctx, tx)
-		g.refused(SQLState(err))
+		if g.refused(SQLState(err)) {
+			err = fmt.Errorf("%w: %w", errWrittenAnew, err)
+		}
 		return err
 	})
 	if err != nil {
 		return err
 	}
+	l.tellAsides(g)
+	l.tellReused(g.reused)
 	l.stats.groups.Add(1)
 	l.stats.rows.Add(int64(len(g.rows)))
 	for _, r := range g.results {

@@ -295,6 +295,7 @@ func TestLedger_RecordsAFirstResultWhoseRowIsThereAlready(t *testing.T) {
 	b := keepBook(t, db.cfg, newTerm(t, db), nil)
 	deliveries := b.track(t, 1000, "evt_1", "evt_2")
 	addDelivery(t, env, "evt_1", "ep_1", "venue_a", "lead.created", Pending, 0)
+	env.Exec(t, `update webhooks.deliveries set created = $1`, deliveries[0].Created)
 	for _, d := range deliveries {
 		must(t, b.Record(t.Context(), success(d)))
 	}

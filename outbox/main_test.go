@@ -24,6 +24,7 @@ func testConfig(url, slot string) Config {
 		Columns:     Columns{ID: "id", Type: "type", Venue: "venue", Data: "data", Created: "created"},
 		Publication: "webhooks_outbox",
 		Slot:        slot,
+		Counts:      &Counts{},
 	}
 }
 

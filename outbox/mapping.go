@@ -1,28 +1,221 @@
 package outbox
 
-import "fmt"
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
 
-// This file holds how SQL reads an event of the outbox, whichever table and columns it is mapped to.
+	"github.com/jackc/pgx/v5"
+)
 
-// eventColumns returns the expressions for an event's id, venue, created and type, with the values that the stream would give
-// to what is null or out of range.
+// This file says what an event of the outbox is, and how SQL reads one, whichever table and columns it is mapped to. The stream's reading
+// is that of decoder; both must give the same values for whatever a column can hold.
+//
+// An event is told from others by its id, its venue, its type and when it was created: an id alone may come again, in a table that has no key, or
+// another one, or that was emptied and counts from one again. The log keeps all four. Ids, types and venues stand in it as logText writes them, and
+// so they do everywhere beyond the reading of a row.
+//
+// created is usable when it is a moment of the years 1 to 9999. Otherwise the event has none: what the log keeps is the time of the commit, or of
+// the comparison that found the event, and it tells nothing about which event it is.
+
+// mapping is what the outbox's columns are.
+type mapping struct {
+	idType string     // a base type, fit for a cast; "" without such a column
+	zone   string     // of created, when its type has none itself
+	local  *localTime // the same for the stream; nil when created has a zone
+}
+
+// maxLogText is how many bytes of an id, a type or a venue the log takes: the longest keys of its indexes hold two of them, of about 2,700
+// bytes that a key may have.
+const maxLogText = 512
+
+// baseTypes are the types that ids, types and venues may have, beside domains over them, and enums for types and venues. Their texts in a stream
+// and in a query are the same, but for char(n), which is padded in the stream (decoder).
+var baseTypes = []string{"text", "varchar", "bpchar", "name", "citext", "uuid", "int2", "int4", "int8", "numeric"}
+
+// selectBaseTypes returns the types of columns as they are beneath any domains.
+const selectBaseTypes = `
+with recursive walk as (
+    select a.attname, a.atttypid as type, 0 as depth from pg_attribute a
+    where a.attrelid = to_regclass($1) and a.attname = any($2::text[]) and a.attnum > 0 and not a.attisdropped
+    union all
+    select w.attname, t.typbasetype, w.depth + 1 from walk w join pg_type t on t.oid = w.type where t.typtype = 'd'
+)
+select w.attname::text, t.typname::text, format_type(t.oid, -1), t.typtype = 'e'
+from walk w join pg_type t on t.oid = w.type where t.typtype <> 'd'`
+
+// columnType is the type of a column beneath any domains.
+type columnType struct {
+	name string // pg_type.typname
+	cast string // fit for a cast
+	enum bool
+}
+
+// columnTypes returns the types of the mapped columns by their names.
+func (c Config) columnTypes(ctx context.Context, q querier) (map[string]columnType, error) {
+	var names []string
+	for _, column := range c.Columns.list() {
+		names = append(names, column.name)
+	}
+	types := map[string]columnType{}
+	_, err := queryRows(ctx, q, selectBaseTypes, func(row pgx.CollectableRow) (struct{}, error) {
+		var name string
+		var t columnType
+		err := row.Scan(&name, &t.name, &t.cast, &t.enum)
+		types[name] = t
+		return struct{}{}, err
+	}, c.table(), names)
+	return types, err
+}
+
+// readMapping looks at the columns of the outbox.
+func (c Config) readMapping(ctx context.Context, q querier) (*mapping, error) {
+	types, err := c.columnTypes(ctx, q)
+	if err != nil {
+		return nil, c.explain("look at "+c.Table, err)
+	}
+	m := &mapping{idType: types[c.Columns.ID].cast}
+	if types[c.Columns.Created].name != "timestamp" {
+		return m, nil
+	}
+	if m.zone = c.TimeZone; m.zone == "" {
+		if m.zone, err = c.databaseZone(ctx); err != nil {
+			return nil, err
+		}
+	}
+	m.local, err = readLocalTime(ctx, q, m.zone)
+	return m, c.explain("read the time zone", err)
+}
+
+// connectMapping is readMapping over a connection of its own.
+func (c Config) connectMapping(ctx context.Context) (*mapping, error) {
+	cc, err := c.connConfig()
+	if err != nil {
+		return nil, err
+	}
+	conn, err := pgx.ConnectConfig(ctx, cc)
+	if err != nil {
+		return nil, c.explain("connect", err)
+	}
+	defer closeConn(conn)
+	return c.readMapping(ctx, conn)
+}
+
+// loadIDType looks at the columns of the outbox once, so that lookups by id can use its index whatever the type, and times are read in their zone.
+func (db *DB) loadIDType(ctx context.Context) error {
+	if db.mapped.Load() != nil {
+		return nil
+	}
+	m, err := db.cfg.readMapping(ctx, db.pool)
+	if err != nil {
+		return err
+	}
+	if m.idType == "" {
+		return &Problem{Thing: "table " + db.cfg.Table, Reason: fmt.Sprintf("it has no column %q", db.cfg.Columns.ID), Remedy: "correct [outbox.columns]"}
+	}
+	db.mapped.Store(m)
+	return nil
+}
+
+// idType returns what loadIDType found, in a form fit for a cast.
+func (db *DB) idType() string { return db.mapped.Load().idType }
+
+// forgetMapping has the columns looked at again, after an error that may come of a change of theirs.
+func (db *DB) forgetMapping(err error) {
+	if strings.HasPrefix(SQLState(err), "42") {
+		db.mapped.Store(nil)
+	}
+}
+
+// logTextSQL is the expression for a text as the log has it.
+func logTextSQL(value string) string { return "webhooks.log_text(" + value + ")" }
+
+// eventColumns returns the expressions for an event's id, venue, created and type. The id is the column itself, whose type its index has. An event
+// without a usable created has now(), which no event has that a query sees: see isRecorded and firstCreated. loadIDType must have been called.
 func (db *DB) eventColumns() (id, venue, created, eventType string) {
 	c := db.cfg.Columns
-	at := "o." + quoteIdent(c.Created)
-	return "o." + quoteIdent(c.ID), "o." + quoteIdent(c.Venue) + "::text",
-		fmt.Sprintf("case when isfinite(%[1]s::timestamptz) then %[1]s::timestamptz else now() end", at),
-		"coalesce(o." + quoteIdent(c.Type) + "::text, '')"
+	at := db.usableCreated("o")
+	return "o." + quoteIdent(c.ID), logTextSQL("coalesce(o." + quoteIdent(c.Venue) + "::text, '')"),
+		"coalesce(" + at + ", now())", logTextSQL("coalesce(o." + quoteIdent(c.Type) + "::text, '')")
+}
+
+// usableCreated is the expression for an event's created, null when it is not usable.
+func (db *DB) usableCreated(row string) string {
+	at := row + "." + quoteIdent(db.cfg.Columns.Created)
+	if zone := db.mapped.Load().zone; zone != "" {
+		return fmt.Sprintf("case when %[1]s >= '0001-01-02' and %[1]s < '%[2]s' then %[1]s at time zone %[3]s end", at, lastLocal, quoteText(zone))
+	}
+	return fmt.Sprintf("case when %[1]s >= '0001-01-01 00:00:00+00' and %[1]s < '10000-01-01 00:00:00+00' then %[1]s end", at)
+}
+
+// asCreated is the expression for a moment that the column created, whatever its type, can be compared with by its index.
+func (db *DB) asCreated(moment string) string {
+	if zone := db.mapped.Load().zone; zone != "" {
+		return fmt.Sprintf("(%s at time zone %s)", moment, quoteText(zone))
+	}
+	return moment
+}
+
+// sameCreated is the condition that an event's created, which may be null, is what the log has. Before version 6 of the schema a time without
+// zone was read as one of UTC: rows from then are of the same event.
+func (db *DB) sameCreated(created, recorded string) string {
+	condition := fmt.Sprintf("(%[1]s is null or %[1]s = now() or %[1]s = %[2]s", created, recorded)
+	if zone := db.mapped.Load().zone; zone != "" {
+		condition += fmt.Sprintf(" or %s at time zone %s at time zone 'UTC' = %s", created, quoteText(zone), recorded)
+	}
+	return condition + ")"
 }
 
 // wants is the condition that an endpoint e wants an event, given the expressions for the event's venue, its type and the time
-// until which the endpoint can have been registered: the patterns of package agent in SQL.
+// until which the endpoint can have been registered.
 func wants(venue, until, eventType string) string {
 	return fmt.Sprintf(`e.venue = %[1]s and e.created <= %[2]s
-      and exists (select from unnest(e.events) p where p in ('*', %[3]s) or (right(p, 2) = '.*' and starts_with(%[3]s, left(p, -1))))`,
-		venue, until, eventType)
+      and webhooks.event_matches(e.events, %[3]s)`, venue, until, eventType)
 }
 
-// isRecorded is the condition that an event has a delivery row for an endpoint, given the expressions for their ids.
-func isRecorded(id, endpointID string) string {
-	return fmt.Sprintf("exists (select from webhooks.deliveries d where d.event_id = %s and d.endpoint_id = %s)", id, endpointID)
+// isOurs is the condition that an event is one that Config.Types asks for, given the expression for its type.
+func (c Config) isOurs(eventType string) string {
+	if c.patterns().All {
+		return "true"
+	}
+	quoted := make([]string, len(c.Types))
+	for i, t := range c.Types {
+		quoted[i] = quoteText(t)
+	}
+	return fmt.Sprintf("webhooks.event_matches(array[%s]::text[], %s)", strings.Join(quoted, ", "), eventType)
 }
+
+// patterns returns Types, which stand for everything when there are none.
+func (c Config) patterns() Patterns {
+	if len(c.Types) == 0 {
+		return Patterns{All: true}
+	}
+	p, _ := ParsePatterns(c.Types) // what is no pattern asks for nothing
+	return p
+}
+
+// isRecorded is the condition that an event has a delivery row for an endpoint, given the expressions for what tells the event and for the
+// endpoint's id. A row of another event under the same id is none; that the event has no row for it may stand among the attempts, though.
+func (db *DB) isRecorded(id, venue, eventType, created, endpointID string) string {
+	return fmt.Sprintf(`exists (select from webhooks.deliveries d where d.event_id = %[1]s and d.endpoint_id = %[2]s
+          and (d.venue = %[3]s and d.type = %[4]s and %[5]s or %[6]s))`,
+		logTextSQL(id), endpointID, venue, eventType, db.sameCreated(created, "d.created"), isTold("d.event_id", "d.endpoint_id", created))
+}
+
+// isTold is the condition that it was told of an event that it has no row since another one with its id has. It may be told again of an event that claims
+// to be of the future.
+func isTold(id, endpointID, created string) string {
+	return fmt.Sprintf(`exists (select from webhooks.attempts a where a.event_id = %s and a.endpoint_id = %s and a.class = '%s'
+          and a.at >= least(%s, now() - interval '1 day'))`, id, endpointID, ClassIDTaken, created)
+}
+
+// firstCreated is the expression for the created of a new row of the log, given those that tell its event: all rows of an event must have the
+// same, which its body holds, and one that is not usable was chosen with the first row.
+func firstCreated(id, venue, eventType, created string) string {
+	return fmt.Sprintf(`case when %[4]s = now() then coalesce((select min(d.created) from webhooks.deliveries d
+           where d.event_id = %[1]s and d.venue = %[2]s and d.type = %[3]s), now()) else %[4]s end`, id, venue, eventType, created)
+}
+
+// usable reports whether a time is one that an event can have been created at.
+func usable(t time.Time) bool { return t.Year() >= 1 && t.Year() <= 9999 }

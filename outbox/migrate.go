@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"slices"
 	"strings"
 
 	"github.com/jackc/pgx/v5"
@@ -77,6 +78,9 @@ func Migrate(ctx context.Context, cfg Config) (from, to int, err error) {
 	if m.Migrations, err = migrations(); err != nil {
 		return 0, 0, err
 	}
+	if err := identifyVersion(ctx, conn); err != nil {
+		return 0, 0, cfg.explain("prepare "+versionTable, err)
+	}
 	version, err := m.GetCurrentVersion(ctx)
 	if err != nil {
 		return 0, 0, cfg.explain("read "+versionTable, err)
@@ -97,6 +101,20 @@ func Migrate(ctx context.Context, cfg Config) (from, to int, err error) {
 	return int(version), len(m.Migrations), nil
 }
 
+const (
+	selectVersionIdentified = `select relreplident = 'f' from pg_class where oid = '` + versionTable + `'::regclass`
+	identifyVersionTable    = `alter table ` + versionTable + ` replica identity full`
+)
+
+// identifyVersion lets the table of the version, which has no key, be updated also when another system publishes all tables.
+func identifyVersion(ctx context.Context, conn *pgx.Conn) error {
+	var identified bool
+	if err := conn.QueryRow(ctx, selectVersionIdentified).Scan(&identified); err != nil || identified {
+		return err
+	}
+	return exec(ctx, conn, identifyVersionTable)
+}
+
 // PrintMigrations returns the SQL that Migrate would run on an empty database, for people who run their own migrations:
 // one transaction, so that it leaves nothing behind when it fails.
 func PrintMigrations(cfg Config) (string, error) {
@@ -107,7 +125,7 @@ func PrintMigrations(cfg Config) (string, error) {
 	var b strings.Builder
 	b.WriteString("-- The schema of the webhook agent, for an empty database: one that holds no schema webhooks.\n\nbegin;\n\n")
 	b.WriteString("create schema if not exists webhooks;\n")
-	fmt.Fprintf(&b, "create table if not exists %s (version int4 not null);\n", versionTable)
+	fmt.Fprintf(&b, "create table if not exists %s (version int4 not null);\n%s;\n", versionTable, identifyVersionTable)
 	for _, m := range ms {
 		fmt.Fprintf(&b, "\n-- %s\n%s\n", m.Name, m.UpSQL)
 	}
@@ -124,24 +142,29 @@ type publication struct {
 	name    string
 	tables  []string // quoted
 	publish string
+	options string // further ones
 }
 
 // publications returns what must exist before the slot does: a change that is decoded at a position where its
 // publication did not exist yet ends the stream.
 func (c Config) publications() []publication {
 	return []publication{
-		{c.Publication, []string{c.table(), "webhooks.replays"}, "insert"},
-		{c.endpointsPublication(), []string{"webhooks.endpoints"}, "insert, update, delete, truncate"},
+		{c.Publication, []string{c.table(), "webhooks.replays"}, "insert", ""},
+		{c.endpointsPublication(), []string{"webhooks.endpoints"}, "insert, update, delete, truncate", ""},
 	}
 }
 
 func (p publication) create() string {
-	return fmt.Sprintf("create publication %s for table %s with (publish = '%s', publish_via_partition_root = true)",
-		quoteIdent(p.name), strings.Join(p.tables, ", "), p.publish)
+	return fmt.Sprintf("create publication %s for table %s with (publish = '%s', publish_via_partition_root = true%s)",
+		quoteIdent(p.name), strings.Join(p.tables, ", "), p.publish, p.options)
 }
 
 func (c Config) ensurePublications(ctx context.Context, conn *pgx.Conn) error {
-	for _, p := range c.publications() {
+	publications, err := c.publicationsOn(ctx, conn)
+	if err != nil {
+		return c.explain("look at the outbox", err)
+	}
+	for _, p := range publications {
 		var exists bool
 		err := conn.QueryRow(ctx, `select exists (select from pg_publication where pubname = $1)`, p.name).Scan(&exists)
 		if err != nil {
@@ -153,6 +176,10 @@ func (c Config) ensurePublications(ctx context.Context, conn *pgx.Conn) error {
 		if _, err := conn.Exec(ctx, p.create()); err != nil {
 			if pe, ok := errors.AsType[*pgconn.PgError](err); ok && pe.Code == codeNoTable {
 				return &Problem{Thing: "outbox.table " + c.Table, Reason: "there is no such table", Remedy: "correct outbox.table or create it", Fatal: true, Err: err}
+			}
+			if pe, ok := errors.AsType[*pgconn.PgError](err); ok && slices.Contains([]string{codeWrongObject, codeInvalidParameter, codeFeature}, pe.Code) {
+				return &Problem{Thing: "outbox.table " + c.Table, Reason: "it cannot be streamed, since it is a view, or a foreign, unlogged or temporary table",
+					Remedy: "name the logged table that the app inserts into (ALTER TABLE " + c.table() + " SET LOGGED for an unlogged one)", Fatal: true, Err: err}
 			}
 			return c.explain("create publication "+p.name, err)
 		}

@@ -133,3 +133,16 @@ func TestExplainMigration_SaysWhoMayMigrateUnlessTheSchemaIsNewer(t *testing.T) 
 	other := errors.New("other")
 	wantError(t, ExplainMigration(t.Context(), cfg, other), other)
 }
+
+func TestMigrate_MakesTablesThatCanBeChangedUnderAnyPublication(t *testing.T) {
+	t.Parallel()
+	env, cfg := emptyDB(t)
+	must(t, testenv.ExecSQL(t.Context(), env.SuperuserURL, `create publication everything for all tables`))
+	_, _, err := Migrate(t.Context(), cfg)
+	must(t, err)
+	for _, table := range testenv.QueryAll[string](t, env, `select format('webhooks.%I', tablename) from pg_tables where schemaname = 'webhooks'`) {
+		column := testenv.QueryOne[string](t, env, `select attname::text from pg_attribute where attrelid = $1::text::regclass and attnum > 0 and attname <> 'id' and not attisdropped order by attnum limit 1`, table)
+		env.Exec(t, `update `+table+` set `+column+` = `+column)
+		env.Exec(t, `delete from `+table)
+	}
+}

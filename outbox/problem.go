@@ -61,6 +61,11 @@ const (
 	codeInvalidAuthorization = "28000"
 	codeNoDatabase           = "3D000"
 	codeNoPrivilege          = "42501"
+	codeProtocolViolation    = "08P01"
+	codeFeature              = "0A000"
+	codeCannotChange         = "55P02"
+	codeWrongObject          = "42809"
+	codeInvalidParameter     = "22023"
 	codeNoTable              = "42P01"
 	codeNoSchema             = "3F000"
 	codeNoObject             = "42704"
@@ -78,6 +83,7 @@ const (
 	classDataException = "22"
 	classIntegrity     = "23"
 	classRaised        = "P0" // by a trigger in PL/pgSQL
+	classProgramLimit  = "54" // a key that is too long for an index, say
 )
 
 // SQLState returns the SQLSTATE of err, or "" when PostgreSQL did not answer with one.
@@ -113,7 +119,20 @@ func (c Config) explain(operation string, err error) error {
 		return fmt.Errorf("%s: %w", operation, err)
 	}
 	p := &Problem{Err: err}
+	_, connecting := errors.AsType[*pgconn.ConnectError](err)
 	switch pe.Code {
+	case codeProtocolViolation, codeFeature:
+		if !connecting {
+			return fmt.Errorf("%s: %w", operation, err)
+		}
+		p.Thing, p.Reason, p.Fatal = "PostgreSQL at "+host, "a pooler stands in between, such as PgBouncer ("+pe.Message+")", true
+		p.Remedy = "name the server itself in database.url: a pooler passes no replication connection"
+	case codeNoObject, codeCannotChange:
+		if !connecting {
+			return fmt.Errorf("%s: %w", operation, err)
+		}
+		p.Thing, p.Reason, p.Remedy, p.Fatal = "database.url", "PostgreSQL refuses one of its parameters ("+pe.Message+")",
+			"take the parameter out of it", true
 	case codeInvalidPassword:
 		p.Thing, p.Reason, p.Remedy, p.Fatal = fmt.Sprintf("role %q", user), "PostgreSQL refused the password", "correct the password in database.url", true
 	case codeInvalidAuthorization:
@@ -127,7 +146,9 @@ func (c Config) explain(operation string, err error) error {
 	case codeNoTable, codeNoSchema:
 		p.Thing, p.Reason, p.Remedy, p.Fatal = "schema webhooks", pe.Message, "run webhook-agent migrate", true
 	case codeTooManyConnections:
-		p.Thing, p.Reason, p.Remedy = "PostgreSQL at "+host, pe.Message, "raise max_connections or max_wal_senders, or close connections"
+		p.Thing, p.Reason, p.Remedy = "PostgreSQL at "+host, pe.Message,
+			fmt.Sprintf("the agent needs %d connections: raise the limit that is named here (ALTER ROLE %s CONNECTION LIMIT, ALTER DATABASE %s CONNECTION LIMIT, max_connections or max_wal_senders), or close connections",
+				connectionsNeeded, quoteIdent(user), quoteIdent(database))
 	case codeLimitExceeded:
 		p.Thing, p.Reason, p.Fatal = fmt.Sprintf("replication slot %q", c.Slot), pe.Message, true
 		p.Remedy = "raise max_replication_slots, or drop one that nothing uses (select slot_name from pg_replication_slots where not active)"

@@ -193,6 +193,12 @@ func isOld(created string) string {
 	return fmt.Sprintf(`(%[1]s < $3::timestamptz and %[1]s > '-infinity') is true`, created)
 }
 
+// xidsAfter is the expression for how many transaction ids after the id from that of the transaction is that wrote a row. Ids of rows
+// have 32 bits and go round; webhooks.handed_over takes a row that is older than half a round for one of the future.
+func xidsAfter(row, from string) string {
+	return fmt.Sprintf("(%s.xmin::text::bigint - %s & 4294967295)", row, from)
+}
+
 // hasPassed is the condition that the transaction that wrote a row has passed.
 func hasPassed(row string) string {
 	return xidsAfter(row, "passed.horizon") + ` >= passed.now - passed.horizon`
@@ -221,7 +227,7 @@ func (db *DB) deleteEventsSQL() string {
 )
 select (select count(*) from old), (select count(*) from deleted)`,
 		db.cfg.table(), isOld("o."+quoteIdent(db.cfg.Columns.Created)), quoteIdent(db.cfg.Columns.ID), hasPassed("o"),
-		fmt.Sprintf(relationsOf, "$6::text"), inOpenReplay)
+		fmt.Sprintf(relationsOf, "$6::text", "$7::text"), inOpenReplay)
 }
 
 // errKept reports that DELETE deletes nothing, without an error.
@@ -233,7 +239,7 @@ func (p *Pruner) events(ctx context.Context, tx pgx.Tx, batch []place) (Pruned, 
 		tables[i], rows[i] = at.table, at.row
 	}
 	var old, deleted int64
-	err := tx.QueryRow(ctx, p.db.deleteEventsSQL(), planAnew, p.db.cfg.Slot, p.term.Epoch, p.cutoff, tables, rows, p.db.cfg.table()).Scan(&old, &deleted)
+	err := tx.QueryRow(ctx, p.db.deleteEventsSQL(), planAnew, p.db.cfg.Slot, p.term.Epoch, p.cutoff, tables, rows, p.db.cfg.table(), p.db.cfg.Publication).Scan(&old, &deleted)
 	if err == nil && old > 0 && deleted == 0 {
 		err = errKept
 	}
@@ -268,9 +274,10 @@ func eventKey(id, keyType string) string {
 	case "uuid":
 		return fmt.Sprintf("case when %[1]s ~ '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$' then %[1]s::uuid end", id)
 	case "smallint", "integer", "bigint":
-		return fmt.Sprintf("case when %[1]s ~ '^-?[0-9]{1,18}$' then %[1]s::bigint end", id)
+		return fmt.Sprintf(`case when %[1]s ~ '^-?[0-9]{1,19}$' then
+        case when %[1]s::numeric between -9223372036854775808 and 9223372036854775807 then %[1]s::bigint end end`, id)
 	case "numeric":
-		return fmt.Sprintf("case when %[1]s ~ '^-?[0-9]+([.][0-9]+)?$' then %[1]s::numeric end", id)
+		return fmt.Sprintf("case when %[1]s ~ '^(-?[0-9]+([.][0-9]+)?|NaN|-?Infinity)$' then %[1]s::numeric end", id)
 	}
 	return id + "::" + keyType
 }

@@ -2,7 +2,6 @@ package outbox
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"time"
 
@@ -22,13 +21,27 @@ type Want struct {
 // Refill is what Due found for one endpoint.
 type Refill struct {
 	Deliveries []*Delivery
-	// Lost are pending rows whose event is not in the outbox any more.
-	Lost []*Delivery
+	// Lost are pending rows whose event cannot be fetched again.
+	Lost []Lost
 	// More tells that there may be further rows due now. Otherwise Next is the earliest later one, zero when there is
 	// none.
 	More bool
 	Next time.Time
 }
+
+// Lost is a delivery whose event cannot be fetched again, with the reason.
+type Lost struct {
+	*Delivery
+	Reason string
+}
+
+// Why an event cannot be fetched again (deliveries.last_error).
+const (
+	lostGone    = "the event is no longer in the outbox"
+	lostOther   = "the outbox has another event under this id now; ids must be unique, and an event's venue, type and created must stay as they were"
+	lostTwice   = "the outbox holds two events that nothing tells apart, with other data; ids must be unique"
+	lostNotOurs = "outbox.types does not ask for the event's type any more"
+)
 
 // dueRow is a row that is due.
 type dueRow struct {
@@ -36,217 +49,244 @@ type dueRow struct {
 	settled bool // an event that is not there now is gone
 }
 
-// selectDueRows reads the due rows of several endpoints by the index deliveries_pending. It also tells whether every
-// transaction that began before the row was written has ended, the one that wrote the event among them: the stream may
-// have told of an event that queries do not see yet.
+// selectDueRows reads the due rows of several endpoints by the index deliveries_pending, and when the first row after them is due, which
+// comes without an event. It also tells whether every transaction that began before the row was written has ended, the one that wrote the event
+// among them: the stream may have told of an event that queries do not see yet.
 const selectDueRows = `
-select d.event_id, d.endpoint_id, d.venue, d.type, d.created, d.attempts, coalesce(d.replay_id, ''),
-       webhooks.handed_over(d.row_xmin, pg_current_snapshot())
+select d.event_id, w.endpoint_id, d.venue, d.type, d.created, d.attempts, coalesce(d.replay_id, ''),
+       webhooks.handed_over(d.row_xmin, pg_current_snapshot()), null::timestamptz
 from unnest($1::text[], $2::int[]) w (endpoint_id, "limit"),
      lateral (select xmin as row_xmin, * from webhooks.deliveries
               where endpoint_id = w.endpoint_id and status = 'pending' and next_attempt_at <= $3
-              order by next_attempt_at limit w."limit") d`
-
-const selectNextDue = `
-select w.endpoint_id, d.next_attempt_at
+              order by next_attempt_at limit w."limit") d
+union all
+select null, w.endpoint_id, '', '', null, 0, '', true, n.next_attempt_at
 from unnest($1::text[]) w (endpoint_id),
      lateral (select next_attempt_at from webhooks.deliveries
-              where endpoint_id = w.endpoint_id and status = 'pending' and next_attempt_at > $2
-              order by next_attempt_at limit 1) d`
+              where endpoint_id = w.endpoint_id and status = 'pending' and next_attempt_at > $3
+              order by next_attempt_at limit 1) n`
 
 // Due fetches what is due at now for the endpoints in wants, with the bodies: about maxBytes of deliveries (Delivery.Size)
-// at most and one at least. The result has an entry for each endpoint asked for.
+// at most and one at least. The result has an entry for each endpoint asked for. It makes two statements, however many endpoints there are.
 func (db *DB) Due(ctx context.Context, wants []Want, now time.Time, maxBytes int) (map[string]*Refill, error) {
-	ids, limits := make([]string, len(wants)), make([]int32, len(wants))
-	skip := make(map[string]func(string) bool, len(wants))
 	refills := make(map[string]*Refill, len(wants))
-	room := make(map[string]int, len(wants))
-	for i, w := range wants {
-		ids[i], limits[i] = w.EndpointID, int32(w.Limit)
-		skip[w.EndpointID] = w.Skip
-		room[w.EndpointID] = w.Limit
-		refills[w.EndpointID] = &Refill{}
-	}
-	rows, err := queryRows(ctx, db.pool, selectDueRows, func(row pgx.CollectableRow) (dueRow, error) {
-		d := dueRow{Delivery: &Delivery{recorded: true}}
-		err := row.Scan(&d.EventID, &d.EndpointID, &d.Venue, &d.Type, &d.Created, &d.Attempts, &d.ReplayID, &d.settled)
-		return d, err
-	}, ids, limits, now)
-	if err != nil {
-		return nil, db.cfg.explain("fetch due deliveries", err)
-	}
-	next, err := db.nextDue(ctx, ids, now)
+	wanted, err := db.dueRows(ctx, wants, now, refills)
 	if err != nil {
 		return nil, err
 	}
-	wanted := rows[:0]
-	for _, d := range rows {
+	events, err := db.fetchEvents(ctx, wanted, maxBytes)
+	if err != nil {
+		db.forgetMapping(err)
+		return nil, db.cfg.explain("fetch events", err)
+	}
+	for _, d := range wanted {
 		r := refills[d.EndpointID]
+		e := events[d.identity()]
+		switch {
+		case e.left: // beyond maxBytes
+			r.More = true
+		case e.lost == "":
+			d.Body = e.body
+			r.Deliveries = append(r.Deliveries, d.Delivery)
+		case e.final || d.settled:
+			r.Lost = append(r.Lost, Lost{d.Delivery, e.lost})
+		default: // the stream was quicker
+			if again := now.Add(visibilityPause); r.Next.IsZero() || again.Before(r.Next) {
+				r.Next = again
+			}
+		}
+	}
+	return refills, nil
+}
+
+// dueRows returns the rows that are due and that memory does not hold, and makes a Refill for each endpoint.
+func (db *DB) dueRows(ctx context.Context, wants []Want, now time.Time, refills map[string]*Refill) (wanted []dueRow, err error) {
+	ids, limits := make([]string, len(wants)), make([]int32, len(wants))
+	skip := make(map[string]func(string) bool, len(wants))
+	room := make(map[string]int, len(wants))
+	for i, w := range wants {
+		ids[i], limits[i] = w.EndpointID, int32(w.Limit)
+		skip[w.EndpointID], room[w.EndpointID] = w.Skip, w.Limit
+		refills[w.EndpointID] = &Refill{}
+	}
+	_, err = queryRows(ctx, db.pool, selectDueRows, func(row pgx.CollectableRow) (struct{}, error) {
+		d := dueRow{Delivery: &Delivery{recorded: true}}
+		var eventID *string
+		var created, next *time.Time
+		if err := row.Scan(&eventID, &d.EndpointID, &d.Venue, &d.Type, &created, &d.Attempts, &d.ReplayID, &d.settled, &next); err != nil {
+			return struct{}{}, err
+		}
+		r := refills[d.EndpointID]
+		if eventID == nil {
+			r.Next = *next
+			return struct{}{}, nil
+		}
+		d.EventID, d.Created = *eventID, *created
 		if room[d.EndpointID]--; room[d.EndpointID] == 0 {
 			r.More = true
 		}
 		if !skip[d.EndpointID](d.EventID) {
 			wanted = append(wanted, d)
 		}
-	}
-	for id, r := range refills {
-		r.Next = next[id]
-	}
-	bodies, err := db.bodies(ctx, wanted, maxBytes)
-	if err != nil {
-		return nil, err
-	}
-	for _, d := range wanted {
-		r := refills[d.EndpointID]
-		body, read := bodies[d.EventID]
-		switch {
-		case !read: // beyond maxBytes
-			r.More = true
-		case body == nil && d.settled:
-			r.Lost = append(r.Lost, d.Delivery)
-		case body == nil: // the stream was quicker
-			if again := now.Add(visibilityPause); r.Next.IsZero() || again.Before(r.Next) {
-				r.Next = again
-			}
-		default:
-			d.Body = body
-			r.Deliveries = append(r.Deliveries, d.Delivery)
-		}
-	}
-	return refills, nil
+		return struct{}{}, nil
+	}, ids, limits, now)
+	return wanted, db.cfg.explain("fetch due deliveries", err)
 }
 
-func (db *DB) nextDue(ctx context.Context, endpointIDs []string, now time.Time) (map[string]time.Time, error) {
-	type due struct {
-		id string
-		at time.Time
-	}
-	dues, err := queryRows(ctx, db.pool, selectNextDue, func(row pgx.CollectableRow) (d due, err error) {
-		err = row.Scan(&d.id, &d.at)
-		return d, err
-	}, endpointIDs, now)
-	if err != nil {
-		return nil, db.cfg.explain("fetch the next due time", err)
-	}
-	next := make(map[string]time.Time, len(dues))
-	for _, d := range dues {
-		next[d.id] = d.at
-	}
-	return next, nil
+// identity is what tells an event from others.
+type identity struct {
+	id, venue, eventType string
+	created              int64 // microseconds since 1970
 }
 
-// bodies returns the envelopes of the deliveries' events by event id: nil for an event that is gone, no entry for one
-// that is left out because maxBytes were read before it.
-func (db *DB) bodies(ctx context.Context, deliveries []dueRow, maxBytes int) (map[string][]byte, error) {
-	ids := make([]string, 0, len(deliveries))
-	// The time in the body is the one that was recorded: a column of another type or without a usable time has no
-	// other that stays the same.
-	created := make(map[string]time.Time, len(deliveries))
-	for _, d := range deliveries {
-		if _, seen := created[d.EventID]; !seen {
-			created[d.EventID] = d.Created
-			ids = append(ids, d.EventID)
-		}
-	}
-	bodies := make(map[string][]byte, len(ids))
-	if len(ids) == 0 {
-		return bodies, nil
+func (d *Delivery) identity() identity {
+	return identity{d.EventID, d.Venue, d.Type, d.Created.UnixMicro()}
+}
+
+// fetched is what was found of an event. At most one of body, left and lost is set.
+type fetched struct {
+	body  []byte // the envelope
+	left  bool   // there was no room for it
+	lost  string // why it cannot be sent
+	final bool   // lost does not depend on what queries see
+}
+
+// manyRows is how many rows with the same id are compared with each other.
+const manyRows = 9
+
+// fetchSQL returns the statement that fetches events by what tells them from others. Their rows are found by the index of the id, if there is one.
+// The sizes that it adds up are those of the stored, perhaps compressed data, which costs no reading of them; what there is no room for is not
+// read. Rows that nothing tells apart must have the same data.
+func (db *DB) fetchSQL() string {
+	c := db.cfg.Columns
+	created := db.usableCreated("o")
+	venue, eventType := logTextSQL("coalesce(o."+quoteIdent(c.Venue)+"::text, '')"), logTextSQL("coalesce(o."+quoteIdent(c.Type)+"::text, '')")
+	return fmt.Sprintf(`
+with want as materialized (
+    select w.*, %[1]s as key
+    from unnest($1::text[], $2::text[], $3::text[], $4::timestamptz[]) with ordinality w (event_id, venue, type, created, place)
+), matched as (
+    select w.place, o.%[3]s as data, %[4]s = w.venue and %[5]s = w.type and %[6]s as same
+    from want w join %[7]s o on o.%[2]s = w.key and o.%[2]s::text = w.event_id
+), counted as (
+    select place, data, same, count(*) filter (where same) over (partition by place) as rows,
+           row_number() over (partition by place order by same desc) as nth
+    from matched
+), compared as (
+    select place, data, same, rows, nth, case when same and rows > 1 and nth <= %[8]d then md5(data::text) end as digest from counted
+), judged as (
+    select place, data, same, nth, rows > %[8]d or min(digest) over (partition by place) <> max(digest) over (partition by place) as differ
+    from compared
+), chosen as (
+    select place, data, same, differ, case when same then %[9]d + coalesce(pg_column_size(data), 0) else 0 end as size from judged where nth = 1
+), summed as (
+    select *, sum(size) over (order by place) as total from chosen
+)
+select place, same, coalesce(differ, false), total <= $5 or total = size, case when same and (total <= $5 or total = size) then coalesce(data::text, '') end
+from summed order by place`,
+		eventKey("w.event_id", db.idType()), quoteIdent(c.ID), quoteIdent(c.Data), venue, eventType, db.sameCreated(created, "w.created"),
+		db.cfg.table(), manyRows, DeliveryBytes)
+}
+
+// fetchEvents returns what is found of the deliveries' events. The time in a body is the one that was recorded: a row without a usable time has
+// no other that stays the same.
+func (db *DB) fetchEvents(ctx context.Context, deliveries []dueRow, maxBytes int) (map[identity]fetched, error) {
+	events := make(map[identity]fetched, len(deliveries))
+	if len(deliveries) == 0 {
+		return events, nil
 	}
 	if err := db.loadIDType(ctx); err != nil {
 		return nil, err
 	}
-	c := db.cfg.Columns
-	// The size is that of the stored, perhaps compressed value: near enough to keep memory in bounds, and it costs no
-	// reading of the value.
-	sizes := fmt.Sprintf(`select %[1]s::text, coalesce(pg_column_size(%[2]s), 0) from %[3]s where %[1]s = any($1::text[]::%[4]s[])`,
-		quoteIdent(c.ID), quoteIdent(c.Data), db.cfg.table(), db.idType())
-	size := map[string]int{}
-	_, err := queryRows(ctx, db.pool, sizes, func(row pgx.CollectableRow) (struct{}, error) {
-		var id string
-		var n int
-		err := row.Scan(&id, &n)
-		size[id] = n + DeliveryBytes
-		return struct{}{}, err
-	}, ids)
-	if err != nil {
-		return nil, db.cfg.explain("fetch events", err)
-	}
-	var fetch []string
-	total := 0
-	for _, id := range ids {
-		n, found := size[id]
-		switch {
-		case !found:
-			bodies[id] = nil
-		case total+n <= maxBytes || len(fetch) == 0:
-			total += n
-			fetch = append(fetch, id)
+	patterns := db.cfg.patterns()
+	var (
+		ids, venues, types []string
+		created            []time.Time
+		asked              []*Delivery
+	)
+	for _, d := range deliveries {
+		key := d.identity()
+		if _, seen := events[key]; seen {
+			continue
 		}
+		if why := unfit(d.EventID, d.Type, d.Venue, nil); why != "" {
+			events[key] = fetched{lost: why, final: true}
+			continue
+		}
+		if !patterns.Match(d.Type) {
+			events[key] = fetched{lost: lostNotOurs, final: true}
+			continue
+		}
+		events[key] = fetched{lost: lostGone}
+		ids, venues, types, created = append(ids, d.EventID), append(venues, d.Venue), append(types, d.Type), append(created, d.Created)
+		asked = append(asked, d.Delivery)
 	}
-	events := fmt.Sprintf(`select %[1]s::text, coalesce(%[2]s::text, ''), coalesce(%[3]s::text, ''), coalesce(%[4]s::text, '') from %[5]s where %[1]s = any($1::text[]::%[6]s[])`,
-		quoteIdent(c.ID), quoteIdent(c.Type), quoteIdent(c.Venue), quoteIdent(c.Data), db.cfg.table(), db.idType())
-	_, err = queryRows(ctx, db.pool, events, func(row pgx.CollectableRow) (struct{}, error) {
-		var e Event
-		if err := row.Scan(&e.ID, &e.Type, &e.Venue, &e.Data); err != nil {
+	if len(asked) == 0 {
+		return events, nil
+	}
+	total := 0
+	_, err := queryRows(ctx, db.pool, db.fetchSQL(), func(row pgx.CollectableRow) (struct{}, error) {
+		var place int
+		var same, differ, room bool
+		var data []byte
+		if err := row.Scan(&place, &same, &differ, &room, &data); err != nil {
 			return struct{}{}, err
 		}
-		e.Created = created[e.ID]
-		bodies[e.ID] = e.Envelope()
+		d := asked[place-1]
+		e := fetched{}
+		switch why := unfit(d.EventID, d.Type, d.Venue, data); {
+		case !same:
+			e.lost = lostOther
+		case differ:
+			e.lost, e.final = lostTwice, true
+		case !room, total > maxBytes: // data that were compressed take more than was added up
+			e.left = true
+		case why != "":
+			e.lost, e.final = why, true
+		default:
+			event := Event{ID: d.EventID, Type: d.Type, Venue: d.Venue, Created: d.Created, Data: data}
+			e.body = event.Envelope()
+			total += len(e.body) + DeliveryBytes
+		}
+		events[d.identity()] = e
 		return struct{}{}, nil
-	}, fetch)
-	return bodies, db.cfg.explain("fetch events", err)
+	}, ids, venues, types, created, maxBytes)
+	return events, err
+}
+
+// recordedRow is what the log says of an event.
+type recordedRow struct {
+	venue, eventType string
+	created          time.Time
 }
 
 const selectRecorded = `
-select d.event_id, d.endpoint_id from unnest($1::text[], $2::text[]) wanted (event_id, endpoint_id)
+select d.event_id, d.endpoint_id, d.venue, d.type, case when isfinite(d.created) then d.created else 'epoch' end
+from unnest($1::text[], $2::text[]) wanted (event_id, endpoint_id)
 join webhooks.deliveries d on d.event_id = wanted.event_id and d.endpoint_id = wanted.endpoint_id`
 
 // Recorded is a set of deliveries that have a row.
-type Recorded map[deliveryKey]struct{}
+type Recorded map[deliveryKey]recordedRow
 
-// Has tells whether the delivery of the event to the endpoint has a row.
-func (r Recorded) Has(eventID, endpointID string) bool {
-	_, ok := r[deliveryKey{eventID, endpointID}]
-	return ok
+// Has reports whether the delivery of the event to the endpoint has a row. One of another event with the same id is none.
+func (r Recorded) Has(e *Event, endpointID string) bool {
+	row, ok := r[deliveryKey{e.ID, endpointID}]
+	return ok && row.venue == e.Venue && row.eventType == e.Type &&
+		(e.Undated || row.created.Equal(e.Created) || !e.local.IsZero() && row.created.Equal(e.local))
 }
 
 // Lookup returns which deliveries are recorded already, each given by the ids of its event and its endpoint at the same place.
 func (db *DB) Lookup(ctx context.Context, eventIDs, endpointIDs []string) (Recorded, error) {
-	keys, err := queryRows(ctx, db.pool, selectRecorded, func(row pgx.CollectableRow) (k deliveryKey, err error) {
-		err = row.Scan(&k.eventID, &k.endpointID)
-		return k, err
+	r := Recorded{}
+	_, err := queryRows(ctx, db.pool, selectRecorded, func(row pgx.CollectableRow) (struct{}, error) {
+		var key deliveryKey
+		var is recordedRow
+		err := row.Scan(&key.eventID, &key.endpointID, &is.venue, &is.eventType, &is.created)
+		r[key] = is
+		return struct{}{}, err
 	}, eventIDs, endpointIDs)
 	if err != nil {
 		return nil, db.cfg.explain("look up deliveries", err)
 	}
-	r := make(Recorded, len(keys))
-	for _, k := range keys {
-		r[k] = struct{}{}
-	}
 	return r, nil
 }
-
-const selectIDType = `
-select format_type(a.atttypid, a.atttypmod) from pg_attribute a
-where a.attrelid = to_regclass($1) and a.attname = $2 and a.attnum > 0 and not a.attisdropped`
-
-// loadIDType finds out the type of the outbox's id column once, so that lookups by id can use its index whatever the
-// type.
-func (db *DB) loadIDType(ctx context.Context) error {
-	if db.idTypeName.Load() != nil {
-		return nil
-	}
-	var name string
-	err := db.pool.QueryRow(ctx, selectIDType, db.cfg.table(), db.cfg.Columns.ID).Scan(&name)
-	if errors.Is(err, pgx.ErrNoRows) {
-		return &Problem{Thing: "table " + db.cfg.Table, Reason: fmt.Sprintf("it has no column %q", db.cfg.Columns.ID), Remedy: "correct [outbox.columns]"}
-	}
-	if err != nil {
-		return db.cfg.explain("look at "+db.cfg.Table, err)
-	}
-	db.idTypeName.Store(&name)
-	return nil
-}
-
-// idType returns what loadIDType found, in a form fit for a cast.
-func (db *DB) idType() string { return *db.idTypeName.Load() }

@@ -6,8 +6,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/google/go-cmp/cmp"
-
 	"github.com/quintago/webhook-agent/testenv"
 )
 
@@ -21,13 +19,21 @@ func addPending(t *testing.T, env *testenv.DB, eventID, endpointID string, at ti
 	t.Helper()
 	env.Exec(t, `insert into webhooks.outbox (id, type, venue, data) values ($1, 'lead.created', 'venue_a', '{}') on conflict do nothing`, eventID)
 	env.Exec(t, `insert into webhooks.deliveries (event_id, endpoint_id, venue, type, status, attempts, next_attempt_at, created)
-	    values ($1, $2, 'venue_a', 'lead.created', 'pending', 2, $3, now())`, eventID, endpointID, at.Add(time.Duration(seconds)*time.Second))
+	    values ($1, $2, 'venue_a', 'lead.created', 'pending', 2, $3, (select created from webhooks.outbox where id = $1))`, eventID, endpointID, at.Add(time.Duration(seconds)*time.Second))
 }
 
 // deliveredIDs returns the event ids of deliveries.
 func deliveredIDs(deliveries []*Delivery) (ids []string) {
 	for _, d := range deliveries {
 		ids = append(ids, d.EventID)
+	}
+	return ids
+}
+
+// lostIDs returns the event ids of lost deliveries.
+func lostIDs(lost []Lost) (ids []string) {
+	for _, l := range lost {
+		ids = append(ids, l.EventID)
 	}
 	return ids
 }
@@ -75,6 +81,7 @@ func TestDue_BringsBackWhatARowHolds(t *testing.T) {
 	now := time.Now().Truncate(time.Microsecond)
 	addPending(t, env, "evt_1", "ep_1", now, 0)
 	env.Exec(t, `update webhooks.deliveries set replay_id = 'rpl_1', created = $1`, now)
+	env.Exec(t, `update webhooks.outbox set created = $1`, now)
 	refills, err := db.Due(t.Context(), []Want{wantAll("ep_1", 10)}, now, 1<<20)
 	must(t, err)
 	d := refills["ep_1"].Deliveries[0]
@@ -116,7 +123,7 @@ func TestDue_TellsLostEvents(t *testing.T) {
 		refills, err := db.Due(t.Context(), []Want{wantAll("ep_1", 10)}, now, 1<<20)
 		must(t, err)
 		r := refills["ep_1"]
-		if lost, found := deliveredIDs(r.Lost), deliveredIDs(r.Deliveries); !slices.Equal(lost, []string{"evt_1"}) || !slices.Equal(found, []string{"evt_2"}) || r.More {
+		if lost, found := lostIDs(r.Lost), deliveredIDs(r.Deliveries); !slices.Equal(lost, []string{"evt_1"}) || !slices.Equal(found, []string{"evt_2"}) || r.More {
 			return fmt.Errorf("lost %q, found %q, more %t", lost, found, r.More)
 		}
 		return nil
@@ -129,7 +136,10 @@ func TestDue_KeepsAnEventThatIsNotVisibleYet(t *testing.T) {
 	tx := begin(t, env)
 	addEvent(t, tx, "evt_1")
 	now := time.Now()
+	var created time.Time
+	must(t, tx.QueryRow(t.Context(), `select created from webhooks.outbox`).Scan(&created))
 	addDelivery(t, env, "evt_1", "ep_1", "venue_a", "lead.created", Pending, 0)
+	env.Exec(t, `update webhooks.deliveries set created = $1`, created)
 	refills, err := db.Due(t.Context(), []Want{wantAll("ep_1", 10)}, now.Add(time.Second), 1<<20)
 	must(t, err)
 	if r := refills["ep_1"]; len(r.Lost) > 0 || len(r.Deliveries) > 0 || r.Next.IsZero() {
@@ -143,20 +153,38 @@ func TestDue_KeepsAnEventThatIsNotVisibleYet(t *testing.T) {
 	}
 }
 
-func TestLookup_FindsWhatIsRecorded(t *testing.T) {
+func TestLookup_FindsWhatIsRecordedOfTheSameEvent(t *testing.T) {
 	t.Parallel()
 	db, env := openDB(t)
-	addDelivery(t, env, "evt_1", "ep_1", "venue_a", "t", Succeeded, 1)
-	addDelivery(t, env, "evt_2", "ep_2", "venue_a", "t", Pending, 1)
-	addDelivery(t, env, "evt_3", "ep_1", "venue_a", "t", Failed, 1)
-	recorded, err := db.Lookup(t.Context(), []string{"evt_1", "evt_2", "evt_3", "evt_9"}, []string{"ep_1", "ep_2", "ep_2", "ep_1"})
+	created := time.Date(2026, 1, 1, 0, 0, 0, 123_456_000, time.UTC)
+	env.Exec(t, `insert into webhooks.deliveries (event_id, endpoint_id, venue, type, status, created) values
+	    ('evt_1', 'ep_1', 'venue_a', 't', 'succeeded', $1), ('evt_2', 'ep_2', 'venue_a', 't', 'pending', $1)`, created)
+	recorded, err := db.Lookup(t.Context(), []string{"evt_1", "evt_2", "evt_9"}, []string{"ep_1", "ep_1", "ep_1"})
 	must(t, err)
-	want := Recorded{{"evt_1", "ep_1"}: {}, {"evt_2", "ep_2"}: {}}
-	if diff := cmp.Diff(want, recorded, cmp.AllowUnexported(deliveryKey{})); diff != "" {
-		t.Errorf("(-want +got):\n%s", diff)
+	event := func(change func(*Event)) *Event {
+		e := &Event{ID: "evt_1", Venue: "venue_a", Type: "t", Created: created}
+		change(e)
+		return e
 	}
-	if !recorded.Has("evt_1", "ep_1") || recorded.Has("evt_1", "ep_2") || Recorded(nil).Has("evt_1", "ep_1") {
-		t.Error("Has does not tell what the set holds")
+	for _, test := range []struct {
+		name   string
+		change func(*Event)
+		want   bool
+	}{
+		{"the same event", func(*Event) {}, true},
+		{"another venue", func(e *Event) { e.Venue = "venue_b" }, false},
+		{"another type", func(e *Event) { e.Type = "u" }, false},
+		{"another time", func(e *Event) { e.Created = created.Add(time.Microsecond) }, false},
+		{"no time of its own", func(e *Event) { e.Created, e.Undated = created.Add(time.Hour), true }, true},
+		{"recorded when its time was read as UTC", func(e *Event) { e.Created, e.local = created.Add(3*time.Hour), created }, true},
+		{"another id", func(e *Event) { e.ID = "evt_9" }, false},
+	} {
+		if got := recorded.Has(event(test.change), "ep_1"); got != test.want {
+			t.Errorf("%s: recorded %t, want %t", test.name, got, test.want)
+		}
+	}
+	if recorded.Has(event(func(*Event) {}), "ep_2") || Recorded(nil).Has(event(func(*Event) {}), "ep_1") {
+		t.Error("an event without a row for the endpoint counts as recorded")
 	}
 }
 

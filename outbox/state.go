@@ -37,6 +37,7 @@ select e.id, e.venue, e.url, e.events::text, e.secret, coalesce(e.previous_secre
        case when isfinite(e.previous_secret_until) then e.previous_secret_until end,
        e.disabled_at is not null, coalesce(e.disabled_reason, ''), e.generation,
        case when isfinite(e.created) then e.created else 'epoch' end,
+       case when isfinite(e.subscribed) then e.subscribed end,
        case when h.generation = e.generation then h.consecutive_failures else 0 end,
        case when h.generation = e.generation then h.first_failure_at end,
        coalesce(h.unusable, '')
@@ -102,10 +103,11 @@ func scanEndpointState(row pgx.CollectableRow) (e EndpointState, err error) {
 	var (
 		url, secretText, previous string
 		until, firstFailure       *time.Time
+		subscribed                *time.Time
 		events                    string
 	)
 	err = row.Scan(&e.ID, &e.Venue, &url, &events, &secretText, &previous, &until, &e.Disabled, &e.DisabledReason,
-		&e.Generation, &e.Created, &e.Failures, &firstFailure, &e.Unusable)
+		&e.Generation, &e.Created, &subscribed, &e.Failures, &firstFailure, &e.Unusable)
 	if err != nil {
 		return e, fmt.Errorf("endpoint %s: %w", strconv.Quote(e.ID), err)
 	}
@@ -113,6 +115,9 @@ func scanEndpointState(row pgx.CollectableRow) (e EndpointState, err error) {
 	e.URL, e.Secret = secret.New(url), secret.New(secretText)
 	if previous != "" && until != nil {
 		e.Previous, e.PreviousUntil = secret.New(previous), *until
+	}
+	if subscribed != nil {
+		e.Subscribed = *subscribed
 	}
 	if firstFailure != nil {
 		e.FirstFailure = *firstFailure

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"strconv"
 	"sync/atomic"
 	"time"
 
@@ -107,10 +108,24 @@ func (t *Tailer) Connect(ctx context.Context) error {
 	if err != nil {
 		return t.cfg.explain("open the replication connection", err)
 	}
-	t.conn, t.dec = conn, newDecoder(t.cfg)
+	t.conn = conn
+	if err := speakRaw(ctx, conn); err != nil {
+		t.Close()
+		return t.cfg.explain("open the replication connection", err)
+	}
+	m, err := t.cfg.connectMapping(ctx)
+	if err != nil {
+		t.Close()
+		return err
+	}
+	t.dec = newDecoder(t.cfg, m)
 	if t.System, err = pglogrepl.IdentifySystem(ctx, conn); err != nil {
 		t.Close()
 		return t.cfg.explain("identify the server", err)
+	}
+	if t.dec.below, err = t.tablesBelow(ctx); err != nil {
+		t.Close()
+		return t.cfg.explain("look at the tables of "+t.cfg.Table, err)
 	}
 	if now := t.System; last.SystemID != "" && (now.SystemID != last.SystemID || now.Timeline != last.Timeline) {
 		t.Close()
@@ -118,6 +133,27 @@ func (t *Tailer) Connect(ctx context.Context) error {
 		return fmt.Errorf("%w: system %s timeline %d instead of %s timeline %d", ErrOtherServer, now.SystemID, now.Timeline, last.SystemID, last.Timeline)
 	}
 	return nil
+}
+
+const selectBelow = treeOf + `
+select relation from tree where relation <> to_regclass(%[1]s)`
+
+// tablesBelow returns the partitions of the outbox and its children by inheritance. A change of a child names the child, whatever
+// the publication says of its parent. Those that come later end the term (Coverage).
+func (t *Tailer) tablesBelow(ctx context.Context) (map[uint32]bool, error) {
+	results, err := t.conn.Exec(ctx, fmt.Sprintf(selectBelow, quoteText(t.cfg.table()))).ReadAll()
+	if err != nil {
+		return nil, err
+	}
+	below := map[uint32]bool{}
+	for _, row := range results[0].Rows {
+		oid, err := strconv.ParseUint(string(row[0]), 10, 32)
+		if err != nil {
+			return nil, err
+		}
+		below[uint32(oid)] = true
+	}
+	return below, nil
 }
 
 // enableFailover has the slot copied to standbys that ask for it, where an earlier version of the agent or of PostgreSQL made it.
@@ -370,11 +406,17 @@ func (t *Tailer) data(take context.Context, out chan<- *Batch, data []byte) erro
 		}
 		t.batch = nil
 		return nil
+	case *pglogrepl.TypeMessage:
+		t.dec.typed(m)
+		return nil
 	case *pglogrepl.RelationMessage:
 		return t.dec.describe(m)
 	case *pglogrepl.InsertMessage:
 		if t.batch != nil {
 			change, ok, err = t.dec.insert(m, t.batch.Committed)
+			if change.Event != nil {
+				change.Event.Late = change.Event.late(t.batch.XID, t.batch.Committed)
+			}
 		}
 	case *pglogrepl.UpdateMessage:
 		change, ok, err = t.dec.update(m)
@@ -382,7 +424,7 @@ func (t *Tailer) data(take context.Context, out chan<- *Batch, data []byte) erro
 		change, ok, err = t.dec.delete(m)
 	case *pglogrepl.TruncateMessage:
 		change, ok, err = t.dec.truncate(m)
-	default: // Origin, Type and messages of pg_logical_emit_message
+	default: // Origin and messages of pg_logical_emit_message
 		return nil
 	}
 	if err != nil || !ok {

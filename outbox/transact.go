@@ -34,6 +34,9 @@ func (l *Ledger) transact(ctx context.Context, lsn LSN, write func(context.Conte
 		if SQLState(err) == codeCannotConnectNow {
 			l.cfg.ServerEnds()
 		}
+		if errors.Is(err, errWrittenAnew) {
+			return retry.RetryableError(err)
+		}
 		if text := l.cfg.explain("record", err).Error(); text != l.failing {
 			l.failing = text
 			l.stats.failing.Store(&text)
@@ -59,6 +62,9 @@ func (l *Ledger) transact(ctx context.Context, lsn LSN, write func(context.Conte
 	l.cfg.Confirm(l.stored)
 	return nil
 }
+
+// errWrittenAnew marks a refusal by PostgreSQL that the next try takes into account, so that nobody need hear of it.
+var errWrittenAnew = errors.New("the group is written anew")
 
 // watchStall calls Stalled(true) when the returned function has not been called within stallAfter, and Stalled(false)
 // then. The two calls come in this order although a timer makes the first.
@@ -115,8 +121,8 @@ func (l *Ledger) try(ctx context.Context, lsn LSN, write func(context.Context, q
 		}
 		// The server gives up what waits for a lock, and a transaction whose agent was cut off or frozen in the middle: the
 		// checkpoint is locked then, and the next leader waits for it. That must not take longer than to lose the slot.
-		cc.RuntimeParams["lock_timeout"] = "5s"
-		cc.RuntimeParams["idle_in_transaction_session_timeout"] = "5s"
+		fix(cc, "lock_timeout", "5s")
+		fix(cc, "idle_in_transaction_session_timeout", "5s")
 		if l.conn, err = pgx.ConnectConfig(ctx, cc); err != nil {
 			l.conn = nil
 			return err

@@ -198,6 +198,7 @@ func (c *Cluster) configuration() []byte {
 		"port":                    fmt.Sprint(c.port),
 		"unix_socket_directories": c.folder.path,
 		"wal_level":               "logical",
+		"max_slot_wal_keep_size":  "100GB",
 		"max_connections":         "200",
 		"max_wal_senders":         "64",
 		"max_replication_slots":   "64",

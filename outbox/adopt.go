@@ -1,0 +1,194 @@
+package outbox
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strconv"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// A copy of a database holds the endpoints, the pending deliveries and the open replays of the original. What tells a copy is the
+// checkpoint: it names the server (system identifier) and the database of the agent that wrote it. On a copy nobody leads until a
+// person has said what it is. A physical standby that was promoted has the same of both, so a failover needs nobody.
+
+const selectForeignCheckpoint = `
+select system_identifier, database from webhooks.checkpoint
+where case when exists (select from webhooks.checkpoint where slot = $1)
+           then slot = $1 and (system_identifier, database) <> ($2, current_database()::text)
+           else not exists (select from webhooks.checkpoint where (system_identifier, database) = ($2, current_database()::text)) end
+order by updated desc limit 1`
+
+const selectDatabase = `select current_database()::text`
+
+// unadopted returns the Problem that the checkpoint was written elsewhere, and nobody has adopted it; nil when all is well. Of a slot
+// without a checkpoint those of other slots tell whether the database is a copy.
+func (db *DB) unadopted(ctx context.Context, q querier, systemID string) (*Problem, error) {
+	var ofServer, ofDatabase, here string
+	err := q.QueryRow(ctx, selectForeignCheckpoint, db.cfg.Slot, systemID).Scan(&ofServer, &ofDatabase)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	if err := q.QueryRow(ctx, selectDatabase).Scan(&here); err != nil {
+		return nil, err
+	}
+	reason := fmt.Sprintf("it is of another database (%s, here %s), so this is a copy or was restored", ofDatabase, here)
+	if ofServer != systemID {
+		reason = fmt.Sprintf("it is of another server (system identifier %s, here %s), so this is a copy or was restored or upgraded", ofServer, systemID)
+	}
+	return &Problem{Thing: "checkpoint", Reason: reason,
+		Remedy: "run webhook-agent adopt to go on here, or webhook-agent adopt --disable-endpoints for a copy that must send nothing"}, nil
+}
+
+// mustBeAdopted is unadopted as an error.
+func (db *DB) mustBeAdopted(ctx context.Context, q querier, systemID string) error {
+	p, err := db.unadopted(ctx, q, systemID)
+	if err != nil {
+		return db.cfg.explain("read the checkpoint", err)
+	}
+	if p != nil {
+		return p
+	}
+	return nil
+}
+
+const (
+	selectMayAskSystem = `select has_function_privilege('pg_control_system()', 'EXECUTE')`
+	selectSystem       = `select system_identifier from pg_control_system()`
+)
+
+// systemID returns the server's system identifier, as IDENTIFY_SYSTEM gives it. Where the function is closed, a replication connection
+// tells.
+func (db *DB) systemID(ctx context.Context, q querier) (string, error) {
+	var may bool
+	if err := q.QueryRow(ctx, selectMayAskSystem).Scan(&may); err != nil {
+		return "", err
+	}
+	if !may {
+		t := NewTailer(db.cfg, slog.New(slog.DiscardHandler))
+		defer t.Close()
+		err := t.Connect(ctx)
+		return t.System.SystemID, err
+	}
+	var id int64 // unsigned in truth
+	err := q.QueryRow(ctx, selectSystem).Scan(&id)
+	return strconv.FormatUint(uint64(id), 10), err
+}
+
+// checkAdoption says that the checkpoint was written elsewhere.
+func (db *DB) checkAdoption(ctx context.Context, tx pgx.Tx) ([]Finding, error) {
+	if ok, err := readable(ctx, tx, "webhooks.checkpoint"); err != nil || !ok {
+		return nil, err
+	}
+	id, err := db.systemID(ctx, tx)
+	if err != nil {
+		return nil, err
+	}
+	p, err := db.unadopted(ctx, tx, id)
+	if err != nil {
+		return nil, err
+	}
+	if p != nil {
+		return []Finding{AsFinding(p)}, nil
+	}
+	return []Finding{fine("checkpoint", "it is of this server and database, or there is none yet")}, nil
+}
+
+// Adoption is what Adopt did.
+type Adoption struct {
+	// Adopted is false when there was nothing to adopt.
+	Adopted bool `json:"adopted"`
+	// SystemID and Database are where the agent goes on.
+	SystemID string `json:"system_identifier"`
+	Database string `json:"database"`
+	Epoch    int64  `json:"epoch"`
+	// DisabledEndpoints and EndedReplays count what was switched off.
+	DisabledEndpoints int64 `json:"disabled_endpoints"`
+	EndedReplays      int64 `json:"ended_replays"`
+}
+
+const (
+	lockCheckpoints = `lock table webhooks.checkpoint in share row exclusive mode`
+
+	// selectTimeline works for everybody; pg_control_checkpoint lags behind a promotion.
+	selectTimeline = `
+select current_database()::text, ('x' || left(pg_walfile_name(pg_current_wal_lsn()), 8))::bit(32)::int`
+
+	// upsertAdopted forgets the position, and what transaction ids say: neither means anything here.
+	upsertAdopted = `
+insert into webhooks.checkpoint as c (slot, lsn, epoch, holder, system_identifier, timeline, database, recovering)
+values ($1, '0/0', 1, $2, $3, $4, current_database(), true)
+on conflict (slot) do update
+set lsn = '0/0', epoch = c.epoch + 1, holder = $2, system_identifier = $3, timeline = $4, database = current_database(), recovering = true,
+    horizon = null, horizon_at = null, coverage = null, relations = null, sweep = null, updated = now()
+returning epoch`
+
+	disableAll = `
+update webhooks.endpoints set disabled_at = now(), disabled_reason = 'manual' where disabled_at is null`
+
+	endReplays = `
+update webhooks.replays set state = 'failed', error = 'ended by webhook-agent adopt --disable-endpoints', finished = now()
+where state in ('pending', 'running')`
+
+	selectAnythingOn = `
+select exists (select from webhooks.endpoints where disabled_at is null) or exists (select from webhooks.replays where state in ('pending', 'running'))`
+)
+
+// Adopt says that the agent goes on in this database although its checkpoint was written elsewhere: the next leader recovers as
+// after a restore. With disable nothing is sent: all endpoints are disabled, so that pending deliveries become missed when an agent
+// next leads, and open replays are ended. It does all or nothing. Where the checkpoint is of this server and database it changes
+// nothing, and with disable refuses to unless everything is off already.
+func (db *DB) Adopt(ctx context.Context, holder string, disable bool) (a Adoption, err error) {
+	err = pgx.BeginFunc(ctx, db.pool, func(tx pgx.Tx) error {
+		if err := exec(ctx, tx, lockCheckpoints); err != nil {
+			return err
+		}
+		if a.SystemID, err = db.systemID(ctx, tx); err != nil {
+			return err
+		}
+		var timeline int32
+		if err := tx.QueryRow(ctx, selectTimeline).Scan(&a.Database, &timeline); err != nil {
+			return err
+		}
+		p, err := db.unadopted(ctx, tx, a.SystemID)
+		if err != nil {
+			return err
+		}
+		if p == nil {
+			return db.nothingToAdopt(ctx, tx, disable)
+		}
+		a.Adopted = true
+		if err := tx.QueryRow(ctx, upsertAdopted, db.cfg.Slot, holder, a.SystemID, timeline).Scan(&a.Epoch); err != nil || !disable {
+			return err
+		}
+		if a.DisabledEndpoints, err = affected(ctx, tx, disableAll); err != nil {
+			return err
+		}
+		a.EndedReplays, err = affected(ctx, tx, endReplays)
+		return err
+	})
+	return a, db.cfg.explain("adopt the checkpoint", err)
+}
+
+func affected(ctx context.Context, tx pgx.Tx, sql string) (int64, error) {
+	tag, err := tx.Exec(ctx, sql)
+	return tag.RowsAffected(), err
+}
+
+// nothingToAdopt refuses to leave somebody in the belief that everything is off.
+func (db *DB) nothingToAdopt(ctx context.Context, tx pgx.Tx, disable bool) error {
+	if !disable {
+		return nil
+	}
+	var on bool
+	if err := tx.QueryRow(ctx, selectAnythingOn).Scan(&on); err != nil || !on {
+		return err
+	}
+	return &Problem{Thing: "checkpoint", Reason: "it is of this server and database already, so nothing was changed, and endpoints are enabled",
+		Remedy: "disable them with webhook-agent endpoints disable if that is wanted", Fatal: true}
+}

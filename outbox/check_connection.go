@@ -1,0 +1,85 @@
+package outbox
+
+import (
+	"context"
+	"log/slog"
+
+	"github.com/jackc/pgx/v5"
+)
+
+const (
+	// connectionsNeeded is how many connections one agent opens at most: the pool, the Ledger's, the stream's, and one of a
+	// command beside it.
+	connectionsNeeded = poolSize + 3
+	// leastConnections is how many it cannot lead without: one of the pool, the Ledger's and the stream's.
+	leastConnections = 3
+)
+
+const selectEncoding = `select current_setting('server_encoding')`
+
+// checkEncoding names the encoding of the database; the agent's own connections speak UTF8 always.
+func (db *DB) checkEncoding(ctx context.Context, tx pgx.Tx) ([]Finding, error) {
+	var encoding string
+	if err := tx.QueryRow(ctx, selectEncoding).Scan(&encoding); err != nil {
+		return nil, err
+	}
+	switch encoding {
+	case "UTF8":
+		return []Finding{fine("encoding", "UTF8")}, nil
+	case "SQL_ASCII":
+		return []Finding{warning("encoding", "move the app to a database whose encoding is UTF8",
+			"the database's is SQL_ASCII: what is not UTF-8 in an event fails its delivery")}, nil
+	}
+	return []Finding{fine("encoding", "the database's is %s; the agent reads it as UTF8", encoding)}, nil
+}
+
+// selectLimits reads -1 where there is no limit, as for superusers.
+const selectLimits = `
+select r.rolname::text, case when r.rolsuper then -1 else r.rolconnlimit end,
+       d.datname::text, case when r.rolsuper then -1 else d.datconnlimit end
+from pg_roles r, pg_database d where r.rolname = current_user and d.datname = current_database()`
+
+// checkConnections compares the limits of the role and of the database with what the agent needs.
+func (db *DB) checkConnections(ctx context.Context, tx pgx.Tx) (found []Finding, err error) {
+	var (
+		role, database           string
+		roleLimit, databaseLimit int
+	)
+	if err := tx.QueryRow(ctx, selectLimits).Scan(&role, &roleLimit, &database, &databaseLimit); err != nil {
+		return nil, err
+	}
+	for _, of := range []struct {
+		kind, name string
+		limit      int
+	}{{"ROLE", role, roleLimit}, {"DATABASE", database, databaseLimit}} {
+		if of.limit < 0 || of.limit >= connectionsNeeded {
+			continue
+		}
+		say := warning
+		if of.limit < leastConnections {
+			say = failure
+		}
+		found = append(found, say("connections", "ALTER "+of.kind+" "+quoteIdent(of.name)+" CONNECTION LIMIT -1",
+			"the connection limit of %s is %d, the agent needs %d", of.name, of.limit, connectionsNeeded))
+	}
+	if len(found) == 0 {
+		found = append(found, fine("connections", "the limits leave room for %d", connectionsNeeded))
+	}
+	return found, nil
+}
+
+// checkReplication opens a replication connection as the agent does: pg_hba.conf, a pooler or a limit may refuse it although
+// ordinary ones work.
+func (db *DB) checkReplication(ctx context.Context) Finding {
+	const thing = "replication connection"
+	ctx, cancel := answered(ctx)
+	defer cancel()
+	tailer := NewTailer(db.cfg, slog.New(slog.DiscardHandler))
+	defer tailer.Close()
+	if err := tailer.Connect(ctx); err != nil {
+		f := AsFinding(err)
+		f.Thing, f.Reason = thing, "it cannot be opened: "+f.Thing+": "+f.Reason
+		return f
+	}
+	return fine(thing, "the server opens it")
+}

@@ -1,0 +1,81 @@
+package outbox
+
+import (
+	"context"
+	"strings"
+
+	"github.com/jackc/pgx/v5"
+)
+
+const selectDeleteHooks = `
+select 'trigger ' || t.tgname from pg_trigger t join pg_class c on c.oid = t.tgrelid join pg_namespace n on n.oid = c.relnamespace
+where n.nspname = $1 and c.relname = $2 and not t.tgisinternal and t.tgtype & 8 = 8 and t.tgenabled <> 'D'
+union all
+select 'rule ' || r.rulename from pg_rewrite r join pg_class c on c.oid = r.ev_class join pg_namespace n on n.oid = c.relnamespace
+where n.nspname = $1 and c.relname = $2 and r.ev_type = '4' and r.ev_enabled <> 'D'
+order by 1`
+
+// checkHooks warns of what a DELETE by the pruner runs: it has the agent's rights, and the owner of the table has written it.
+func (db *DB) checkHooks(ctx context.Context, tx pgx.Tx) ([]Finding, error) {
+	if db.cfg.Retention == 0 {
+		return nil, nil
+	}
+	schema, table := db.cfg.tableName()
+	hooks, err := queryRows(ctx, tx, selectDeleteHooks, pgx.RowTo[string], schema, table)
+	if err != nil || len(hooks) == 0 {
+		return nil, err
+	}
+	return []Finding{warning("triggers of "+db.cfg.Table, `set outbox.retention = "0s" and prune the table by a role of its own, or drop them`,
+		"pruning runs %s with the agent's rights, which reach the endpoints' secrets", strings.Join(hooks, ", "))}, nil
+}
+
+const selectUnusedOutbox = `select exists (select from webhooks.outbox limit 1)`
+
+// checkUnusedOutbox warns of events that were written into the agent's own table where another one is mapped.
+func (db *DB) checkUnusedOutbox(ctx context.Context, tx pgx.Tx) ([]Finding, error) {
+	const unused = "webhooks.outbox"
+	if schema, table := db.cfg.tableName(); schema+"."+table == unused {
+		return nil, nil
+	}
+	if ok, err := readable(ctx, tx, unused); err != nil || !ok {
+		return nil, err
+	}
+	var rows bool
+	if err := tx.QueryRow(ctx, selectUnusedOutbox).Scan(&rows); err != nil || !rows {
+		return nil, err
+	}
+	return []Finding{warning(unused, "write events into "+db.cfg.Table+", and empty webhooks.outbox",
+		"it has rows, which nobody delivers: outbox.table is %s", db.cfg.Table)}, nil
+}
+
+// manyRetained is how much WAL a slot may keep while no agent is connected before check warns.
+const manyRetained = 256 << 20
+
+const selectRetained = `
+select current_setting('max_slot_wal_keep_size') = '-1',
+       coalesce((select case when not active then (case when pg_is_in_recovery() then pg_last_wal_replay_lsn() else pg_current_wal_lsn() end) - restart_lsn end
+                 from pg_replication_slots where slot_name = $1), 0)::bigint`
+
+// checkRetainedWAL warns of a disk that can fill while no agent runs.
+func (db *DB) checkRetainedWAL(ctx context.Context, tx pgx.Tx) ([]Finding, error) {
+	var (
+		unbounded bool
+		retained  int64
+	)
+	if err := tx.QueryRow(ctx, selectRetained, db.cfg.Slot).Scan(&unbounded, &retained); err != nil {
+		return nil, err
+	}
+	return retainedFindings(db.cfg.Slot, unbounded, retained), nil
+}
+
+func retainedFindings(slot string, unbounded bool, retained int64) (found []Finding) {
+	if unbounded {
+		found = append(found, warning("max_slot_wal_keep_size", "ALTER SYSTEM SET max_slot_wal_keep_size = '50GB' (less than the disk has free) and reload",
+			"it is -1: while no agent runs, the slot keeps WAL until the disk is full"))
+	}
+	if retained > manyRetained {
+		found = append(found, warning("slot "+slot, "start the agent, or drop the slot with webhook-agent uninstall",
+			"no agent is connected and it keeps %d MiB of WAL on the server's disk", retained>>20))
+	}
+	return found
+}

@@ -1,0 +1,323 @@
+package outbox
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strconv"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgtype"
+)
+
+// A comparison reads the outbox a part at a time. One of all of it goes by the places of the rows
+// (ctid), block by block and in all partitions at once, so that no index need be there and nothing is
+// sorted; a place says nothing about age, and need not. The periodic one goes by created where an index begins
+// with that column. How large a part is follows from how long the last one took. Where a comparison
+// of everything stands is kept in the checkpoint, and the next term goes on there.
+
+const (
+	// partTime is how long one statement of a comparison is to take, and partTimeout when the server
+	// gives it up, to be tried again with a smaller part. A lock that a change of the table holds is
+	// waited for no longer than partLockTimeout.
+	partTime        = 500 * time.Millisecond
+	partTimeout     = 5 * time.Second
+	partLockTimeout = time.Second
+	// firstBlocks and mostBlocks are how many blocks of 8 KiB the first part has, and the largest. The latter also
+	// bounds what memory holds of a part: the places of its events.
+	firstBlocks = 64
+	mostBlocks  = 2048
+	// foundLimit is how many events of one part are to lack a row.
+	foundLimit = 10_000
+	// noteInterval is how often the checkpoint is told where a comparison stands.
+	noteInterval = time.Second
+	// looksAtPart bounds how often one part is looked at, until nothing is found there.
+	looksAtPart = 3
+	// least is the size of a row pointer and the header of a row: no block holds more rows than its size
+	// divided by that.
+	least = 28
+)
+
+// sweep is a comparison of all of the outbox: its horizon and where it stands. It is kept in the
+// checkpoint as JSON.
+type sweep struct {
+	Horizon Horizon
+	// Files are those of the relations of Horizon.Coverage, and Next is the place before which all
+	// was compared, as partWalk.next. Files is nil before the beginning.
+	Files []string
+	Next  int64
+}
+
+// layout is what a walk needs to know of the outbox's tables.
+type layout struct {
+	blocks   int64 // of the largest
+	perBlock int64 // more rows than a block can hold
+	files    []string
+	indexed  bool // each has an index that begins with created
+}
+
+var selectLayout = `
+select coalesce(max(pg_relation_size(r.relation)) / current_setting('block_size')::bigint, 0),
+       current_setting('block_size')::bigint / $3 + 1, ` + fmt.Sprintf(filesOf, "$1") + `,
+       coalesce(bool_and(exists (
+           select from pg_index i join pg_class c on c.oid = i.indexrelid join pg_am m on m.oid = c.relam
+           join pg_attribute a on a.attrelid = i.indrelid and a.attnum = i.indkey[0]
+           where i.indrelid = r.relation and i.indisvalid and i.indpred is null and m.amname in ('btree', 'brin') and a.attname = $2)), false)
+from unnest($1::oid[]) r (relation)`
+
+func (db *DB) layout(ctx context.Context, relations []uint32) (l layout, err error) {
+	if err := db.loadIDType(ctx); err != nil { // for the statements of the walk
+		return l, err
+	}
+	err = db.pool.QueryRow(ctx, selectLayout, relations, db.cfg.Columns.Created, least).Scan(&l.blocks, &l.perBlock, &l.files, &l.indexed)
+	return l, db.cfg.explain("look at the tables of "+db.cfg.Table, err)
+}
+
+// errRewritten reports that places mean nothing any more.
+var errRewritten = errors.New("the table was rewritten meanwhile; the comparison begins anew")
+
+// sweep compares all of the outbox that the horizon of s sees and the last one does not, from where s
+// stands, and makes its horizon the last one.
+func (db *DB) sweep(ctx context.Context, l *Ledger, last lastHorizon, s sweep) (added int64, err error) {
+	w, err := db.walkPlaces(ctx, db.comparison(last, s.Horizon, false))
+	if err != nil {
+		return 0, err
+	}
+	if s.Files == nil {
+		s.Files = w.layout.files
+	}
+	w.files, w.next = s.Files, s.Next
+	noted := time.Now()
+	w.passed = func() error {
+		if time.Since(noted) > noteInterval {
+			noted = time.Now()
+			s.Next = w.next
+			if err := l.noteSweep(ctx, &s); err != nil {
+				return err
+			}
+		}
+		return sleepFor(ctx, w.looked) // the server has other work to do as well
+	}
+	if added, err = w.run(ctx, l); errors.Is(err, errRewritten) {
+		err = errors.Join(err, l.noteSweep(ctx, nil))
+	}
+	if err != nil {
+		return added, db.cfg.explain("compare "+db.cfg.Table+" with the log", err)
+	}
+	return added, l.setHorizon(ctx, s.Horizon)
+}
+
+const storeSweep = `
+update webhooks.checkpoint set sweep = $2::text::jsonb where slot = $1`
+
+// noteSweep has the Ledger store where a comparison stands, or that there is none.
+func (l *Ledger) noteSweep(ctx context.Context, s *sweep) error {
+	if s == nil {
+		return l.note(ctx, storeSweep, l.cfg.Slot, nil)
+	}
+	text, err := json.Marshal(s)
+	if err != nil {
+		return err
+	}
+	return l.note(ctx, storeSweep, l.cfg.Slot, string(text))
+}
+
+// compareLatest compares the latest events.
+func (db *DB) compareLatest(ctx context.Context, l *Ledger, c comparison) (added int64, err error) {
+	w, err := db.walkLatest(ctx, c)
+	if err == nil {
+		added, err = w.run(ctx, l)
+	}
+	return added, db.cfg.explain("compare "+db.cfg.Table+" with the log", err)
+}
+
+// partWalk goes through the outbox in parts.
+type partWalk struct {
+	db *DB
+	comparison
+	layout    layout
+	relations []uint32
+	files     []string // those that places are of; nil where they do not matter
+	sql       string
+	// bounds returns the parameters $7 and $8 for the part from one position to another.
+	bounds    func(from, to int64) (low, high any)
+	next, end int64
+	pace      pace
+	looked    time.Duration // how long the last look took
+	passed    func() error  // called after each part; nil for nothing
+}
+
+// walkPlaces makes a walk through all rows by their places. A position is a block times perBlock and the place in the
+// block.
+func (db *DB) walkPlaces(ctx context.Context, c comparison) (*partWalk, error) {
+	w := &partWalk{db: db, comparison: c, relations: c.to.Coverage.oids()}
+	var err error
+	if w.layout, err = db.layout(ctx, w.relations); err != nil {
+		return nil, err
+	}
+	w.byPlace("true")
+	return w, nil
+}
+
+func (w *partWalk) byPlace(condition string) {
+	perBlock := w.layout.perBlock
+	place := func(at int64) string { return fmt.Sprintf("(%d,%d)", at/perBlock, at%perBlock) }
+	w.sql = w.db.findSQL(condition + " and o.ctid >= $7::text::tid and o.ctid < $8::text::tid")
+	w.bounds = func(from, to int64) (low, high any) { return place(from), place(to) }
+	w.end = w.layout.blocks * perBlock
+	w.pace = pace{step: firstBlocks * perBlock, most: mostBlocks * perBlock}
+}
+
+// walkLatest makes a walk through the latest rows: by created, a position being microseconds since the
+// first of them, or by their places where no index leads to them. It begins with one part for all.
+func (db *DB) walkLatest(ctx context.Context, c comparison) (*partWalk, error) {
+	w := &partWalk{db: db, comparison: c, relations: c.to.Coverage.oids()}
+	var err error
+	if w.layout, err = db.layout(ctx, w.relations); err != nil {
+		return nil, err
+	}
+	created := "o." + quoteIdent(db.cfg.Columns.Created)
+	first := c.last.at.Add(-backdated)
+	if !w.layout.indexed {
+		w.files = w.layout.files
+		w.byPlace(created + " >= " + db.asCreated(fmt.Sprintf("'%s'::timestamptz", first.Format(time.RFC3339Nano))))
+		return w, nil
+	}
+	w.sql = db.findSQL(fmt.Sprintf("%[1]s >= %[2]s and ($8::timestamptz is null or %[1]s < %[3]s)",
+		created, db.asCreated("$7::timestamptz"), db.asCreated("$8::timestamptz")))
+	w.end = max(1, c.to.At.Sub(first).Microseconds())
+	w.bounds = func(from, to int64) (low, high any) {
+		at := func(position int64) time.Time { return first.Add(time.Duration(position) * time.Microsecond) }
+		if to == w.end {
+			return at(from), nil // the app may give an event a time of the future
+		}
+		return at(from), at(to)
+	}
+	w.pace = pace{step: w.end, most: w.end}
+	return w, nil
+}
+
+// run gives the events of all parts their rows, and returns how many those were.
+func (w *partWalk) run(ctx context.Context, l *Ledger) (added int64, err error) {
+	for w.next < w.end {
+		to := min(w.next+w.pace.step, w.end)
+		n, most, err := w.part(ctx, l, to)
+		added += n
+		if SQLState(err) == codeQueryCanceled && w.pace.step > 1 {
+			w.pace.step = max(1, w.pace.step/8)
+			continue
+		}
+		if err != nil {
+			return added, err
+		}
+		w.next = to
+		w.pace.adapt(w.looked, most)
+		if w.passed != nil {
+			if err := w.passed(); err != nil {
+				return added, err
+			}
+		}
+	}
+	return added, nil
+}
+
+// part gives the events up to a position their rows. It looks again at a part in which it has found something, as
+// long as that goes away. most is how much one look found.
+func (w *partWalk) part(ctx context.Context, l *Ledger, to int64) (added int64, most int, err error) {
+	for range looksAtPart {
+		events, err := w.find(ctx, to)
+		most = max(most, len(events))
+		if err != nil || len(events) == 0 {
+			return added, most, err
+		}
+		n, err := w.db.giveRows(ctx, l, w.comparison, events)
+		added += n
+		if err != nil || n == 0 {
+			return added, most, err
+		}
+	}
+	return added, most, nil
+}
+
+const limitPart = `
+select set_config('statement_timeout', $1, true), set_config('lock_timeout', $2, true), set_config('jit', 'off', true)`
+
+// find returns the events up to a position that lack a row.
+func (w *partWalk) find(ctx context.Context, to int64) (events []found, err error) {
+	timeout := partTimeout
+	if w.pace.step <= 1 { // no smaller part is left to try
+		ctx, timeout = unhurried(ctx), 0
+	}
+	var (
+		files     []string
+		relations []uint32
+		places    []pgtype.TID
+		endpoints []int64
+	)
+	began := time.Now()
+	defer func() { w.looked = time.Since(began) }()
+	err = pgx.BeginTxFunc(ctx, w.db.pool, pgx.TxOptions{AccessMode: pgx.ReadOnly}, func(tx pgx.Tx) error {
+		if err := exec(ctx, tx, limitPart, milliText(timeout), milliText(partLockTimeout)); err != nil {
+			return err
+		}
+		return tx.QueryRow(ctx, w.sql, w.params(to)...).Scan(&files, &relations, &places, &endpoints)
+	})
+	if err != nil {
+		return nil, err
+	}
+	if w.rewritten(files) {
+		return nil, errRewritten
+	}
+	for i := range relations {
+		events = append(events, found{relations[i], places[i], endpoints[i]})
+	}
+	return events, nil
+}
+
+// params are the parameters of w.sql for the part up to a position.
+func (w *partWalk) params(to int64) []any {
+	low, high := w.bounds(w.next, to)
+	return w.args(low, high, w.relations)
+}
+
+// rewritten reports whether a relation is kept in another file now. One that is gone does not matter.
+func (w *partWalk) rewritten(now []string) bool {
+	for i, file := range w.files {
+		if i < len(now) && now[i] != "" && now[i] != file {
+			return true
+		}
+	}
+	return false
+}
+
+// milliText writes a duration as PostgreSQL reads a setting.
+func milliText(d time.Duration) string { return strconv.FormatInt(d.Milliseconds(), 10) + "ms" }
+
+// pace is how large the parts of a walk are.
+type pace struct{ step, most int64 }
+
+// adapt takes in how long a part took and what it found.
+func (p *pace) adapt(took time.Duration, found int) {
+	switch {
+	case took > 2*partTime:
+		p.step = max(1, int64(float64(p.step)*float64(partTime)/float64(took)))
+	case found > foundLimit:
+		p.step = max(1, p.step/2)
+	case took < partTime/2 && found < foundLimit/2:
+		p.step = min(p.most, 2*p.step)
+	}
+}
+
+// sleepFor waits, and returns why ctx ended before.
+func sleepFor(ctx context.Context, d time.Duration) error {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}

@@ -1,0 +1,117 @@
+package outbox
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// A column of type timestamp holds what a clock on a wall shows. Which moment that is, PostgreSQL decides by its own time zone data and by its
+// own rules for the hours that a change of the clocks skips or repeats. Queries ask it (mapping.created); for what the stream brings, the
+// answers are fetched once: the offset from UTC is the same over long stretches of local time.
+
+// The local times that a column of type timestamp may hold: before the first of them offsets do not change any more, after the last they are
+// not known yet. Both readings of a row take a later one for none.
+const (
+	firstLocal = "1800-01-01"
+	lastLocal  = "2100-01-01"
+)
+
+// localTime says how PostgreSQL reads a time without zone.
+type localTime struct {
+	from    []int64 // seconds of local time, ascending
+	offsets []int64 // seconds by which local time is ahead of UTC from then on
+	end     int64
+}
+
+// utc returns the moment of a local time, which is given as if it were of UTC, and false for one that is not known.
+func (l *localTime) utc(local time.Time) (time.Time, bool) {
+	seconds := local.Unix()
+	if seconds >= l.end {
+		return time.Time{}, false
+	}
+	i, found := slices.BinarySearch(l.from, seconds)
+	if !found {
+		i = max(0, i-1)
+	}
+	return local.Add(-time.Duration(l.offsets[i]) * time.Second), true
+}
+
+// selectOffsets finds the local times at which the offset changes: it looks at every day, and halves the days that end with another offset
+// than they began with.
+const selectOffsets = `
+with recursive days as (
+    select at, extract(epoch from (at at time zone 'UTC') - (at at time zone $1))::int as ahead
+    from generate_series('` + firstLocal + `'::timestamp, '` + lastLocal + `', '1 day') at
+), neighbors as (
+    select lag(at) over (order by at) as low, lag(ahead) over (order by at) as former, at as high, ahead from days
+), halves as (
+    select low, high, former, ahead from neighbors where former <> ahead
+    union all
+    select case when earlier then middle else low end, case when earlier then high else middle end, former, ahead
+    from halves, lateral (select date_trunc('second', low + (high - low) / 2) as middle) m,
+         lateral (select extract(epoch from (middle at time zone 'UTC') - (middle at time zone $1))::int = former as earlier) e
+    where high - low > '1 second'
+)
+(select extract(epoch from at)::bigint, ahead from days order by at limit 1)
+union all
+(select extract(epoch from high)::bigint, ahead from halves where high - low = '1 second' order by high)`
+
+// readLocalTime asks PostgreSQL how it reads times without zone.
+func readLocalTime(ctx context.Context, q querier, zone string) (*localTime, error) {
+	end, _ := time.Parse(time.DateOnly, lastLocal)
+	l := &localTime{end: end.Unix()}
+	_, err := queryRows(ctx, q, selectOffsets, func(row pgx.CollectableRow) (struct{}, error) {
+		var from, offset int64
+		err := row.Scan(&from, &offset)
+		l.from, l.offsets = append(l.from, from), append(l.offsets, offset)
+		return struct{}{}, err
+	}, zone)
+	if SQLState(err) == codeInvalidParameter {
+		return nil, &Problem{Thing: "outbox.time_zone", Reason: fmt.Sprintf("PostgreSQL knows no time zone %q", zone),
+			Remedy: "use a name of the view pg_timezone_names, such as America/Sao_Paulo", Fatal: true, Err: err}
+	}
+	return l, err
+}
+
+// selectZone reads the time zone of the session, which sets none itself. What is set for the agent's own role says nothing of the app's
+// sessions, so what is set for the database goes before it.
+const selectZone = `
+select coalesce(
+    (select split_part(c, '=', 2) from pg_db_role_setting s, unnest(s.setconfig) c
+     where s.setrole = 0 and s.setdatabase in (0, (select oid from pg_database where datname = current_database())) and lower(split_part(c, '=', 1)) = 'timezone'
+     order by s.setdatabase desc limit 1),
+    current_setting('TimeZone'))`
+
+// databaseZone returns the time zone that sessions of the database have unless they choose another. The agent's own choose UTC, so it
+// takes a connection that does not.
+func (c Config) databaseZone(ctx context.Context) (zone string, err error) {
+	cc, err := c.connConfig()
+	if err != nil {
+		return "", err
+	}
+	delete(cc.RuntimeParams, "timezone")
+	conn, err := pgx.ConnectConfig(ctx, cc)
+	if err != nil {
+		return "", c.explain("connect", err)
+	}
+	defer closeConn(conn)
+	return zone, c.explain("read the time zone", conn.QueryRow(ctx, selectZone).Scan(&zone))
+}
+
+// quoteText quotes a text as a literal for use in SQL.
+func quoteText(s string) string {
+	quoted := "'" + strings.ReplaceAll(s, "'", "''") + "'"
+	if strings.Contains(s, `\`) {
+		return "E" + strings.ReplaceAll(quoted, `\`, `\\`)
+	}
+	return quoted
+}
+
+// errMappingChanged ends a stream whose outbox has columns of other types than when it began: they are looked at again.
+var errMappingChanged = errors.New("the outbox's columns have changed their types")
