@@ -213,18 +213,26 @@ func (l *lane) class() int {
 // dispatchLocked starts workers while there is something to do and the global limit allows.
 func (s *lanes) dispatchLocked() {
 	for {
-		l, d := s.nextLocked()
-		if l == nil {
+		next := s.nextLocked()
+		if next == nil {
 			return
 		}
-		s.workers.Go(panics.GuardFunc(s.cfg.caught, func() { s.workOn(l, d) }))
+		s.workers.Go(panics.GuardFunc(s.cfg.caught, func() { s.workOn(next) }))
 	}
 }
 
+// job is a delivery that was taken out of its lane, with the request to make. What its endpoint was at that moment
+// decides: by the time of the attempt it may belong to another venue, with that one's URL and secret.
+type job struct {
+	lane     *lane
+	delivery *outbox.Delivery
+	request  sink.Request
+}
+
 // nextLocked takes the next delivery from the lanes in turn and accounts for its attempt; nil when none may start.
-func (s *lanes) nextLocked() (*lane, *outbox.Delivery) {
+func (s *lanes) nextLocked() *job {
 	if s.stopped || s.stalled || s.inFlight >= s.cfg.concurrency || !s.cfg.leads() {
-		return nil, nil
+		return nil
 	}
 	s.turn = 1 - s.turn
 	for _, class := range [2]int{s.turn, 1 - s.turn} {
@@ -247,32 +255,32 @@ func (s *lanes) nextLocked() (*lane, *outbox.Delivery) {
 			}
 			s.listLocked(l)
 			s.scheduleLocked(l)
-			return l, d
+			return &job{l, d, s.requestLocked(l, d)}
 		}
 	}
-	return nil, nil
+	return nil
 }
 
-// workOn attempts d and then whatever comes next, until nothing may start.
-func (s *lanes) workOn(l *lane, d *outbox.Delivery) {
-	for l != nil {
-		l, d = s.attempt(l, d)
+// workOn makes one attempt and then whatever comes next, until nothing may start.
+func (s *lanes) workOn(next *job) {
+	for next != nil {
+		next = s.attempt(next)
 	}
 }
 
-// attempt makes one attempt, hands its result to the recorder, and returns the worker's next delivery. The place
+// attempt makes one attempt, hands its result to the recorder, and returns the worker's next job. The place
 // under the global limit is kept until the recorder has the result, so that a slow database slows attempts down
 // instead of piling up results.
-func (s *lanes) attempt(l *lane, d *outbox.Delivery) (*lane, *outbox.Delivery) {
+func (s *lanes) attempt(j *job) *job {
+	l, d := j.lane, j.delivery
 	at := d.Subject()
 	defer at.Blame()
-	request := s.request(l, d)
 	slow := time.AfterFunc(slowAfter, panics.GuardFunc(s.cfg.caught, func() {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		s.proveLocked(l, false)
 	}))
-	result := s.cfg.attempt(s.work, request)
+	result := s.cfg.attempt(s.work, j.request)
 	slow.Stop()
 	if result.Outcome != sink.Canceled {
 		s.cfg.metrics.attempted(d, result, s.cfg.now())
@@ -298,12 +306,9 @@ func (s *lanes) attempt(l *lane, d *outbox.Delivery) (*lane, *outbox.Delivery) {
 	return s.nextLocked()
 }
 
-func (s *lanes) request(l *lane, d *outbox.Delivery) sink.Request {
+func (s *lanes) requestLocked(l *lane, d *outbox.Delivery) sink.Request {
 	now := s.cfg.now()
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	target, until := l.target, l.endpoint.PreviousUntil
-	return sink.Request{Target: target, Rotates: now.Before(until), EventID: d.EventID, Body: d.Body, At: now}
+	return sink.Request{Target: l.target, Rotates: now.Before(l.endpoint.PreviousUntil), EventID: d.EventID, Body: d.Body, At: now}
 }
 
 // proveLocked moves a lane between the proven and the other ones, and the places that it holds with it.

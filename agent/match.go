@@ -13,6 +13,7 @@ type subscription struct {
 	patterns outbox.Patterns
 	target   *sink.Target // of endpoint
 	unfit    error        // why nothing can be sent to target, nil when it can
+	off      string       // why an event that is committed now is not sent, "" when it is
 	seats    []seat       // one for each pattern; owned by subscriptions
 }
 

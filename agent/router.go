@@ -90,13 +90,18 @@ func (r *router) reload(ctx context.Context, state outbox.State) error {
 	r.snapshot = state.Snapshot
 	gone := maps.Clone(r.subs.byID)
 	for _, e := range state.Endpoints {
-		delete(gone, e.ID)
-		if err := r.change(ctx, &outbox.EndpointChange{ID: e.ID, Endpoint: &e.Endpoint}); err != nil {
-			return err
+		if before := gone[e.ID]; before != nil && !before.endpoint.Created.Equal(e.Created) {
+			continue // removed, and registered anew under its id
 		}
+		delete(gone, e.ID)
 	}
 	for id := range gone {
 		if err := r.change(ctx, &outbox.EndpointChange{ID: id, Removed: true}); err != nil {
+			return err
+		}
+	}
+	for _, e := range state.Endpoints {
+		if err := r.change(ctx, &outbox.EndpointChange{ID: e.ID, Endpoint: &e.Endpoint}); err != nil {
 			return err
 		}
 	}
@@ -119,6 +124,7 @@ func (r *router) examine(e *outbox.Endpoint, before *subscription) (sub *subscri
 	sub = &subscription{endpoint: e}
 	if r.suspects.aside(outbox.Subject{EndpointID: e.ID}) {
 		r.metrics.setAside.WithLabelValues("endpoint").Inc()
+		sub.off = offReason(e, asideEndpoint)
 		return sub, asideEndpoint
 	}
 	r.seal(e)
@@ -134,6 +140,7 @@ func (r *router) examine(e *outbox.Endpoint, before *subscription) (sub *subscri
 	if err != nil {
 		unusable = err.Error()
 	}
+	sub.off = offReason(e, unusable)
 	return sub, unusable
 }
 
@@ -258,8 +265,8 @@ func (r *router) hand(take, ctx context.Context, candidates []candidate) (*outbo
 		case r.suspects.aside(p.at) || r.suspects.aside(d.Subject()):
 			r.metrics.setAside.WithLabelValues("event").Inc()
 			t.Results = append(t.Results, failedAside(d, now))
-		case p.deferred && endpoint.Disabled: // it may have been enabled since
-			t.Results = append(t.Results, missed(d, offDisabled, now))
+		case p.deferred && p.sub.off != "": // it may have been enabled, or mended, since
+			t.Results = append(t.Results, missed(d, p.sub.off, now))
 		default:
 			d.Body = p.body()
 			offers = append(offers, offer{p.sub.lane, d})

@@ -1,0 +1,664 @@
+package agent
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"fmt"
+	"log/slog"
+	"maps"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/quintago/webhook-agent/outbox"
+	"github.com/quintago/webhook-agent/secret"
+	"github.com/quintago/webhook-agent/sink"
+)
+
+// TestEndpoints_EachEventGoesToThoseThatStoodThereWhenItWasCommitted plays random histories of the table of endpoints,
+// with every statement that the contract allows, between events, replays and loads of the state, against the router,
+// its subscriptions and the lanes. A naive model of the table says for each event which endpoints get a delivery, and
+// whether it is sent: exactly those of its venue (P5) with a matching pattern at that place of the history (P10).
+func TestEndpoints_EachEventGoesToThoseThatStoodThereWhenItWasCommitted(t *testing.T) {
+	t.Parallel()
+	histories := uint64(2000)
+	if testing.Short() {
+		histories /= 4
+	}
+	webhook, err := sink.NewWebhook(sink.WebhookConfig{Version: "test", Timeout: time.Second, MaxIdlePerHost: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := newMetrics("test", (&agent{}).source())
+	for seed := range histories {
+		synctest.Test(t, func(t *testing.T) { playEndpoints(t, seed, webhook, m) })
+		if t.Failed() {
+			return // one history is enough to read
+		}
+	}
+}
+
+// endpointStatements are what an app may do to endpoints, with how often it does it.
+var endpointStatements = []struct {
+	weight int
+	name   string
+	do     func(*endpointsPlay, *endpointsTable)
+}{
+	{10, "insert", (*endpointsPlay).insert},
+	{3, "update venue", updating(func(p *endpointsPlay, e *outbox.Endpoint) { e.Venue = p.venue() })},
+	{4, "update venue, url", updating(func(p *endpointsPlay, e *outbox.Endpoint) {
+		e.Venue = p.venue()
+		e.URL = p.url(e.Venue)
+	})},
+	{4, "update url", updating(func(p *endpointsPlay, e *outbox.Endpoint) { e.URL = p.url(e.Venue) })},
+	{4, "update events", updating(func(p *endpointsPlay, e *outbox.Endpoint) { e.Events = p.patterns() })},
+	{2, "update secret", updating(func(p *endpointsPlay, e *outbox.Endpoint) { e.Secret = p.secret() })},
+	{2, "update previous_secret", updating(func(p *endpointsPlay, e *outbox.Endpoint) {
+		e.Previous, e.PreviousUntil = secret.New(p.pick("old", "older")), p.now.Add(time.Hour)
+	})},
+	{4, "disable", updating(func(_ *endpointsPlay, e *outbox.Endpoint) { e.Disabled = true })},
+	{5, "enable", updating(func(_ *endpointsPlay, e *outbox.Endpoint) { e.Disabled = false })},
+	{2, "update nothing", updating(func(*endpointsPlay, *outbox.Endpoint) {})},
+	{5, "delete", (*endpointsPlay).remove},
+	{1, "truncate", (*endpointsPlay).truncate},
+}
+
+// endpointsTable is webhooks.endpoints, with the changes that the statements of a transaction have made to it.
+type endpointsTable struct {
+	rows    map[string]outbox.Endpoint
+	changes []outbox.Change
+}
+
+// modelKey is a delivery, and fate what may become of it.
+type (
+	modelKey struct{ endpointID, eventID string }
+	fate     uint8
+)
+
+const (
+	fateSent fate = 1 << iota
+	fateMissed
+)
+
+func (f fate) String() string {
+	return [...]string{"none", "sent", "missed", "sent or missed"}[f]
+}
+
+// server is where an endpoint of a venue has had its events sent.
+type server struct{ endpointID, url, venue string }
+
+// modelRow is an endpoint as the model sees it at the place of the history that the router has come to.
+type modelRow struct {
+	outbox.Endpoint
+	life int // counts how often the id was registered
+}
+
+// endpointsPlay is one history.
+type endpointsPlay struct {
+	t      *testing.T
+	random *rand.Rand
+	router *router
+	said   []string // the history so far, to be shown
+
+	now     time.Time
+	xid     uint32
+	lsn     outbox.LSN
+	events  map[string]*outbox.Event
+	servers map[server]bool
+	lives   int
+	ids     []string
+	wide    bool // a venue has so many endpoints that events go through the backlog
+
+	table   endpointsTable      // all that is committed
+	view    map[string]modelRow // what the stream has told so far
+	want    map[modelKey]fate
+	open    map[modelKey]int // life of the endpoint of those that want fateSent and may still become missed
+	stalled bool
+	replays []string
+
+	mu      sync.Mutex // guards what follows
+	targets map[*sink.Target]string
+	urls    map[*sink.Target]string
+	tracked map[modelKey]bool
+	got     map[modelKey]fate
+	told    []string // replays
+	holds   map[*outbox.Hold]bool
+}
+
+func playEndpoints(t *testing.T, seed uint64, webhook *sink.Webhook, m *metrics) {
+	p := &endpointsPlay{
+		t: t, random: rand.New(rand.NewPCG(seed, 9)), now: time.Unix(1e9, 0), xid: 60, lsn: 300,
+		table: endpointsTable{rows: map[string]outbox.Endpoint{}}, view: map[string]modelRow{},
+		events: map[string]*outbox.Event{}, servers: map[server]bool{}, want: map[modelKey]fate{}, open: map[modelKey]int{},
+		targets: map[*sink.Target]string{}, urls: map[*sink.Target]string{}, tracked: map[modelKey]bool{}, got: map[modelKey]fate{},
+		holds: map[*outbox.Hold]bool{},
+	}
+	p.wide = seed%40 == 7
+	for i := range map[bool]int{false: 3 + p.random.IntN(6), true: 100}[p.wide] {
+		p.ids = append(p.ids, fmt.Sprint("ep", i))
+	}
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Logf("seed %d:\n%s", seed, strings.Join(p.said, "\n"))
+		}
+	})
+	log := slog.New(slog.DiscardHandler)
+	d := DefaultConfig().Delivery
+	lanes := newLanes(t.Context(), lanesConfig{
+		concurrency: d.Concurrency, endpointConcurrency: d.EndpointConcurrency, disableAfter: d.DisableAfter,
+		retries: d.Retries, queueBytes: int(d.QueueMemory), attempt: p.attempt, leads: func() bool { return true },
+		now: time.Now, recorder: p, metrics: m, log: log,
+	})
+	t.Cleanup(func() {
+		lanes.stop(t.Context())
+		lanes.cancelWork()
+	})
+	p.router = &router{
+		subs: newSubscriptions(), lanes: lanes, ledger: p, metrics: m, log: log,
+		target: func(e *outbox.Endpoint) (*sink.Target, error) {
+			target := webhook.Target(e.URL.Reveal(), e.Secret, e.Previous)
+			p.mu.Lock()
+			defer p.mu.Unlock()
+			p.targets[target], p.urls[target] = e.ID, e.URL.Reveal()
+			return target, target.Err()
+		},
+		seal: func(*outbox.Endpoint) {},
+		term: outbox.Term{LSN: 100, LookupUntil: 200},
+	}
+	p.play()
+}
+
+// play makes the history and has everything end.
+func (p *endpointsPlay) play() {
+	p.insert(&p.table)
+	p.table.changes = nil
+	p.must(p.router.load(p.t.Context(), p.loads()))
+	for range 4 + p.random.IntN(24) {
+		switch p.random.IntN(12) {
+		case 0:
+			p.stall(!p.stalled)
+		case 1, 2:
+			p.expand()
+		case 3:
+			p.reload()
+		default:
+			p.route(p.transaction())
+		}
+	}
+	for len(p.router.backlog.queue) > 0 {
+		p.expand()
+	}
+	p.stall(false)
+	p.compare()
+}
+
+// compare compares what came of each event with what the model says.
+func (p *endpointsPlay) compare() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	keys := map[modelKey]bool{}
+	for key := range p.want {
+		keys[key] = true
+	}
+	for key := range p.got {
+		keys[key] = true
+	}
+	for key := range keys {
+		if want, got := p.want[key], p.got[key]; want != got && (got == 0 || want&got == 0) {
+			p.t.Errorf("%s to %s: %s, want %s", key.eventID, key.endpointID, got, want)
+		}
+	}
+	if !slices.Equal(p.told, p.replays) {
+		p.t.Errorf("replays %v were taken up, want %v", p.told, p.replays)
+	}
+	for hold, ended := range p.holds {
+		if !ended {
+			p.t.Errorf("hold %p has no last piece", hold)
+		}
+	}
+	if n := len(p.router.subs.byID); n != len(p.view) {
+		p.t.Errorf("%d subscriptions at the end, want %d", n, len(p.view))
+	}
+	if n := len(p.router.lanes.byID); n != len(p.view) {
+		p.t.Errorf("%d lanes at the end, want %d", n, len(p.view))
+	}
+}
+
+func (p *endpointsPlay) must(err error) {
+	p.t.Helper()
+	if err != nil {
+		p.t.Fatal(err)
+	}
+}
+
+func (p *endpointsPlay) say(format string, args ...any) {
+	p.said = append(p.said, fmt.Sprintf(format, args...))
+}
+
+func (p *endpointsPlay) pick(from ...string) string { return from[p.random.IntN(len(from))] }
+func (p *endpointsPlay) venue() string              { return p.pick("v1", "v1", "v2", "v3") }
+func (p *endpointsPlay) id() string                 { return p.ids[p.random.IntN(len(p.ids))] }
+
+// url is of a server that belongs to the venue, bad now and then.
+func (p *endpointsPlay) url(venue string) secret.Text {
+	if p.random.IntN(8) == 0 {
+		return secret.New(p.pick("bad", "ftp://x.example/", "https://u:p@x.example/"))
+	}
+	return secret.New(fmt.Sprintf("https://%s.example/%d", venue, p.random.IntN(3)))
+}
+
+func (p *endpointsPlay) secret() secret.Text {
+	if p.random.IntN(10) == 0 {
+		return secret.New("")
+	}
+	return secret.New(p.pick("s1", "s2"))
+}
+
+// patterns are good and bad ones, double ones and none.
+func (p *endpointsPlay) patterns() []string {
+	if p.wide && p.random.IntN(4) > 0 {
+		return []string{"*"}
+	}
+	events := make([]string, p.random.IntN(4))
+	for i := range events {
+		events[i] = p.pick("*", "lead.*", "lead.*", "lead.a.*", "lead.created", "lead.created", "lead.a.b", "pay.*", "pay.done",
+			"lead*", "", "*.x")
+	}
+	return events
+}
+
+// insert registers one endpoint, or several, at ids that may have been there before.
+func (p *endpointsPlay) insert(table *endpointsTable) {
+	n := 1 + p.random.IntN(3)
+	if p.wide && p.random.IntN(2) == 0 {
+		n = len(p.ids)
+	}
+	for i := range n {
+		id := p.id()
+		if n == len(p.ids) {
+			id = p.ids[i]
+		}
+		if _, exists := table.rows[id]; exists {
+			continue
+		}
+		e := outbox.Endpoint{
+			ID: id, Venue: p.venue(), Events: p.patterns(), Secret: p.secret(), Disabled: p.random.IntN(6) == 0, Generation: 1, Created: p.now,
+		}
+		if p.wide && i > 10 {
+			e.Venue = "v1"
+		}
+		e.URL = p.url(e.Venue)
+		p.write(table, e)
+	}
+}
+
+func (p *endpointsPlay) write(table *endpointsTable, e outbox.Endpoint) {
+	table.rows[e.ID] = e
+	table.changes = append(table.changes, changed(e))
+	p.servers[server{e.ID, e.URL.Reveal(), e.Venue}] = true
+	if !p.wide {
+		p.say("    %s of %s: events %q, url %s, secret %q, disabled %t, generation %d",
+			e.ID, e.Venue, e.Events, e.URL.Reveal(), e.Secret.Reveal(), e.Disabled, e.Generation)
+	}
+}
+
+// some returns a row, those of a venue, or none.
+func (p *endpointsPlay) some(table *endpointsTable) (rows []outbox.Endpoint) {
+	id, venue, all := p.id(), p.venue(), p.random.IntN(6) == 0
+	for _, e := range table.rows {
+		if e.ID == id || all && e.Venue == venue {
+			rows = append(rows, e)
+		}
+	}
+	slices.SortFunc(rows, func(a, b outbox.Endpoint) int { return cmp.Compare(a.ID, b.ID) })
+	return rows
+}
+
+// updating makes a statement that changes rows, as the table's trigger lets it.
+func updating(set func(*endpointsPlay, *outbox.Endpoint)) func(*endpointsPlay, *endpointsTable) {
+	return func(p *endpointsPlay, table *endpointsTable) {
+		for _, e := range p.some(table) {
+			before := e
+			set(p, &e)
+			if before.Disabled && !e.Disabled {
+				e.Generation++
+			}
+			p.write(table, e)
+		}
+	}
+}
+
+func (p *endpointsPlay) remove(table *endpointsTable) {
+	for _, e := range p.some(table) {
+		delete(table.rows, e.ID)
+		table.changes = append(table.changes, removed(e.ID))
+		p.say("    delete %s", e.ID)
+	}
+}
+
+func (p *endpointsPlay) truncate(table *endpointsTable) {
+	clear(table.rows)
+	table.changes = append(table.changes, truncated)
+	p.say("    truncate")
+}
+
+// transaction commits statements, events and replays to the table, and returns what the stream tells of it.
+func (p *endpointsPlay) transaction() (parts []*outbox.Batch) {
+	p.now = p.now.Add(time.Second)
+	p.xid++
+	p.lsn += 10
+	p.say("transaction %d", p.xid)
+	events := 1
+	if p.wide {
+		events = 1 + p.random.IntN(12)
+	}
+	for range 1 + p.random.IntN(6) {
+		switch p.random.IntN(8) {
+		case 0, 1, 2, 3:
+			for range events {
+				p.insertEvent()
+			}
+		case 4:
+			p.table.changes = append(p.table.changes, outbox.Change{Replay: &outbox.Replay{ID: fmt.Sprint("r", p.random.Uint32())}})
+		default:
+			p.statement()
+		}
+	}
+	changes := p.table.changes
+	p.table.changes = nil
+	for len(parts) == 0 || len(changes) > 0 {
+		n := len(changes)
+		if p.random.IntN(4) == 0 { // a large one comes in parts
+			n = p.random.IntN(n + 1)
+		}
+		parts = append(parts, &outbox.Batch{Changes: changes[:n:n], XID: p.xid, Commit: p.lsn, Committed: p.now})
+		changes = changes[n:]
+	}
+	parts[len(parts)-1].End = p.lsn + 5
+	return parts
+}
+
+func (p *endpointsPlay) statement() {
+	total := 0
+	for _, s := range endpointStatements {
+		total += s.weight
+	}
+	n := p.random.IntN(total)
+	for _, s := range endpointStatements {
+		if n -= s.weight; n < 0 {
+			p.say("  %s", s.name)
+			s.do(p, &p.table)
+			return
+		}
+	}
+}
+
+func (p *endpointsPlay) insertEvent() {
+	e := &outbox.Event{
+		ID: fmt.Sprint("e", len(p.events)+1), Venue: p.venue(), Data: []byte("1"),
+		Type: p.pick("lead.created", "lead.a.b", "lead.a", "pay.done", "other"),
+	}
+	p.events[e.ID] = e
+	p.table.changes = append(p.table.changes, outbox.Change{Event: e})
+	if !p.wide {
+		p.say("  event %s of %s: %s", e.ID, e.Venue, e.Type)
+	}
+}
+
+// route hands a transaction to the router and to the model.
+func (p *endpointsPlay) route(parts []*outbox.Batch) {
+	for _, b := range parts {
+		for _, c := range b.Changes {
+			p.see(b, c)
+		}
+		p.must(p.router.route(p.t.Context(), p.t.Context(), b))
+	}
+	p.settle()
+}
+
+// see has the model take note of a change at its place in the history.
+func (p *endpointsPlay) see(b *outbox.Batch, c outbox.Change) {
+	loaded := p.router.snapshot.Sees(b.XID)
+	switch {
+	case c.Event != nil:
+		for id, e := range p.view {
+			if e.Venue != c.Event.Venue || !naivelyWants(e.Events, c.Event.Type) || loaded && e.Created.After(b.Committed) {
+				continue
+			}
+			key := modelKey{id, c.Event.ID}
+			if p.want[key] = fateMissed; naivelyOn(&e.Endpoint) {
+				p.want[key], p.open[key] = fateSent, e.life
+			}
+		}
+	case loaded:
+	case c.Replay != nil:
+		p.replays = append(p.replays, c.Replay.ID)
+	case c.Endpoint.AllRemoved:
+		for id := range p.view {
+			p.become(id, nil)
+		}
+	case c.Endpoint.Removed:
+		p.become(c.Endpoint.ID, nil)
+	default:
+		p.become(c.Endpoint.ID, c.Endpoint.Endpoint)
+	}
+}
+
+// become gives the model's endpoint its next row, nil when it is gone. What waits for one that is not sent to any more
+// is missed, unless it was sent before.
+func (p *endpointsPlay) become(id string, row *outbox.Endpoint) {
+	before, existed := p.view[id]
+	after := modelRow{life: before.life}
+	if row == nil {
+		delete(p.view, id)
+	} else {
+		if !existed {
+			p.lives++
+			after.life = p.lives
+		}
+		after.Endpoint = *row
+		p.view[id] = after
+	}
+	if !existed || row != nil && naivelyOn(row) && row.Venue == before.Venue {
+		return
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for key := range p.open {
+		if key.endpointID != id {
+			continue
+		}
+		if p.stalled && p.tracked[key] {
+			p.want[key] = fateMissed
+			delete(p.open, key)
+		} else {
+			p.want[key] = fateSent | fateMissed
+		}
+	}
+}
+
+// settle lets all attempts end. What is sent now stays sent.
+func (p *endpointsPlay) settle() {
+	synctest.Wait()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for key := range p.open {
+		if !p.stalled && p.tracked[key] {
+			delete(p.open, key)
+		}
+	}
+}
+
+func (p *endpointsPlay) stall(stalled bool) {
+	p.say("stall %t", stalled)
+	p.stalled = stalled
+	p.router.lanes.stall(stalled)
+	p.settle()
+}
+
+// expand has the router go on with its backlog. An endpoint that is not sent to at this moment does not get what was
+// waiting for it there.
+func (p *endpointsPlay) expand() {
+	if len(p.router.backlog.queue) == 0 {
+		return
+	}
+	p.say("expand")
+	waited := map[modelKey]int{}
+	for key, life := range p.open {
+		if !p.tracked[key] {
+			waited[key] = life
+		}
+	}
+	p.must(p.router.expand(p.t.Context(), p.t.Context()))
+	synctest.Wait()
+	for key, life := range waited {
+		e := p.view[key.endpointID]
+		if p.tracked[key] && (e.life != life || !naivelyOn(&e.Endpoint)) {
+			p.want[key] = fateMissed
+			delete(p.open, key)
+		}
+	}
+	p.settle()
+}
+
+// reload has the router load a state that the stream has not come to yet, and then routes what leads there.
+func (p *endpointsPlay) reload() {
+	p.say("ahead of a reload:")
+	var ahead []*outbox.Batch
+	for range p.random.IntN(3) {
+		ahead = append(ahead, p.transaction()...)
+	}
+	p.say("reload")
+	for id, before := range p.view {
+		if e, exists := p.table.rows[id]; !exists || !e.Created.Equal(before.Created) {
+			p.become(id, nil)
+		}
+	}
+	for id, e := range p.table.rows {
+		p.become(id, &e)
+	}
+	p.must(p.router.reload(p.t.Context(), p.loads()))
+	p.settle()
+	p.route(ahead)
+}
+
+// loads returns the state of the table, which has seen all transactions so far.
+func (p *endpointsPlay) loads() outbox.State {
+	s := outbox.State{Due: map[string]time.Time{}}
+	for _, id := range slices.Sorted(maps.Keys(p.table.rows)) {
+		e := p.table.rows[id]
+		s.Endpoints = append(s.Endpoints, outbox.EndpointState{Endpoint: e})
+		if _, known := p.view[id]; !known {
+			p.become(id, &e)
+		}
+	}
+	var err error
+	s.Snapshot, err = outbox.ParseSnapshot(fmt.Sprintf("%d:%d:", p.xid+1, p.xid+1))
+	p.must(err)
+	return s
+}
+
+// naivelyWants says what patterns mean, those that are right.
+func naivelyWants(patterns []string, of string) bool {
+	return slices.ContainsFunc(patterns, func(pattern string) bool {
+		prefix, below := strings.CutSuffix(pattern, ".*")
+		return pattern == "*" || below && strings.HasPrefix(of, prefix+".") || !below && pattern == of
+	})
+}
+
+// naivelyOn reports whether an endpoint is enabled and can be sent to.
+func naivelyOn(e *outbox.Endpoint) bool {
+	wrong := slices.ContainsFunc(e.Events, func(pattern string) bool { return pattern == "" || pattern == "lead*" || pattern == "*.x" })
+	return !e.Disabled && len(e.Events) > 0 && !wrong && strings.HasPrefix(e.URL.Reveal(), "https://v") && e.Secret.Reveal() != ""
+}
+
+// attempt is lanesConfig.attempt: a server that takes everything, and watches that it is its venue's.
+func (p *endpointsPlay) attempt(_ context.Context, r sink.Request) sink.Result {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	key := modelKey{p.targets[r.Target], r.EventID}
+	if p.got[key] != 0 {
+		p.t.Errorf("%s to %s is sent after it was %s", key.eventID, key.endpointID, p.got[key])
+	}
+	p.got[key] = fateSent
+	event := p.events[key.eventID]
+	if !bytes.Equal(r.Body, event.Envelope()) {
+		p.t.Errorf("%s to %s carries %s", key.eventID, key.endpointID, r.Body)
+	}
+	if url := p.urls[r.Target]; !p.servers[server{key.endpointID, url, event.Venue}] {
+		p.t.Errorf("%s of %s is sent to %s at %s, which never was of that venue", key.eventID, event.Venue, key.endpointID, url)
+	}
+	return sink.Result{Code: 200}
+}
+
+// Track implements tracker.
+func (p *endpointsPlay) Track(_ context.Context, b *outbox.Tracked) error {
+	p.mu.Lock()
+	for _, d := range b.Deliveries {
+		key := modelKey{d.EndpointID, d.EventID}
+		if p.tracked[key] {
+			p.t.Errorf("%s to %s is tracked twice", d.EventID, d.EndpointID)
+		}
+		p.tracked[key] = true
+	}
+	if b.Opens != nil {
+		p.holds[b.Opens] = false
+	}
+	if b.Piece != nil {
+		if ended, opened := p.holds[b.Piece]; !opened || ended {
+			p.t.Errorf("a piece belongs to a hold that is open: %t, ended: %t", opened, ended)
+		}
+		p.holds[b.Piece] = b.Last
+	}
+	p.mu.Unlock()
+	return p.record(b.Results...)
+}
+
+// Replay implements tracker.
+func (p *endpointsPlay) Replay(_ context.Context, r outbox.Replay) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.told = append(p.told, r.ID)
+	return nil
+}
+
+func (p *endpointsPlay) record(results ...*outbox.Result) error {
+	p.mu.Lock()
+	for _, r := range results {
+		key := modelKey{r.Delivery.EndpointID, r.Delivery.EventID}
+		if r.Status == outbox.Missed {
+			if p.got[key] != 0 {
+				p.t.Errorf("%s to %s is missed after it was %s", key.eventID, key.endpointID, p.got[key])
+			}
+			p.got[key] = fateMissed
+		}
+	}
+	p.mu.Unlock()
+	if len(results) > 0 {
+		p.router.lanes.committed(results)
+	}
+	return nil
+}
+
+// Record implements recorder.
+func (p *endpointsPlay) Record(_ context.Context, r *outbox.Result) error { return p.record(r) }
+
+// SetHealth implements recorder.
+func (p *endpointsPlay) SetHealth(context.Context, *outbox.Health) error { return nil }
+
+// MissPending implements recorder.
+func (p *endpointsPlay) MissPending(context.Context, outbox.Missing) error { return nil }
+
+// StopMissing implements recorder.
+func (p *endpointsPlay) StopMissing(context.Context, string, int) error { return nil }
+
+// Disable implements recorder.
+func (p *endpointsPlay) Disable(_ context.Context, d outbox.Disabling) error {
+	p.t.Errorf("%s is disabled by the agent", d.EndpointID)
+	return nil
+}
