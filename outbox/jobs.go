@@ -171,7 +171,15 @@ func (j *missJob) committed() []string {
 		delete(j.waiting, id)
 	}
 	// Those that have more wait behind the others.
-	j.order = append(j.order[len(j.taken):], j.taken...)
+	j.order = j.order[len(j.taken):]
+	for _, id := range j.taken {
+		if _, waits := j.waiting[id]; waits {
+			j.order = append(j.order, id)
+		}
+	}
+	if len(j.waiting) == 0 {
+		j.order = nil
+	}
 	return nil
 }
 
