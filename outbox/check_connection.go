@@ -8,9 +8,9 @@ import (
 )
 
 const (
-	// connectionsNeeded is how many connections one agent opens at most: the pool, the Ledger's, the stream's, and one of a
-	// command beside it.
-	connectionsNeeded = poolSize + 3
+	// connectionsNeeded is how many connections one agent opens at most: the pool, the Ledger's, the stream's, the one
+	// that looks at the outbox's columns when the stream begins, and one of a command beside it.
+	connectionsNeeded = poolSize + 4
 	// leastConnections is how many it cannot lead without: one of the pool, the Ledger's and the stream's.
 	leastConnections = 3
 )
@@ -79,6 +79,9 @@ func (db *DB) checkReplication(ctx context.Context) Finding {
 	if err := tailer.Connect(ctx); err != nil {
 		f := AsFinding(err)
 		f.Thing, f.Reason = thing, "it cannot be opened: "+f.Thing+": "+f.Reason
+		if SQLState(err) == codeTooManyConnections {
+			f.Level = LevelWarn // an agent may hold them; the looks at the limits say what is too low
+		}
 		return f
 	}
 	return fine(thing, "the server opens it")

@@ -49,7 +49,7 @@ const selectLacking = `
 select string_agg(need.privilege, ', ' order by need.place) || ' ON ' || quote_ident(n.nspname) || '.' || quote_ident(c.relname)
 from unnest($1::text[], $2::text[]) with ordinality as need(tab, privilege, place)
 join pg_namespace n on n.nspname = split_part(need.tab, '.', 1)
-join pg_class c on c.relnamespace = n.oid and c.relname = split_part(need.tab, '.', 2)
+join pg_class c on c.relnamespace = n.oid and c.relname = substr(need.tab, strpos(need.tab, '.') + 1)
 where not has_table_privilege(c.oid, need.privilege)
 group by n.nspname, c.relname order by min(need.place)`
 
@@ -243,17 +243,18 @@ func (db *DB) checkPublication(ctx context.Context, tx pgx.Tx, name string, tabl
 	for _, table := range tables {
 		at := slices.IndexFunc(all, func(p published) bool { return p.table == table })
 		if at < 0 {
-			found = append(found, failure(thing, alter+" ADD TABLE "+table+" (a partitioned table also needs publish_via_partition_root)", "it does not hold %s", table))
+			found = append(found, failure(thing, alter+" ADD TABLE "+db.cfg.quoted(table)+"; a partitioned table also needs publish_via_partition_root", "it does not hold %s", table))
 			continue
 		}
 		p := all[at]
 		all = slices.Delete(all, at, at+1)
+		setTable := alter + " SET TABLE " + db.cfg.quoted(tables...)
 		switch {
 		case p.rowFilter != "" && table == schema+"."+outboxName:
-			found = append(found, warning(thing, "nothing, if that is wanted; else "+alter+" SET TABLE "+strings.Join(tables, ", "),
+			found = append(found, warning(thing, "nothing, if that is wanted; else "+setTable,
 				"only rows of %s with %s are events: a filter leaves out all others", table, p.rowFilter))
 		case p.rowFilter != "":
-			found = append(found, failure(thing, alter+" SET TABLE "+strings.Join(tables, ", "), "it drops rows of %s by a filter (%s)", table, p.rowFilter))
+			found = append(found, failure(thing, setTable, "it drops rows of %s by a filter (%s)", table, p.rowFilter))
 		}
 		hidden := p.hidden
 		if !strings.HasPrefix(table, "webhooks.") || table == db.cfg.Table {
@@ -267,13 +268,24 @@ func (db *DB) checkPublication(ctx context.Context, tx pgx.Tx, name string, tabl
 			found = append(found, generated...)
 		}
 		if len(hidden) > 0 {
-			found = append(found, failure(thing, alter+" SET TABLE "+strings.Join(tables, ", "), "it leaves out columns of %s: %s", table, strings.Join(hidden, ", ")))
+			found = append(found, failure(thing, alter+" SET TABLE "+db.cfg.quoted(tables...), "it leaves out columns of %s: %s", table, strings.Join(hidden, ", ")))
 		}
 	}
 	if len(all) > 0 {
-		found = append(found, warning(thing, alter+" SET TABLE "+strings.Join(tables, ", "), "it also holds %s, whose rows are streamed for nothing", others(all)))
+		found = append(found, warning(thing, alter+" SET TABLE "+db.cfg.quoted(tables...), "it also holds %s, whose rows are streamed for nothing", others(all)))
 	}
 	return found, nil
+}
+
+// quoted returns names of tables, as they are told, in the form that can be pasted into SQL.
+func (c Config) quoted(tables ...string) string {
+	for i, table := range tables {
+		if schema, name := c.tableName(); table == schema+"."+name {
+			tables = slices.Clone(tables)
+			tables[i] = c.table()
+		}
+	}
+	return strings.Join(tables, ", ")
 }
 
 // others names the first tables of a list and counts the rest.

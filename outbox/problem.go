@@ -66,6 +66,8 @@ const (
 	codeCannotChange         = "55P02"
 	codeInvalidParameter     = "22023"
 	codeSyntax               = "42601"
+	codeDuplicateStatement   = "42P05"
+	codeNoStatement          = "26000"
 	codeNoTable              = "42P01"
 	codeNoSchema             = "3F000"
 	codeNoObject             = "42704"
@@ -120,6 +122,8 @@ func (c Config) explain(operation string, err error) error {
 			return c.poolerBetween(pe.Message, err)
 		}
 		return fmt.Errorf("%s: %w", operation, err)
+	case codeDuplicateStatement, codeNoStatement: // a pooler gives each transaction another session
+		return c.poolerBetween(pe.Message, err)
 	case codeNoObject, codeInvalidParameter, codeCannotChange, codeSyntax:
 		if !connecting {
 			return fmt.Errorf("%s: %w", operation, err)

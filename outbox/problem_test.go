@@ -28,6 +28,8 @@ func TestExplain_NamesThingReasonAndRemedy(t *testing.T) {
 		{codeNoSchema, true, []string{"schema webhooks", "webhook-agent migrate"}},
 		{codeTooManyConnections, false, []string{"h.example:5444", "max_connections"}},
 		{codeLimitExceeded, true, []string{`replication slot "slot_1"`, "max_replication_slots"}},
+		{codeDuplicateStatement, true, []string{"h.example:5444", "a pooler (such as PgBouncer) stands between", "the server's words"}},
+		{codeNoStatement, true, []string{"h.example:5444", "a pooler (such as PgBouncer) stands between", "the server's words"}},
 		{codeReadOnly, false, []string{"read-only", "primary"}},
 		{codeAdminShutdown, false, []string{"the server's words", "tries again by itself"}},
 		{codeCannotConnectNow, false, []string{"the server's words", "tries again by itself"}},
