@@ -7,12 +7,21 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-const selectDeleteHooks = `
-select 'trigger ' || t.tgname from pg_trigger t join pg_class c on c.oid = t.tgrelid join pg_namespace n on n.oid = c.relnamespace
-where n.nspname = $1 and c.relname = $2 and not t.tgisinternal and t.tgtype & 8 = 8 and t.tgenabled <> 'D'
-union all
-select 'rule ' || r.rulename from pg_rewrite r join pg_class c on c.oid = r.ev_class join pg_namespace n on n.oid = c.relnamespace
-where n.nspname = $1 and c.relname = $2 and r.ev_type = '4' and r.ev_enabled <> 'D'
+// treeByName begins a statement about the outbox $1.$2 and its partitions and children by inheritance. It goes by names, since
+// to_regclass is an error where the role may not use the schema.
+const treeByName = `
+with recursive tree (relation) as (
+    select c.oid from pg_class c join pg_namespace n on n.oid = c.relnamespace where n.nspname = $1 and c.relname = $2
+    union
+    select i.inhrelid from tree t join pg_inherits i on i.inhparent = t.relation
+)`
+
+const selectDeleteHooks = treeByName + `
+select 'trigger ' || t.tgname from pg_trigger t join tree on t.tgrelid = tree.relation
+where not t.tgisinternal and t.tgtype & 8 = 8 and t.tgenabled <> 'D'
+union
+select 'rule ' || r.rulename from pg_rewrite r join tree on r.ev_class = tree.relation
+where r.ev_type = '4' and r.ev_enabled <> 'D'
 order by 1`
 
 // checkHooks warns of what a DELETE by the pruner runs: it has the agent's rights, and the owner of the table has written it.

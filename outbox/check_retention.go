@@ -24,6 +24,18 @@ select current_user::text, has_table_privilege(c.oid, 'DELETE'),
 from pg_class c join pg_namespace n on n.oid = c.relnamespace
 where n.nspname = $1 and c.relname = $2`
 
+// selectUnidentified names a part of the outbox from which rows cannot be deleted, and why: a publication of this name publishes
+// deletes, and the table has nothing to tell by which row was deleted. A partition is published by its parent or by itself.
+const selectUnidentified = treeByName + `
+select format('%I.%I', n.nspname, c.relname), p.pubname::text
+from tree join pg_class c on c.oid = tree.relation and c.relkind = 'r' join pg_namespace n on n.oid = c.relnamespace
+join pg_publication_tables pt on (pt.schemaname, pt.tablename) = (n.nspname, c.relname) or c.relispartition and (pt.schemaname, pt.tablename) = ($1, $2)
+join pg_publication p on p.pubname = pt.pubname and p.pubdelete
+where case c.relreplident when 'f' then false when 'n' then true
+      else not exists (select from pg_index i where i.indrelid = c.oid and i.indisvalid
+                       and case c.relreplident when 'i' then i.indisreplident else i.indisprimary end) end
+order by 1, 2 limit 1`
+
 // checkRetention says what keeps the agent from pruning.
 func (db *DB) checkRetention(ctx context.Context, tx pgx.Tx) (found []Finding, err error) {
 	if db.cfg.Retention == 0 {
@@ -59,6 +71,16 @@ func (db *DB) checkOutboxRetention(ctx context.Context, tx pgx.Tx) (found []Find
 	if !mayDelete {
 		found = append(found, warning(thing, fmt.Sprintf("GRANT DELETE ON %s TO %s", db.cfg.table(), quoteIdent(role)),
 			"it is not pruned: role %s lacks DELETE", role))
+	}
+	var part, publication string
+	err = tx.QueryRow(ctx, selectUnidentified, schema, table).Scan(&part, &publication)
+	switch {
+	case errors.Is(err, pgx.ErrNoRows):
+	case err != nil:
+		return found, err
+	default:
+		found = append(found, warning(thing, "ALTER TABLE "+part+" REPLICA IDENTITY FULL, or give it a primary key",
+			"it is not pruned: publication %s publishes deletes, which PostgreSQL refuses for %s without a replica identity", publication, part))
 	}
 	if created := db.cfg.Columns.Created; !indexed {
 		found = append(found, warning(thing, fmt.Sprintf("CREATE INDEX ON %s (%s)", db.cfg.table(), quoteIdent(created)),

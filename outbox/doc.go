@@ -85,6 +85,11 @@
 // What the rules do not find: in an app's table, an event that was passed over with a time before the
 // last horizon, for an endpoint that was registered or changed between that time and its commit.
 //
+// What a row filter of the publication leaves out is no event: a comparison evaluates the filter that
+// is in force now, over the columns of the row (Coverage.Filters). A changed filter changes the
+// coverage, so a new term begins with a recovery; rows of since the last horizon are judged by the new
+// filter then.
+//
 // # Pruning
 //
 // What is older than Config.Retention is deleted in an order (Pruner): events that are handed over and have nothing pending, then

@@ -445,7 +445,7 @@ func TestPruner_SaysWhatKeepsTheOutboxAndGoesOnWithTheLog(t *testing.T) {
 		{"trigger that skips", []string{`create function refuse() returns trigger language plpgsql as 'begin return null; end'`,
 			`create trigger refuse before delete on webhooks.outbox for each row execute function refuse()`}, []string{"it cannot be pruned: a trigger or a rule"}},
 		{"no identity", []string{`alter table webhooks.outbox drop constraint outbox_pkey`, `create publication other for table webhooks.outbox`},
-			[]string{"it cannot be pruned: cannot delete from table"}},
+			[]string{"it is not pruned: publication other publishes deletes", "ALTER TABLE webhooks.outbox REPLICA IDENTITY FULL"}},
 		{"no privilege", []string{`revoke delete on webhooks.outbox from current_user`}, []string{"it is not pruned: role", "lacks DELETE; GRANT DELETE ON"}},
 		{"no index", []string{`drop index webhooks.outbox_created`}, []string{`no index begins with column "created"; CREATE INDEX ON "webhooks"."outbox" ("created")`}},
 		{"partial index", []string{`drop index webhooks.outbox_created`, `create index on webhooks.outbox (created) where type = 'x'`}, []string{`no index begins with`}},
