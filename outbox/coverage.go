@@ -179,7 +179,7 @@ const setLockTimeout = `set local lock_timeout = '1s'`
 // MendPublications makes what is missing of the publications, as far as the role may, and tells what it did. What it may not
 // make it leaves to Preflight, which says so.
 func (db *DB) MendPublications(ctx context.Context) (mended []string, err error) {
-	publications, err := db.cfg.publicationsOn(ctx, db.pool)
+	publications, err := db.cfg.publicationsOn(ctx, unprepared{db.pool})
 	if err != nil {
 		return nil, db.cfg.explain("look at the outbox", err)
 	}
@@ -211,13 +211,13 @@ func (db *DB) mendingOf(ctx context.Context, p publication) (statements []string
 	)
 	tables := p.tables
 	if p.name == db.cfg.Publication {
-		children, err := queryRows(ctx, db.pool, selectChildren, pgx.RowTo[string], db.cfg.table())
+		children, err := queryRows(ctx, unprepared{db.pool}, selectChildren, pgx.RowTo[string], db.cfg.table())
 		if err != nil {
 			return nil, err
 		}
 		tables = slices.Concat(tables, children)
 	}
-	err = db.pool.QueryRow(ctx, selectMendable, p.name, tables).Scan(&exists, &mayAlter, &missing, &ownsTables)
+	err = unprepared{db.pool}.QueryRow(ctx, selectMendable, p.name, tables).Scan(&exists, &mayAlter, &missing, &ownsTables)
 	switch {
 	case err != nil:
 		return nil, err
@@ -234,8 +234,8 @@ func (db *DB) mendingOf(ctx context.Context, p publication) (statements []string
 
 // firstFailure runs some checks and returns the first failure as a Problem.
 func (db *DB) firstFailure(ctx context.Context, checks ...check) error {
-	for _, look := range checks {
-		err := db.look(ctx, "check", func(tx pgx.Tx) error {
+	return db.look(ctx, "check", func(tx pgx.Tx) error {
+		for _, look := range checks {
 			found, err := look(db, ctx, tx)
 			if err != nil {
 				return err
@@ -245,11 +245,7 @@ func (db *DB) firstFailure(ctx context.Context, checks ...check) error {
 					return f.problem()
 				}
 			}
-			return nil
-		})
-		if err != nil {
-			return err
 		}
-	}
-	return nil
+		return nil
+	})
 }

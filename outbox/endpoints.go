@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -15,20 +16,15 @@ import (
 // lookTimeout bounds what a command reads, on the server too: a person waits, and the agent needs the machine.
 const lookTimeout = 10 * time.Second
 
-const setLookTimeout = `select set_config('statement_timeout', $1, true)`
+const beginLook = `begin isolation level repeatable read read only; set local statement_timeout = `
 
 // codeQueryCanceled is what PostgreSQL answers when a statement_timeout ends a query.
 const codeQueryCanceled = "57014"
 
 // look runs the queries of do in one read-only transaction that sees one state and ends after lookTimeout for each query.
 func (db *DB) look(ctx context.Context, operation string, do func(tx pgx.Tx) error) error {
-	options := pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}
-	err := pgx.BeginTxFunc(ctx, db.pool, options, func(tx pgx.Tx) error {
-		if _, err := tx.Exec(ctx, setLookTimeout, fmt.Sprintf("%dms", lookTimeout.Milliseconds())); err != nil {
-			return err
-		}
-		return do(tx)
-	})
+	options := pgx.TxOptions{BeginQuery: beginLook + strconv.FormatInt(lookTimeout.Milliseconds(), 10)}
+	err := pgx.BeginTxFunc(ctx, db.pool, options, func(tx pgx.Tx) error { return do(withoutPreparing(tx)) })
 	if SQLState(err) == codeQueryCanceled {
 		return &Problem{Thing: operation, Reason: fmt.Sprintf("it took more than %v", lookTimeout),
 			Remedy: "ask for less: one endpoint, a shorter time, a smaller limit", Err: err}

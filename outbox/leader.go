@@ -119,7 +119,7 @@ func (db *DB) PrepareSlot(ctx context.Context, t *Tailer, holder string, replace
 		return 0, err
 	}
 	var active, inCreation, lost, staysBehind bool
-	err := db.pool.QueryRow(ctx, selectSlot, db.cfg.Slot).Scan(&active, &inCreation, &lost, &staysBehind)
+	err := unprepared{db.pool}.QueryRow(ctx, selectSlot, db.cfg.Slot).Scan(&active, &inCreation, &lost, &staysBehind)
 	switch {
 	case err == nil && active && inCreation:
 		return 0, db.waitsForOthers(ctx) // another agent's session makes the slot, or that of one that was killed
@@ -142,7 +142,7 @@ func (db *DB) PrepareSlot(ctx context.Context, t *Tailer, holder string, replace
 	if err != nil {
 		return 0, db.cfg.explain("look for the slot", err)
 	}
-	c, err := scanCheckpoint(db.pool.QueryRow(ctx, selectCheckpoint, db.cfg.Slot))
+	c, err := scanCheckpoint(unprepared{db.pool}.QueryRow(ctx, selectCheckpoint, db.cfg.Slot))
 	if errors.Is(err, pgx.ErrNoRows) {
 		// The slot is there and its checkpoint is not: what the slot has skipped so far is not known to be recorded.
 		return 0, db.beginRecovery(ctx, t, holder)
@@ -292,7 +292,7 @@ func (db *DB) TakeOver(ctx context.Context, t *Tailer, holder string) (Term, err
 		term Term
 		err  error
 	)
-	if _, err = db.readClock(ctx, db.pool); err != nil {
+	if _, err = db.readClock(ctx, unprepared{db.pool}); err != nil {
 		return term, db.cfg.explain("read the clock", err)
 	}
 	db.mapped.Store(nil) // the table may have been made anew since the last term
@@ -300,6 +300,7 @@ func (db *DB) TakeOver(ctx context.Context, t *Tailer, holder string) (Term, err
 		return term, err
 	}
 	err = pgx.BeginFunc(ctx, db.pool, func(tx pgx.Tx) error {
+		tx = withoutPreparing(tx)
 		c, err := scanCheckpoint(tx.QueryRow(ctx, lockCheckpoint, db.cfg.Slot))
 		if err != nil {
 			return err

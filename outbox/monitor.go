@@ -114,6 +114,7 @@ delete from webhooks.endpoints where id = any($1) and managed_by = 'file'`
 // removes. Other endpoints it leaves alone, and what a person disabled stays disabled.
 func (db *DB) SyncManaged(ctx context.Context, endpoints []ManagedEndpoint) error {
 	err := pgx.BeginFunc(ctx, db.pool, func(tx pgx.Tx) error {
+		tx = withoutPreparing(tx)
 		if err := exec(ctx, tx, setBrief); err != nil {
 			return err
 		}

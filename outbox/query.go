@@ -2,6 +2,7 @@ package outbox
 
 import (
 	"context"
+	"slices"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
@@ -28,4 +29,46 @@ type querier interface {
 func exec(ctx context.Context, q querier, sql string, args ...any) error {
 	_, err := q.Exec(ctx, sql, args...)
 	return err
+}
+
+// unprepared is a querier for statements that run once in a while: preparing them first would be one more round trip for
+// each, and where the database is far away, leading is a matter of round trips.
+type unprepared struct{ querier }
+
+// Query implements querier.
+func (u unprepared) Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error) {
+	return u.querier.Query(ctx, sql, slices.Insert(args, 0, any(pgx.QueryExecModeExec))...)
+}
+
+// QueryRow implements querier.
+func (u unprepared) QueryRow(ctx context.Context, sql string, args ...any) pgx.Row {
+	return u.querier.QueryRow(ctx, sql, slices.Insert(args, 0, any(pgx.QueryExecModeExec))...)
+}
+
+// Exec implements querier.
+func (u unprepared) Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandTag, error) {
+	return u.querier.Exec(ctx, sql, slices.Insert(args, 0, any(pgx.QueryExecModeExec))...)
+}
+
+// unpreparedTx is a transaction of such statements.
+type unpreparedTx struct {
+	pgx.Tx
+	q unprepared
+}
+
+func withoutPreparing(tx pgx.Tx) pgx.Tx { return unpreparedTx{tx, unprepared{tx}} }
+
+// Query implements pgx.Tx.
+func (u unpreparedTx) Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error) {
+	return u.q.Query(ctx, sql, args...)
+}
+
+// QueryRow implements pgx.Tx.
+func (u unpreparedTx) QueryRow(ctx context.Context, sql string, args ...any) pgx.Row {
+	return u.q.QueryRow(ctx, sql, args...)
+}
+
+// Exec implements pgx.Tx.
+func (u unpreparedTx) Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandTag, error) {
+	return u.q.Exec(ctx, sql, args...)
 }

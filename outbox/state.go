@@ -66,6 +66,7 @@ func (db *DB) LoadState(ctx context.Context) (State, error) {
 	s := State{Due: map[string]time.Time{}}
 	err := pgx.BeginTxFunc(ctx, db.pool, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}, func(tx pgx.Tx) error {
 		var snapshot string
+		tx = withoutPreparing(tx)
 		if err := tx.QueryRow(ctx, `select pg_current_snapshot()::text`).Scan(&snapshot); err != nil {
 			return err
 		}

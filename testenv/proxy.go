@@ -61,6 +61,7 @@ type Proxy struct {
 	changed chan struct{} // closed and replaced by SetFault
 	links   map[*link]struct{}
 	closed  bool
+	turns   int
 	commit  CommitFault // of the next commit
 	broken  int         // commits
 	text    string      // what before waits for, "" when there is none
@@ -160,6 +161,23 @@ func (p *Proxy) BrokenCommits() int {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.broken
+}
+
+// Turns returns how often a client has sent something after the server's answer, or first: each is a round trip that it waits for.
+func (p *Proxy) Turns() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.turns
+}
+
+// turn counts where the direction of a link changes to d.
+func (p *Proxy) turn(l *link, d direction) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if d == up && !l.asking {
+		p.turns++
+	}
+	l.asking = d == up
 }
 
 // Cut closes all open connections in good order: both ends read what has passed so far, and then the end (FIN).
@@ -303,6 +321,8 @@ type link struct {
 	frozen     atomic.Bool   // nothing passes any more
 	answerLost atomic.Bool   // what comes from the server next breaks the link instead of passing
 	commits    commitScanner // of the goroutine that pumps up
+
+	asking bool // the client has sent last; guarded by proxy.mu
 
 	mu     sync.Mutex         // held while the ends are broken, so that attach comes before it or after
 	server *net.TCPConn       // nil before attach, which comes before the pumps
@@ -450,6 +470,7 @@ func (l *link) pass(d direction, to *net.TCPConn, data []byte) bool {
 			}
 		}
 	}
+	l.proxy.turn(l, d)
 	if _, err := to.Write(data); err != nil {
 		if d == up && l.halfClosed.Load() {
 			return true // closed while it was written

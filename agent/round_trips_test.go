@@ -1,0 +1,46 @@
+package agent
+
+import (
+	"testing"
+
+	"github.com/quintago/webhook-agent/secret"
+	"github.com/quintago/webhook-agent/testenv"
+)
+
+// mostRoundTrips is how many answers of the database an agent may wait for until it leads: where each takes 300 ms, that
+// is half a minute.
+const mostRoundTrips = 100
+
+// TestSession_LeadsAfterAsManyRoundTripsWhateverTheNumberOfEndpoints counts what an agent waits for, one after the other,
+// between its start and its term.
+func TestSession_LeadsAfterAsManyRoundTripsWhateverTheNumberOfEndpoints(t *testing.T) {
+	t.Parallel()
+	env := testenv.NewDB(t)
+	lead := func() int {
+		p := testenv.StartProxy(t, env.Addr())
+		cfg := testConfig(env)
+		cfg.Database.URL = secret.New(p.Via(env.LeastURL))
+		a, _ := bareAgent(t, cfg)
+		s := newSession(a)
+		defer s.tailer.Close()
+		if err := s.acquire(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if _, _, err := s.takeOver(t.Context(), t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		return p.Turns()
+	}
+	first := lead() // which makes the slot
+	none := lead()
+	env.Exec(t, `insert into webhooks.endpoints (venue, url, events, secret)
+		select 'venue_' || n % 50, 'https://example.com/' || n, '{*}', 'whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw' from generate_series(1, 2000) n`)
+	many := lead()
+	if many != none {
+		t.Errorf("an agent leads after %d round trips with 2000 endpoints and %d with none", many, none)
+	}
+	t.Logf("the first agent leads after %d round trips, the next one after %d", first, none)
+	if first > mostRoundTrips || none > mostRoundTrips {
+		t.Errorf("an agent leads after %d round trips, the first one after %d, want no more than %d", none, first, mostRoundTrips)
+	}
+}
