@@ -17,9 +17,10 @@ import (
 const (
 	// pieceLength is how many deliveries are looked up, offered and tracked at a time.
 	pieceLength = 1000
-	// wideFanout is how many endpoints must want an event for it to be put into the backlog, once its batch has brought
-	// a piece of deliveries.
-	wideFanout = 32
+	// wideFanout is how many endpoints must want an event for it to be put into the backlog, once its transaction has
+	// brought a piece of deliveries. One that has brought longTransaction puts every event there that more than one wants.
+	wideFanout      = 32
+	longTransaction = 5 * pieceLength
 	// backlogShare is the part of the memory for events that the backlog may take. While it takes more, the stream
 	// waits.
 	backlogShare = 8
@@ -66,7 +67,7 @@ type wide struct {
 type backlog struct {
 	queue []*wide
 	bytes int
-	ids   map[string]int // how often an event's id stands in queue
+	keys  map[eventKey]int // how often an event stands in queue
 
 	// shared is the list of the latest event, for the next one of the same venue and type. It is good until a
 	// subscription changes.
@@ -76,6 +77,17 @@ type backlog struct {
 	pieceEnded      time.Time
 	sharedIsCurrent bool
 }
+
+// eventKey is what tells an event from others.
+type eventKey struct {
+	id, venue, typ string
+	created        int64
+}
+
+func keyOf(e *outbox.Event) eventKey { return eventKey{e.ID, e.Venue, e.Type, e.Created.UnixMicro()} }
+
+// holds reports whether an event waits in the backlog.
+func (b *backlog) holds(e *outbox.Event) bool { return b.keys[keyOf(e)] > 0 }
 
 // add puts an event at the end.
 func (b *backlog) add(m *matched, subs []*subscription, hold *outbox.Hold) {
@@ -88,10 +100,10 @@ func (b *backlog) add(m *matched, subs []*subscription, hold *outbox.Hold) {
 	}
 	w.subs = b.shared
 	b.bytes += w.bytes
-	if b.ids == nil {
-		b.ids = map[string]int{}
+	if b.keys == nil {
+		b.keys = map[eventKey]int{}
 	}
-	b.ids[m.event.ID]++
+	b.keys[keyOf(m.event)]++
 	b.queue = append(b.queue, w)
 }
 
@@ -109,8 +121,9 @@ func (b *backlog) piece() (candidates []candidate, hold *outbox.Hold, last bool)
 		}
 		last = w.last
 		b.bytes -= w.bytes
-		if b.ids[w.event.ID]--; b.ids[w.event.ID] == 0 {
-			delete(b.ids, w.event.ID)
+		key := keyOf(w.event)
+		if b.keys[key]--; b.keys[key] == 0 {
+			delete(b.keys, key)
 		}
 		b.queue[0] = nil
 		if b.queue = b.queue[1:]; len(b.queue) == 0 {
@@ -125,9 +138,11 @@ func (b *backlog) due() bool {
 	return len(b.queue) > 0 && time.Since(b.pieceEnded) >= b.pieceTook
 }
 
-// isWide reports whether an event for n endpoints is put into the backlog, given how many deliveries its batch has
+// isWide reports whether an event for n endpoints is put into the backlog, given how many deliveries its transaction has
 // brought before.
-func isWide(n, before int) bool { return n >= wideFanout && before+n > pieceLength }
+func isWide(n, before int) bool {
+	return n >= wideFanout && before+n > pieceLength || n > 1 && before > longTransaction
+}
 
 // expand hands over a piece of the backlog. Matching was done when the event was committed; an endpoint that was
 // disabled then does not get it although it may be enabled now. What has become of the others the lanes know.

@@ -47,8 +47,8 @@ func TestRouter_HandsAWideFanoutOverInPiecesBehindTheStream(t *testing.T) {
 		if !strings.HasSuffix(rt.lines[0], "last") {
 			t.Error("nothing tells that the last piece is the last one")
 		}
-		if rt.backlog.bytes != 0 || len(rt.backlog.ids) != 0 {
-			t.Errorf("the backlog counts %d bytes and %d events when it is empty", rt.backlog.bytes, len(rt.backlog.ids))
+		if rt.backlog.bytes != 0 || len(rt.backlog.keys) != 0 {
+			t.Errorf("the backlog counts %d bytes and %d events when it is empty", rt.backlog.bytes, len(rt.backlog.keys))
 		}
 	})
 }
@@ -64,6 +64,20 @@ func TestRouter_AFanoutThatIsNotWideTakesNoDetour(t *testing.T) {
 		rt.take(transaction(changes...))
 		if len(rt.backlog.queue) > 0 {
 			t.Error("the backlog holds events that few endpoints want")
+		}
+		rt.lookup = func(context.Context, []string, []string) (outbox.Recorded, error) { return nil, nil }
+		long := transaction(changes...)
+		long.End = 0
+		for range 3 {
+			rt.take(long)
+		}
+		if len(rt.backlog.queue) == 0 {
+			t.Error("a long transaction of such events delays the next one")
+		}
+		for len(rt.backlog.queue) > 0 {
+			if err := rt.expand(t.Context(), t.Context()); err != nil {
+				t.Fatal(err)
+			}
 		}
 		for _, line := range rt.lines {
 			if n := strings.Count(line, ">"); n > pieceLength {
@@ -123,6 +137,14 @@ func TestRouter_ARowThatMovesWhileItWaitsInTheBacklogIsNotTakenTwice(t *testing.
 		rt.take(transaction(event("e1")))
 		if n := len(rt.backlog.queue); n != 1 {
 			t.Errorf("the backlog holds %d events, want the one", n)
+		}
+		other, another := event("e1"), event("e1") // of other venues or types: ids alone tell nothing
+		other.Event.Venue, another.Event.Type = "venue_2", "lead.updated"
+		elsewhere := row("elsewhere")
+		elsewhere.Venue = "venue_2"
+		rt.want(rt.take(transaction(changed(elsewhere), other, another)), "end 310: e1>elsewhere opens")
+		if n := len(rt.backlog.queue); n != 2 {
+			t.Errorf("the backlog holds %d events, want both of venue_1", n)
 		}
 	})
 }

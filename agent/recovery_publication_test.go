@@ -89,7 +89,7 @@ func TestRecovery_AnUnpublishedOutboxIsComparedUntilItsOwnerPublishesIt(t *testi
 	s := newOutage(t, ownDB(t))
 	s.env.Exec(t, `alter publication webhooks_outbox drop table webhooks.outbox`)
 	s.wrote(twoEvents)
-	const reason, remedy = "publication webhooks_outbox: it does not hold webhooks.outbox", "ALTER PUBLICATION \"webhooks_outbox\" ADD TABLE webhooks.outbox"
+	const reason, remedy = "publication webhooks_outbox: it does not hold webhooks.outbox", `ALTER PUBLICATION "webhooks_outbox" ADD TABLE "webhooks"."outbox"`
 	s.unready("the stream does not bring all events", reason, remedy)
 	s.agent.waitLog("the outbox is compared with the delivery log instead")
 	s.wait(s.events...)

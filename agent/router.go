@@ -33,6 +33,7 @@ type router struct {
 	term     outbox.Term
 	snapshot outbox.Snapshot // what the state that was loaded contains already
 	backlog  backlog
+	made     int // deliveries of the open transaction so far, but for those in the backlog
 }
 
 // load makes lanes for the endpoints of the state, takes up the open replays, and ends what is pending for endpoints
@@ -161,7 +162,6 @@ func (r *router) route(take, ctx context.Context, b *outbox.Batch) error {
 	var (
 		subs       []*subscription
 		candidates []candidate // that are matched and not handed over
-		made       int         // deliveries of this batch so far
 		hold       *outbox.Hold
 		at         = outbox.Subject{Commit: b.Commit}
 	)
@@ -193,19 +193,19 @@ func (r *router) route(take, ctx context.Context, b *outbox.Batch) error {
 			if b.Commit < r.term.LSN || r.passesOver(at) {
 				continue // recorded before this term, or hopeless
 			}
-			if r.term.Repeats && r.backlog.ids[c.Event.ID] > 0 {
+			if r.term.Repeats && r.backlog.holds(c.Event) {
 				continue // its row has moved to another partition while it waits
 			}
 			m := &matched{event: c.Event, at: at, committed: b.Committed, loaded: loaded}
 			subs = r.match(subs[:0], at, c.Event)
-			if isWide(len(subs), made) {
+			if isWide(len(subs), r.made) {
 				if hold == nil {
 					hold = &outbox.Hold{}
 				}
 				r.backlog.add(m, subs, hold)
 				continue
 			}
-			made += len(subs)
+			r.made += len(subs)
 			for _, sub := range subs {
 				if candidates = append(candidates, candidate{m, sub}); len(candidates) >= pieceLength {
 					if err := flush(); err != nil {
@@ -229,6 +229,9 @@ func (r *router) route(take, ctx context.Context, b *outbox.Batch) error {
 	}
 	if hold != nil {
 		r.backlog.queue[len(r.backlog.queue)-1].last = true
+	}
+	if b.End != 0 {
+		r.made = 0
 	}
 	return track(b.End, hold)
 }

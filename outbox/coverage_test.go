@@ -141,7 +141,7 @@ func TestMendPublications_TriesNothingThatTheRoleMayNot(t *testing.T) {
 	if must(t, err); len(mended) != 0 {
 		t.Errorf("mended by %v", mended)
 	}
-	wantProblem(t, db.Published(t.Context()), "publication webhooks_outbox", "does not hold webhooks.outbox", "ADD TABLE webhooks.outbox")
+	wantProblem(t, db.Published(t.Context()), "publication webhooks_outbox", "does not hold webhooks.outbox", `ADD TABLE "webhooks"."outbox"`)
 	super(t, env, `drop publication webhooks_outbox`, `revoke create on database `+env.Name+` from agent`, `alter database `+env.Name+` owner to postgres`)
 	mended, err = db.MendPublications(t.Context())
 	if must(t, err); len(mended) != 0 {
