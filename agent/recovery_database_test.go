@@ -45,7 +45,7 @@ func TestRecovery_AReadOnlyDatabaseIsWaitedFor(t *testing.T) {
 		s := newQuietOutage(t, testenv.NewDB(t))
 		readOnly(s)
 		s.agent = start(t, s.cfg)
-		s.unready("it is read-only", "point database.url at the primary")
+		s.unready("it is read-only", "default_transaction_read_only")
 		s.super(`alter database ` + s.env.Name + ` reset default_transaction_read_only`)
 		s.ready()
 		s.eachOnce()

@@ -135,15 +135,16 @@ func (db *DB) Preflight(ctx context.Context) (warnings []Finding, err error) {
 // selectServer reads the default of synchronous_commit, which the agent's own connections do not keep (durable).
 const selectServer = `
 select current_setting('server_version_num')::int, current_setting('server_version'), pg_is_in_recovery(),
-       current_setting('wal_level'), (select reset_val from pg_settings where name = 'synchronous_commit')`
+       current_setting('wal_level'), (select reset_val from pg_settings where name = 'synchronous_commit'),
+       current_setting('default_transaction_read_only')::bool`
 
 func (db *DB) checkServer(ctx context.Context, tx pgx.Tx) (found []Finding, err error) {
 	var (
 		number                               int
 		version, walLevel, synchronousCommit string
-		standby                              bool
+		standby, readOnly                    bool
 	)
-	if err := tx.QueryRow(ctx, selectServer).Scan(&number, &version, &standby, &walLevel, &synchronousCommit); err != nil {
+	if err := tx.QueryRow(ctx, selectServer).Scan(&number, &version, &standby, &walLevel, &synchronousCommit, &readOnly); err != nil {
 		return nil, err
 	}
 	if number < minServerVersion {
@@ -154,6 +155,11 @@ func (db *DB) checkServer(ctx context.Context, tx pgx.Tx) (found []Finding, err 
 	if standby {
 		f := failure("server", "point database.url at the primary", "it is a standby, which cannot record deliveries")
 		f.passing = true // it may be promoted
+		found = append(found, f)
+	} else if readOnly {
+		f := failure("server", "see why: a managed server sets it when its disk is nearly full; else ALTER ROLE or ALTER DATABASE ... RESET default_transaction_read_only",
+			"it is read-only: default_transaction_read_only is on for the role, the database or the server")
+		f.passing = true
 		found = append(found, f)
 	} else {
 		found = append(found, fine("server", "it is a primary"))

@@ -30,8 +30,7 @@ var sessionSettings = map[string]string{
 	"extra_float_digits": "1",
 	// The text of SQL, also of migrations.
 	"standard_conforming_strings": "on",
-	// The agent writes. A role that may not write lacks the privileges; a standby refuses all the same.
-	"default_transaction_read_only":  "off",
+	// default_transaction_read_only is left as it is: managed servers set it when the disk is nearly full.
 	"default_transaction_isolation":  "read committed",
 	"default_transaction_deferrable": "off",
 	// What a role has PostgreSQL tell of its own work is not for the agent's log.

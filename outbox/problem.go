@@ -156,7 +156,8 @@ func (c Config) explain(operation string, err error) error {
 		p.Thing, p.Reason, p.Fatal = fmt.Sprintf("replication slot %q", c.Slot), pe.Message, true
 		p.Remedy = "raise max_replication_slots, or drop one that nothing uses (select slot_name from pg_replication_slots where not active)"
 	case codeReadOnly:
-		p.Thing, p.Reason, p.Remedy = "PostgreSQL at "+host, "it is read-only", "point database.url at the primary"
+		p.Thing, p.Reason, p.Remedy = "PostgreSQL at "+host, "it is read-only (it is a standby, or default_transaction_read_only is on)",
+			"point database.url at the primary, or ALTER ROLE or ALTER DATABASE ... RESET default_transaction_read_only"
 	case codeAdminShutdown, codeCrashShutdown, codeCannotConnectNow:
 		p.Thing, p.Reason, p.Remedy = "PostgreSQL at "+host, pe.Message, "the agent tries again by itself"
 	default:
