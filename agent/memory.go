@@ -11,7 +11,7 @@ const (
 	// collector would take half of the processor, so it must have room for all that can be in use.
 	gcPercent      = 400
 	memoryBase     = 96 << 20
-	endpointMemory = 4 << 10
+	endpointMemory = 3 << 9
 )
 
 // tuneMemory trades memory for processor time, unless GOGC or GOMEMLIMIT say otherwise.
