@@ -445,9 +445,13 @@ func (s *lanes) turnOffLocked(l *lane, reason, except string) []record {
 	return append(records, s.missRowsLocked(l, except))
 }
 
-// missRowsLocked makes the pending rows of a lane that is off missed, but for those of attempts under way.
+// missRowsLocked makes the pending rows of a lane that is off missed, but for those of attempts under way. An attempt whose
+// result is committed is over, although its worker may not have come to say so.
 func (s *lanes) missRowsLocked(l *lane, except string) record {
-	keep := slices.DeleteFunc(slices.Collect(maps.Keys(l.inFlight)), func(id string) bool { return id == except })
+	keep := slices.DeleteFunc(slices.Collect(maps.Keys(l.inFlight)), func(id string) bool {
+		_, held := l.held[id]
+		return id == except || !held
+	})
 	return s.missPendingLocked(outbox.Missing{EndpointID: l.id, Reason: l.off, Keep: keep, Removed: l.off == offRemoved})
 }
 
@@ -507,6 +511,9 @@ func (s *lanes) forgetLocked(d *outbox.Delivery) {
 	if l := s.removed[d.EndpointID]; l != nil {
 		if l.held.remove(d.EventID) {
 			delete(s.removed, d.EndpointID)
+			// A result that was on its way when the endpoint was removed may have brought its counter back.
+			s.late[d.EndpointID] = struct{}{}
+			s.wakeRefill()
 		}
 	}
 }

@@ -14,6 +14,7 @@ type group struct {
 	results []*Result // all of them, in the order they came
 	rows    map[deliveryKey]groupRow
 	health  map[string]*Health // latest by endpoint
+	former  []string           // endpoints whose recorded health is that of a removed one with the same id
 	// withoutTexts leaves out what customers' servers said. It is set when PostgreSQL has refused the group for its
 	// data.
 	withoutTexts bool
@@ -41,7 +42,15 @@ func newGroup() *group {
 	return &group{rows: map[deliveryKey]groupRow{}, health: map[string]*Health{}}
 }
 
-func (g *group) empty() bool { return len(g.results) == 0 && len(g.health) == 0 }
+func (g *group) empty() bool {
+	return len(g.results) == 0 && len(g.health) == 0 && len(g.former) == 0
+}
+
+// forgetHealth has the recorded health of an endpoint deleted before what comes in later is written.
+func (g *group) forgetHealth(endpointID string) {
+	delete(g.health, endpointID)
+	g.former = append(g.former, endpointID)
+}
 
 // add takes a result in. It must be called before the watermark learns that its delivery is recorded.
 func (g *group) add(r *Result) {
@@ -317,6 +326,9 @@ func (g *group) queueAttempts(b *pgx.Batch, results []*Result) {
 }
 
 func (g *group) queueHealth(b *pgx.Batch) {
+	if len(g.former) > 0 {
+		b.Queue(deleteHealth, g.former)
+	}
 	n := len(g.health)
 	if n == 0 {
 		return

@@ -65,11 +65,15 @@ func (j *missJob) add(m Missing) {
 	j.order = append(j.order, m.EndpointID)
 }
 
-// stop ends the work for an endpoint up to a version.
-func (j *missJob) stop(endpointID string, version int) {
-	if m, waits := j.waiting[endpointID]; waits && m.Version <= version {
-		delete(j.waiting, endpointID)
+// stop ends the work for an endpoint up to a version. It reports whether that was the end of an endpoint that is gone, whose
+// counter is not deleted yet.
+func (j *missJob) stop(endpointID string, version int) (counterLeft bool) {
+	m, waits := j.waiting[endpointID]
+	if !waits || m.Version > version {
+		return false
 	}
+	delete(j.waiting, endpointID)
+	return m.Removed
 }
 
 const missPending = `

@@ -309,3 +309,29 @@ func TestJobs_OneThatFailsByItselfIsGivenUp(t *testing.T) {
 		t.Errorf("%d steps, abandoned %d times, %d jobs left", broken.steps, broken.abandoned, len(l.jobs))
 	}
 }
+
+// TestStopMissing_LeavesNoCounterOfARemovedEndpointToItsSuccessor shows P7 for an endpoint that is deleted and inserted again
+// under its id in one transaction: both have generation one.
+func TestStopMissing_LeavesNoCounterOfARemovedEndpointToItsSuccessor(t *testing.T) {
+	t.Parallel()
+	db, env := openDB(t)
+	env.Exec(t, `insert into webhooks.endpoint_health (endpoint_id, generation, consecutive_failures, unusable) values
+	    ('ep_1', 1, 60, 'no URL'), ('ep_2', 1, 60, null), ('ep_3', 1, 60, null)`)
+	l, g := NewLedger(LedgerConfig{Config: db.cfg, Log: testLog(t)}), newGroup()
+	for i, id := range []string{"ep_1", "ep_2"} {
+		l.take(g, op{health: &Health{EndpointID: id, Generation: 1, Version: int64(1 + i), Failures: 61}})
+		l.take(g, op{miss: &Missing{EndpointID: id, Removed: true, Version: 1 + i}})
+		l.take(g, op{stop: &Missing{EndpointID: id, Version: 2}})
+	}
+	l.take(g, op{health: &Health{EndpointID: "ep_2", Generation: 1, Version: 3, Unusable: "no secret"}})
+	l.take(g, op{miss: &Missing{EndpointID: "ep_3", Version: 3}}) // disabled, and enabled again
+	l.take(g, op{stop: &Missing{EndpointID: "ep_3", Version: 3}})
+	tx := begin(t, env)
+	must(t, g.write(t.Context(), tx))
+	must(t, tx.Commit(t.Context()))
+	got := testenv.QueryOne[string](t, env, `select string_agg(endpoint_id || ' ' || consecutive_failures || ' ' || coalesce(unusable, ''), ', ' order by endpoint_id)
+	    from webhooks.endpoint_health`)
+	if want := "ep_2 0 no secret, ep_3 60 "; got != want {
+		t.Errorf("the recorded health is %q, want %q", got, want)
+	}
+}

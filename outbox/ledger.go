@@ -330,7 +330,9 @@ func (l *Ledger) take(g *group, o op) {
 	case o.miss != nil:
 		l.miss(*o.miss)
 	case o.stop != nil:
-		l.missing.stop(o.stop.EndpointID, o.stop.Version)
+		if l.missing.stop(o.stop.EndpointID, o.stop.Version) {
+			g.forgetHealth(o.stop.EndpointID) // the endpoint that has its id now begins with no failures
+		}
 		l.stopped.add(o.stop.EndpointID, o.stop.Version, time.Now())
 	}
 }

@@ -1,0 +1,77 @@
+package agent
+
+import (
+	"context"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/quintago/webhook-agent/outbox"
+)
+
+// missingNotes is a recorder that writes down what is to become missed.
+type missingNotes struct {
+	recorder
+	mu    sync.Mutex // guards calls
+	calls []outbox.Missing
+}
+
+// MissPending implements recorder.
+func (n *missingNotes) MissPending(ctx context.Context, m outbox.Missing) error {
+	n.mu.Lock()
+	n.calls = append(n.calls, m)
+	n.mu.Unlock()
+	return n.recorder.MissPending(ctx, m)
+}
+
+// take returns what was written down since the last call.
+func (n *missingNotes) take() []outbox.Missing {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	calls := n.calls
+	n.calls = nil
+	return calls
+}
+
+// TestLanes_TheCounterOfARemovedEndpointIsDeletedAfterItsLastResult removes an endpoint with an attempt under way. A counter that is
+// recorded after the removal would stay for ever, and count for an endpoint that is registered under the same id.
+func TestLanes_TheCounterOfARemovedEndpointIsDeletedAfterItsLastResult(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := &missingNotes{}
+		lt := newLaneTest(t, func(c *lanesConfig) { n.recorder, c.recorder = c.recorder, n })
+		lt.send(lt.endpoint("ep", always(ok(20*time.Second))), 1, 10)
+		pass(2 * time.Second)
+		lt.tellAll(lt.remove("ep"))
+		pass(2 * time.Second)
+		n.take()
+		pass(time.Minute)
+		if calls := n.take(); len(calls) != 1 || !calls[0].Removed || calls[0].EndpointID != "ep" {
+			t.Errorf("after the last result the ledger was told %+v, want that ep is removed", calls)
+		}
+	})
+}
+
+// TestLanes_AnAttemptWhoseResultIsCommittedKeepsNoRowPending has the ledger commit a result before its worker comes to note the end
+// of the attempt, while the endpoint is disabled.
+func TestLanes_AnAttemptWhoseResultIsCommittedKeepsNoRowPending(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := &missingNotes{}
+		lt := newLaneTest(t, func(c *lanesConfig) { n.recorder, c.recorder = c.recorder, n })
+		l := lt.endpoint("ep", always(ok(20*time.Second)))
+		id := lt.send(l, 1, 10)[0]
+		pass(time.Second)
+		lt.changeTo(outbox.Endpoint{ID: "ep", Generation: 1, Disabled: true}, "")
+		pass(time.Second)
+		if calls := n.take(); len(calls) != 1 || len(calls[0].Keep) != 1 {
+			t.Errorf("with the attempt under way the ledger was told %+v, want one call that keeps its row", calls)
+		}
+		lt.committed([]*outbox.Result{{Delivery: &outbox.Delivery{EventID: id, EndpointID: "ep"}, Status: outbox.Pending,
+			NextAttempt: time.Now(), Attempt: &outbox.Attempt{Number: 1}}})
+		pass(time.Second)
+		if calls := n.take(); len(calls) != 1 || len(calls[0].Keep) > 0 {
+			t.Errorf("the ledger was told %+v, want one call that keeps no row", calls)
+		}
+		pass(time.Minute)
+	})
+}
