@@ -14,6 +14,7 @@ const (
 	// thousand may be due at once and a database may be far away. A lane is refilled when no more than refillBelow wait: a
 	// refill reads those that memory holds as well.
 	refillLanes  = 4096
+	refillFew    = 64 // the lanes of a refill when memory is full
 	refillRows   = 32_768
 	refillLength = 512
 	refillLeast  = 8
@@ -93,7 +94,9 @@ func (s *lanes) nextWants(now time.Time) (wants []outbox.Want, room int, wait ti
 	if s.stopped || s.stalled {
 		return nil, 0, refillPause
 	}
-	for len(s.due) > 0 && len(wants) < refillLanes {
+	// Where memory is nearly full, rows that there is no room for are not worth reading.
+	most := min(refillLanes, max(refillFew, (s.cfg.queueBytes-s.bytes)/outbox.DeliveryBytes))
+	for len(s.due) > 0 && len(wants) < most {
 		l := s.due[0]
 		if l.due.After(now) {
 			wait = l.due.Sub(now)
