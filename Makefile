@@ -16,7 +16,8 @@ MINUTES  ?= 10
 VERSIONS := 14 15 16 17 18
 # Most tests wait for something nearly all the time, so more of them run at a time than there are cores; fewer under the race
 # detector, which makes them work for longer.
-GO_TEST  := go test -parallel 6
+# A package may take more than the ten minutes that go test allows by itself where the machine is busy.
+GO_TEST  := go test -timeout 30m -parallel 6
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -73,7 +74,7 @@ lint: ## run golangci-lint where it is installed
 # With -short two tests make fewer rounds of the same: the race detector takes ten times as long for them, and they have no goroutines to
 # compare. test makes all rounds.
 race: ## run all tests under the race detector
-	CGO_ENABLED=1 go test -parallel 4 -race -short ./...
+	CGO_ENABLED=1 go test -timeout 40m -parallel 4 -race -short ./...
 
 fuzz: ## fuzz every target with FUZZTIME inputs each
 	@set -e; for package in $$(go list ./...); do \
