@@ -500,7 +500,7 @@ func TestP9_AnIdleOutboxPinsNoWALAndTheAgentStaysReady(t *testing.T) {
 	t.Parallel()
 	env := testenv.NewDB(t)
 	a := start(t, testConfig(env))
-	a.waitLog("leading")
+	a.waitLog("recovery is complete") // which stores horizons
 	env.Exec(t, `create table other (text text)`)
 	env.Exec(t, `insert into other select repeat('x', 1000) from generate_series(1, 20000)`)
 	written := testenv.QueryOne[string](t, env, `select pg_current_wal_lsn()::text`)

@@ -37,7 +37,8 @@ func TestCompare_LooksForNothingBeforeTheStreamHasComeToTheHorizon(t *testing.T)
 	t.Parallel()
 	s := comparing(t, 0)
 	for _, at := range []stage{sweeping, completing, wellKnown} {
-		ctx, cancel := context.WithTimeoutCause(t.Context(), 500*time.Millisecond, errors.New("it waits for the stream"))
+		// Long enough for the looks before it on a busy machine.
+		ctx, cancel := context.WithTimeoutCause(t.Context(), 3*time.Second, errors.New("it waits for the stream"))
 		_, _, err := s.compare(ctx, at, false)
 		cancel()
 		if err == nil || !strings.Contains(err.Error(), "it waits for the stream") {
