@@ -16,7 +16,7 @@
 // on however long an attempt takes.
 //
 // An event that very many endpoints want is handed over in pieces behind what the stream brings next, while the
-// position waits for it (fanout.go), so that a bulk import of one venue delays nobody else.
+// position waits for it (fanout.go) (a bulk import of one venue).
 //
 // # Guarantee
 //
