@@ -17,6 +17,7 @@ func (s *lanes) load(e outbox.EndpointState, to *sink.Target, unusable string, d
 	l := newLane(e.ID)
 	s.byID[e.ID] = l
 	l.endpoint, l.target, l.unusable = &e.Endpoint, to, unusable
+	s.joinLocked(l)
 	l.failures, l.firstFailure = e.Failures, e.FirstFailure
 	var records []record
 	if unusable != e.Unusable {
@@ -77,6 +78,7 @@ func (s *lanes) change(e *outbox.Endpoint, to *sink.Target, unusable string) (*l
 		l = newLane(e.ID)
 		s.byID[e.ID] = l
 		l.endpoint, l.target, l.unusable = e, to, unusable
+		s.joinLocked(l)
 		// An endpoint of the same id may have been removed.
 		if former := s.removed[e.ID]; former != nil {
 			l.held = former.held // what it still sends is not fetched and sent by this lane too
@@ -103,6 +105,7 @@ func (s *lanes) change(e *outbox.Endpoint, to *sink.Target, unusable string) (*l
 		e = &stale
 	}
 	l.endpoint, l.target = e, to
+	s.joinLocked(l)
 	var records []record
 	if e.Venue != before.Venue {
 		records = append(records, s.dropOtherVenueLocked(l)...)
@@ -136,6 +139,7 @@ func (s *lanes) remove(id string) []record {
 	}
 	records := s.turnOffLocked(l, offRemoved, "")
 	delete(s.byID, id)
+	s.leaveLocked(l.venue)
 	if len(l.held) > 0 {
 		s.removed[id] = l
 	}

@@ -23,6 +23,7 @@ const (
 type lane struct {
 	id       string
 	endpoint *outbox.Endpoint
+	venue    *venue       // of endpoint, also once that is removed
 	target   *sink.Target // of endpoint
 	// off is why nothing is sent, "" while the endpoint is enabled and usable.
 	off      string
@@ -38,7 +39,7 @@ type lane struct {
 	window int
 	// proven tells that the last attempt was quick. All other lanes together may use only a part of the global limit.
 	proven bool
-	listed [2]bool // by class, whether it stands in lanes.ready
+	listed [2]bool // by class, whether it stands among the ready ones of a venue
 
 	// failures is the number of consecutive failed attempts, firstFailure when the first of them ended.
 	failures     int
@@ -107,16 +108,6 @@ func (l *lane) health(version int64) *outbox.Health {
 		EndpointID: l.id, Generation: l.endpoint.Generation, Version: version,
 		Failures: l.failures, FirstFailure: l.firstFailure, Unusable: l.unusable,
 	}
-}
-
-// pop takes the oldest delivery out of the queue.
-func (l *lane) pop() *outbox.Delivery {
-	d := l.queue[0]
-	l.queue[0] = nil
-	if l.queue = l.queue[1:]; len(l.queue) == 0 {
-		l.queue = nil // frees the array that the slice has walked along
-	}
-	return d
 }
 
 // dueHeap orders the lanes that want a refill by the time they are due. It implements heap.Interface.

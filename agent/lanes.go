@@ -58,9 +58,9 @@ type lanesConfig struct {
 // lanes schedules the attempts of all endpoints.
 //
 // An attempt has a goroutine only while it is under way: a worker is started when a lane is ready and the global
-// limit allows one, takes one delivery after another, in turn from all lanes that are ready, and ends when there is
-// none. Lanes that have not been quick lately share three quarters of the limit, so that endpoints that hang never
-// take the last places.
+// limit allows one, takes one delivery after another, in turn from all venues that are ready and within each from its
+// lanes, and ends when there is none. Lanes that have not been quick lately share three quarters of the limit, so that
+// endpoints that hang never take the last places.
 type lanes struct {
 	cfg lanesConfig
 
@@ -69,12 +69,13 @@ type lanes struct {
 	// removed are the lanes of endpoints that are gone, while they hold deliveries: an endpoint may come back under its
 	// id.
 	removed  map[string]*lane
-	inFlight int // attempts under way, until their results are handed to the ledger
-	unproven int // those of lanes that are not proven
-	bytes    int // of the deliveries in all lanes
-	// ready are the lanes that can start an attempt, proven ones first, each list in turn; turn says which list is
-	// asked first.
-	ready [2][]*lane
+	inFlight int               // attempts under way, until their results are handed to the ledger
+	unproven int               // those of lanes that are not proven
+	bytes    int               // of the deliveries in all lanes
+	venues   map[string]*venue // by name
+	// ready are the venues that can start an attempt, those with proven lanes first, each list in turn; turn says which
+	// list is asked first.
+	ready [2][]*venue
 	turn  int
 	due   dueHeap
 	// late are endpoints with rows that became pending after what was pending was made missed: their results were on
@@ -95,7 +96,7 @@ type lanes struct {
 
 // newLanes makes lanes without endpoints. Attempts end when work does.
 func newLanes(work context.Context, cfg lanesConfig) *lanes {
-	s := &lanes{cfg: cfg, byID: map[string]*lane{}, removed: map[string]*lane{}, late: map[string]struct{}{}, wake: make(chan struct{}, 1)}
+	s := &lanes{cfg: cfg, byID: map[string]*lane{}, removed: map[string]*lane{}, venues: map[string]*venue{}, late: map[string]struct{}{}, wake: make(chan struct{}, 1)}
 	s.work, s.cancelWork = context.WithCancel(work)
 	return s
 }
@@ -174,155 +175,30 @@ func (s *lanes) fits(l *lane, d *outbox.Delivery) bool {
 	return !l.backlog && len(l.queue) < laneLength && s.hasRoom(l, d)
 }
 
-// hasRoom tells whether there is memory for a delivery. A lane may always hold one.
+// hasRoom reports whether there is memory for a delivery. A lane may always hold one.
 func (s *lanes) hasRoom(l *lane, d *outbox.Delivery) bool {
-	return l.bytes == 0 || l.bytes+d.Size() <= s.cfg.queueBytes/laneShare && s.bytes+d.Size() <= s.cfg.queueBytes
+	size := d.Size()
+	return l.bytes == 0 || l.bytes+size <= s.cfg.queueBytes/laneShare && l.venue.bytes+size <= venueShare*(s.cfg.queueBytes-s.bytes-size)
 }
 
 func (s *lanes) pushLocked(l *lane, d *outbox.Delivery) {
 	l.queue = append(l.queue, d)
 	l.held.add(d.EventID)
-	l.bytes += d.Size()
-	s.bytes += d.Size()
+	s.holdLocked(l, d.Size())
 	s.listLocked(l)
 }
 
 // freeLocked lets go of a delivery's body, and of the room that the delivery took.
 func (s *lanes) freeLocked(l *lane, d *outbox.Delivery) {
-	l.bytes -= d.Size()
-	s.bytes -= d.Size()
+	s.holdLocked(l, -d.Size())
 	d.Body = nil
 }
 
-// listLocked puts a lane that can start an attempt among the ready ones.
-func (s *lanes) listLocked(l *lane) {
-	if class := l.class(); !l.listed[class] && l.canStart(&s.cfg) {
-		l.listed[class] = true
-		s.ready[class] = append(s.ready[class], l)
-	}
-}
-
-// class is the lane's place in lanes.ready.
-func (l *lane) class() int {
-	if l.proven {
-		return 0
-	}
-	return 1
-}
-
-// dispatchLocked starts workers while there is something to do and the global limit allows.
-func (s *lanes) dispatchLocked() {
-	for {
-		next := s.nextLocked()
-		if next == nil {
-			return
-		}
-		s.workers.Go(panics.GuardFunc(s.cfg.caught, func() { s.workOn(next) }))
-	}
-}
-
-// job is a delivery that was taken out of its lane, with the request to make. What its endpoint was at that moment
-// decides: by the time of the attempt it may belong to another venue, with that one's URL and secret.
-type job struct {
-	lane     *lane
-	delivery *outbox.Delivery
-	request  sink.Request
-}
-
-// nextLocked takes the next delivery from the lanes in turn and accounts for its attempt; nil when none may start.
-func (s *lanes) nextLocked() *job {
-	if s.stopped || s.stalled || s.inFlight >= s.cfg.concurrency || !s.cfg.leads() {
-		return nil
-	}
-	s.turn = 1 - s.turn
-	for _, class := range [2]int{s.turn, 1 - s.turn} {
-		if class == 1 && s.unproven >= max(1, s.cfg.concurrency*3/4) {
-			continue
-		}
-		for len(s.ready[class]) > 0 {
-			l := s.ready[class][0]
-			s.ready[class][0] = nil
-			s.ready[class] = s.ready[class][1:]
-			l.listed[class] = false
-			if l.class() != class || !l.canStart(&s.cfg) {
-				continue
-			}
-			d := l.pop()
-			l.inFlight.add(d.EventID)
-			s.inFlight++
-			if !l.proven {
-				s.unproven++
-			}
-			s.listLocked(l)
-			s.scheduleLocked(l)
-			return &job{l, d, s.requestLocked(l, d)}
-		}
-	}
-	return nil
-}
-
-// workOn makes one attempt and then whatever comes next, until nothing may start.
-func (s *lanes) workOn(next *job) {
-	for next != nil {
-		next = s.attempt(next)
-	}
-}
-
-// attempt makes one attempt, hands its result to the recorder, and returns the worker's next job. The place
-// under the global limit is kept until the recorder has the result, so that a slow database slows attempts down
-// instead of piling up results.
-func (s *lanes) attempt(j *job) *job {
-	l, d := j.lane, j.delivery
-	at := d.Subject()
-	defer at.Blame()
-	slow := time.AfterFunc(slowAfter, panics.GuardFunc(s.cfg.caught, func() {
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		s.proveLocked(l, false)
-	}))
-	result := s.cfg.attempt(s.work, j.request)
-	slow.Stop()
-	if result.Outcome != sink.Canceled {
-		s.cfg.metrics.attempted(d, result, s.cfg.now())
-		records := s.finish(l, d, result)
-		// An error means that the session is over; what was not recorded is sent again in the next one.
-		_ = s.tell(s.work, records)
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	l.inFlight.remove(d.EventID)
-	s.freeLocked(l, d)
-	s.inFlight--
-	if !l.proven {
-		s.unproven--
-	}
-	s.listLocked(l)
-	if l.bytes <= s.cfg.queueBytes/laneShare/2 {
-		l.full = false
-		s.scheduleLocked(l)
-	}
-	// Another worker may be wanted: the attempt's end can have made room for more than one.
-	defer s.dispatchLocked()
-	return s.nextLocked()
-}
-
-func (s *lanes) requestLocked(l *lane, d *outbox.Delivery) sink.Request {
-	now := s.cfg.now()
-	return sink.Request{Target: l.target, Rotates: now.Before(l.endpoint.PreviousUntil), EventID: d.EventID, Body: d.Body, At: now}
-}
-
-// proveLocked moves a lane between the proven and the other ones, and the places that it holds with it.
-func (s *lanes) proveLocked(l *lane, proven bool) {
-	if l.proven == proven {
-		return
-	}
-	l.proven = proven
-	if proven {
-		s.unproven -= len(l.inFlight)
-	} else {
-		s.unproven += len(l.inFlight)
-	}
-	s.listLocked(l) // in its new class too: the other one may have to wait
+// holdLocked accounts for bytes that a lane begins to hold, or for fewer.
+func (s *lanes) holdLocked(l *lane, bytes int) {
+	l.bytes += bytes
+	l.venue.bytes += bytes
+	s.bytes += bytes
 }
 
 // finish draws the conclusions of an attempt for its delivery and its endpoint.

@@ -153,10 +153,15 @@ func pass(d time.Duration) {
 
 // endpoint registers an enabled endpoint.
 func (lt *laneTest) endpoint(id string, answer func(eventID string, n int) answer) *lane {
+	return lt.endpointOf("", id, answer)
+}
+
+// endpointOf registers an endpoint of a venue.
+func (lt *laneTest) endpointOf(venue, id string, answer func(eventID string, n int) answer) *lane {
 	lt.mu.Lock()
 	lt.endpoints[id] = &attempts{answer: answer, times: map[string][]time.Duration{}, ended: map[string]bool{}, open: map[string]bool{}}
 	lt.mu.Unlock()
-	return lt.changeTo(outbox.Endpoint{ID: id, Generation: 1}, "")
+	return lt.changeTo(outbox.Endpoint{ID: id, Venue: venue, Generation: 1}, "")
 }
 
 // changeTo puts an endpoint's new row into the lanes, as the router does.
@@ -193,7 +198,7 @@ func (lt *laneTest) send(l *lane, n, bodyBytes int) (eventIDs []string) {
 		lt.sent++
 		id := fmt.Sprintf("evt_%05d", lt.sent)
 		lt.mu.Unlock()
-		d := &outbox.Delivery{EventID: id, EndpointID: l.id, Body: make([]byte, bodyBytes)}
+		d := &outbox.Delivery{EventID: id, EndpointID: l.id, Venue: l.endpoint.Venue, Body: make([]byte, bodyBytes)}
 		eventIDs = append(eventIDs, id)
 		deliveries = append(deliveries, d)
 		offers = append(offers, offer{l, d})
@@ -272,9 +277,18 @@ func (lt *laneTest) quiet() {
 	if lt.inFlight != 0 || lt.unproven != 0 || lt.bytes != 0 {
 		lt.t.Errorf("at rest: %d attempts in flight, %d of them unproven, %d bytes", lt.inFlight, lt.unproven, lt.bytes)
 	}
+	endpoints := map[*venue]int{}
 	for _, l := range lt.byID {
+		if endpoints[l.venue]++; l.venue != lt.venues[l.endpoint.Venue] {
+			lt.t.Errorf("at rest lane %s of %q takes its turn with %q", l.id, l.endpoint.Venue, l.venue.name)
+		}
 		if len(l.queue)+len(l.held)+len(l.inFlight)+l.bytes != 0 {
 			lt.t.Errorf("at rest lane %s has %d queued, %d held, %d in flight, %d bytes", l.id, len(l.queue), len(l.held), len(l.inFlight), l.bytes)
+		}
+	}
+	for name, v := range lt.venues {
+		if v.bytes != 0 || v.lanes != endpoints[v] || v.lanes == 0 {
+			lt.t.Errorf("at rest venue %q has %d bytes and %d lanes, want none and %d", name, v.bytes, v.lanes, endpoints[v])
 		}
 	}
 }

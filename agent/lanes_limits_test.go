@@ -65,6 +65,37 @@ func TestLanes_NoLaneWaitsForALongerOne(t *testing.T) {
 	})
 }
 
+// TestLanes_NoVenueWaitsForALargerOne has a venue with two thousand endpoints, to each of which much is due, and one with a single
+// endpoint.
+func TestLanes_NoVenueWaitsForALargerOne(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		lt := newLaneTest(t, func(c *lanesConfig) { c.concurrency, c.queueBytes = 16, 1<<20 })
+		small := lt.endpointOf("small", "small", always(ok(10*time.Millisecond)))
+		lt.send(small, 1, 10)
+		pass(time.Second)
+		for i := range 2000 {
+			lt.send(lt.endpointOf("large", fmt.Sprint("large", i), always(ok(20*time.Millisecond))), 5, 10)
+		}
+		if held := lt.venues["large"].bytes; held < 1<<20*3/4 {
+			t.Errorf("the large venue holds %d bytes, which does not fill its share", held)
+		}
+		for range 100 {
+			now := time.Since(lt.began)
+			for _, event := range lt.send(small, 3, 10) {
+				pass(30 * time.Millisecond)
+				if times := lt.seen("small").times[event]; len(times) != 1 || times[0]-now > 100*time.Millisecond {
+					t.Fatalf("%s, sent at %v, is attempted at %v", event, now, times)
+				}
+			}
+		}
+		if lt.book.count("large1999", outbox.Succeeded) == 5 {
+			t.Error("the large venue was done before it could be in the way")
+		}
+		pass(time.Hour)
+		lt.quiet()
+	})
+}
+
 // TestLanes_HungEndpointsSlowNoOther shows P9 with more hung endpoints than the global limit has places.
 func TestLanes_HungEndpointsSlowNoOther(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
