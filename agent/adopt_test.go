@@ -25,7 +25,7 @@ func TestAdopt_ARestoredCopySendsNothingUntilSomebodyHasSaidSo(t *testing.T) {
 	s.env.Exec(t, `insert into webhooks.outbox (id, type, venue, data, created) values ('evt_retry', 'lead.created', 'venue_1', '{}', date_trunc('day', now()))`)
 	s.env.Exec(t, `insert into webhooks.deliveries (event_id, endpoint_id, venue, type, status, attempts, next_attempt_at, created)
 	    values ('evt_retry', $1, 'venue_1', 'lead.created', 'pending', 1, now() - interval '1 minute', date_trunc('day', now()))`, s.endpoint)
-	cluster := testenv.NewCluster(t, testenv.Options{Template: migrateTemplate})
+	cluster := testenv.NewCluster(t, testenv.Options{OwnIdentity: true})
 	for _, test := range []struct {
 		name string
 		args []string

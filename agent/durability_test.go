@@ -19,7 +19,7 @@ import (
 // was sent; an agent that polls the table would have seen and sent them.
 func TestP2_WhatACrashTakesBackWithSynchronousCommitOffWasNotSent(t *testing.T) {
 	t.Parallel()
-	cluster := testenv.NewCluster(t, testenv.Options{Template: migrateTemplate, Settings: map[string]string{
+	cluster := testenv.NewCluster(t, testenv.Options{Settings: map[string]string{
 		"synchronous_commit": "off", "wal_writer_delay": "1s", "restart_after_crash": "off",
 	}})
 	env := cluster.NewDB(t)
@@ -91,7 +91,7 @@ func TestP2_AnAsynchronousFailoverTakesBackWhatWasSentUnlessTheStreamWaits(t *te
 	for _, waits := range []bool{false, true} {
 		t.Run(fmt.Sprintf("the stream waits %t", waits), func(t *testing.T) {
 			t.Parallel()
-			cluster := testenv.NewCluster(t, testenv.Options{Template: migrateTemplate})
+			cluster := testenv.NewCluster(t, testenv.Options{})
 			if waits && cluster.Binaries().Major < 17 {
 				waits = false // there is no such setting: what is sent is what the other case says
 			}

@@ -43,6 +43,9 @@ func ownersConfig(env *testenv.DB) *Config {
 	return cfg
 }
 
+// untuned leaves the garbage collector as it is: one agent's memory limit is not for all that run in a test binary.
+func untuned(ByteSize, int) {}
+
 // running is an agent in this process.
 type running struct {
 	t    testing.TB
@@ -58,7 +61,7 @@ func start(t testing.TB, cfg *Config) *running {
 	ctx, cancel := context.WithCancel(context.Background())
 	r := &running{t: t, log: &syncBuffer{}, stop: cancel, done: make(chan error, 1)}
 	log := slog.New(slog.NewTextHandler(r.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
-	go func() { r.done <- Run(ctx, cfg, log) }()
+	go func() { r.done <- run(ctx, cfg, log, untuned) }()
 	t.Cleanup(r.end)
 	return r
 }

@@ -68,9 +68,8 @@ func playSchedule(t *testing.T, seed uint64) {
 	rows := make([]outbox.Endpoint, 1+random.IntN(3))
 	lanes := make([]*lane, len(rows))
 	for i := range rows {
-		id := fmt.Sprint("ep", i)
-		rows[i] = outbox.Endpoint{ID: id, Generation: 1}
-		lanes[i] = lt.endpoint(id, behave)
+		rows[i] = outbox.Endpoint{ID: fmt.Sprint("ep", i), Venue: fmt.Sprint("venue_", i%2), Generation: 1}
+		lanes[i] = lt.endpointOf(rows[i].Venue, rows[i].ID, behave)
 	}
 	gone := make([]bool, len(rows))
 	for range 10 + draw(20) {

@@ -79,7 +79,7 @@ func startPanicking(t *testing.T, cfg *Config, times map[string]int) (*running, 
 	ctx, cancel := context.WithCancel(context.Background())
 	r := &running{t: t, log: &syncBuffer{}, stop: cancel, done: make(chan error, 1)}
 	h := &panickyLog{Handler: slog.NewTextHandler(r.log, nil), times: times}
-	go func() { r.done <- Run(ctx, cfg, slog.New(h)) }()
+	go func() { r.done <- run(ctx, cfg, slog.New(h), untuned) }()
 	t.Cleanup(r.end)
 	return r, h
 }
@@ -88,7 +88,7 @@ func startPanicking(t *testing.T, cfg *Config, times map[string]int) (*running, 
 func bareAgent(t *testing.T, cfg *Config) (*agent, *syncBuffer) {
 	t.Helper()
 	log := &syncBuffer{}
-	a := &agent{cfg: cfg, log: slog.New(slog.NewTextHandler(log, nil)), holder: "test", warned: map[string]bool{}}
+	a := &agent{cfg: cfg, log: slog.New(slog.NewTextHandler(log, nil)), holder: "test", tune: untuned, warned: map[string]bool{}}
 	a.metrics = newMetrics("test", a.source())
 	db := cfg.outbox()
 	db.Watchful, db.Caught = true, a.caught

@@ -61,13 +61,13 @@ func newQuietOutage(t *testing.T, env *testenv.DB) *outage {
 // other agent of the cluster would wait, and for those that cannot wait for the transactions of others.
 func ownDB(t *testing.T) *testenv.DB {
 	t.Helper()
-	return testenv.NewCluster(t, testenv.Options{Template: migrateTemplate}).NewDB(t)
+	return testenv.NewCluster(t, testenv.Options{}).NewDB(t)
 }
 
 // ownOutage makes an outage in a cluster of its own.
 func ownOutage(t *testing.T, settings map[string]string) (*outage, *testenv.Cluster) {
 	t.Helper()
-	cluster := testenv.NewCluster(t, testenv.Options{Template: migrateTemplate, Settings: settings})
+	cluster := testenv.NewCluster(t, testenv.Options{Settings: settings})
 	return newOutage(t, cluster.NewDB(t)), cluster
 }
 
@@ -233,7 +233,7 @@ func (s *outage) eachOnce() {
 // super runs statements as a superuser, whom settings of the database that trouble the agent do not.
 func (s *outage) super(statements ...string) {
 	s.t.Helper()
-	const untroubled = "?options=-c%20default_transaction_read_only%3Doff%20-c%20statement_timeout%3D0"
+	const untroubled = "&options=-c%20default_transaction_read_only%3Doff%20-c%20statement_timeout%3D0"
 	for _, sql := range statements {
 		if err := testenv.ExecSQL(context.Background(), s.env.SuperuserURL+untroubled, sql); err != nil {
 			s.t.Fatalf("%s: %v", sql, err)

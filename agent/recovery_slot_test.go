@@ -120,7 +120,7 @@ func TestRecovery_ALostSlotIsReplaced(t *testing.T) {
 
 func TestRecovery_ASlotLostWhileItIsStreamedIsReplaced(t *testing.T) {
 	t.Parallel()
-	cluster := testenv.NewCluster(t, testenv.Options{Template: migrateTemplate, Settings: map[string]string{"max_slot_wal_keep_size": "16MB", "max_wal_size": "32MB"}})
+	cluster := testenv.NewCluster(t, testenv.Options{Settings: map[string]string{"max_slot_wal_keep_size": "16MB", "max_wal_size": "32MB"}})
 	s := newQuietOutage(t, cluster.NewDB(t))
 	proxy := testenv.StartProxy(t, s.env.Addr())
 	s.cfg.Database.URL = secret.New(proxy.Via(s.env.LeastURL))
@@ -188,9 +188,9 @@ func TestRecovery_ATransactionThatIsOpenWhileTheSlotIsMadeLosesNothing(t *testin
 // began when the slot waited for others already, since a slot waits for those that it knows to be open.
 func TestRecovery_ACommitThatWaitsForAStandbyWhileTheSlotIsMadeIsFoundAfterwards(t *testing.T) {
 	t.Parallel()
-	cluster := testenv.NewCluster(t, testenv.Options{Template: migrateTemplate})
+	cluster := testenv.NewCluster(t, testenv.Options{})
 	s := newQuietOutage(t, cluster.NewDB(t))
-	s.cfg.Database.URL = secret.New(s.env.URL + "?options=-c%20synchronous_commit%3Dlocal") // the agent's own commits do not wait
+	s.cfg.Database.URL = secret.New(s.env.URL + "&options=-c%20synchronous_commit%3Dlocal") // the agent's own commits do not wait
 	s.start()
 	s.settle()
 	s.agent.end()
@@ -317,7 +317,7 @@ func TestRecovery_AStandbyThatMustMakeTheSlotIsNotReadyWhileThatWaits(t *testing
 func TestRecovery_AWishForANewSlotDoesNotOutliveAnotherLeader(t *testing.T) {
 	t.Parallel()
 	s := newOutage(t, testenv.NewDB(t))
-	late := newSession(&agent{cfg: s.cfg, db: s.open(), log: slog.New(slog.DiscardHandler), holder: "late", warned: map[string]bool{}, replaceSlot: true})
+	late := newSession(&agent{cfg: s.cfg, db: s.open(), log: slog.New(slog.DiscardHandler), holder: "late", tune: untuned, warned: map[string]bool{}, replaceSlot: true})
 	defer late.tailer.Close()
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()

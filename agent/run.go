@@ -41,6 +41,7 @@ type agent struct {
 	db      *outbox.DB
 	webhook *sink.Webhook
 	metrics *metrics
+	tune    func(queues ByteSize, endpoints int)
 	counts  outbox.Counts
 	current atomic.Pointer[session] // the session of this agent's term, nil while there is none
 	standby atomic.Bool             // another agent holds the slot
@@ -58,9 +59,14 @@ type agent struct {
 
 // Run delivers until ctx ends, which lets attempts in flight finish (delivery.shutdown_timeout), records them, and
 // frees the slot. It returns an error only for what waiting does not mend, and only before it has led for the first
-// time.
+// time. It tunes the garbage collector of the process (tuneMemory).
 func Run(ctx context.Context, cfg *Config, log *slog.Logger) error {
-	a := &agent{cfg: cfg, log: log, warned: map[string]bool{}}
+	return run(ctx, cfg, log, tuneMemory)
+}
+
+// run is Run, with what tunes the process to the number of endpoints of a term: tests have many agents in theirs.
+func run(ctx context.Context, cfg *Config, log *slog.Logger, tune func(queues ByteSize, endpoints int)) error {
+	a := &agent{cfg: cfg, log: log, tune: tune, warned: map[string]bool{}}
 	host, err := os.Hostname()
 	if err != nil {
 		return fmt.Errorf("find the host's name: %w", err)

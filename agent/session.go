@@ -308,7 +308,7 @@ func (s *session) takeOver(take, alive context.Context) (*router, outbox.State, 
 	if err != nil {
 		return nil, outbox.State{}, err
 	}
-	tuneMemory(s.cfg.Delivery.QueueMemory, len(state.Endpoints))
+	s.tune(s.cfg.Delivery.QueueMemory, len(state.Endpoints))
 	s.ledger = outbox.NewLedger(outbox.LedgerConfig{
 		Config: s.outboxConfig(), Term: s.term, Log: s.log, Clock: s.db.Clock(),
 		Confirm:    s.tailer.Confirm,

@@ -20,7 +20,7 @@ func runOnce(t *testing.T, cfg *Config) string {
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	var log syncBuffer
-	err := Run(ctx, cfg, slog.New(slog.NewTextHandler(&log, nil)))
+	err := run(ctx, cfg, slog.New(slog.NewTextHandler(&log, nil)), untuned)
 	if err == nil {
 		t.Fatalf("Run came to no end by itself; log:\n%s", &log)
 	}
@@ -120,7 +120,7 @@ func TestRun_WalLevelReplicaIsOneSentence(t *testing.T) {
 
 func TestRun_NoFreeSlotIsOneSentence(t *testing.T) {
 	t.Parallel()
-	cluster := testenv.NewCluster(t, testenv.Options{Template: migrateTemplate, Settings: map[string]string{"max_replication_slots": "1"}})
+	cluster := testenv.NewCluster(t, testenv.Options{Settings: map[string]string{"max_replication_slots": "1"}})
 	env := cluster.NewDB(t)
 	env.Exec(t, `select pg_create_physical_replication_slot('other')`)
 	expect(t, runOnce(t, testConfig(env)), "max_replication_slots", "raise it")
@@ -148,7 +148,7 @@ func TestRun_AnAdminPortInUseIsOneSentence(t *testing.T) {
 
 func TestRun_WaitsForADatabaseThatIsDownAndThenLeads(t *testing.T) {
 	t.Parallel()
-	cluster := testenv.NewCluster(t, testenv.Options{Template: migrateTemplate})
+	cluster := testenv.NewCluster(t, testenv.Options{})
 	env := cluster.NewDB(t)
 	if err := cluster.Stop(context.Background(), testenv.Fast); err != nil {
 		t.Fatal(err)
@@ -169,7 +169,7 @@ func TestRun_WaitsForADatabaseThatIsDownAndThenLeads(t *testing.T) {
 
 func TestRun_AFastShutdownOfPostgreSQLIsNotHeldUpAndTheAgentComesBack(t *testing.T) {
 	t.Parallel()
-	cluster := testenv.NewCluster(t, testenv.Options{Template: migrateTemplate})
+	cluster := testenv.NewCluster(t, testenv.Options{})
 	env := cluster.NewDB(t)
 	r := testenv.StartReceiver(t, testSecret)
 	endpoint := addEndpoint(t, env, "venue_1", r.URL, "*")
@@ -194,7 +194,7 @@ func TestRun_AFastShutdownOfPostgreSQLIsNotHeldUpAndTheAgentComesBack(t *testing
 // Under load the stream is not read while its consumer is slow, so the tailer alone would not notice.
 func TestRun_AFastShutdownUnderLoadTakesLessThanTwoSeconds(t *testing.T) {
 	t.Parallel()
-	cluster := testenv.NewCluster(t, testenv.Options{Template: migrateTemplate})
+	cluster := testenv.NewCluster(t, testenv.Options{})
 	env := cluster.NewDB(t)
 	r := testenv.StartReceiver(t, testSecret)
 	addEndpoint(t, env, "venue_1", r.URL, "*")
@@ -225,7 +225,7 @@ func TestRun_AFastShutdownUnderLoadTakesLessThanTwoSeconds(t *testing.T) {
 
 func TestRun_ALostSlotIsReplacedWithoutHelp(t *testing.T) {
 	t.Parallel()
-	cluster := testenv.NewCluster(t, testenv.Options{Template: migrateTemplate, Settings: map[string]string{"max_slot_wal_keep_size": "16MB", "max_wal_size": "32MB"}})
+	cluster := testenv.NewCluster(t, testenv.Options{Settings: map[string]string{"max_slot_wal_keep_size": "16MB", "max_wal_size": "32MB"}})
 	env := cluster.NewDB(t)
 	r := testenv.StartReceiver(t, testSecret)
 	endpoint := addEndpoint(t, env, "venue_1", r.URL, "*")

@@ -14,12 +14,12 @@ import (
 // a standby that does not exist the time between is as long as the test wants.
 func TestRun_WhatIsStreamedBeforeItIsVisibleIsNeitherLostNorForgotten(t *testing.T) {
 	t.Parallel()
-	cluster := testenv.NewCluster(t, testenv.Options{Template: migrateTemplate})
+	cluster := testenv.NewCluster(t, testenv.Options{})
 	env := cluster.NewDB(t)
 	r := testenv.StartReceiver(t, testSecret)
 	endpoint := addEndpoint(t, env, "venue_1", r.URL, "*")
 	cfg := testConfig(env)
-	cfg.Database.URL = secret.New(env.LeastURL + "?options=-c%20synchronous_commit%3Dlocal") // the agent's own commits do not wait
+	cfg.Database.URL = secret.New(env.LeastURL + "&options=-c%20synchronous_commit%3Dlocal") // the agent's own commits do not wait
 	cfg.Delivery.Retries[0] = 300 * time.Millisecond
 	start(t, cfg).waitLog("leading")
 	missed := addEvent(t, env, "venue_1", "lead.created", `1`)

@@ -146,6 +146,9 @@ type reusedIDs struct {
 // reusedPause is how often the log says that ids are used again.
 const reusedPause = time.Minute
 
+const noteReused = `
+update webhooks.checkpoint set reused = reused + $2, reused_at = now() where slot = $1`
+
 // tellReused counts deliveries of events whose id the log had for another event, and says so.
 func (l *Ledger) tellReused(n int64) {
 	if n == 0 {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -72,17 +73,17 @@ type check func(db *DB, ctx context.Context, tx pgx.Tx) ([]Finding, error)
 // Check looks at everything the agent needs from the database, in the order in which one would put it right, and changes
 // nothing. A look that fails is a finding itself.
 func (db *DB) Check(ctx context.Context) []Finding {
-	return append(db.checkAll(ctx), db.checkReplication(ctx))
+	return append(db.checkAll(ctx, (*DB).checkReused), db.checkReplication(ctx))
 }
 
-// checkAll runs the looks in one transaction, since each begin, setting and commit is a round trip. One that fails ends the
+// checkAll runs all looks, and more, in one transaction, since each begin, setting and commit is a round trip. One that fails ends the
 // transaction, and the rest goes on in another.
-func (db *DB) checkAll(ctx context.Context) (findings []Finding) {
-	looks := []check{
+func (db *DB) checkAll(ctx context.Context, more ...check) (findings []Finding) {
+	looks := slices.Concat([]check{
 		(*DB).checkServer, (*DB).checkEncoding, (*DB).checkRole, (*DB).checkConnections, (*DB).checkCapacity, (*DB).checkSchema,
 		(*DB).checkPrivileges, (*DB).checkAdoption, (*DB).checkOutbox, (*DB).checkRetention, (*DB).checkPublications, (*DB).checkSlot,
 		(*DB).checkRetainedWAL, (*DB).checkHooks, (*DB).checkUnusedOutbox, (*DB).checkClock, (*DB).checkSecrets, (*DB).checkEndpoints,
-	}
+	}, more)
 	for len(looks) > 0 {
 		begun := false
 		err := db.look(ctx, "check", func(tx pgx.Tx) error {

@@ -2,9 +2,11 @@ package outbox
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 )
@@ -99,6 +101,34 @@ func (db *DB) checkIdentity(ctx context.Context, tx pgx.Tx, thing string, types 
 		found = append(found, warning(thing, fmt.Sprintf("ALTER TABLE %s ALTER COLUMN %s SET NOT NULL", table, id), "column %q may be null, and an event without an id cannot be sent", c.ID))
 	}
 	return found, nil
+}
+
+// reusedFor is how long check tells of ids that were used again.
+const reusedFor = 7 * 24 * time.Hour
+
+// selectReused reads the columns by their names, since a schema that is not migrated yet has none.
+const selectReused = `
+select (row ->> 'reused')::bigint, (row ->> 'reused_at')::timestamptz
+from (select to_jsonb(c) as row from webhooks.checkpoint c where slot = $1) r
+where (row ->> 'reused_at')::timestamptz > now() - $2::interval`
+
+// checkReused warns of ids that the outbox has used again.
+func (db *DB) checkReused(ctx context.Context, tx pgx.Tx) ([]Finding, error) {
+	if ok, err := readable(ctx, tx, "webhooks.checkpoint"); err != nil || !ok {
+		return nil, err
+	}
+	var (
+		n    int64
+		last time.Time
+	)
+	if err := tx.QueryRow(ctx, selectReused, db.cfg.Slot, reusedFor).Scan(&n, &last); err != nil {
+		if errors.Is(err, pgx.ErrNoRows) {
+			err = nil
+		}
+		return nil, err
+	}
+	return []Finding{warning("outbox "+db.cfg.Table, "see that ids are never used again: after TRUNCATE ... RESTART IDENTITY, set the sequence beyond the ids of webhooks.deliveries",
+		"%d deliveries were of events with the id of another event in the delivery log, the last at %s", n, last.UTC().Format(time.RFC3339))}, nil
 }
 
 // checkZone names the zone in which times without zone are read.

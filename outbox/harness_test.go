@@ -19,6 +19,10 @@ import (
 // patience bounds the wait for something that takes milliseconds on an idle machine.
 const patience = 15 * time.Second
 
+// othersPatience is how long transactions of other tests may be open, which use the same cluster. A large one takes its time where
+// the machine is busy.
+const othersPatience = 2 * time.Minute
+
 // testLog shows what the parts log with the test's own output.
 func testLog(t testing.TB) *slog.Logger { return slog.New(slog.NewTextHandler(t.Output(), nil)) }
 

@@ -116,7 +116,7 @@ func TestDue_IsNotStoppedByIDsThatAreNoKeys(t *testing.T) {
 			for _, id := range []string{"", "evt_1", "9223372036854775808", "99999999999999999999", "-", "1e400", "é", strings.Repeat("9", 400), "NaN", "1 "} {
 				pend(t, env, id, "ep_1", "venue_a", "t")
 			}
-			testenv.Eventually(t, patience, func() error { // transactions of other tests keep the rows from being settled
+			testenv.Eventually(t, othersPatience, func() error { // transactions of other tests keep the rows from being settled
 				if got := fetchedOf(t, db, "ep_1"); strings.Count(got, lostGone) != 10 {
 					return fmt.Errorf("got %s", got)
 				}
@@ -141,6 +141,14 @@ func TestLedger_AnEventTakesTheRowOfAnotherWithItsIDThatHasEnded(t *testing.T) {
 	}
 	if n := b.cfg.Counts.Reused.Load(); n != 1 {
 		t.Errorf("%d ids were counted as used again, want 1", n)
+	}
+	const told = "warn outbox webhooks.outbox: 1 deliveries were of events with the id of another event"
+	if said := strings.Join(notOK(db.Check(t.Context())), "\n"); !strings.Contains(said, told) {
+		t.Errorf("check does not say %q:\n%s", told, said)
+	}
+	env.Exec(t, `update webhooks.checkpoint set reused_at = now() - interval '8 days'`)
+	if said := strings.Join(notOK(db.Check(t.Context())), "\n"); strings.Contains(said, "another event") {
+		t.Errorf("check tells of what was more than a week ago:\n%s", said)
 	}
 }
 

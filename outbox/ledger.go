@@ -396,6 +396,9 @@ func (l *Ledger) commit(ctx context.Context, g *group, last bool) error {
 	}
 	err := l.transact(ctx, lsn, func(ctx context.Context, tx querier) error {
 		err := g.write(ctx, tx)
+		if err == nil && g.reused > 0 {
+			err = exec(ctx, tx, noteReused, l.cfg.Slot, g.reused)
+		}
 		if g.refused(SQLState(err)) {
 			err = fmt.Errorf("%w: %w", errWrittenAnew, err)
 		}

@@ -21,11 +21,7 @@ func benchDB(b *testing.B) (*testenv.DB, *pgx.Conn) {
 	b.Helper()
 	cluster := testenv.NewCluster(b, testenv.Options{Durable: true,
 		// Often enough for minutes that stand for months.
-		Settings: map[string]string{"shared_buffers": "512MB", "max_wal_size": "8GB", "autovacuum_naptime": "1s"},
-		Template: func(ctx context.Context, url string) error {
-			_, _, err := Migrate(ctx, testConfig(url, ""))
-			return err
-		}})
+		Settings: map[string]string{"shared_buffers": "512MB", "max_wal_size": "8GB", "autovacuum_naptime": "1s"}})
 	env := cluster.NewDB(b)
 	conn, err := pgx.Connect(b.Context(), env.URL)
 	if err != nil {

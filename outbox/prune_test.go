@@ -28,7 +28,7 @@ func newPruning(t *testing.T, db *DB, env *testenv.DB) *pruning {
 func settleHorizon(t *testing.T, db *DB, env *testenv.DB) {
 	t.Helper()
 	last := testenv.QueryOne[string](t, env, `select pg_current_xact_id()::text`)
-	testenv.Eventually(t, patience, func() error {
+	testenv.Eventually(t, othersPatience, func() error {
 		env.Exec(t, `update webhooks.checkpoint set horizon = pg_current_snapshot(), relations = `+fmt.Sprintf(relationsOf, "$1::text", "$2::text"), db.cfg.table(), db.cfg.Publication)
 		if !testenv.QueryOne[bool](t, env, `select pg_snapshot_xmin(horizon) > $1::text::xid8 from webhooks.checkpoint`, last) {
 			return fmt.Errorf("a transaction is open that is older than %s", last)

@@ -59,7 +59,7 @@ func (c *compared) run(t *testing.T, gap bool) int64 {
 func (c *compared) runSettled(t *testing.T, gap bool) int64 {
 	t.Helper()
 	last := testenv.QueryOne[string](t, c.env, `select pg_current_xact_id()::text`)
-	testenv.Eventually(t, patience, func() error {
+	testenv.Eventually(t, othersPatience, func() error {
 		if !testenv.QueryOne[bool](t, c.env, `select pg_snapshot_xmin(pg_current_snapshot()) > $1::text::xid8`, last) {
 			return fmt.Errorf("a transaction is open that is older than %s", last)
 		}

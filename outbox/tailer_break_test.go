@@ -95,10 +95,7 @@ func TestTailer_LetsTheServerShutDown(t *testing.T) {
 	for name, confirmed := range map[string]bool{"everything confirmed": true, "nothing confirmed": false} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			cluster := testenv.NewCluster(t, testenv.Options{Template: func(ctx context.Context, url string) error {
-				_, _, err := Migrate(ctx, testConfig(url, ""))
-				return err
-			}})
+			cluster := testenv.NewCluster(t, testenv.Options{})
 			env := cluster.NewDB(t)
 			db, err := Open(t.Context(), testConfig(env.URL, env.Slot))
 			must(t, err)

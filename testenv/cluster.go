@@ -39,12 +39,15 @@ const (
 // Options say how a cluster is made. The zero value is right for most tests.
 type Options struct {
 	// Template prepares the database that NewDB clones, once for each cluster. Its URL is that of the role that owns
-	// the database, as DB.URL. It must close its connections.
+	// the database, as DB.URL. It must close its connections. A cluster of NewCluster without one has that of Main.
 	Template func(ctx context.Context, url string) error
 	// Settings are server parameters (postgresql.conf) in addition to those that every cluster gets, or instead of them.
 	Settings map[string]string
 	// Durable turns fsync on. Without it the data survive a crash of PostgreSQL, but not one of the machine.
 	Durable bool
+	// OwnIdentity gives a cluster of NewCluster a system identifier that no other cluster has. To make one takes more than a
+	// second.
+	OwnIdentity bool
 }
 
 // StopMode is how a server is asked to stop.
@@ -70,11 +73,19 @@ type Cluster struct {
 	template     sync.Once
 	templateErr  error
 	lastDatabase atomic.Int64 // counts the databases of NewDB
+
+	mu          sync.Mutex // guards maintenance
+	maintenance *pgx.Conn  // makes and drops databases; nil before the first one
 }
 
 // Start makes and starts a cluster, after removing those that died processes left. The caller must Close it. It returns a
 // *NotFoundError when there are no server binaries.
-func Start(ctx context.Context, opts Options) (_ *Cluster, err error) {
+func Start(ctx context.Context, opts Options) (*Cluster, error) {
+	return start(ctx, opts, (*Cluster).initialize)
+}
+
+// start is Start; makeData makes the data folder, with the roles of every cluster.
+func start(ctx context.Context, opts Options, makeData func(*Cluster, context.Context) error) (_ *Cluster, err error) {
 	binaries, err := FindPostgres(ctx)
 	if err != nil {
 		return nil, err
@@ -96,24 +107,23 @@ func Start(ctx context.Context, opts Options) (_ *Cluster, err error) {
 			err = errors.Join(err, c.Close())
 		}
 	}()
-	if err := c.initialize(ctx); err != nil {
+	if c.port, err = FreePort(); err != nil {
 		return nil, err
 	}
-	if err := c.Resume(ctx); err != nil {
-		return nil, err
-	}
-	for _, role := range []string{AgentRole, LeastRole} {
-		if err := c.CreateRole(ctx, role, "replication"); err != nil {
-			return nil, err
-		}
-	}
-	return c, nil
+	return c, makeData(c, ctx)
 }
 
 // NewCluster starts a cluster for one test and closes it at the test's end.
 func NewCluster(t testing.TB, opts Options) *Cluster {
 	t.Helper()
-	c, err := Start(t.Context(), opts)
+	makeData := (*Cluster).copyPattern
+	if opts.OwnIdentity || opts.Template != nil {
+		makeData = (*Cluster).initialize
+	}
+	if opts.Template == nil {
+		opts.Template = shared.opts.Template
+	}
+	c, err := start(t.Context(), opts, makeData)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -141,6 +151,9 @@ func (c *Cluster) RoleURL(role, database string) string {
 		User:   url.UserPassword(role, c.password),
 		Host:   fmt.Sprintf("127.0.0.1:%d", c.port),
 		Path:   database,
+		// The server speaks no TLS. A client that asks first connects twice, and to start a backend is most of what a short
+		// test costs.
+		RawQuery: "sslmode=disable",
 	}
 	return u.String()
 }
@@ -153,14 +166,52 @@ func (c *Cluster) CreateRole(ctx context.Context, role, attributes string) error
 	return nil
 }
 
+// maintain runs a statement as a superuser on a connection that is kept: it makes and drops the databases of hundreds of
+// tests.
+func (c *Cluster) maintain(ctx context.Context, sql string) (err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.maintenance != nil {
+		if err := c.maintenance.Ping(ctx); err != nil { // the server was started again since
+			_ = c.maintenance.Close(ctx)
+			c.maintenance = nil
+		}
+	}
+	if c.maintenance == nil {
+		if c.maintenance, err = pgx.Connect(ctx, c.URL(maintenanceDatabase)); err != nil {
+			return err
+		}
+	}
+	_, err = c.maintenance.Exec(ctx, sql)
+	return err
+}
+
 // SocketDSN returns the connection string of a superuser by the unix socket, for psql. It holds no password, since the
 // folder of the socket is closed to other users.
 func (c *Cluster) SocketDSN(database string) string {
 	return fmt.Sprintf("host=%s port=%d user=%s dbname=%s", c.folder.path, c.port, superuser, database)
 }
 
-// initialize makes the data folder and writes the configuration.
+// initialize makes the data folder by initdb, starts the server, and makes its roles.
 func (c *Cluster) initialize(ctx context.Context) error {
+	if err := c.initdb(ctx); err != nil {
+		return err
+	}
+	if err := c.configure(); err != nil {
+		return err
+	}
+	if err := c.Resume(ctx); err != nil {
+		return err
+	}
+	for _, role := range []string{AgentRole, LeastRole} {
+		if err := c.CreateRole(ctx, role, "replication"); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (c *Cluster) initdb(ctx context.Context) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, startTimeout, fmt.Errorf("initdb took longer than %s", startTimeout))
 	defer cancel()
 
@@ -178,15 +229,6 @@ func (c *Cluster) initialize(ctx context.Context) error {
 	}
 	if err := os.Remove(passwordFile); err != nil {
 		return fmt.Errorf("after initdb: %w", err)
-	}
-
-	port, err := FreePort()
-	if err != nil {
-		return err
-	}
-	c.port = port
-	if err := os.WriteFile(filepath.Join(c.dataDir(), "postgresql.conf"), c.configuration(), 0o600); err != nil {
-		return fmt.Errorf("configure the server: %w", err)
 	}
 	return nil
 }
@@ -351,6 +393,11 @@ func (c *Cluster) Crash() error {
 func (c *Cluster) Close() error {
 	ctx, cancel := context.WithTimeout(context.Background(), stopTimeout)
 	defer cancel()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.maintenance != nil {
+		_ = c.maintenance.Close(ctx) // the server is about to end
+	}
 	err := c.Stop(ctx, Immediate)
 	if err != nil {
 		err = errors.Join(err, c.Crash())

@@ -30,14 +30,14 @@ func TestCluster_KeepsWhatWasCommittedOverCrashAndRestart(t *testing.T) {
 	c := NewCluster(t, Options{})
 	db := c.NewDB(t)
 	port := c.port
-	db.Exec(t, "create table guests (name text)")
+	db.Exec(t, "create table visitors (name text)")
 
 	for i, interrupt := range []func() error{
 		func() error { return errors.Join(c.Crash(), c.Resume(t.Context())) },
 		func() error { return c.Restart(t.Context(), Immediate) },
 		func() error { return c.Restart(t.Context(), Fast) },
 	} {
-		db.Exec(t, "insert into guests values ('Ana')")
+		db.Exec(t, "insert into visitors values ('Ana')")
 		backend := QueryOne[int](t, db, "select pg_backend_pid()")
 		if err := interrupt(); err != nil {
 			t.Fatal(err)
@@ -45,7 +45,7 @@ func TestCluster_KeepsWhatWasCommittedOverCrashAndRestart(t *testing.T) {
 		if processRuns(backend) {
 			t.Errorf("interruption %d left process %d of the server", i, backend)
 		}
-		if got := QueryOne[int](t, db, "select count(*) from guests"); got != i+1 {
+		if got := QueryOne[int](t, db, "select count(*) from visitors"); got != i+1 {
 			t.Errorf("after interruption %d there are %d rows, want %d", i, got, i+1)
 		}
 	}

@@ -30,11 +30,13 @@ var shared struct {
 func Main(m *testing.M, opts Options) {
 	shared.opts = opts
 	m.Run()
-	if shared.cluster == nil {
-		return
-	}
-	if err := shared.cluster.Close(); err != nil {
-		panic(err) // the process is about to end, and there is no test left to report to
+	for _, c := range []*Cluster{shared.cluster, pattern.cluster} {
+		if c == nil {
+			continue
+		}
+		if err := c.Close(); err != nil {
+			panic(err) // the process is about to end, and there is no test left to report to
+		}
 	}
 }
 
@@ -60,7 +62,7 @@ type DB struct {
 func NewDB(t testing.TB) *DB {
 	t.Helper()
 	shared.start.Do(func() {
-		shared.cluster, shared.err = Start(context.Background(), shared.opts)
+		shared.cluster, shared.err = start(context.Background(), shared.opts, (*Cluster).copyPattern)
 	})
 	if shared.err != nil {
 		t.Fatal(shared.err)
@@ -76,7 +78,7 @@ func (c *Cluster) NewDB(t testing.TB) *DB {
 		t.Fatal(c.templateErr)
 	}
 	name := fmt.Sprintf("%s_%d", identifier(t.Name()), c.lastDatabase.Add(1))
-	if err := ExecSQL(t.Context(), c.URL(maintenanceDatabase), "create database "+name+" template "+templateDatabase+" owner "+AgentRole); err != nil {
+	if err := c.maintain(t.Context(), "create database "+name+" template "+templateDatabase+" owner "+AgentRole+c.copyStrategy()); err != nil {
 		t.Fatalf("make database %s: %v", name, err)
 	}
 	db := &DB{
@@ -95,6 +97,15 @@ func (c *Cluster) NewDB(t testing.TB) *DB {
 		}
 	})
 	return db
+}
+
+// copyStrategy has CREATE DATABASE copy files, as PostgreSQL 14 does. To write all of the template to the WAL, which is the
+// default since, takes three times as long.
+func (c *Cluster) copyStrategy() string {
+	if c.binaries.Major < 15 {
+		return ""
+	}
+	return " strategy file_copy"
 }
 
 // Addr returns where the server listens, "host:port".

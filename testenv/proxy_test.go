@@ -380,7 +380,7 @@ func TestProxy_StandsBeforePostgreSQLAndReceivers(t *testing.T) {
 	t.Parallel()
 	db := NewDB(t)
 	p := StartProxy(t, db.Addr())
-	if err := ExecSQL(t.Context(), p.Via(db.URL+"?application_name=x"), "create table made_by_proxy ()"); err != nil {
+	if err := ExecSQL(t.Context(), p.Via(db.URL+"&application_name=x"), "create table made_by_proxy ()"); err != nil {
 		t.Fatal(err)
 	}
 	if n := QueryOne[int](t, db, `select count(*) from pg_class where relname = 'made_by_proxy'`); n != 1 {

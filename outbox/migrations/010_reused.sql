@@ -1,0 +1,3 @@
+-- How many deliveries were of events whose id the log had for another event, and when the last one was: check tells, also while no
+-- agent runs.
+alter table webhooks.checkpoint add column reused bigint not null default 0, add column reused_at timestamptz;
