@@ -161,8 +161,8 @@ func (s *lanes) workOn(next *job) {
 	}
 }
 
-// attempt makes one attempt, hands its result to the recorder, and returns the worker's next job. The place
-// under the global limit is kept until the recorder has the result, so that a slow database slows attempts down
+// attempt makes one attempt, hands its result to the ledger, and returns the worker's next job. The place
+// under the global limit is kept until the ledger has the result, so that a slow database slows attempts down
 // instead of piling up results.
 func (s *lanes) attempt(j *job) *job {
 	l, d := j.lane, j.delivery
@@ -177,9 +177,9 @@ func (s *lanes) attempt(j *job) *job {
 	slow.Stop()
 	if result.Outcome != sink.Canceled {
 		s.cfg.metrics.attempted(d, result, s.cfg.now())
-		records := s.finish(l, d, result)
+		entries := s.finish(l, d, result)
 		// An error means that the session is over; what was not recorded is sent again in the next one.
-		_ = s.tell(s.work, records)
+		_ = s.cfg.write(s.work, entries...)
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -16,7 +16,8 @@
 // on however long an attempt takes.
 //
 // An event that very many endpoints want is handed over in pieces behind what the stream brings next, while the
-// position waits for it (fanout.go) (a bulk import of one venue).
+// position waits for it (fanout.go). Venues take turns, and none holds all of the memory (dispatch.go). A bulk import of
+// one venue therefore delays no other.
 //
 // # Guarantee
 //

@@ -1,7 +1,6 @@
 package agent
 
 import (
-	"context"
 	"slices"
 	"time"
 
@@ -11,7 +10,7 @@ import (
 
 // load puts an endpoint as it was when the term began into its lane. due is when its first pending delivery is due,
 // zero when it has none.
-func (s *lanes) load(e outbox.EndpointState, to *sink.Target, unusable string, due time.Time) (*lane, []record) {
+func (s *lanes) load(e outbox.EndpointState, to *sink.Target, unusable string, due time.Time) (*lane, []outbox.Entry) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	l := newLane(e.ID)
@@ -19,44 +18,42 @@ func (s *lanes) load(e outbox.EndpointState, to *sink.Target, unusable string, d
 	l.endpoint, l.target, l.unusable = &e.Endpoint, to, unusable
 	s.joinLocked(l)
 	l.failures, l.firstFailure = e.Failures, e.FirstFailure
-	var records []record
+	var entries []outbox.Entry
 	if unusable != e.Unusable {
-		records = append(records, s.recordHealthLocked(l))
+		entries = append(entries, s.recordHealthLocked(l))
 	}
 	l.off = offReason(l.endpoint, unusable)
 	if l.failures >= s.cfg.disableAfter && !e.Disabled {
 		// The last leader died between the last failure and disabling, or the limit was lowered.
 		l.off = offDisabled
-		disabling := outbox.Disabling{EndpointID: e.ID, Reason: outbox.ReasonFailures, Generation: e.Generation}
-		records = append(records, func(ctx context.Context, to recorder) error { return to.Disable(ctx, disabling) })
+		entries = append(entries, outbox.Disabling{EndpointID: e.ID, Reason: outbox.ReasonFailures, Generation: e.Generation})
 	}
 	if l.off == "" {
 		if !due.IsZero() {
 			s.dueLocked(l, due)
 		}
-		return l, records
+		return l, entries
 	}
 	if !due.IsZero() {
-		records = append(records, s.missPendingLocked(outbox.Missing{EndpointID: l.id, Reason: l.off}))
+		entries = append(entries, s.missPendingLocked(outbox.Missing{EndpointID: l.id, Reason: l.off}))
 	}
-	return l, records
+	return l, entries
 }
 
 // orphaned ends what is pending for an endpoint that is gone.
-func (s *lanes) orphaned(endpointID string) record {
+func (s *lanes) orphaned(endpointID string) outbox.Entry {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.orphanedLocked(endpointID)
 }
 
-func (s *lanes) orphanedLocked(endpointID string) record {
+func (s *lanes) orphanedLocked(endpointID string) outbox.Entry {
 	return s.missPendingLocked(outbox.Missing{EndpointID: endpointID, Reason: offRemoved, Removed: true})
 }
 
-// recordHealthLocked records the lane's counter and usability outside an attempt.
-func (s *lanes) recordHealthLocked(l *lane) record {
-	h := s.healthLocked(l)
-	return func(ctx context.Context, to recorder) error { return to.SetHealth(ctx, h) }
+// recordHealthLocked entries the lane's counter and usability outside an attempt.
+func (s *lanes) recordHealthLocked(l *lane) outbox.Entry {
+	return s.healthLocked(l)
 }
 
 func offReason(e *outbox.Endpoint, unusable string) string {
@@ -70,7 +67,7 @@ func offReason(e *outbox.Endpoint, unusable string) string {
 }
 
 // change puts an endpoint's new row into its lane, which it makes when there is none.
-func (s *lanes) change(e *outbox.Endpoint, to *sink.Target, unusable string) (*lane, []record) {
+func (s *lanes) change(e *outbox.Endpoint, to *sink.Target, unusable string) (*lane, []outbox.Entry) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	l := s.byID[e.ID]
@@ -84,17 +81,17 @@ func (s *lanes) change(e *outbox.Endpoint, to *sink.Target, unusable string) (*l
 			l.held = former.held // what it still sends is not fetched and sent by this lane too
 			delete(s.removed, e.ID)
 		}
-		records := []record{s.stopMissingLocked(e.ID)}
+		entries := []outbox.Entry{s.stopMissingLocked(e.ID)}
 		if unusable != "" {
-			records = append(records, s.recordHealthLocked(l))
+			entries = append(entries, s.recordHealthLocked(l))
 		}
 		// That one may have left pending rows, which are this lane's now.
 		if l.off = offReason(e, unusable); l.off == "" {
 			s.dueLocked(l, s.cfg.now())
 		} else {
-			records = append(records, s.missRowsLocked(l, ""))
+			entries = append(entries, s.missRowsLocked(l, ""))
 		}
-		return l, records
+		return l, entries
 	}
 
 	before := l.endpoint
@@ -106,57 +103,57 @@ func (s *lanes) change(e *outbox.Endpoint, to *sink.Target, unusable string) (*l
 	}
 	l.endpoint, l.target = e, to
 	s.joinLocked(l)
-	var records []record
+	var entries []outbox.Entry
 	if e.Venue != before.Venue {
-		records = append(records, s.dropOtherVenueLocked(l)...)
+		entries = append(entries, s.dropOtherVenueLocked(l)...)
 	}
 	if e.Generation > before.Generation {
 		l.failures, l.firstFailure = 0, time.Time{}
 	}
 	if e.Generation > before.Generation || unusable != l.unusable {
 		l.unusable = unusable
-		records = append(records, s.recordHealthLocked(l))
+		entries = append(entries, s.recordHealthLocked(l))
 	}
 	switch off := offReason(e, unusable); {
 	case off == "" && l.off != "":
-		records = append(records, s.turnOnLocked(l)...)
+		entries = append(entries, s.turnOnLocked(l)...)
 	case off != "" && l.off == "":
-		records = append(records, s.turnOffLocked(l, off, "")...)
+		entries = append(entries, s.turnOffLocked(l, off, "")...)
 	default:
 		l.off = off
 	}
 	s.dispatchLocked()
-	return l, records
+	return l, entries
 }
 
 // remove ends an endpoint's lane.
-func (s *lanes) remove(id string) []record {
+func (s *lanes) remove(id string) []outbox.Entry {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	l := s.byID[id]
 	if l == nil {
 		return nil
 	}
-	records := s.turnOffLocked(l, offRemoved, "")
+	entries := s.turnOffLocked(l, offRemoved, "")
 	delete(s.byID, id)
 	s.leaveLocked(l.venue)
 	if len(l.held) > 0 {
 		s.removed[id] = l
 	}
-	return records
+	return entries
 }
 
 // dropOtherVenueLocked ends what waits in a lane for the venue that its endpoint belonged to before.
-func (s *lanes) dropOtherVenueLocked(l *lane) []record {
+func (s *lanes) dropOtherVenueLocked(l *lane) []outbox.Entry {
 	now := s.cfg.now()
-	var records []record
+	var entries []outbox.Entry
 	l.queue = slices.DeleteFunc(l.queue, func(d *outbox.Delivery) bool {
 		if d.Venue == l.endpoint.Venue {
 			return false
 		}
 		s.freeLocked(l, d)
-		records = append(records, recordResult(missed(d, otherVenue, now)))
+		entries = append(entries, missed(d, otherVenue, now))
 		return true
 	})
-	return records
+	return entries
 }

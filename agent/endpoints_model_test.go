@@ -152,14 +152,14 @@ func playEndpoints(t *testing.T, seed uint64, webhook *sink.Webhook, m *metrics)
 	lanes := newLanes(t.Context(), lanesConfig{
 		concurrency: d.Concurrency, endpointConcurrency: d.EndpointConcurrency, disableAfter: d.DisableAfter,
 		retries: d.Retries, queueBytes: int(d.QueueMemory), attempt: p.attempt, leads: func() bool { return true },
-		now: time.Now, recorder: p, metrics: m, log: log,
+		now: time.Now, write: p.take, metrics: m, log: log,
 	})
 	t.Cleanup(func() {
 		lanes.stop(t.Context())
 		lanes.cancelWork()
 	})
 	p.router = &router{
-		subs: newSubscriptions(), lanes: lanes, ledger: p, metrics: m, log: log,
+		subs: newSubscriptions(), lanes: lanes, track: p.track, write: p.take, metrics: m, log: log,
 		target: func(e *outbox.Endpoint) (*sink.Target, error) {
 			target := webhook.Target(e.URL.Reveal(), e.Secret, e.Previous)
 			p.mu.Lock()
@@ -167,7 +167,7 @@ func playEndpoints(t *testing.T, seed uint64, webhook *sink.Webhook, m *metrics)
 			p.targets[target], p.urls[target] = e.ID, e.URL.Reveal()
 			return target, target.Err()
 		},
-		seal: func(*outbox.Endpoint) {},
+		seal: func(*outbox.Endpoint) {}, tune: func(int) {},
 		term: outbox.Term{LSN: 100, LookupUntil: 200},
 	}
 	p.play()
@@ -596,8 +596,8 @@ func (p *endpointsPlay) attempt(_ context.Context, r sink.Request) sink.Result {
 	return sink.Result{Code: 200}
 }
 
-// Track implements tracker.
-func (p *endpointsPlay) Track(_ context.Context, b *outbox.Tracked) error {
+// track stands for Ledger.Track.
+func (p *endpointsPlay) track(_ context.Context, b *outbox.Tracked) error {
 	p.mu.Lock()
 	for _, d := range b.Deliveries {
 		key := modelKey{d.EndpointID, d.EventID}
@@ -619,11 +619,22 @@ func (p *endpointsPlay) Track(_ context.Context, b *outbox.Tracked) error {
 	return p.record(b.Results...)
 }
 
-// Replay implements tracker.
-func (p *endpointsPlay) Replay(_ context.Context, r outbox.Replay) error {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.told = append(p.told, r.ID)
+// take stands for Ledger.Write.
+func (p *endpointsPlay) take(_ context.Context, entries ...outbox.Entry) error {
+	for _, e := range entries {
+		switch e := e.(type) {
+		case *outbox.Result:
+			if err := p.record(e); err != nil {
+				return err
+			}
+		case outbox.Replay:
+			p.mu.Lock()
+			p.told = append(p.told, e.ID)
+			p.mu.Unlock()
+		case outbox.Disabling:
+			p.t.Errorf("%s is disabled by the agent", e.EndpointID)
+		}
+	}
 	return nil
 }
 
@@ -642,23 +653,5 @@ func (p *endpointsPlay) record(results ...*outbox.Result) error {
 	if len(results) > 0 {
 		p.router.lanes.committed(results)
 	}
-	return nil
-}
-
-// Record implements recorder.
-func (p *endpointsPlay) Record(_ context.Context, r *outbox.Result) error { return p.record(r) }
-
-// SetHealth implements recorder.
-func (p *endpointsPlay) SetHealth(context.Context, *outbox.Health) error { return nil }
-
-// MissPending implements recorder.
-func (p *endpointsPlay) MissPending(context.Context, outbox.Missing) error { return nil }
-
-// StopMissing implements recorder.
-func (p *endpointsPlay) StopMissing(context.Context, string, int) error { return nil }
-
-// Disable implements recorder.
-func (p *endpointsPlay) Disable(_ context.Context, d outbox.Disabling) error {
-	p.t.Errorf("%s is disabled by the agent", d.EndpointID)
 	return nil
 }

@@ -154,7 +154,7 @@ func (r *router) expand(take, ctx context.Context) error {
 		return err
 	}
 	tracked.Read, tracked.Piece, tracked.Last = began, hold, last
-	err = r.ledger.Track(ctx, tracked)
+	err = r.track(ctx, tracked)
 	r.backlog.pieceEnded = time.Now()
 	r.backlog.pieceTook = r.backlog.pieceEnded.Sub(began)
 	return err

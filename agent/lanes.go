@@ -22,18 +22,6 @@ const (
 	otherVenue  = "the endpoint belongs to another venue now"
 )
 
-// recorder is what the lanes need of outbox.Ledger.
-type recorder interface {
-	Record(context.Context, *outbox.Result) error
-	SetHealth(context.Context, *outbox.Health) error
-	MissPending(context.Context, outbox.Missing) error
-	StopMissing(ctx context.Context, endpointID string, version int) error
-	Disable(context.Context, outbox.Disabling) error
-}
-
-// record is something to tell the recorder once lanes.mu is free: the recorder may wait for the database.
-type record func(context.Context, recorder) error
-
 // lanesConfig bounds the lanes and connects them with their surroundings.
 type lanesConfig struct {
 	concurrency         int
@@ -46,10 +34,11 @@ type lanesConfig struct {
 	// leads tells whether an attempt may start: this agent is sure that no other has taken over.
 	leads func() bool
 	// now is the database's clock, by which deliveries are due.
-	now      func() time.Time
-	recorder recorder
-	metrics  *metrics
-	log      *slog.Logger
+	now func() time.Time
+	// write is Ledger.Write, which may wait for the database: lanes.mu must be free.
+	write   func(context.Context, ...outbox.Entry) error
+	metrics *metrics
+	log     *slog.Logger
 	// caught is told of a panic, after which the lanes are of no use any more.
 	caught   func(*panics.Error)
 	suspects *suspects
@@ -79,7 +68,7 @@ type lanes struct {
 	turn  int
 	due   dueHeap
 	// late are endpoints with rows that became pending after what was pending was made missed: their results were on
-	// the way to the recorder when the lane was turned off.
+	// the way to the ledger when the lane was turned off.
 	late    map[string]struct{}
 	healths int64 // how many states of counters were handed to the ledger; numbers them
 	offs    int   // how often a lane stopped being sent to; numbers what the ledger is told about that
@@ -151,22 +140,8 @@ func (s *lanes) heldLocked(l *lane, d *outbox.Delivery) bool {
 	})
 }
 
-func recordResult(r *outbox.Result) record {
-	return func(ctx context.Context, to recorder) error { return to.Record(ctx, r) }
-}
-
 func missed(d *outbox.Delivery, reason string, now time.Time) *outbox.Result {
 	return &outbox.Result{Delivery: d, Status: outbox.Missed, Error: reason, Finished: now}
-}
-
-// tell hands records to the recorder. lanes.mu must be free.
-func (s *lanes) tell(ctx context.Context, records []record) error {
-	for _, r := range records {
-		if err := r(ctx, s.cfg.recorder); err != nil {
-			return err
-		}
-	}
-	return nil
 }
 
 // fits tells whether a new delivery may wait in memory. A lane with a backlog in the database sends its new ones
@@ -202,7 +177,7 @@ func (s *lanes) holdLocked(l *lane, bytes int) {
 }
 
 // finish draws the conclusions of an attempt for its delivery and its endpoint.
-func (s *lanes) finish(l *lane, d *outbox.Delivery, result sink.Result) []record {
+func (s *lanes) finish(l *lane, d *outbox.Delivery, result sink.Result) []outbox.Entry {
 	now := s.cfg.now()
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -215,7 +190,7 @@ func (s *lanes) finish(l *lane, d *outbox.Delivery, result sink.Result) []record
 			r.Health = s.healthLocked(l)
 			r.Health.LastSuccess = now
 		}
-		return []record{recordResult(r)}
+		return []outbox.Entry{r}
 	}
 
 	if result.Class == sink.ClassInvalidEventID {
@@ -250,12 +225,12 @@ func (s *lanes) finish(l *lane, d *outbox.Delivery, result sink.Result) []record
 			s.warnLocked(l)
 		}
 	}
-	records := []record{recordResult(r)}
+	entries := []outbox.Entry{r}
 	if r.Disable != "" {
 		s.cfg.metrics.disabled.WithLabelValues(r.Disable).Inc()
 		s.cfg.log.Warn("endpoint disabled", "endpoint", l.id, "venue", l.endpoint.Venue, "reason", r.Disable,
 			"consecutive_failures", l.failures, "failing_since", l.firstFailure, "last_error", result.Error)
-		records = append(records, s.turnOffLocked(l, offDisabled, d.EventID)...)
+		entries = append(entries, s.turnOffLocked(l, offDisabled, d.EventID)...)
 	}
 	wait, again := nextWait(s.cfg.retries, r.Attempt.Number, result.RetryAfter)
 	switch {
@@ -266,16 +241,16 @@ func (s *lanes) finish(l *lane, d *outbox.Delivery, result sink.Result) []record
 	default:
 		r.Status, r.NextAttempt = outbox.Pending, now.Add(wait)
 	}
-	return records
+	return entries
 }
 
 // unsendable ends a delivery that no attempt can make: the producer's doing, which is not counted against the endpoint.
-func (s *lanes) unsendable(d *outbox.Delivery, result sink.Result, now time.Time) []record {
+func (s *lanes) unsendable(d *outbox.Delivery, result sink.Result, now time.Time) []outbox.Entry {
 	s.cfg.log.Warn("an event cannot be sent", "error", result.Error, "venue", d.Venue)
-	return []record{recordResult(&outbox.Result{
+	return []outbox.Entry{&outbox.Result{
 		Delivery: d, Status: outbox.Failed, Finished: now,
 		Attempt: &outbox.Attempt{Number: d.Attempts + 1, At: now, Class: string(result.Class), Error: result.Error},
-	})}
+	}}
 }
 
 // healthLocked returns the lane's failure counter, to be recorded. The numbers are those of all lanes together, so that
@@ -307,23 +282,23 @@ func (s *lanes) warnLocked(l *lane) {
 
 // turnOffLocked stops sending to a lane: what waits becomes missed, in memory at once, in the database in steps. The
 // attempts under way go on; except is one whose result is at hand.
-func (s *lanes) turnOffLocked(l *lane, reason, except string) []record {
+func (s *lanes) turnOffLocked(l *lane, reason, except string) []outbox.Entry {
 	now := s.cfg.now()
 	l.off = reason
-	var records []record
+	var entries []outbox.Entry
 	for _, d := range l.queue {
 		s.freeLocked(l, d)
-		records = append(records, recordResult(missed(d, reason, now)))
+		entries = append(entries, missed(d, reason, now))
 	}
 	l.queue = nil
 	l.full = false
 	s.scheduleLocked(l)
-	return append(records, s.missRowsLocked(l, except))
+	return append(entries, s.missRowsLocked(l, except))
 }
 
 // missRowsLocked makes the pending rows of a lane that is off missed, but for those of attempts under way. An attempt whose
 // result is committed is over, although its worker may not have come to say so.
-func (s *lanes) missRowsLocked(l *lane, except string) record {
+func (s *lanes) missRowsLocked(l *lane, except string) outbox.Entry {
 	keep := slices.DeleteFunc(slices.Collect(maps.Keys(l.inFlight)), func(id string) bool {
 		_, held := l.held[id]
 		return id == except || !held
@@ -331,23 +306,22 @@ func (s *lanes) missRowsLocked(l *lane, except string) record {
 	return s.missPendingLocked(outbox.Missing{EndpointID: l.id, Reason: l.off, Keep: keep, Removed: l.off == offRemoved})
 }
 
-func (s *lanes) missPendingLocked(m outbox.Missing) record {
+func (s *lanes) missPendingLocked(m outbox.Missing) outbox.Entry {
 	s.offs++
 	m.Version = s.offs
-	return func(ctx context.Context, to recorder) error { return to.MissPending(ctx, m) }
+	return m
 }
 
 // stopMissingLocked takes back all missPendingLocked so far for an endpoint.
-func (s *lanes) stopMissingLocked(endpointID string) record {
-	version := s.offs
-	return func(ctx context.Context, to recorder) error { return to.StopMissing(ctx, endpointID, version) }
+func (s *lanes) stopMissingLocked(endpointID string) outbox.Entry {
+	return outbox.StopMissing{EndpointID: endpointID, Version: s.offs}
 }
 
 // turnOnLocked begins to send to a lane again.
-func (s *lanes) turnOnLocked(l *lane) []record {
+func (s *lanes) turnOnLocked(l *lane) []outbox.Entry {
 	l.off = ""
 	s.dueLocked(l, s.cfg.now()) // rows that have not become missed yet
-	return []record{s.stopMissingLocked(l.id)}
+	return []outbox.Entry{s.stopMissingLocked(l.id)}
 }
 
 // committed takes note of what is recorded: it leaves memory, and what is to be attempted again comes back when it is

@@ -67,8 +67,41 @@ func (b *book) signal() {
 	}
 }
 
-// Record implements recorder.
-func (b *book) Record(ctx context.Context, r *outbox.Result) error { return b.enter(ctx, b.writing(r)) }
+// write stands for Ledger.Write.
+func (b *book) write(ctx context.Context, entries ...outbox.Entry) error {
+	var writes []func() *outbox.Result
+	for _, e := range entries {
+		writes = append(writes, b.entering(e))
+	}
+	if len(writes) == 0 {
+		return nil
+	}
+	return b.enter(ctx, writes...)
+}
+
+// entering returns what takes an entry in.
+func (b *book) entering(e outbox.Entry) func() *outbox.Result {
+	if r, isResult := e.(*outbox.Result); isResult {
+		return b.writing(r)
+	}
+	return func() *outbox.Result {
+		switch e := e.(type) {
+		case *outbox.Health:
+			b.healthLocked(e)
+		case outbox.Missing:
+			if e.Version > b.stopped[e.EndpointID] {
+				b.jobs = append(b.jobs, e)
+			}
+		case outbox.StopMissing:
+			b.stopped[e.EndpointID] = e.Version
+			b.jobs = slices.DeleteFunc(b.jobs, func(m outbox.Missing) bool { return m.EndpointID == e.EndpointID && m.Version <= e.Version })
+		case outbox.Disabling:
+			b.disabled = append(b.disabled, e.Reason)
+			b.off[e.EndpointID] = true
+		}
+		return nil
+	}
+}
 
 // writing returns what puts a result into its row.
 func (b *book) writing(r *outbox.Result) func() *outbox.Result {
@@ -95,14 +128,6 @@ func (b *book) writing(r *outbox.Result) func() *outbox.Result {
 		}
 		return r
 	}
-}
-
-// SetHealth implements recorder.
-func (b *book) SetHealth(ctx context.Context, h *outbox.Health) error {
-	return b.enter(ctx, func() *outbox.Result {
-		b.healthLocked(h)
-		return nil
-	})
 }
 
 func (b *book) healthLocked(h *outbox.Health) {
@@ -156,33 +181,6 @@ func (b *book) forget(d *outbox.Delivery) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	delete(b.rows, deliveryKey{d.EndpointID, d.EventID})
-}
-
-// MissPending implements recorder.
-func (b *book) MissPending(ctx context.Context, m outbox.Missing) error {
-	return b.enter(ctx, func() *outbox.Result {
-		if m.Version > b.stopped[m.EndpointID] {
-			b.jobs = append(b.jobs, m)
-		}
-		return nil
-	})
-}
-
-// StopMissing implements recorder.
-func (b *book) Disable(ctx context.Context, d outbox.Disabling) error {
-	return b.enter(ctx, func() *outbox.Result {
-		b.disabled = append(b.disabled, d.Reason)
-		b.off[d.EndpointID] = true
-		return nil
-	})
-}
-
-func (b *book) StopMissing(ctx context.Context, endpointID string, version int) error {
-	return b.enter(ctx, func() *outbox.Result {
-		b.stopped[endpointID] = version
-		b.jobs = slices.DeleteFunc(b.jobs, func(m outbox.Missing) bool { return m.EndpointID == endpointID && m.Version <= version })
-		return nil
-	})
 }
 
 // expect makes rows for new deliveries. They have no status: the database does not have them yet.

@@ -66,7 +66,7 @@ func newLaneTest(t *testing.T, configure func(*lanesConfig)) *laneTest {
 	d := DefaultConfig().Delivery
 	cfg := lanesConfig{
 		concurrency: d.Concurrency, endpointConcurrency: d.EndpointConcurrency, disableAfter: d.DisableAfter, retries: d.Retries,
-		queueBytes: int(d.QueueMemory), attempt: lt.attempt, leads: func() bool { return true }, now: time.Now, recorder: lt.book, metrics: newMetrics("test", (&agent{}).source()),
+		queueBytes: int(d.QueueMemory), attempt: lt.attempt, leads: func() bool { return true }, now: time.Now, write: lt.book.write, metrics: newMetrics("test", (&agent{}).source()),
 		log: slog.New(slog.NewTextHandler(lt.log, nil)),
 	}
 	if configure != nil {
@@ -130,7 +130,7 @@ func (lt *laneTest) crash(rows []outbox.Endpoint) {
 		lt.tellAll(records)
 	}
 	for id := range due {
-		lt.tellAll([]record{lt.orphaned(id)})
+		lt.tellAll([]outbox.Entry{lt.orphaned(id)})
 	}
 	// The stream brings what has no row once more; of an endpoint that is gone nobody wants it.
 	for _, d := range unrecorded {
@@ -167,8 +167,8 @@ func (lt *laneTest) endpointOf(venue, id string, answer func(eventID string, n i
 // changeTo puts an endpoint's new row into the lanes, as the router does.
 func (lt *laneTest) changeTo(e outbox.Endpoint, unusable string) *lane {
 	lt.t.Helper()
-	l, records := lt.change(&e, lt.target(e.ID), unusable)
-	lt.tellAll(records)
+	l, entries := lt.change(&e, lt.target(e.ID), unusable)
+	lt.tellAll(entries)
 	return l
 }
 
@@ -181,10 +181,10 @@ func (lt *laneTest) target(endpointID string) *sink.Target {
 	return target
 }
 
-func (lt *laneTest) tellAll(records []record) {
+func (lt *laneTest) tellAll(entries []outbox.Entry) {
 	lt.t.Helper()
-	if err := lt.tell(lt.t.Context(), records); err != nil {
-		lt.t.Errorf("tell the recorder: %v", err)
+	if err := lt.cfg.write(lt.t.Context(), entries...); err != nil {
+		lt.t.Errorf("write entries: %v", err)
 	}
 }
 

@@ -10,19 +10,24 @@ import (
 	"github.com/quintago/webhook-agent/outbox"
 )
 
-// missingNotes is a recorder that writes down what is to become missed.
+// missingNotes writes down what is to become missed.
 type missingNotes struct {
-	recorder
 	mu    sync.Mutex // guards calls
 	calls []outbox.Missing
 }
 
-// MissPending implements recorder.
-func (n *missingNotes) MissPending(ctx context.Context, m outbox.Missing) error {
-	n.mu.Lock()
-	n.calls = append(n.calls, m)
-	n.mu.Unlock()
-	return n.recorder.MissPending(ctx, m)
+// before has the notes stand before the ledger.
+func (n *missingNotes) before(write func(context.Context, ...outbox.Entry) error) func(context.Context, ...outbox.Entry) error {
+	return func(ctx context.Context, entries ...outbox.Entry) error {
+		n.mu.Lock()
+		for _, e := range entries {
+			if m, isMissing := e.(outbox.Missing); isMissing {
+				n.calls = append(n.calls, m)
+			}
+		}
+		n.mu.Unlock()
+		return write(ctx, entries...)
+	}
 }
 
 // take returns what was written down since the last call.
@@ -39,7 +44,7 @@ func (n *missingNotes) take() []outbox.Missing {
 func TestLanes_TheCounterOfARemovedEndpointIsDeletedAfterItsLastResult(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := &missingNotes{}
-		lt := newLaneTest(t, func(c *lanesConfig) { n.recorder, c.recorder = c.recorder, n })
+		lt := newLaneTest(t, func(c *lanesConfig) { c.write = n.before(c.write) })
 		lt.send(lt.endpoint("ep", always(ok(20*time.Second))), 1, 10)
 		pass(2 * time.Second)
 		lt.tellAll(lt.remove("ep"))
@@ -57,7 +62,7 @@ func TestLanes_TheCounterOfARemovedEndpointIsDeletedAfterItsLastResult(t *testin
 func TestLanes_AnAttemptWhoseResultIsCommittedKeepsNoRowPending(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := &missingNotes{}
-		lt := newLaneTest(t, func(c *lanesConfig) { n.recorder, c.recorder = c.recorder, n })
+		lt := newLaneTest(t, func(c *lanesConfig) { c.write = n.before(c.write) })
 		l := lt.endpoint("ep", always(ok(20*time.Second)))
 		id := lt.send(l, 1, 10)[0]
 		pass(time.Second)

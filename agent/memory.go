@@ -12,6 +12,8 @@ const (
 	gcPercent      = 400
 	memoryBase     = 96 << 20
 	endpointMemory = 3 << 9
+	// tuneStep is how many endpoints more or fewer are not worth a change.
+	tuneStep = 4096
 )
 
 // tuneMemory trades memory for processor time, unless GOGC or GOMEMLIMIT say otherwise.

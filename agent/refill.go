@@ -33,15 +33,15 @@ func (s *lanes) refill(ctx context.Context, due dueFunc) error {
 	defer timer.Stop()
 	failing := false
 	for {
-		if err := s.tell(ctx, s.takeLate()); err != nil {
+		if err := s.cfg.write(ctx, s.takeLate()...); err != nil {
 			return nil
 		}
 		wants, room, wait := s.nextWants(s.cfg.now())
 		if len(wants) > 0 {
 			now := s.cfg.now()
 			refills, err := due(ctx, wants, now, room)
-			records := s.feed(wants, refills, now)
-			if terr := s.tell(ctx, records); terr != nil {
+			entries := s.feed(wants, refills, now)
+			if terr := s.cfg.write(ctx, entries...); terr != nil {
 				return nil
 			}
 			switch {
@@ -70,19 +70,19 @@ func (s *lanes) refill(ctx context.Context, due dueFunc) error {
 }
 
 // takeLate makes missed what has become pending at endpoints that are off or gone.
-func (s *lanes) takeLate() (records []record) {
+func (s *lanes) takeLate() (entries []outbox.Entry) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for id := range s.late {
 		switch l := s.byID[id]; {
 		case l == nil:
-			records = append(records, s.orphanedLocked(id))
+			entries = append(entries, s.orphanedLocked(id))
 		case l.off != "":
-			records = append(records, s.missRowsLocked(l, ""))
+			entries = append(entries, s.missRowsLocked(l, ""))
 		}
 	}
 	clear(s.late)
-	return records
+	return entries
 }
 
 // nextWants takes the lanes that are due, at most refillLanes, and how many bytes there is room for; or how long to
@@ -126,11 +126,11 @@ func (s *lanes) holds(l *lane, eventID string) bool {
 }
 
 // feed puts what was fetched into the lanes. Without refills, after a failure, the lanes are due again at once.
-func (s *lanes) feed(wants []outbox.Want, refills map[string]*outbox.Refill, now time.Time) []record {
+func (s *lanes) feed(wants []outbox.Want, refills map[string]*outbox.Refill, now time.Time) []outbox.Entry {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var (
-		records []record
+		entries []outbox.Entry
 		at      outbox.Subject
 	)
 	defer at.Blame()
@@ -155,13 +155,13 @@ func (s *lanes) feed(wants []outbox.Want, refills map[string]*outbox.Refill, now
 			}
 			if s.cfg.suspects.aside(at) {
 				l.held.add(d.EventID)
-				records = append(records, recordResult(failedAside(d, now)))
+				entries = append(entries, failedAside(d, now))
 				continue
 			}
 			if d.Venue != l.endpoint.Venue {
 				d.Body = nil
 				l.held.add(d.EventID)
-				records = append(records, recordResult(missed(d, otherVenue, now)))
+				entries = append(entries, missed(d, otherVenue, now))
 				continue
 			}
 			if l.full = l.full || !s.hasRoom(l, d); l.full {
@@ -173,8 +173,7 @@ func (s *lanes) feed(wants []outbox.Want, refills map[string]*outbox.Refill, now
 		for _, d := range r.Lost {
 			if _, done := released[d.EventID]; !done {
 				l.held.add(d.EventID)
-				records = append(records, recordResult(&outbox.Result{Delivery: d.Delivery, Status: outbox.Failed, Finished: now,
-					Error: d.Reason}))
+				entries = append(entries, &outbox.Result{Delivery: d.Delivery, Status: outbox.Failed, Finished: now, Error: d.Reason})
 			}
 		}
 		switch {
@@ -188,5 +187,5 @@ func (s *lanes) feed(wants []outbox.Want, refills map[string]*outbox.Refill, now
 		l.backlog = l.left > 0 || !l.due.IsZero() && !l.due.After(s.cfg.now())
 	}
 	s.dispatchLocked()
-	return records
+	return entries
 }

@@ -11,18 +11,13 @@ import (
 	"github.com/quintago/webhook-agent/sink"
 )
 
-// tracker is what the router needs of outbox.Ledger.
-type tracker interface {
-	Track(context.Context, *outbox.Tracked) error
-	Replay(context.Context, outbox.Replay) error
-}
-
 // router takes the batches of the stream in commit order, keeps the subscriptions in step with it, and hands each
 // event to the lanes that want it. It belongs to one goroutine.
 type router struct {
 	subs     *subscriptions
 	lanes    *lanes
-	ledger   tracker
+	track    func(context.Context, *outbox.Tracked) error                                       // Ledger.Track
+	write    func(context.Context, ...outbox.Entry) error                                       // Ledger.Write
 	markLate func(ctx context.Context, events []*outbox.Event) error                            // DB.MarkLate
 	lookup   func(ctx context.Context, eventIDs, endpointIDs []string) (outbox.Recorded, error) // DB.Lookup
 	target   func(*outbox.Endpoint) (*sink.Target, error)                                       // the error is why nothing can be sent there
@@ -34,38 +29,37 @@ type router struct {
 	snapshot outbox.Snapshot // what the state that was loaded contains already
 	backlog  backlog
 	made     int // deliveries of the open transaction so far, but for those in the backlog
+	tune     func(endpoints int)
+	tuned    int // the number of endpoints that tune was told last
 }
 
 // load makes lanes for the endpoints of the state, takes up the open replays, and ends what is pending for endpoints
 // that are gone.
 func (r *router) load(ctx context.Context, state outbox.State) error {
 	r.snapshot = state.Snapshot
+	var entries []outbox.Entry
 	for _, e := range state.Endpoints {
 		due := state.Due[e.ID]
 		delete(state.Due, e.ID)
-		if err := r.loadEndpoint(ctx, e, due); err != nil {
-			return err
-		}
+		entries = append(entries, r.loadEndpoint(e, due)...)
 	}
 	for id := range state.Due {
-		if err := r.lanes.tell(ctx, []record{r.lanes.orphaned(id)}); err != nil {
-			return err
-		}
+		entries = append(entries, r.lanes.orphaned(id))
 	}
-	return r.takeUp(ctx, state.Replays)
+	return r.write(ctx, append(entries, replays(state)...)...)
 }
 
-func (r *router) loadEndpoint(ctx context.Context, e outbox.EndpointState, due time.Time) error {
+func (r *router) loadEndpoint(e outbox.EndpointState, due time.Time) []outbox.Entry {
 	at := outbox.Subject{EndpointID: e.ID}
 	defer at.Blame()
 	if r.passesOver(at) {
 		return nil
 	}
 	sub, unusable := r.examine(&e.Endpoint, nil)
-	l, records := r.lanes.load(e, sub.target, unusable, due)
+	l, entries := r.lanes.load(e, sub.target, unusable, due)
 	sub.lane = l
 	r.subscribe(sub)
-	return r.lanes.tell(ctx, records)
+	return entries
 }
 
 // subscribe has the endpoint match events, unless it is set aside: its lane alone shows it then.
@@ -96,27 +90,22 @@ func (r *router) reload(ctx context.Context, state outbox.State) error {
 		}
 		delete(gone, e.ID)
 	}
+	var entries []outbox.Entry
 	for id := range gone {
-		if err := r.change(ctx, &outbox.EndpointChange{ID: id, Removed: true}); err != nil {
-			return err
-		}
+		entries = append(entries, r.change(&outbox.EndpointChange{ID: id, Removed: true})...)
 	}
 	for _, e := range state.Endpoints {
-		if err := r.change(ctx, &outbox.EndpointChange{ID: e.ID, Endpoint: &e.Endpoint}); err != nil {
-			return err
-		}
+		entries = append(entries, r.change(&outbox.EndpointChange{ID: e.ID, Endpoint: &e.Endpoint})...)
 	}
-	return r.takeUp(ctx, state.Replays)
+	return r.write(ctx, append(entries, replays(state)...)...)
 }
 
-// takeUp has the ledger go on with replays.
-func (r *router) takeUp(ctx context.Context, replays []outbox.Replay) error {
-	for _, replay := range replays {
-		if err := r.ledger.Replay(ctx, replay); err != nil {
-			return err
-		}
+// replays are those that the ledger is to go on with.
+func replays(state outbox.State) (entries []outbox.Entry) {
+	for _, replay := range state.Replays {
+		entries = append(entries, replay)
 	}
-	return nil
+	return entries
 }
 
 // examine makes the subscription of an endpoint, without its lane, and returns why it cannot be sent to, "" when it can.
@@ -129,7 +118,7 @@ func (r *router) examine(e *outbox.Endpoint, before *subscription) (sub *subscri
 		return sub, asideEndpoint
 	}
 	r.seal(e)
-	if before != nil && before.target != nil && sameTarget(before.endpoint, e) {
+	if before != nil && before.target != nil && before.endpoint.SameTarget(e) {
 		sub.target, sub.unfit = before.target, before.unfit // an app may change all endpoints of a venue at once
 	} else {
 		sub.target, sub.unfit = r.target(e)
@@ -145,35 +134,35 @@ func (r *router) examine(e *outbox.Endpoint, before *subscription) (sub *subscri
 	return sub, unusable
 }
 
-// sameTarget reports whether two rows of an endpoint lead to the same place and sign alike.
-func sameTarget(a, b *outbox.Endpoint) bool {
-	return a.URL.Equal(b.URL) && a.Secret.Equal(b.Secret) && a.Previous.Equal(b.Previous) && a.PreviousUntil.Equal(b.PreviousUntil)
-}
-
 // route handles one batch. It waits for the database while take lasts, and for the ledger while ctx does.
 func (r *router) route(take, ctx context.Context, b *outbox.Batch) error {
 	read := time.Now()
 	if b.Idle() {
-		return r.ledger.Track(ctx, &outbox.Tracked{End: b.End, Idle: true, Read: read})
+		return r.track(ctx, &outbox.Tracked{End: b.End, Idle: true, Read: read})
 	}
 	// What the loaded state contains is not applied once more: an old row would undo a newer one, and a counter would
 	// be cleared twice.
 	loaded := r.snapshot.Sees(b.XID)
 	var (
 		subs       []*subscription
-		candidates []candidate // that are matched and not handed over
+		candidates []candidate    // that are matched and not handed over
+		entries    []outbox.Entry // of changes before the candidates, that are not written
 		hold       *outbox.Hold
 		at         = outbox.Subject{Commit: b.Commit}
 	)
 	defer at.Blame()
 	track := func(end outbox.LSN, opens *outbox.Hold) error {
+		if err := r.write(ctx, entries...); err != nil {
+			return err
+		}
+		entries = nil // the ledger keeps the slice
 		tracked, err := r.hand(take, ctx, candidates)
 		if err != nil {
 			return err
 		}
 		candidates = candidates[:0]
 		tracked.End, tracked.Read, tracked.Opens = end, read, opens
-		return r.ledger.Track(ctx, tracked)
+		return r.track(ctx, tracked)
 	}
 	// flush hands over what has been matched so far.
 	flush := func() error {
@@ -218,13 +207,9 @@ func (r *router) route(take, ctx context.Context, b *outbox.Batch) error {
 			if err := flush(); err != nil {
 				return err
 			}
-			if err := r.change(ctx, c.Endpoint); err != nil {
-				return err
-			}
+			entries = append(entries, r.change(c.Endpoint)...)
 		case c.Replay != nil && !loaded:
-			if err := r.ledger.Replay(ctx, outbox.Replay{ID: c.Replay.ID, XID: b.XID}); err != nil {
-				return err
-			}
+			entries = append(entries, outbox.Replay{ID: c.Replay.ID, XID: b.XID})
 		}
 	}
 	if hold != nil {
@@ -233,7 +218,16 @@ func (r *router) route(take, ctx context.Context, b *outbox.Batch) error {
 	if b.End != 0 {
 		r.made = 0
 	}
+	r.retune()
 	return track(b.End, hold)
+}
+
+// retune tells tune when the number of endpoints has changed much: an app may register a hundred thousand in one transaction.
+func (r *router) retune() {
+	if n := len(r.subs.byID); n > r.tuned+r.tuned/4+tuneStep || n < r.tuned/2-tuneStep {
+		r.tuned = n
+		r.tune(n)
+	}
 }
 
 // hand makes deliveries of candidates that have no row yet, and offers them to their lanes.
@@ -357,19 +351,16 @@ func (r *router) insist(take context.Context, ask func() error) error {
 }
 
 // change applies a change of the endpoints.
-func (r *router) change(ctx context.Context, c *outbox.EndpointChange) error {
-	r.backlog.sharedIsCurrent = false
-	if c.Removed || c.AllRemoved {
-		ids := []string{c.ID}
-		if c.AllRemoved {
-			ids = slices.Collect(maps.Keys(r.subs.byID))
+func (r *router) change(c *outbox.EndpointChange) []outbox.Entry {
+	switch {
+	case c.AllRemoved:
+		var entries []outbox.Entry
+		for _, id := range slices.Collect(maps.Keys(r.subs.byID)) {
+			entries = append(entries, r.remove(id)...)
 		}
-		for _, id := range ids {
-			if err := r.remove(ctx, id); err != nil {
-				return err
-			}
-		}
-		return nil
+		return entries
+	case c.Removed:
+		return r.remove(c.ID)
 	}
 	e := c.Endpoint
 	at := outbox.Subject{EndpointID: e.ID}
@@ -380,16 +371,20 @@ func (r *router) change(ctx context.Context, c *outbox.EndpointChange) error {
 	before := r.subs.byID[e.ID]
 	if before != nil {
 		c.Merge(before.endpoint)
+		if e.Same(before.endpoint) {
+			return nil // an app may write to columns that are its own, of all endpoints at once
+		}
 	}
+	r.backlog.sharedIsCurrent = false
 	sub, unusable := r.examine(e, before)
-	l, records := r.lanes.change(e, sub.target, unusable)
+	l, entries := r.lanes.change(e, sub.target, unusable)
 	sub.lane = l
 	r.subscribe(sub)
-	return r.lanes.tell(ctx, records)
+	return entries
 }
 
 // remove takes out an endpoint.
-func (r *router) remove(ctx context.Context, id string) error {
+func (r *router) remove(id string) []outbox.Entry {
 	at := outbox.Subject{EndpointID: id}
 	defer at.Blame()
 	if r.passesOver(at) {
@@ -398,5 +393,6 @@ func (r *router) remove(ctx context.Context, id string) error {
 	if !r.suspects.aside(at) {
 		r.subs.remove(id)
 	}
-	return r.lanes.tell(ctx, r.lanes.remove(id))
+	r.backlog.sharedIsCurrent = false
+	return r.lanes.remove(id)
 }

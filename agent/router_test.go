@@ -17,11 +17,11 @@ import (
 	"github.com/quintago/webhook-agent/testenv"
 )
 
-// notes is a tracker that writes down what it is told, one line for each call.
+// notes writes down what the ledger is told, one line for each call.
 type notes struct{ lines []string }
 
-// Track implements tracker.
-func (n *notes) Track(_ context.Context, b *outbox.Tracked) error {
+// note stands for Ledger.Track.
+func (n *notes) note(_ context.Context, b *outbox.Tracked) error {
 	line := fmt.Sprintf("end %d:", b.End)
 	if b.Idle {
 		line = fmt.Sprintf("idle %d:", b.End)
@@ -42,10 +42,16 @@ func (n *notes) Track(_ context.Context, b *outbox.Tracked) error {
 	return nil
 }
 
-// Replay implements tracker.
-func (n *notes) Replay(_ context.Context, r outbox.Replay) error {
-	n.lines = append(n.lines, "replay "+r.ID)
-	return nil
+// writing returns what stands for Ledger.Write: replays are written down, the rest goes to the lanes' book.
+func (n *notes) writing(book *book) func(context.Context, ...outbox.Entry) error {
+	return func(ctx context.Context, entries ...outbox.Entry) error {
+		for _, e := range entries {
+			if replay, isReplay := e.(outbox.Replay); isReplay {
+				n.lines = append(n.lines, "replay "+replay.ID)
+			}
+		}
+		return book.write(ctx, entries...)
+	}
 }
 
 // routerTest is a router over lanes that are stalled, so that nothing is attempted.
@@ -65,7 +71,7 @@ func newRouterTest(t *testing.T) *routerTest {
 		t.Fatal(err)
 	}
 	return &routerTest{&router{
-		subs: newSubscriptions(), lanes: lt.lanes, ledger: n, metrics: lt.cfg.metrics, log: lt.cfg.log,
+		subs: newSubscriptions(), lanes: lt.lanes, track: n.note, write: n.writing(lt.book), metrics: lt.cfg.metrics, log: lt.cfg.log,
 		lookup: func(context.Context, []string, []string) (outbox.Recorded, error) {
 			return nil, errors.New("unexpected lookup")
 		},
@@ -73,7 +79,7 @@ func newRouterTest(t *testing.T) *routerTest {
 			target := webhook.Target(e.URL.Reveal(), secret.New("key"), secret.Text{})
 			return target, target.Err()
 		},
-		seal: func(*outbox.Endpoint) {},
+		seal: func(*outbox.Endpoint) {}, tune: func(int) {},
 		term: outbox.Term{LSN: 100, LookupUntil: 200},
 	}, n, lt, t}
 }
@@ -309,5 +315,28 @@ func TestRouter_SkipsDeliveriesThatHaveARowAndNotThoseOfAnotherEvent(t *testing.
 		b := transaction(event("e1"), event("e2"))
 		b.Commit = 150
 		rt.want(rt.take(b), "end 310: e1>a e2>a e2>b")
+	})
+}
+
+// An app may register a hundred thousand endpoints in one transaction; with the memory limit of before, the garbage collector
+// would take most of the processor.
+func TestRouter_TellsOfEndpointsThatBecomeMany(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		rt := newRouterTest(t)
+		var told []int
+		rt.tune = func(endpoints int) { told = append(told, endpoints) }
+		rt.loadState(state(manyRows(100)...))
+		rows := manyRows(20_000)
+		for i := 0; i < len(rows); i += 1000 {
+			b := transaction()
+			for _, e := range rows[i : i+1000] {
+				b.Changes = append(b.Changes, changed(e))
+			}
+			rt.take(b)
+		}
+		rt.take(transaction(truncated))
+		if len(told) < 2 || len(told) > 5 || told[len(told)-1] != 0 || told[len(told)-2] < 14_000 {
+			t.Errorf("told of %v endpoints while there were up to 20,000 and then none", told)
+		}
 	})
 }

@@ -308,7 +308,8 @@ func (s *session) takeOver(take, alive context.Context) (*router, outbox.State, 
 	if err != nil {
 		return nil, outbox.State{}, err
 	}
-	s.tune(s.cfg.Delivery.QueueMemory, len(state.Endpoints))
+	tune := func(endpoints int) { s.tune(s.cfg.Delivery.QueueMemory, endpoints) }
+	tune(len(state.Endpoints))
 	s.ledger = outbox.NewLedger(outbox.LedgerConfig{
 		Config: s.outboxConfig(), Term: s.term, Log: s.log, Clock: s.db.Clock(),
 		Confirm:    s.tailer.Confirm,
@@ -322,12 +323,13 @@ func (s *session) takeOver(take, alive context.Context) (*router, outbox.State, 
 	s.lanes = newLanes(alive, lanesConfig{
 		concurrency: d.Concurrency, endpointConcurrency: d.EndpointConcurrency, disableAfter: d.DisableAfter,
 		retries: d.Retries, queueBytes: int(d.QueueMemory),
-		attempt: s.attempt, leads: s.leads, now: s.db.Clock().Now, recorder: s.ledger, metrics: s.metrics, log: s.log,
+		attempt: s.attempt, leads: s.leads, now: s.db.Clock().Now, write: s.ledger.Write, metrics: s.metrics, log: s.log,
 		caught: s.caught, suspects: &s.suspects,
 	})
 	return &router{
-		subs: newSubscriptions(), lanes: s.lanes, ledger: s.ledger, lookup: s.db.Lookup, markLate: s.db.MarkLate,
+		subs: newSubscriptions(), lanes: s.lanes, track: s.ledger.Track, write: s.ledger.Write, lookup: s.db.Lookup, markLate: s.db.MarkLate,
 		target: s.target, seal: s.sealLater, metrics: s.metrics, log: s.log, term: s.term, suspects: &s.suspects,
+		tune: tune, tuned: len(state.Endpoints),
 	}, state, nil
 }
 

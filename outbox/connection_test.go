@@ -130,7 +130,7 @@ func TestConnections_HeedNoSettingOfRoleAndDatabase(t *testing.T) {
 			r := failedAttempt(d, 1)
 			r.Attempt.Response = "世界 €"
 			r.NextAttempt = time.Now()
-			must(t, b.Record(t.Context(), r))
+			must(t, b.Write(t.Context(), r))
 			b.hasCommitted(t, 1)
 			refills, err := db.Due(t.Context(), []Want{wantAll("ep_1", 10)}, time.Now().Add(time.Second), 1<<20)
 			must(t, err)

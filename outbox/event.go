@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"time"
 	"unicode/utf8"
 
@@ -167,6 +168,18 @@ func (e *Endpoint) Since() time.Time {
 		return e.Created
 	}
 	return e.Subscribed
+}
+
+// Same reports whether two rows of an endpoint do not differ in anything that is read of them.
+func (e *Endpoint) Same(other *Endpoint) bool {
+	return e.ID == other.ID && e.Venue == other.Venue && slices.Equal(e.Events, other.Events) && e.SameTarget(other) &&
+		e.Disabled == other.Disabled && e.DisabledReason == other.DisabledReason && e.Generation == other.Generation &&
+		e.Created.Equal(other.Created) && e.Subscribed.Equal(other.Subscribed)
+}
+
+// SameTarget reports whether two rows of an endpoint lead to the same place and sign alike.
+func (e *Endpoint) SameTarget(other *Endpoint) bool {
+	return e.URL.Equal(other.URL) && e.Secret.Equal(other.Secret) && e.Previous.Equal(other.Previous) && e.PreviousUntil.Equal(other.PreviousUntil)
 }
 
 // Reasons why an endpoint is disabled (endpoints.disabled_reason).

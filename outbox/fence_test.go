@@ -55,7 +55,7 @@ func TestLedger_TouchesTheCheckpointOfItsOwnSlotOnly(t *testing.T) {
 	env.Exec(t, `insert into webhooks.checkpoint (slot, lsn, epoch, sequence, holder, system_identifier, timeline, database)
 	    select 'another', lsn, epoch, sequence, holder, system_identifier, timeline, database from webhooks.checkpoint`)
 	b := keepBook(t, db.cfg, term, nil)
-	must(t, b.Record(t.Context(), success(b.track(t, 100, "evt_1")[0])))
+	must(t, b.Write(t.Context(), success(b.track(t, 100, "evt_1")[0])))
 	b.close(t)
 	got := testenv.QueryOne[string](t, env, `select string_agg(lsn || ' ' || (slot = 'another'), ', ' order by slot = 'another') from webhooks.checkpoint`)
 	if want := "0/64 false, 0/0 true"; got != want {

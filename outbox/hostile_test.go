@@ -109,7 +109,7 @@ func TestLedger_SetsAsideWhatPostgreSQLRefuses(t *testing.T) {
 			r = failedAttempt(d, 1)
 			r.Attempt.Error = "the text"
 		}
-		must(t, b.Record(t.Context(), r))
+		must(t, b.Write(t.Context(), r))
 	}
 	b.hasCommitted(t, len(ids))
 	got := testenv.QueryAll[string](t, env, `select event_id || ' ' || status from webhooks.deliveries order by 1`)
@@ -131,7 +131,7 @@ func TestLedger_KeepsEverythingWhilePostgreSQLRefusesEveryRow(t *testing.T) {
 	env.Exec(t, `alter table webhooks.deliveries add constraint none check (status is null) not valid`)
 	b := keepBook(t, db.cfg, newTerm(t, db), nil)
 	d := b.track(t, 1000, "evt_1")[0]
-	must(t, b.Record(t.Context(), success(d)))
+	must(t, b.Write(t.Context(), success(d)))
 	testenv.Eventually(t, patience, func() error {
 		if !strings.Contains(b.Stats().Failing, "none") {
 			return errDecode

@@ -133,7 +133,7 @@ func TestLedger_AnEventTakesTheRowOfAnotherWithItsIDThatHasEnded(t *testing.T) {
 	env.Exec(t, `insert into webhooks.deliveries (event_id, endpoint_id, venue, type, status, attempts, last_code, last_error, created, finished)
 	    values ('evt_1', 'ep_1', 'venue_b', 'other', 'failed', 1, 500, 'status 500', `+oneTime+`, now())`)
 	d := b.track(t, 1000, "evt_1")[0]
-	must(t, b.Record(t.Context(), success(d)))
+	must(t, b.Write(t.Context(), success(d)))
 	b.hasCommitted(t, 1)
 	got := testenv.QueryOne[string](t, env, `select concat_ws(' ', venue, type, status, last_code, last_error, created = $1) from webhooks.deliveries`, d.Created)
 	if want := "venue_a lead.created succeeded 200 t"; got != want {
@@ -159,9 +159,9 @@ func TestLedger_TellsOfAnEventWhoseIDIsPendingForAnother(t *testing.T) {
 	pend(t, env, "evt_1", "ep_1", "venue_b", "other")
 	pend(t, env, "evt_2", "ep_1", "venue_b", "other")
 	ds := b.track(t, 1000, "evt_1", "evt_2", "evt_3")
-	must(t, b.Record(t.Context(), success(ds[0])))
-	must(t, b.Record(t.Context(), IDTaken(ds[1], time.Now())))
-	must(t, b.Record(t.Context(), success(ds[2])))
+	must(t, b.Write(t.Context(), success(ds[0])))
+	must(t, b.Write(t.Context(), IDTaken(ds[1], time.Now())))
+	must(t, b.Write(t.Context(), success(ds[2])))
 	b.hasCommitted(t, 3)
 	rows := testenv.QueryAll[string](t, env, `select concat_ws(' ', event_id, venue, type, status) from webhooks.deliveries order by 1`)
 	if want := []string{"evt_1 venue_b other pending", "evt_2 venue_b other pending", "evt_3 venue_a lead.created succeeded"}; !slices.Equal(rows, want) {

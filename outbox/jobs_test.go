@@ -53,7 +53,7 @@ func TestMissPending_EndsAllButWhatIsUnderWay(t *testing.T) {
 	env.Exec(t, `insert into webhooks.replays (id, endpoint_id, state, total, done, requeued) values ('rpl_1', 'ep_1', 'running', 10, 1, true)`)
 	env.Exec(t, `update webhooks.deliveries set replay_id = 'rpl_1' where event_id <= 'evt_00009' and endpoint_id = 'ep_1'`)
 	b := keepBook(t, db.cfg, newTerm(t, db), nil)
-	must(t, b.MissPending(t.Context(), Missing{EndpointID: "ep_1", Reason: "the endpoint was removed", Keep: []string{"evt_00020", "evt_00021"}, Removed: true, Version: 1}))
+	must(t, b.Write(t.Context(), Missing{EndpointID: "ep_1", Reason: "the endpoint was removed", Keep: []string{"evt_00020", "evt_00021"}, Removed: true, Version: 1}))
 	testenv.Eventually(t, patience, func() error {
 		if got, want := countByStatus(t, env), fmt.Sprintf("missed:%d pending:3", 2*jobStep+1); got != want {
 			return fmt.Errorf("%s, want %s", got, want)
@@ -77,14 +77,14 @@ func TestStopMissing_EndsVersionsUpToItsOwn(t *testing.T) {
 	db, env := openDB(t)
 	addLog(t, env, "ep_1", Pending, 5)
 	b := keepBook(t, db.cfg, newTerm(t, db), nil)
-	must(t, b.StopMissing(t.Context(), "ep_1", 2))
-	must(t, b.MissPending(t.Context(), Missing{EndpointID: "ep_1", Reason: "overtaken", Version: 2}))
-	must(t, b.Record(t.Context(), success(b.track(t, 100, "evt_1")[0])))
+	must(t, b.Write(t.Context(), StopMissing{EndpointID: "ep_1", Version: 2}))
+	must(t, b.Write(t.Context(), Missing{EndpointID: "ep_1", Reason: "overtaken", Version: 2}))
+	must(t, b.Write(t.Context(), success(b.track(t, 100, "evt_1")[0])))
 	b.hasCommitted(t, 1)
 	if got, want := countByStatus(t, env), "pending:5 succeeded:1"; got != want {
 		t.Fatalf("%s, want %s: an ended version was carried out", got, want)
 	}
-	must(t, b.MissPending(t.Context(), Missing{EndpointID: "ep_1", Reason: "later", Version: 3}))
+	must(t, b.Write(t.Context(), Missing{EndpointID: "ep_1", Reason: "later", Version: 3}))
 	testenv.Eventually(t, patience, func() error {
 		if got, want := countByStatus(t, env), "missed:5 succeeded:1"; got != want {
 			return fmt.Errorf("%s, want %s", got, want)
@@ -119,9 +119,9 @@ func TestReplay_RequeuesWhatItNames(t *testing.T) {
 			addDelivery(t, env, "evt_00001", "ep_2", "v", "t", Missed, 1)
 			env.Exec(t, `insert into webhooks.replays (`+test.columns+`, id) values (`+test.values+`, 'rpl_1')`)
 			b := keepBook(t, db.cfg, newTerm(t, db), nil)
-			must(t, b.Replay(t.Context(), Replay{ID: "rpl_1"}))
+			must(t, b.Write(t.Context(), Replay{ID: "rpl_1"}))
 			awaitRequeued(t, env, "rpl_1")
-			must(t, b.Replay(t.Context(), Replay{ID: "rpl_1"})) // once more changes nothing
+			must(t, b.Write(t.Context(), Replay{ID: "rpl_1"})) // once more changes nothing
 			b.close(t)
 			got := testenv.QueryAll[string](t, env, `select event_id from webhooks.deliveries where endpoint_id = 'ep_1' and status = 'pending' and attempts = 0
 			    and replay_id = 'rpl_1' and next_attempt_at <= now() and finished is null order by event_id`)
@@ -167,12 +167,12 @@ func TestReplay_ResumesFromItsCursorAndCountsExactly(t *testing.T) {
 			d := newDelivery(fmt.Sprintf("evt_%05d", i), "ep_1")
 			d.Created = time.Date(2026, 1, 1, 0, 0, i-i%10, 0, time.UTC) // as addLog has it
 			d.recorded, d.ReplayID = true, "rpl_1"
-			must(t, b.Record(t.Context(), &Result{Delivery: d, Status: status, Finished: time.Now(), Code: 200}))
+			must(t, b.Write(t.Context(), &Result{Delivery: d, Status: status, Finished: time.Now(), Code: 200}))
 		}
 	}
 	finish(1, 7, Failed)
 	b.hasCommitted(t, 7)
-	must(t, b.Replay(t.Context(), Replay{ID: "rpl_1"}))
+	must(t, b.Write(t.Context(), Replay{ID: "rpl_1"}))
 	awaitRequeued(t, env, "rpl_1")
 	state := func() string {
 		return testenv.QueryOne[string](t, env, `select concat_ws(' ', state, total, done, finished is not null) from webhooks.replays`)
@@ -205,7 +205,7 @@ func TestReplay_RefusesDisabledAndUnknownEndpoints(t *testing.T) {
 	env.Exec(t, `insert into webhooks.replays (id, endpoint_id) values ('rpl_2', 'ep_x')`)
 	b := keepBook(t, db.cfg, newTerm(t, db), nil)
 	for _, id := range []string{"rpl_1", "rpl_2", "rpl_deleted"} {
-		must(t, b.Replay(t.Context(), Replay{ID: id}))
+		must(t, b.Write(t.Context(), Replay{ID: id}))
 	}
 	awaitRequeued(t, env, "rpl_1")
 	awaitRequeued(t, env, "rpl_2")
@@ -244,8 +244,8 @@ func TestMissPending_EndsManyEndpointsByFewTransactions(t *testing.T) {
 	b := keepBook(t, db.cfg, newTerm(t, db), nil)
 	for i := range 20_000 {
 		id := fmt.Sprint("ep_", i+1)
-		must(t, b.SetHealth(t.Context(), &Health{EndpointID: id, Generation: 1, Version: int64(i + 1), Failures: 1}))
-		must(t, b.MissPending(t.Context(), Missing{EndpointID: id, Removed: true, Version: i + 1}))
+		must(t, b.Write(t.Context(), &Health{EndpointID: id, Generation: 1, Version: int64(i + 1), Failures: 1}))
+		must(t, b.Write(t.Context(), Missing{EndpointID: id, Removed: true, Version: i + 1}))
 	}
 	before := testenv.QueryOne[int](t, env, `select sequence from webhooks.checkpoint`)
 	testenv.Eventually(t, patience, func() error {
@@ -269,15 +269,15 @@ func TestMissPending_EndsManyEndpointsByFewTransactions(t *testing.T) {
 func TestStops_ForgetWhatIsOver(t *testing.T) {
 	var s stops
 	now := time.Unix(1_000_000, 0)
-	s.add("ep_1", 7, now)
+	s.add(StopMissing{EndpointID: "ep_1", Version: 7}, now)
 	if s.version("ep_1") != 7 || s.version("ep_2") != 0 {
 		t.Error("a stop is not remembered")
 	}
-	s.add("ep_2", 8, now.Add(stopKept+1))
+	s.add(StopMissing{EndpointID: "ep_2", Version: 8}, now.Add(stopKept+1))
 	if s.version("ep_1") != 7 {
 		t.Error("a stop is forgotten too soon")
 	}
-	s.add("ep_3", 9, now.Add(2*stopKept+2))
+	s.add(StopMissing{EndpointID: "ep_3", Version: 9}, now.Add(2*stopKept+2))
 	if s.version("ep_1") != 0 || len(s.recent)+len(s.before) != 2 {
 		t.Error("a stop is never forgotten")
 	}
@@ -319,13 +319,13 @@ func TestStopMissing_LeavesNoCounterOfARemovedEndpointToItsSuccessor(t *testing.
 	    ('ep_1', 1, 60, 'no URL'), ('ep_2', 1, 60, null), ('ep_3', 1, 60, null)`)
 	l, g := NewLedger(LedgerConfig{Config: db.cfg, Log: testLog(t)}), newGroup()
 	for i, id := range []string{"ep_1", "ep_2"} {
-		l.take(g, op{health: &Health{EndpointID: id, Generation: 1, Version: int64(1 + i), Failures: 61}})
-		l.take(g, op{miss: &Missing{EndpointID: id, Removed: true, Version: 1 + i}})
-		l.take(g, op{stop: &Missing{EndpointID: id, Version: 2}})
+		l.take(g, []Entry{&Health{EndpointID: id, Generation: 1, Version: int64(1 + i), Failures: 61}})
+		l.take(g, []Entry{Missing{EndpointID: id, Removed: true, Version: 1 + i}})
+		l.take(g, []Entry{StopMissing{EndpointID: id, Version: 2}})
 	}
-	l.take(g, op{health: &Health{EndpointID: "ep_2", Generation: 1, Version: 3, Unusable: "no secret"}})
-	l.take(g, op{miss: &Missing{EndpointID: "ep_3", Version: 3}}) // disabled, and enabled again
-	l.take(g, op{stop: &Missing{EndpointID: "ep_3", Version: 3}})
+	l.take(g, []Entry{&Health{EndpointID: "ep_2", Generation: 1, Version: 3, Unusable: "no secret"}})
+	l.take(g, []Entry{Missing{EndpointID: "ep_3", Version: 3}}) // disabled, and enabled again
+	l.take(g, []Entry{StopMissing{EndpointID: "ep_3", Version: 3}})
 	tx := begin(t, env)
 	must(t, g.write(t.Context(), tx))
 	must(t, tx.Commit(t.Context()))

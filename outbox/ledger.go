@@ -70,7 +70,7 @@ type Ledger struct {
 	cfg LedgerConfig
 	// Sent by the methods, received by Run.
 	batches chan *Tracked // has room for all that waiting admits
-	ops     chan op
+	entries chan []Entry
 	closed  chan struct{}       // closed by Close
 	waiting *semaphore.Weighted // of batchQueue, for what is in batches
 
@@ -119,19 +119,10 @@ type resting struct {
 	until time.Time
 }
 
-// op is one thing to take in. Exactly one field is set.
-type op struct {
-	result *Result
-	health *Health
-	job    job
-	miss   *Missing
-	stop   *Missing // ends what miss began for its endpoint, up to its version
-}
-
 // NewLedger makes a Ledger for one term. It starts nothing.
 func NewLedger(cfg LedgerConfig) *Ledger {
 	l := &Ledger{cfg: cfg, sequence: cfg.Term.Sequence, stored: cfg.Term.LSN,
-		batches: make(chan *Tracked, batchQueue), ops: make(chan op, resultQueue), closed: make(chan struct{}),
+		batches: make(chan *Tracked, batchQueue), entries: make(chan []Entry, resultQueue), closed: make(chan struct{}),
 		waiting:  semaphore.NewWeighted(batchQueue),
 		versions: map[string]int64{}}
 	l.missing = &missJob{waiting: map[string]Missing{}, finished: func(endpointID string) { delete(l.versions, endpointID) }}
@@ -152,54 +143,6 @@ func (l *Ledger) Track(ctx context.Context, b *Tracked) error {
 
 // weight is what a batch takes of batchQueue: a large one takes all of it.
 func (b *Tracked) weight() int64 { return int64(min(1+len(b.Deliveries), batchQueue)) }
-
-// Record takes in a result.
-func (l *Ledger) Record(ctx context.Context, r *Result) error { return l.send(ctx, op{result: r}) }
-
-// SetHealth records an endpoint's counter outside an attempt: after it was enabled again, or found unusable.
-func (l *Ledger) SetHealth(ctx context.Context, h *Health) error { return l.send(ctx, op{health: h}) }
-
-// Missing tells why an endpoint's pending deliveries become missed.
-type Missing struct {
-	EndpointID string
-	Reason     string
-	// Keep are events whose attempts are under way: their results will tell.
-	Keep []string
-	// Removed tells that the endpoint is gone, and its health with it.
-	Removed bool
-	// Version counts up with each call of MissPending, whatever the endpoint. The calls of MissPending and
-	// StopMissing may overtake each other.
-	Version int
-}
-
-// MissPending turns an endpoint's pending rows into missed ones, in steps.
-func (l *Ledger) MissPending(ctx context.Context, m Missing) error {
-	return l.send(ctx, op{miss: &m})
-}
-
-// StopMissing ends MissPending, for versions up to this one, because the endpoint can be sent to again.
-func (l *Ledger) StopMissing(ctx context.Context, endpointID string, version int) error {
-	return l.send(ctx, op{stop: &Missing{EndpointID: endpointID, Version: version}})
-}
-
-// Disable disables an endpoint outside a result.
-func (l *Ledger) Disable(ctx context.Context, d Disabling) error {
-	return l.send(ctx, op{job: &disableJob{Disabling: d}})
-}
-
-// Replay carries out a replay, in steps. It may be called again for one that is under way.
-func (l *Ledger) Replay(ctx context.Context, r Replay) error {
-	return l.send(ctx, op{job: &replayJob{Replay: r}})
-}
-
-func (l *Ledger) send(ctx context.Context, o op) error {
-	select {
-	case l.ops <- o:
-		return nil
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	}
-}
 
 // Close tells Run to commit what it has and to return. Nothing may be sent after it.
 func (l *Ledger) Close() { close(l.closed) }
@@ -234,8 +177,8 @@ func (l *Ledger) Run(ctx context.Context) error {
 		if len(l.jobs) == 0 {
 			wake.Reset(l.wait(time.Now()))
 			select {
-			case o := <-l.ops:
-				l.take(g, o)
+			case e := <-l.entries:
+				l.take(g, e)
 			case b := <-l.batches:
 				l.track(g, b)
 			case <-wake.C:
@@ -276,8 +219,8 @@ func (l *Ledger) Run(ctx context.Context) error {
 func (l *Ledger) gather(ctx context.Context, g *group) (full bool) {
 	for len(g.results) < groupRows {
 		select {
-		case o := <-l.ops:
-			l.take(g, o)
+		case e := <-l.entries:
+			l.take(g, e)
 			continue
 		default:
 		}
@@ -293,8 +236,8 @@ func (l *Ledger) gather(ctx context.Context, g *group) (full bool) {
 		}
 		l.pause.Reset(rest)
 		select {
-		case o := <-l.ops:
-			l.take(g, o)
+		case e := <-l.entries:
+			l.take(g, e)
 		case b := <-l.batches:
 			l.track(g, b)
 		case <-l.pause.C:
@@ -314,26 +257,6 @@ func (l *Ledger) track(g *group, b *Tracked) {
 	for _, r := range b.Results {
 		g.add(r)
 		l.mark.recorded(r.Delivery)
-	}
-}
-
-func (l *Ledger) take(g *group, o op) {
-	switch {
-	case o.result != nil:
-		g.add(o.result)
-		l.mark.recorded(o.result.Delivery)
-		l.takeHealth(g, o.result.Health)
-	case o.health != nil:
-		l.takeHealth(g, o.health)
-	case o.job != nil:
-		l.jobs = append(l.jobs, o.job)
-	case o.miss != nil:
-		l.miss(*o.miss)
-	case o.stop != nil:
-		if l.missing.stop(o.stop.EndpointID, o.stop.Version) {
-			g.forgetHealth(o.stop.EndpointID) // the endpoint that has its id now begins with no failures
-		}
-		l.stopped.add(o.stop.EndpointID, o.stop.Version, time.Now())
 	}
 }
 
@@ -489,21 +412,21 @@ func (l *Ledger) miss(m Missing) {
 	l.missing.add(m)
 }
 
-// stopKept is how long a StopMissing is remembered at least. It overtakes a MissPending by the time that a goroutine takes
-// from deciding on it to sending it, while the ledger receives.
+// stopKept is how long a StopMissing is remembered at least. It overtakes a Missing by the time that a goroutine takes
+// from deciding on it to writing it, while the ledger receives.
 const stopKept = time.Minute
 
-// stops remembers the latest calls of StopMissing: up to which version MissPending is over, by endpoint.
+// stops remembers the latest StopMissing: up to which version Missing is over, by endpoint.
 type stops struct {
 	recent, before map[string]int
 	since          time.Time // when recent was begun
 }
 
-func (s *stops) add(endpointID string, version int, now time.Time) {
+func (s *stops) add(stop StopMissing, now time.Time) {
 	if now.Sub(s.since) > stopKept {
 		s.recent, s.before, s.since = map[string]int{}, s.recent, now
 	}
-	s.recent[endpointID] = version
+	s.recent[stop.EndpointID] = stop.Version
 }
 
 func (s *stops) version(endpointID string) int {

@@ -14,7 +14,7 @@ func TestLedger_OfAFormerTermWritesNothing(t *testing.T) {
 	db, env := openDB(t)
 	former := newTerm(t, db)
 	b := keepBook(t, db.cfg, former, nil)
-	must(t, b.Record(t.Context(), success(b.track(t, 100, "before")[0])))
+	must(t, b.Write(t.Context(), success(b.track(t, 100, "before")[0])))
 	b.hasCommitted(t, 1)
 	must(t, db.CheckEpoch(t.Context(), former))
 	latter := newTerm(t, db)
@@ -23,13 +23,13 @@ func TestLedger_OfAFormerTermWritesNothing(t *testing.T) {
 	if latter.Epoch != former.Epoch+1 || latter.LSN != 100 {
 		t.Errorf("the term after %+v is %+v", former, latter)
 	}
-	must(t, b.Record(t.Context(), success(b.track(t, 200, "after")[0])))
+	must(t, b.Write(t.Context(), success(b.track(t, 200, "after")[0])))
 	wantError(t, b.wait(t), ErrFenced)
 	if row, stored := rowOf(t, env, "after"), storedLSN(t, env); row != "" || stored != 100 || b.confirmed != 100 {
 		t.Errorf("recorded %q, checkpoint %s, confirmed %s", row, stored, b.confirmed)
 	}
 	next := keepBook(t, db.cfg, latter, nil)
-	must(t, next.Record(t.Context(), success(next.track(t, 200, "after")[0])))
+	must(t, next.Write(t.Context(), success(next.track(t, 200, "after")[0])))
 	next.close(t)
 	if stored := storedLSN(t, env); stored != 200 {
 		t.Errorf("the checkpoint of the new term is %s", stored)
@@ -42,7 +42,7 @@ func TestLedger_IsFencedByALostCheckpoint(t *testing.T) {
 	term := newTerm(t, db)
 	b := keepBook(t, db.cfg, term, nil)
 	env.Exec(t, `delete from webhooks.checkpoint`)
-	must(t, b.Record(t.Context(), success(b.track(t, 100, "evt_1")[0])))
+	must(t, b.Write(t.Context(), success(b.track(t, 100, "evt_1")[0])))
 	wantError(t, b.wait(t), ErrFenced)
 	wantError(t, db.CheckEpoch(t.Context(), term), ErrFenced)
 }
@@ -63,7 +63,7 @@ func TestLedger_CountsACommitWhoseAnswerWasLostOnce(t *testing.T) {
 				r := failedAttempt(d, 1)
 				r.Status, r.NextAttempt = Failed, time.Time{}
 				r.Health = &Health{EndpointID: "ep_1", Generation: 1, Version: int64(i + 1), Failures: i + 1}
-				must(t, b.Record(t.Context(), r))
+				must(t, b.Write(t.Context(), r))
 				b.hasCommitted(t, i+1)
 			}
 			b.close(t)
@@ -94,7 +94,7 @@ func TestLedger_CountsAStepOfAJobWhoseAnswerWasLostOnce(t *testing.T) {
 			addReplay(t, env, "rpl_1", `{missed}`)
 			p.BreakCommit(fault)
 			b := keepBook(t, db.cfg, newTerm(t, db), nil)
-			must(t, b.Replay(t.Context(), Replay{ID: "rpl_1"}))
+			must(t, b.Write(t.Context(), Replay{ID: "rpl_1"}))
 			awaitRequeued(t, env, "rpl_1")
 			b.close(t)
 			got := testenv.QueryOne[string](t, env, `select concat_ws(' ', state, total, done, (select count(*) from webhooks.deliveries where status = 'pending'))
@@ -111,7 +111,7 @@ func TestLedger_KeepsWhatItHasWhileTheDatabaseIsAway(t *testing.T) {
 	db, env := openDB(t)
 	p := behindProxy(t, db, env)
 	b := keepBook(t, db.cfg, newTerm(t, db), nil)
-	must(t, b.Record(t.Context(), success(b.track(t, 100, "before")[0])))
+	must(t, b.Write(t.Context(), success(b.track(t, 100, "before")[0])))
 	b.hasCommitted(t, 1)
 	p.SetFault(testenv.Refuse)
 	var ids []string
@@ -119,7 +119,7 @@ func TestLedger_KeepsWhatItHasWhileTheDatabaseIsAway(t *testing.T) {
 		ids = append(ids, fmt.Sprintf("evt_%d", i))
 	}
 	for _, d := range b.track(t, 219, ids...) {
-		must(t, b.Record(t.Context(), success(d)))
+		must(t, b.Write(t.Context(), success(d)))
 	}
 	testenv.Eventually(t, patience, func() error {
 		if stalls := b.stalled(); !slices.Equal(stalls, []bool{true}) || b.Stats().Failing == "" {
@@ -148,7 +148,7 @@ func TestLedger_EndsWithItsContextWhileTheDatabaseIsAway(t *testing.T) {
 	term := newTerm(t, db)
 	p.SetFault(testenv.Refuse)
 	b := keepBook(t, db.cfg, term, nil) // the test's clean-up cancels and waits
-	must(t, b.Record(t.Context(), success(b.track(t, 100, "evt_1")[0])))
+	must(t, b.Write(t.Context(), success(b.track(t, 100, "evt_1")[0])))
 	testenv.Eventually(t, patience, func() error {
 		if b.Stats().Failing == "" {
 			return fmt.Errorf("not failing yet")

@@ -79,12 +79,12 @@ func TestLedger_ConfirmsOnlyWhatIsCommitted(t *testing.T) {
 		open = append(open, batch.Deliveries...)
 		for len(open) > random.IntN(20) {
 			i := random.IntN(len(open))
-			must(t, b.Record(t.Context(), success(open[i])))
+			must(t, b.Write(t.Context(), success(open[i])))
 			open = slices.Delete(open, i, i+1)
 		}
 	}
 	for _, d := range open {
-		must(t, b.Record(t.Context(), success(d)))
+		must(t, b.Write(t.Context(), success(d)))
 	}
 	b.close(t)
 	last := LSN(0)
@@ -104,7 +104,7 @@ func TestLedger_AFirstSuccessCostsOneInsertedRowAndNoUpdate(t *testing.T) {
 	db, env := openDB(t)
 	b := keepBook(t, db.cfg, newTerm(t, db), nil)
 	d := b.track(t, 100, "evt_1")[0]
-	must(t, b.Record(t.Context(), success(d)))
+	must(t, b.Write(t.Context(), success(d)))
 	b.close(t)
 	// The first version of the first row of the table.
 	if place := testenv.QueryOne[string](t, env, `select ctid::text || xmax::text from webhooks.deliveries`); place != "(0,1)0" {
@@ -128,12 +128,12 @@ func TestLedger_RecordsEachFailedAttemptAndItsCounter(t *testing.T) {
 	d := b.track(t, 100, "evt_1")[0]
 	r := failedAttempt(d, 1)
 	r.Health = &Health{EndpointID: "ep_1", Generation: 1, Version: 1, Failures: 1, FirstFailure: r.Finished, LastFailure: r.Finished, LastError: "status 500"}
-	must(t, b.Record(t.Context(), r))
+	must(t, b.Write(t.Context(), r))
 	d.Attempts = 1
 	last := failedAttempt(d, 2)
 	last.Status, last.NextAttempt, last.Error = Failed, time.Time{}, ""
 	last.Health = &Health{EndpointID: "ep_1", Generation: 1, Version: 2, Failures: 2, FirstFailure: r.Finished, LastFailure: last.Finished, LastError: "status 500"}
-	must(t, b.Record(t.Context(), last))
+	must(t, b.Write(t.Context(), last))
 	b.close(t)
 	if got, want := rowOf(t, env, "evt_1"), "failed 2 500 http_status status 500 t"; got != want {
 		t.Errorf("recorded %q, want %q", got, want)
@@ -160,7 +160,7 @@ func TestLedger_DisablesTheGenerationThatFailed(t *testing.T) {
 		must(t, b.Track(t.Context(), &Tracked{End: LSN(100 + i), Read: time.Now(), Deliveries: []*Delivery{d}}))
 		r := failedAttempt(d, 1)
 		r.Disable, r.Health = ReasonFailures, &Health{EndpointID: d.EndpointID, Generation: 1, Version: 1, Failures: 100}
-		must(t, b.Record(t.Context(), r))
+		must(t, b.Write(t.Context(), r))
 	}
 	b.close(t)
 	disabled := testenv.QueryAll[string](t, env, `select id || ' ' || disabled_reason from webhooks.endpoints where disabled_at is not null`)
@@ -176,7 +176,7 @@ func TestLedger_ParksWhatIsNotRecordedInTime(t *testing.T) {
 	started := time.Now()
 	slow := b.track(t, 100, "slow")[0]
 	quick := b.track(t, 200, "quick")[0]
-	must(t, b.Record(t.Context(), success(quick)))
+	must(t, b.Write(t.Context(), success(quick)))
 	b.hasCommitted(t, 1)
 	if stored := storedLSN(t, env); stored != 0 {
 		t.Fatalf("the checkpoint is %s while a delivery before it has no row", stored)
@@ -194,7 +194,7 @@ func TestLedger_ParksWhatIsNotRecordedInTime(t *testing.T) {
 	if stored := storedLSN(t, env); stored != 200 {
 		t.Errorf("the checkpoint is %s after parking", stored)
 	}
-	must(t, b.Record(t.Context(), success(slow)))
+	must(t, b.Write(t.Context(), success(slow)))
 	b.close(t)
 	if got, want := rowOf(t, env, "slow"), "succeeded 1 200 t"; got != want {
 		t.Errorf("recorded %q, want %q", got, want)
@@ -213,12 +213,12 @@ func TestLedger_TakesTheLatestOfSeveralResultsInOneGroup(t *testing.T) {
 	must(t, err)
 	b := keepBook(t, db.cfg, term, nil)
 	first := b.track(t, 100, "first")[0]
-	must(t, b.Record(t.Context(), success(first))) // its commit waits for the lock, and what comes now is gathered
+	must(t, b.Write(t.Context(), success(first))) // its commit waits for the lock, and what comes now is gathered
 	d := newDelivery("evt_1", "ep_1")
 	must(t, b.Track(t.Context(), &Tracked{End: 200, Read: time.Now().Add(-ParkAfter), Deliveries: []*Delivery{d}}))
-	must(t, b.Record(t.Context(), failedAttempt(d, 1)))
+	must(t, b.Write(t.Context(), failedAttempt(d, 1)))
 	d.Attempts = 1
-	must(t, b.Record(t.Context(), success(d)))
+	must(t, b.Write(t.Context(), success(d)))
 	must(t, hold.Rollback(t.Context()))
 	b.close(t)
 	if got, want := rowOf(t, env, "evt_1"), "succeeded 2 200 t"; got != want {
@@ -240,8 +240,8 @@ func TestLedger_KeepsTheLatestHealthWhateverTheOrder(t *testing.T) {
 		{Version: 2, Failures: 2, FirstFailure: failed, LastFailure: failed, LastError: "second"},
 	} {
 		h.EndpointID, h.Generation = "ep_1", 1
-		must(t, b.SetHealth(t.Context(), &h))
-		must(t, b.SetHealth(t.Context(), &Health{EndpointID: "ep_2", Generation: 1, Version: h.Version, Unusable: "no URL"}))
+		must(t, b.Write(t.Context(), &h))
+		must(t, b.Write(t.Context(), &Health{EndpointID: "ep_2", Generation: 1, Version: h.Version, Unusable: "no URL"}))
 	}
 	b.close(t)
 	got := testenv.QueryAll[string](t, env, `select concat_ws(' ', endpoint_id, consecutive_failures, first_failure_at is null,
@@ -259,7 +259,7 @@ func TestLedger_IsNotBlockedByWhatACustomersServerSaid(t *testing.T) {
 	for i, text := range []string{"fine", "nul \x00", "not UTF-8 \xff"} {
 		r := failedAttempt(deliveries[i], 1)
 		r.Attempt.Response, r.Attempt.Error = text, text
-		must(t, b.Record(t.Context(), r))
+		must(t, b.Write(t.Context(), r))
 	}
 	b.close(t)
 	if n := testenv.QueryOne[int64](t, env, `select count(*) from webhooks.attempts where code = 500`); n != 3 {
@@ -297,7 +297,7 @@ func TestLedger_RecordsAFirstResultWhoseRowIsThereAlready(t *testing.T) {
 	addDelivery(t, env, "evt_1", "ep_1", "venue_a", "lead.created", Pending, 0)
 	env.Exec(t, `update webhooks.deliveries set created = $1`, deliveries[0].Created)
 	for _, d := range deliveries {
-		must(t, b.Record(t.Context(), success(d)))
+		must(t, b.Write(t.Context(), success(d)))
 	}
 	b.hasCommitted(t, 2)
 	for _, d := range deliveries {
@@ -320,7 +320,7 @@ func TestLedger_GathersWhatComesInQuickSuccession(t *testing.T) {
 	defer next.Stop()
 	for _, d := range b.track(t, 100, ids...) {
 		<-next.C
-		must(t, b.Record(t.Context(), success(d)))
+		must(t, b.Write(t.Context(), success(d)))
 	}
 	b.close(t)
 	most := int64(time.Since(began)/groupInterval) + 2 // the first at once, and the last one when it is closed

@@ -182,7 +182,7 @@ type jobResult struct {
 
 // await has the Ledger do a job and waits for it.
 func (l *Ledger) await(ctx context.Context, j job, done <-chan jobResult) (int64, error) {
-	if err := l.send(ctx, op{job: j}); err != nil {
+	if err := l.Write(ctx, jobEntry{j}); err != nil {
 		return 0, err
 	}
 	select {

@@ -271,7 +271,7 @@ func TestReconcile_AwaitsWhatTheStreamHasBroughtBeforeTheHorizon(t *testing.T) {
 		t.Fatalf("did not wait for a delivery without a row: %v", err)
 	case <-time.After(2 * recordedInterval):
 	}
-	must(t, c.Record(t.Context(), success(deliveries[0])))
+	must(t, c.Write(t.Context(), success(deliveries[0])))
 	must(t, <-waiting)
 	if got := recordedKeys(t, env); !slices.Equal(got, []string{"evt_1/ep_1 succeeded"}) {
 		t.Errorf("recorded %q", got)

@@ -86,7 +86,7 @@ func recoverBeside(b *testing.B, db *DB, want int) (recorded []time.Duration) {
 		default:
 		}
 		sent := time.Now()
-		if err := book.Record(b.Context(), success(newDelivery(fmt.Sprintf("new_%d", n), "ep_2"))); err != nil {
+		if err := book.Write(b.Context(), success(newDelivery(fmt.Sprintf("new_%d", n), "ep_2"))); err != nil {
 			b.Fatal(err)
 		}
 		<-committed
