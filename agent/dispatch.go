@@ -19,10 +19,10 @@ const venueShare = 4
 // thousands. All fields are guarded by lanes.mu, except name.
 type venue struct {
 	name   string
-	lanes  int        // of endpoints that exist
-	bytes  int        // of the deliveries in its lanes
-	ready  [2][]*lane // those that can start an attempt, by class, in turn
-	listed [2]bool    // by class, whether it stands in lanes.ready
+	lanes  int              // of endpoints that exist
+	bytes  int              // of the deliveries in its lanes
+	ready  [classes][]*lane // those that can start an attempt, in turn
+	listed [classes]bool    // whether it stands in lanes.ready
 }
 
 // joinLocked has a lane belong to the venue of its endpoint.
@@ -52,12 +52,24 @@ func (s *lanes) leaveLocked(v *venue) {
 	}
 }
 
-// class is the lane's place in lanes.ready.
-func (l *lane) class() int {
-	if l.proven {
-		return 0
+// class is a place in lanes.ready. The classes take turns.
+type class int
+
+const (
+	quick   class = iota // lanes that are proven
+	fresh                // the others whose deliveries came by the stream
+	again                // the others that a refill has brought deliveries: a hundred thousand may be due when an agent starts
+	classes = 3
+)
+
+func (l *lane) class() class {
+	switch {
+	case l.proven:
+		return quick
+	case l.refilled:
+		return again
 	}
-	return 1
+	return fresh
 }
 
 // listLocked puts a lane that can start an attempt among the ready ones of its venue, and the venue among the ready ones.
@@ -72,7 +84,7 @@ func (s *lanes) listLocked(l *lane) {
 	s.listVenueLocked(v, class)
 }
 
-func (s *lanes) listVenueLocked(v *venue, class int) {
+func (s *lanes) listVenueLocked(v *venue, class class) {
 	if !v.listed[class] && len(v.ready[class]) > 0 {
 		v.listed[class] = true
 		s.ready[class] = append(s.ready[class], v)
@@ -81,7 +93,7 @@ func (s *lanes) listVenueLocked(v *venue, class int) {
 
 // takeReadyLocked takes the lane whose turn it is out of the lists of a class, nil when there is none. Lists may have
 // lanes that cannot start any more, or belong elsewhere now.
-func (s *lanes) takeReadyLocked(class int) *lane {
+func (s *lanes) takeReadyLocked(class class) *lane {
 	for len(s.ready[class]) > 0 {
 		v := pop(&s.ready[class])
 		v.listed[class] = false
@@ -132,9 +144,10 @@ func (s *lanes) nextLocked() *job {
 	if s.stopped || s.stalled || s.inFlight >= s.cfg.concurrency || !s.cfg.leads() {
 		return nil
 	}
-	s.turn = 1 - s.turn
-	for _, class := range [2]int{s.turn, 1 - s.turn} {
-		if class == 1 && s.unproven >= max(1, s.cfg.concurrency*3/4) {
+	s.turn = (s.turn + 1) % classes
+	for i := range class(classes) {
+		class := (s.turn + i) % classes
+		if class != quick && s.unproven >= max(1, s.cfg.concurrency*3/4) {
 			continue
 		}
 		l := s.takeReadyLocked(class)
@@ -142,6 +155,9 @@ func (s *lanes) nextLocked() *job {
 			continue
 		}
 		d := pop(&l.queue)
+		if len(l.queue) == 0 {
+			l.refilled = false
+		}
 		l.inFlight.add(d.EventID)
 		s.inFlight++
 		if !l.proven {

@@ -39,7 +39,9 @@ type lane struct {
 	window int
 	// proven tells that the last attempt was quick. All other lanes together may use only a part of the global limit.
 	proven bool
-	listed [2]bool // by class, whether it stands among the ready ones of a venue
+	listed [classes]bool // whether it stands among the ready ones of a venue
+	// refilled reports that a refill has brought some of queue.
+	refilled bool
 
 	// failures is the number of consecutive failed attempts, firstFailure when the first of them ended.
 	failures     int

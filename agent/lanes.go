@@ -62,10 +62,10 @@ type lanes struct {
 	unproven int               // those of lanes that are not proven
 	bytes    int               // of the deliveries in all lanes
 	venues   map[string]*venue // by name
-	// ready are the venues that can start an attempt, those with proven lanes first, each list in turn; turn says which
+	// ready are the venues that can start an attempt, by the class of their lanes, each list in turn; turn says which
 	// list is asked first.
-	ready [2][]*venue
-	turn  int
+	ready [classes][]*venue
+	turn  class
 	due   dueHeap
 	// late are endpoints with rows that became pending after what was pending was made missed: their results were on
 	// the way to the ledger when the lane was turned off.

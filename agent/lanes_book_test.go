@@ -19,6 +19,7 @@ type bookRow struct {
 	next      time.Time
 	reason    string
 	bodyBytes int
+	venue     string
 }
 
 // trackedAt are deliveries with the time when the book learned of them.
@@ -153,7 +154,7 @@ func (b *book) crash() (unrecorded []*outbox.Delivery, due map[string]time.Time)
 	for key, row := range b.rows {
 		switch row.status {
 		case "":
-			unrecorded = append(unrecorded, &outbox.Delivery{EventID: key.eventID, EndpointID: key.endpointID, Body: make([]byte, row.bodyBytes)})
+			unrecorded = append(unrecorded, &outbox.Delivery{EventID: key.eventID, EndpointID: key.endpointID, Venue: row.venue, Body: make([]byte, row.bodyBytes)})
 		case outbox.Pending:
 			if at, known := due[key.endpointID]; !known || row.next.Before(at) {
 				due[key.endpointID] = row.next
@@ -188,7 +189,7 @@ func (b *book) expect(deliveries []*outbox.Delivery, bodyBytes int) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for _, d := range deliveries {
-		b.rows[deliveryKey{d.EndpointID, d.EventID}] = &bookRow{bodyBytes: bodyBytes}
+		b.rows[deliveryKey{d.EndpointID, d.EventID}] = &bookRow{bodyBytes: bodyBytes, venue: d.Venue}
 	}
 }
 
@@ -310,7 +311,7 @@ func (b *book) due(ctx context.Context, wants []outbox.Want, now time.Time, maxB
 			switch {
 			case key.endpointID != w.EndpointID || row.status != outbox.Pending:
 			case !row.next.After(now):
-				rows = append(rows, &outbox.Delivery{EventID: key.eventID, EndpointID: key.endpointID, Attempts: row.attempts, Created: row.next})
+				rows = append(rows, &outbox.Delivery{EventID: key.eventID, EndpointID: key.endpointID, Venue: row.venue, Attempts: row.attempts, Created: row.next})
 			case r.Next.IsZero() || row.next.Before(r.Next):
 				r.Next = row.next
 			}

@@ -74,7 +74,7 @@ func TestLanes_NoVenueWaitsForALargerOne(t *testing.T) {
 		lt.send(small, 1, 10)
 		pass(time.Second)
 		for i := range 2000 {
-			lt.send(lt.endpointOf("large", fmt.Sprint("large", i), always(ok(20*time.Millisecond))), 5, 10)
+			lt.send(lt.endpointOf("large", fmt.Sprint("large", i), always(ok(20*time.Millisecond))), 8, 10)
 		}
 		if held := lt.venues["large"].bytes; held < 1<<20*3/4 {
 			t.Errorf("the large venue holds %d bytes, which does not fill its share", held)
@@ -88,8 +88,39 @@ func TestLanes_NoVenueWaitsForALargerOne(t *testing.T) {
 				}
 			}
 		}
-		if lt.book.count("large1999", outbox.Succeeded) == 5 {
+		if lt.book.count("large1999", outbox.Succeeded) == 8 {
 			t.Error("the large venue was done before it could be in the way")
+		}
+		pass(time.Hour)
+		lt.quiet()
+	})
+}
+
+// TestLanes_NewEventsDoNotWaitForWhatWasDueBefore has one delivery due to each of very many venues when an agent starts, none of which
+// has been tried, and new events of another venue meanwhile.
+func TestLanes_NewEventsDoNotWaitForWhatWasDueBefore(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		lt := newLaneTest(t, func(c *lanesConfig) { c.concurrency = 16 })
+		var rows []outbox.Endpoint
+		lt.stall(true)
+		for i := range 3000 {
+			id := fmt.Sprint("due", i)
+			l := lt.endpointOf(id, id, always(ok(100*time.Millisecond)))
+			lt.send(l, 1, 10)
+			rows = append(rows, *l.endpoint)
+		}
+		pass(2 * time.Second) // they are parked
+		lt.crash(rows)
+		small := lt.endpointOf("small", "small", always(ok(10*time.Millisecond)))
+		pass(50 * time.Millisecond)
+		now := time.Since(lt.began)
+		event := lt.send(small, 1, 10)[0]
+		pass(time.Second)
+		if times := lt.seen("small").times[event]; len(times) != 1 || times[0]-now > 200*time.Millisecond {
+			t.Errorf("an event that was sent at %v is attempted at %v", now, times)
+		}
+		if n := lt.book.count("due2999", outbox.Succeeded); n != 0 {
+			t.Error("all that was due was delivered before it could be in the way")
 		}
 		pass(time.Hour)
 		lt.quiet()

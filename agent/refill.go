@@ -168,6 +168,7 @@ func (s *lanes) feed(wants []outbox.Want, refills map[string]*outbox.Refill, now
 				r.More = true
 				continue
 			}
+			l.refilled = true
 			s.pushLocked(l, d)
 		}
 		for _, d := range r.Lost {

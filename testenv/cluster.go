@@ -141,6 +141,9 @@ func (c *Cluster) Binaries() Binaries { return c.binaries }
 // Folder returns the folder of the cluster: data, the unix socket, the file log. It goes with the cluster.
 func (c *Cluster) Folder() string { return c.folder.path }
 
+// Addr returns where the server listens, "host:port".
+func (c *Cluster) Addr() string { return fmt.Sprintf("127.0.0.1:%d", c.port) }
+
 // URL returns the connection URL of a superuser, by TCP. It holds a password.
 func (c *Cluster) URL(database string) string { return c.RoleURL(superuser, database) }
 
@@ -149,7 +152,7 @@ func (c *Cluster) RoleURL(role, database string) string {
 	u := url.URL{
 		Scheme: "postgres",
 		User:   url.UserPassword(role, c.password),
-		Host:   fmt.Sprintf("127.0.0.1:%d", c.port),
+		Host:   c.Addr(),
 		Path:   database,
 		// The server speaks no TLS. A client that asks first connects twice, and to start a backend is most of what a short
 		// test costs.

@@ -109,7 +109,7 @@ func (c *Cluster) copyStrategy() string {
 }
 
 // Addr returns where the server listens, "host:port".
-func (db *DB) Addr() string { return fmt.Sprintf("127.0.0.1:%d", db.cluster.port) }
+func (db *DB) Addr() string { return db.cluster.Addr() }
 
 // identifier makes of a test's name one that needs no quotes in SQL and leaves room for suffixes within the 63 bytes of a name.
 func identifier(testName string) string {

@@ -62,9 +62,10 @@ type Proxy struct {
 	links   map[*link]struct{}
 	closed  bool
 	turns   int
-	commit  CommitFault // of the next commit
-	broken  int         // commits
-	text    string      // what before waits for, "" when there is none
+	delay   time.Duration // of each answer
+	commit  CommitFault   // of the next commit
+	broken  int           // commits
+	text    string        // what before waits for, "" when there is none
 	before  func()
 }
 
@@ -170,14 +171,26 @@ func (p *Proxy) Turns() int {
 	return p.turns
 }
 
-// turn counts where the direction of a link changes to d.
-func (p *Proxy) turn(l *link, d direction) {
+// SetDelay has each answer, the first that comes after the client has sent something, come so much later: it is as if the server were
+// far away.
+func (p *Proxy) SetDelay(delay time.Duration) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if d == up && !l.asking {
+	p.delay = delay
+}
+
+// turn counts where the direction of a link changes to d, and returns how long to wait then.
+func (p *Proxy) turn(l *link, d direction) (wait time.Duration) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	switch {
+	case d == up && !l.asking:
 		p.turns++
+	case d == down && l.asking:
+		wait = p.delay
 	}
 	l.asking = d == up
+	return wait
 }
 
 // Cut closes all open connections in good order: both ends read what has passed so far, and then the end (FIN).
@@ -470,7 +483,12 @@ func (l *link) pass(d direction, to *net.TCPConn, data []byte) bool {
 			}
 		}
 	}
-	l.proxy.turn(l, d)
+	if wait := l.proxy.turn(l, d); wait > 0 {
+		select {
+		case <-time.After(wait):
+		case <-l.over:
+		}
+	}
 	if _, err := to.Write(data); err != nil {
 		if d == up && l.halfClosed.Load() {
 			return true // closed while it was written

@@ -22,7 +22,7 @@ type bareTask struct {
 
 // runBare streams the outbox by a temporary slot and POSTs each event to one endpoint at once, until ctx ends. It records nothing, confirms what it has read, and gives up at the first error.
 func runBare(ctx context.Context, task bareTask) (result struct{}, err error) {
-	conn, err := pgconn.Connect(ctx, task.URL+"?replication=database")
+	conn, err := pgconn.Connect(ctx, task.URL+"&replication=database")
 	if err != nil {
 		return result, err
 	}

@@ -22,6 +22,7 @@ const (
 	slow   = "/slow/"   // after slowAnswer
 	late   = "/late/"   // after lateAnswer
 	silent = "/silent/" // never
+	bulk   = "/bulk/"   // at once; arrivals are not kept
 
 	slowAnswer = 20 * time.Millisecond
 	lateAnswer = 10 * time.Second
@@ -112,7 +113,7 @@ func (c *customers) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if _, err := io.Copy(io.Discard, r.Body); err != nil {
 		return
 	}
-	if c.keep.Load() && !strings.HasPrefix(r.URL.Path, silent) && !strings.HasPrefix(r.URL.Path, late) {
+	if c.keep.Load() && (strings.HasPrefix(r.URL.Path, sound) || strings.HasPrefix(r.URL.Path, slow)) {
 		a := arrival{r.Header.Get("Webhook-Id"), time.Now()}
 		c.mu.Lock()
 		c.arrivals = append(c.arrivals, a)

@@ -108,16 +108,8 @@ func (b *bench) newDatabase(ctx context.Context, options agentOptions) (_ *datab
 		return nil, err
 	}
 	d.admin = fmt.Sprintf("127.0.0.1:%d", port)
-	var text strings.Builder
-	values := struct {
-		URL, Slot, Admin string
-		agentOptions
-	}{b.cluster.RoleURL(testenv.AgentRole, d.name), d.slot(), d.admin, options}
-	if err := configTemplate.Execute(&text, values); err != nil {
+	if err := d.configure(b.cluster.RoleURL(testenv.AgentRole, d.name)); err != nil {
 		return nil, err
-	}
-	if err := os.WriteFile(d.file("toml"), []byte(text.String()), 0o600); err != nil {
-		return nil, fmt.Errorf("configure the agent: %w", err)
 	}
 	if err := b.customers.writeCA(d.file("ca")); err != nil {
 		return nil, fmt.Errorf("configure the agent: %w", err)
@@ -127,6 +119,22 @@ func (b *bench) newDatabase(ctx context.Context, options agentOptions) (_ *datab
 	}
 	d.conn, err = pgx.Connect(ctx, b.cluster.URL(d.name))
 	return d, err
+}
+
+// configure writes the agent's configuration, with the URL of the database.
+func (d *database) configure(url string) error {
+	var text strings.Builder
+	values := struct {
+		URL, Slot, Admin string
+		agentOptions
+	}{url, d.slot(), d.admin, d.options}
+	if err := configTemplate.Execute(&text, values); err != nil {
+		return err
+	}
+	if err := os.WriteFile(d.file("toml"), []byte(text.String()), 0o600); err != nil {
+		return fmt.Errorf("configure the agent: %w", err)
+	}
+	return nil
 }
 
 func (d *database) slot() string { return d.name + "_slot" }
@@ -166,7 +174,18 @@ func (d *database) endpoint(ctx context.Context, id, venue, url string) error {
 func venue(number int) string { return fmt.Sprintf("venue_%06d", number) }
 
 // start starts the agent and returns when it leads and has compared what there was with the log.
-func (d *database) start(ctx context.Context) (err error) {
+func (d *database) start(ctx context.Context) error {
+	if err := d.launch(ctx, readyTimeout); err != nil {
+		return err
+	}
+	return d.await(ctx, readyTimeout, "the agent has recovered", func() (bool, error) {
+		m, err := d.metrics(ctx)
+		return m["webhook_agent_recovering"] == 0, err
+	})
+}
+
+// launch starts the agent and returns when it leads, which may take as long as limit.
+func (d *database) launch(ctx context.Context, limit time.Duration) (err error) {
 	log, err := os.OpenFile(d.file("log"), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
 	if err != nil {
 		return fmt.Errorf("start the agent: %w", err)
@@ -178,12 +197,9 @@ func (d *database) start(ctx context.Context) (err error) {
 	if d.agent, err = testenv.StartProcess(cmd); err != nil {
 		return fmt.Errorf("start the agent: %w", err)
 	}
-	return d.await(ctx, readyTimeout, "the agent leads and has recovered", func() (bool, error) {
-		if body, err := d.get(ctx, "/readyz"); err != nil || body != "leading\n" {
-			return false, nil
-		}
-		m, err := d.metrics(ctx)
-		return m["webhook_agent_recovering"] == 0, err
+	return d.await(ctx, limit, "the agent leads", func() (bool, error) {
+		body, err := d.get(ctx, "/readyz")
+		return err == nil && body == "leading\n", nil
 	})
 }
 
