@@ -164,6 +164,49 @@ func (p *process) kill(t *testing.T) {
 	<-p.Ended()
 }
 
+// killing is when a process was killed. On a machine that is busy it may live on for a while after the signal.
+type killing struct{ signal, end time.Time }
+
+func (p *process) killTimed(t *testing.T) killing {
+	t.Helper()
+	signal := time.Now()
+	p.kill(t)
+	return killing{signal, time.Now()}
+}
+
+// wantEachOnce fails the test unless so many deliveries have arrived, with one body each, and only those again that had arrived within the last
+// second before the agent was killed. It returns how many came again.
+func wantEachOnce(t *testing.T, received []testenv.Received, deliveries int, kills []killing) (duplicates int) {
+	t.Helper()
+	type key struct{ path, id string }
+	first := map[key]testenv.Received{}
+	for _, got := range received {
+		if got.SignatureErr != nil {
+			t.Fatalf("event %s: %v", got.ID, got.SignatureErr)
+		}
+		k := key{got.Path, got.ID}
+		before, again := first[k]
+		if !again {
+			first[k] = got
+			continue
+		}
+		duplicates++
+		if !bytes.Equal(before.Body, got.Body) {
+			t.Errorf("the duplicate of %s has other bytes", got.ID)
+		}
+		nearKill := slices.ContainsFunc(kills, func(k killing) bool {
+			return before.At.After(k.signal.Add(-1500*time.Millisecond)) && before.At.Before(k.end.Add(100*time.Millisecond))
+		})
+		if !nearKill {
+			t.Errorf("%s to %s came again although it arrived at %s, not within the last second before a kill: %v", got.ID, got.Path, before.At, kills)
+		}
+	}
+	if len(first) != deliveries {
+		t.Errorf("%d deliveries arrived, want %d", len(first), deliveries)
+	}
+	return duplicates
+}
+
 func TestP1P3_KillNineLosesNothingAndRepeatsOnlyTheLastSecond(t *testing.T) {
 	t.Parallel()
 	env := testenv.NewDB(t)
@@ -191,14 +234,11 @@ func TestP1P3_KillNineLosesNothingAndRepeatsOnlyTheLastSecond(t *testing.T) {
 		}
 		inserting <- nil
 	}()
-	type window struct{ signal, end time.Time } // on a machine that is busy a process may live on for a while after the signal
-	var kills []window
+	var kills []killing
 	for kill := range 5 {
 		// Killed while requests are under way, each time a little later in the agent's life.
 		r.Wait(t, r.Count()+100*(kill+1), patience)
-		signal := time.Now()
-		p.kill(t)
-		kills = append(kills, window{signal, time.Now()})
+		kills = append(kills, p.killTimed(t))
 		p = startBinary(t, env)
 	}
 	cancel()
@@ -213,34 +253,36 @@ func TestP1P3_KillNineLosesNothingAndRepeatsOnlyTheLastSecond(t *testing.T) {
 		return nil
 	})
 
-	type key struct{ path, id string }
-	first := map[key]testenv.Received{}
-	duplicates := 0
-	for _, got := range r.Received() {
-		if got.SignatureErr != nil {
-			t.Fatalf("event %s: %v", got.ID, got.SignatureErr)
-		}
-		k := key{got.Path, got.ID}
-		before, again := first[k]
-		if !again {
-			first[k] = got
-			continue
-		}
-		duplicates++
-		if !bytes.Equal(before.Body, got.Body) {
-			t.Errorf("the duplicate of %s has other bytes", got.ID)
-		}
-		nearKill := slices.ContainsFunc(kills, func(k window) bool {
-			return before.At.After(k.signal.Add(-1500*time.Millisecond)) && before.At.Before(k.end.Add(100*time.Millisecond))
-		})
-		if !nearKill {
-			t.Errorf("%s to %s came again although it arrived at %s, not within the last second before a kill: %v", got.ID, got.Path, before.At, kills)
-		}
-	}
-	if len(first) != 2*events {
-		t.Errorf("%d deliveries arrived, want %d", len(first), 2*events)
-	}
+	duplicates := wantEachOnce(t, r.Received(), 2*events, kills)
 	t.Logf("%d events, %d kills, %d duplicates", events, len(kills), duplicates)
 
+	p.terminate(t)
+}
+
+// The position stands before a transaction until all that it fans out to is recorded, so whoever leads next gets all of it again.
+func TestP1P3_KillNineInTheMiddleOfALargeFanoutLosesNothing(t *testing.T) {
+	t.Parallel()
+	const endpoints, events = 120, 100
+	env := testenv.NewDB(t)
+	r := testenv.StartReceiver(t, testSecret)
+	env.Exec(t, `insert into webhooks.endpoints (venue, url, events, secret) select 'venue_1', $1 || n, '{*}', $2 from generate_series(1, $3::int) n`,
+		r.URL+"/", testSecret, endpoints)
+	other := addEndpoint(t, env, "venue_2", r.URL+"/other", "*")
+	p := startBinary(t, env)
+	env.Exec(t, `insert into webhooks.outbox (type, venue, data) select 'lead.imported', 'venue_1', to_json(n) from generate_series(1, $1::int) n`, events)
+	waitStatus(t, env, addEvent(t, env, "venue_2", "lead.created", `"beside it"`), other, "succeeded")
+	var kills []killing
+	for range 3 {
+		r.Wait(t, r.Count()+endpoints*events/6, patience)
+		kills = append(kills, p.killTimed(t))
+		p = startBinary(t, env)
+	}
+	testenv.Eventually(t, patience, func() error {
+		if n := testenv.QueryOne[int](t, env, `select count(*) from webhooks.deliveries where status = 'succeeded'`); n != endpoints*events+1 {
+			return fmt.Errorf("%d deliveries succeeded, want %d; log:\n%s", n, endpoints*events+1, p.stderr)
+		}
+		return nil
+	})
+	t.Logf("%d duplicates", wantEachOnce(t, r.Received(), endpoints*events+1, kills))
 	p.terminate(t)
 }

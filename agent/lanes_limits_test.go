@@ -76,7 +76,10 @@ func TestLanes_NoVenueWaitsForALargerOne(t *testing.T) {
 		for i := range 2000 {
 			lt.send(lt.endpointOf("large", fmt.Sprint("large", i), always(ok(20*time.Millisecond))), 8, 10)
 		}
-		if held := lt.venues["large"].bytes; held < 1<<20*3/4 {
+		lt.lanes.mu.Lock()
+		held := lt.venues["large"].bytes
+		lt.lanes.mu.Unlock()
+		if held < 1<<20*3/4 {
 			t.Errorf("the large venue holds %d bytes, which does not fill its share", held)
 		}
 		for range 100 {

@@ -260,7 +260,7 @@ func TestLanes_DisableAnUnusableEndpointWhoseAttemptsUnderWayFail(t *testing.T) 
 	})
 }
 
-// TestLanes_MissAResultThatIsOvertakenByTheDisabling holds a retry back in the recorder while the endpoint is disabled:
+// TestLanes_MissAResultThatIsOvertakenByTheDisabling holds a retry back on the way to the ledger while the endpoint is disabled:
 // its row must not stay pending.
 func TestLanes_MissAResultThatIsOvertakenByTheDisabling(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -273,7 +273,7 @@ func TestLanes_MissAResultThatIsOvertakenByTheDisabling(t *testing.T) {
 		event := lt.send(l, 1, 10)[0]
 		delay.Store(int64(time.Second))
 		lt.stall(false)
-		pass(time.Second / 2) // the attempt has failed, its result waits for the recorder
+		pass(time.Second / 2) // the attempt has failed, its result waits for the ledger
 		delay.Store(0)
 		lt.changeTo(outbox.Endpoint{ID: "ep", Generation: 1, Disabled: true}, "")
 		pass(time.Minute)

@@ -151,7 +151,7 @@ func (r *router) route(take, ctx context.Context, b *outbox.Batch) error {
 		at         = outbox.Subject{Commit: b.Commit}
 	)
 	defer at.Blame()
-	track := func(end outbox.LSN, opens *outbox.Hold) error {
+	handOver := func(end outbox.LSN, opens *outbox.Hold) error {
 		if err := r.write(ctx, entries...); err != nil {
 			return err
 		}
@@ -169,7 +169,7 @@ func (r *router) route(take, ctx context.Context, b *outbox.Batch) error {
 		if len(candidates) == 0 {
 			return nil
 		}
-		return track(0, nil)
+		return handOver(0, nil)
 	}
 	if err := r.markSuspects(take, b); err != nil {
 		return err
@@ -219,7 +219,7 @@ func (r *router) route(take, ctx context.Context, b *outbox.Batch) error {
 		r.made = 0
 	}
 	r.retune()
-	return track(b.End, hold)
+	return handOver(b.End, hold)
 }
 
 // retune tells tune when the number of endpoints has changed much: an app may register a hundred thousand in one transaction.

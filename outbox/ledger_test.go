@@ -251,6 +251,26 @@ func TestLedger_KeepsTheLatestHealthWhateverTheOrder(t *testing.T) {
 	}
 }
 
+// All endpoints of an app may become unusable at once, by a key that is missing for example.
+func TestLedger_RecordsTheHealthOfVeryManyEndpointsInPieces(t *testing.T) {
+	t.Parallel()
+	db, env := openDB(t)
+	b := keepBook(t, db.cfg, newTerm(t, db), nil)
+	const endpoints = 10_000
+	var entries []Entry
+	for i := range endpoints {
+		entries = append(entries, &Health{EndpointID: fmt.Sprint("ep_", i), Generation: 1, Version: int64(i + 1), Unusable: "no key"})
+	}
+	must(t, b.Write(t.Context(), entries...))
+	b.close(t)
+	if n := testenv.QueryOne[int](t, env, `select count(*) from webhooks.endpoint_health where unusable = 'no key'`); n != endpoints {
+		t.Errorf("%d of %d states are recorded", n, endpoints)
+	}
+	if n := b.Stats().Groups; n < endpoints/(groupRows+writeLength) {
+		t.Errorf("they were recorded by %d commits, the bound of one is %d rows", n, groupRows)
+	}
+}
+
 func TestLedger_IsNotBlockedByWhatACustomersServerSaid(t *testing.T) {
 	t.Parallel()
 	db, env := openDB(t)
