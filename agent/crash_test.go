@@ -174,9 +174,9 @@ func (p *process) killTimed(t *testing.T) killing {
 	return killing{signal, time.Now()}
 }
 
-// wantEachOnce fails the test unless so many deliveries have arrived, with one body each, and only those again that had arrived within the last
-// second before the agent was killed. It returns how many came again.
-func wantEachOnce(t *testing.T, received []testenv.Received, deliveries int, kills []killing) (duplicates int) {
+// wantEachOnce fails the test unless so many deliveries have arrived, with one body each, and only those again that had arrived within this
+// time before the agent was killed. It returns how many came again.
+func wantEachOnce(t *testing.T, received []testenv.Received, deliveries int, kills []killing, before time.Duration) (duplicates int) {
 	t.Helper()
 	type key struct{ path, id string }
 	first := map[key]testenv.Received{}
@@ -185,20 +185,20 @@ func wantEachOnce(t *testing.T, received []testenv.Received, deliveries int, kil
 			t.Fatalf("event %s: %v", got.ID, got.SignatureErr)
 		}
 		k := key{got.Path, got.ID}
-		before, again := first[k]
+		earlier, again := first[k]
 		if !again {
 			first[k] = got
 			continue
 		}
 		duplicates++
-		if !bytes.Equal(before.Body, got.Body) {
+		if !bytes.Equal(earlier.Body, got.Body) {
 			t.Errorf("the duplicate of %s has other bytes", got.ID)
 		}
 		nearKill := slices.ContainsFunc(kills, func(k killing) bool {
-			return before.At.After(k.signal.Add(-1500*time.Millisecond)) && before.At.Before(k.end.Add(100*time.Millisecond))
+			return earlier.At.After(k.signal.Add(-before)) && earlier.At.Before(k.end.Add(100*time.Millisecond))
 		})
 		if !nearKill {
-			t.Errorf("%s to %s came again although it arrived at %s, not within the last second before a kill: %v", got.ID, got.Path, before.At, kills)
+			t.Errorf("%s to %s came again although it arrived at %s, not within %s before a kill: %v", got.ID, got.Path, earlier.At, before, kills)
 		}
 	}
 	if len(first) != deliveries {
@@ -253,7 +253,7 @@ func TestP1P3_KillNineLosesNothingAndRepeatsOnlyTheLastSecond(t *testing.T) {
 		return nil
 	})
 
-	duplicates := wantEachOnce(t, r.Received(), 2*events, kills)
+	duplicates := wantEachOnce(t, r.Received(), 2*events, kills, 1500*time.Millisecond)
 	t.Logf("%d events, %d kills, %d duplicates", events, len(kills), duplicates)
 
 	p.terminate(t)
@@ -283,6 +283,6 @@ func TestP1P3_KillNineInTheMiddleOfALargeFanoutLosesNothing(t *testing.T) {
 		}
 		return nil
 	})
-	t.Logf("%d duplicates", wantEachOnce(t, r.Received(), endpoints*events+1, kills))
+	t.Logf("%d duplicates", wantEachOnce(t, r.Received(), endpoints*events+1, kills, patience))
 	p.terminate(t)
 }

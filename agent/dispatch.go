@@ -159,6 +159,7 @@ func (s *lanes) nextLocked() *job {
 			l.refilled = false
 		}
 		l.inFlight.add(d.EventID)
+		l.attempts++
 		s.inFlight++
 		if !l.proven {
 			s.unproven++
@@ -200,6 +201,7 @@ func (s *lanes) attempt(j *job) *job {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	l.inFlight.remove(d.EventID)
+	l.attempts--
 	s.freeLocked(l, d)
 	s.inFlight--
 	if !l.proven {
@@ -227,9 +229,9 @@ func (s *lanes) proveLocked(l *lane, proven bool) {
 	}
 	l.proven = proven
 	if proven {
-		s.unproven -= len(l.inFlight)
+		s.unproven -= l.attempts
 	} else {
-		s.unproven += len(l.inFlight)
+		s.unproven += l.attempts
 	}
 	s.listLocked(l) // in its new class too: the other one may have to wait
 }

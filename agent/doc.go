@@ -17,7 +17,8 @@
 //
 // An event that very many endpoints want is handed over in pieces behind what the stream brings next, while the
 // position waits for it (fanout.go). Venues take turns, and none holds all of the memory (dispatch.go). A bulk import of
-// one venue therefore delays no other.
+// one venue therefore delays no other, as long as its data fit into an eighth of delivery.queue_memory: a larger one holds
+// the stream until a part of it is handed over.
 //
 // # Guarantee
 //

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"maps"
 	"slices"
 	"time"
 
@@ -20,7 +21,7 @@ func (s *lanes) load(e outbox.EndpointState, to *sink.Target, unusable string, d
 	l.failures, l.firstFailure = e.Failures, e.FirstFailure
 	var entries []outbox.Entry
 	if unusable != e.Unusable {
-		entries = append(entries, s.recordHealthLocked(l))
+		entries = append(entries, s.healthLocked(l))
 	}
 	l.off = offReason(l.endpoint, unusable)
 	if l.failures >= s.cfg.disableAfter && !e.Disabled {
@@ -51,11 +52,6 @@ func (s *lanes) orphanedLocked(endpointID string) outbox.Entry {
 	return s.missPendingLocked(outbox.Missing{EndpointID: endpointID, Reason: offRemoved, Removed: true})
 }
 
-// recordHealthLocked entries the lane's counter and usability outside an attempt.
-func (s *lanes) recordHealthLocked(l *lane) outbox.Entry {
-	return s.healthLocked(l)
-}
-
 func offReason(e *outbox.Endpoint, unusable string) string {
 	switch {
 	case e.Disabled:
@@ -83,7 +79,7 @@ func (s *lanes) change(e *outbox.Endpoint, to *sink.Target, unusable string) (*l
 		}
 		entries := []outbox.Entry{s.stopMissingLocked(e.ID)}
 		if unusable != "" {
-			entries = append(entries, s.recordHealthLocked(l))
+			entries = append(entries, s.healthLocked(l))
 		}
 		// That one may have left pending rows, which are this lane's now.
 		if l.off = offReason(e, unusable); l.off == "" {
@@ -112,7 +108,7 @@ func (s *lanes) change(e *outbox.Endpoint, to *sink.Target, unusable string) (*l
 	}
 	if e.Generation > before.Generation || unusable != l.unusable {
 		l.unusable = unusable
-		entries = append(entries, s.recordHealthLocked(l))
+		entries = append(entries, s.healthLocked(l))
 	}
 	switch off := offReason(e, unusable); {
 	case off == "" && l.off != "":
@@ -124,6 +120,13 @@ func (s *lanes) change(e *outbox.Endpoint, to *sink.Target, unusable string) (*l
 	}
 	s.dispatchLocked()
 	return l, entries
+}
+
+// endpoints returns the ids of all endpoints that have a lane.
+func (s *lanes) endpoints() []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Collect(maps.Keys(s.byID))
 }
 
 // remove ends an endpoint's lane.
@@ -155,5 +158,7 @@ func (s *lanes) dropOtherVenueLocked(l *lane) []outbox.Entry {
 		entries = append(entries, missed(d, otherVenue, now))
 		return true
 	})
+	l.full = false
+	s.scheduleLocked(l)
 	return entries
 }

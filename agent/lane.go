@@ -33,6 +33,7 @@ type lane struct {
 	bytes    int      // of the deliveries in queue and in flight
 	held     eventSet // events in queue, in flight, or whose result is not committed yet
 	inFlight eventSet // events
+	attempts int      // in flight: of an event that stands twice in a table without a unique id there may be two
 	// window is the lane's own limit of attempts in flight. It grows by one with each success up to
 	// delivery.endpoint_concurrency and halves with each failure, so that an endpoint that is down or new costs
 	// little.
@@ -96,7 +97,7 @@ func (l *lane) limit(cfg *lanesConfig) int {
 
 // canStart tells whether the lane has an attempt to make.
 func (l *lane) canStart(cfg *lanesConfig) bool {
-	return l.off == "" && len(l.queue) > 0 && len(l.inFlight) < l.limit(cfg)
+	return l.off == "" && len(l.queue) > 0 && l.attempts < l.limit(cfg)
 }
 
 // wantsRefill tells whether the lane is to be refilled once it is due.

@@ -78,7 +78,7 @@ type lanes struct {
 	workers sync.WaitGroup
 	// wake tells refill that a lane may be due earlier or late; sent without waiting, so one place is enough.
 	wake chan struct{}
-	// workCtx is the context of all attempts; canceling it ends them. It lives as long as the session.
+	// work is the context of all attempts; canceling it ends them. It lives as long as the session.
 	work       context.Context
 	cancelWork context.CancelFunc
 }
@@ -343,7 +343,9 @@ func (s *lanes) committed(results []*outbox.Result) {
 			s.forgetLocked(r.Delivery)
 			continue
 		}
-		l.held.remove(r.Delivery.EventID)
+		if left := r.Status == outbox.Pending && r.Attempt == nil; !left { // held is that of a refill, if it is
+			l.held.remove(r.Delivery.EventID)
+		}
 		if l.fetching {
 			l.released.add(r.Delivery.EventID)
 		}

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"context"
 	"fmt"
 	"sync/atomic"
 	"testing"
@@ -8,6 +9,7 @@ import (
 	"time"
 
 	"github.com/quintago/webhook-agent/outbox"
+	"github.com/quintago/webhook-agent/sink"
 )
 
 // lastAttempts returns when the last attempt to any of these endpoints began.
@@ -369,6 +371,66 @@ func TestRefill_FetchesLittleMoreThanALaneMayHold(t *testing.T) {
 		lt.deliveredAll([]*lane{l}, 200)
 		if n := lt.book.bodies; n > 400 { // two for each: which goroutine comes first is not fixed
 			t.Errorf("%d bodies fetched for 200 deliveries: the others were thrown away", n)
+		}
+	})
+}
+
+// TestLanes_ALaneThatMovesToAnotherVenueIsServedAgain has a lane that is full, with nothing in flight, move.
+func TestLanes_ALaneThatMovesToAnotherVenueIsServedAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		lt := newLaneTest(t, func(c *lanesConfig) { c.queueBytes = laneShare * 3 * outbox.DeliveryBytes })
+		l := lt.endpointOf("before", "ep", always(ok(10*time.Millisecond)))
+		lt.stall(true)
+		lt.send(l, 20, 10)
+		pass(2 * time.Second) // they are parked
+		lt.lanes.mu.Lock()
+		l.full = true // as after a refill that found no room
+		lt.lanes.mu.Unlock()
+		lt.changeTo(outbox.Endpoint{ID: "ep", Venue: "after", Generation: 1}, "")
+		lt.send(l, 5, 10)
+		lt.stall(false)
+		pass(time.Minute)
+		if n := lt.book.count("ep", outbox.Succeeded); n != 5 {
+			t.Errorf("%d of 5 deliveries of the new venue succeeded", n)
+		}
+		lt.quiet()
+	})
+}
+
+// TestLanes_AnEventThatStandsTwiceDisturbsNoAccount has the same event twice in a lane, as a table without a unique id may.
+func TestLanes_AnEventThatStandsTwiceDisturbsNoAccount(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		lt := newLaneTest(t, func(c *lanesConfig) { c.concurrency = 4 })
+		l := lt.endpoint("ep", func(_ string, n int) answer { return ok(time.Duration(n) * 100 * time.Millisecond) })
+		lt.lanes.mu.Lock()
+		l.window = 2
+		lt.lanes.mu.Unlock()
+		twin := func() *outbox.Delivery {
+			return &outbox.Delivery{EventID: "twin", EndpointID: "ep", Body: []byte("{}")}
+		}
+		lt.book.expect([]*outbox.Delivery{twin()}, 2)
+		lt.stall(true)
+		lt.offer([]offer{{l, twin()}, {l, twin()}})
+		lt.lanes.mu.Lock()
+		twins := len(l.queue)
+		lt.lanes.mu.Unlock()
+		if twins != 2 {
+			t.Errorf("%d are queued, want 2", twins)
+		}
+		lt.endpoints["ep"].open = nil // laneTest wants no two attempts of an event at once, which cannot be had here
+		lt.lanes.mu.Lock()
+		lt.lanes.cfg.write = func(context.Context, ...outbox.Entry) error { return nil } // the book wants no two results either
+		lt.lanes.cfg.attempt = func(ctx context.Context, _ sink.Request) sink.Result {
+			sleep(ctx, time.Duration(1+lt.lanes.stats().inFlight)*10*time.Millisecond)
+			return sink.Result{Code: 200}
+		}
+		lt.lanes.mu.Unlock()
+		lt.stall(false)
+		pass(time.Minute)
+		lt.lanes.mu.Lock()
+		defer lt.lanes.mu.Unlock()
+		if lt.unproven != 0 || lt.inFlight != 0 || l.attempts != 0 {
+			t.Errorf("at rest: %d unproven, %d and %d in flight", lt.unproven, lt.inFlight, l.attempts)
 		}
 	})
 }

@@ -119,15 +119,11 @@ func (s *session) compare(ctx context.Context, at stage, uncovered bool) (recove
 	return recovered, time.Since(began), err
 }
 
-// reload has the router take over the endpoints and replays as they are in the database. An error shows elsewhere.
+// reload has the router load the endpoints and replays anew, and waits for it.
 func (s *session) reload(ctx context.Context) {
-	state, err := s.db.LoadState(ctx)
-	if err != nil {
-		return
-	}
 	done := make(chan struct{})
 	select {
-	case s.reloads <- reload{state, done}:
+	case s.reloads <- done:
 	case <-ctx.Done():
 		return
 	}

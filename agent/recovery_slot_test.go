@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 
@@ -313,28 +314,59 @@ func TestRecovery_AStandbyThatMustMakeTheSlotIsNotReadyWhileThatWaits(t *testing
 	s.eachOnce()
 }
 
-// An agent wants a new slot for what it cannot decode. When another one holds the slot by then, that one has mended it.
-func TestRecovery_AWishForANewSlotDoesNotOutliveAnotherLeader(t *testing.T) {
+// An agent wants a new slot for what it cannot decode. Another one may have passed that place by the time that the slot is free, or
+// stand at it as well.
+func TestRecovery_ASlotIsGivenUpOnlyWhileItStandsBeforeWhatCannotBeDecoded(t *testing.T) {
 	t.Parallel()
-	s := newOutage(t, testenv.NewDB(t))
-	late := newSession(&agent{cfg: s.cfg, db: s.open(), log: slog.New(slog.DiscardHandler), holder: "late", tune: untuned, warned: map[string]bool{}, replaceSlot: true})
-	defer late.tailer.Close()
-	ctx, cancel := context.WithCancel(t.Context())
-	defer cancel()
-	done := make(chan error, 1)
-	go func() { done <- late.acquire(ctx) }() // ends with ctx
-	testenv.Eventually(t, patience, func() error {
-		if !late.standby.Load() {
-			return errors.New("it does not stand by")
-		}
-		return nil
-	})
-	cancel()
-	<-done
-	if late.replaceSlot {
-		t.Error("it would give the slot up once the leader is gone")
+	for name, ahead := range map[string]bool{"the leader has passed it": false, "the leader stands before it": true} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := newOutage(t, testenv.NewDB(t))
+			late := newSession(&agent{cfg: s.cfg, db: s.open(), log: slog.New(slog.DiscardHandler), holder: "late", tune: untuned, warned: map[string]bool{}, undecodable: 1})
+			if ahead {
+				late.undecodable = 1 << 62
+			}
+			defer late.tailer.Close()
+			done := make(chan error, 1)
+			go func() { done <- late.acquire(t.Context()) }()
+			testenv.Eventually(t, patience, func() error {
+				if !late.standby.Load() {
+					return errors.New("it does not stand by")
+				}
+				return nil
+			})
+			s.agent.end()
+			if err := <-done; err != nil {
+				t.Fatal(err)
+			}
+			if made := !late.replaced.last.IsZero(); made != ahead || late.undecodable != 0 {
+				t.Errorf("a new slot was made: %t, want %t; it still wants one: %t", made, ahead, late.undecodable != 0)
+			}
+		})
 	}
-	s.eachOnce()
+}
+
+// Of two agents that meet what cannot be decoded, one at a time, the slot is given up by the second to take it at the latest. While
+// attempts take long, each leads while the other one drains.
+func TestRecovery_TwoAgentsDoNotPassAnUndecodableSlotToAndFro(t *testing.T) {
+	t.Parallel()
+	s := newOwnersOutage(t, testenv.NewDB(t))
+	slow := testenv.StartReceiver(t, testSecret)
+	slow.SetAnswer("/", testenv.Script(testenv.Answer{Delay: 700 * time.Millisecond}))
+	addEndpoint(t, s.env, "venue_1", slow.URL+"/", "*")
+	other := start(t, s.cfg)
+	other.waitLog("standing by")
+	s.env.Exec(t, `drop publication webhooks_outbox, webhooks_outbox_endpoints`)
+	s.event()
+	for range 20 {
+		s.event() // which are under way when the term ends
+	}
+	s.ready()
+	s.wait(s.event())
+	leading := func(a *running) int { return strings.Count(a.log.String(), "msg=leading") }
+	if n := leading(s.agent) + leading(other); n > 6 {
+		t.Errorf("the agents have led %d times; their logs:\n%s\n%s", n, s.agent.log, other.log)
+	}
 }
 
 func TestRecovery_AStreamThatBreaksDuringTheTakeOverIsNoOtherAgent(t *testing.T) {

@@ -19,6 +19,7 @@ const (
 	refillLength = 512
 	refillLeast  = 8
 	refillBelow  = 256
+	leastRoom    = 64 // the part of the memory for events that a refill may read when it is full
 	// refillPause is the wait after a refill that failed.
 	refillPause = time.Second
 )
@@ -115,7 +116,8 @@ func (s *lanes) nextWants(now time.Time) (wants []outbox.Want, room int, wait ti
 	for i := range wants {
 		wants[i].Limit += min(max(refillRows/len(wants), refillLeast), refillLength)
 	}
-	return wants, max(0, min(room, s.cfg.queueBytes-s.bytes)), wait
+	// A lane may always hold one, so something is worth reading also when memory is full.
+	return wants, max(s.cfg.queueBytes/leastRoom, min(room, s.cfg.queueBytes-s.bytes)), wait
 }
 
 func (s *lanes) holds(l *lane, eventID string) bool {
@@ -150,7 +152,8 @@ func (s *lanes) feed(wants []outbox.Want, refills map[string]*outbox.Refill, now
 		for _, d := range r.Deliveries {
 			at = d.Subject()
 			_, done := released[d.EventID]
-			if done || l.off != "" {
+			_, held := l.held[d.EventID] // since the rows were read
+			if done || held || l.off != "" {
 				continue
 			}
 			if s.cfg.suspects.aside(at) {

@@ -3,7 +3,6 @@ package agent
 import (
 	"context"
 	"log/slog"
-	"maps"
 	"slices"
 	"time"
 
@@ -83,12 +82,15 @@ func (r *router) passesOver(x outbox.Subject) bool {
 // reload takes over a state that was loaded because the stream does not tell of all changes.
 func (r *router) reload(ctx context.Context, state outbox.State) error {
 	r.snapshot = state.Snapshot
-	gone := maps.Clone(r.subs.byID)
+	gone := map[string]bool{}
+	for _, id := range r.lanes.endpoints() {
+		gone[id] = true
+	}
 	for _, e := range state.Endpoints {
-		if before := gone[e.ID]; before != nil && !before.endpoint.Created.Equal(e.Created) {
-			continue // removed, and registered anew under its id
+		before := r.subs.byID[e.ID]
+		if replaced := before != nil && !before.endpoint.Created.Equal(e.Created); !replaced { // removed, and registered anew under its id
+			delete(gone, e.ID)
 		}
-		delete(gone, e.ID)
 	}
 	var entries []outbox.Entry
 	for id := range gone {
@@ -355,7 +357,7 @@ func (r *router) change(c *outbox.EndpointChange) []outbox.Entry {
 	switch {
 	case c.AllRemoved:
 		var entries []outbox.Entry
-		for _, id := range slices.Collect(maps.Keys(r.subs.byID)) {
+		for _, id := range r.lanes.endpoints() { // those that are set aside have no subscription
 			entries = append(entries, r.remove(id)...)
 		}
 		return entries

@@ -51,9 +51,11 @@ type agent struct {
 	panicked sync.Map // places of panics that were logged
 
 	// Of the goroutine of lead.
-	told        string          // the last problem that was logged
-	warned      map[string]bool // warnings of the preflight that were logged
-	replaceSlot bool            // the next session makes a new slot; set by stream, which has ended before that
+	told   string          // the last problem that was logged
+	warned map[string]bool // warnings of the preflight that were logged
+	// undecodable is how far the stream had come when it met changes that cannot be decoded, zero when it has not: a slot that
+	// stands there or before has to be given up for a new one. It is set by stream, which has ended before the next session.
+	undecodable outbox.LSN
 	replaced    replacements
 }
 
@@ -143,7 +145,6 @@ func (a *agent) lead(ctx context.Context) error {
 			text := panicked.Error()
 			a.problem.Store(&text)
 		case errors.Is(err, outbox.ErrFenced):
-			a.replaceSlot = false // the other one has gone on from the slot as it is
 			a.log.Warn("another agent has taken over; standing by")
 		case errors.Is(err, errCoverage):
 			a.log.Warn(err.Error())

@@ -41,8 +41,9 @@ type session struct {
 	passedOver atomic.Bool
 	// uncover wakes reconcile when uncovered is set; sent without waiting by watch, so one place is enough.
 	uncover chan struct{}
-	// reloads are sent by reconcile, which waits for each, and received by routeAll.
-	reloads chan reload
+	// reloads asks the router to load endpoints and replays anew. It is sent by reconcile and received by routeAll, which closes
+	// what it gets afterwards.
+	reloads chan chan<- struct{}
 	// compared is closed by reconcile after its first comparison.
 	compared chan struct{}
 	keys     secret.Keyring
@@ -52,15 +53,9 @@ type session struct {
 	stopTaking, kill context.CancelCauseFunc
 }
 
-// reload asks for the router to take over what was loaded.
-type reload struct {
-	state outbox.State
-	done  chan<- struct{} // closed afterwards
-}
-
 func newSession(a *agent) *session {
 	cfg := a.outboxConfig()
-	s := &session{agent: a, tailer: outbox.NewTailer(cfg, a.log), keys: cfg.Keys, uncover: make(chan struct{}, 1), reloads: make(chan reload),
+	s := &session{agent: a, tailer: outbox.NewTailer(cfg, a.log), keys: cfg.Keys, uncover: make(chan struct{}, 1), reloads: make(chan chan<- struct{}),
 		compared: make(chan struct{}), unsealed: newUnsealed()}
 	s.tailer.SetAside = s.setAside
 	return s
@@ -118,28 +113,30 @@ func (s *session) acquire(ctx context.Context) error {
 			s.log.Warn(text, "remedy", w.Remedy)
 		}
 	}
-	if s.replaceSlot { // the preflight has passed, so what could not be decoded may have been mended
-		if err := s.replaced.tooSoon(time.Now()); err != nil {
-			return err
-		}
-	}
 	if err := s.tailer.Connect(ctx); err != nil {
 		return err
 	}
 	for {
-		from, err := s.db.PrepareSlot(ctx, s.tailer, s.holder, s.replaceSlot, func(err error) {
+		replacing := false
+		replace := func(confirmed outbox.LSN) (bool, error) {
+			// The preflight has passed, so what could not be decoded may have been mended. Another agent may have made a new slot since.
+			if replacing = s.undecodable != 0 && confirmed <= s.undecodable; !replacing {
+				return false, nil
+			}
+			return true, s.replaced.tooSoon(time.Now())
+		}
+		from, err := s.db.PrepareSlot(ctx, s.tailer, s.holder, replace, func(err error) {
 			s.standby.Store(false) // nobody leads
 			s.tellProblem(err)
 		})
 		if err == nil {
 			err = s.tailer.Start(ctx, from)
 		}
-		// The slot is a new one now, or another agent streams from it.
-		if err == nil || errors.Is(err, outbox.ErrSlotActive) {
-			if s.replaceSlot && err == nil {
+		if err == nil {
+			if replacing {
 				s.replaced.made(time.Now())
 			}
-			s.replaceSlot = false
+			s.undecodable = 0
 		}
 		if !errors.Is(err, outbox.ErrSlotActive) {
 			s.standby.Store(false)
@@ -166,7 +163,7 @@ func (s *session) stream(take, hold context.Context, batches chan<- *outbox.Batc
 			return nil // a connection that broke while draining is of no importance: the checkpoint is in the database
 		}
 		if errors.Is(err, outbox.ErrUndecodable) {
-			s.replaceSlot = true
+			s.undecodable = s.tailer.Reached()
 			return err
 		}
 		if !s.taken.Load() {
@@ -375,9 +372,9 @@ func (s *session) routeAll(take, grace context.Context, r *router, batches <-cha
 			select {
 			case b := <-batches:
 				err = r.route(take, grace, b)
-			case l := <-s.reloads:
-				err = r.reload(grace, l.state)
-				close(l.done)
+			case done := <-s.reloads:
+				err = s.loadAnew(take, grace, r)
+				close(done)
 			case <-idle:
 				err = r.expand(take, grace)
 			case <-take.Done():
@@ -388,6 +385,16 @@ func (s *session) routeAll(take, grace context.Context, r *router, batches <-cha
 		}
 	}
 	return nil
+}
+
+// loadAnew has the router take over the endpoints and replays as they are in the database. The state is read in the router's turn:
+// what it has applied already stands in it, and what the state contains beyond that is not applied once more.
+func (s *session) loadAnew(take, grace context.Context, r *router) error {
+	state, err := s.db.LoadState(take)
+	if err != nil {
+		return nil // it shows elsewhere, and there is a next time
+	}
+	return r.reload(grace, state)
 }
 
 // watch looks at the slot, the clocks and what is published until ctx ends. It ends the session when that has changed.

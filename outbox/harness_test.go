@@ -26,6 +26,9 @@ const othersPatience = 2 * time.Minute
 // testLog shows what the parts log with the test's own output.
 func testLog(t testing.TB) *slog.Logger { return slog.New(slog.NewTextHandler(t.Output(), nil)) }
 
+// asItIs keeps a slot.
+func asItIs(LSN) (bool, error) { return false, nil }
+
 // follower runs a Tailer as the agent does.
 type follower struct {
 	*Tailer
@@ -41,7 +44,7 @@ func follow(t *testing.T, db *DB) *follower {
 	if err := tailer.Connect(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	from, err := db.PrepareSlot(t.Context(), tailer, "test", false, func(error) {})
+	from, err := db.PrepareSlot(t.Context(), tailer, "test", asItIs, func(error) {})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -72,6 +72,21 @@ func TestMissPending_EndsAllButWhatIsUnderWay(t *testing.T) {
 	}
 }
 
+// The app's own trigger may refuse an update of its row.
+func TestDisabling_ThatATriggerRefusesStopsNobody(t *testing.T) {
+	t.Parallel()
+	db, env := openDB(t)
+	addEndpoint(t, env, "ep_1", "venue_a", "*")
+	env.Exec(t, `create function refuse() returns trigger language plpgsql as 'begin raise exception ''not today''; end'`)
+	env.Exec(t, `create trigger refuse before update on webhooks.endpoints for each row execute function refuse()`)
+	b := keepBook(t, db.cfg, newTerm(t, db), nil)
+	generation := testenv.QueryOne[int64](t, env, `select generation from webhooks.endpoints`)
+	must(t, b.Write(t.Context(), Disabling{EndpointID: "ep_1", Reason: ReasonFailures, Generation: generation}))
+	must(t, b.Write(t.Context(), success(b.track(t, 100, "evt_1")[0])))
+	b.hasCommitted(t, 1)
+	b.close(t)
+}
+
 func TestStopMissing_EndsVersionsUpToItsOwn(t *testing.T) {
 	t.Parallel()
 	db, env := openDB(t)

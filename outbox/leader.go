@@ -102,30 +102,43 @@ func (c checkpoint) gap(s server) (reason string, void bool) {
 // selectSlot also tells whether an ordinary session is making the slot, and whether it could be copied to standbys and is not;
 // before PostgreSQL 17 there is no such column.
 const selectSlot = `
-select active, coalesce(a.backend_type, '') = 'client backend', coalesce(wal_status, '') = 'lost', coalesce(to_jsonb(s) ->> 'failover', '') = 'false'
+select active, coalesce(confirmed_flush_lsn, '0/0'), coalesce(a.backend_type, '') = 'client backend', coalesce(wal_status, '') = 'lost', coalesce(to_jsonb(s) ->> 'failover', '') = 'false'
 from pg_replication_slots s left join pg_stat_activity a on a.pid = s.active_pid
 where slot_name = $1 and database = current_database() and plugin in ('pgoutput', '')`
+
+const selectConfirmed = `
+select coalesce(confirmed_flush_lsn, '0/0') from pg_replication_slots where slot_name = $1`
 
 const dropSlot = `
 select pg_drop_replication_slot($1)`
 
 // PrepareSlot sees that the slot and the checkpoint exist and returns where to start. A new slot is noted in the
-// checkpoint as recovering before it is made, so that the outbox is swept even when the agent dies in between. With
-// replace a slot that is there is given up for a new one. It returns ErrSlotActive while another agent holds it. waiting is
-// called again and again while the new slot waits for other transactions to end.
-func (db *DB) PrepareSlot(ctx context.Context, t *Tailer, holder string, replace bool, waiting func(error)) (LSN, error) {
+// checkpoint as recovering before it is made, so that the outbox is swept even when the agent dies in between. Of
+// a slot that is there and free, replace is asked, by the position that is confirmed there, whether it is given up for a new
+// one. It returns ErrSlotActive while another agent holds the slot. waiting is called again and again while the new slot waits for
+// other transactions to end.
+func (db *DB) PrepareSlot(ctx context.Context, t *Tailer, holder string, replace func(confirmed LSN) (bool, error), waiting func(error)) (LSN, error) {
 	// First of all: a new slot's checkpoint would say that this is no copy.
 	if err := db.mustBeAdopted(ctx, db.pool, t.System.SystemID); err != nil {
 		return 0, err
 	}
-	var active, inCreation, lost, staysBehind bool
-	err := unprepared{db.pool}.QueryRow(ctx, selectSlot, db.cfg.Slot).Scan(&active, &inCreation, &lost, &staysBehind)
+	var (
+		active, inCreation, lost, staysBehind bool
+		confirmed                             LSN
+		giveUp                                bool
+	)
+	err := unprepared{db.pool}.QueryRow(ctx, selectSlot, db.cfg.Slot).Scan(&active, &confirmed, &inCreation, &lost, &staysBehind)
+	if err == nil && !active && !lost {
+		if giveUp, err = replace(confirmed); err != nil {
+			return 0, err
+		}
+	}
 	switch {
 	case err == nil && active && inCreation:
 		return 0, db.waitsForOthers(ctx) // another agent's session makes the slot, or that of one that was killed
 	case err == nil && active:
 		return 0, ErrSlotActive // found out here, it leaves no error in the server's log
-	case err == nil && (replace || lost):
+	case err == nil && (giveUp || lost):
 		// A lost slot lacks WAL that PostgreSQL has removed (max_slot_wal_keep_size, or idle_replication_slot_timeout of
 		// version 18): no one can stream from it again.
 		if _, err := db.pool.Exec(ctx, dropSlot, db.cfg.Slot); SQLState(err) == codeObjectInUse {
@@ -133,15 +146,20 @@ func (db *DB) PrepareSlot(ctx context.Context, t *Tailer, holder string, replace
 		} else if err != nil {
 			return 0, db.cfg.explain(fmt.Sprintf("drop the slot %q", db.cfg.Slot), err)
 		}
+		confirmed = 0
 		err = db.createSlot(ctx, t, holder, waiting)
 	case err == nil && staysBehind:
 		err = t.enableFailover(ctx)
 	case errors.Is(err, pgx.ErrNoRows):
 		err = db.createSlot(ctx, t, holder, waiting)
 	}
+	if err == nil && confirmed == 0 { // it was made just now
+		err = unprepared{db.pool}.QueryRow(ctx, selectConfirmed, db.cfg.Slot).Scan(&confirmed)
+	}
 	if err != nil {
 		return 0, db.cfg.explain("look for the slot", err)
 	}
+	t.beginAt(confirmed)
 	c, err := scanCheckpoint(unprepared{db.pool}.QueryRow(ctx, selectCheckpoint, db.cfg.Slot))
 	if errors.Is(err, pgx.ErrNoRows) {
 		// The slot is there and its checkpoint is not: what the slot has skipped so far is not known to be recorded.

@@ -19,7 +19,7 @@ func takeTerm(t *testing.T, db *DB) Term {
 	tailer := NewTailer(db.cfg, testLog(t))
 	must(t, tailer.Connect(t.Context()))
 	defer tailer.Close()
-	_, err := db.PrepareSlot(t.Context(), tailer, "first", false, func(error) {})
+	_, err := db.PrepareSlot(t.Context(), tailer, "first", asItIs, func(error) {})
 	must(t, err)
 	term, err := db.TakeOver(t.Context(), tailer, "first")
 	must(t, err)
@@ -69,7 +69,7 @@ func TestLeader_RecoversAfterACrashBeforeTheSlotWasThere(t *testing.T) {
 	tailer := NewTailer(db.cfg, testLog(t))
 	must(t, tailer.Connect(t.Context()))
 	t.Cleanup(tailer.Close)
-	_, err := db.PrepareSlot(t.Context(), tailer, "crashes now", false, func(error) {})
+	_, err := db.PrepareSlot(t.Context(), tailer, "crashes now", asItIs, func(error) {})
 	must(t, err)
 	if got := testenv.QueryOne[bool](t, env, `select recovering from webhooks.checkpoint`); !got {
 		t.Fatal("a new slot is not noted as recovering")
@@ -96,13 +96,13 @@ func TestLeader_RefusesAForeignSlot(t *testing.T) {
 	t.Parallel()
 	db, env := openDB(t)
 	env.Exec(t, `select pg_create_logical_replication_slot($1, 'test_decoding')`, env.Slot)
-	_, err := db.PrepareSlot(t.Context(), &Tailer{}, "test", false, func(error) {})
+	_, err := db.PrepareSlot(t.Context(), &Tailer{}, "test", asItIs, func(error) {})
 	wantProblem(t, err, fmt.Sprintf("replication slot %q", env.Slot), "plugin test_decoding", "outbox.slot")
 
 	other, _ := openDB(t)
 	takeTerm(t, other)
 	db.cfg.Slot = other.cfg.Slot
-	_, err = db.PrepareSlot(t.Context(), &Tailer{}, "test", false, func(error) {})
+	_, err = db.PrepareSlot(t.Context(), &Tailer{}, "test", asItIs, func(error) {})
 	wantProblem(t, err, "it belongs to something else", "shared by all databases")
 }
 
@@ -112,7 +112,7 @@ func TestLeader_SeveralAgentsPrepareTheSlotAtOnce(t *testing.T) {
 	var agents errgroup.Group
 	for range poolSize {
 		agents.Go(func() error {
-			_, err := db.PrepareSlot(t.Context(), &Tailer{}, "test", false, func(error) {})
+			_, err := db.PrepareSlot(t.Context(), &Tailer{}, "test", asItIs, func(error) {})
 			if p, ok := errors.AsType[*Problem](err); ok && !p.Fatal && strings.Contains(p.Reason, "creating it waits") {
 				return nil // another one is making it
 			}

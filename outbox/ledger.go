@@ -217,7 +217,7 @@ func (l *Ledger) Run(ctx context.Context) error {
 // gather takes what waits already, results first, and what comes within groupInterval of the last commit. It returns true when
 // the group is full and more may wait.
 func (l *Ledger) gather(ctx context.Context, g *group) (full bool) {
-	for len(g.results)+len(g.health) < groupRows {
+	for len(g.results)+len(g.health)+len(g.former) < groupRows {
 		select {
 		case e := <-l.entries:
 			l.take(g, e)

@@ -128,7 +128,7 @@ func TestPruning_ReadsOnlyWhatItDeletes(t *testing.T) {
 	conn := monthOfEvents(t, env)
 	must(t, p.Begin(t.Context()))
 	settleHorizon(t, db, env)
-	listEvents, listDeliveries := db.listPlaces("webhooks.outbox", "created", "true"), db.listPlaces("webhooks.deliveries", "created", "o.status <> 'pending'")
+	listEvents, listDeliveries := db.listPlaces("webhooks.outbox", "created", "$2::timestamptz", "true"), db.listPlaces("webhooks.deliveries", "created", "$2::timestamptz", "o.status <> 'pending'")
 	var tables []uint32
 	var events, deliveries []string
 	for _, list := range []struct {

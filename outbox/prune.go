@@ -107,21 +107,21 @@ func (p *Pruner) Step(ctx context.Context, table PrunedTable) (pruned Pruned, do
 	case PrunedReplays:
 		pruned, done, err = p.replays(ctx)
 	case PrunedOutbox:
-		pruned, done, err = p.walk(ctx, table, p.db.listPlaces(p.db.cfg.table(), p.db.cfg.Columns.Created, "true"), p.events)
+		pruned, done, err = p.walk(ctx, table, p.db.listPlaces(p.db.cfg.table(), p.db.cfg.Columns.Created, p.db.asCreated("$2::timestamptz"), "true"), p.events)
 	default:
-		pruned, done, err = p.walk(ctx, table, p.db.listPlaces("webhooks.deliveries", "created", "o.status <> 'pending'"), p.deliveries)
+		pruned, done, err = p.walk(ctx, table, p.db.listPlaces("webhooks.deliveries", "created", "$2::timestamptz", "o.status <> 'pending'"), p.deliveries)
 	}
 	return pruned, done, p.db.explainPrune(table, err)
 }
 
-// listPlaces returns the statement that lists the places of rows older than $2, from $1 on. Neither null nor an infinite time says how
+// listPlaces returns the statement that lists the places of rows older than before, an expression of $2, from $1 on. Neither null nor an infinite time says how
 // old a row is, so such rows stay.
-func (db *DB) listPlaces(table, created, condition string) string {
+func (db *DB) listPlaces(table, created, before, condition string) string {
 	return fmt.Sprintf(`
 select o.%[2]s::timestamptz::text, o.tableoid, o.ctid::text from %[1]s o
-where o.%[2]s >= $1::text::timestamptz and o.%[2]s < $2::timestamptz and o.%[2]s > '-infinity'
+where o.%[2]s >= $1::text::timestamptz and o.%[2]s < %[5]s and o.%[2]s > '-infinity'
   and (o.%[2]s > $1::text::timestamptz or (o.tableoid, o.ctid) > ($3::oid, $4::text::tid)) and %[3]s
-order by o.%[2]s, o.tableoid, o.ctid limit %[4]d`, table, quoteIdent(created), condition, pruneRead)
+order by o.%[2]s, o.tableoid, o.ctid limit %[4]d`, table, quoteIdent(created), condition, pruneRead, before)
 }
 
 // walk judges the next places of a table by remove, which returns what it deleted.
@@ -187,10 +187,10 @@ with passed as materialized (
     from webhooks.checkpoint where slot = $1 and epoch = $2 and not recovering and horizon is not null
 )`
 
-// isOld is the condition that a row's created is before $3. Its form keeps the planner from an index on created: the places are given, and
+// isOld is the condition that a row's created is before a moment. Its form keeps the planner from an index on created: the places are given, and
 // the index would lead to all that is old.
-func isOld(created string) string {
-	return fmt.Sprintf(`(%[1]s < $3::timestamptz and %[1]s > '-infinity') is true`, created)
+func isOld(created, before string) string {
+	return fmt.Sprintf(`(%[1]s < %[2]s and %[1]s > '-infinity') is true`, created, before)
 }
 
 // xidsAfter is the expression for how many transaction ids after the id from that of the transaction is that wrote a row. Ids of rows
@@ -226,7 +226,7 @@ func (db *DB) deleteEventsSQL() string {
     delete from %[1]s o using old where o.tableoid = old.place_table and o.ctid = old.place returning 1
 )
 select (select count(*) from old), (select count(*) from deleted)`,
-		db.cfg.table(), isOld("o."+quoteIdent(db.cfg.Columns.Created)), quoteIdent(db.cfg.Columns.ID), hasPassed("o"),
+		db.cfg.table(), isOld("o."+quoteIdent(db.cfg.Columns.Created), db.asCreated("$3::timestamptz")), quoteIdent(db.cfg.Columns.ID), hasPassed("o"),
 		fmt.Sprintf(relationsOf, "$6::text", "$7::text"), inOpenReplay)
 }
 
@@ -264,7 +264,7 @@ func (db *DB) deleteDeliveriesSQL() string {
 )
 select (select count(*) from deleted), (select count(*) from tried)`,
 		db.cfg.table(), quoteIdent(db.cfg.Columns.ID), hasPassed("d"), inOpenReplay,
-		eventKey("d.event_id", db.idType()), isOld("d.created"))
+		eventKey("d.event_id", db.idType()), isOld("d.created", "$3::timestamptz"))
 }
 
 // eventKey returns the expression that makes a key of the outbox of an event's id. A text that is no such key, since it comes

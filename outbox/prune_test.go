@@ -291,7 +291,7 @@ func TestPruner_LeavesWhatBecamePendingMeanwhile(t *testing.T) {
 	settleHorizon(t, db, env)
 	must(t, p.Begin(t.Context()))
 	for table, list := range map[PrunedTable]string{
-		PrunedOutbox: db.listPlaces("webhooks.outbox", "created", "true"), PrunedDeliveries: db.listPlaces("webhooks.deliveries", "created", "true"),
+		PrunedOutbox: db.listPlaces("webhooks.outbox", "created", "$2::timestamptz", "true"), PrunedDeliveries: db.listPlaces("webhooks.deliveries", "created", "$2::timestamptz", "true"),
 	} {
 		listed, err := p.list(t.Context(), list, beginning)
 		must(t, err)

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -133,7 +134,8 @@ func (db *DB) Reconcile(ctx context.Context, l *Ledger, h Horizon, gap bool) (ad
 		return 0, err
 	}
 	defer func() { db.forgetMapping(err) }()
-	if gap && unfinished != nil {
+	// One that was begun under other row filters judged events by those, which may name columns that are gone.
+	if gap && unfinished != nil && slices.EqualFunc(unfinished.Horizon.Coverage.Filters, h.Coverage.Filters, RowFilter.same) {
 		if added, err = db.sweep(ctx, l, last, *unfinished); err != nil {
 			return added, err
 		}

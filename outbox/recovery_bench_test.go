@@ -55,7 +55,7 @@ func recoverBeside(b *testing.B, db *DB, want int) (recorded []time.Duration) {
 		b.Fatal(err)
 	}
 	defer tailer.Close()
-	if _, err := db.PrepareSlot(b.Context(), tailer, "bench", false, func(error) {}); err != nil {
+	if _, err := db.PrepareSlot(b.Context(), tailer, "bench", asItIs, func(error) {}); err != nil {
 		b.Fatal(err)
 	}
 	began := time.Now()

@@ -20,6 +20,10 @@ type RowFilter struct {
 	Name, Condition string
 }
 
+func (f RowFilter) same(other RowFilter) bool {
+	return f.Name == other.Name && f.Condition == other.Condition
+}
+
 // selectRowFilters returns the filters of the tables that hold the rows of the outbox $1 in the
 // publications $2. A partition is published by the filter of the outbox, a child by inheritance by
 // its own. Of several publications it is enough that one publishes a row. Before PostgreSQL 15 the

@@ -203,6 +203,13 @@ func (t *Tailer) Start(ctx context.Context, from LSN) error {
 	return nil
 }
 
+// beginAt notes that the slot stands at a position.
+func (t *Tailer) beginAt(confirmed LSN) { t.received.Store(max(t.received.Load(), uint64(confirmed))) }
+
+// Reached returns how far the stream has come: everything before was handed over or is no concern of ours. It may be called
+// while Run does not run.
+func (t *Tailer) Reached() LSN { return max(LSN(t.received.Load()), t.idle) }
+
 // Confirm sets the position that the server may forget everything before. It must be durable in the checkpoint. Safe
 // for concurrent use.
 func (t *Tailer) Confirm(lsn LSN) { t.confirmed.Store(uint64(lsn)) }

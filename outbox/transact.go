@@ -187,11 +187,11 @@ func (l *Ledger) refused(ctx context.Context, conn *pgx.Conn) error {
 	return ErrFenced
 }
 
-// transient tells whether a statement failed for what may pass: anything that PostgreSQL reports but bad data, constraints
-// and missing objects or rights.
+// transient reports whether a statement failed for what may pass: anything that PostgreSQL reports but bad data, constraints, what
+// a trigger of the app's raises, and missing objects or rights.
 func transient(err error) bool {
 	code := SQLState(err)
-	return code != "" && !strings.HasPrefix(code, classDataException) && !strings.HasPrefix(code, classIntegrity) && !strings.HasPrefix(code, "42")
+	return code != "" && !refusesContent(code) && !strings.HasPrefix(code, "42")
 }
 
 // closeConn closes a connection without waiting long for a server that is gone.

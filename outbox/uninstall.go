@@ -34,7 +34,7 @@ const (
 	selectOwnPublications = `
 select p.pubname::text from pg_publication p
 where p.pubname = any($1) and not p.puballtables
-  and (not exists (select from pg_publication_rel r where r.prpubid = p.oid)
+  and (not exists (select from pg_publication_rel r where r.prpubid = p.oid) and not exists (select from pg_publication_tables t where t.pubname = p.pubname)
        or exists (select from pg_publication_rel r join pg_class c on c.oid = r.prrelid join pg_namespace n on n.oid = c.relnamespace
                   where r.prpubid = p.oid and (n.nspname = 'webhooks' or (n.nspname, c.relname) = ($2, $3))))
 order by p.pubname`

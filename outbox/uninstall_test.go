@@ -4,6 +4,8 @@ import (
 	"slices"
 	"testing"
 
+	"github.com/jackc/pgx/v5"
+
 	"github.com/quintago/webhook-agent/testenv"
 )
 
@@ -54,5 +56,25 @@ func TestUninstall_RefusesASlotThatIsInUseOrAnothersAndPassesOverAnothersPublica
 	must(t, err)
 	if !slices.Equal(u.Publications, []string{"webhooks_outbox_endpoints"}) {
 		t.Errorf("dropped %q", u.Publications)
+	}
+}
+
+func TestUninstall_PassesOverAPublicationOfASchemaThatHasTheNameOfOurs(t *testing.T) {
+	t.Parallel()
+	db, env := openDB(t)
+	if testenv.QueryOne[int](t, env, `select current_setting('server_version_num')::int`) < 150000 {
+		return // there are none
+	}
+	env.Exec(t, `create table other (id int primary key)`)
+	env.Exec(t, `drop publication webhooks_outbox`)
+	super, err := pgx.Connect(t.Context(), env.SuperuserURL)
+	must(t, err)
+	defer closeConn(super)
+	_, err = super.Exec(t.Context(), `create publication webhooks_outbox for tables in schema public`)
+	must(t, err)
+	u, err := db.Uninstall(t.Context(), false, false)
+	must(t, err)
+	if !slices.Equal(u.Publications, []string{"webhooks_outbox_endpoints"}) {
+		t.Errorf("it would drop %q", u.Publications)
 	}
 }

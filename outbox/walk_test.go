@@ -23,15 +23,26 @@ func stopAt(t *testing.T, c *compared, h Horizon) (next int64) {
 	return next
 }
 
+// settledHorizon returns a horizon whose snapshot has nothing open of before now.
+func settledHorizon(t *testing.T, db *DB, env *testenv.DB) (h Horizon) {
+	t.Helper()
+	last := testenv.QueryOne[int64](t, env, `select pg_current_xact_id()::text::bigint`)
+	testenv.Eventually(t, othersPatience, func() (err error) {
+		if h, err = db.Horizon(t.Context()); err == nil && h.xmin <= uint64(last) {
+			err = fmt.Errorf("a transaction is open that is older than %d", last)
+		}
+		return err
+	})
+	return h
+}
+
 func TestSweep_GoesOnWhereAnEarlierTermStood(t *testing.T) {
 	t.Parallel()
 	db, env := openDB(t)
 	addEndpoint(t, env, "ep_1", "venue_a", "*")
 	former := compareFirst(t, db, env)
 	addEvents(t, env, "evt", blocksOfEvents)
-	h, err := db.Horizon(t.Context())
-	must(t, err)
-	stopAt(t, former, h)
+	stopAt(t, former, settledHorizon(t, db, env))
 	former.close(t)
 
 	c := compareFirst(t, db, env)
@@ -192,5 +203,49 @@ func TestPace_FollowsTheTimeThatAPartTakes(t *testing.T) {
 		if p.adapt(test.took, test.found); p.step != test.want {
 			t.Errorf("after a part of %d that took %s and found %d the next one is of %d, want %d", test.step, test.took, test.found, p.step, test.want)
 		}
+	}
+}
+
+// An update writes a row anew, behind the place where the comparison stands or beyond its end, and the row's xid goes on saying that
+// the horizon sees it.
+func TestSweep_FindsRowsThatMoveWhileItWalks(t *testing.T) {
+	t.Parallel()
+	db, env := openDB(t)
+	addEndpoint(t, env, "ep_1", "venue_a", "*")
+	c := compareFirst(t, db, env)
+	addEvents(t, env, "evt", blocksOfEvents)
+	h := settledHorizon(t, db, env)
+	must(t, c.noteSweep(t.Context(), &sweep{Horizon: h, Files: filesNow(t, c, h), Next: 1 << 40})) // all of it was walked
+	env.Exec(t, `update webhooks.outbox set type = type where id > 'evt_02000'`)
+	added, err := db.Reconcile(t.Context(), c.Ledger, h, true)
+	must(t, err)
+	if want := testenv.QueryOne[int64](t, env, `select count(*) from webhooks.outbox where id > 'evt_02000'`); added != want || want == 0 {
+		t.Errorf("%d rows were given, want those of the %d events that have moved", added, want)
+	}
+}
+
+// filesNow returns the files of the outbox.
+func filesNow(t *testing.T, c *compared, h Horizon) []string {
+	t.Helper()
+	w, err := c.db.walkPlaces(t.Context(), c.db.comparison(lastHorizon{}, h, false))
+	must(t, err)
+	return w.layout.files
+}
+
+// A filter that has changed may name a column that is gone.
+func TestSweep_BeginsAnewUnderOtherRowFilters(t *testing.T) {
+	t.Parallel()
+	db, env := openDB(t)
+	addEndpoint(t, env, "ep_1", "venue_a", "*")
+	c := compareFirst(t, db, env)
+	addEvents(t, env, "evt", 10)
+	h, err := db.Horizon(t.Context())
+	must(t, err)
+	former := h
+	former.Coverage.Filters = []RowFilter{{Relations: h.Coverage.oids(), Name: `"webhooks"."outbox"`, Condition: "(region = 'eu'::text)"}}
+	must(t, c.noteSweep(t.Context(), &sweep{Horizon: former, Files: filesNow(t, c, h)}))
+	added, err := db.Reconcile(t.Context(), c.Ledger, h, true)
+	if must(t, err); added != 10 {
+		t.Errorf("%d of 10 events were found", added)
 	}
 }

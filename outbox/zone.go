@@ -12,7 +12,7 @@ import (
 )
 
 // A column of type timestamp holds what a clock on a wall shows. Which moment that is, PostgreSQL decides by its own time zone data and by its
-// own rules for the hours that a change of the clocks skips or repeats. Queries ask it (mapping.created); for what the stream brings, the
+// own rules for the hours that a change of the clocks skips or repeats. Queries ask it (DB.usableCreated); for what the stream brings, the
 // answers are fetched once: the offset from UTC is the same over long stretches of local time.
 
 // The local times that a column of type timestamp may hold: before the first of them offsets do not change any more, after the last they are
