@@ -59,6 +59,8 @@ var doctorCases = []doctorCase{
 		level: outbox.LevelWarn, said: `no index begins with column "id"`, leads: true},
 	{name: "created without a zone", super: `alter database %s set timezone = 'America/Sao_Paulo'`, sql: strings.Replace(okTable, "timestamptz", "timestamp", 1), mapped: true,
 		level: outbox.LevelWarn, said: "is read as of America/Sao_Paulo", leads: true},
+	{name: "created without a zone, and a role with one of its own", super: `alter role agent in database %s set timezone = 'Asia/Tokyo'`,
+		sql: strings.Replace(okTable, "timestamptz", "timestamp", 1), mapped: true, level: outbox.LevelWarn, said: "is read as of Asia/Tokyo (that of the agent's role", leads: true},
 	{name: "an unknown zone", sql: strings.Replace(okTable, "timestamptz", "timestamp", 1), mapped: true, change: func(c *Config) { c.Outbox.TimeZone = "Mars/Base" }, level: outbox.LevelFail,
 		said: `PostgreSQL knows no time zone "Mars/Base"`},
 	{name: "a generated venue", before: 18, sql: strings.Replace(okTable, "venue text", "venue text generated always as ('v') stored", 1), mapped: true, level: outbox.LevelFail, said: "generated"},

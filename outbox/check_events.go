@@ -142,11 +142,16 @@ func (db *DB) checkZone(ctx context.Context, tx pgx.Tx, types map[string]columnT
 	}
 	zone, from := db.cfg.TimeZone, "outbox.time_zone"
 	if zone == "" {
-		var err error
-		if zone, err = db.cfg.databaseZone(ctx); err != nil {
+		var (
+			ofRole bool
+			err    error
+		)
+		if zone, ofRole, err = db.cfg.databaseZone(ctx); err != nil {
 			return nil, err
 		}
-		from = "the database's"
+		if from = "the database's"; ofRole {
+			from = "that of the agent's role, which the app's sessions may not have"
+		}
 	}
 	if _, err := readLocalTime(ctx, tx, zone); err != nil {
 		return nil, err

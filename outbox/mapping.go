@@ -80,7 +80,7 @@ func (c Config) readMapping(ctx context.Context, q querier) (*mapping, error) {
 		return m, nil
 	}
 	if m.zone = c.TimeZone; m.zone == "" {
-		if m.zone, err = c.databaseZone(ctx); err != nil {
+		if m.zone, _, err = c.databaseZone(ctx); err != nil {
 			return nil, err
 		}
 	}

@@ -80,28 +80,32 @@ func readLocalTime(ctx context.Context, q querier, zone string) (*localTime, err
 }
 
 // selectZone reads the time zone of the session, which sets none itself. What is set for the agent's own role says nothing of the app's
-// sessions, so what is set for the database goes before it.
+// sessions, so what is set for the database goes before it. Where nothing is, the server's own cannot be read behind the role's; the second
+// column says so.
 const selectZone = `
-select coalesce(
-    (select split_part(c, '=', 2) from pg_db_role_setting s, unnest(s.setconfig) c
-     where s.setrole = 0 and s.setdatabase in (0, (select oid from pg_database where datname = current_database())) and lower(split_part(c, '=', 1)) = 'timezone'
-     order by s.setdatabase desc limit 1),
-    current_setting('TimeZone'))`
+with zones as (
+    select s.setrole, s.setdatabase, split_part(c, '=', 2) as zone from pg_db_role_setting s, unnest(s.setconfig) c
+    where s.setrole in (0, (select oid from pg_roles where rolname = current_user)) and lower(split_part(c, '=', 1)) = 'timezone'
+      and s.setdatabase in (0, (select oid from pg_database where datname = current_database()))
+), of_database as (select zone from zones where setrole = 0 order by setdatabase desc limit 1)
+select coalesce((select zone from of_database), current_setting('TimeZone')),
+       not exists (select from of_database) and exists (select from zones)`
 
-// databaseZone returns the time zone that sessions of the database have unless they choose another. The agent's own choose UTC, so it
-// takes a connection that does not.
-func (c Config) databaseZone(ctx context.Context) (zone string, err error) {
+// databaseZone returns the time zone that sessions of the database have unless they choose another, and whether it is that of the agent's
+// role only. The agent's own sessions choose UTC, so it takes a connection that does not.
+func (c Config) databaseZone(ctx context.Context) (zone string, ofRole bool, err error) {
 	cc, err := c.connConfig()
 	if err != nil {
-		return "", err
+		return "", false, err
 	}
 	delete(cc.RuntimeParams, "timezone")
 	conn, err := connect(ctx, cc)
 	if err != nil {
-		return "", c.explain("connect", err)
+		return "", false, c.explain("connect", err)
 	}
 	defer closeConn(conn)
-	return zone, c.explain("read the time zone", conn.QueryRow(ctx, selectZone).Scan(&zone))
+	err = conn.QueryRow(ctx, selectZone).Scan(&zone, &ofRole)
+	return zone, ofRole, c.explain("read the time zone", err)
 }
 
 // quoteText quotes a text as a literal for use in SQL.
