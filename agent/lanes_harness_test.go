@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -260,6 +261,13 @@ func (lt *laneTest) seen(id string) *attempts {
 	lt.mu.Lock()
 	defer lt.mu.Unlock()
 	return lt.endpoints[id]
+}
+
+// timesOf returns when the attempts of an event to an endpoint began, also while others run.
+func (lt *laneTest) timesOf(id, eventID string) []time.Duration {
+	lt.mu.Lock()
+	defer lt.mu.Unlock()
+	return slices.Clone(lt.endpoints[id].times[eventID])
 }
 
 // made returns how many attempts an endpoint has seen so far.

@@ -88,7 +88,7 @@ func TestLanes_NoVenueWaitsForALargerOne(t *testing.T) {
 			now := time.Since(lt.began)
 			for _, event := range lt.send(small, 3, 10) {
 				pass(30 * time.Millisecond)
-				if times := lt.seen("small").times[event]; len(times) != 1 || times[0]-now > 100*time.Millisecond {
+				if times := lt.timesOf("small", event); len(times) != 1 || times[0]-now > 100*time.Millisecond {
 					t.Fatalf("%s, sent at %v, is attempted at %v", event, now, times)
 				}
 			}
@@ -121,7 +121,7 @@ func TestLanes_NewEventsDoNotWaitForWhatWasDueBefore(t *testing.T) {
 		now := time.Since(lt.began)
 		event := lt.send(small, 1, 10)[0]
 		pass(time.Second)
-		if times := lt.seen("small").times[event]; len(times) != 1 || times[0]-now > 200*time.Millisecond {
+		if times := lt.timesOf("small", event); len(times) != 1 || times[0]-now > 200*time.Millisecond {
 			t.Errorf("an event that was sent at %v is attempted at %v", now, times)
 		}
 		if n := lt.book.count("due2999", outbox.Succeeded); n != 0 {
