@@ -52,17 +52,17 @@ func (s *lanes) leaveLocked(v *venue) {
 	}
 }
 
-// class is a place in lanes.ready. The classes take turns.
-type class int
+// laneClass is a place in lanes.ready. The classes take turns.
+type laneClass int
 
 const (
-	quick   class = iota // lanes that are proven
-	fresh                // the others whose deliveries came by the stream
-	again                // the others that a refill has brought deliveries: a hundred thousand may be due when an agent starts
-	classes = 3
+	quick   laneClass = iota // lanes that are proven
+	fresh                    // the others whose deliveries came by the stream
+	again                    // the others that a refill has brought deliveries: a hundred thousand may be due when an agent starts
+	classes                  // how many there are
 )
 
-func (l *lane) class() class {
+func (l *lane) class() laneClass {
 	switch {
 	case l.proven:
 		return quick
@@ -84,7 +84,7 @@ func (s *lanes) listLocked(l *lane) {
 	s.listVenueLocked(v, class)
 }
 
-func (s *lanes) listVenueLocked(v *venue, class class) {
+func (s *lanes) listVenueLocked(v *venue, class laneClass) {
 	if !v.listed[class] && len(v.ready[class]) > 0 {
 		v.listed[class] = true
 		s.ready[class] = append(s.ready[class], v)
@@ -93,7 +93,7 @@ func (s *lanes) listVenueLocked(v *venue, class class) {
 
 // takeReadyLocked takes the lane whose turn it is out of the lists of a class, nil when there is none. Lists may have
 // lanes that cannot start any more, or belong elsewhere now.
-func (s *lanes) takeReadyLocked(class class) *lane {
+func (s *lanes) takeReadyLocked(class laneClass) *lane {
 	for len(s.ready[class]) > 0 {
 		v := pop(&s.ready[class])
 		v.listed[class] = false
@@ -145,7 +145,7 @@ func (s *lanes) nextLocked() *job {
 		return nil
 	}
 	s.turn = (s.turn + 1) % classes
-	for i := range class(classes) {
+	for i := range classes {
 		class := (s.turn + i) % classes
 		if class != quick && s.unproven >= max(1, s.cfg.concurrency*3/4) {
 			continue

@@ -65,7 +65,7 @@ type lanes struct {
 	// ready are the venues that can start an attempt, by the class of their lanes, each list in turn; turn says which
 	// list is asked first.
 	ready [classes][]*venue
-	turn  class
+	turn  laneClass
 	due   dueHeap
 	// late are endpoints with rows that became pending after what was pending was made missed: their results were on
 	// the way to the ledger when the lane was turned off.
