@@ -260,6 +260,18 @@ func TestRouter_SetsAnEndpointAsideThatItPanicsOver(t *testing.T) {
 	})
 }
 
+func TestRouter_ATruncateEndsTheLaneOfAnEndpointThatIsSetAside(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		rt := newRouterTest(t)
+		rt.suspect(outbox.Subject{EndpointID: "cursed"}, setAsideAfter)
+		rt.loadState(state(row("cursed"), row("good")))
+		rt.take(transaction(truncated))
+		if left := rt.router.lanes.endpoints(); len(left) != 0 {
+			t.Errorf("lanes are left of %q", left)
+		}
+	})
+}
+
 func TestLanes_APanicNamesItsDelivery(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var told []*panics.Error
