@@ -103,6 +103,9 @@ func (p *Pruner) Step(ctx context.Context, table PrunedTable) (pruned Pruned, do
 	if obstacle := p.obstacles[table]; obstacle != nil {
 		return nil, true, obstacle
 	}
+	if err := p.db.loadIDType(ctx); err != nil { // it may have been forgotten since Begin
+		return nil, true, err
+	}
 	switch table {
 	case PrunedReplays:
 		pruned, done, err = p.replays(ctx)

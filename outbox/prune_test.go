@@ -362,6 +362,26 @@ func TestPruner_NeverHasAComparisonMakeADeliveryAnew(t *testing.T) {
 	}
 }
 
+// A time without zone is as old as it is where it was written.
+func TestPruner_ReadsTimesWithoutZoneInTheDatabasesZone(t *testing.T) {
+	t.Parallel()
+	env := testenv.NewDB(t)
+	env.Exec(t, `create table events (id text primary key, type text, venue text, data json, created timestamp)`)
+	env.Exec(t, `create index on events (created)`)
+	cfg := testConfig(env.URL, env.Slot)
+	cfg.Table, cfg.TimeZone = "public.events", "Pacific/Honolulu" // ten hours behind UTC
+	db, err := Open(t.Context(), cfg)
+	must(t, err)
+	t.Cleanup(db.Close)
+	p := newPruning(t, db, env)
+	env.Exec(t, `insert into events (id, created) select hours::text, (now() - interval '30 days' + hours * interval '1 hour') at time zone 'Pacific/Honolulu' from generate_series(-3, 3, 2) hours`)
+	settleHorizon(t, db, env)
+	p.run(t)
+	if left := testenv.QueryAll[string](t, env, `select id from events order by id`); !slices.Equal(left, []string{"1", "3"}) {
+		t.Errorf("left are the events of hours %q, want those that are younger than 30 days", left)
+	}
+}
+
 func TestPruner_PrunesOutboxesOfAnyShape(t *testing.T) {
 	t.Parallel()
 	for _, test := range []struct{ name, table, old, young string }{
