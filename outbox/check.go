@@ -73,6 +73,7 @@ type check func(db *DB, ctx context.Context, tx pgx.Tx) ([]Finding, error)
 // Check looks at everything the agent needs from the database, in the order in which one would put it right, and changes
 // nothing. A look that fails is a finding itself.
 func (db *DB) Check(ctx context.Context) []Finding {
+	// An agent that starts waits for each look; what it has noted itself it need not be told.
 	return append(db.checkAll(ctx, (*DB).checkReused), db.checkReplication(ctx))
 }
 

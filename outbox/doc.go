@@ -53,10 +53,10 @@
 // rows are given in transactions of a bounded number of pairs of event and endpoint, so that the
 // recording of others goes on between them. Every second the checkpoint is told where the walk stands
 // (checkpoint.sweep), and another term goes on there with the same horizon: what stands before the
-// place was compared for that horizon, and what came later is for the next comparison. A row that was updated meanwhile stands
-// elsewhere, and is looked for at the end. The place means
-// nothing once the table is kept in another file (VACUUM FULL, ALTER TABLE, TRUNCATE), nor on another
-// server; then the walk begins anew. The walk goes by no index, since there may be none.
+// place was compared for that horizon, and what came later is for the next comparison. A row that was
+// updated meanwhile stands elsewhere, and is looked for at the end. The place means nothing once the
+// table is kept in another file (VACUUM FULL, ALTER TABLE, TRUNCATE), nor on another server; then the
+// walk begins anew. The walk goes by no index, since there may be none.
 //
 // While all is well the latest part of the outbox is compared every few minutes all the same.
 //

@@ -39,7 +39,8 @@ func (Disabling) entry()   {} // the endpoint, outside a result
 func (Replay) entry()      {} // may be written again for one that is under way
 func (jobEntry) entry()    {}
 
-// writeLength is how many entries go into one group by all means: what goes into a group has a bound (groupRows).
+// writeLength bounds the entries that the Ledger takes in at once. A group is full at groupRows, and may be beyond that by so
+// many.
 const writeLength = 512
 
 // Write takes entries in, in this order. It waits while the Ledger's queue is full.

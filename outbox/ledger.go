@@ -20,8 +20,8 @@ const (
 	// stallAfter is how long a commit may take before new attempts wait for it, so that few results are lost with a
 	// process that dies then.
 	stallAfter = time.Second
-	// resultQueue and batchQueue bound what waits for the next commit: results of attempts, and deliveries of the batches
-	// of the stream, each batch counting for one more. They wait apart, since a batch may bring many rows: attempts to all
+	// resultQueue and batchQueue bound what waits for the next commit: calls of Write, one for each attempt, and deliveries of
+	// the batches of the stream, each batch counting for one more. They wait apart, since a batch may bring many rows: attempts to all
 	// endpoints would wait behind a burst for one. Many small transactions must fit as well as a large one.
 	resultQueue = 1024
 	batchQueue  = 4096

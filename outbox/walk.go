@@ -230,8 +230,8 @@ func (w *partWalk) run(ctx context.Context, l *Ledger) (added int64, err error) 
 	return added, nil
 }
 
-// part gives the events up to a position their rows. It looks again at a part in which it has found something, as
-// long as that goes away. most is how much one look found.
+// part gives the events up to a position their rows. It looks again at a part in which it has found something,
+// since a row may move before it is given. most is how much one look found.
 func (w *partWalk) part(ctx context.Context, l *Ledger, to int64) (added int64, most int, err error) {
 	for range looksAtPart {
 		events, err := w.find(ctx, to)
