@@ -110,7 +110,10 @@ func start(ctx context.Context, opts Options, makeData func(*Cluster, context.Co
 	if c.port, err = FreePort(); err != nil {
 		return nil, err
 	}
-	return c, makeData(c, ctx)
+	if err := makeData(c, ctx); err != nil {
+		return nil, err
+	}
+	return c, nil
 }
 
 // NewCluster starts a cluster for one test and closes it at the test's end.

@@ -221,22 +221,29 @@ func (d *database) awaitDue(ctx context.Context) error {
 	})
 }
 
+// startBeside starts an agent and waits until it has done what there is to do. It returns how long it took to lead and to
+// do it, and how long an event of a bystander took at most meanwhile.
+func (d *database) startBeside(ctx context.Context, done func(context.Context) error) (led, took, slowest time.Duration, err error) {
+	began := time.Now()
+	if err := d.launch(ctx, readyTimeout); err != nil {
+		return 0, 0, 0, err
+	}
+	led = time.Since(began)
+	w := d.newBystander(ctx)
+	if err := done(ctx); err != nil {
+		return 0, 0, 0, err
+	}
+	took = time.Since(began)
+	slowest, err = w.stop(ctx)
+	return led, took, slowest, err
+}
+
 // manyDue starts an agent while a delivery is due to each of very many endpoints.
 func (b *bench) manyDue(ctx context.Context, d *database) error {
 	if err := d.due(ctx, b.size.endpoints); err != nil {
 		return err
 	}
-	began := time.Now()
-	if err := d.launch(ctx, readyTimeout); err != nil {
-		return err
-	}
-	led := time.Since(began)
-	w := d.newBystander(ctx)
-	if err := d.awaitDue(ctx); err != nil {
-		return err
-	}
-	took := time.Since(began)
-	slowest, err := w.stop(ctx)
+	led, took, slowest, err := d.startBeside(ctx, d.awaitDue)
 	if err != nil {
 		return err
 	}
@@ -295,21 +302,7 @@ func (b *bench) lostSlot(ctx context.Context, d *database) error {
 	if err := d.settle(ctx); err != nil {
 		return err
 	}
-	began := time.Now()
-	if err := d.launch(ctx, readyTimeout); err != nil {
-		return err
-	}
-	led := time.Since(began)
-	w := d.newBystander(ctx)
-	err := d.await(ctx, sizesTimeout, "the agent has recovered", func() (bool, error) {
-		m, err := d.metrics(ctx)
-		return m["webhook_agent_recovering"] == 0, err
-	})
-	if err != nil {
-		return err
-	}
-	took := time.Since(began)
-	slowest, err := w.stop(ctx)
+	led, took, slowest, err := d.startBeside(ctx, func(ctx context.Context) error { return d.awaitRecovered(ctx, sizesTimeout) })
 	if err != nil {
 		return err
 	}

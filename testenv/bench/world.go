@@ -178,7 +178,11 @@ func (d *database) start(ctx context.Context) error {
 	if err := d.launch(ctx, readyTimeout); err != nil {
 		return err
 	}
-	return d.await(ctx, readyTimeout, "the agent has recovered", func() (bool, error) {
+	return d.awaitRecovered(ctx, readyTimeout)
+}
+
+func (d *database) awaitRecovered(ctx context.Context, limit time.Duration) error {
+	return d.await(ctx, limit, "the agent has recovered", func() (bool, error) {
 		m, err := d.metrics(ctx)
 		return m["webhook_agent_recovering"] == 0, err
 	})
