@@ -166,7 +166,7 @@ func playEndpoints(t *testing.T, seed uint64, webhook *sink.Webhook, m *metrics)
 			p.targets[target], p.urls[target] = e.ID, e.URL.Reveal()
 			return target, target.Err()
 		},
-		seal: func(*outbox.Endpoint) {}, tune: func(int) {},
+		seal: func(*outbox.Endpoint) {}, removed: func(string) {}, tune: func(int) {},
 		term: outbox.Term{LSN: 100, LookupUntil: 200},
 	}
 	p.play()

@@ -21,6 +21,7 @@ type router struct {
 	lookup   func(ctx context.Context, eventIDs, endpointIDs []string) (outbox.Recorded, error) // DB.Lookup
 	target   func(*outbox.Endpoint) (*sink.Target, error)                                       // the error is why nothing can be sent there
 	seal     func(*outbox.Endpoint)                                                             // has the secrets sealed if they are to be
+	removed  func(endpointID string)                                                            // there is nothing to seal any more
 	metrics  *metrics
 	log      *slog.Logger
 	suspects *suspects
@@ -395,6 +396,7 @@ func (r *router) remove(id string) []outbox.Entry {
 	if !r.suspects.aside(at) {
 		r.subs.remove(id)
 	}
+	r.removed(id)
 	r.backlog.sharedIsCurrent = false
 	return r.lanes.remove(id)
 }

@@ -79,7 +79,7 @@ func newRouterTest(t *testing.T) *routerTest {
 			target := webhook.Target(e.URL.Reveal(), secret.New("key"), secret.Text{})
 			return target, target.Err()
 		},
-		seal: func(*outbox.Endpoint) {}, tune: func(int) {},
+		seal: func(*outbox.Endpoint) {}, removed: func(string) {}, tune: func(int) {},
 		term: outbox.Term{LSN: 100, LookupUntil: 200},
 	}, n, lt, t}
 }

@@ -24,46 +24,75 @@ func openTarget(webhook *sink.Webhook, keys secret.Keyring, e *outbox.Endpoint) 
 // sealBatch is how many endpoints are tried before a pause, if one of them could not be sealed.
 const sealBatch = 100
 
-// unsealed are the endpoints whose secrets are to be sealed. The router adds them, seal takes them.
+// unsealed are the endpoints whose latest row, as the router knows it, has secrets that are to be sealed. The router adds and removes
+// them, seal tries them.
 type unsealed struct {
-	mu  sync.Mutex // guards ids
-	ids map[string]struct{}
+	mu  sync.Mutex      // guards ids
+	ids map[string]bool // whether it is to be tried; false while seal tries it, and until the router has seen what came of it
 	// more tells that there are some; sent without waiting, so one place is enough.
 	more chan struct{}
 }
 
 func newUnsealed() *unsealed {
-	return &unsealed{ids: map[string]struct{}{}, more: make(chan struct{}, 1)}
+	return &unsealed{ids: map[string]bool{}, more: make(chan struct{}, 1)}
 }
 
 func (u *unsealed) add(ids ...string) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	for _, id := range ids {
-		u.ids[id] = struct{}{}
+		u.ids[id] = true
 	}
+	u.tellLocked()
+}
+
+func (u *unsealed) tellLocked() {
 	select {
 	case u.more <- struct{}{}:
 	default:
 	}
 }
 
-// take takes out up to n.
+// remove takes an endpoint out: its latest row has nothing to seal, or it is gone.
+func (u *unsealed) remove(id string) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	delete(u.ids, id)
+}
+
+// take returns up to n that are to be tried.
 func (u *unsealed) take(n int) (ids []string) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	for id := range u.ids {
+	for id, due := range u.ids {
 		if len(ids) == n {
 			break
 		}
-		delete(u.ids, id)
-		ids = append(ids, id)
+		if due {
+			u.ids[id] = false
+			ids = append(ids, id)
+		}
 	}
 	return ids
 }
 
+// again has endpoints tried once more that were taken, but for those that the router has removed since. It reports whether
+// there are any.
+func (u *unsealed) again(ids []string) (left bool) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	for _, id := range ids {
+		if _, is := u.ids[id]; is {
+			u.ids[id], left = true, true
+		}
+	}
+	u.tellLocked()
+	return left
+}
+
 // seal seals the secrets of the endpoints in s.unsealed, one by one, until ctx ends. What it cannot seal, because the app holds the row
-// or the database is away, it tries again, after the others. The rows tell what is done, so an agent that begins to lead goes on where
+// or the database is away, it tries again, after the others; and so what it finds nothing to seal of, since the stream tells of a
+// commit before queries see it. The rows tell what is done, so an agent that begins to lead goes on where
 // the last one ended.
 func (s *session) seal(ctx context.Context) {
 	backoff := outbox.NewBackoff()
@@ -92,13 +121,14 @@ func (s *session) seal(ctx context.Context) {
 				}
 			case sealed:
 				s.metrics.sealed.Inc()
+			default:
+				again = append(again, id)
 			}
 		}
-		if len(again) == 0 {
+		if !s.unsealed.again(again) {
 			backoff, failing = outbox.NewBackoff(), false
 			continue
 		}
-		s.unsealed.add(again...)
 		wait, _ := backoff.Next()
 		if !sleep(ctx, wait) {
 			return

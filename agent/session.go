@@ -325,7 +325,7 @@ func (s *session) takeOver(take, alive context.Context) (*router, outbox.State, 
 	})
 	return &router{
 		subs: newSubscriptions(), lanes: s.lanes, track: s.ledger.Track, write: s.ledger.Write, lookup: s.db.Lookup, markLate: s.db.MarkLate,
-		target: s.target, seal: s.sealLater, metrics: s.metrics, log: s.log, term: s.term, suspects: &s.suspects,
+		target: s.target, seal: s.sealLater, removed: s.unsealed.remove, metrics: s.metrics, log: s.log, term: s.term, suspects: &s.suspects,
 		tune: tune, tuned: len(state.Endpoints),
 	}, state, nil
 }
@@ -348,6 +348,8 @@ func (s *session) target(e *outbox.Endpoint) (*sink.Target, error) {
 func (s *session) sealLater(e *outbox.Endpoint) {
 	if s.db.Unsealed(e) {
 		s.unsealed.add(e.ID)
+	} else {
+		s.unsealed.remove(e.ID)
 	}
 }
 

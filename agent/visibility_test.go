@@ -2,7 +2,9 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -10,21 +12,9 @@ import (
 	"github.com/quintago/webhook-agent/testenv"
 )
 
-// A commit is streamed when its record is on disk; queries see it only when a synchronous standby has answered too. With
-// a standby that does not exist the time between is as long as the test wants.
-func TestRun_WhatIsStreamedBeforeItIsVisibleIsNeitherLostNorForgotten(t *testing.T) {
-	t.Parallel()
-	cluster := testenv.NewCluster(t, testenv.Options{})
-	env := cluster.NewDB(t)
-	r := testenv.StartReceiver(t, testSecret)
-	endpoint := addEndpoint(t, env, "venue_1", r.URL, "*")
-	cfg := testConfig(env)
-	cfg.Database.URL = secret.New(env.LeastURL + "&options=-c%20synchronous_commit%3Dlocal") // the agent's own commits do not wait
-	cfg.Delivery.Retries[0] = 300 * time.Millisecond
-	start(t, cfg).waitLog("leading")
-	missed := addEvent(t, env, "venue_1", "lead.created", `1`)
-	waitStatus(t, env, missed, endpoint, "succeeded")
-
+// hideCommits has commits of the app be streamed and stay invisible until show is called.
+func hideCommits(t *testing.T, env *testenv.DB) (show func()) {
+	t.Helper()
 	super := connectURL(t, env.SuperuserURL)
 	standby := func(name string) {
 		t.Helper()
@@ -42,6 +32,25 @@ func TestRun_WhatIsStreamedBeforeItIsVisibleIsNeitherLostNorForgotten(t *testing
 		}
 		return nil
 	})
+	return func() { standby("") }
+}
+
+// A commit is streamed when its record is on disk; queries see it only when a synchronous standby has answered too. With
+// a standby that does not exist the time between is as long as the test wants.
+func TestRun_WhatIsStreamedBeforeItIsVisibleIsNeitherLostNorForgotten(t *testing.T) {
+	t.Parallel()
+	cluster := testenv.NewCluster(t, testenv.Options{})
+	env := cluster.NewDB(t)
+	r := testenv.StartReceiver(t, testSecret)
+	endpoint := addEndpoint(t, env, "venue_1", r.URL, "*")
+	cfg := testConfig(env)
+	cfg.Database.URL = secret.New(env.LeastURL + "&options=-c%20synchronous_commit%3Dlocal") // the agent's own commits do not wait
+	cfg.Delivery.Retries[0] = 300 * time.Millisecond
+	start(t, cfg).waitLog("leading")
+	missed := addEvent(t, env, "venue_1", "lead.created", `1`)
+	waitStatus(t, env, missed, endpoint, "succeeded")
+
+	show := hideCommits(t, env)
 	done := make(chan error, 2)
 	hang := func(sql string, args ...any) {
 		conn := connect(t, env)
@@ -64,7 +73,7 @@ func TestRun_WhatIsStreamedBeforeItIsVisibleIsNeitherLostNorForgotten(t *testing
 	})
 	waitStatus(t, env, "evt_hidden", endpoint, "pending, attempts 1")
 
-	standby("")
+	show()
 	for range 2 {
 		if err := <-done; err != nil {
 			t.Fatal(err)
@@ -77,4 +86,33 @@ func TestRun_WhatIsStreamedBeforeItIsVisibleIsNeitherLostNorForgotten(t *testing
 		}
 		return nil
 	})
+}
+
+func TestSeal_ASecretThatIsStreamedBeforeItIsVisibleIsSealedToo(t *testing.T) {
+	t.Parallel()
+	env := testenv.NewCluster(t, testenv.Options{}).NewDB(t)
+	cfg := testConfig(env)
+	cfg.Database.URL = secret.New(env.LeastURL + "&options=-c%20synchronous_commit%3Dlocal") // the agent's own commits do not wait
+	cfg.Security.Keys = testKeys[:1]
+	agent := start(t, cfg)
+	agent.waitLog("msg=leading")
+	show := hideCommits(t, env)
+	conn := connect(t, env)
+	done := make(chan error, 1)
+	go func() {
+		_, err := conn.Exec(context.Background(), `insert into webhooks.endpoints (id, venue, url, events, secret, disabled_at) values ('ep_hidden', 'venue_1', 'http://127.0.0.1:1/', '{*}', $1, now())`, testSecret)
+		done <- err
+	}()
+	url := agent.adminURL() + "/metrics"
+	testenv.Eventually(t, patience, func() error {
+		if _, body := get(t, url); !strings.Contains(body, "webhook_agent_endpoints_not_sending 1") {
+			return errors.New("the agent has not read the endpoint")
+		}
+		return nil
+	})
+	show()
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+	waitSealed(t, env, cfg.Security.Keys, "ep_hidden", testSecret)
 }
