@@ -19,7 +19,7 @@ import (
 const (
 	testSecret = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 	// patience is how long a test waits for what should come soon on a machine that is busy.
-	patience = 90 * time.Second
+	patience = 3 * time.Minute
 )
 
 // testConfig is a configuration for an agent on a test's database, in the role that the README describes, with short waits between
