@@ -253,7 +253,7 @@ func TestP1P3_KillNineLosesNothingAndRepeatsOnlyTheLastSecond(t *testing.T) {
 		return nil
 	})
 
-	duplicates := wantEachOnce(t, r.Received(), 2*events, kills, 1500*time.Millisecond)
+	duplicates := wantEachOnce(t, r.Received(), 2*events, kills, 3*time.Second)
 	t.Logf("%d events, %d kills, %d duplicates", events, len(kills), duplicates)
 
 	p.terminate(t)

@@ -379,69 +379,82 @@ func (t *Tailer) keepalive(k pglogrepl.PrimaryKeepaliveMessage) error {
 // data takes in one message of pgoutput.
 func (t *Tailer) data(take context.Context, out chan<- *Batch, data []byte) error {
 	defer t.at.Blame()
-	msg, err := parse(data)
-	if err != nil {
+	if len(data) == 0 {
+		return fmt.Errorf("%w: empty message", errDecode)
+	}
+	switch data[0] {
+	case msgBegin:
+		return t.begin(data)
+	case msgCommit:
+		return t.commit(take, out, data)
+	case msgInsert, msgUpdate, msgDelete, msgTruncate:
+		return t.change(take, out, data)
+	}
+	return t.dec.learn(data)
+}
+
+func (t *Tailer) begin(data []byte) error {
+	var m pglogrepl.BeginMessage
+	if err := m.Decode(data[1:]); err != nil {
+		return fmt.Errorf("%w: %w", errDecode, err)
+	}
+	t.batch = &Batch{XID: m.Xid, Committed: m.CommitTime.UTC(), Commit: m.FinalLSN}
+	t.handed, t.skip = 0, 0
+	t.at = Subject{Part: tailerPart, Commit: m.FinalLSN}
+	if m.FinalLSN == t.partial.commit {
+		// The order of changes within a transaction is the same each time it is sent.
+		t.skip = t.partial.changes
+	}
+	return nil
+}
+
+func (t *Tailer) commit(take context.Context, out chan<- *Batch, data []byte) error {
+	var m pglogrepl.CommitMessage
+	if err := m.Decode(data[1:]); err != nil {
+		return fmt.Errorf("%w: %w", errDecode, err)
+	}
+	t.at = Subject{}
+	if t.batch == nil {
+		return fmt.Errorf("%w: a commit without a begin", errDecode)
+	}
+	if len(t.batch.Changes) == 0 && t.handed == 0 {
+		// PostgreSQL 14 sends every transaction of the database. An empty one is a position and nothing else.
+		t.batch, t.idle = nil, max(t.idle, m.TransactionEndLSN)
+		return nil
+	}
+	t.batch.End = m.TransactionEndLSN
+	if err := t.yield(take, out, t.batch); err != nil {
 		return err
 	}
-	if t.passesOver(msg) {
+	t.batch = nil
+	return nil
+}
+
+// change takes in a change of a row, or a TRUNCATE.
+func (t *Tailer) change(take context.Context, out chan<- *Batch, data []byte) error {
+	if t.batch == nil {
+		return fmt.Errorf("%w: a change outside a transaction", errDecode)
+	}
+	t.at.Index++
+	if t.SetAside != nil && t.SetAside(t.at) {
+		// Its content is in the database: what the next term loads, and a comparison, bring it back.
 		return nil
 	}
 	var (
 		change Change
 		ok     bool
+		err    error
 	)
-	switch m := msg.(type) {
-	case *pglogrepl.BeginMessage:
-		t.batch = &Batch{XID: m.Xid, Committed: m.CommitTime.UTC(), Commit: m.FinalLSN}
-		t.handed, t.skip = 0, 0
-		t.at = Subject{Part: tailerPart, Commit: m.FinalLSN}
-		if m.FinalLSN == t.partial.commit {
-			// The order of changes within a transaction is the same each time it is sent.
-			t.skip = t.partial.changes
-		}
-		return nil
-	case *pglogrepl.CommitMessage:
-		t.at = Subject{}
-		if t.batch == nil {
-			return fmt.Errorf("%w: a commit without a begin", errDecode)
-		}
-		if len(t.batch.Changes) == 0 && t.handed == 0 {
-			// PostgreSQL 14 sends every transaction of the database. An empty one is a position and nothing else.
-			t.batch, t.idle = nil, max(t.idle, m.TransactionEndLSN)
-			return nil
-		}
-		t.batch.End = m.TransactionEndLSN
-		if err := t.yield(take, out, t.batch); err != nil {
-			return err
-		}
-		t.batch = nil
-		return nil
-	case *pglogrepl.TypeMessage:
-		t.dec.typed(m)
-		return nil
-	case *pglogrepl.RelationMessage:
-		return t.dec.describe(m)
-	case *pglogrepl.InsertMessage:
-		if t.batch != nil {
-			change, ok, err = t.dec.insert(m, t.batch.Committed)
-			if change.Event != nil {
-				change.Event.judge(t.batch.XID, t.batch.Committed)
-			}
-		}
-	case *pglogrepl.UpdateMessage:
-		change, ok, err = t.dec.update(m)
-	case *pglogrepl.DeleteMessage:
-		change, ok, err = t.dec.delete(m)
-	case *pglogrepl.TruncateMessage:
-		change, ok, err = t.dec.truncate(m)
-	default: // Origin and messages of pg_logical_emit_message
-		return nil
+	if data[0] == msgTruncate {
+		change, ok, err = t.dec.truncate(data)
+	} else {
+		change, ok, err = t.dec.change(data, t.batch.Committed)
 	}
 	if err != nil || !ok {
 		return err
 	}
-	if t.batch == nil {
-		return fmt.Errorf("%w: a change outside a transaction", errDecode)
+	if change.Event != nil {
+		change.Event.judge(t.batch.XID, t.batch.Committed)
 	}
 	if t.skip > 0 {
 		t.skip--
@@ -461,18 +474,6 @@ func (t *Tailer) data(take context.Context, out chan<- *Batch, data []byte) erro
 	full := t.batch
 	t.batch = &Batch{XID: full.XID, Committed: full.Committed, Commit: full.Commit}
 	return t.yield(take, out, full)
-}
-
-// passesOver counts the changes of a transaction, and reports whether this one is to be passed over. Its
-// content is in the database: what the next term loads, and a comparison, bring it back.
-func (t *Tailer) passesOver(msg pglogrepl.Message) bool {
-	switch msg.(type) {
-	case *pglogrepl.InsertMessage, *pglogrepl.UpdateMessage, *pglogrepl.DeleteMessage, *pglogrepl.TruncateMessage:
-	default:
-		return false
-	}
-	t.at.Index++
-	return t.batch != nil && t.SetAside != nil && t.SetAside(t.at)
 }
 
 // yield hands b over. While the consumer is slow it goes on telling the server that it lives.

@@ -1,0 +1,135 @@
+package outbox
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+
+	"github.com/jackc/pglogrepl"
+)
+
+// errDecode marks bytes that are not what the protocol promises. Nothing may be confirmed after it.
+var errDecode = errors.New("cannot decode the replication stream")
+
+// The messages of pgoutput that come for each transaction and each row. They are read here, where they stand in the buffer of the
+// connection; pglogrepl reads the others. Their formats are those of protocol version 1 in
+// https://www.postgresql.org/docs/current/protocol-logicalrep-message-formats.html.
+const (
+	msgBegin    = 'B'
+	msgCommit   = 'C'
+	msgInsert   = 'I'
+	msgUpdate   = 'U'
+	msgDelete   = 'D'
+	msgTruncate = 'T'
+)
+
+// Kinds of values in a row.
+const (
+	valueNull      = 'n'
+	valueUnchanged = 'u' // a large value that the change left as it was: it is not sent
+	valueText      = 't'
+	valueBinary    = 'b' // never sent, since the stream is asked for text
+)
+
+// rowMessage is an Insert, Update or Delete message.
+type rowMessage struct {
+	kind     byte
+	relation uint32
+	// row is the new row. Of a Delete it is the old one, of which columns outside the key are null.
+	row row
+}
+
+// row holds the values of a row in the order of its relation's columns. They stand in the message: who keeps one copies it.
+type row []value
+
+type value struct {
+	kind byte
+	text []byte // of valueText and valueBinary
+}
+
+// The roles of the rows in a message.
+const (
+	roleNew = 'N'
+	roleOld = 'O' // all columns, under REPLICA IDENTITY FULL
+	roleKey = 'K' // the columns of the key alone
+)
+
+// readRow reads a message of kind msgInsert, msgUpdate or msgDelete. The row takes the place of what values held.
+func readRow(message []byte, values row) (rowMessage, error) {
+	const head = 1 + 4 // the kind, and the relation
+	m := rowMessage{kind: message[0], row: values[:0]}
+	if len(message) < head {
+		return m, errTruncated(m.kind)
+	}
+	m.relation = binary.BigEndian.Uint32(message[1:])
+	for rest := message[head:]; ; {
+		if len(rest) == 0 {
+			return m, errTruncated(m.kind)
+		}
+		role := rest[0]
+		var ok bool
+		if m.row, rest, ok = readValues(rest[1:], m.row[:0]); !ok {
+			return m, errTruncated(m.kind)
+		}
+		switch old := role == roleOld || role == roleKey; {
+		case old && m.kind == msgUpdate: // it stands before the new one
+		case old != (m.kind == msgDelete), !old && role != roleNew:
+			return m, fmt.Errorf("%w: message %q has a row of kind %q", errDecode, m.kind, role)
+		case len(rest) > 0:
+			return m, fmt.Errorf("%w: message %q goes on behind its row", errDecode, m.kind)
+		default:
+			return m, nil
+		}
+	}
+}
+
+func errTruncated(kind byte) error { return fmt.Errorf("%w: message %q is truncated", errDecode, kind) }
+
+// readValues reads a row, appends it to values, and returns what follows it. ok is false if the row is longer than the data.
+func readValues(data []byte, values row) (_ row, rest []byte, ok bool) {
+	if len(data) < 2 {
+		return values, nil, false
+	}
+	columns := binary.BigEndian.Uint16(data)
+	data = data[2:]
+	for range columns {
+		if len(data) == 0 {
+			return values, nil, false
+		}
+		v := value{kind: data[0]}
+		data = data[1:]
+		if v.kind == valueText || v.kind == valueBinary {
+			if len(data) < 4 || uint64(binary.BigEndian.Uint32(data)) > uint64(len(data)-4) {
+				return values, nil, false
+			}
+			end := 4 + binary.BigEndian.Uint32(data)
+			v.text, data = data[4:end], data[end:]
+		}
+		values = append(values, v)
+	}
+	return values, data, true
+}
+
+// parse reads the messages that are rare, by pglogrepl.Parse, which panics on truncated input. It returns nil for messages that mean
+// nothing here: PostgreSQL 18 sends a Stream Abort ('A') of a transaction that was never streamed, also with protocol version 1.
+func parse(data []byte) (msg pglogrepl.Message, err error) {
+	switch data[0] {
+	case 'A':
+		return nil, nil
+	case msgTruncate:
+		// pglogrepl makes room for what the count says, up to 16 GiB, before it looks whether that is there.
+		const count, flags, relation = 4, 1, 4
+		if body := data[1:]; len(body) < count+flags || uint64(binary.BigEndian.Uint32(body))*relation > uint64(len(body)-count-flags) {
+			return nil, errTruncated(data[0])
+		}
+	}
+	defer func() {
+		if r := recover(); r != nil {
+			msg, err = nil, errTruncated(data[0])
+		}
+	}()
+	if msg, err = pglogrepl.Parse(data); err != nil {
+		return nil, fmt.Errorf("%w: message %q: %w", errDecode, data[0], err)
+	}
+	return msg, nil
+}
