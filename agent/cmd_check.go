@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	"github.com/spf13/cobra"
 
@@ -33,7 +34,8 @@ ends with status 1 when one of them keeps the agent from working.`,
 			if err != nil {
 				return err
 			}
-			return printFindings(a.printer(), findings)
+			files := openFilesFor(cfg.Delivery.Concurrency).finding()
+			return printFindings(a.printer(), slices.Insert(findings, 1, files)) // behind the configuration
 		},
 	}
 }

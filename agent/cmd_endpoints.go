@@ -124,7 +124,16 @@ func stateText(e outbox.EndpointInfo, now time.Time) string {
 	case outbox.StateUnusable:
 		return "unusable: " + e.Unusable
 	}
+	if e.HeldUntil != nil {
+		return fmt.Sprintf("%s, next attempt %s: %s", e.State, formatAge(e.HeldUntil, now), heldReasons[e.HeldBy])
+	}
 	return e.State
+}
+
+// heldReasons explains endpoint_health.held_by.
+var heldReasons = map[string]string{
+	outbox.HeldByFailures:   "it keeps failing",
+	outbox.HeldByRetryAfter: "its server asked for a wait (Retry-After)",
 }
 
 // lastError is the error of the failures that are being counted; after a success it is history.
@@ -166,6 +175,7 @@ credential; select url from webhooks.endpoints shows it.`,
 				{"failures", failuresText(e, d.cfg.Delivery.DisableAfter, now)},
 				{"last failure", formatTime(e.LastFailureAt, now)},
 				{"last error", e.LastError},
+				{"next attempt", heldText(e, now)},
 				{"recovered", formatTime(e.LastSuccessAt, now)},
 				{"former secret", formerSecretText(e, now)},
 				{"created", formatTime(e.Created, now)},
@@ -190,6 +200,14 @@ func failuresText(e outbox.EndpointInfo, limit int, now time.Time) string {
 		text += " since " + formatTime(e.FirstFailureAt, now)
 	}
 	return fmt.Sprintf("%s; at %d the endpoint is disabled", text, limit)
+}
+
+// heldText says when the next attempt may start, "" where nothing holds the endpoint.
+func heldText(e outbox.EndpointInfo, now time.Time) string {
+	if e.HeldUntil == nil {
+		return ""
+	}
+	return fmt.Sprintf("not before %s: %s", formatTime(e.HeldUntil, now), heldReasons[e.HeldBy])
 }
 
 func formerSecretText(e outbox.EndpointInfo, now time.Time) string {

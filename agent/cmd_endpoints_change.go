@@ -270,7 +270,7 @@ before it is enabled. It ends with status 1 when the attempt failed.`,
 			if err != nil {
 				return err
 			}
-			webhook, err := d.cfg.webhook(ctx)
+			webhook, err := d.cfg.webhook(ctx, 1)
 			if err != nil {
 				return err
 			}

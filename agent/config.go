@@ -57,7 +57,8 @@ type DeliveryConfig struct {
 	Timeout             time.Duration   `toml:"timeout"` // one deadline over connect, headers and body
 	Retries             []time.Duration `toml:"retries"` // the wait before each attempt after the first
 	DisableAfter        int             `toml:"disable_after"`
-	Concurrency         int             `toml:"concurrency"` // attempts in flight, all endpoints together
+	FailingInterval     time.Duration   `toml:"failing_interval"` // between attempts to an endpoint that keeps failing
+	Concurrency         int             `toml:"concurrency"`      // attempts in flight, all endpoints together
 	EndpointConcurrency int             `toml:"endpoint_concurrency"`
 	ShutdownTimeout     time.Duration   `toml:"shutdown_timeout"`
 	QueueMemory         ByteSize        `toml:"queue_memory"` // for events that wait in lanes
@@ -112,6 +113,7 @@ func DefaultConfig() *Config {
 			Timeout:             15 * time.Second,
 			Retries:             []time.Duration{5 * time.Second, 25 * time.Second, 2 * time.Minute, 10 * time.Minute, 30 * time.Minute},
 			DisableAfter:        100,
+			FailingInterval:     10 * time.Second,
 			Concurrency:         256,
 			EndpointConcurrency: 16,
 			ShutdownTimeout:     20 * time.Second,

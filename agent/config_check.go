@@ -97,6 +97,7 @@ func (d *DeliveryConfig) check(p *problemList) {
 		p.add("delivery.retries", "has %d waits, must have at most 20", len(d.Retries))
 	}
 	within(p, "delivery.disable_after", d.DisableAfter, 1, 10_000)
+	within(p, "delivery.failing_interval", d.FailingInterval, 0, time.Hour)
 	within(p, "delivery.concurrency", d.Concurrency, 1, 10_000)
 	within(p, "delivery.endpoint_concurrency", d.EndpointConcurrency, 1, 1_000)
 	within(p, "delivery.shutdown_timeout", d.ShutdownTimeout, 0, 10*time.Minute)

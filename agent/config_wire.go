@@ -40,9 +40,9 @@ func (c *Config) managed() []outbox.ManagedEndpoint {
 	return managed
 }
 
-// webhook returns the Webhook that delivers: it refuses the addresses of this host and of the database. It resolves the
+// webhook returns the Webhook that delivers, with so many idle connections at most: it refuses the addresses of this host and of the database. It resolves the
 // database's name and fails if that cannot be done, since the guard would have a hole.
-func (c *Config) webhook(ctx context.Context) (*sink.Webhook, error) {
+func (c *Config) webhook(ctx context.Context, idle int) (*sink.Webhook, error) {
 	deny, err := sink.HostAddrs()
 	if err != nil {
 		return nil, err
@@ -57,6 +57,7 @@ func (c *Config) webhook(ctx context.Context) (*sink.Webhook, error) {
 		AllowHTTP:      c.Network.AllowHTTP,
 		AllowNetworks:  c.Network.AllowNetworks,
 		DenyAddrs:      append(deny, database...),
-		MaxIdlePerHost: c.Delivery.Concurrency, // many endpoints may be on one host
+		MaxIdlePerHost: min(c.Delivery.Concurrency, idle), // many endpoints may be on one host
+		MaxIdle:        idle,
 	})
 }

@@ -87,7 +87,7 @@ func (l launch) start(t *testing.T, env *testenv.DB) *process {
 	}
 	p := &process{stderr: &syncBuffer{}, admin: fmt.Sprintf("127.0.0.1:%d", port)}
 	file := filepath.Join(t.TempDir(), "webhook-agent.toml")
-	text := fmt.Sprintf("[outbox]\nslot = %q\n[delivery]\nshutdown_timeout = \"5s\"\n%s\n[network]\nallow_http = true\nallow_networks = [\"127.0.0.0/8\"]\n[admin]\nlisten = %q\n",
+	text := fmt.Sprintf("[outbox]\nslot = %q\n[delivery]\nshutdown_timeout = \"5s\"\nfailing_interval = \"0s\"\n%s\n[network]\nallow_http = true\nallow_networks = [\"127.0.0.0/8\"]\n[admin]\nlisten = %q\n",
 		env.Slot, l.delivery, p.admin)
 	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 		t.Fatal(err)

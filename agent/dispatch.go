@@ -75,7 +75,11 @@ func (l *lane) class() laneClass {
 // listLocked puts a lane that can start an attempt among the ready ones of its venue, and the venue among the ready ones.
 func (s *lanes) listLocked(l *lane) {
 	class := l.class()
-	if l.listed[class] || !l.canStart(&s.cfg) {
+	if l.listed[class] {
+		return
+	}
+	if !l.canStart(&s.cfg) {
+		s.awaitLocked(l)
 		return
 	}
 	l.listed[class] = true
@@ -158,6 +162,7 @@ func (s *lanes) nextLocked() *job {
 		if len(l.queue) == 0 {
 			l.refilled = false
 		}
+		s.spaceLocked(l, s.cfg.now())
 		l.inFlight.add(d.EventID)
 		l.attempts++
 		s.inFlight++
@@ -192,17 +197,25 @@ func (s *lanes) attempt(j *job) *job {
 	}))
 	result := s.cfg.attempt(s.work, j.request)
 	slow.Stop()
-	if result.Outcome != sink.Canceled {
+	var entries []outbox.Entry
+	switch result.Outcome {
+	case sink.Canceled:
+	case sink.NotMade:
+		s.cfg.metrics.notMade.WithLabelValues(string(result.Fault)).Inc()
+		entries = s.putBack(l, d)
+	default:
 		s.cfg.metrics.attempted(d, result, s.cfg.now())
-		entries := s.finish(l, d, result)
-		// An error means that the session is over; what was not recorded is sent again in the next one.
-		_ = s.cfg.write(s.work, entries...)
+		entries = s.finish(l, d, result)
 	}
+	// An error means that the session is over; what was not recorded is sent again in the next one.
+	_ = s.cfg.write(s.work, entries...)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	l.inFlight.remove(d.EventID)
 	l.attempts--
-	s.freeLocked(l, d)
+	if result.Outcome != sink.NotMade { // it waits again, or is given back
+		s.freeLocked(l, d)
+	}
 	s.inFlight--
 	if !l.proven {
 		s.unproven--

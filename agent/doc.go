@@ -20,6 +20,18 @@
 // one venue therefore delays no other, as long as its data fit into an eighth of delivery.queue_memory: a larger one holds
 // the stream until a part of it is handed over.
 //
+// # Endpoints that fail
+//
+// Each attempt counts, and the hundredth failure in a row disables the endpoint. What is left to the agent is how fast it
+// spends them (standing.go). After a failure the lane is held, for twice as long after each further one, until from the tenth
+// on attempts are made one at a time, delivery.failing_interval apart. A Retry-After holds it as well. A lane that is held for
+// long has nothing in memory: its deliveries are pending rows, and a refill brings one when the hold is over. What holds an
+// endpoint is recorded with its counter, so another agent goes on with it. A server that refuses some events for their number
+// is given a gap between two attempts, and one that breaks at several attempts at a time gets fewer.
+//
+// An attempt that fails on this side of the wire (sink.NotMade) is none: its delivery goes back to the lane, which tries again
+// within seconds, and /readyz says what it was (local.go).
+//
 // # Guarantee
 //
 // At least once. The position that PostgreSQL may forget is never ahead of what is recorded, and what is recorded as

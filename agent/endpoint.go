@@ -18,10 +18,12 @@ func (s *lanes) load(e outbox.EndpointState, to *sink.Target, unusable string, d
 	s.byID[e.ID] = l
 	l.endpoint, l.target, l.unusable = &e.Endpoint, to, unusable
 	s.joinLocked(l)
+	now := s.cfg.now()
 	l.failures, l.firstFailure = e.Failures, e.FirstFailure
+	l.resumeHold(e, now)
 	var entries []outbox.Entry
 	if unusable != e.Unusable {
-		entries = append(entries, s.healthLocked(l))
+		entries = append(entries, s.healthLocked(l, now))
 	}
 	l.off = offReason(l.endpoint, unusable)
 	if l.failures >= s.cfg.disableAfter && !e.Disabled {
@@ -74,12 +76,12 @@ func (s *lanes) change(e *outbox.Endpoint, to *sink.Target, unusable string) (*l
 		s.joinLocked(l)
 		// An endpoint of the same id may have been removed.
 		if former := s.removed[e.ID]; former != nil {
-			l.held = former.held // what it still sends is not fetched and sent by this lane too
+			l.held, l.leaving = former.held, former.leaving // what it still sends is not fetched and sent by this lane too
 			delete(s.removed, e.ID)
 		}
 		entries := []outbox.Entry{s.stopMissingLocked(e.ID)}
 		if unusable != "" {
-			entries = append(entries, s.healthLocked(l))
+			entries = append(entries, s.healthLocked(l, s.cfg.now()))
 		}
 		// That one may have left pending rows, which are this lane's now.
 		if l.off = offReason(e, unusable); l.off == "" {
@@ -106,9 +108,12 @@ func (s *lanes) change(e *outbox.Endpoint, to *sink.Target, unusable string) (*l
 	if e.Generation > before.Generation {
 		l.failures, l.firstFailure = 0, time.Time{}
 	}
+	if e.Generation > before.Generation || !e.SameTarget(before) {
+		s.forgiveLocked(l)
+	}
 	if e.Generation > before.Generation || unusable != l.unusable {
 		l.unusable = unusable
-		entries = append(entries, s.healthLocked(l))
+		entries = append(entries, s.healthLocked(l, s.cfg.now()))
 	}
 	switch off := offReason(e, unusable); {
 	case off == "" && l.off != "":

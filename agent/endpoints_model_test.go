@@ -150,7 +150,7 @@ func playEndpoints(t *testing.T, seed uint64, webhook *sink.Webhook, m *metrics)
 	d := DefaultConfig().Delivery
 	lanes := newLanes(t.Context(), lanesConfig{
 		concurrency: d.Concurrency, endpointConcurrency: d.EndpointConcurrency, disableAfter: d.DisableAfter,
-		retries: d.Retries, queueBytes: int(d.QueueMemory), attempt: p.attempt, leads: func() bool { return true },
+		retries: d.Retries, lengthen: asLong, queueBytes: int(d.QueueMemory), attempt: p.attempt, leads: func() bool { return true },
 		now: time.Now, write: p.take, metrics: m, log: log,
 	})
 	t.Cleanup(func() {

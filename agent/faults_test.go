@@ -37,8 +37,8 @@ var faults = []fault{
 	lasting("long stall", testenv.Stall, longStall),
 }
 
-// trouble writes events to two endpoints before, during and after the fault, and returns them.
-func trouble(t *testing.T, env *testenv.DB, p *testenv.Proxy, f fault, arrived func(eventID string) error) (events []string) {
+// disturbance writes events to two endpoints before, during and after the fault, and returns them.
+func disturbance(t *testing.T, env *testenv.DB, p *testenv.Proxy, f fault, arrived func(eventID string) error) (events []string) {
 	t.Helper()
 	write := func(n int) {
 		for range n {
@@ -74,7 +74,7 @@ func TestFaults_OfTheDatabasesNetworkLoseAndRepeatNothing(t *testing.T) {
 			cfg.Database.URL = secret.New(p.Via(env.LeastURL))
 			a := start(t, cfg)
 			a.waitLog("leading")
-			events := trouble(t, env, p, f, func(id string) error {
+			events := disturbance(t, env, p, f, func(id string) error {
 				if testenv.QueryOne[int](t, env, `select count(*) from webhooks.deliveries where event_id = $1 and status = 'succeeded'`, id) != 2 {
 					return fmt.Errorf("%s has not arrived", id)
 				}
@@ -121,7 +121,7 @@ func TestFaults_OfACustomersNetworkAreRetriedAndHoldUpNoOther(t *testing.T) {
 				cfg.Delivery.Retries = append(cfg.Delivery.Retries, 300*time.Millisecond)
 			}
 			start(t, cfg).waitLog("leading")
-			events := trouble(t, env, p, f, func(id string) error {
+			events := disturbance(t, env, p, f, func(id string) error {
 				if testenv.QueryOne[int](t, env, `select count(*) from webhooks.deliveries where event_id = $1 and status = 'succeeded'`, id) != 2 {
 					return fmt.Errorf("%s has not arrived", id)
 				}

@@ -32,6 +32,7 @@ func testConfig(env *testenv.DB) *Config {
 	cfg.Network.AllowNetworks = []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}
 	cfg.Admin.Listen = "127.0.0.1:0"
 	cfg.Delivery.Retries = []time.Duration{50 * time.Millisecond, 50 * time.Millisecond, 50 * time.Millisecond, 50 * time.Millisecond, 50 * time.Millisecond}
+	cfg.Delivery.FailingInterval = 0 // most tests want many failures soon
 	cfg.Delivery.ShutdownTimeout = 5 * time.Second
 	return cfg
 }

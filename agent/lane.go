@@ -47,6 +47,7 @@ type lane struct {
 	// failures is the number of consecutive failed attempts, firstFailure when the first of them ended.
 	failures     int
 	firstFailure time.Time
+	trouble      *trouble // nil for an endpoint that has not failed lately
 
 	// due is the earliest time at which the database has a delivery of this lane that memory does not hold; zero when
 	// it has none.
@@ -58,6 +59,8 @@ type lane struct {
 	// left counts the new deliveries that were left to the database and have no committed row yet: no refill can see
 	// them.
 	left int
+	// leaving are the events that were given back to the database and have no committed row yet. They are held until then.
+	leaving eventSet
 	// full tells that a refill found more than there is memory for. The end of an attempt clears it: a lane that is
 	// full holds something.
 	full bool
@@ -92,32 +95,44 @@ func newLane(id string) *lane {
 
 // limit is how many attempts may be in flight now: never more than failures are left before the endpoint is disabled.
 func (l *lane) limit(cfg *lanesConfig) int {
+	if l.isPaced(cfg) {
+		return 1
+	}
 	return min(l.window, cfg.endpointConcurrency, cfg.disableAfter-l.failures)
 }
 
 // canStart tells whether the lane has an attempt to make.
 func (l *lane) canStart(cfg *lanesConfig) bool {
-	return l.off == "" && len(l.queue) > 0 && l.attempts < l.limit(cfg)
+	return l.off == "" && len(l.queue) > 0 && l.attempts < l.limit(cfg) && (l.trouble == nil || l.heldFor(cfg.now()) == 0)
 }
 
 // wantsRefill tells whether the lane is to be refilled once it is due.
 func (l *lane) wantsRefill() bool {
-	return l.off == "" && !l.due.IsZero() && !l.fetching && !l.full && len(l.queue) <= refillBelow
-}
-
-// health is the lane's failure counter as it is to be recorded.
-func (l *lane) health(version int64) *outbox.Health {
-	return &outbox.Health{
-		EndpointID: l.id, Generation: l.endpoint.Generation, Version: version,
-		Failures: l.failures, FirstFailure: l.firstFailure, Unusable: l.unusable,
+	if l.off != "" || l.due.IsZero() || l.fetching || l.full {
+		return false
 	}
+	if l.failures > 0 {
+		return len(l.queue)+l.attempts == 0 // what it holds may be all that it can use for long
+	}
+	return len(l.queue) <= refillBelow
 }
 
-// dueHeap orders the lanes that want a refill by the time they are due. It implements heap.Interface.
+// refillLimit is how many rows a refill brings a lane at most, beside those that it holds.
+func (l *lane) refillLimit(cfg *lanesConfig) int {
+	switch {
+	case l.isPaced(cfg):
+		return 1
+	case l.failures > 0:
+		return restrainedRows
+	}
+	return refillLength
+}
+
+// dueHeap orders the lanes that want a refill by the time of it. It implements heap.Interface.
 type dueHeap []*lane
 
 func (h dueHeap) Len() int           { return len(h) }
-func (h dueHeap) Less(i, j int) bool { return h[i].due.Before(h[j].due) }
+func (h dueHeap) Less(i, j int) bool { return h[i].refillAt().Before(h[j].refillAt()) }
 func (h dueHeap) Swap(i, j int) {
 	h[i], h[j] = h[j], h[i]
 	h[i].dueIndex, h[j].dueIndex = i, j

@@ -28,7 +28,10 @@ type lanesConfig struct {
 	endpointConcurrency int
 	disableAfter        int
 	retries             []time.Duration
-	queueBytes          int
+	failingInterval     time.Duration // delivery.failing_interval; zero paces nobody
+	// lengthen makes a wait longer by up to a tenth, so that endpoints that failed together do not come back together.
+	lengthen   func(time.Duration) time.Duration
+	queueBytes int
 	// attempt makes one attempt. It is called by many goroutines.
 	attempt func(context.Context, sink.Request) sink.Result
 	// leads tells whether an attempt may start: this agent is sure that no other has taken over.
@@ -116,7 +119,7 @@ func (s *lanes) offer(offers []offer) (results []*outbox.Result) {
 			results = append(results, &outbox.Result{Delivery: d, Status: outbox.Failed, Error: d.Unfit, Finished: now})
 		case s.heldLocked(l, d):
 			results = append(results, outbox.IDTaken(d, now))
-		case s.fits(l, d):
+		case s.fits(l, d, now):
 			s.pushLocked(l, d)
 			continue
 		default:
@@ -145,9 +148,9 @@ func missed(d *outbox.Delivery, reason string, now time.Time) *outbox.Result {
 }
 
 // fits tells whether a new delivery may wait in memory. A lane with a backlog in the database sends its new ones
-// there as well, which keeps them roughly in order and no old one waiting for ever.
-func (s *lanes) fits(l *lane, d *outbox.Delivery) bool {
-	return !l.backlog && len(l.queue) < laneLength && s.hasRoom(l, d)
+// there as well, which keeps them roughly in order and no old one waiting for ever. So does one that is held for long.
+func (s *lanes) fits(l *lane, d *outbox.Delivery, now time.Time) bool {
+	return !l.backlog && len(l.queue) < laneLength && l.heldFor(now) <= keepFor && s.hasRoom(l, d)
 }
 
 // hasRoom reports whether there is memory for a delivery. A lane may always hold one.
@@ -182,12 +185,13 @@ func (s *lanes) finish(l *lane, d *outbox.Delivery, result sink.Result) []outbox
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.proveLocked(l, result.Latency < slowAfter)
+	l.madeLocked()
 	if result.Outcome == sink.Succeeded {
-		l.window = min(l.window+1, s.cfg.endpointConcurrency)
+		s.succeededLocked(l, now)
 		r := &outbox.Result{Delivery: d, Status: outbox.Succeeded, Finished: now, Code: result.Code, Latency: result.Latency}
 		if l.failures > 0 && l.off != offRemoved {
 			l.failures, l.firstFailure = 0, time.Time{}
-			r.Health = s.healthLocked(l)
+			r.Health = s.healthLocked(l, now)
 			r.Health.LastSuccess = now
 		}
 		return []outbox.Entry{r}
@@ -209,8 +213,9 @@ func (s *lanes) finish(l *lane, d *outbox.Delivery, result sink.Result) []outbox
 		if l.failures++; l.failures == 1 {
 			l.firstFailure = now
 		}
+		s.failedLocked(l, result, now)
 		if l.off != offRemoved { // its health went with it
-			r.Health = s.healthLocked(l)
+			r.Health = s.healthLocked(l, now)
 			r.Health.LastFailure, r.Health.LastError = now, result.Error
 		}
 	}
@@ -232,6 +237,7 @@ func (s *lanes) finish(l *lane, d *outbox.Delivery, result sink.Result) []outbox
 			"consecutive_failures", l.failures, "failing_since", l.firstFailure, "last_error", result.Error)
 		entries = append(entries, s.turnOffLocked(l, offDisabled, d.EventID)...)
 	}
+	entries = append(entries, s.giveBackLocked(l, now)...)
 	wait, again := nextWait(s.cfg.retries, r.Attempt.Number, result.RetryAfter)
 	switch {
 	case !again:
@@ -239,7 +245,7 @@ func (s *lanes) finish(l *lane, d *outbox.Delivery, result sink.Result) []outbox
 	case l.off != "":
 		r.Status, r.Error = outbox.Missed, l.off
 	default:
-		r.Status, r.NextAttempt = outbox.Pending, now.Add(wait)
+		r.Status, r.NextAttempt = outbox.Pending, now.Add(s.cfg.lengthen(wait))
 	}
 	return entries
 }
@@ -253,11 +259,11 @@ func (s *lanes) unsendable(d *outbox.Delivery, result sink.Result, now time.Time
 	}}
 }
 
-// healthLocked returns the lane's failure counter, to be recorded. The numbers are those of all lanes together, so that
+// healthLocked returns the lane's failure counter and what holds it, to be recorded. The numbers are those of all lanes together, so that
 // an endpoint that comes back under its id goes on counting up.
-func (s *lanes) healthLocked(l *lane) *outbox.Health {
+func (s *lanes) healthLocked(l *lane, now time.Time) *outbox.Health {
 	s.healths++
-	return l.health(s.healths)
+	return l.standing(s.healths, now)
 }
 
 // nextWait returns how long to wait after the attempt of this number, counted from one; again is false after the
@@ -343,7 +349,9 @@ func (s *lanes) committed(results []*outbox.Result) {
 			s.forgetLocked(r.Delivery)
 			continue
 		}
-		if left := r.Status == outbox.Pending && r.Attempt == nil; !left { // held is that of a refill, if it is
+		_, leaving := l.leaving[r.Delivery.EventID]
+		l.leaving.remove(r.Delivery.EventID)
+		if left := r.Status == outbox.Pending && r.Attempt == nil; !left || leaving { // held is that of a refill, if it is
 			l.held.remove(r.Delivery.EventID)
 		}
 		if l.fetching {
@@ -445,12 +453,13 @@ func (s *lanes) wakeRefill() {
 }
 
 // laneStats is a view of the lanes for metrics.
-type laneStats struct{ inFlight, queued, bytes, active, off int }
+type laneStats struct{ inFlight, queued, bytes, active, off, held int }
 
 func (s *lanes) stats() laneStats {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	st := laneStats{inFlight: s.inFlight, bytes: s.bytes}
+	now := s.cfg.now()
 	for _, l := range s.byID {
 		st.queued += len(l.queue)
 		if len(l.held) > 0 {
@@ -458,6 +467,8 @@ func (s *lanes) stats() laneStats {
 		}
 		if l.off != "" {
 			st.off++
+		} else if l.heldFor(now) > keepFor {
+			st.held++
 		}
 	}
 	return st

@@ -173,6 +173,7 @@ func (b *book) state(row outbox.Endpoint) outbox.EndpointState {
 	s.Disabled = row.Disabled || b.off[row.ID]
 	if h := b.health[row.ID]; h != nil && h.Generation == row.Generation {
 		s.Failures, s.FirstFailure, s.Unusable = h.Failures, h.FirstFailure, h.Unusable
+		s.HeldUntil, s.HeldBy = h.HeldUntil, h.HeldBy
 	}
 	return s
 }
@@ -311,7 +312,7 @@ func (b *book) due(ctx context.Context, wants []outbox.Want, now time.Time, maxB
 			switch {
 			case key.endpointID != w.EndpointID || row.status != outbox.Pending:
 			case !row.next.After(now):
-				rows = append(rows, &outbox.Delivery{EventID: key.eventID, EndpointID: key.endpointID, Venue: row.venue, Attempts: row.attempts, Created: row.next})
+				rows = append(rows, &outbox.Delivery{EventID: key.eventID, EndpointID: key.endpointID, Venue: row.venue, Attempts: row.attempts, Created: row.next, Refilled: true})
 			case r.Next.IsZero() || row.next.Before(r.Next):
 				r.Next = row.next
 			}

@@ -58,7 +58,11 @@ type laneTest struct {
 	sent      int
 }
 
-// newLaneTest begins a test with the product's own limits, which configure may change. Everything ends with the bubble.
+// asLong is lanesConfig.lengthen of tests that count on exact waits.
+func asLong(d time.Duration) time.Duration { return d }
+
+// newLaneTest begins a test with the product's own limits, which configure may change. Failing endpoints are not paced unless it
+// says so: most tests want many failures soon. Everything ends with the bubble.
 func newLaneTest(t *testing.T, configure func(*lanesConfig)) *laneTest {
 	lt := &laneTest{t: t, log: &syncBuffer{}, began: time.Now(), endpoints: map[string]*attempts{}, targets: map[*sink.Target]string{}}
 	lt.delays = func() time.Duration { return 2 * time.Millisecond }
@@ -67,7 +71,7 @@ func newLaneTest(t *testing.T, configure func(*lanesConfig)) *laneTest {
 	d := DefaultConfig().Delivery
 	cfg := lanesConfig{
 		concurrency: d.Concurrency, endpointConcurrency: d.EndpointConcurrency, disableAfter: d.DisableAfter, retries: d.Retries,
-		queueBytes: int(d.QueueMemory), attempt: lt.attempt, leads: func() bool { return true }, now: time.Now, write: lt.book.write, metrics: newMetrics("test", (&agent{}).source()),
+		lengthen: asLong, queueBytes: int(d.QueueMemory), attempt: lt.attempt, leads: func() bool { return true }, now: time.Now, write: lt.book.write, metrics: newMetrics("test", (&agent{}).source()),
 		log: slog.New(slog.NewTextHandler(lt.log, nil)),
 	}
 	if configure != nil {
@@ -252,6 +256,10 @@ func (lt *laneTest) attempt(ctx context.Context, r sink.Request) sink.Result {
 	defer lt.mu.Unlock()
 	lt.open--
 	delete(e.open, r.EventID)
+	if a.result.Outcome == sink.NotMade { // which is none
+		times := e.times[r.EventID]
+		e.times[r.EventID] = times[:len(times)-1]
+	}
 	e.ended[r.EventID] = a.result.Outcome == sink.Succeeded
 	return a.result
 }

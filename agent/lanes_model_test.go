@@ -15,7 +15,8 @@ import (
 // succeed, fail, hang and are gone, with so little memory that most are left to the database, while endpoints are
 // disabled, enabled, broken, mended and removed, the ledger stalls, and everything that touches the database takes its
 // time, so that refills, results, parking and the ending of pending rows overlap in every way. laneTest watches each
-// attempt: never two of a delivery at once, none after a success, six at most, no limit exceeded.
+// attempt: never two of a delivery at once, none after a success, six at most, no limit exceeded. In every other schedule endpoints
+// that keep failing are paced.
 func TestLanes_EveryDeliveryEndsOnceWhateverTheSchedule(t *testing.T) {
 	t.Parallel()
 	schedules := uint64(2000)
@@ -36,6 +37,9 @@ func playSchedule(t *testing.T, seed uint64) {
 	random := rand.New(rand.NewPCG(seed, 2))
 	lt := newLaneTest(t, func(c *lanesConfig) {
 		c.concurrency, c.endpointConcurrency, c.disableAfter = 1+random.IntN(5), 1+random.IntN(3), 5+random.IntN(20)
+		if seed%2 == 1 {
+			c.failingInterval, c.lengthen = time.Duration(random.IntN(8000))*time.Millisecond, lengthen
+		}
 		c.queueBytes = (10 + outbox.DeliveryBytes) * laneShare * (1 + random.IntN(4)) // one to four deliveries for each lane
 	})
 	// Several goroutines draw from the same source: their order, and with it the schedule, is not quite fixed by the
@@ -60,6 +64,10 @@ func playSchedule(t *testing.T, seed uint64) {
 		switch {
 		case random.IntN(60) == 0:
 			return answer{after, sink.Result{Outcome: sink.Gone, Code: 410}}
+		case random.IntN(20) == 0:
+			return answer{after, sink.Result{Outcome: sink.NotMade, Class: sink.ClassLocalFault, Fault: sink.FaultDescriptors}}
+		case random.IntN(12) == 0:
+			return tooMany(time.Duration(random.IntN(3)*random.IntN(5000)) * time.Millisecond)
 		case random.IntN(4) < failuresIn:
 			return failing(after)
 		}

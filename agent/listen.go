@@ -156,6 +156,8 @@ func hint(v sink.Verification, h http.Header, body []byte) string {
 		return "headers are missing: something between the agent and here removes them, or the request is not the agent's"
 	case v.Quintago == nil:
 		return "the secret and the body are right, so the clocks differ: set this machine's, and the agent's, by NTP"
+	case v.Standard == nil:
+		return "the secret is being rotated: the agent sends the event once more, with the other secret, and remembers the one that is accepted"
 	case !bytes.HasPrefix(body, []byte(`{"id":"`+h.Get(sink.HeaderID)+`","type":"`)):
 		return "the body was decoded and encoded again on its way: signatures are of the bytes as they were sent"
 	default:

@@ -10,7 +10,7 @@ const (
 	// it net/http's. The limit is that of memoryBase, twice the memory of the queues, and what the endpoints take; close to it the
 	// collector would take half of the processor, so it must have room for all that can be in use.
 	gcPercent      = 400
-	memoryBase     = 112 << 20
+	memoryBase     = 104 << 20
 	endpointMemory = 3 << 9
 	// tuneStep is how many endpoints more or fewer are not worth a change.
 	tuneStep = 4096

@@ -19,6 +19,7 @@ type metrics struct {
 	attempts    *prometheus.CounterVec // by outcome and error class
 	deliveries  *prometheus.CounterVec // by status
 	parked      prometheus.Counter
+	notMade     *prometheus.CounterVec // by fault
 	disabled    *prometheus.CounterVec // by reason
 	swept       prometheus.Counter
 	pruned      *prometheus.CounterVec // by table
@@ -46,6 +47,7 @@ type source struct {
 	queued          func() float64
 	lanesActive     func() float64
 	endpointsOff    func() float64
+	endpointsHeld   func() float64
 	counts          *outbox.Counts
 	queuedBytes     func() float64
 }
@@ -83,6 +85,7 @@ func newMetrics(version string, src source) *metrics {
 	m.attempts = counters("attempts_total", "Attempts by outcome (succeeded, failed, gone) and class of error.", "outcome", "class")
 	m.deliveries = counters("deliveries_total", "Deliveries recorded as ended, by status.", "status")
 	m.parked = counter("deliveries_parked_total", "Deliveries recorded as pending because they had not ended within a second or did not fit into memory.")
+	m.notMade = counters("attempts_not_made_total", "Attempts that could not be made for a fault of this host or its resolver, by fault.", "fault")
 	m.disabled = counters("endpoints_disabled_total", "Endpoints that the agent disabled, by reason.", "reason")
 	m.swept = counter("recovered_deliveries_total", "Deliveries of events that had passed the stream unseen and were found in the outbox.")
 	m.pruned = counters("pruned_rows_total", "Rows deleted because they were older than outbox.retention, by table.", "table")
@@ -115,6 +118,7 @@ func newMetrics(version string, src source) *metrics {
 	asked("lane_queue_length", "Deliveries that wait in memory, all lanes together.", src.queued)
 	asked("lane_queue_bytes", "Bodies in memory, waiting or being sent, all lanes together.", src.queuedBytes)
 	asked("lanes_active", "Endpoints with deliveries in memory.", src.lanesActive)
+	asked("endpoints_held", "Endpoints to which no attempt starts for a while: they keep failing, or their server asked for it (Retry-After).", src.endpointsHeld)
 	asked("endpoints_not_sending", "Endpoints that are disabled or unusable.", src.endpointsOff)
 
 	info := prometheus.NewGaugeVec(prometheus.GaugeOpts{Namespace: namespace, Name: "build_info", Help: "The version that runs."}, []string{"version"})

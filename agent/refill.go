@@ -96,11 +96,12 @@ func (s *lanes) nextWants(now time.Time) (wants []outbox.Want, room int, wait ti
 		return nil, 0, refillPause
 	}
 	// Where memory is nearly full, rows that there is no room for are not worth reading.
+	var limits []int
 	most := min(refillLanes, max(refillFew, (s.cfg.queueBytes-s.bytes)/outbox.DeliveryBytes))
 	for len(s.due) > 0 && len(wants) < most {
 		l := s.due[0]
-		if l.due.After(now) {
-			wait = l.due.Sub(now)
+		if at := l.refillAt(); at.After(now) {
+			wait = at.Sub(now)
 			break
 		}
 		heap.Pop(&s.due)
@@ -112,9 +113,10 @@ func (s *lanes) nextWants(now time.Time) (wants []outbox.Want, room int, wait ti
 			Limit:      len(l.held),
 			Skip:       func(eventID string) bool { return s.holds(l, eventID) },
 		})
+		limits = append(limits, l.refillLimit(&s.cfg))
 	}
 	for i := range wants {
-		wants[i].Limit += min(max(refillRows/len(wants), refillLeast), refillLength)
+		wants[i].Limit += min(max(refillRows/len(wants), refillLeast), limits[i])
 	}
 	// A lane may always hold one, so something is worth reading also when memory is full.
 	return wants, max(s.cfg.queueBytes/leastRoom, min(room, s.cfg.queueBytes-s.bytes)), wait

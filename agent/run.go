@@ -43,6 +43,7 @@ type agent struct {
 	metrics *metrics
 	tune    func(queues ByteSize, endpoints int)
 	counts  outbox.Counts
+	local   localFaults
 	current atomic.Pointer[session] // the session of this agent's term, nil while there is none
 	standby atomic.Bool             // another agent holds the slot
 	problem atomic.Pointer[string]  // why there is no session
@@ -69,6 +70,7 @@ func Run(ctx context.Context, cfg *Config, log *slog.Logger) error {
 // run is Run, with what tunes the process to the number of endpoints of a term: tests have many agents in theirs.
 func run(ctx context.Context, cfg *Config, log *slog.Logger, tune func(queues ByteSize, endpoints int)) error {
 	a := &agent{cfg: cfg, log: log, tune: tune, warned: map[string]bool{}}
+	a.local = localFaults{log: log, caught: a.caught}
 	host, err := os.Hostname()
 	if err != nil {
 		return fmt.Errorf("find the host's name: %w", err)
@@ -81,13 +83,22 @@ func run(ctx context.Context, cfg *Config, log *slog.Logger, tune func(queues By
 		return err
 	}
 	defer a.db.Close()
-	if a.webhook, err = cfg.webhook(ctx); err != nil {
+	files := openFilesFor(cfg.Delivery.Concurrency)
+	if files.concurrency < cfg.Delivery.Concurrency {
+		bounded := *cfg
+		bounded.Delivery.Concurrency = files.concurrency
+		a.cfg = &bounded
+	}
+	if a.webhook, err = a.cfg.webhook(ctx, files.idle); err != nil {
 		return err
 	}
 	defer a.webhook.Close()
 	listener, err := listenAdmin(ctx, cfg.Admin.Listen)
 	if err != nil {
 		return err
+	}
+	if f := files.finding(); f.Level != outbox.LevelOK {
+		log.Warn(f.Reason, "remedy", f.Remedy)
 	}
 	for _, notice := range cfg.Notices {
 		log.Warn(notice)
@@ -214,6 +225,9 @@ func (a *agent) ready() (string, error) {
 		case stats.Stalled:
 			return "", errors.New("deliveries cannot be recorded in time: the commit under way takes long")
 		}
+		if err := a.local.lasting(); err != nil {
+			return "", fmt.Errorf("attempts cannot be made: %w", err)
+		}
 		return "leading", nil
 	}
 	if a.standby.Load() {
@@ -269,6 +283,7 @@ func (a *agent) source() source {
 		queued:          look(func(st laneStats) int { return st.queued }),
 		queuedBytes:     look(func(st laneStats) int { return st.bytes }),
 		lanesActive:     look(func(st laneStats) int { return st.active }),
+		endpointsHeld:   look(func(st laneStats) int { return st.held }),
 		endpointsOff:    look(func(st laneStats) int { return st.off }),
 		counts:          &a.counts,
 	}

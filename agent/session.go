@@ -319,7 +319,7 @@ func (s *session) takeOver(take, alive context.Context) (*router, outbox.State, 
 	d := s.cfg.Delivery
 	s.lanes = newLanes(alive, lanesConfig{
 		concurrency: d.Concurrency, endpointConcurrency: d.EndpointConcurrency, disableAfter: d.DisableAfter,
-		retries: d.Retries, queueBytes: int(d.QueueMemory),
+		retries: d.Retries, failingInterval: d.FailingInterval, lengthen: lengthen, queueBytes: int(d.QueueMemory),
 		attempt: s.attempt, leads: s.leads, now: s.db.Clock().Now, write: s.ledger.Write, metrics: s.metrics, log: s.log,
 		caught: s.caught, suspects: &s.suspects,
 	})
@@ -335,6 +335,9 @@ func (s *session) attempt(ctx context.Context, r sink.Request) sink.Result {
 	result := s.webhook.Attempt(ctx, r)
 	if result.Panic != nil {
 		s.agent.caught(result.Panic)
+	}
+	if result.Outcome == sink.NotMade {
+		s.agent.local.met(result.Fault, result.Error)
 	}
 	return result
 }

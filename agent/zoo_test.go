@@ -39,9 +39,10 @@ func resolveZoo() {
 	}}
 }
 
+// selectZoo shows waits by tens of minutes, since each is longer by up to a tenth.
 const selectZoo = `
 select concat_ws(E'\t', d.endpoint_id, d.status || coalesce(', disabled: ' || e.disabled_reason, ''), coalesce(d.last_code::text, '-'), coalesce(d.last_class, '-'),
-                 coalesce(round(extract(epoch from d.next_attempt_at - a.at) / 60) || ' min', '-'), coalesce(d.last_error, '-'), left(a.response, 40))
+                 coalesce(floor(extract(epoch from d.next_attempt_at - a.at) / 600) * 10 || ' min', '-'), coalesce(d.last_error, '-'), left(a.response, 40))
 from webhooks.deliveries d
 join webhooks.endpoints e on e.id = d.endpoint_id
 left join webhooks.attempts a on a.event_id = d.event_id and a.endpoint_id = d.endpoint_id

@@ -326,7 +326,8 @@ func decodeEndpoint(at *endpointIndexes, r row) (*EndpointChange, error) {
 }
 
 // parseEvents parses the text form of a text[]. A null in it becomes an empty text, which is no event type: it makes the
-// endpoint unusable, and what is right beside it is kept. An array of several dimensions has no events. The form is described in
+// endpoint unusable, and what is right beside it is kept. Of an array of several dimensions it returns all elements, as SQL's unnest
+// does. The form is described in
 // https://www.postgresql.org/docs/current/arrays.html#ARRAYS-IO.
 func parseEvents(array string) []string {
 	if strings.HasPrefix(array, "[") { // bounds that do not begin at one stand before it
@@ -334,18 +335,19 @@ func parseEvents(array string) []string {
 	}
 	body, begins := strings.CutPrefix(array, "{")
 	body, ends := strings.CutSuffix(body, "}")
-	if !begins || !ends || strings.HasPrefix(body, "{") {
+	if !begins || !ends {
 		return nil // the column is never null, and what it holds was written by PostgreSQL
 	}
 	events := make([]string, 0, 1+strings.Count(body, ","))
 	for rest := body; rest != ""; {
 		var element string
-		if rest[0] == '"' {
+		rest = strings.TrimLeft(rest, "{") // of an inner dimension
+		if strings.HasPrefix(rest, `"`) {
 			element, rest = cutQuoted(rest[1:])
-			rest = strings.TrimPrefix(rest, ",")
+			rest = strings.TrimPrefix(strings.TrimLeft(rest, "}"), ",")
 		} else {
 			element, rest, _ = strings.Cut(rest, ",")
-			if element == "NULL" { // the text of these letters is quoted
+			if element = strings.TrimRight(element, "}"); element == "NULL" { // the text of these letters is quoted
 				element = ""
 			}
 		}

@@ -316,7 +316,7 @@ func FuzzParseEvents(f *testing.F) {
 func TestParseEvents_TakesWhatPostgreSQLPrints(t *testing.T) {
 	for array, want := range map[string][]string{
 		"{}": {}, "": nil, "{a}": {"a"}, "{a,b.*}": {"a", "b.*"}, `{"a,b","c\"d\\",""}`: {"a,b", `c"d\`, ""}, "{NULL,null}": {"", "null"}, `{"NULL"}`: {"NULL"},
-		"[0:1]={a,b}": {"a", "b"}, "{{a},{b}}": nil, `{"{a"}`: {"{a"},
+		"[0:1]={a,b}": {"a", "b"}, "{{a,b},{c,NULL}}": {"a", "b", "c", ""}, `{{"a}","{b"},{c,"d"}}`: {"a}", "{b", "c", "d"}, `{"{a"}`: {"{a"},
 	} {
 		if got := parseEvents(array); !slices.Equal(got, want) {
 			t.Errorf("%s: %q, want %q", array, got, want)

@@ -28,6 +28,8 @@ type Delivery struct {
 	Committed time.Time
 	// Body is the envelope, shared by all deliveries of the event; nil when the delivery is left to the database.
 	Body []byte
+	// Refilled reports that the delivery was read from its row.
+	Refilled bool
 	// Attempts is how many were made so far in this round; a replay begins a new one.
 	Attempts int
 	// ReplayID names the replay that sent the delivery on its way again.
@@ -131,4 +133,13 @@ type Health struct {
 	LastSuccess  time.Time // zero keeps what is recorded
 	LastError    string
 	Unusable     string
+	// HeldUntil is when the next attempt may start, zero where nothing holds the endpoint; HeldBy is what holds it.
+	HeldUntil time.Time
+	HeldBy    string
 }
+
+// What holds an endpoint (endpoint_health.held_by).
+const (
+	HeldByFailures   = "failures"    // it has failed again and again, and is paced
+	HeldByRetryAfter = "retry_after" // its server asked for it
+)

@@ -65,6 +65,10 @@ type EndpointInfo struct {
 	LastFailureAt       *time.Time `json:"last_failure_at"`
 	LastSuccessAt       *time.Time `json:"last_success_at"` // that which ended the last series of failures
 	LastError           string     `json:"last_error"`
+	// HeldUntil is when the next attempt may start, nil where nothing holds the endpoint. HeldBy is what holds it: failures, or
+	// retry_after where its server asked for it.
+	HeldUntil *time.Time `json:"held_until"`
+	HeldBy    string     `json:"held_by"`
 	// PreviousSecretUntil is when the former secret stops signing; nil when there is none.
 	PreviousSecretUntil *time.Time `json:"previous_secret_until"`
 	Created             *time.Time `json:"created"`
@@ -88,7 +92,8 @@ type EndpointFilter struct {
 // endpointInfos derives what people see of the endpoints. A failure counter of an earlier generation counts no more.
 const endpointInfos = `
 select id, venue, url, events, description, state, disabled_at, disabled_reason, unusable, managed_by, consecutive_failures,
-       first_failure_at, last_failure_at, last_success_at, last_error, previous_secret_until, created, updated
+       first_failure_at, last_failure_at, last_success_at, last_error, held_until, case when held_until is null then '' else held_by end,
+       previous_secret_until, created, updated
 from (
     select e.id, e.venue, e.url, e.events::text as events, e.description,
            case when e.disabled_at is not null then 'disabled' when h.unusable is not null then 'unusable' else 'enabled' end as state,
@@ -97,6 +102,8 @@ from (
            case when h.generation = e.generation then h.consecutive_failures else 0 end as consecutive_failures,
            case when h.generation = e.generation then h.first_failure_at end as first_failure_at,
            h.last_failure_at, h.last_success_at, coalesce(h.last_error, '') as last_error,
+           case when h.generation = e.generation and e.disabled_at is null and h.held_until > now() then h.held_until end as held_until,
+           coalesce(h.held_by, '') as held_by,
            case when e.previous_secret is not null and e.previous_secret_until > now() then e.previous_secret_until end as previous_secret_until,
            e.created, e.updated
     from webhooks.endpoints e
@@ -135,6 +142,7 @@ func scanEndpointInfo(row pgx.CollectableRow) (e EndpointInfo, err error) {
 	var events string
 	err = row.Scan(&e.ID, &e.Venue, &e.URL, &events, &e.Description, &e.State, moment{&e.DisabledAt}, &e.DisabledReason, &e.Unusable, &e.ManagedBy,
 		&e.ConsecutiveFailures, moment{&e.FirstFailureAt}, moment{&e.LastFailureAt}, moment{&e.LastSuccessAt}, &e.LastError,
+		moment{&e.HeldUntil}, &e.HeldBy,
 		moment{&e.PreviousSecretUntil}, moment{&e.Created}, moment{&e.Updated})
 	e.Events = parseEvents(events)
 	return e, err

@@ -133,13 +133,15 @@ select * from unnest($1::text[], $2::text[], $3::smallint[], $4::timestamptz[], 
 
 const upsertHealth = `
 insert into webhooks.endpoint_health as h (endpoint_id, generation, consecutive_failures, first_failure_at, last_failure_at, last_success_at,
-       last_error, unusable)
-select * from unnest($1::text[], $2::bigint[], $3::int[], $4::timestamptz[], $5::timestamptz[], $6::timestamptz[], $7::text[], $8::text[])
+       last_error, unusable, held_until, held_by)
+select * from unnest($1::text[], $2::bigint[], $3::int[], $4::timestamptz[], $5::timestamptz[], $6::timestamptz[], $7::text[], $8::text[],
+       $9::timestamptz[], $10::text[])
 on conflict (endpoint_id) do update set
        generation = excluded.generation, consecutive_failures = excluded.consecutive_failures, first_failure_at = excluded.first_failure_at,
        last_failure_at = coalesce(excluded.last_failure_at, h.last_failure_at),
        last_success_at = coalesce(excluded.last_success_at, h.last_success_at),
-       last_error = coalesce(excluded.last_error, h.last_error), unusable = excluded.unusable`
+       last_error = coalesce(excluded.last_error, h.last_error), unusable = excluded.unusable,
+       held_until = excluded.held_until, held_by = excluded.held_by`
 
 const countReplays = `
 update webhooks.replays r set done = r.done + x.n,
@@ -342,13 +344,16 @@ func (g *group) queueHealth(b *pgx.Batch) {
 		success     = make([]*time.Time, 0, n)
 		errs        = make([]*string, 0, n)
 		unusable    = make([]*string, 0, n)
+		held        = make([]*time.Time, 0, n)
+		heldBy      = make([]*string, 0, n)
 	)
 	for _, h := range g.health {
 		ids, generations, failures = append(ids, h.EndpointID), append(generations, h.Generation), append(failures, int32(h.Failures))
 		first, last, success = append(first, orNull(h.FirstFailure)), append(last, orNull(h.LastFailure)), append(success, orNull(h.LastSuccess))
 		errs, unusable = append(errs, g.text(h.LastError)), append(unusable, orNull(h.Unusable))
+		held, heldBy = append(held, orNull(h.HeldUntil)), append(heldBy, orNull(h.HeldBy))
 	}
-	b.Queue(upsertHealth, ids, generations, failures, first, last, success, errs, unusable)
+	b.Queue(upsertHealth, ids, generations, failures, first, last, success, errs, unusable, held, heldBy)
 }
 
 // text returns a text for a column.

@@ -110,7 +110,7 @@ func (db *DB) dueRows(ctx context.Context, wants []Want, now time.Time, refills 
 		refills[w.EndpointID] = &Refill{}
 	}
 	_, err = queryRows(ctx, db.pool, selectDueRows, func(row pgx.CollectableRow) (struct{}, error) {
-		d := dueRow{Delivery: &Delivery{recorded: true}}
+		d := dueRow{Delivery: &Delivery{recorded: true, Refilled: true}}
 		var eventID *string
 		var created, next *time.Time
 		if err := row.Scan(&eventID, &d.EndpointID, &d.Venue, &d.Type, &created, &d.Attempts, &d.ReplayID, &d.settled, &next); err != nil {

@@ -30,6 +30,8 @@ type EndpointState struct {
 	Failures     int
 	FirstFailure time.Time
 	Unusable     string
+	HeldUntil    time.Time // as in Health
+	HeldBy       string
 }
 
 const selectEndpoints = `
@@ -40,7 +42,8 @@ select e.id, e.venue, e.url, e.events::text, e.secret, coalesce(e.previous_secre
        case when isfinite(e.subscribed) then e.subscribed end,
        case when h.generation = e.generation then h.consecutive_failures else 0 end,
        case when h.generation = e.generation then h.first_failure_at end,
-       coalesce(h.unusable, '')
+       coalesce(h.unusable, ''),
+       case when h.generation = e.generation and isfinite(h.held_until) then h.held_until end, coalesce(h.held_by, '')
 from webhooks.endpoints e
 left join webhooks.endpoint_health h on h.endpoint_id = e.id`
 
@@ -104,11 +107,11 @@ func scanEndpointState(row pgx.CollectableRow) (e EndpointState, err error) {
 	var (
 		url, secretText, previous string
 		until, firstFailure       *time.Time
-		subscribed                *time.Time
+		subscribed, held          *time.Time
 		events                    string
 	)
 	err = row.Scan(&e.ID, &e.Venue, &url, &events, &secretText, &previous, &until, &e.Disabled, &e.DisabledReason,
-		&e.Generation, &e.Created, &subscribed, &e.Failures, &firstFailure, &e.Unusable)
+		&e.Generation, &e.Created, &subscribed, &e.Failures, &firstFailure, &e.Unusable, &held, &e.HeldBy)
 	if err != nil {
 		return e, fmt.Errorf("endpoint %s: %w", strconv.Quote(e.ID), err)
 	}
@@ -122,6 +125,9 @@ func scanEndpointState(row pgx.CollectableRow) (e EndpointState, err error) {
 	}
 	if firstFailure != nil {
 		e.FirstFailure = *firstFailure
+	}
+	if held != nil {
+		e.HeldUntil = *held
 	}
 	return e, nil
 }

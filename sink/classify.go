@@ -37,6 +37,7 @@ const (
 	ClassNetworkError     Class = "network_error"
 	ClassCanceled         Class = "canceled"
 	ClassInternalError    Class = "internal_error"
+	ClassLocalFault       Class = "local_fault"
 )
 
 const (

@@ -2,10 +2,13 @@
 //
 // # Promises
 //
-//   - Attempt makes one attempt and returns a value. It never retries, never follows a redirect and never panics. (The
-//     transport may send on a second connection when an idle one turns out to be dead before a byte was written on it;
-//     the server saw nothing of the first.)
+//   - Attempt makes one attempt and returns a value. It never follows a redirect and never panics. It sends more than once in two
+//     cases, within the same deadline: on a fresh connection when a kept one ends before a byte of an answer, since servers close
+//     those whenever they like; and, while a secret is rotated, with the other secret after a 400, 401 or 403. A server may so see an
+//     event twice, which at-least-once allows.
 //   - One deadline, delivery.timeout, covers DNS, connect, TLS, request, headers and body.
+//   - What fails on this side of the wire is no attempt (NotMade): descriptors, memory, ports, routes, and the resolver. Whether it
+//     is our resolver or a customer's DNS that fails is found out by asking for other names (local.go).
 //   - The status line decides: 2xx is a success whatever the body does afterwards, everything else is a failure.
 //   - The body is sent and signed as it is given, byte for byte, under both schemes (see Sign).
 //   - No connection is opened to an address that the policy below refuses, however the URL or DNS spells it. Addresses
@@ -53,10 +56,11 @@
 //	http_status         the server answered another status that is not 2xx
 //	network_error       none of the above, such as no route
 //	internal_error      a fault of the agent itself, which is not the server's doing
+//	local_fault         this host or its resolver failed (Fault): it was no attempt
 //	canceled            the caller's context ended first; the result is unknown
 //
 // # Goroutines
 //
-// The package starts none. Those of net/http belong to connections; a dial may outlive an abandoned attempt, by
+// Questions to the resolver have one each, for two seconds at most. Those of net/http belong to connections; a dial may outlive an abandoned attempt, by
 // little more than one delivery.timeout for the connection and one for the TLS handshake. Close ends the idle ones.
 package sink

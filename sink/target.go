@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"net/url"
+	"sync/atomic"
 
 	"github.com/quintago/webhook-agent/secret"
 )
@@ -15,6 +16,8 @@ type Target struct {
 	url      *url.URL
 	key      signingKey
 	previous *signingKey // nil when there is none
+	// changed reports, during a rotation, that the receiver has accepted the new secret last. It is nil without a former one.
+	changed *atomic.Bool
 
 	// err is why nothing can be sent, and class what every attempt fails with; url and key are not valid then.
 	err   error
@@ -37,7 +40,7 @@ func (w *Webhook) Target(rawURL string, current, former secret.Text) *Target {
 	}
 	t := &Target{url: u, key: key}
 	if previous, err := parseSecret(former); err == nil {
-		t.previous = &previous
+		t.previous, t.changed = &previous, new(atomic.Bool)
 	}
 	return t
 }

@@ -1,6 +1,7 @@
 package sink
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"net"
@@ -31,15 +32,15 @@ const (
 //
 // RoundTrip is called without an http.Client, which would add redirects, cookies, basic authentication from the URL and errors
 // that quote the URL.
-func newTransport(cfg WebhookConfig, g *guard) *http.Transport {
-	dialer := &net.Dialer{Timeout: cfg.Timeout + dialGrace, KeepAlive: tcpKeepAlive, ControlContext: g.control}
+func newTransport(cfg WebhookConfig, g *guard, n *names) *http.Transport {
+	dialer := &net.Dialer{Timeout: cfg.Timeout + dialGrace, KeepAlive: tcpKeepAlive, ControlContext: g.control, Resolver: n.resolver}
 
 	protocols := new(http.Protocols)
 	protocols.SetHTTP1(true) // HTTP/2 brings nothing to one POST at a time, and a stranger's server can abuse more of it
 
 	return &http.Transport{
 		Proxy:       nil, // behind a proxy the guard would judge the proxy's address
-		DialContext: dialContext(dialer),
+		DialContext: dialContext(dialer, n),
 		Protocols:   protocols,
 		TLSClientConfig: &tls.Config{
 			MinVersion:         tls.VersionTLS12,
@@ -50,7 +51,7 @@ func newTransport(cfg WebhookConfig, g *guard) *http.Transport {
 		DisableCompression: true,
 		// A trace with a Got1xxResponse hook would lift this limit for informational responses.
 		MaxResponseHeaderBytes: maxHeaderBytes,
-		MaxIdleConns:           max(maxIdleConns, cfg.MaxIdlePerHost),
+		MaxIdleConns:           cmp.Or(cfg.MaxIdle, max(maxIdleConns, cfg.MaxIdlePerHost)),
 		MaxIdleConnsPerHost:    cfg.MaxIdlePerHost,
 		// Zero, without limit: requests over it would wait inside RoundTrip, and customers that share a host for each other.
 		MaxConnsPerHost: 0,
@@ -58,13 +59,18 @@ func newTransport(cfg WebhookConfig, g *guard) *http.Transport {
 	}
 }
 
-// dialContext dials with d and notes the progress of the attempt. net/http calls it on a goroutine of its
+// dialContext dials with d and notes the progress of the attempt, and the names that have addresses. net/http calls it on a goroutine of its
 // own, so a panic becomes the error of the dial.
-func dialContext(d *net.Dialer) func(ctx context.Context, network, address string) (net.Conn, error) {
+func dialContext(d *net.Dialer, n *names) func(ctx context.Context, network, address string) (net.Conn, error) {
 	return func(ctx context.Context, network, address string) (conn net.Conn, err error) {
 		err = panics.Catch(func() (err error) {
-			progressOf(ctx).reach(phaseDNS)
-			conn, err = d.DialContext(ctx, network, absoluteName(address))
+			p, to := progressOf(ctx), absoluteName(address)
+			p.reach(phaseDNS)
+			conn, err = d.DialContext(ctx, network, to)
+			host, _, _ := net.SplitHostPort(to)
+			if isName := strings.HasSuffix(host, "."); isName && (phase(p.phase.Load()) >= phaseConnect || p.blocked.Load() != nil) {
+				n.resolved(host)
+			}
 			conn = crashpoint.Conn(conn)
 			return err
 		})

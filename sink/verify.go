@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -27,8 +26,9 @@ type Verification struct {
 func (v Verification) Err() error { return errors.Join(v.Quintago, v.Standard) }
 
 // Verify checks both signatures of a received request against each secret: the current one and, during a rotation, the
-// former. Empty secrets are ignored. A scheme verifies if any signature in its headers matches any secret, so a receiver
-// that knows only one of two secrets verifies as well. Signatures are compared in constant time.
+// former. Empty secrets are ignored. A scheme verifies if any signature in its header matches any secret. X-Quintago-Signature has one,
+// so a receiver that knows one secret may refuse a request, and the agent sends it once more with the other. Signatures are compared in
+// constant time.
 func Verify(h http.Header, body []byte, now time.Time, secrets ...secret.Text) Verification {
 	var keys []signingKey
 	for _, s := range secrets {
@@ -49,7 +49,7 @@ func Verify(h http.Header, body []byte, now time.Time, secrets ...secret.Text) V
 }
 
 func verifyQuintago(h http.Header, body []byte, keys []signingKey) error {
-	presented := slices.Concat(h.Values(HeaderSignature), h.Values(HeaderSignaturePrevious))
+	presented := h.Values(HeaderSignature) // alone, as a receiver written to the customers' page does
 	if len(presented) == 0 {
 		return fmt.Errorf("%s is missing", HeaderSignature)
 	}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptrace"
 	"net/netip"
@@ -27,7 +28,7 @@ const (
 // Request is what one attempt sends.
 type Request struct {
 	Target  *Target
-	Rotates bool // a rotation of the secret is under way: the former one signs as well
+	Rotates bool // a rotation of the secret is under way: the former one signs as well, and the receiver's choice is found out
 	EventID string
 	Body    []byte // the envelope, sent and signed as it is; Attempt does not change it
 	// At is the time that is signed and sent; zero for this host's clock.
@@ -42,6 +43,7 @@ const (
 	Failed                   // anything else
 	Gone                     // the server answered 410: the endpoint is to be disabled
 	Canceled                 // the caller's context ended first; whether the server got the event is unknown
+	NotMade                  // what failed is on this side of the wire (Result.Fault): it was no attempt
 )
 
 // Result is what came of one attempt.
@@ -52,8 +54,9 @@ type Result struct {
 	Error      string        // one sentence of at most 300 bytes, fit for PostgreSQL and a terminal; empty on success
 	Latency    time.Duration // from the call to the status line, or to the failure
 	Response   string        // the first 4 KiB of the body, sanitized, not yet Printable; failures only
-	RetryAfter time.Duration // what a 429 or 503 asked for, at most an hour; 0 when nothing usable
+	RetryAfter time.Duration // what an answer other than 2xx asked for, at most an hour; 0 when nothing usable
 	Panic      *panics.Error // with ClassInternalError
+	Fault      Fault         // with NotMade
 }
 
 // WebhookConfig configures a Webhook.
@@ -64,6 +67,7 @@ type WebhookConfig struct {
 	AllowNetworks  []netip.Prefix // network.allow_networks
 	DenyAddrs      []netip.Addr   // the host's and the database's addresses, refused unless AllowNetworks covers them
 	MaxIdlePerHost int            // idle connections kept open to one host
+	MaxIdle        int            // and to all hosts together; 0 for 512
 }
 
 // Webhook delivers events by HTTP. Its methods may be called by any number of goroutines.
@@ -73,11 +77,16 @@ type Webhook struct {
 	allowHTTP bool
 	guard     *guard
 	transport *http.Transport
+	names     *names
+	routes    func(network string) bool // routes; tests have another
 }
 
 // NewWebhook makes a Webhook. It fails, naming every problem, if a value of cfg is missing or out of range, or if
 // cfg.AllowNetworks would open an address that is never allowed.
-func NewWebhook(cfg WebhookConfig) (*Webhook, error) {
+func NewWebhook(cfg WebhookConfig) (*Webhook, error) { return newWebhook(cfg, nil) }
+
+// newWebhook is NewWebhook with a resolver, nil for net.DefaultResolver.
+func newWebhook(cfg WebhookConfig, resolver *net.Resolver) (*Webhook, error) {
 	var problems []error
 	if !visibleASCII(cfg.Version) {
 		problems = append(problems, errors.New("the version must be visible ASCII, for it is sent as part of the User-Agent"))
@@ -92,12 +101,15 @@ func NewWebhook(cfg WebhookConfig) (*Webhook, error) {
 	if err := errors.Join(append(problems, err)...); err != nil {
 		return nil, err
 	}
+	n := &names{resolver: resolver}
 	return &Webhook{
 		timeout:   cfg.Timeout,
 		userAgent: []string{"QuintaGo-Webhooks/" + cfg.Version},
 		allowHTTP: cfg.AllowHTTP,
 		guard:     g,
-		transport: newTransport(cfg, g),
+		transport: newTransport(cfg, g, n),
+		names:     n,
+		routes:    routes,
 	}, nil
 }
 
@@ -110,10 +122,18 @@ var errDeadline = errors.New("delivery.timeout has passed")
 // contentType is shared by all requests; net/http does not change it.
 var contentType = []string{"application/json"}
 
-// requestHeaders is how many headers a request has, so that the map is allocated once.
-const requestHeaders = 7
+// idempotencyKey without a value is not sent. It has net/http send a request once more, on another connection, that it has sent on a
+// kept one which then ended before a byte of an answer: servers close kept connections whenever they like. It may arrive twice then,
+// as any delivery may.
+const idempotencyKey = "Idempotency-Key"
 
-// Attempt sends r once and reports what came of it. It returns after delivery.timeout at the latest, or when ctx ends. A
+var noValue = []string{}
+
+// requestHeaders is how many headers a request has, so that the map is allocated once.
+const requestHeaders = 8
+
+// Attempt sends r once and reports what came of it. It returns after delivery.timeout at the latest, or when ctx ends, but for two
+// seconds more that it may take to find out whether it is our resolver that is silent. A
 // panic on the way, ours or the standard library's, is a failed attempt of class internal_error, unless it happens on one of
 // net/http's own goroutines outside the dial, where nothing can recover it.
 func (w *Webhook) Attempt(ctx context.Context, r Request) (result Result) {
@@ -137,9 +157,31 @@ func (w *Webhook) Attempt(ctx context.Context, r Request) (result Result) {
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, w.timeout, errDeadline)
 	defer cancel()
+	if !r.Rotates || r.Target.previous == nil {
+		return w.exchange(ctx, cancel, r, start, false)
+	}
+	// A receiver written to the customers' page reads X-Quintago-Signature alone, and changes to the new secret at a time of its own.
+	former := !r.Target.changed.Load()
+	result = w.exchange(ctx, cancel, r, start, former)
+	if refusesSignature(result.Code) && ctx.Err() == nil {
+		if result = w.exchange(ctx, cancel, r, start, !former); result.Outcome == Succeeded {
+			r.Target.changed.Store(former)
+		}
+	}
+	return result
+}
+
+// refusesSignature reports whether a receiver that finds a signature wrong may answer so.
+func refusesSignature(code int) bool {
+	return code == http.StatusBadRequest || code == http.StatusUnauthorized || code == http.StatusForbidden
+}
+
+// exchange sends r, of an attempt that began at start and ends with ctx, and reads the answer. During a rotation former says which secret
+// signs X-Quintago-Signature.
+func (w *Webhook) exchange(ctx context.Context, cancel context.CancelFunc, r Request, start time.Time, former bool) (result Result) {
 	seen := new(progress)
 	crashpoint.Hit(crashpoint.BeforeDial)
-	response, err := w.transport.RoundTrip(newRequest(observe(ctx, seen), r.Target.url, w.header(r), r.Body))
+	response, err := w.transport.RoundTrip(newRequest(observe(ctx, seen), r.Target.url, w.header(r, former), r.Body))
 	if p, ok := errors.AsType[*panics.Error](err); ok {
 		panic(p) // of the dial
 	}
@@ -152,20 +194,25 @@ func (w *Webhook) Attempt(ctx context.Context, r Request) (result Result) {
 	case ended != nil && !errors.Is(ended, errDeadline):
 		result = Result{Outcome: Canceled, Class: ClassCanceled, Error: "the attempt was interrupted; its result is unknown"}
 	default:
-		result = failed(classify(err, failure{
+		f := failure{
 			host:     r.Target.url.Hostname(),
 			timeout:  w.timeout,
 			deadline: ended != nil,
 			phase:    phase(seen.phase.Load()),
 			blocked:  seen.blocked.Load(),
-		}))
+		}
+		if fault, sentence := w.local(start, err, f); fault != "" {
+			result = notMade(fault, sentence)
+		} else {
+			result = failed(classify(err, f))
+		}
 	}
 	result.Latency = latency
 	return result
 }
 
-// header makes the complete header of a request.
-func (w *Webhook) header(r Request) http.Header {
+// header makes the complete header of a request. During a rotation former says which secret signs X-Quintago-Signature.
+func (w *Webhook) header(r Request, former bool) http.Header {
 	h := make(http.Header, requestHeaders)
 	h["Content-Type"] = contentType
 	h["User-Agent"] = w.userAgent
@@ -174,6 +221,10 @@ func (w *Webhook) header(r Request) http.Header {
 		previous = nil
 	}
 	r.Target.key.sign(h, r.EventID, r.At, r.Body, previous)
+	if former {
+		h[HeaderSignature] = h[HeaderSignaturePrevious]
+	}
+	h[idempotencyKey] = noValue
 	return h
 }
 
@@ -193,7 +244,7 @@ func observe(ctx context.Context, p *progress) context.Context {
 // newRequest builds the request without http.NewRequest, which would parse the URL again.
 //
 // The body is a type that net/http knows, so that header and body go out in one write. GetBody allows it to use a second
-// connection if an idle one was found dead before anything was written; it does not repeat a POST that was.
+// connection if a kept one was found dead (idempotencyKey).
 func newRequest(ctx context.Context, target *url.URL, header http.Header, body []byte) *http.Request {
 	request := &http.Request{Method: http.MethodPost, URL: target, Header: header, ContentLength: int64(len(body))}
 	if len(body) > 0 { // with a Body of no bytes the length would count as unknown
@@ -226,11 +277,9 @@ func read(response *http.Response, cancel context.CancelFunc, now time.Time) Res
 		n, _ := io.ReadFull(response.Body, excerpt) // what came before an error is worth keeping
 		result.Response = Sanitize(string(excerpt[:n]), maxBodyBytes)
 	}
-	switch code {
-	case http.StatusGone:
+	result.RetryAfter = parseRetryAfter(response.Header.Get("Retry-After"), now)
+	if code == http.StatusGone {
 		result.Outcome = Gone
-	case http.StatusTooManyRequests, http.StatusServiceUnavailable:
-		result.RetryAfter = parseRetryAfter(response.Header.Get("Retry-After"), now)
 	}
 	return result
 }

@@ -45,6 +45,7 @@ url = "{{.URL}}"
 timeout = "{{.Timeout}}"
 retries = [{{range $i, $wait := .Retries}}{{if $i}}, {{end}}"{{$wait}}"{{end}}]
 disable_after = {{.DisableAfter}}
+failing_interval = "500ms"
 shutdown_timeout = "{{.ShutdownTimeout}}"
 
 [network]

@@ -1,0 +1,54 @@
+//go:build unix
+
+package agent
+
+import (
+	"fmt"
+	"math"
+	"syscall"
+
+	"github.com/quintago/webhook-agent/outbox"
+)
+
+const (
+	// idleConnections are kept open to customers' servers for the next attempt. One over TLS takes about 40 KiB.
+	idleConnections = 512
+	// ownFiles is how many files the agent opens beside its attempts: the database, the listener and who asks it, logs.
+	ownFiles = 64
+)
+
+// openFiles is how many attempts and idle connections the limit of open files leaves room for.
+type openFiles struct {
+	limit, wanted     int
+	concurrency, idle int
+}
+
+// openFilesFor divides the limit of this process, which the Go runtime has raised to the hard one when it started.
+func openFilesFor(concurrency int) openFiles {
+	var r syscall.Rlimit
+	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &r); err != nil {
+		r.Cur = math.MaxInt32
+	}
+	return divideOpenFiles(int(min(r.Cur, math.MaxInt32)), concurrency)
+}
+
+func divideOpenFiles(limit, concurrency int) openFiles {
+	f := openFiles{limit: limit, wanted: ownFiles + concurrency + idleConnections, concurrency: concurrency, idle: idleConnections}
+	if limit >= f.wanted {
+		return f
+	}
+	left := limit - min(ownFiles, limit/2)
+	f.concurrency = max(1, min(concurrency, left*2/3))
+	f.idle = max(1, left-f.concurrency)
+	return f
+}
+
+// finding says whether the limit is enough.
+func (f openFiles) finding() outbox.Finding {
+	if f.limit >= f.wanted {
+		return outbox.Finding{Level: outbox.LevelOK, Thing: "open files", Reason: fmt.Sprintf("%d may be open here, %d are enough for the configuration", f.limit, f.wanted)}
+	}
+	return outbox.Finding{Level: outbox.LevelWarn, Thing: "open files",
+		Reason: fmt.Sprintf("only %d may be open here: an agent with this limit makes at most %d attempts at a time and keeps %d idle connections", f.limit, f.concurrency, f.idle),
+		Remedy: fmt.Sprintf("raise the limit to %d (LimitNOFILE= of systemd, ulimit -n), or lower delivery.concurrency", f.wanted)}
+}

@@ -1,0 +1,32 @@
+package agent
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/quintago/webhook-agent/outbox"
+)
+
+func TestOpenFiles_LeaveRoomForAttempts(t *testing.T) {
+	for _, test := range []struct{ limit, concurrency, wantConcurrency, wantIdle int }{
+		{1 << 20, 256, 256, 512},
+		{832, 256, 256, 512},
+		{831, 256, 256, 511},
+		{400, 256, 224, 112},
+		{256, 256, 128, 64},
+		{48, 256, 16, 8},
+		{16, 256, 5, 3},
+		{1, 256, 1, 1},
+		{1024, 10_000, 640, 320},
+		{128, 4, 4, 60},
+	} {
+		f := divideOpenFiles(test.limit, test.concurrency)
+		if f.concurrency != test.wantConcurrency || f.idle != test.wantIdle {
+			t.Errorf("limit %d, concurrency %d: %+v, want %d and %d", test.limit, test.concurrency, f, test.wantConcurrency, test.wantIdle)
+		}
+		enough := test.limit >= f.wanted
+		if got := f.finding(); (got.Level == outbox.LevelOK) != enough || !enough && !strings.Contains(got.Remedy, "raise the limit to") {
+			t.Errorf("limit %d: %+v", test.limit, got)
+		}
+	}
+}

@@ -1,0 +1,299 @@
+package agent
+
+import (
+	"math/rand/v2"
+	"net/http"
+	"slices"
+	"time"
+
+	"github.com/quintago/webhook-agent/outbox"
+	"github.com/quintago/webhook-agent/panics"
+	"github.com/quintago/webhook-agent/sink"
+)
+
+const (
+	// pacedFrom is the number of failures in a row from which on attempts are made one at a time, delivery.failing_interval
+	// apart. Before it the wait doubles with each failure, up to that interval.
+	pacedFrom = 10
+	// keepFor is how long a lane that is held keeps what waits in memory. One that is held for longer leaves it to the database.
+	keepFor = 2 * time.Second
+	// mostAsked is for how long a Retry-After holds an endpoint at most.
+	mostAsked = time.Hour
+	// mostHeld bounds what is believed of a hold that was recorded: no wait is longer, but clocks may jump.
+	mostHeld = 2 * time.Hour
+	// restrainedRows is what a refill brings a lane whose last attempt failed: there is little use for more.
+	restrainedRows = 8
+	// firstGap is what a server that limits its rate is given first between two attempts, leastGap the one that is worth a wait.
+	firstGap, leastGap = 50 * time.Millisecond, 5 * time.Millisecond
+	// localFirst and localMost bound the wait after an attempt that could not be made, for a fault on this side of the wire.
+	localFirst, localMost = 100 * time.Millisecond, 5 * time.Second
+	// firstPatience and mostPatience bound how many successes a lane waits for before it tries one attempt more at a time than
+	// its server took last.
+	firstPatience, mostPatience = 8, 512
+)
+
+// trouble is what a lane keeps of an endpoint that has failed lately. A sound one has none.
+//
+// Four things hold a lane, and no attempt starts before the last of them is over. Failures in a row pace it, which spends the
+// failures that disable an endpoint slowly: an outage of a quarter of an hour disables nobody. A Retry-After holds it because
+// the server asked for that. And a server that now takes events and now refuses them for their number is given a gap between
+// two attempts, which doubles each time it refuses again and shrinks with each success, as TCP finds the rate of a path. The
+// fourth is no fault of the endpoint's: an attempt that could not be made, for want of descriptors, say, is tried again soon.
+type trouble struct {
+	paced     time.Time // the end of the wait after failures in a row; a success ends it
+	asked     time.Time // the end of the wait that a Retry-After asked for
+	spaced    time.Time // the earliest time of the next attempt by gap
+	local     time.Time // the end of the wait after an attempt that could not be made; localWait is how long it was
+	since     time.Time // when the failures in a row became pacedFrom; zero before
+	gap       time.Duration
+	localWait time.Duration
+	// ceiling is the number of attempts at a time that the server took last without a failure of a kind that too many of them
+	// may cause, zero where none is known. Up to it the window grows with each success, beyond it with each patience of them.
+	ceiling, successes, patience int
+	// alarmed reports that a timer will look at the lane when it is held no longer.
+	alarmed bool
+}
+
+// heldUntil returns when the next attempt may start, zero where nothing holds the lane.
+func (l *lane) heldUntil() time.Time {
+	t := l.trouble
+	if t == nil {
+		return time.Time{}
+	}
+	return latest(latest(t.paced, t.local), latest(t.asked, t.spaced))
+}
+
+// lengthen is lanesConfig.lengthen.
+func lengthen(d time.Duration) time.Duration { return d + rand.N(d/10+1) }
+
+func latest(a, b time.Time) time.Time {
+	if a.Before(b) {
+		return b
+	}
+	return a
+}
+
+// held reports for how long a lane is held from now on.
+func (l *lane) heldFor(now time.Time) time.Duration {
+	if l.trouble == nil {
+		return 0
+	}
+	return max(0, l.heldUntil().Sub(now))
+}
+
+// isPaced reports whether attempts are made one at a time.
+func (l *lane) isPaced(cfg *lanesConfig) bool {
+	return cfg.failingInterval > 0 && l.failures >= pacedFrom
+}
+
+// refillAt returns when the lane is to be refilled.
+func (l *lane) refillAt() time.Time { return latest(l.due, l.heldUntil()) }
+
+// standing returns the lane's failure counter and what holds it, as they are to be recorded.
+func (l *lane) standing(version int64, now time.Time) *outbox.Health {
+	h := &outbox.Health{
+		EndpointID: l.id, Generation: l.endpoint.Generation, Version: version,
+		Failures: l.failures, FirstFailure: l.firstFailure, Unusable: l.unusable,
+	}
+	if t := l.trouble; t != nil {
+		if h.HeldUntil, h.HeldBy = t.paced, outbox.HeldByFailures; !t.asked.Before(t.paced) {
+			h.HeldUntil, h.HeldBy = t.asked, outbox.HeldByRetryAfter
+		}
+		if !h.HeldUntil.After(now) {
+			h.HeldUntil, h.HeldBy = time.Time{}, ""
+		}
+	}
+	return h
+}
+
+// resumeHold takes up what held an endpoint when an earlier term ended.
+func (l *lane) resumeHold(e outbox.EndpointState, now time.Time) {
+	until := e.HeldUntil
+	if limit := now.Add(mostHeld); until.After(limit) {
+		until = limit
+	}
+	if !until.After(now) && e.Failures < pacedFrom {
+		return
+	}
+	l.trouble = &trouble{}
+	if e.Failures >= pacedFrom {
+		l.trouble.since = e.FirstFailure
+	}
+	if e.HeldBy == outbox.HeldByRetryAfter {
+		l.trouble.asked = until
+	} else {
+		l.trouble.paced = until
+	}
+}
+
+// failedLocked takes note of a failure that counts, which is part of l.failures already, and holds the lane.
+func (s *lanes) failedLocked(l *lane, result sink.Result, now time.Time) {
+	if s.cfg.failingInterval <= 0 && result.RetryAfter <= 0 {
+		return
+	}
+	if l.trouble == nil {
+		l.trouble = &trouble{}
+	}
+	t := l.trouble
+	if result.RetryAfter > 0 {
+		t.asked = latest(t.asked, now.Add(min(s.cfg.lengthen(result.RetryAfter), mostAsked)))
+	}
+	if s.cfg.failingInterval > 0 {
+		t.paced = latest(t.paced, now.Add(s.cfg.lengthen(s.rest(l, now))))
+		if l.failures == 1 {
+			t.refused(result, l.window, s.cfg.failingInterval)
+		}
+	}
+	s.scheduleLocked(l)
+}
+
+// rest returns how long an endpoint is left alone after its latest failure.
+func (s *lanes) rest(l *lane, now time.Time) time.Duration {
+	interval := s.cfg.failingInterval
+	if l.failures < pacedFrom {
+		return interval >> (pacedFrom - l.failures)
+	}
+	t := l.trouble
+	if t.since.IsZero() {
+		t.since = now
+	}
+	left := s.cfg.disableAfter - l.failures
+	if left <= 0 {
+		return 0 // it is disabled
+	}
+	// Attempts that were in flight together fail together. What is left is spread over the time that all would have taken.
+	return max(interval, (time.Duration(s.cfg.disableAfter-pacedFrom)*interval-now.Sub(t.since))/time.Duration(left))
+}
+
+// refused takes note of the first failure after a success: too many attempts, or too many at a time, may be the reason.
+func (t *trouble) refused(result sink.Result, window int, mostGap time.Duration) {
+	limits := result.Code == http.StatusTooManyRequests || result.Code == http.StatusServiceUnavailable
+	if limits {
+		t.gap = min(max(2*t.gap, firstGap), mostGap)
+	}
+	switch result.Class {
+	case sink.ClassConnectRefused, sink.ClassConnectionReset, sink.ClassConnectTimeout, sink.ClassTimeout:
+	default:
+		if !limits {
+			return
+		}
+	}
+	t.ceiling, t.successes = window, 0
+	t.patience = min(max(2*t.patience, firstPatience), mostPatience)
+}
+
+// succeededLocked takes note of a success: the window grows, the pace ends, and the gap shrinks.
+func (s *lanes) succeededLocked(l *lane, now time.Time) {
+	most := s.cfg.endpointConcurrency
+	t := l.trouble
+	if t == nil {
+		l.window = min(l.window+1, most)
+		return
+	}
+	t.paced, t.since = time.Time{}, time.Time{}
+	if t.gap -= t.gap/16 + time.Millisecond; t.gap < leastGap {
+		t.gap, t.spaced = 0, time.Time{}
+	}
+	switch {
+	case t.ceiling == 0 || l.window < t.ceiling:
+		l.window = min(l.window+1, most)
+	default:
+		if t.successes++; t.successes >= t.patience {
+			l.window = min(l.window+1, most)
+			t.ceiling, t.successes = l.window, 0
+		}
+	}
+	if l.window == most {
+		t.ceiling, t.patience = 0, 0
+	}
+	if t.gap == 0 && t.ceiling == 0 && t.localWait == 0 && !t.asked.After(now) && !t.alarmed {
+		l.trouble = nil
+	}
+	s.scheduleLocked(l)
+}
+
+// madeLocked takes note of an attempt that could be made.
+func (l *lane) madeLocked() {
+	if t := l.trouble; t != nil {
+		t.local, t.localWait = time.Time{}, 0
+	}
+}
+
+// putBack returns a delivery to its lane, for an attempt that could not be made.
+func (s *lanes) putBack(l *lane, d *outbox.Delivery) []outbox.Entry {
+	now := s.cfg.now()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if reason := l.off; reason != "" || d.Venue != l.endpoint.Venue {
+		if reason == "" {
+			reason = otherVenue
+		}
+		s.freeLocked(l, d)
+		return []outbox.Entry{missed(d, reason, now)}
+	}
+	if l.trouble == nil {
+		l.trouble = &trouble{}
+	}
+	t := l.trouble
+	t.localWait = min(max(2*t.localWait, localFirst), localMost)
+	t.local = latest(t.local, now.Add(s.cfg.lengthen(t.localWait)))
+	l.queue = slices.Insert(l.queue, 0, d)
+	s.scheduleLocked(l)
+	return s.giveBackLocked(l, now)
+}
+
+// spaceLocked takes note of an attempt that starts.
+func (s *lanes) spaceLocked(l *lane, now time.Time) {
+	if t := l.trouble; t != nil && t.gap > 0 {
+		t.spaced = now.Add(t.gap)
+	}
+}
+
+// forgiveLocked ends what holds a lane, for an endpoint that somebody has enabled or given another URL.
+func (s *lanes) forgiveLocked(l *lane) {
+	if t := l.trouble; t != nil {
+		*t = trouble{alarmed: t.alarmed}
+		s.scheduleLocked(l)
+	}
+}
+
+// awaitLocked has a lane that is held looked at again when it is held no longer.
+func (s *lanes) awaitLocked(l *lane) {
+	t := l.trouble
+	if t == nil || t.alarmed || l.off != "" || len(l.queue) == 0 {
+		return
+	}
+	wait := l.heldFor(s.cfg.now())
+	if wait == 0 {
+		return
+	}
+	t.alarmed = true
+	time.AfterFunc(wait, panics.GuardFunc(s.cfg.caught, func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		t.alarmed = false
+		s.listLocked(l)
+		s.dispatchLocked()
+	}))
+}
+
+// giveBackLocked leaves what waits in a lane that is held for long to the database. Deliveries that came from there have their
+// rows already.
+func (s *lanes) giveBackLocked(l *lane, now time.Time) (entries []outbox.Entry) {
+	if len(l.queue) == 0 || l.heldFor(now) <= keepFor {
+		return nil
+	}
+	for _, d := range l.queue {
+		s.freeLocked(l, d)
+		if d.Refilled {
+			l.held.remove(d.EventID)
+			continue
+		}
+		l.left++
+		l.leaving.add(d.EventID)
+		entries = append(entries, &outbox.Result{Delivery: d, Status: outbox.Pending, NextAttempt: now})
+	}
+	l.queue, l.refilled, l.full, l.backlog = nil, false, false, true
+	s.dueLocked(l, now)
+	return entries
+}

@@ -1,0 +1,108 @@
+package testenv
+
+import (
+	"context"
+	"net"
+	"sync"
+	"testing"
+
+	"golang.org/x/net/dns/dnsmessage"
+)
+
+// DNS is a server of names on loopback. A name that it is told nothing of does not exist. Its methods may be called by any number of
+// goroutines.
+type DNS struct {
+	address string
+
+	mu    sync.Mutex
+	codes map[string]dnsmessage.RCode
+	asked map[string]int
+}
+
+// What DNS says of a name beside the codes of dnsmessage.
+const (
+	// EveryName stands for all names that it is told nothing of.
+	EveryName = "*"
+	// SilentName has no answer at all.
+	SilentName = dnsmessage.RCode(99)
+)
+
+// StartDNS starts a server, which ends with the test.
+func StartDNS(t testing.TB) *DNS {
+	conn, err := net.ListenPacket("udp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = conn.Close() })
+	d := &DNS{address: conn.LocalAddr().String(), codes: map[string]dnsmessage.RCode{}, asked: map[string]int{}}
+	go d.serve(conn) // ends with conn
+	return d
+}
+
+// Say has the answers for a name, which ends with a dot, be of this code. With dnsmessage.RCodeSuccess its address is 127.0.0.1.
+func (d *DNS) Say(name string, code dnsmessage.RCode) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.codes[name] = code
+}
+
+// Forget takes back all that was said.
+func (d *DNS) Forget() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	clear(d.codes)
+}
+
+// Asked returns how many questions there were for a name.
+func (d *DNS) Asked(name string) int {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.asked[name]
+}
+
+// Resolver returns one that asks this server.
+func (d *DNS) Resolver() *net.Resolver {
+	return &net.Resolver{PreferGo: true, Dial: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return new(net.Dialer).DialContext(ctx, "udp", d.address)
+	}}
+}
+
+func (d *DNS) serve(conn net.PacketConn) {
+	packet := make([]byte, 512)
+	for {
+		n, from, err := conn.ReadFrom(packet)
+		if err != nil {
+			return
+		}
+		var m dnsmessage.Message
+		if m.Unpack(packet[:n]) != nil || len(m.Questions) == 0 {
+			continue
+		}
+		question := m.Questions[0]
+		m.RCode = d.code(question.Name.String())
+		if m.RCode == SilentName {
+			continue
+		}
+		m.Response, m.Additionals = true, nil
+		if m.RCode == dnsmessage.RCodeSuccess && question.Type == dnsmessage.TypeA {
+			header := dnsmessage.ResourceHeader{Name: question.Name, Type: question.Type, Class: question.Class}
+			m.Answers = []dnsmessage.Resource{{Header: header, Body: &dnsmessage.AResource{A: [4]byte{127, 0, 0, 1}}}}
+		}
+		if answer, err := m.Pack(); err == nil {
+			_, _ = conn.WriteTo(answer, from) // who asked may be gone
+		}
+	}
+}
+
+func (d *DNS) code(name string) dnsmessage.RCode {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.asked[name]++
+	if code, said := d.codes[name]; said {
+		return code
+	}
+	if code, said := d.codes[EveryName]; said {
+		return code
+	}
+	return dnsmessage.RCodeNameError
+}
