@@ -62,6 +62,7 @@ type DeliveryConfig struct {
 	EndpointConcurrency int             `toml:"endpoint_concurrency"`
 	ShutdownTimeout     time.Duration   `toml:"shutdown_timeout"`
 	QueueMemory         ByteSize        `toml:"queue_memory"` // for events that wait in lanes
+	MaxBody             ByteSize        `toml:"max_body"`     // of an event's data
 }
 
 // NetworkConfig says which customers' URLs are acceptable beyond https on the public internet.
@@ -118,6 +119,7 @@ func DefaultConfig() *Config {
 			EndpointConcurrency: 16,
 			ShutdownTimeout:     20 * time.Second,
 			QueueMemory:         64 << 20,
+			MaxBody:             4 << 20,
 		},
 		Admin: AdminConfig{Listen: "127.0.0.1:8480"},
 		Log:   LogConfig{Level: slog.LevelInfo, Format: "text"},

@@ -101,6 +101,7 @@ func (d *DeliveryConfig) check(p *problemList) {
 	within(p, "delivery.concurrency", d.Concurrency, 1, 10_000)
 	within(p, "delivery.endpoint_concurrency", d.EndpointConcurrency, 1, 1_000)
 	within(p, "delivery.shutdown_timeout", d.ShutdownTimeout, 0, 10*time.Minute)
+	within(p, "delivery.max_body", d.MaxBody, 1<<10, 128<<20)
 	within(p, "delivery.queue_memory", d.QueueMemory, 1<<20, 64<<30)
 }
 

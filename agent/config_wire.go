@@ -21,6 +21,7 @@ func (c *Config) outbox() outbox.Config {
 		Publication: c.Outbox.Publication,
 		Slot:        c.Outbox.Slot,
 		Retention:   c.Outbox.Retention,
+		MaxBody:     int(c.Delivery.MaxBody),
 		Keys:        c.keyring(),
 	}
 }

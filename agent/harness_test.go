@@ -140,6 +140,14 @@ func addEvent(t testing.TB, env *testenv.DB, venue, eventType, data string) stri
 		`insert into webhooks.outbox (type, venue, data) values ($1, $2, $3::json) returning id`, eventType, venue, data)
 }
 
+// refuseForgeries answers as a receiver written to the customers' page does.
+func refuseForgeries(got testenv.Received) testenv.Answer {
+	if got.SignatureErr != nil {
+		return testenv.Answer{Status: 401}
+	}
+	return testenv.Answer{}
+}
+
 // waitStatus waits until the delivery of an event to an endpoint has a status.
 func waitStatus(t testing.TB, env *testenv.DB, eventID, endpointID, want string) {
 	t.Helper()

@@ -161,20 +161,31 @@ func TestRun_BothSecretsSignWhileOneIsRotated(t *testing.T) {
 	const fresh = "the customer's new secret"
 	r := testenv.StartReceiver(t, testSecret)
 	r.SetSecret("/changed", fresh)
+	r.SetAnswer("/changed", refuseForgeries)
 	endpoint := addEndpoint(t, env, "venue_1", r.URL+"/changed", "*")
 	start(t, testConfig(env)).waitLog("leading")
 	env.Exec(t, `update webhooks.endpoints set previous_secret = secret, previous_secret_until = now() + interval '1 hour', secret = $1`, fresh)
 	event := addEvent(t, env, "venue_1", "lead.created", `{}`)
 	waitStatus(t, env, event, endpoint, "succeeded")
-	got := r.Received()[0]
-	if got.SignatureErr != nil {
-		t.Errorf("with the new secret: %v", got.SignatureErr)
+	all := r.Wait(t, 2, patience)
+	if err := testenv.VerifyQuintago(all[0].Header.Get("X-Quintago-Signature"), all[0].Body, testSecret); err != nil {
+		t.Errorf("at first with the former secret: %v", err)
 	}
-	if err := testenv.VerifyStandard(got.Header, got.Body, testSecret, got.At); err != nil {
-		t.Errorf("with the former secret: %v", err)
+	if all[1].SignatureErr != nil {
+		t.Errorf("with the new secret: %v", all[1].SignatureErr)
 	}
-	if err := testenv.VerifyQuintago(got.Header.Get("X-Quintago-Signature-Previous"), got.Body, testSecret); err != nil {
-		t.Errorf("with the former secret: %v", err)
+	for _, got := range all {
+		for _, s := range []string{testSecret, fresh} {
+			if err := testenv.VerifyStandard(got.Header, got.Body, s, got.At); err != nil {
+				t.Errorf("Standard Webhooks: %v", err)
+			}
+		}
+		if err := testenv.VerifyQuintago(got.Header.Get("X-Quintago-Signature-Previous"), got.Body, testSecret); err != nil {
+			t.Errorf("with the former secret: %v", err)
+		}
+	}
+	if n := testenv.QueryOne[int](t, env, `select count(*) from webhooks.attempts`); n != 0 {
+		t.Errorf("%d failed attempts", n)
 	}
 }
 
@@ -284,4 +295,40 @@ func TestRun_ALongIDFailsVisiblyAndStopsNoOther(t *testing.T) {
 	waitStatus(t, env, event, endpoint, "succeeded")
 	long := testenv.QueryOne[string](t, env, `select event_id from webhooks.deliveries where event_id <> $1`, event)
 	waitStatus(t, env, long, endpoint, "failed, attempts 0, the event's id is longer than 512 bytes")
+}
+
+// An event with more data than delivery.max_body fails at once, by the stream and when it is fetched again, and stops no other.
+func TestInputs_AnEventThatIsTooLargeFailsAtOnce(t *testing.T) {
+	t.Parallel()
+	env := testenv.NewDB(t)
+	r := testenv.StartReceiver(t, testSecret)
+	endpoint := addEndpoint(t, env, "venue_1", r.URL, "*")
+	cfg := testConfig(env)
+	cfg.Delivery.MaxBody = 10_000
+	start(t, cfg).waitLog("leading")
+	fits := func(n int) string { return `"` + strings.Repeat("x", n-2) + `"` }
+	large := addEvent(t, env, "venue_1", "lead.created", fits(10_001))
+	largest := addEvent(t, env, "venue_1", "lead.created", fits(10_000))
+	waitStatus(t, env, largest, endpoint, "succeeded")
+	waitStatus(t, env, large, endpoint, "failed")
+	wantWhy := func() {
+		t.Helper()
+		why := testenv.QueryOne[string](t, env, `select last_error from webhooks.deliveries where event_id = $1`, large)
+		if !strings.Contains(why, "10001 bytes") || !strings.Contains(why, "delivery.max_body allows 10000") {
+			t.Errorf("the event failed: %s", why)
+		}
+	}
+	wantWhy()
+	env.Exec(t, `update webhooks.deliveries set last_error = null where event_id = $1`, large)
+	env.Exec(t, `insert into webhooks.replays (endpoint_id, event_ids) values ($1, array[$2])`, endpoint, large)
+	testenv.Eventually(t, patience, func() error {
+		if state := testenv.QueryOne[string](t, env, `select state || ' ' || coalesce((select last_error from webhooks.deliveries where event_id = $1), '') from webhooks.replays`, large); !strings.HasPrefix(state, "done the") {
+			return fmt.Errorf("the replay is %s", state)
+		}
+		return nil
+	})
+	wantWhy()
+	if n := r.Count(); n != 1 {
+		t.Errorf("%d requests", n)
+	}
 }

@@ -178,6 +178,30 @@ func (b *book) state(row outbox.Endpoint) outbox.EndpointState {
 	return s
 }
 
+// healthOf returns what was recorded last of an endpoint's counter.
+func (b *book) healthOf(id string) outbox.Health {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if h := b.health[id]; h != nil {
+		return *h
+	}
+	return outbox.Health{}
+}
+
+// hasDisabled reports whether the agent has disabled an endpoint.
+func (b *book) hasDisabled() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return len(b.disabled) > 0
+}
+
+// bodiesRead returns how many bodies due has returned so far.
+func (b *book) bodiesRead() int {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.bodies
+}
+
 // forget drops a delivery that nobody asks for any more.
 func (b *book) forget(d *outbox.Delivery) {
 	b.mu.Lock()

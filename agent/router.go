@@ -268,7 +268,9 @@ func (r *router) hand(take, ctx context.Context, candidates []candidate) (*outbo
 		case p.deferred && p.sub.off != "": // it may have been enabled, or mended, since
 			t.Results = append(t.Results, missed(d, p.sub.off, now))
 		default:
-			d.Body = p.body()
+			if d.Unfit == "" {
+				d.Body = p.body()
+			}
 			offers = append(offers, offer{p.sub.lane, d})
 		}
 	}

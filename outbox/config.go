@@ -28,6 +28,8 @@ type Config struct {
 	Publication string
 	// Slot is the name of the replication slot and the key of the checkpoint. Names of slots are cluster-wide.
 	Slot string
+	// MaxBody is how many bytes the data of an event may have to be sent, zero for any number.
+	MaxBody int
 	// Watchful has a DB give up a statement that has no answer for answerTimeout, and not heed the statement_timeout of its role:
 	// for a process that must go on by itself. Nobody waits for its statements as for those of a command.
 	Watchful bool

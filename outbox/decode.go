@@ -207,7 +207,7 @@ func (d *decoder) decodeEvent(oc *outboxColumns, r row, committed time.Time) (*E
 	if oc.id >= n || oc.typ >= n || oc.venue >= n || oc.data >= n || oc.created >= n || oc.xid >= n {
 		return nil, fmt.Errorf("%w: a row has %d columns, fewer than described", errDecode, n)
 	}
-	e := &Event{Data: bytes.Clone(r[oc.data].text)}
+	e := &Event{}
 	for i, column := range [...]struct {
 		at   int
 		text *string
@@ -218,7 +218,10 @@ func (d *decoder) decodeEvent(oc *outboxColumns, r row, committed time.Time) (*E
 		}
 		*column.text = logText(string(text))
 	}
-	e.Unfit = unfit(e.ID, e.Type, e.Venue, e.Data)
+	data := r[oc.data].text
+	if e.Unfit = d.cfg.unfit(e.ID, e.Type, e.Venue, data); e.Unfit == "" {
+		e.Data = bytes.Clone(data) // of one that is sent to nobody nothing is kept, however large it is
+	}
 	var dated bool
 	if e.Created, e.local, dated = d.created(string(r[oc.created].text), oc.local); !dated {
 		// infinity, null or a year that Go cannot hold: the time of the commit is the best there is, and no reason to stop.

@@ -258,7 +258,7 @@ func (db *DB) EndpointWithSecret(ctx context.Context, id string) (e Endpoint, er
 // selectSample prefers the first type of the catalogue that one of the patterns asks for, and invents an event for patterns that
 // only match types which are not in it.
 const selectSample = `
-select webhooks.new_id('evt'), name, example, now() from (
+select webhooks.new_id('evt_test'), name, example, now() from (
     select t.name, t.example::text, 1 as choice from webhooks.event_types t
     where webhooks.event_matches($1::text[], t.name)
     union all

@@ -87,7 +87,7 @@ func abbreviated(s string) bool {
 }
 
 // unfit returns why an event cannot be sent to anybody, given its id, type and venue as the log has them; "" when it can.
-func unfit(id, eventType, venue string, data []byte) string {
+func (c Config) unfit(id, eventType, venue string, data []byte) string {
 	for _, column := range []struct{ key, text string }{{"id", id}, {"type", eventType}, {"venue", venue}} {
 		switch {
 		case abbreviated(column.text):
@@ -95,6 +95,9 @@ func unfit(id, eventType, venue string, data []byte) string {
 		case !utf8.ValidString(column.text):
 			return "the event's " + column.key + " is not valid UTF-8; write it in UTF-8 (the database's encoding, SQL_ASCII, checks nothing)"
 		}
+	}
+	if c.MaxBody > 0 && len(data) > c.MaxBody {
+		return fmt.Sprintf("the event's data have %d bytes, delivery.max_body allows %d; write less, such as a link to the rest, or allow more", len(data), c.MaxBody)
 	}
 	if !utf8.Valid(data) {
 		return "the event's data are not valid UTF-8; write them in UTF-8 (the database's encoding, SQL_ASCII, checks nothing)"

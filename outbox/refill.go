@@ -209,7 +209,7 @@ func (db *DB) fetchEvents(ctx context.Context, deliveries []dueRow, maxBytes int
 		if _, seen := events[key]; seen {
 			continue
 		}
-		if why := unfit(d.EventID, d.Type, d.Venue, nil); why != "" {
+		if why := db.cfg.unfit(d.EventID, d.Type, d.Venue, nil); why != "" {
 			events[key] = fetched{lost: why, final: true}
 			continue
 		}
@@ -234,7 +234,7 @@ func (db *DB) fetchEvents(ctx context.Context, deliveries []dueRow, maxBytes int
 		}
 		d := asked[place-1]
 		e := fetched{}
-		switch why := unfit(d.EventID, d.Type, d.Venue, data); {
+		switch why := db.cfg.unfit(d.EventID, d.Type, d.Venue, data); {
 		case !same:
 			e.lost = lostOther
 		case differ:

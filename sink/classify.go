@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/url"
 	"strings"
 	"syscall"
 	"time"
@@ -28,6 +29,7 @@ const (
 	ClassTLSUntrusted     Class = "tls_untrusted"
 	ClassTLSWrongHost     Class = "tls_wrong_host"
 	ClassTLSError         Class = "tls_error"
+	ClassTLSClientCert    Class = "tls_client_certificate"
 	ClassTimeout          Class = "timeout"
 	ClassConnectionReset  Class = "connection_reset"
 	ClassNotHTTP          Class = "not_http"
@@ -77,11 +79,13 @@ func classify(err error, f failure) (Class, string) {
 		return ClassConnectRefused, host + " refused the connection: nothing listens on that port, or a firewall rejects it"
 	case errors.Is(err, syscall.ETIMEDOUT) && f.phase <= phaseConnect:
 		return ClassConnectTimeout, fmt.Sprintf("the connection to %s timed out", host)
+	case wantsClientCertificate(err):
+		return ClassTLSClientCert, "the server wants a client certificate, which the agent does not send"
 	case isReset(err):
 		return ClassConnectionReset, resetSentence(f.phase)
 	case isNetwork(err) || f.phase < phaseTLS:
 		return ClassNetworkError, networkSentence(err, host)
-	case f.phase == phaseTLS:
+	case f.phase == phaseTLS, isAlert(err): // with TLS 1.3 an alert may come after the handshake
 		return ClassTLSError, tlsSentence(err)
 	case strings.Contains(err.Error(), headersTooLarge):
 		return ClassResponseTooLarge, fmt.Sprintf("the response headers exceed %d KiB", maxHeaderBytes>>10)
@@ -90,6 +94,20 @@ func classify(err error, f failure) (Class, string) {
 		// the network is not at fault.
 		return ClassNotHTTP, "the server's answer is not valid HTTP: is another service on this port?"
 	}
+}
+
+// alertCertificateRequired is from RFC 8446, section 6.2.
+const alertCertificateRequired = tls.AlertError(116)
+
+// isAlert reports whether the server ended the connection by a TLS alert.
+func isAlert(err error) bool {
+	op, ok := errors.AsType[*net.OpError](err)
+	return ok && op.Op == "remote error"
+}
+
+func wantsClientCertificate(err error) bool {
+	op, ok := errors.AsType[*net.OpError](err)
+	return ok && op.Op == "remote error" && op.Err.Error() == alertCertificateRequired.Error()
 }
 
 func timeoutClass(p phase) Class {
@@ -217,13 +235,36 @@ func networkSentence(err error, host string) string {
 	return fmt.Sprintf("the connection to %s failed", host)
 }
 
+// redirectsTo says where a redirect leads, as far as that is no secret: the path and the query may be one, and the rest is the server's
+// text.
+func redirectsTo(asked *url.URL, location string) string {
+	to, err := asked.Parse(location)
+	switch {
+	case location == "" || err != nil || to.Scheme != "http" && to.Scheme != "https" || to.Hostname() == "":
+		return ""
+	case !strings.EqualFold(to.Hostname(), asked.Hostname()):
+		return " to the host " + shorten(Printable(to.Hostname()), maxNameLength)
+	case to.Scheme != asked.Scheme:
+		return " to " + to.Scheme + "://"
+	case to.Port() != asked.Port():
+		return " to another port"
+	case to.Path == asked.Path+"/":
+		return " to the same path with a slash at its end"
+	case to.Path+"/" == asked.Path:
+		return " to the same path without the slash at its end"
+	case to.Path == asked.Path:
+		return " to the same path"
+	}
+	return " to another path of the same host"
+}
+
 // classifyStatus is for a status that is not 2xx. It uses the number only: the reason phrase is the server's own text.
-func classifyStatus(code int) (Class, string) {
+func classifyStatus(code int, asked *url.URL, location string) (Class, string) {
 	switch {
 	case code < 100:
 		return ClassNotHTTP, fmt.Sprintf("the server answered %03d, which is no HTTP status", code)
 	case 300 <= code && code < 400:
-		return ClassRedirect, fmt.Sprintf("the server answered %d, a redirect, which is not followed: update the endpoint's URL", code)
+		return ClassRedirect, fmt.Sprintf("the server answered %d, a redirect%s, which is not followed: update the endpoint's URL", code, redirectsTo(asked, location))
 	case code == http.StatusGone:
 		return ClassHTTPStatus, "the server answered 410: it wants no more events"
 	default:

@@ -47,6 +47,7 @@
 //	tls_expired         the certificate is expired or not valid yet
 //	tls_untrusted       the certificate is not signed by a known authority
 //	tls_wrong_host      the certificate is for other host names
+//	tls_client_certificate  the server wants a client certificate
 //	tls_error           any other failure of the TLS handshake
 //	timeout             connected, but no answer in time
 //	connection_reset    the connection was closed or reset before an answer

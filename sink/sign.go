@@ -24,6 +24,7 @@ const (
 	HeaderID                = "Webhook-Id"                    // the event id, the same on every attempt
 	HeaderTimestamp         = "Webhook-Timestamp"             // Unix seconds of the attempt
 	HeaderStandardSignature = "Webhook-Signature"             // v1,<base64>, several separated by spaces
+	HeaderTest              = "Webhook-Test"                  // true on the sample of a test, else absent
 )
 
 const (
@@ -75,7 +76,8 @@ func (k signingKey) sign(h http.Header, eventID string, at time.Time, body []byt
 }
 
 // CheckSecret says in one sentence why an endpoint's secret is not usable, or returns nil. A secret of the whsec_ form
-// must be standard padded base64 of 24 to 64 bytes that are not all alike; any other secret must only not be empty.
+// must be standard padded base64 of 24 to 64 bytes that are not all alike. Any other must not be empty, nor look like a whsec_
+// secret that is misspelled, nor stand in quotes or beside blanks.
 func CheckSecret(s secret.Text) error {
 	_, err := parseSecret(s)
 	return err
@@ -98,6 +100,9 @@ type signingKey struct {
 func parseSecret(s secret.Text) (signingKey, error) {
 	if s.IsZero() {
 		return signingKey{}, errors.New("the secret is empty")
+	}
+	if err := checkSpelling(s.Reveal()); err != nil {
+		return signingKey{}, err
 	}
 	text := []byte(s.Reveal())
 	encoded, ok := strings.CutPrefix(s.Reveal(), secretPrefix)
@@ -125,6 +130,24 @@ func parseSecret(s secret.Text) (signingKey, error) {
 		return signingKey{}, errors.New("the whsec_ secret repeats one byte; use a random one")
 	}
 	return signingKey{quintago: text, standard: decoded}, nil
+}
+
+// checkSpelling refuses what was meant to be another text than it is: the key would be wrong, and nothing else would tell.
+func checkSpelling(s string) error {
+	lower := strings.ToLower(s)
+	switch first := s[0]; {
+	case strings.TrimSpace(s) != s:
+		return errors.New("the secret begins or ends with a blank; write it without")
+	case len(s) > 1 && first == s[len(s)-1] && strings.IndexByte("\"'`", first) >= 0:
+		return errors.New("the secret stands in quotes; write it without")
+	case strings.HasPrefix(lower, "v1,"+secretPrefix):
+		return errors.New("the secret begins with v1, before whsec_; write it from whsec_ on")
+	case strings.HasPrefix(lower, secretPrefix) && !strings.HasPrefix(s, secretPrefix):
+		return errors.New("the secret begins with whsec_ in capital letters; write it in small ones")
+	case strings.HasPrefix(lower, "whsk_"), strings.HasPrefix(lower, "whpk_"):
+		return errors.New("the secret is a key of the asymmetric scheme of Standard Webhooks, which is not offered; use one that begins with whsec_")
+	}
+	return nil
 }
 
 // signQuintago returns the value of X-Quintago-Signature.

@@ -23,6 +23,17 @@ import (
 // trusts the certificate as an authority.
 func serveTLS(t *testing.T, change func(*x509.Certificate), maxVersion uint16) (string, *Webhook) {
 	t.Helper()
+	return serveTLSAs(t, change, func(c *tls.Config) { c.MaxVersion = maxVersion })
+}
+
+// serveTLSWith is serveTLS with a sound certificate and what configure makes of the server.
+func serveTLSWith(t *testing.T, configure func(*tls.Config)) (string, *Webhook) {
+	t.Helper()
+	return serveTLSAs(t, nil, configure)
+}
+
+func serveTLSAs(t *testing.T, change func(*x509.Certificate), configure func(*tls.Config)) (string, *Webhook) {
+	t.Helper()
 	template := &x509.Certificate{
 		SerialNumber:          big.NewInt(1),
 		Subject:               pkix.Name{CommonName: "test"},
@@ -51,9 +62,9 @@ func serveTLS(t *testing.T, change func(*x509.Certificate), maxVersion uint16) (
 	server.Config.ErrorLog = log.New(io.Discard, "", 0) // failed handshakes are what these tests are about
 	server.TLS = &tls.Config{
 		Certificates: []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: key}},
-		MaxVersion:   maxVersion,
 		MinVersion:   tls.VersionTLS10,
 	}
+	configure(server.TLS)
 	server.StartTLS()
 	t.Cleanup(server.Close)
 

@@ -29,6 +29,9 @@ func (w *Webhook) parseURL(raw string) (*url.URL, error) {
 	if len(raw) > maxURLBytes {
 		return nil, fmt.Errorf("the URL is longer than %d characters", maxURLBytes)
 	}
+	if strings.TrimSpace(raw) != raw {
+		return nil, errors.New("the URL begins or ends with a blank; remove it")
+	}
 	u, err := url.Parse(raw)
 	if err != nil {
 		// The error of url.Parse quotes the URL.
@@ -53,8 +56,28 @@ func (w *Webhook) parseURL(raw string) (*url.URL, error) {
 	if err := w.checkHost(u); err != nil {
 		return nil, err
 	}
+	u.RawQuery = escapeQuery(u.RawQuery)
 	return u, nil
 }
+
+// escapeQuery percent-encodes what RFC 3986, section 3.4, does not allow in a query. net/http would send it as it is, and many servers
+// answer 400. What is encoded already stays.
+func escapeQuery(query string) string {
+	if !strings.ContainsFunc(query, notInQuery) {
+		return query
+	}
+	var b strings.Builder
+	for i := range len(query) {
+		if c := query[i]; notInQuery(rune(c)) || c >= 0x80 {
+			fmt.Fprintf(&b, "%%%02X", c)
+		} else {
+			b.WriteByte(c)
+		}
+	}
+	return b.String()
+}
+
+func notInQuery(r rune) bool { return r <= ' ' || r > '~' || strings.ContainsRune("\"<>[]\\^`{|}#", r) }
 
 func checkPort(u *url.URL) error {
 	if u.Port() == "" && !strings.HasSuffix(u.Host, ":") {

@@ -22,7 +22,7 @@ const (
 	maxBodyBytes = 4 << 10 // what is read of a response body
 
 	// drainTimeout is what a connection's reuse is worth: after a 2xx the attempt waits no longer than this for the body.
-	drainTimeout = time.Second
+	drainTimeout = 50 * time.Millisecond
 )
 
 // Request is what one attempt sends.
@@ -31,6 +31,7 @@ type Request struct {
 	Rotates bool // a rotation of the secret is under way: the former one signs as well, and the receiver's choice is found out
 	EventID string
 	Body    []byte // the envelope, sent and signed as it is; Attempt does not change it
+	Test    bool   // a sample, which Webhook-Test: true tells from a real event
 	// At is the time that is signed and sent; zero for this host's clock.
 	At time.Time
 }
@@ -190,7 +191,7 @@ func (w *Webhook) exchange(ctx context.Context, cancel context.CancelFunc, r Req
 	switch {
 	case err == nil:
 		crashpoint.Hit(crashpoint.AfterResponse)
-		result = read(response, cancel, r.At.Add(latency))
+		result = read(response, cancel, r.Target.url, r.At.Add(latency))
 	case ended != nil && !errors.Is(ended, errDeadline):
 		result = Result{Outcome: Canceled, Class: ClassCanceled, Error: "the attempt was interrupted; its result is unknown"}
 	default:
@@ -225,6 +226,9 @@ func (w *Webhook) header(r Request, former bool) http.Header {
 		h[HeaderSignature] = h[HeaderSignaturePrevious]
 	}
 	h[idempotencyKey] = noValue
+	if r.Test {
+		h[HeaderTest] = []string{"true"}
+	}
 	return h
 }
 
@@ -257,7 +261,7 @@ func newRequest(ctx context.Context, target *url.URL, header http.Header, body [
 
 // read turns a response into a result, which is decided before the body is looked at. It closes the body; the connection is
 // reused if the body ended within maxBodyBytes. cancel ends the attempt's context; now is what Retry-After is reckoned from.
-func read(response *http.Response, cancel context.CancelFunc, now time.Time) Result {
+func read(response *http.Response, cancel context.CancelFunc, asked *url.URL, now time.Time) Result {
 	defer response.Body.Close()
 	code := response.StatusCode
 	if 200 <= code && code < 300 {
@@ -269,7 +273,7 @@ func read(response *http.Response, cancel context.CancelFunc, now time.Time) Res
 		return Result{Outcome: Succeeded, Code: code}
 	}
 
-	result := failed(classifyStatus(code))
+	result := failed(classifyStatus(code, asked, response.Header.Get("Location")))
 	result.Code = code // 000 cannot be told from none, but for the sentence
 	// After 101 the body is the bare connection, and no context ends a read from it.
 	if code != http.StatusSwitchingProtocols {
