@@ -150,6 +150,7 @@ func (d *decoder) relation(id uint32) (*relation, error) {
 func (d *decoder) change(message []byte, committed time.Time) (c Change, ok bool, err error) {
 	m, err := readRow(message, d.values)
 	d.values = m.row
+	defer clear(m.row) // which would keep a message of any size
 	if err != nil {
 		return c, false, err
 	}

@@ -221,7 +221,9 @@ func (c *EndpointChange) Merge(before *Endpoint) {
 		case "secret":
 			c.Endpoint.Secret = before.Secret
 		case "previous_secret":
-			c.Endpoint.Previous, c.Endpoint.PreviousUntil = before.Previous, before.PreviousUntil
+			if !c.Endpoint.PreviousUntil.IsZero() { // the end of the overlap is a column of its own
+				c.Endpoint.Previous = before.Previous
+			}
 		}
 	}
 }

@@ -90,12 +90,17 @@ func compareWithRefill(t *testing.T, db *DB, env *testenv.DB, f *follower, n int
 func TestEndpointChange_MergeFillsInWhatTheStreamLeftOut(t *testing.T) {
 	until := time.Unix(1000, 0)
 	before := &Endpoint{ID: "ep_1", URL: secret.New("https://old.example/"), Events: []string{"old"}, Secret: secret.New("old"), Previous: secret.New("older"), PreviousUntil: until}
-	c := EndpointChange{ID: "ep_1", Endpoint: &Endpoint{ID: "ep_1", Venue: "new"}, unchanged: []string{"url", "events", "secret", "previous_secret"}}
+	later := until.Add(time.Hour) // a column of its own, which the stream brings
+	c := EndpointChange{ID: "ep_1", Endpoint: &Endpoint{ID: "ep_1", Venue: "new", PreviousUntil: later}, unchanged: []string{"url", "events", "secret", "previous_secret"}}
 	c.Merge(before)
 	e := c.Endpoint
 	if !e.URL.Equal(before.URL) || !cmp.Equal(e.Events, before.Events) || !e.Secret.Equal(before.Secret) || !e.Previous.Equal(before.Previous) ||
-		!e.PreviousUntil.Equal(until) || e.Venue != "new" {
+		!e.PreviousUntil.Equal(later) || e.Venue != "new" {
 		t.Errorf("after the merge: %+v", e)
+	}
+	c = EndpointChange{ID: "ep_1", Endpoint: &Endpoint{ID: "ep_1"}, unchanged: []string{"previous_secret"}}
+	if c.Merge(before); !c.Endpoint.Previous.IsZero() || !c.Endpoint.PreviousUntil.IsZero() {
+		t.Errorf("a rotation that was ended goes on: %+v", c.Endpoint)
 	}
 	c = EndpointChange{ID: "ep_1", Endpoint: &Endpoint{ID: "ep_1", URL: secret.New("https://new.example/")}}
 	c.Merge(before)

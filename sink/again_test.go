@@ -8,10 +8,15 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
+
+	"golang.org/x/net/dns/dnsmessage"
 
 	"github.com/quintago/webhook-agent/secret"
+	"github.com/quintago/webhook-agent/testenv"
 )
 
 // Servers close kept connections whenever they like, and many do so without a word.
@@ -83,6 +88,19 @@ func TestAttempt_ARotationFailsNothingAtAReceiverThatKnowsOneSecret(t *testing.T
 			rw.WriteHeader(code)
 		}
 	})
+	// This one knows the new secret and takes every other request.
+	var limit atomic.Int64
+	limitedURL := serve(t, func(rw http.ResponseWriter, r *http.Request) {
+		body, _ := io.ReadAll(r.Body)
+		mac := hmac.New(sha256.New, []byte(current))
+		mac.Write(body)
+		switch {
+		case r.Header.Get("X-Quintago-Signature") != "sha256="+hex.EncodeToString(mac.Sum(nil)):
+			rw.WriteHeader(code)
+		case limit.Add(1) == 1:
+			rw.WriteHeader(http.StatusServiceUnavailable)
+		}
+	})
 	w := newTestWebhook(t, nil)
 	for _, code = range []int{400, 401, 403} {
 		target := w.Target(url, secret.New(current), secret.New(former))
@@ -98,6 +116,15 @@ func TestAttempt_ARotationFailsNothingAtAReceiverThatKnowsOneSecret(t *testing.T
 				t.Errorf("%d, step %d: what was accepted is not remembered: %+v after %d requests", code, step, got, requests.Load())
 			}
 		}
+		// What comes behind the new secret, a limit on the rate, say, does not have it forgotten.
+		limited := w.Target(limitedURL, secret.New(current), secret.New(former))
+		for _, want := range []int{503, 200} {
+			got := w.Attempt(t.Context(), Request{Target: limited, Rotates: true, EventID: "evt_1", Body: []byte(testBody)})
+			if got.Code != want {
+				t.Errorf("%d: behind a limit: %+v, want %d", code, got, want)
+			}
+		}
+		limit.Store(0)
 		// One that knows neither fails, after both.
 		neither := "another"
 		knows.Store(&neither)
@@ -115,4 +142,108 @@ func TestAttempt_ARotationFailsNothingAtAReceiverThatKnowsOneSecret(t *testing.T
 			t.Errorf("%d: %+v after %d requests without an overlap", code, got, requests.Load())
 		}
 	}
+}
+
+// Receivers that answer anything to a wrong signature get the other one next, so that a retry delivers.
+func TestAttempt_ARotationTriesTheOtherSecretNextAfterAnyFailure(t *testing.T) {
+	const former, current = "the-former-secret", "the-new-secret"
+	for _, code := range []int{404, 422, 500, 302} {
+		url := serve(t, func(rw http.ResponseWriter, r *http.Request) {
+			body, _ := io.ReadAll(r.Body)
+			mac := hmac.New(sha256.New, []byte(current))
+			mac.Write(body)
+			if r.Header.Get("X-Quintago-Signature") != "sha256="+hex.EncodeToString(mac.Sum(nil)) {
+				rw.WriteHeader(code)
+			}
+		})
+		w := newTestWebhook(t, nil)
+		target := w.Target(url, secret.New(current), secret.New(former))
+		for _, want := range []int{code, 200, 200} {
+			if got := w.Attempt(t.Context(), Request{Target: target, Rotates: true, EventID: "evt_1", Body: []byte(testBody)}); got.Code != want {
+				t.Errorf("%+v, want %d", got, want)
+			}
+		}
+	}
+}
+
+// A first answer whose body never ends does not keep the other secret from being tried, and a second exchange without an answer does not
+// hide the first.
+func TestAttempt_ARotationKnowsTheFirstAnswer(t *testing.T) {
+	var requests atomic.Int64
+	address := serveRaw(t, false, func(conn net.Conn) {
+		if requests.Add(1)%2 == 1 {
+			write(conn, "HTTP/1.1 401 Unauthorized\r\nContent-Length: 100\r\n\r\nno")
+			_, _ = io.Copy(io.Discard, conn)
+		}
+	})
+	w := newTestWebhook(t, nil)
+	target := w.Target("http://"+address, secret.New("the-new-secret"), secret.New("the-former-secret"))
+	got := w.Attempt(t.Context(), Request{Target: target, Rotates: true, EventID: "evt_1", Body: []byte(testBody)})
+	if requests.Load() != 2 || got.Code != 401 || got.Response != "no" {
+		t.Errorf("%+v after %d requests", got, requests.Load())
+	}
+}
+
+// A server that dies of a request does not see it on every connection that is kept to it.
+func TestAttempt_GoesOnFewConnections(t *testing.T) {
+	var requests, deadly atomic.Int64
+	address := serveRaw(t, true, func(conn net.Conn) {
+		reader := bufio.NewReader(conn)
+		for {
+			request, err := http.ReadRequest(reader)
+			if err != nil {
+				return
+			}
+			_, _ = io.Copy(io.Discard, request.Body)
+			if request.Header.Get(HeaderID) == "evt_deadly" {
+				deadly.Add(1)
+				return
+			}
+			requests.Add(1)
+			for requests.Load() < 10 { // so that ten connections are made
+				time.Sleep(time.Millisecond)
+			}
+			write(conn, "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+		}
+	})
+	w := newTestWebhook(t, func(c *WebhookConfig) { c.MaxIdlePerHost = 20 })
+	var all sync.WaitGroup
+	for range 10 {
+		all.Go(func() { attempt(t, w, requestTo("http://"+address)) })
+	}
+	all.Wait()
+	r := requestTo("http://" + address)
+	r.EventID = "evt_deadly"
+	checkClass(t, attempt(t, w, r), ClassConnectionReset, 0)
+	if n := deadly.Load(); n != mostConnections {
+		t.Errorf("%d requests, want %d", n, mostConnections)
+	}
+}
+
+// What the second connection meets is judged by itself: its address is refused, say.
+func TestAttempt_JudgesTheConnectionThatItFailedOn(t *testing.T) {
+	d := testenv.StartDNS(t)
+	d.Say("moves.example.", dnsmessage.RCodeSuccess)
+	address := serveRaw(t, true, func(conn net.Conn) {
+		reader := bufio.NewReader(conn)
+		for n := range 2 {
+			request, err := http.ReadRequest(reader)
+			if err != nil {
+				return
+			}
+			_, _ = io.Copy(io.Discard, request.Body)
+			if n == 0 {
+				write(conn, "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+			}
+		}
+	})
+	_, port, _ := net.SplitHostPort(address)
+	w := newNamedWebhook(t, d.Resolver(), time.Second)
+	r := requestTo("http://moves.example:" + port)
+	if got := attempt(t, w, r); got.Outcome != Succeeded {
+		t.Fatalf("%+v", got)
+	}
+	d.Forget()
+	d.Say("moves.example.", dnsmessage.RCodeServerFailure)
+	checkClass(t, attempt(t, w, r), ClassDNSError, 0)
 }

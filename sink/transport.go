@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"crypto/tls"
+	"errors"
 	"net"
 	"net/http"
 	"net/netip"
@@ -64,11 +65,11 @@ func newTransport(cfg WebhookConfig, g *guard, n *names) *http.Transport {
 func dialContext(d *net.Dialer, n *names) func(ctx context.Context, network, address string) (net.Conn, error) {
 	return func(ctx context.Context, network, address string) (conn net.Conn, err error) {
 		err = panics.Catch(func() (err error) {
-			p, to := progressOf(ctx), absoluteName(address)
-			p.reach(phaseDNS)
+			to := absoluteName(address)
+			progressOf(ctx).reach(phaseDNS)
 			conn, err = d.DialContext(ctx, network, to)
 			host, _, _ := net.SplitHostPort(to)
-			if isName := strings.HasSuffix(host, "."); isName && (phase(p.phase.Load()) >= phaseConnect || p.blocked.Load() != nil) {
+			if _, isDNS := errors.AsType[*net.DNSError](err); strings.HasSuffix(host, ".") && !isDNS { // also of a dial that was given up
 				n.resolved(host)
 			}
 			conn = crashpoint.Conn(conn)

@@ -23,6 +23,8 @@ const (
 
 	// drainTimeout is what a connection's reuse is worth: after a 2xx the attempt waits no longer than this for the body.
 	drainTimeout = 50 * time.Millisecond
+	// excerptTimeout is what the body of another answer is worth, of which the log shows the beginning.
+	excerptTimeout = time.Second
 )
 
 // Request is what one attempt sends.
@@ -159,15 +161,24 @@ func (w *Webhook) Attempt(ctx context.Context, r Request) (result Result) {
 	ctx, cancel := context.WithTimeoutCause(ctx, w.timeout, errDeadline)
 	defer cancel()
 	if !r.Rotates || r.Target.previous == nil {
-		return w.exchange(ctx, cancel, r, start, false)
+		return w.exchange(ctx, r, start, false)
 	}
 	// A receiver written to the customers' page reads X-Quintago-Signature alone, and changes to the new secret at a time of its own.
 	former := !r.Target.changed.Load()
-	result = w.exchange(ctx, cancel, r, start, former)
+	result = w.exchange(ctx, r, start, former)
 	if refusesSignature(result.Code) && ctx.Err() == nil {
-		if result = w.exchange(ctx, cancel, r, start, !former); result.Outcome == Succeeded {
-			r.Target.changed.Store(former)
+		other := w.exchange(ctx, r, start, !former)
+		if refusesSignature(other.Code) {
+			return other
 		}
+		r.Target.changed.Store(former)
+		if other.Code == 0 && other.Outcome != Canceled {
+			return result // which is what is known of the server
+		}
+		return other
+	}
+	if result.Outcome == Failed && result.Code != 0 {
+		r.Target.changed.Store(former) // some answer 500 to a signature that is wrong: the next attempt tries the other
 	}
 	return result
 }
@@ -179,10 +190,12 @@ func refusesSignature(code int) bool {
 
 // exchange sends r, of an attempt that began at start and ends with ctx, and reads the answer. During a rotation former says which secret
 // signs X-Quintago-Signature.
-func (w *Webhook) exchange(ctx context.Context, cancel context.CancelFunc, r Request, start time.Time, former bool) (result Result) {
-	seen := new(progress)
+func (w *Webhook) exchange(ctx context.Context, r Request, start time.Time, former bool) (result Result) {
+	seen, began, header := new(progress), time.Now(), w.header(r, former)
+	reading, cancel := context.WithCancel(ctx)
+	defer cancel()
 	crashpoint.Hit(crashpoint.BeforeDial)
-	response, err := w.transport.RoundTrip(newRequest(observe(ctx, seen), r.Target.url, w.header(r, former), r.Body))
+	response, err := w.transport.RoundTrip(newRequest(observe(reading, seen, header), r.Target.url, header, r.Body))
 	if p, ok := errors.AsType[*panics.Error](err); ok {
 		panic(p) // of the dial
 	}
@@ -202,7 +215,7 @@ func (w *Webhook) exchange(ctx context.Context, cancel context.CancelFunc, r Req
 			phase:    phase(seen.phase.Load()),
 			blocked:  seen.blocked.Load(),
 		}
-		if fault, sentence := w.local(start, err, f); fault != "" {
+		if fault, sentence := w.local(began, err, f); fault != "" {
 			result = notMade(fault, sentence)
 		} else {
 			result = failed(classify(err, f))
@@ -232,9 +245,21 @@ func (w *Webhook) header(r Request, former bool) http.Header {
 	return h
 }
 
-// observe lets the transport report to p.
-func observe(ctx context.Context, p *progress) context.Context {
+// mostConnections is how many connections a request is sent on at most, while kept ones end before a byte of an answer. A server that
+// dies of a request must not lose all that are kept to it.
+const mostConnections = 3
+
+// observe lets the transport report to p. It is asked for another connection, on the goroutine of RoundTrip, when a kept one has ended.
+func observe(ctx context.Context, p *progress, header http.Header) context.Context {
+	connections := 0
 	return httptrace.WithClientTrace(context.WithValue(ctx, progressKey{}, p), &httptrace.ClientTrace{
+		GetConn: func(string) {
+			p.phase.Store(int32(phaseStart))
+			p.blocked.Store(nil)
+			if connections++; connections == mostConnections {
+				delete(header, idempotencyKey)
+			}
+		},
 		TLSHandshakeStart: func() { p.reach(phaseTLS) },
 		GotConn:           func(httptrace.GotConnInfo) { p.reach(phaseSend) },
 		WroteRequest: func(info httptrace.WroteRequestInfo) {
@@ -277,6 +302,8 @@ func read(response *http.Response, cancel context.CancelFunc, asked *url.URL, no
 	result.Code = code // 000 cannot be told from none, but for the sentence
 	// After 101 the body is the bare connection, and no context ends a read from it.
 	if code != http.StatusSwitchingProtocols {
+		slow := time.AfterFunc(excerptTimeout, cancel)
+		defer slow.Stop()
 		excerpt := make([]byte, maxBodyBytes)
 		n, _ := io.ReadFull(response.Body, excerpt) // what came before an error is worth keeping
 		result.Response = Sanitize(string(excerpt[:n]), maxBodyBytes)
