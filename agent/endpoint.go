@@ -108,10 +108,12 @@ func (s *lanes) change(e *outbox.Endpoint, to *sink.Target, unusable string) (*l
 	if e.Generation > before.Generation {
 		l.failures, l.firstFailure = 0, time.Time{}
 	}
-	if e.Generation > before.Generation || !e.SameTarget(before) {
+	// Its secrets change when they are sealed as well.
+	forgiven := e.Generation > before.Generation || l.trouble != nil && !e.URL.Equal(before.URL)
+	if forgiven {
 		s.forgiveLocked(l)
 	}
-	if e.Generation > before.Generation || unusable != l.unusable {
+	if forgiven || unusable != l.unusable {
 		l.unusable = unusable
 		entries = append(entries, s.healthLocked(l, s.cfg.now()))
 	}
@@ -143,6 +145,7 @@ func (s *lanes) remove(id string) []outbox.Entry {
 		return nil
 	}
 	entries := s.turnOffLocked(l, offRemoved, "")
+	l.quietLocked()
 	delete(s.byID, id)
 	s.leaveLocked(l.venue)
 	if len(l.held) > 0 {

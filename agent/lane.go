@@ -95,10 +95,14 @@ func newLane(id string) *lane {
 
 // limit is how many attempts may be in flight now: never more than failures are left before the endpoint is disabled.
 func (l *lane) limit(cfg *lanesConfig) int {
-	if l.isPaced(cfg) {
+	if l.isPaced(cfg) || l.trouble != nil && l.trouble.localWait > 0 {
 		return 1
 	}
-	return min(l.window, cfg.endpointConcurrency, cfg.disableAfter-l.failures)
+	left := cfg.disableAfter - l.failures
+	if cfg.failingInterval > 0 {
+		left = max(1, left/2) // what is in flight together fails together, and the rest is to last
+	}
+	return min(l.window, cfg.endpointConcurrency, left)
 }
 
 // canStart tells whether the lane has an attempt to make.
@@ -111,7 +115,7 @@ func (l *lane) wantsRefill() bool {
 	if l.off != "" || l.due.IsZero() || l.fetching || l.full {
 		return false
 	}
-	if l.failures > 0 {
+	if l.failures > 0 || l.trouble != nil && l.trouble.localWait > 0 {
 		return len(l.queue)+l.attempts == 0 // what it holds may be all that it can use for long
 	}
 	return len(l.queue) <= refillBelow
@@ -122,7 +126,7 @@ func (l *lane) refillLimit(cfg *lanesConfig) int {
 	switch {
 	case l.isPaced(cfg):
 		return 1
-	case l.failures > 0:
+	case l.failures > 0, l.trouble != nil && l.trouble.localWait > 0:
 		return restrainedRows
 	}
 	return refillLength

@@ -200,7 +200,8 @@ func (s *lanes) finish(l *lane, d *outbox.Delivery, result sink.Result) []outbox
 	if result.Class == sink.ClassInvalidEventID {
 		return s.unsendable(d, result, now)
 	}
-	l.window = max(1, l.window/2)
+	window := l.window
+	l.window = max(1, window/2)
 	r := &outbox.Result{
 		Delivery: d, Finished: now,
 		Attempt: &outbox.Attempt{
@@ -213,7 +214,7 @@ func (s *lanes) finish(l *lane, d *outbox.Delivery, result sink.Result) []outbox
 		if l.failures++; l.failures == 1 {
 			l.firstFailure = now
 		}
-		s.failedLocked(l, result, now)
+		s.failedLocked(l, result, window, now)
 		if l.off != offRemoved { // its health went with it
 			r.Health = s.healthLocked(l, now)
 			r.Health.LastFailure, r.Health.LastError = now, result.Error
@@ -413,6 +414,9 @@ func (s *lanes) stall(stalled bool) {
 func (s *lanes) stop(ctx context.Context) {
 	s.mu.Lock()
 	s.stopped = true
+	for _, l := range s.byID {
+		l.quietLocked()
+	}
 	s.mu.Unlock()
 	unregister := context.AfterFunc(ctx, s.cancelWork)
 	defer unregister()

@@ -25,25 +25,34 @@ type localFaults struct {
 
 type localFault struct {
 	sentence string
-	at       time.Time
+	at       time.Time // when it was met last
+	acted    time.Time // when something was done against it last
 }
 
-// met takes note of an attempt that was none, and tells of the first one.
-func (f *localFaults) met(fault sink.Fault, sentence string) {
+// met takes note of an attempt that was none, and tells of the first one. It returns true at most once a second, when something may be
+// done against the fault.
+func (f *localFaults) met(fault sink.Fault, sentence string) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.endLocked(time.Now())
-	if _, lasts := f.last[fault]; !lasts {
+	l, lasts := f.last[fault]
+	if !lasts {
 		f.log.Error("attempts cannot be made; what they are for waits, and counts against no endpoint", "fault", fault, "error", sentence)
 	}
 	if f.last == nil {
 		f.last = map[sink.Fault]localFault{}
 	}
-	f.last[fault] = localFault{sentence, time.Now()}
+	now := time.Now()
+	act := now.Sub(l.acted) > time.Second
+	if act {
+		l.acted = now
+	}
+	f.last[fault] = localFault{sentence: sentence, at: now, acted: l.acted}
 	if !f.looking {
 		f.looking = true
 		time.AfterFunc(localFor, panics.GuardFunc(f.caught, f.look))
 	}
+	return act
 }
 
 // lasting returns what fails now, nil when nothing does.

@@ -13,6 +13,8 @@ import (
 const (
 	// idleConnections are kept open to customers' servers for the next attempt. One over TLS takes about 40 KiB.
 	idleConnections = 512
+	// An attempt that connects may open two at a time: questions for both kinds of addresses, or connections to two of them.
+	filesPerAttempt = 2
 	// ownFiles is how many files the agent opens beside its attempts: the database, the listener and who asks it, logs.
 	ownFiles = 64
 )
@@ -33,13 +35,13 @@ func openFilesFor(concurrency int) openFiles {
 }
 
 func divideOpenFiles(limit, concurrency int) openFiles {
-	f := openFiles{limit: limit, wanted: ownFiles + concurrency + idleConnections, concurrency: concurrency, idle: idleConnections}
+	f := openFiles{limit: limit, wanted: ownFiles + filesPerAttempt*concurrency + idleConnections, concurrency: concurrency, idle: idleConnections}
 	if limit >= f.wanted {
 		return f
 	}
 	left := limit - min(ownFiles, limit/2)
-	f.concurrency = max(1, min(concurrency, left*2/3))
-	f.idle = max(1, left-f.concurrency)
+	f.concurrency = max(1, min(concurrency, left/(1+filesPerAttempt)))
+	f.idle = max(1, min(idleConnections, left-filesPerAttempt*f.concurrency))
 	return f
 }
 

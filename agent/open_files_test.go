@@ -10,15 +10,15 @@ import (
 func TestOpenFiles_LeaveRoomForAttempts(t *testing.T) {
 	for _, test := range []struct{ limit, concurrency, wantConcurrency, wantIdle int }{
 		{1 << 20, 256, 256, 512},
-		{832, 256, 256, 512},
-		{831, 256, 256, 511},
-		{400, 256, 224, 112},
-		{256, 256, 128, 64},
-		{48, 256, 16, 8},
-		{16, 256, 5, 3},
+		{1088, 256, 256, 512},
+		{1087, 256, 256, 511},
+		{400, 256, 112, 112},
+		{256, 256, 64, 64},
+		{48, 256, 8, 8},
+		{16, 256, 2, 4},
 		{1, 256, 1, 1},
-		{1024, 10_000, 640, 320},
-		{128, 4, 4, 60},
+		{1024, 10_000, 320, 320},
+		{128, 4, 4, 56},
 	} {
 		f := divideOpenFiles(test.limit, test.concurrency)
 		if f.concurrency != test.wantConcurrency || f.idle != test.wantIdle {

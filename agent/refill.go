@@ -151,11 +151,13 @@ func (s *lanes) feed(wants []outbox.Want, refills map[string]*outbox.Refill, now
 			s.dueLocked(l, now)
 			continue
 		}
+		// It may have been held since the rows were read, as an endpoint that is asked too much is.
+		held := l.heldFor(s.cfg.now()) > keepFor
 		for _, d := range r.Deliveries {
 			at = d.Subject()
 			_, done := released[d.EventID]
-			_, held := l.held[d.EventID] // since the rows were read
-			if done || held || l.off != "" {
+			_, known := l.held[d.EventID] // since the rows were read
+			if done || known || l.off != "" {
 				continue
 			}
 			if s.cfg.suspects.aside(at) {
@@ -169,7 +171,7 @@ func (s *lanes) feed(wants []outbox.Want, refills map[string]*outbox.Refill, now
 				entries = append(entries, missed(d, otherVenue, now))
 				continue
 			}
-			if l.full = l.full || !s.hasRoom(l, d); l.full {
+			if l.full = l.full || !held && !s.hasRoom(l, d); l.full || held {
 				r.More = true
 				continue
 			}
@@ -182,8 +184,10 @@ func (s *lanes) feed(wants []outbox.Want, refills map[string]*outbox.Refill, now
 				entries = append(entries, &outbox.Result{Delivery: d.Delivery, Status: outbox.Failed, Finished: now, Error: d.Reason})
 			}
 		}
+		// The event of a row may not be visible yet; then there is a time to look again.
+		nothing := len(r.Deliveries)+len(r.Lost) == 0
 		switch {
-		case r.More:
+		case r.More && (!nothing || r.Next.IsZero()):
 			s.dueLocked(l, now)
 		case !r.Next.IsZero():
 			s.dueLocked(l, r.Next)

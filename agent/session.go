@@ -337,7 +337,9 @@ func (s *session) attempt(ctx context.Context, r sink.Request) sink.Result {
 		s.agent.caught(result.Panic)
 	}
 	if result.Outcome == sink.NotMade {
-		s.agent.local.met(result.Fault, result.Error)
+		if s.agent.local.met(result.Fault, result.Error) && result.Fault == sink.FaultDescriptors {
+			s.webhook.Close() // lets go of idle connections, for the database may need the files
+		}
 	}
 	return result
 }

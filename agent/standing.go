@@ -23,8 +23,9 @@ const (
 	mostHeld = 2 * time.Hour
 	// restrainedRows is what a refill brings a lane whose last attempt failed: there is little use for more.
 	restrainedRows = 8
-	// firstGap is what a server that limits its rate is given first between two attempts, leastGap the one that is worth a wait.
-	firstGap, leastGap = 50 * time.Millisecond, 5 * time.Millisecond
+	// firstGap is what a server that limits its rate is given first between two attempts, leastGap the one that is worth a wait, and
+	// mostGap the longest: a server that takes less is found by its failures in a row.
+	firstGap, leastGap, mostGap = 50 * time.Millisecond, 5 * time.Millisecond, time.Second
 	// localFirst and localMost bound the wait after an attempt that could not be made, for a fault on this side of the wire.
 	localFirst, localMost = 100 * time.Millisecond, 5 * time.Second
 	// firstPatience and mostPatience bound how many successes a lane waits for before it tries one attempt more at a time than
@@ -47,11 +48,14 @@ type trouble struct {
 	since     time.Time // when the failures in a row became pacedFrom; zero before
 	gap       time.Duration
 	localWait time.Duration
-	// ceiling is the number of attempts at a time that the server took last without a failure of a kind that too many of them
-	// may cause, zero where none is known. Up to it the window grows with each success, beyond it with each patience of them.
-	ceiling, successes, patience int
-	// alarmed reports that a timer will look at the lane when it is held no longer.
-	alarmed bool
+	// ceiling is the number of attempts at a time that the server took before it failed soon after the window had grown, zero
+	// where none is known. Up to it the window grows with each success, beyond it with each patience of them. Failures that do
+	// not follow on growth say nothing of how much a server takes.
+	ceiling, patience int
+	successes         int // since the window has grown
+	// alarm looks at the lane again when it is held no longer, at alarmAt; nil while nothing waits for that.
+	alarm   *time.Timer
+	alarmAt time.Time
 }
 
 // heldUntil returns when the next attempt may start, zero where nothing holds the lane.
@@ -83,7 +87,7 @@ func (l *lane) heldFor(now time.Time) time.Duration {
 
 // isPaced reports whether attempts are made one at a time.
 func (l *lane) isPaced(cfg *lanesConfig) bool {
-	return cfg.failingInterval > 0 && l.failures >= pacedFrom
+	return cfg.failingInterval > 0 && l.failures >= cfg.pacedFrom()
 }
 
 // refillAt returns when the lane is to be refilled.
@@ -117,7 +121,7 @@ func (l *lane) resumeHold(e outbox.EndpointState, now time.Time) {
 	}
 	l.trouble = &trouble{}
 	if e.Failures >= pacedFrom {
-		l.trouble.since = e.FirstFailure
+		l.trouble.since = now // when they became so many is not known: what is left takes longer rather than shorter
 	}
 	if e.HeldBy == outbox.HeldByRetryAfter {
 		l.trouble.asked = until
@@ -126,13 +130,17 @@ func (l *lane) resumeHold(e outbox.EndpointState, now time.Time) {
 	}
 }
 
-// failedLocked takes note of a failure that counts, which is part of l.failures already, and holds the lane.
-func (s *lanes) failedLocked(l *lane, result sink.Result, now time.Time) {
+// failedLocked takes note of a failure that counts, which is part of l.failures already, and holds the lane. window is what it was when
+// the attempt was made.
+func (s *lanes) failedLocked(l *lane, result sink.Result, window int, now time.Time) {
 	if s.cfg.failingInterval <= 0 && result.RetryAfter <= 0 {
 		return
 	}
 	if l.trouble == nil {
 		l.trouble = &trouble{}
+		if window == s.cfg.endpointConcurrency {
+			l.trouble.successes = mostPatience // it has long stopped growing
+		}
 	}
 	t := l.trouble
 	if result.RetryAfter > 0 {
@@ -141,7 +149,7 @@ func (s *lanes) failedLocked(l *lane, result sink.Result, now time.Time) {
 	if s.cfg.failingInterval > 0 {
 		t.paced = latest(t.paced, now.Add(s.cfg.lengthen(s.rest(l, now))))
 		if l.failures == 1 {
-			t.refused(result, l.window, s.cfg.failingInterval)
+			t.refused(result, window)
 		}
 	}
 	s.scheduleLocked(l)
@@ -150,8 +158,8 @@ func (s *lanes) failedLocked(l *lane, result sink.Result, now time.Time) {
 // rest returns how long an endpoint is left alone after its latest failure.
 func (s *lanes) rest(l *lane, now time.Time) time.Duration {
 	interval := s.cfg.failingInterval
-	if l.failures < pacedFrom {
-		return interval >> (pacedFrom - l.failures)
+	if from := s.cfg.pacedFrom(); l.failures < from {
+		return interval >> (from - l.failures)
 	}
 	t := l.trouble
 	if t.since.IsZero() {
@@ -162,11 +170,15 @@ func (s *lanes) rest(l *lane, now time.Time) time.Duration {
 		return 0 // it is disabled
 	}
 	// Attempts that were in flight together fail together. What is left is spread over the time that all would have taken.
-	return max(interval, (time.Duration(s.cfg.disableAfter-pacedFrom)*interval-now.Sub(t.since))/time.Duration(left))
+	spread := (time.Duration(s.cfg.disableAfter-s.cfg.pacedFrom())*interval - now.Sub(t.since)) / time.Duration(left)
+	return min(max(interval, spread), mostAsked)
 }
 
+// pacedFrom is the number of failures in a row from which on an endpoint is paced. Half of them are kept for it in any case.
+func (cfg *lanesConfig) pacedFrom() int { return max(1, min(pacedFrom, cfg.disableAfter/2)) }
+
 // refused takes note of the first failure after a success: too many attempts, or too many at a time, may be the reason.
-func (t *trouble) refused(result sink.Result, window int, mostGap time.Duration) {
+func (t *trouble) refused(result sink.Result, window int) {
 	limits := result.Code == http.StatusTooManyRequests || result.Code == http.StatusServiceUnavailable
 	if limits {
 		t.gap = min(max(2*t.gap, firstGap), mostGap)
@@ -178,8 +190,11 @@ func (t *trouble) refused(result sink.Result, window int, mostGap time.Duration)
 			return
 		}
 	}
-	t.ceiling, t.successes = window, 0
-	t.patience = min(max(2*t.patience, firstPatience), mostPatience)
+	if t.successes < 2*window {
+		t.ceiling = max(1, window-1)
+		t.patience = min(max(2*t.patience, firstPatience), mostPatience)
+	}
+	t.successes = 0
 }
 
 // succeededLocked takes note of a success: the window grows, the pace ends, and the gap shrinks.
@@ -191,23 +206,21 @@ func (s *lanes) succeededLocked(l *lane, now time.Time) {
 		return
 	}
 	t.paced, t.since = time.Time{}, time.Time{}
-	if t.gap -= t.gap/16 + time.Millisecond; t.gap < leastGap {
+	if t.gap -= t.gap/10 + time.Millisecond; t.gap < leastGap {
 		t.gap, t.spaced = 0, time.Time{}
 	}
-	switch {
-	case t.ceiling == 0 || l.window < t.ceiling:
-		l.window = min(l.window+1, most)
-	default:
-		if t.successes++; t.successes >= t.patience {
-			l.window = min(l.window+1, most)
-			t.ceiling, t.successes = l.window, 0
-		}
+	t.successes++
+	if t.ceiling > 0 && l.window > t.ceiling && t.successes == 2*l.window {
+		t.ceiling, t.patience = l.window, max(t.patience/2, firstPatience) // it takes so many
 	}
-	if l.window == most {
+	if beyond := t.ceiling > 0 && l.window >= t.ceiling; l.window < most && (!beyond || t.successes >= t.patience) {
+		l.window, t.successes = l.window+1, 0
+	}
+	if l.window >= most && t.successes >= 2*most {
 		t.ceiling, t.patience = 0, 0
-	}
-	if t.gap == 0 && t.ceiling == 0 && t.localWait == 0 && !t.asked.After(now) && !t.alarmed {
-		l.trouble = nil
+		if t.gap == 0 && t.localWait == 0 && !t.asked.After(now) && t.alarm == nil {
+			l.trouble = nil
+		}
 	}
 	s.scheduleLocked(l)
 }
@@ -251,30 +264,44 @@ func (s *lanes) spaceLocked(l *lane, now time.Time) {
 
 // forgiveLocked ends what holds a lane, for an endpoint that somebody has enabled or given another URL.
 func (s *lanes) forgiveLocked(l *lane) {
-	if t := l.trouble; t != nil {
-		*t = trouble{alarmed: t.alarmed}
-		s.scheduleLocked(l)
+	l.quietLocked()
+	l.trouble = nil
+	s.scheduleLocked(l)
+	s.listLocked(l)
+}
+
+// quietLocked stops the timer of a lane.
+func (l *lane) quietLocked() {
+	if t := l.trouble; t != nil && t.alarm != nil {
+		t.alarm.Stop()
+		t.alarm = nil
 	}
 }
 
 // awaitLocked has a lane that is held looked at again when it is held no longer.
 func (s *lanes) awaitLocked(l *lane) {
 	t := l.trouble
-	if t == nil || t.alarmed || l.off != "" || len(l.queue) == 0 {
+	if t == nil || s.stopped || l.off != "" || len(l.queue) == 0 {
 		return
 	}
-	wait := l.heldFor(s.cfg.now())
-	if wait == 0 {
+	wait, until := l.heldFor(s.cfg.now()), l.heldUntil()
+	if wait == 0 || t.alarm != nil && !until.Before(t.alarmAt) {
 		return
 	}
-	t.alarmed = true
-	time.AfterFunc(wait, panics.GuardFunc(s.cfg.caught, func() {
+	l.quietLocked()
+	t.alarmAt = until
+	var alarm *time.Timer
+	alarm = time.AfterFunc(wait, panics.GuardFunc(s.cfg.caught, func() {
 		s.mu.Lock()
 		defer s.mu.Unlock()
-		t.alarmed = false
+		if t.alarm != alarm {
+			return // another one came in its place
+		}
+		t.alarm = nil
 		s.listLocked(l)
 		s.dispatchLocked()
 	}))
+	t.alarm = alarm
 }
 
 // giveBackLocked leaves what waits in a lane that is held for long to the database. Deliveries that came from there have their

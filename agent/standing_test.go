@@ -2,7 +2,9 @@ package agent
 
 import (
 	"fmt"
+	"math/rand/v2"
 	"slices"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -175,9 +177,9 @@ func TestLanes_ASmallLimitIsFoundAndKeptTo(t *testing.T) {
 		most           time.Duration
 		failures, many int // at most
 	}{
-		{"5 a second", func(*laneTest) func(string, int) answer { return bucket(5) }, 300, 3 * time.Minute, 60, pacedFrom},
-		{"1 in 4 seconds", func(*laneTest) func(string, int) answer { return bucket(0.25) }, 30, 20 * time.Minute, 60, 2 * pacedFrom},
-		{"500 a second", func(*laneTest) func(string, int) answer { return bucket(500) }, 5000, time.Minute, 400, pacedFrom},
+		{"5 a second", func(*laneTest) func(string, int) answer { return bucket(5) }, 300, 5 * time.Minute, 90, pacedFrom},
+		{"1 in 4 seconds", func(*laneTest) func(string, int) answer { return bucket(0.25) }, 30, 2 * time.Hour, 130, 2 * pacedFrom},
+		{"500 a second", func(*laneTest) func(string, int) answer { return bucket(500) }, 5000, 2 * time.Minute, 500, pacedFrom},
 		{"one connection", func(lt *laneTest) func(string, int) answer {
 			return func(string, int) answer {
 				if lt.open > 1 {
@@ -390,6 +392,124 @@ func TestLanes_WhatIsGivenBackHoldsNothingOfAnEndpointThatComesBack(t *testing.T
 		pass(3 * time.Hour)
 		lt.quiet()
 	})
+}
+
+// Failures that come now and then, however many attempts are made, slow an endpoint down little.
+func TestLanes_RareFailuresSlowNobody(t *testing.T) {
+	t.Parallel()
+	for name, failure := range map[string]answer{"resets": refused(), "busy": tooMany(0), "errors": failing(time.Millisecond)} {
+		synctest.Test(t, func(t *testing.T) {
+			lt := newLaneTest(t, paced)
+			random := rand.New(rand.NewPCG(1, 2))
+			l := lt.endpoint("ep", func(string, int) answer {
+				if random.IntN(100) == 0 {
+					return failure
+				}
+				return ok(200 * time.Millisecond)
+			})
+			const events = 8000
+			lt.send(l, events, 10)
+			least := events * 200 * time.Millisecond / time.Duration(lt.cfg.endpointConcurrency)
+			took := lt.everythingSucceeded(10 * least)
+			t.Logf("1 %% %s: %s, %s at least", name, took, least)
+			if took > least*2 {
+				t.Errorf("1 %% %s: %d events took %s, %s at least", name, events, took, least)
+			}
+		})
+	}
+}
+
+// A refill that was under way when its lane was held brings nothing into memory.
+func TestLanes_ARefillBringsAHeldLaneNothing(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		lt := newLaneTest(t, paced)
+		l := lt.endpoint("ep", func(_ string, n int) answer {
+			if n == 1 {
+				return answer{400 * time.Millisecond, tooMany(time.Hour).result}
+			}
+			return ok(time.Millisecond)
+		})
+		lt.send(l, 1, 10)
+		lt.lanes.mu.Lock()
+		l.backlog = true // the next ones are left to the database
+		lt.lanes.mu.Unlock()
+		lt.delays = func() time.Duration { return 150 * time.Millisecond }
+		lt.send(l, 50, 10)
+		pass(30 * time.Minute)
+		if st := lt.stats(); st.queued != 0 {
+			t.Errorf("%+v while it is held", st)
+		}
+		lt.everythingSucceeded(time.Hour)
+		lt.quiet()
+	})
+}
+
+// A hold that becomes shorter is heeded at once, although a timer waits for the end of the longer one.
+func TestLanes_AShorterHoldIsHeeded(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		lt := newLaneTest(t, paced)
+		l := lt.endpoint("ep", always(ok(time.Millisecond)))
+		lt.lanes.mu.Lock()
+		l.trouble = &trouble{asked: time.Now().Add(keepFor)} // short enough for memory
+		lt.lanes.mu.Unlock()
+		lt.send(l, 1, 10)
+		pass(100 * time.Millisecond)
+		lt.lanes.mu.Lock()
+		l.trouble.asked = time.Now().Add(100 * time.Millisecond)
+		lt.listLocked(l)
+		lt.lanes.mu.Unlock()
+		pass(200 * time.Millisecond)
+		if n := lt.made("ep"); n != 1 {
+			t.Errorf("%d attempts after the shorter hold", n)
+		}
+		lt.quiet()
+	})
+}
+
+// Sealing changes the text of a secret, and mends nothing.
+func TestLanes_SealingForgivesNothing(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		lt := newLaneTest(t, paced)
+		l := lt.endpoint("ep", always(tooMany(time.Hour)))
+		lt.send(l, 3, 10)
+		pass(time.Minute)
+		lt.changeTo(outbox.Endpoint{ID: "ep", Generation: 1, Secret: secret.New("sealed:v1:...")}, "")
+		pass(time.Minute)
+		if n := lt.made("ep"); n != 1 {
+			t.Errorf("%d attempts", n)
+		}
+	})
+}
+
+// However many attempts may be in flight, what fails with them leaves half of what is left.
+func TestLanes_AnOutageAtManyAttemptsAtATimeDisablesNobody(t *testing.T) {
+	t.Parallel()
+	for _, disableAfter := range []int{1, 4, 16, 100} {
+		synctest.Test(t, func(t *testing.T) {
+			lt := newLaneTest(t, func(c *lanesConfig) {
+				paced(c)
+				c.endpointConcurrency, c.disableAfter = 200, disableAfter
+			})
+			var down atomic.Bool
+			l := lt.endpoint("ep", func(string, int) answer {
+				if down.Load() {
+					return refused()
+				}
+				return ok(50 * time.Millisecond)
+			})
+			lt.send(l, 5000, 10)
+			pass(300 * time.Millisecond)
+			down.Store(true)
+			pass(2 * time.Second)
+			down.Store(false)
+			if disableAfter > 3 && lt.book.hasDisabled() {
+				t.Errorf("disabled at %d by an outage of two seconds", disableAfter)
+			}
+		})
+	}
 }
 
 // Whoever enables an endpoint, or gives it another URL, sees at once whether that has mended it.

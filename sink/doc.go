@@ -62,6 +62,6 @@
 //
 // # Goroutines
 //
-// Questions to the resolver have one each, for two seconds at most. Those of net/http belong to connections; a dial may outlive an abandoned attempt, by
+// Questions to the resolver have one each, for seven seconds at most. Those of net/http belong to connections; a dial may outlive an abandoned attempt, by
 // little more than one delivery.timeout for the connection and one for the TLS handshake. Close ends the idle ones.
 package sink

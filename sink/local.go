@@ -2,6 +2,7 @@ package sink
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"net"
 	"slices"
@@ -107,31 +108,32 @@ func routes(network string) bool {
 
 const (
 	// knownNames is how many names that were resolved lately are asked for again. One more is kept, since it may be the one that fails.
-	knownNames   = 3
-	probeTimeout = 2 * time.Second
+	knownNames = 3
+	// probeTimeout is longer than a resolver waits for the first of its servers, which may be the only one that is down.
+	probeTimeout = 7 * time.Second
 	// brokenFor is how long a resolver that answered for no name is taken for broken without asking again.
 	brokenFor = 5 * time.Second
 )
 
-// names tells a customer's broken DNS from a resolver of ours that answers for nobody. It asks for names that were resolved lately,
-// and for the root, which every resolver knows that reaches the internet.
+// names tells a customer's broken DNS from a resolver of ours that answers for nobody. It asks for names that no cache can have, below
+// those that were resolved lately: that there is none is an answer, which no resolver gives that does not reach the internet. Where
+// no other name was resolved it asks for the root.
 type names struct {
 	resolver *net.Resolver // nil for net.DefaultResolver
 
 	mu    sync.Mutex
 	known []string // resolved lately, the latest last
-	// works is what was found last: by questions that began at found, or by a name that was resolved then.
+	// works is what was found last, by questions that began at found.
 	works bool
 	found time.Time
 	// probing is closed when the questions that are under way have ended; nil when there are none.
 	probing chan struct{}
 }
 
-// resolved takes note of a name that has addresses.
+// resolved takes note of a name that has addresses. It says nothing of the resolver: they may be from /etc/hosts or a cache.
 func (n *names) resolved(name string) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	n.works, n.found = true, time.Now()
 	if i := slices.Index(n.known, name); i >= 0 {
 		n.known = slices.Delete(n.known, i, i+1)
 	} else if len(n.known) > knownNames {
@@ -173,8 +175,8 @@ func sameName(a, b string) bool {
 	return strings.EqualFold(strings.TrimSuffix(a, "."), strings.TrimSuffix(b, "."))
 }
 
-// ask reports whether the resolver answers for the root or any of these names, be it that there is no such name. Its time is its own:
-// that of the attempt is over where DNS is silent.
+// ask reports whether the resolver answers for anything below one of these names, or for the root if there is none, be it that there
+// is no such name. Its time is its own: that of the attempt is over where DNS is silent.
 func (n *names) ask(known []string) bool {
 	ctx, cancel := context.WithTimeout(context.Background(), probeTimeout)
 	defer cancel()
@@ -182,23 +184,26 @@ func (n *names) ask(known []string) bool {
 	if resolver == nil {
 		resolver = net.DefaultResolver
 	}
+	known = known[max(0, len(known)-knownNames):]
 	answers := make(chan bool, 1+len(known)) // sent to once by each question
 	question := func(ask func() error) {
 		err := panics.Catch(ask)
 		dns, isDNS := errors.AsType[*net.DNSError](err)
 		answers <- err == nil || isDNS && dns.IsNotFound
 	}
-	go question(func() error {
-		_, err := resolver.LookupNS(ctx, ".")
-		return err
-	})
-	for _, name := range known[max(0, len(known)-knownNames):] {
+	if len(known) == 0 {
 		go question(func() error {
-			_, err := resolver.LookupNetIP(ctx, "ip", name)
+			_, err := resolver.LookupNS(ctx, ".")
 			return err
 		})
 	}
-	for range 1 + min(len(known), knownNames) {
+	for _, name := range known {
+		go question(func() error {
+			_, err := resolver.LookupNetIP(ctx, "ip", strings.ToLower(rand.Text()[:12])+"."+name)
+			return err
+		})
+	}
+	for range max(1, len(known)) {
 		if <-answers {
 			return true
 		}

@@ -135,7 +135,7 @@ var noValue = []string{}
 // requestHeaders is how many headers a request has, so that the map is allocated once.
 const requestHeaders = 8
 
-// Attempt sends r once and reports what came of it. It returns after delivery.timeout at the latest, or when ctx ends, but for two
+// Attempt sends r once and reports what came of it. It returns after delivery.timeout at the latest, or when ctx ends, but for seven
 // seconds more that it may take to find out whether it is our resolver that is silent. A
 // panic on the way, ours or the standard library's, is a failed attempt of class internal_error, unless it happens on one of
 // net/http's own goroutines outside the dial, where nothing can recover it.
@@ -166,7 +166,7 @@ func (w *Webhook) Attempt(ctx context.Context, r Request) (result Result) {
 	// A receiver written to the customers' page reads X-Quintago-Signature alone, and changes to the new secret at a time of its own.
 	former := !r.Target.changed.Load()
 	result = w.exchange(ctx, r, start, former)
-	if refusesSignature(result.Code) && ctx.Err() == nil {
+	if refusesSignature(result.Code) && result.RetryAfter == 0 && ctx.Err() == nil {
 		other := w.exchange(ctx, r, start, !former)
 		if refusesSignature(other.Code) {
 			return other
