@@ -219,6 +219,13 @@ over at any time in between.`,
 			if err := d.refuseManaged(ctx, args[0]); err != nil {
 				return err
 			}
+			e, err := d.db.EndpointWithSecret(ctx, args[0])
+			if err != nil {
+				return err
+			}
+			if now, err := d.cfg.keyring().Open(e.ID, e.Secret); err == nil && now.Equal(s) {
+				return d.answerChange(endpointChange{ID: args[0], Change: "none"}, "%s has this secret already; nothing changed", args[0])
+			}
 			until, err := d.db.RotateSecret(ctx, args[0], s, overlap)
 			if err != nil {
 				return err

@@ -49,6 +49,7 @@ func TestEndpoints_FromAddToRemove(t *testing.T) {
 		{"rotate-secret", "the former secret also signs until"},
 		{"show", "former secret  also signs until"},
 		{"rotate-secret --overlap 0s --secret again", "the former secret signs no more"},
+		{"rotate-secret --secret again", "has this secret already; nothing changed"},
 		{"remove", "removed " + id},
 	} {
 		words := strings.Fields(step.command)

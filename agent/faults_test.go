@@ -138,14 +138,15 @@ func TestFaults_OfACustomersNetworkAreRetriedAndHoldUpNoOther(t *testing.T) {
 			if n := testenv.QueryOne[int](t, env, `select count(*) from webhooks.attempts where endpoint_id = $1`, sound); n != 0 {
 				t.Errorf("%d attempts to the endpoint without a fault failed", n)
 			}
-			// What arrived again had failed before, as far as the agent could know.
+			// What arrived again had failed before, as far as the agent could know, or had come on a connection that was kept and then
+			// ended before a byte of an answer: that is sent once more within the same attempt.
 			requests, recorded := 0, testenv.QueryOne[int](t, env, `select sum(attempts)::int from webhooks.deliveries where endpoint_id = $1`, broken)
 			for _, got := range r.Received() {
 				if got.Path == "/broken" {
 					requests++
 				}
 			}
-			if requests > recorded {
+			if again := requests - recorded; again > cfg.Delivery.EndpointConcurrency*2 {
 				t.Errorf("%d requests arrived, %d attempts are recorded", requests, recorded)
 			}
 		})

@@ -70,7 +70,9 @@ func TestRun_OddEventsArriveAsTheyAre(t *testing.T) {
 	env := testenv.NewDB(t)
 	r := testenv.StartReceiver(t, testSecret)
 	endpoint := addEndpoint(t, env, "venue_1", r.URL, "*")
-	start(t, testConfig(env)).waitLog("leading")
+	cfg := testConfig(env)
+	cfg.Delivery.MaxBody = 16 << 20
+	start(t, cfg).waitLog("leading")
 	big := `{"photo":"` + strings.Repeat("QUJDRA==", 10<<20/8) + `"}`
 	for name, data := range map[string]string{
 		"an object of 10 MiB": big, "null": "null", "an empty object": "{}", "a number": "1e400", "a text": `"\u0000 <&> \u2028"`,

@@ -84,18 +84,22 @@ func (r *receiver) serve(ctx context.Context, listener net.Listener) error {
 	return nil
 }
 
-// maxReceivedBytes bounds a body: three times the largest event that the agent is tested with.
-const maxReceivedBytes = 32 << 20
+// maxReceivedBytes bounds a body: more than the largest event that delivery.max_body allows.
+const maxReceivedBytes = 160 << 20
 
 // ServeHTTP implements http.Handler.
 func (r *receiver) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	if req.Method != http.MethodPost {
-		http.Error(w, "webhooks are sent by POST", http.StatusMethodNotAllowed)
+		r.refuse(w, http.StatusMethodNotAllowed, "a "+sink.Printable(req.Method)+": webhooks are sent by POST")
 		return
 	}
 	body, err := io.ReadAll(http.MaxBytesReader(w, req.Body, maxReceivedBytes))
+	if _, tooLarge := errors.AsType[*http.MaxBytesError](err); tooLarge {
+		r.refuse(w, http.StatusRequestEntityTooLarge, "a body of more than "+formatBytes(maxReceivedBytes))
+		return
+	}
 	if err != nil {
-		http.Error(w, "the body cannot be read", http.StatusBadRequest)
+		r.refuse(w, http.StatusBadRequest, "a body that did not come to its end")
 		return
 	}
 	got := r.examine(req.Header, body, time.Now())
@@ -109,6 +113,14 @@ func (r *receiver) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	got.print(r.out)
 }
 
+// refuse answers a request that is no webhook, and says why here too.
+func (r *receiver) refuse(w http.ResponseWriter, status int, what string) {
+	http.Error(w, what, status)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	reception{Received: time.Now(), Refused: fmt.Sprintf("refused with %d: %s", status, what), Problems: []string{}}.print(r.out)
+}
+
 // reception is what listen finds out about one request.
 type reception struct {
 	Received time.Time       `json:"received"`
@@ -116,6 +128,7 @@ type reception struct {
 	Type     string          `json:"type"`
 	Venue    string          `json:"venue"`
 	Bytes    int             `json:"bytes"`
+	Refused  string          `json:"refused"`  // why it was taken for no webhook; nothing else is known of it then
 	Verified *bool           `json:"verified"` // nil without a secret to verify with
 	Problems []string        `json:"problems"` // why not, one sentence for each signature
 	Hint     string          `json:"hint"`     // what to mend
@@ -169,6 +182,10 @@ func (got reception) print(out *printer) {
 	if out.asJSON {
 		line, _ := json.Marshal(got) // texts, numbers and JSON that has been parsed always encode
 		fmt.Fprintln(out.w, escapeJSON(string(line)))
+		return
+	}
+	if got.Refused != "" {
+		out.line("%s  %s", got.Received.Local().Format("15:04:05"), got.Refused)
 		return
 	}
 	verdict := "not verified"

@@ -138,4 +138,7 @@ func TestListen_WithoutASecretPrintsAndRefusesOnlyOtherMethods(t *testing.T) {
 	if resp.StatusCode != http.StatusMethodNotAllowed {
 		t.Errorf("GET is answered %d, want 405", resp.StatusCode)
 	}
+	if !strings.Contains(said.String(), "refused with 405: a GET: webhooks are sent by POST") {
+		t.Errorf("does not say why:\n%s", said)
+	}
 }

@@ -181,7 +181,7 @@ func TestRun_AFastShutdownOfPostgreSQLIsNotHeldUpAndTheAgentComesBack(t *testing
 		if err := cluster.Restart(context.Background(), testenv.Fast); err != nil {
 			t.Fatal(err)
 		}
-		if took := time.Since(began); took > 6*time.Second { // the machine may be busy; an agent that holds the shutdown up does so for ever
+		if took := time.Since(began); took > 45*time.Second { // the machine may be busy; an agent that holds the shutdown up does so for ever
 			t.Errorf("the restart took %s with the agent attached", took)
 		}
 	}
