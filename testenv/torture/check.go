@@ -53,6 +53,7 @@ type figures struct {
 	lost       int
 	phantoms   int
 	retries    int // repetitions after a failure
+	resent     int // requests that an attempt has sent once more, since a kept connection ended without an answer
 	unheard    int // repetitions after an answer that a broken network has lost
 	replayed   int // repetitions that the operator asked for
 	disabled   int // how often an endpoint was
@@ -156,7 +157,33 @@ func (c *checker) gather() {
 	}
 	for _, p := range c.pairs {
 		slices.SortStableFunc(p.requests, func(x, y *seen) int { return cmp.Compare(x.At, y.At) })
+		p.requests = c.onePerAttempt(p.requests)
 	}
+}
+
+const (
+	// sentOn is on how many connections one attempt may send its request: again, and at once, where a kept one has ended without an answer.
+	sentOn = 3
+	// atOnce is how soon that is, and by how much the receiver may notice the end of a connection late. A further attempt comes a
+	// second later at the earliest.
+	atOnce = 250 * time.Millisecond
+)
+
+// onePerAttempt leaves out the requests that the same attempt has sent once more.
+func (c *checker) onePerAttempt(requests []*seen) (kept []*seen) {
+	sent := 1
+	for i, s := range requests {
+		if i+1 < len(requests) && sent < sentOn {
+			next := requests[i+1]
+			if gap := next.At - s.end; s.status == 0 && next.Agent == s.Agent && -atOnce <= gap && gap <= atOnce {
+				sent++
+				c.v.resent++
+				continue
+			}
+		}
+		sent, kept = 1, append(kept, s)
+	}
+	return kept
 }
 
 // pair returns what is known of a delivery.

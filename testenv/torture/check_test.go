@@ -216,3 +216,28 @@ func TestCheck_AllowsWhatFaultsExplain(t *testing.T) {
 		})
 	}
 }
+
+func TestCheck_TakesWhatAnAttemptSendsOnceMoreForOne(t *testing.T) {
+	at := func(agent string, start, end time.Duration, status int) *seen {
+		return &seen{request: request{Agent: agent, At: moment(start)}, end: moment(end), status: status}
+	}
+	const ms = time.Millisecond
+	for _, test := range []struct {
+		name     string
+		requests []*seen
+		kept     int
+	}{
+		{"three connections", []*seen{at("a.1", 0, 5*ms, 0), at("a.1", 6*ms, 9*ms, 0), at("a.1", 10*ms, 20*ms, 200)}, 1},
+		{"more than three", []*seen{at("a.1", 0, 5*ms, 0), at("a.1", 6*ms, 9*ms, 0), at("a.1", 10*ms, 20*ms, 0), at("a.1", 21*ms, 30*ms, 0)}, 2},
+		{"the receiver notices late", []*seen{at("a.1", 0, 9*ms, 0), at("a.1", 6*ms, 20*ms, 200)}, 1},
+		{"another attempt", []*seen{at("a.1", 0, 5*ms, 0), at("a.1", time.Second, time.Second+5*ms, 0)}, 2},
+		{"another agent", []*seen{at("a.1", 0, 5*ms, 0), at("b.1", 6*ms, 9*ms, 0)}, 2},
+		{"an answer", []*seen{at("a.1", 0, 5*ms, 500), at("a.1", 6*ms, 9*ms, 0)}, 2},
+		{"at the same time", []*seen{at("a.1", 0, 2*time.Second, 0), at("a.1", 6*ms, 9*ms, 0)}, 2},
+	} {
+		c := &checker{v: &verdict{}}
+		if kept := c.onePerAttempt(test.requests); len(kept) != test.kept || c.v.resent != len(test.requests)-test.kept {
+			t.Errorf("%s: %d kept, %d left out, want %d kept", test.name, len(kept), c.v.resent, test.kept)
+		}
+	}
+}
