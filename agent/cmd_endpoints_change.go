@@ -260,8 +260,9 @@ func (a *app) endpointsTestCommand() *cobra.Command {
 		Use:   "test ENDPOINT_ID",
 		Short: "Send a sample event to an endpoint, now and once",
 		Long: `test makes one real attempt from this machine: a sample event of the first type that the endpoint has asked for, signed with
-its secret. Its id begins with evt_test_, and it has the header Webhook-Test: true, so that a receiver can tell it. It is not logged and does not count, neither as a failure nor as a success; a disabled endpoint can be tested
-before it is enabled. It ends with status 1 when the attempt failed.`,
+its secret. Its id begins with evt_test_, and it has the header Webhook-Test: true, so that a receiver can tell it. It is
+not logged and does not count, neither as a failure nor as a success; a disabled endpoint can be tested before it is
+enabled. The command ends with status 1 when the attempt failed.`,
 		Example: `  webhook-agent endpoints test ep_01K5M2
   webhook-agent endpoints test ep_01K5M2 --json | jq .error`,
 		Args: exactly(1, "an endpoint id"),

@@ -41,8 +41,8 @@ func (c *Config) managed() []outbox.ManagedEndpoint {
 	return managed
 }
 
-// webhook returns the Webhook that delivers, with so many idle connections at most: it refuses the addresses of this host and of the database. It resolves the
-// database's name and fails if that cannot be done, since the guard would have a hole.
+// webhook returns the Webhook that delivers, with so many idle connections at most. It refuses the addresses of this host
+// and of the database. It resolves the database's name and fails if that cannot be done, since the guard would have a hole.
 func (c *Config) webhook(ctx context.Context, idle int) (*sink.Webhook, error) {
 	deny, err := sink.HostAddrs()
 	if err != nil {

@@ -162,7 +162,7 @@ func (s *lanes) nextLocked() *job {
 		if len(l.queue) == 0 {
 			l.refilled = false
 		}
-		s.spaceLocked(l, s.cfg.now())
+		s.spaceLocked(l)
 		l.inFlight.add(d.EventID)
 		l.attempts++
 		s.inFlight++

@@ -77,7 +77,7 @@ func latest(a, b time.Time) time.Time {
 	return a
 }
 
-// held reports for how long a lane is held from now on.
+// heldFor returns for how long a lane is held from now on.
 func (l *lane) heldFor(now time.Time) time.Duration {
 	if l.trouble == nil {
 		return 0
@@ -116,13 +116,12 @@ func (l *lane) resumeHold(e outbox.EndpointState, now time.Time) {
 	if limit := now.Add(mostHeld); until.After(limit) {
 		until = limit
 	}
-	if !until.After(now) && e.Failures < pacedFrom {
+	if !until.After(now) {
 		return
 	}
+	// When the failures became pacedFrom is not known. Since the next one counts as that, what is left takes longer
+	// rather than shorter.
 	l.trouble = &trouble{}
-	if e.Failures >= pacedFrom {
-		l.trouble.since = now // when they became so many is not known: what is left takes longer rather than shorter
-	}
 	if e.HeldBy == outbox.HeldByRetryAfter {
 		l.trouble.asked = until
 	} else {
@@ -130,8 +129,8 @@ func (l *lane) resumeHold(e outbox.EndpointState, now time.Time) {
 	}
 }
 
-// failedLocked takes note of a failure that counts, which is part of l.failures already, and holds the lane. window is what it was when
-// the attempt was made.
+// failedLocked takes note of a failure that counts, which is part of l.failures already, and holds the lane. window is
+// what it was when the attempt was made.
 func (s *lanes) failedLocked(l *lane, result sink.Result, window int, now time.Time) {
 	if s.cfg.failingInterval <= 0 && result.RetryAfter <= 0 {
 		return
@@ -256,9 +255,9 @@ func (s *lanes) putBack(l *lane, d *outbox.Delivery) []outbox.Entry {
 }
 
 // spaceLocked takes note of an attempt that starts.
-func (s *lanes) spaceLocked(l *lane, now time.Time) {
+func (s *lanes) spaceLocked(l *lane) {
 	if t := l.trouble; t != nil && t.gap > 0 {
-		t.spaced = now.Add(t.gap)
+		t.spaced = s.cfg.now().Add(t.gap)
 	}
 }
 

@@ -104,17 +104,10 @@ func (d *decoder) describe(m *pglogrepl.RelationMessage) error {
 	case m.Namespace == "webhooks" && m.RelationName == "endpoints":
 		r.endpoints = &endpointIndexes{}
 		for i, name := range endpointColumns {
-			at, ok := columns[name]
-			if !ok {
-				at = notDescribed
-			}
-			r.endpoints[i] = at
+			r.endpoints[i] = index(columns, name)
 		}
 	case m.Namespace == "webhooks" && m.RelationName == "replays":
-		at, ok := columns["id"]
-		if !ok {
-			at = notDescribed
-		}
+		at := index(columns, "id")
 		r.replays = &at
 	}
 	d.relations[m.RelationID] = r
@@ -145,8 +138,8 @@ func (d *decoder) relation(id uint32) (*relation, error) {
 	return r, nil
 }
 
-// change decodes an Insert, Update or Delete message of a transaction that was committed then. ok is false for a change that means nothing
-// here: one of a table of no interest, or of an event that the configuration leaves out.
+// change decodes an Insert, Update or Delete message of a transaction that was committed then. ok is false for a change
+// that means nothing here: one of a table of no interest, or of an event that the configuration leaves out.
 func (d *decoder) change(message []byte, committed time.Time) (c Change, ok bool, err error) {
 	m, err := readRow(message, d.values)
 	d.values = m.row
@@ -278,6 +271,13 @@ const (
 type endpointIndexes [len(endpointColumns)]int
 
 const notDescribed = -1
+
+func index(columns map[string]int, name string) int {
+	if at, described := columns[name]; described {
+		return at
+	}
+	return notDescribed
+}
 
 // at returns the value of a column.
 func (r row) at(i int, name string) (value, error) {
