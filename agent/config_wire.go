@@ -58,7 +58,7 @@ func (c *Config) webhook(ctx context.Context, idle int) (*sink.Webhook, error) {
 		AllowHTTP:      c.Network.AllowHTTP,
 		AllowNetworks:  c.Network.AllowNetworks,
 		DenyAddrs:      append(deny, database...),
-		MaxIdlePerHost: min(c.Delivery.Concurrency, idle), // many endpoints may be on one host
+		MaxIdlePerHost: min(c.Delivery.Concurrency, idle),
 		MaxIdle:        idle,
 	})
 }

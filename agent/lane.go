@@ -95,7 +95,7 @@ func newLane(id string) *lane {
 
 // limit is how many attempts may be in flight now: never more than failures are left before the endpoint is disabled.
 func (l *lane) limit(cfg *lanesConfig) int {
-	if l.isPaced(cfg) || l.trouble != nil && l.trouble.localWait > 0 {
+	if l.isPaced(cfg) || l.isBlocked() {
 		return 1
 	}
 	left := cfg.disableAfter - l.failures
@@ -115,7 +115,7 @@ func (l *lane) wantsRefill() bool {
 	if l.off != "" || l.due.IsZero() || l.fetching || l.full {
 		return false
 	}
-	if l.failures > 0 || l.trouble != nil && l.trouble.localWait > 0 {
+	if l.failures > 0 || l.isBlocked() {
 		return len(l.queue)+l.attempts == 0 // what it holds may be all that it can use for long
 	}
 	return len(l.queue) <= refillBelow
@@ -126,7 +126,7 @@ func (l *lane) refillLimit(cfg *lanesConfig) int {
 	switch {
 	case l.isPaced(cfg):
 		return 1
-	case l.failures > 0, l.trouble != nil && l.trouble.localWait > 0:
+	case l.failures > 0, l.isBlocked():
 		return restrainedRows
 	}
 	return refillLength

@@ -260,8 +260,8 @@ func (s *lanes) unsendable(d *outbox.Delivery, result sink.Result, now time.Time
 	}}
 }
 
-// healthLocked returns the lane's failure counter and what holds it, to be recorded. The numbers are those of all lanes together, so that
-// an endpoint that comes back under its id goes on counting up.
+// healthLocked returns the lane's failure counter and what holds it, to be recorded. The numbers are those of all lanes
+// together, so that an endpoint that comes back under its id goes on counting up.
 func (s *lanes) healthLocked(l *lane, now time.Time) *outbox.Health {
 	s.healths++
 	return l.standing(s.healths, now)

@@ -188,6 +188,17 @@ func (b *book) healthOf(id string) outbox.Health {
 	return outbox.Health{}
 }
 
+// states returns how many deliveries are in each state; "" is that of one that has no row yet.
+func (b *book) states() map[outbox.Status]int {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	states := map[outbox.Status]int{}
+	for _, row := range b.rows {
+		states[row.status]++
+	}
+	return states
+}
+
 // hasDisabled reports whether the agent has disabled an endpoint.
 func (b *book) hasDisabled() bool {
 	b.mu.Lock()

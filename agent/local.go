@@ -10,10 +10,12 @@ import (
 	"github.com/quintago/webhook-agent/sink"
 )
 
-// localFor is how long a fault of this host counts after an attempt has met it last. Endpoints that wait for its end are tried more often.
+// localFor is how long a fault of this host counts after an attempt has met it last. Endpoints that
+// wait for its end are tried more often.
 const localFor = 3 * localMost
 
-// localFaults are what fails on this side of the wire (sink.Fault): they count against no endpoint, and stand on /readyz while they last.
+// localFaults are what fails on this side of the wire (sink.Fault): they count against no endpoint,
+// and stand on /readyz while they last.
 type localFaults struct {
 	log    *slog.Logger
 	caught func(*panics.Error)
@@ -29,8 +31,8 @@ type localFault struct {
 	acted    time.Time // when something was done against it last
 }
 
-// met takes note of an attempt that was none, and tells of the first one. It returns true at most once a second, when something may be
-// done against the fault.
+// met takes note of an attempt that was none, and tells of the first one. It returns true at most
+// once a second, when something may be done against the fault.
 func (f *localFaults) met(fault sink.Fault, sentence string) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()

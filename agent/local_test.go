@@ -16,8 +16,8 @@ import (
 	"github.com/quintago/webhook-agent/testenv"
 )
 
-// serveEverywhere starts a receiver at each address of loopback, and returns its port and how many requests have come. It keeps connections
-// if it is told so.
+// serveEverywhere starts a receiver at each address of loopback, and returns its port and how many
+// requests have come. It keeps connections if it is told so.
 func serveEverywhere(t *testing.T, keeps bool) (port string, requests *atomic.Int64) {
 	t.Helper()
 	listener, err := net.Listen("tcp", "0.0.0.0:0")
@@ -36,7 +36,8 @@ func serveEverywhere(t *testing.T, keeps bool) (port string, requests *atomic.In
 	return port, requests
 }
 
-// A hundred sound endpoints, each at an address of its own, and an agent that may open 48 files: it fails none of them.
+// A hundred sound endpoints, each at an address of its own, and an agent that may open 48 files: it
+// fails none of them.
 func TestRun_AnAgentThatMayOpenFewFilesDisablesNobody(t *testing.T) {
 	t.Parallel()
 	env := testenv.NewDB(t)
@@ -72,7 +73,8 @@ func TestRun_AnAgentThatMayOpenFewFilesDisablesNobody(t *testing.T) {
 	}
 }
 
-// A resolver that answers for no name fails no attempt. It is not parallel, since it has the names of this process looked up elsewhere.
+// A resolver that answers for no name fails no attempt. It is not parallel, since it has the names
+// of this process looked up elsewhere.
 func TestRun_AResolverThatAnswersForNobodyCountsAgainstNobody(t *testing.T) {
 	env := testenv.NewDB(t)
 	dns := testenv.StartDNS(t)

@@ -8,14 +8,15 @@ import (
 	"syscall"
 
 	"github.com/quintago/webhook-agent/outbox"
+	"github.com/quintago/webhook-agent/sink"
 )
 
 const (
-	// idleConnections are kept open to customers' servers for the next attempt. One over TLS takes about 40 KiB.
-	idleConnections = 512
-	// An attempt that connects may open two at a time: questions for both kinds of addresses, or connections to two of them.
+	// An attempt that connects may open two at a time: questions for both kinds of addresses, or
+	// connections to two of them.
 	filesPerAttempt = 2
-	// ownFiles is how many files the agent opens beside its attempts: the database, the listener and who asks it, logs.
+	// ownFiles is how many files the agent opens beside its attempts: the database, the listener
+	// and who asks it, logs.
 	ownFiles = 64
 )
 
@@ -25,7 +26,8 @@ type openFiles struct {
 	concurrency, idle int
 }
 
-// openFilesFor divides the limit of this process, which the Go runtime has raised to the hard one when it started.
+// openFilesFor divides the limit of this process, which the Go runtime has raised to the hard one
+// when it started.
 func openFilesFor(concurrency int) openFiles {
 	var r syscall.Rlimit
 	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &r); err != nil {
@@ -35,13 +37,14 @@ func openFilesFor(concurrency int) openFiles {
 }
 
 func divideOpenFiles(limit, concurrency int) openFiles {
-	f := openFiles{limit: limit, wanted: ownFiles + filesPerAttempt*concurrency + idleConnections, concurrency: concurrency, idle: idleConnections}
+	idle := max(sink.DefaultMaxIdle, concurrency) // many endpoints may be on one host
+	f := openFiles{limit: limit, wanted: ownFiles + filesPerAttempt*concurrency + idle, concurrency: concurrency, idle: idle}
 	if limit >= f.wanted {
 		return f
 	}
 	left := limit - min(ownFiles, limit/2)
 	f.concurrency = max(1, min(concurrency, left/(1+filesPerAttempt)))
-	f.idle = max(1, min(idleConnections, left-filesPerAttempt*f.concurrency))
+	f.idle = max(1, min(idle, left-filesPerAttempt*f.concurrency))
 	return f
 }
 

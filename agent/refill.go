@@ -171,7 +171,11 @@ func (s *lanes) feed(wants []outbox.Want, refills map[string]*outbox.Refill, now
 				entries = append(entries, missed(d, otherVenue, now))
 				continue
 			}
-			if l.full = l.full || !held && !s.hasRoom(l, d); l.full || held {
+			if held {
+				r.More = true
+				continue
+			}
+			if l.full = l.full || !s.hasRoom(l, d); l.full {
 				r.More = true
 				continue
 			}

@@ -12,34 +12,40 @@ import (
 )
 
 const (
-	// pacedFrom is the number of failures in a row from which on attempts are made one at a time, delivery.failing_interval
-	// apart. Before it the wait doubles with each failure, up to that interval.
+	// pacedFrom is the number of failures in a row from which on attempts are made one at a time,
+	// delivery.failing_interval apart. Before it the wait doubles with each failure, up to that
+	// interval.
 	pacedFrom = 10
-	// keepFor is how long a lane that is held keeps what waits in memory. One that is held for longer leaves it to the database.
+	// keepFor is how long a lane that is held keeps what waits in memory. One that is held for
+	// longer leaves it to the database.
 	keepFor = 2 * time.Second
-	// mostAsked is for how long a Retry-After holds an endpoint at most.
-	mostAsked = time.Hour
-	// mostHeld bounds what is believed of a hold that was recorded: no wait is longer, but clocks may jump.
-	mostHeld = 2 * time.Hour
-	// restrainedRows is what a refill brings a lane whose last attempt failed: there is little use for more.
+	// longestHold is for how long anything holds an endpoint at most. A hold that was recorded may
+	// seem longer, since clocks jump.
+	longestHold = time.Hour
+	// restrainedRows is what a refill brings a lane whose last attempt failed: there is little use
+	// for more.
 	restrainedRows = 8
-	// firstGap is what a server that limits its rate is given first between two attempts, leastGap the one that is worth a wait, and
-	// mostGap the longest: a server that takes less is found by its failures in a row.
+	// firstGap is what a server that limits its rate is given first between two attempts, leastGap
+	// the one that is worth a wait, and mostGap the longest: a server that takes less is found by
+	// its failures in a row.
 	firstGap, leastGap, mostGap = 50 * time.Millisecond, 5 * time.Millisecond, time.Second
-	// localFirst and localMost bound the wait after an attempt that could not be made, for a fault on this side of the wire.
+	// localFirst and localMost bound the wait after an attempt that could not be made, for a fault
+	// on this side of the wire.
 	localFirst, localMost = 100 * time.Millisecond, 5 * time.Second
-	// firstPatience and mostPatience bound how many successes a lane waits for before it tries one attempt more at a time than
-	// its server took last.
+	// firstPatience and mostPatience bound how many successes a lane waits for before it tries one
+	// attempt more at a time than its server took last.
 	firstPatience, mostPatience = 8, 512
 )
 
 // trouble is what a lane keeps of an endpoint that has failed lately. A sound one has none.
 //
-// Four things hold a lane, and no attempt starts before the last of them is over. Failures in a row pace it, which spends the
-// failures that disable an endpoint slowly: an outage of a quarter of an hour disables nobody. A Retry-After holds it because
-// the server asked for that. And a server that now takes events and now refuses them for their number is given a gap between
-// two attempts, which doubles each time it refuses again and shrinks with each success, as TCP finds the rate of a path. The
-// fourth is no fault of the endpoint's: an attempt that could not be made, for want of descriptors, say, is tried again soon.
+// Four things hold a lane, and no attempt starts before the last of them is over. Failures in a row
+// pace it, which spends the failures that disable an endpoint slowly: an outage of a quarter of an
+// hour disables nobody. A Retry-After holds it because the server asked for that. And a server that
+// now takes events and now refuses them for their number is given a gap between two attempts, which
+// doubles each time it refuses again and shrinks with each success, as TCP finds the rate of a
+// path. The fourth is no fault of the endpoint's: an attempt that could not be made, for want of
+// descriptors, say, is tried again soon.
 type trouble struct {
 	paced     time.Time // the end of the wait after failures in a row; a success ends it
 	asked     time.Time // the end of the wait that a Retry-After asked for
@@ -48,12 +54,14 @@ type trouble struct {
 	since     time.Time // when the failures in a row became pacedFrom; zero before
 	gap       time.Duration
 	localWait time.Duration
-	// ceiling is the number of attempts at a time that the server took before it failed soon after the window had grown, zero
-	// where none is known. Up to it the window grows with each success, beyond it with each patience of them. Failures that do
-	// not follow on growth say nothing of how much a server takes.
+	// ceiling is the number of attempts at a time that the server took before it failed soon after
+	// the window had grown, zero where none is known. Up to it the window grows with each success,
+	// beyond it with each patience of them. Failures that do not follow on growth say nothing of
+	// how much a server takes.
 	ceiling, patience int
 	successes         int // since the window has grown
-	// alarm looks at the lane again when it is held no longer, at alarmAt; nil while nothing waits for that.
+	// alarm looks at the lane again when it is held no longer, at alarmAt; nil while nothing waits
+	// for that.
 	alarm   *time.Timer
 	alarmAt time.Time
 }
@@ -90,6 +98,10 @@ func (l *lane) isPaced(cfg *lanesConfig) bool {
 	return cfg.failingInterval > 0 && l.failures >= cfg.pacedFrom()
 }
 
+// isBlocked reports whether the last attempt could not be made, for a fault on this side of the
+// wire.
+func (l *lane) isBlocked() bool { return l.trouble != nil && l.trouble.localWait > 0 }
+
 // refillAt returns when the lane is to be refilled.
 func (l *lane) refillAt() time.Time { return latest(l.due, l.heldUntil()) }
 
@@ -113,14 +125,14 @@ func (l *lane) standing(version int64, now time.Time) *outbox.Health {
 // resumeHold takes up what held an endpoint when an earlier term ended.
 func (l *lane) resumeHold(e outbox.EndpointState, now time.Time) {
 	until := e.HeldUntil
-	if limit := now.Add(mostHeld); until.After(limit) {
+	if limit := now.Add(longestHold); until.After(limit) {
 		until = limit
 	}
 	if !until.After(now) {
 		return
 	}
-	// When the failures became pacedFrom is not known. Since the next one counts as that, what is left takes longer
-	// rather than shorter.
+	// When the failures became pacedFrom is not known. Since the next one counts as that, what is
+	// left takes longer rather than shorter.
 	l.trouble = &trouble{}
 	if e.HeldBy == outbox.HeldByRetryAfter {
 		l.trouble.asked = until
@@ -129,8 +141,8 @@ func (l *lane) resumeHold(e outbox.EndpointState, now time.Time) {
 	}
 }
 
-// failedLocked takes note of a failure that counts, which is part of l.failures already, and holds the lane. window is
-// what it was when the attempt was made.
+// failedLocked takes note of a failure that counts, which is part of l.failures already, and holds
+// the lane. window is what it was when the attempt was made.
 func (s *lanes) failedLocked(l *lane, result sink.Result, window int, now time.Time) {
 	if s.cfg.failingInterval <= 0 && result.RetryAfter <= 0 {
 		return
@@ -143,10 +155,10 @@ func (s *lanes) failedLocked(l *lane, result sink.Result, window int, now time.T
 	}
 	t := l.trouble
 	if result.RetryAfter > 0 {
-		t.asked = latest(t.asked, now.Add(min(s.cfg.lengthen(result.RetryAfter), mostAsked)))
+		t.asked = latest(t.asked, now.Add(min(s.cfg.lengthen(result.RetryAfter), longestHold)))
 	}
 	if s.cfg.failingInterval > 0 {
-		t.paced = latest(t.paced, now.Add(s.cfg.lengthen(s.rest(l, now))))
+		t.paced = latest(t.paced, now.Add(min(s.cfg.lengthen(s.rest(l, now)), longestHold)))
 		if l.failures == 1 {
 			t.refused(result, window)
 		}
@@ -168,15 +180,18 @@ func (s *lanes) rest(l *lane, now time.Time) time.Duration {
 	if left <= 0 {
 		return 0 // it is disabled
 	}
-	// Attempts that were in flight together fail together. What is left is spread over the time that all would have taken.
+	// Attempts that were in flight together fail together. What is left is spread over the time
+	// that all would have taken.
 	spread := (time.Duration(s.cfg.disableAfter-s.cfg.pacedFrom())*interval - now.Sub(t.since)) / time.Duration(left)
-	return min(max(interval, spread), mostAsked)
+	return max(interval, spread)
 }
 
-// pacedFrom is the number of failures in a row from which on an endpoint is paced. Half of them are kept for it in any case.
+// pacedFrom is the number of failures in a row from which on an endpoint is paced. Half of them are
+// kept for it in any case.
 func (cfg *lanesConfig) pacedFrom() int { return max(1, min(pacedFrom, cfg.disableAfter/2)) }
 
-// refused takes note of the first failure after a success: too many attempts, or too many at a time, may be the reason.
+// refused takes note of the first failure after a success: too many attempts, or too many at a
+// time, may be the reason.
 func (t *trouble) refused(result sink.Result, window int) {
 	limits := result.Code == http.StatusTooManyRequests || result.Code == http.StatusServiceUnavailable
 	if limits {
@@ -261,7 +276,8 @@ func (s *lanes) spaceLocked(l *lane) {
 	}
 }
 
-// forgiveLocked ends what holds a lane, for an endpoint that somebody has enabled or given another URL.
+// forgiveLocked ends what holds a lane, for an endpoint that somebody has enabled or given another
+// URL.
 func (s *lanes) forgiveLocked(l *lane) {
 	l.quietLocked()
 	l.trouble = nil
@@ -303,8 +319,8 @@ func (s *lanes) awaitLocked(l *lane) {
 	t.alarm = alarm
 }
 
-// giveBackLocked leaves what waits in a lane that is held for long to the database. Deliveries that came from there have their
-// rows already.
+// giveBackLocked leaves what waits in a lane that is held for long to the database. Deliveries that
+// came from there have their rows already.
 func (s *lanes) giveBackLocked(l *lane, now time.Time) (entries []outbox.Entry) {
 	if len(l.queue) == 0 || l.heldFor(now) <= keepFor {
 		return nil

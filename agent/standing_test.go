@@ -60,17 +60,9 @@ func playOutage(t *testing.T, rate int, down time.Duration) (o outcome) {
 			}
 		}
 		for {
-			left := 0
-			lt.book.mu.Lock()
-			for _, row := range lt.book.rows {
-				switch row.status {
-				case outbox.Missed, outbox.Failed:
-				case outbox.Succeeded:
-				default:
-					left++
-				}
-			}
-			lt.book.mu.Unlock()
+			states := lt.book.states()
+			o.missed = states[outbox.Missed] + states[outbox.Failed]
+			left := lt.sent - states[outbox.Succeeded] - o.missed
 			if left == 0 {
 				break
 			}
@@ -79,13 +71,6 @@ func playOutage(t *testing.T, rate int, down time.Duration) (o outcome) {
 			}
 			pass(step)
 		}
-		lt.book.mu.Lock()
-		for _, row := range lt.book.rows {
-			if row.status != outbox.Succeeded {
-				o.missed++
-			}
-		}
-		lt.book.mu.Unlock()
 		o.attempts = lt.made("ep")
 		lt.quiet()
 	})
@@ -150,18 +135,12 @@ func (lt *laneTest) everythingSucceeded(most time.Duration) time.Duration {
 	lt.t.Helper()
 	began := time.Now()
 	for {
-		states := map[outbox.Status]int{}
-		lt.book.mu.Lock()
-		for _, row := range lt.book.rows {
-			states[row.status]++
-		}
-		total := len(lt.book.rows)
-		lt.book.mu.Unlock()
-		if states[outbox.Succeeded] == total {
+		states := lt.book.states()
+		if states[outbox.Succeeded] == lt.sent {
 			return time.Since(began)
 		}
 		if time.Since(began) > most {
-			lt.t.Fatalf("of %d deliveries after %s: %v", total, most, states)
+			lt.t.Fatalf("of %d deliveries after %s: %v", lt.sent, most, states)
 		}
 		pass(100 * time.Millisecond)
 	}
@@ -513,6 +492,66 @@ func TestLanes_AnOutageAtManyAttemptsAtATimeDisablesNobody(t *testing.T) {
 			}
 		})
 	}
+}
+
+// An attempt that cannot be made is tried again soon, less often while that lasts, and as soon as at first the next time.
+func TestLanes_AnAttemptThatCouldNotBeMadeIsTriedAgain(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		lt := newLaneTest(t, paced)
+		notMade := answer{0, sink.Result{Outcome: sink.NotMade, Class: sink.ClassLocalFault, Fault: sink.FaultRoute}}
+		var blocked atomic.Bool
+		blocked.Store(true)
+		tries := 0
+		l := lt.endpoint("ep", func(string, int) answer {
+			if tries++; blocked.Load() {
+				return notMade
+			}
+			return ok(time.Millisecond)
+		})
+		lt.send(l, 3, 10)
+		pass(time.Minute)
+		if tries < 10 || tries > 20 {
+			t.Errorf("%d tries in a minute", tries)
+		}
+		blocked.Store(false)
+		pass(localMost + localMost/5)
+		blocked.Store(true)
+		tries = 0
+		lt.send(l, 1, 10)
+		pass(4 * localFirst)
+		if tries < 3 {
+			t.Errorf("%d tries at once, after those of before could be made", tries)
+		}
+
+		// Its endpoint goes to another venue meanwhile.
+		lt.changeTo(outbox.Endpoint{ID: "ep", Venue: "another", Generation: 1}, "")
+		pass(time.Minute)
+		if states := lt.book.states(); states[outbox.Missed] != 1 || states[outbox.Succeeded] != 3 {
+			t.Errorf("in the end %v", states)
+		}
+		if h := lt.book.healthOf("ep"); h.Failures != 0 {
+			t.Errorf("%d failures are counted", h.Failures)
+		}
+		lt.quiet()
+	})
+}
+
+// The same where the endpoint moves while the attempt is under way.
+func TestLanes_AnAttemptThatCouldNotBeMadeForAnotherVenueIsMissed(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		lt := newLaneTest(t, nil)
+		l := lt.endpoint("ep", always(answer{time.Second, sink.Result{Outcome: sink.NotMade, Class: sink.ClassLocalFault}}))
+		lt.send(l, 1, 10)
+		pass(500 * time.Millisecond)
+		lt.changeTo(outbox.Endpoint{ID: "ep", Venue: "another", Generation: 1}, "")
+		pass(time.Minute)
+		if states := lt.book.states(); states[outbox.Missed] != 1 {
+			t.Errorf("in the end %v", states)
+		}
+		lt.quiet()
+	})
 }
 
 // Whoever enables an endpoint, or gives it another URL, sees at once whether that has mended it.

@@ -175,15 +175,11 @@ func (d *decoder) change(message []byte, committed time.Time) (c Change, ok bool
 
 // truncate decodes a Truncate message: it matters when it names the endpoints.
 func (d *decoder) truncate(message []byte) (c Change, ok bool, err error) {
-	msg, err := parse(message)
+	relations, err := readTruncate(message)
 	if err != nil {
 		return c, false, err
 	}
-	m, isTruncate := msg.(*pglogrepl.TruncateMessage)
-	if !isTruncate {
-		return c, false, fmt.Errorf("%w: unexpected %T", errDecode, msg)
-	}
-	for _, id := range m.RelationIDs {
+	for _, id := range relations {
 		r, err := d.relation(id)
 		if err != nil {
 			return c, false, err

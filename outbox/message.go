@@ -11,8 +11,9 @@ import (
 // errDecode marks bytes that are not what the protocol promises. Nothing may be confirmed after it.
 var errDecode = errors.New("cannot decode the replication stream")
 
-// The messages of pgoutput that come for each transaction and each row. They are read here, where they stand in the buffer of the
-// connection; pglogrepl reads the others. Their formats are those of protocol version 1 in
+// The messages of pgoutput that come for each transaction and each row. They are read here, where
+// they stand in the buffer of the connection; pglogrepl reads the others. Their formats are those
+// of protocol version 1 in
 // https://www.postgresql.org/docs/current/protocol-logicalrep-message-formats.html.
 const (
 	msgBegin    = 'B'
@@ -39,7 +40,8 @@ type rowMessage struct {
 	row row
 }
 
-// row holds the values of a row in the order of its relation's columns. They stand in the message: who keeps one copies it.
+// row holds the values of a row in the order of its relation's columns. They stand in the message:
+// who keeps one copies it.
 type row []value
 
 type value struct {
@@ -54,7 +56,8 @@ const (
 	roleKey = 'K' // the columns of the key alone
 )
 
-// readRow reads a message of kind msgInsert, msgUpdate or msgDelete. The row takes the place of what values held.
+// readRow reads a message of kind msgInsert, msgUpdate or msgDelete. The row takes the place of
+// what values held.
 func readRow(message []byte, values row) (rowMessage, error) {
 	const head = 1 + 4 // the kind, and the relation
 	m := rowMessage{kind: message[0], row: values[:0]}
@@ -85,7 +88,8 @@ func readRow(message []byte, values row) (rowMessage, error) {
 
 func errTruncated(kind byte) error { return fmt.Errorf("%w: message %q is truncated", errDecode, kind) }
 
-// readValues reads a row, appends it to values, and returns what follows it. ok is false if the row is longer than the data.
+// readValues reads a row, appends it to values, and returns what follows it. ok is false if the row
+// is longer than the data.
 func readValues(data []byte, values row) (_ row, rest []byte, ok bool) {
 	if len(data) < 2 {
 		return values, nil, false
@@ -110,18 +114,24 @@ func readValues(data []byte, values row) (_ row, rest []byte, ok bool) {
 	return values, data, true
 }
 
-// parse reads the messages that are rare, by pglogrepl.Parse, which panics on truncated input. It returns nil for messages that mean
-// nothing here: PostgreSQL 18 sends a Stream Abort ('A') of a transaction that was never streamed, also with protocol version 1.
+// readTruncate reads the tables of a Truncate message.
+func readTruncate(message []byte) (relations []uint32, err error) {
+	const head, relation = 1 + 4 + 1, 4 // the kind, how many there are, and flags
+	if len(message) < head || uint64(len(message)-head) != uint64(binary.BigEndian.Uint32(message[1:]))*relation {
+		return nil, errTruncated(message[0])
+	}
+	for ids := message[head:]; len(ids) > 0; ids = ids[relation:] {
+		relations = append(relations, binary.BigEndian.Uint32(ids))
+	}
+	return relations, nil
+}
+
+// parse reads the messages that are rare, by pglogrepl.Parse, which panics on truncated input. It
+// returns nil for messages that mean nothing here: PostgreSQL 18 sends a Stream Abort ('A') of a
+// transaction that was never streamed, also with protocol version 1.
 func parse(data []byte) (msg pglogrepl.Message, err error) {
-	switch data[0] {
-	case 'A':
+	if data[0] == 'A' {
 		return nil, nil
-	case msgTruncate:
-		// pglogrepl makes room for what the count says, up to 16 GiB, before it looks whether that is there.
-		const count, flags, relation = 4, 1, 4
-		if body := data[1:]; len(body) < count+flags || uint64(binary.BigEndian.Uint32(body))*relation > uint64(len(body)-count-flags) {
-			return nil, errTruncated(data[0])
-		}
 	}
 	defer func() {
 		if r := recover(); r != nil {

@@ -73,7 +73,8 @@ func TestAttempt_DoesNotGoOnceMoreWhenAFreshConnectionEnds(t *testing.T) {
 	}
 }
 
-// The receiver of the customers' page reads one header and knows one secret. It changes to the new one whenever it likes.
+// The receiver of the customers' page reads one header and knows one secret. It changes to the new
+// one whenever it likes.
 func TestAttempt_ARotationFailsNothingAtAReceiverThatKnowsOneSecret(t *testing.T) {
 	const former, current = "the-former-secret", "the-new-secret"
 	var knows atomic.Pointer[string]
@@ -144,7 +145,8 @@ func TestAttempt_ARotationFailsNothingAtAReceiverThatKnowsOneSecret(t *testing.T
 	}
 }
 
-// Receivers that answer anything to a wrong signature get the other one next, so that a retry delivers.
+// Receivers that answer anything to a wrong signature get the other one next, so that a retry
+// delivers.
 func TestAttempt_ARotationTriesTheOtherSecretNextAfterAnyFailure(t *testing.T) {
 	const former, current = "the-former-secret", "the-new-secret"
 	for _, code := range []int{404, 422, 500, 302} {
@@ -166,8 +168,8 @@ func TestAttempt_ARotationTriesTheOtherSecretNextAfterAnyFailure(t *testing.T) {
 	}
 }
 
-// A first answer whose body never ends does not keep the other secret from being tried, and a second exchange without an answer does not
-// hide the first.
+// A first answer whose body never ends does not keep the other secret from being tried, and a
+// second exchange without an answer does not hide the first.
 func TestAttempt_ARotationKnowsTheFirstAnswer(t *testing.T) {
 	var requests atomic.Int64
 	address := serveRaw(t, false, func(conn net.Conn) {
@@ -220,7 +222,8 @@ func TestAttempt_GoesOnFewConnections(t *testing.T) {
 	}
 }
 
-// What the second connection meets is judged by itself: that our resolver has failed meanwhile, say, and not that the first one was used.
+// What the second connection meets is judged by itself: that our resolver has failed meanwhile,
+// say, and not that the first one was used.
 func TestAttempt_JudgesTheConnectionThatItFailedOn(t *testing.T) {
 	d := testenv.StartDNS(t)
 	d.Say("moves.example.", dnsmessage.RCodeSuccess)

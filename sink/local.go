@@ -14,7 +14,8 @@ import (
 	"github.com/quintago/webhook-agent/panics"
 )
 
-// Fault is what fails on this side of the wire, a stable word. It is no fault of a customer's server.
+// Fault is what fails on this side of the wire, a stable word. It is no fault of a customer's
+// server.
 type Fault string
 
 const (
@@ -33,8 +34,8 @@ func notMade(fault Fault, sentence string) Result {
 	return Result{Outcome: NotMade, Class: ClassLocalFault, Fault: fault, Error: Sanitize(Printable(sentence), maxErrorBytes)}
 }
 
-// local finds out whether an attempt that began then failed on this side of the wire, and says in one sentence what it was and what
-// mends it. The fault is empty where it is the customer's.
+// local finds out whether an attempt that began then failed on this side of the wire, and says in
+// one sentence what it was and what mends it. The fault is empty where it is the customer's.
 func (w *Webhook) local(began time.Time, err error, f failure) (Fault, string) {
 	if fault, sentence := exhausted(err); fault != "" {
 		return fault, sentence
@@ -46,7 +47,7 @@ func (w *Webhook) local(began time.Time, err error, f failure) (Fault, string) {
 	switch isDNS := errors.As(err, &dns); {
 	case isDNS && dns.IsNotFound: // an answer
 	case isDNS, f.deadline && f.phase == phaseDNS:
-		if !w.names.work(began, f.host) {
+		if !w.names.answered(began, f.host) {
 			return FaultResolver, "this host's DNS resolver answers for no name: look at /etc/resolv.conf and at the servers that it names"
 		}
 	case errors.Is(err, syscall.EADDRNOTAVAIL) && (!toIPv6(err) || w.routes("udp6")): // without IPv6 there is no address of ours for it
@@ -85,8 +86,8 @@ func toIPv6(err error) bool {
 	return ok && to.IP.To4() == nil
 }
 
-// Addresses of documentation (RFC 5737, RFC 3849), which nobody has. To connect a datagram socket to one sends nothing, and fails
-// without a route.
+// Addresses of documentation (RFC 5737, RFC 3849), which nobody has. To connect a datagram socket
+// to one sends nothing, and fails without a route.
 const (
 	documentation4 = "192.0.2.1:9"
 	documentation6 = "[2001:db8::1]:9"
@@ -107,17 +108,21 @@ func routes(network string) bool {
 }
 
 const (
-	// knownNames is how many names that were resolved lately are asked for again. One more is kept, since it may be the one that fails.
+	// knownNames is how many names that were resolved lately are asked for again. One more is kept,
+	// since it may be the one that fails.
 	knownNames = 3
-	// probeTimeout is longer than a resolver waits for the first of its servers, which may be the only one that is down.
+	// probeTimeout is longer than a resolver waits for the first of its servers, which may be the
+	// only one that is down.
 	probeTimeout = 7 * time.Second
-	// brokenFor is how long a resolver that answered for no name is taken for broken without asking again.
+	// brokenFor is how long a resolver that answered for no name is taken for broken without asking
+	// again.
 	brokenFor = 5 * time.Second
 )
 
-// names tells a customer's broken DNS from a resolver of ours that answers for nobody. It asks for names that no cache can have, below
-// those that were resolved lately: that there is none is an answer, which no resolver gives that does not reach the internet. Where
-// no other name was resolved it asks for the root.
+// names tells a customer's broken DNS from a resolver of ours that answers for nobody. It asks for
+// names that no cache can have, below those that were resolved lately: that there is none is an
+// answer, which no resolver gives that does not reach the internet. Where no other name was
+// resolved it asks for the root.
 type names struct {
 	resolver *net.Resolver // nil for net.DefaultResolver
 
@@ -130,7 +135,8 @@ type names struct {
 	probing chan struct{}
 }
 
-// resolved takes note of a name that has addresses. It says nothing of the resolver: they may be from /etc/hosts or a cache.
+// resolved takes note of a name that has addresses. It says nothing of the resolver: they may be
+// from /etc/hosts or a cache.
 func (n *names) resolved(name string) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -142,8 +148,9 @@ func (n *names) resolved(name string) {
 	n.known = append(n.known, name)
 }
 
-// work reports whether the resolver has answered for any other name than this one since then. Many attempts share one round of questions.
-func (n *names) work(since time.Time, failing string) bool {
+// answered reports whether the resolver has answered for any other name than this one since then.
+// Many attempts share one round of questions.
+func (n *names) answered(since time.Time, failing string) bool {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	for {
@@ -175,8 +182,9 @@ func sameName(a, b string) bool {
 	return strings.EqualFold(strings.TrimSuffix(a, "."), strings.TrimSuffix(b, "."))
 }
 
-// ask reports whether the resolver answers for anything below one of these names, or for the root if there is none, be it that there
-// is no such name. Its time is its own: that of the attempt is over where DNS is silent.
+// ask reports whether the resolver answers for anything below one of these names, or for the root
+// if there is none, be it that there is no such name. Its time is its own: that of the attempt is
+// over where DNS is silent.
 func (n *names) ask(known []string) bool {
 	ctx, cancel := context.WithTimeout(context.Background(), probeTimeout)
 	defer cancel()

@@ -65,11 +65,11 @@ func Sign(h http.Header, eventID string, at time.Time, body []byte, current, pre
 func (k signingKey) sign(h http.Header, eventID string, at time.Time, body []byte, previous *signingKey) {
 	timestamp := strconv.FormatInt(at.Unix(), 10)
 	standard := k.signStandard(eventID, timestamp, body)
-	h[HeaderSignature] = []string{k.signQuintago(body)}
 	if previous != nil {
 		standard += " " + previous.signStandard(eventID, timestamp, body)
 		h[HeaderSignaturePrevious] = []string{previous.signQuintago(body)}
 	}
+	h[HeaderSignature] = []string{k.signQuintago(body)}
 	h[HeaderID] = []string{eventID}
 	h[HeaderTimestamp] = []string{timestamp}
 	h[HeaderStandardSignature] = []string{standard}

@@ -17,7 +17,8 @@ import (
 )
 
 const (
-	maxIdleConns        = 512 // an idle TLS connection costs about 40 KiB
+	// DefaultMaxIdle is how many idle connections are kept. One over TLS costs about 40 KiB.
+	DefaultMaxIdle      = 512
 	idleConnTimeout     = time.Minute
 	maxHeaderBytes      = 32 << 10
 	tlsSessionCacheSize = 1024
@@ -52,7 +53,7 @@ func newTransport(cfg WebhookConfig, g *guard, n *names) *http.Transport {
 		DisableCompression: true,
 		// A trace with a Got1xxResponse hook would lift this limit for informational responses.
 		MaxResponseHeaderBytes: maxHeaderBytes,
-		MaxIdleConns:           cmp.Or(cfg.MaxIdle, max(maxIdleConns, cfg.MaxIdlePerHost)),
+		MaxIdleConns:           cmp.Or(cfg.MaxIdle, max(DefaultMaxIdle, cfg.MaxIdlePerHost)),
 		MaxIdleConnsPerHost:    cfg.MaxIdlePerHost,
 		// Zero, without limit: requests over it would wait inside RoundTrip, and customers that share a host for each other.
 		MaxConnsPerHost: 0,

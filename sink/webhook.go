@@ -70,7 +70,7 @@ type WebhookConfig struct {
 	AllowNetworks  []netip.Prefix // network.allow_networks
 	DenyAddrs      []netip.Addr   // the host's and the database's addresses, refused unless AllowNetworks covers them
 	MaxIdlePerHost int            // idle connections kept open to one host
-	MaxIdle        int            // and to all hosts together; 0 for 512
+	MaxIdle        int            // and to all hosts together; 0 for DefaultMaxIdle
 }
 
 // Webhook delivers events by HTTP. Its methods may be called by any number of goroutines.
@@ -285,7 +285,7 @@ func newRequest(ctx context.Context, target *url.URL, header http.Header, body [
 }
 
 // read turns a response into a result, which is decided before the body is looked at. It closes the body; the connection is
-// reused if the body ended within maxBodyBytes. cancel ends the attempt's context; now is what Retry-After is reckoned from.
+// reused if the body ended within maxBodyBytes. cancel ends the reading; asked is the URL, and now is what Retry-After is reckoned from.
 func read(response *http.Response, cancel context.CancelFunc, asked *url.URL, now time.Time) Result {
 	defer response.Body.Close()
 	code := response.StatusCode

@@ -9,8 +9,8 @@ import (
 	"golang.org/x/net/dns/dnsmessage"
 )
 
-// DNS is a server of names on loopback. A name that it is told nothing of does not exist. Its methods may be called by any number of
-// goroutines.
+// DNS is a server of names on loopback. A name that it is told nothing of does not exist. Its
+// methods may be called by any number of goroutines.
 type DNS struct {
 	address string
 
@@ -39,7 +39,8 @@ func StartDNS(t testing.TB) *DNS {
 	return d
 }
 
-// Say has the answers for a name, which ends with a dot, be of this code. With dnsmessage.RCodeSuccess its address is 127.0.0.1.
+// Say has the answers for a name, which ends with a dot, be of this code. With
+// dnsmessage.RCodeSuccess its address is 127.0.0.1.
 func (d *DNS) Say(name string, code dnsmessage.RCode) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
