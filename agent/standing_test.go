@@ -542,13 +542,20 @@ func TestLanes_AnAttemptThatCouldNotBeMadeForAnotherVenueIsMissed(t *testing.T) 
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		lt := newLaneTest(t, nil)
-		l := lt.endpoint("ep", always(answer{time.Second, sink.Result{Outcome: sink.NotMade, Class: sink.ClassLocalFault}}))
+		tries := 0
+		l := lt.endpoint("ep", func(string, int) answer {
+			tries++
+			return answer{time.Second, sink.Result{Outcome: sink.NotMade, Class: sink.ClassLocalFault}}
+		})
 		lt.send(l, 1, 10)
 		pass(500 * time.Millisecond)
 		lt.changeTo(outbox.Endpoint{ID: "ep", Venue: "another", Generation: 1}, "")
 		pass(time.Minute)
 		if states := lt.book.states(); states[outbox.Missed] != 1 {
 			t.Errorf("in the end %v", states)
+		}
+		if tries > 1 {
+			t.Errorf("%d tries with what another venue's endpoint has become", tries)
 		}
 		lt.quiet()
 	})

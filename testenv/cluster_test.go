@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"os/exec"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -216,4 +217,5 @@ func abandonCluster() {
 	}
 	fmt.Println(c.server.PID, c.Folder())
 	_, _ = io.Copy(io.Discard, os.Stdin)
+	runtime.KeepAlive(c) // a collected file is closed, and the lock of the folder with it
 }
