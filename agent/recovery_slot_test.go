@@ -361,7 +361,14 @@ func TestRecovery_TwoAgentsDoNotPassAnUndecodableSlotToAndFro(t *testing.T) {
 	for range 20 {
 		s.event() // which are under way when the term ends
 	}
-	s.ready()
+	s.eventually(func() error { // it may be either that leads in the end
+		for _, a := range []*running{s.agent, other} {
+			if _, body := get(t, a.adminURL()+"/readyz"); body == "leading\n" {
+				return nil
+			}
+		}
+		return errors.New("neither leads")
+	})
 	s.wait(s.event())
 	leading := func(a *running) int { return strings.Count(a.log.String(), "msg=leading") }
 	if n := leading(s.agent) + leading(other); n > 6 {
