@@ -502,26 +502,26 @@ func TestLanes_AnAttemptThatCouldNotBeMadeIsTriedAgain(t *testing.T) {
 		notMade := answer{0, sink.Result{Outcome: sink.NotMade, Class: sink.ClassLocalFault, Fault: sink.FaultRoute}}
 		var blocked atomic.Bool
 		blocked.Store(true)
-		tries := 0
+		var tries atomic.Int64
 		l := lt.endpoint("ep", func(string, int) answer {
-			if tries++; blocked.Load() {
+			if tries.Add(1); blocked.Load() {
 				return notMade
 			}
 			return ok(time.Millisecond)
 		})
 		lt.send(l, 3, 10)
 		pass(time.Minute)
-		if tries < 10 || tries > 20 {
-			t.Errorf("%d tries in a minute", tries)
+		if n := tries.Load(); n < 10 || n > 20 {
+			t.Errorf("%d tries in a minute", n)
 		}
 		blocked.Store(false)
 		pass(localMost + localMost/5)
 		blocked.Store(true)
-		tries = 0
+		tries.Store(0)
 		lt.send(l, 1, 10)
 		pass(4 * localFirst)
-		if tries < 3 {
-			t.Errorf("%d tries at once, after those of before could be made", tries)
+		if n := tries.Load(); n < 3 {
+			t.Errorf("%d tries at once, after those of before could be made", n)
 		}
 
 		// Its endpoint goes to another venue meanwhile.
@@ -542,9 +542,9 @@ func TestLanes_AnAttemptThatCouldNotBeMadeForAnotherVenueIsMissed(t *testing.T) 
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		lt := newLaneTest(t, nil)
-		tries := 0
+		var tries atomic.Int64
 		l := lt.endpoint("ep", func(string, int) answer {
-			tries++
+			tries.Add(1)
 			return answer{time.Second, sink.Result{Outcome: sink.NotMade, Class: sink.ClassLocalFault}}
 		})
 		lt.send(l, 1, 10)
@@ -554,8 +554,8 @@ func TestLanes_AnAttemptThatCouldNotBeMadeForAnotherVenueIsMissed(t *testing.T) 
 		if states := lt.book.states(); states[outbox.Missed] != 1 {
 			t.Errorf("in the end %v", states)
 		}
-		if tries > 1 {
-			t.Errorf("%d tries with what another venue's endpoint has become", tries)
+		if n := tries.Load(); n > 1 {
+			t.Errorf("%d tries with what another venue's endpoint has become", n)
 		}
 		lt.quiet()
 	})
