@@ -2,7 +2,7 @@
 # PostgreSQL server binaries 14 or newer, which they start themselves (see testenv/find.go for how they are found).
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test test-versions torture torture-short mutants zoo bench bench-short check format vet lint race fuzz tidy vulnerabilities clean
+.PHONY: help build demo test test-versions torture torture-short mutants zoo bench bench-short check format vet lint race differences fuzz tidy vulnerabilities clean
 
 VERSION  := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 LDFLAGS  := -s -w -X github.com/quintago/webhook-agent/agent.version=$(VERSION)
@@ -60,7 +60,7 @@ bench: build ## measure the agent beside a bare POST loop and other floors, in o
 bench-short: ARGS = -short
 bench-short: bench ## the same with hardly anything, to see that it works
 
-check: format vet lint race fuzz tidy vulnerabilities bench-short ## what continuous integration runs, beside a demo and the tests with the oldest PostgreSQL
+check: format vet lint race differences fuzz tidy vulnerabilities bench-short ## what continuous integration runs, beside a demo and the tests with the oldest PostgreSQL
 
 format: ## fail when a file is not formatted by gofmt
 	@files=$$(gofmt -l .); if [ -n "$$files" ]; then echo "not formatted by gofmt:"; echo "$$files"; exit 1; fi
@@ -75,6 +75,9 @@ lint: ## run golangci-lint where it is installed
 # compare. test makes all rounds.
 race: ## run all tests under the race detector
 	CGO_ENABLED=1 go test -timeout 40m -parallel 4 -race -short ./...
+
+differences: ## have net/http read the zoo and 100,000 generated answers as well, and list the differences
+	go test -count=1 -tags nethttp -run Difference -v ./sink
 
 fuzz: ## fuzz every target with FUZZTIME inputs each
 	@set -e; for package in $$(go list ./...); do \

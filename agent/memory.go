@@ -6,12 +6,14 @@ import (
 )
 
 const (
-	// gcPercent lets garbage grow to four times what is in use before it is collected: each attempt leaves several kB, most of
-	// it net/http's. The limit is that of memoryBase, twice the memory of the queues, and what the endpoints take; close to it the
-	// collector would take half of the processor, so it must have room for all that can be in use.
+	// gcPercent lets garbage grow to four times what is in use before it is collected. The limit is that of memoryBase, twice the
+	// memory of the queues, and what the endpoints and their idle connections take; close to it the collector would take half of
+	// the processor, so it must have room for all that can be in use.
 	gcPercent      = 400
 	memoryBase     = 104 << 20
 	endpointMemory = 3 << 9
+	// idleMemory is what an idle connection takes over TLS (BenchmarkIdle of package sink), rounded up.
+	idleMemory = 16 << 10
 	// tuneStep is how many endpoints more or fewer are not worth a change.
 	tuneStep = 4096
 )
@@ -22,6 +24,6 @@ func tuneMemory(queues ByteSize, endpoints int) {
 		debug.SetGCPercent(gcPercent)
 	}
 	if os.Getenv("GOMEMLIMIT") == "" {
-		debug.SetMemoryLimit(memoryBase + 2*int64(queues) + endpointMemory*int64(endpoints))
+		debug.SetMemoryLimit(memoryBase + 2*int64(queues) + endpointMemory*int64(endpoints) + idleMemory*int64(min(endpoints, mostIdle)))
 	}
 }

@@ -18,6 +18,8 @@ const (
 	// ownFiles is how many files the agent opens beside its attempts: the database, the listener
 	// and who asks it, logs.
 	ownFiles = 64
+	// mostIdle bounds the idle connections where there are files for more: each takes idleMemory.
+	mostIdle = 10_000
 )
 
 // openFiles is how many attempts and idle connections the limit of open files leaves room for.
@@ -40,6 +42,7 @@ func divideOpenFiles(limit, concurrency int) openFiles {
 	idle := max(sink.DefaultMaxIdle, concurrency) // many endpoints may be on one host
 	f := openFiles{limit: limit, wanted: ownFiles + filesPerAttempt*concurrency + idle, concurrency: concurrency, idle: idle}
 	if limit >= f.wanted {
+		f.idle = max(idle, min(limit/2, limit-ownFiles-filesPerAttempt*concurrency, mostIdle))
 		return f
 	}
 	left := limit - min(ownFiles, limit/2)

@@ -9,9 +9,11 @@ import (
 
 func TestOpenFiles_LeaveRoomForAttempts(t *testing.T) {
 	for _, test := range []struct{ limit, concurrency, wantConcurrency, wantIdle int }{
-		{1 << 20, 256, 256, 512},
+		{1 << 20, 256, 256, mostIdle},
+		{4096, 256, 256, 2048},
+		{1200, 256, 256, 600},
 		{1088, 256, 256, 512},
-		{1 << 20, 10_000, 10_000, 10_000},
+		{1 << 20, 20_000, 20_000, 20_000},
 		{1087, 256, 256, 511},
 		{400, 256, 112, 112},
 		{256, 256, 64, 64},

@@ -33,6 +33,8 @@ const (
 	ClassTimeout          Class = "timeout"
 	ClassConnectionReset  Class = "connection_reset"
 	ClassNotHTTP          Class = "not_http"
+	ClassHTTP2Only        Class = "http2_only"
+	ClassH2C              Class = "h2c"
 	ClassResponseTooLarge Class = "response_too_large"
 	ClassRedirect         Class = "redirect"
 	ClassHTTPStatus       Class = "http_status"
@@ -51,6 +53,7 @@ const (
 // failure is what is known of an attempt besides its error.
 type failure struct {
 	host     string
+	tls      bool // the URL is https
 	timeout  time.Duration
 	deadline bool     // the attempt's own deadline has passed
 	phase    phase    // how far it came
@@ -79,25 +82,33 @@ func classify(err error, f failure) (Class, string) {
 		return ClassConnectRefused, host + " refused the connection: nothing listens on that port, or a firewall rejects it"
 	case errors.Is(err, syscall.ETIMEDOUT) && f.phase <= phaseConnect:
 		return ClassConnectTimeout, fmt.Sprintf("the connection to %s timed out", host)
-	case wantsClientCertificate(err):
+	case isAlertOf(err, alertCertificateRequired):
 		return ClassTLSClientCert, "the server wants a client certificate, which the agent does not send"
+	case isAlertOf(err, alertNoApplicationProtocol):
+		return ClassHTTP2Only, "the server refuses HTTP/1.1 in the TLS handshake (ALPN): let it accept http/1.1 beside h2"
+	case errors.Is(err, errHTTP2) && f.tls:
+		return ClassHTTP2Only, "the server answers in HTTP/2 only: let it accept http/1.1 beside h2"
+	case errors.Is(err, errHTTP2):
+		return ClassH2C, "the server speaks HTTP/2 without TLS (h2c) on this port: let it accept HTTP/1.1"
 	case isReset(err):
 		return ClassConnectionReset, resetSentence(f.phase)
 	case isNetwork(err) || f.phase < phaseTLS:
 		return ClassNetworkError, networkSentence(err, host)
 	case f.phase == phaseTLS, isAlert(err): // with TLS 1.3 an alert may come after the handshake
 		return ClassTLSError, tlsSentence(err)
-	case strings.Contains(err.Error(), headersTooLarge):
+	case errors.Is(err, errHeadTooLarge):
 		return ClassResponseTooLarge, fmt.Sprintf("the response headers exceed %d KiB", maxHeaderBytes>>10)
 	default:
-		// net/http has a dozen untyped errors for a malformed answer. Nothing else is left once there is a connection and
-		// the network is not at fault.
+		// Nothing else is left once there is a connection and the network is not at fault.
 		return ClassNotHTTP, "the server's answer is not valid HTTP: is another service on this port?"
 	}
 }
 
-// alertCertificateRequired is from RFC 8446, section 6.2.
-const alertCertificateRequired = tls.AlertError(116)
+// Alerts of RFC 8446, section 6.2.
+const (
+	alertCertificateRequired   = tls.AlertError(116)
+	alertNoApplicationProtocol = tls.AlertError(120)
+)
 
 // isAlert reports whether the server ended the connection by a TLS alert.
 func isAlert(err error) bool {
@@ -105,9 +116,10 @@ func isAlert(err error) bool {
 	return ok && op.Op == "remote error"
 }
 
-func wantsClientCertificate(err error) bool {
+// isAlertOf reports whether it was this alert. Package crypto/tls gives those of the other side a type of its own, with the same texts.
+func isAlertOf(err error, alert tls.AlertError) bool {
 	op, ok := errors.AsType[*net.OpError](err)
-	return ok && op.Op == "remote error" && op.Err.Error() == alertCertificateRequired.Error()
+	return ok && op.Op == "remote error" && op.Err.Error() == alert.Error()
 }
 
 func timeoutClass(p phase) Class {
@@ -179,22 +191,14 @@ func certNames(c *x509.Certificate) string {
 	return "for " + strings.Join(shown, ", ")
 }
 
-// For these two net/http has neither a type nor an exported value, only texts. Tests with real servers fail if a new version of
-// Go words them differently.
-const (
-	headersTooLarge  = "server response headers exceeded"
-	closedBeforeSend = "http: server closed idle connection"
-)
-
-// isReset tells whether the other side ended the connection. net.ErrClosed is among its signs: the transport's reading half
-// sees the end and closes the connection while the other half is about to write.
+// isReset reports whether the other side ended the connection.
 func isReset(err error) bool {
 	for _, end := range []error{io.EOF, io.ErrUnexpectedEOF, net.ErrClosed, syscall.ECONNRESET, syscall.EPIPE, syscall.ECONNABORTED} {
 		if errors.Is(err, end) {
 			return true
 		}
 	}
-	return strings.Contains(err.Error(), closedBeforeSend)
+	return false
 }
 
 // isNetwork tells whether the operating system reported the error.

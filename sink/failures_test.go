@@ -101,8 +101,8 @@ func TestAttempt_ContinuesBehindARefusedAddress(t *testing.T) {
 	// failure is the second's.
 	w := newTestWebhook(t, nil)
 	address := serveRaw(t, false, func(conn net.Conn) { write(conn, "nonsense\r\n\r\n") })
-	dial := w.transport.DialContext
-	w.transport.DialContext = func(ctx context.Context, network, _ string) (net.Conn, error) {
+	dial := w.client.dial
+	w.client.dial = func(ctx context.Context, network, _ string) (net.Conn, error) {
 		if err := w.guard.control(ctx, network, "10.0.0.1:80", nil); !errors.Is(err, errBlocked) {
 			t.Errorf("the guard lets 10.0.0.1 through: %v", err)
 		}
@@ -129,7 +129,7 @@ func TestAttempt_NamesFailuresOfTheDial(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			w := newTestWebhook(t, nil)
-			w.transport.DialContext = func(context.Context, string, string) (net.Conn, error) { return nil, c.err }
+			w.client.dial = func(context.Context, string, string) (net.Conn, error) { return nil, c.err }
 			got := attempt(t, w, requestTo("http://hooks.example.com"))
 			checkClass(t, got, c.class, 0, c.words...)
 			if strings.Contains(got.Error, "10.9.9.9") {
@@ -141,7 +141,7 @@ func TestAttempt_NamesFailuresOfTheDial(t *testing.T) {
 
 func TestAttempt_BoundsItsSentences(t *testing.T) {
 	w := newTestWebhook(t, nil)
-	w.transport.DialContext = func(context.Context, string, string) (net.Conn, error) {
+	w.client.dial = func(context.Context, string, string) (net.Conn, error) {
 		return nil, &net.DNSError{IsNotFound: true}
 	}
 	host := strings.Repeat("a23456789.", 25) + "com"
@@ -153,8 +153,8 @@ func TestAttempt_BoundsItsSentences(t *testing.T) {
 func TestAttempt_NamesAConnectionThatEndsBeforeTheRequest(t *testing.T) {
 	w := newTestWebhook(t, nil)
 	address := serveRaw(t, true, func(net.Conn) {})
-	dial := w.transport.DialContext
-	w.transport.DialContext = func(ctx context.Context, network, address string) (net.Conn, error) {
+	dial := w.client.dial
+	w.client.dial = func(ctx context.Context, network, address string) (net.Conn, error) {
 		conn, err := dial(ctx, network, address)
 		if err == nil {
 			_, _ = conn.Read(make([]byte, 1)) // until the server has closed it
@@ -183,14 +183,14 @@ func TestDial_NotesHowFarItCame(t *testing.T) {
 		if c.canceled {
 			cancel()
 		}
-		conn, err := w.transport.DialContext(ctx, "tcp", c.address)
+		conn, err := w.client.dial(ctx, "tcp", c.address)
 		if err == nil {
 			conn.Close()
 		}
 		if got := phase(p.phase.Load()); got != c.want {
 			t.Errorf("%+v: waiting for %v, want %v (error %v)", c, got, c.want, err)
 		}
-		p.reach(phaseStart)
+		p.reach(phaseDNS)
 		if got := phase(p.phase.Load()); got != c.want {
 			t.Errorf("%+v: the phase went back to %v", c, got)
 		}

@@ -62,7 +62,7 @@ func Sign(h http.Header, eventID string, at time.Time, body []byte, current, pre
 }
 
 // sign is Sign with keys; previous is nil when there is none.
-func (k signingKey) sign(h http.Header, eventID string, at time.Time, body []byte, previous *signingKey) {
+func (k *signingKey) sign(h http.Header, eventID string, at time.Time, body []byte, previous *signingKey) {
 	timestamp := strconv.FormatInt(at.Unix(), 10)
 	standard := k.signStandard(eventID, timestamp, body)
 	if previous != nil {
@@ -151,23 +151,30 @@ func checkSpelling(s string) error {
 }
 
 // signQuintago returns the value of X-Quintago-Signature.
-func (k signingKey) signQuintago(body []byte) string {
+func (k *signingKey) signQuintago(body []byte) string { return string(k.appendQuintago(nil, body)) }
+
+func (k *signingKey) appendQuintago(b, body []byte) []byte {
 	mac := hmac.New(sha256.New, k.quintago)
 	mac.Write(body)
 	var sum [sha256.Size]byte
-	return quintagoPrefix + hex.EncodeToString(mac.Sum(sum[:0]))
+	return hex.AppendEncode(append(b, quintagoPrefix...), mac.Sum(sum[:0]))
 }
 
 // signStandard returns one entry of Webhook-Signature.
-func (k signingKey) signStandard(eventID, timestamp string, body []byte) string {
+func (k *signingKey) signStandard(eventID, timestamp string, body []byte) string {
+	return string(k.appendStandard(nil, eventID, []byte(timestamp), body))
+}
+
+func (k *signingKey) appendStandard(b []byte, eventID string, timestamp, body []byte) []byte {
 	mac := hmac.New(sha256.New, k.standard)
-	var scratch [128]byte
-	head := append(scratch[:0], eventID...)
-	head = append(head, '.')
-	head = append(head, timestamp...)
-	head = append(head, '.')
-	mac.Write(head)
+	b = append(b, standardPrefix...)
+	at := len(b)
+	b = append(b, eventID...)
+	b = append(b, '.')
+	b = append(b, timestamp...)
+	b = append(b, '.')
+	mac.Write(b[at:])
 	mac.Write(body)
 	var sum [sha256.Size]byte
-	return standardPrefix + base64.StdEncoding.EncodeToString(mac.Sum(sum[:0]))
+	return base64.StdEncoding.AppendEncode(b[:at], mac.Sum(sum[:0]))
 }

@@ -14,12 +14,14 @@ import (
 // be used by any number of goroutines.
 type Target struct {
 	url      *url.URL
+	origin   origin
+	start    []byte // of every request: the request line and Host
 	key      signingKey
 	previous *signingKey // nil when there is none
 	// changed reports, during a rotation, that the receiver has accepted the new secret last. It is nil without a former one.
 	changed *atomic.Bool
 
-	// err is why nothing can be sent, and class what every attempt fails with; url and key are not valid then.
+	// err is why nothing can be sent, and class what every attempt fails with; the fields above are not valid then.
 	err   error
 	class Class
 }
@@ -38,7 +40,7 @@ func (w *Webhook) Target(rawURL string, current, former secret.Text) *Target {
 	if err != nil {
 		return &Target{err: err, class: ClassInvalidSecret}
 	}
-	t := &Target{url: u, key: key}
+	t := &Target{url: u, origin: originOf(u), start: startOf(u), key: key}
 	if previous, err := parseSecret(former); err == nil {
 		t.previous, t.changed = &previous, new(atomic.Bool)
 	}

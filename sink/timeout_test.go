@@ -19,10 +19,10 @@ const testTimeout = 15 * time.Second
 // the bubble's clock and its connection. A nil handle leaves the dial hanging in the phase it has reached.
 func pipeWebhook(t *testing.T, reached phase, handle func(net.Conn)) *Webhook {
 	w := newTestWebhook(t, func(c *WebhookConfig) { c.Timeout = testTimeout })
-	w.transport.DialContext = func(ctx context.Context, _, _ string) (net.Conn, error) {
+	w.client.dial = func(ctx context.Context, _, _ string) (net.Conn, error) {
 		progressOf(ctx).reach(reached)
 		if handle == nil {
-			ctx, cancel := context.WithTimeout(ctx, testTimeout+dialGrace) // as net.Dialer.Timeout does
+			ctx, cancel := context.WithTimeout(ctx, testTimeout+time.Second) // as net.Dialer.Timeout does
 			defer cancel()
 			<-ctx.Done()
 			return nil, ctx.Err()
@@ -37,8 +37,8 @@ func pipeWebhook(t *testing.T, reached phase, handle func(net.Conn)) *Webhook {
 	return w
 }
 
-// answer reads a request and then writes parts, a second apart, until the client has had enough.
-func answer(conn net.Conn, parts ...string) {
+// respond reads a request and then writes parts, a second apart, until the client has had enough.
+func respond(conn net.Conn, parts ...string) {
 	if !readRequest(conn) {
 		return
 	}
@@ -60,7 +60,7 @@ func pause(conn net.Conn) {
 
 func TestAttempt_EndsAtItsDeadlineAndSaysWhatItWaitedFor(t *testing.T) {
 	drip := strings.Split(strings.Repeat("x", 100), "")
-	silent := func(conn net.Conn) { answer(conn) }
+	silent := func(conn net.Conn) { respond(conn) }
 	for _, c := range []struct {
 		name   string
 		scheme string
@@ -75,7 +75,7 @@ func TestAttempt_EndsAtItsDeadlineAndSaysWhatItWaitedFor(t *testing.T) {
 		{"unread request", "http", phaseConnect, func(net.Conn) { <-time.After(testTimeout + time.Second) }, ClassTimeout, "waiting for the server to read"},
 		{"hung headers", "http", phaseConnect, silent, ClassTimeout, "waiting for the response headers"},
 		{"dribbling headers", "http", phaseConnect, func(c net.Conn) {
-			answer(c, append([]string{"HTTP/1.1 200 OK\r\nX: "}, drip...)...)
+			respond(c, append([]string{"HTTP/1.1 200 OK\r\nX: "}, drip...)...)
 		}, ClassTimeout, "waiting for the response headers"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -97,7 +97,7 @@ func TestAttempt_EndsAtItsDeadlineAndSaysWhatItWaitedFor(t *testing.T) {
 func TestAttempt_WaitsASecondForTheBodyOfAFailure(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := pipeWebhook(t, phaseConnect, func(conn net.Conn) {
-			answer(conn, "HTTP/1.1 500 No\r\nContent-Length: 100\r\n\r\n", "x", "y")
+			respond(conn, "HTTP/1.1 500 No\r\nContent-Length: 100\r\n\r\n", "x", "y")
 		})
 		start := time.Now()
 		got := attempt(t, w, requestTo("http://hooks.example.com"))
@@ -111,7 +111,7 @@ func TestAttempt_WaitsASecondForTheBodyOfAFailure(t *testing.T) {
 func TestAttempt_HardlyWaitsForTheBodyOfASuccess(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := pipeWebhook(t, phaseConnect, func(conn net.Conn) {
-			answer(conn, append([]string{"HTTP/1.1 200 OK\r\n\r\n"}, strings.Split(strings.Repeat("x", 100), "")...)...)
+			respond(conn, append([]string{"HTTP/1.1 200 OK\r\n\r\n"}, strings.Split(strings.Repeat("x", 100), "")...)...)
 		})
 		start := time.Now()
 		got := attempt(t, w, requestTo("http://hooks.example.com"))
@@ -124,7 +124,7 @@ func TestAttempt_HardlyWaitsForTheBodyOfASuccess(t *testing.T) {
 func TestAttempt_DoesNotReadASwitchedProtocol(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := pipeWebhook(t, phaseConnect, func(conn net.Conn) {
-			answer(conn, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\n")
+			respond(conn, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\n")
 		})
 		start := time.Now()
 		got := attempt(t, w, requestTo("http://hooks.example.com"))
@@ -137,7 +137,7 @@ func TestAttempt_DoesNotReadASwitchedProtocol(t *testing.T) {
 
 func TestAttempt_IsCanceledOnlyByItsCaller(t *testing.T) {
 	const soon, late = 3 * time.Second, time.Minute
-	hang := func(conn net.Conn) { answer(conn) }
+	hang := func(conn net.Conn) { respond(conn) }
 	for _, c := range []struct {
 		name    string
 		context func(context.Context) (context.Context, context.CancelFunc)
@@ -181,7 +181,7 @@ func TestAttempt_KeepsAResultThatArrivedBeforeTheCancellation(t *testing.T) {
 	for status, outcome := range map[string]Outcome{"200 OK": Succeeded, "500 No": Failed} {
 		synctest.Test(t, func(t *testing.T) {
 			w := pipeWebhook(t, phaseConnect, func(conn net.Conn) {
-				answer(conn, "HTTP/1.1 "+status+"\r\nContent-Length: 100\r\n\r\npart")
+				respond(conn, "HTTP/1.1 "+status+"\r\nContent-Length: 100\r\n\r\npart")
 			})
 			ctx, cancel := context.WithTimeout(t.Context(), drainTimeout/2)
 			defer cancel()
@@ -196,7 +196,7 @@ func TestAttempt_ReadsARetryAfterDate(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := pipeWebhook(t, phaseConnect, func(conn net.Conn) {
 			until := time.Now().Add(10 * time.Minute).UTC().Format(http.TimeFormat)
-			answer(conn, "HTTP/1.1 503 No\r\nContent-Length: 0\r\nRetry-After: "+until+"\r\n\r\n")
+			respond(conn, "HTTP/1.1 503 No\r\nContent-Length: 0\r\nRetry-After: "+until+"\r\n\r\n")
 		})
 		if got := attempt(t, w, requestTo("http://hooks.example.com")); got.RetryAfter != 10*time.Minute {
 			t.Errorf("%+v", got)

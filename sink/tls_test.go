@@ -69,17 +69,22 @@ func serveTLSAs(t *testing.T, change func(*x509.Certificate), configure func(*tl
 	t.Cleanup(server.Close)
 
 	w := newTestWebhook(t, nil)
-	w.transport.TLSClientConfig.RootCAs = x509.NewCertPool()
-	w.transport.TLSClientConfig.RootCAs.AddCert(certificate)
+	w.client.tls.RootCAs = x509.NewCertPool()
+	w.client.tls.RootCAs.AddCert(certificate)
 	return server.URL, w
 }
 
 func TestAttempt_DeliversOverTLSWithHTTP1(t *testing.T) {
-	base, w := serveTLS(t, nil, tls.VersionTLS13)
+	base, w := serveTLSWith(t, func(c *tls.Config) {
+		c.NextProtos = []string{"h2", "http/1.1"}
+		c.VerifyConnection = func(s tls.ConnectionState) error {
+			if s.NegotiatedProtocol != "http/1.1" {
+				t.Errorf("negotiated %q", s.NegotiatedProtocol)
+			}
+			return nil
+		}
+	})
 	checkClass(t, attempt(t, w, requestTo(base)), "", 200)
-	if w.transport.Protocols.HTTP2() || w.transport.Protocols.UnencryptedHTTP2() || !w.transport.Protocols.HTTP1() {
-		t.Errorf("protocols: %v", w.transport.Protocols)
-	}
 }
 
 func TestAttempt_TellsCertificateFailuresApart(t *testing.T) {
@@ -115,7 +120,7 @@ func TestAttempt_TellsCertificateFailuresApart(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			base, w := serveTLS(t, c.change, tls.VersionTLS13)
 			if c.untrusted {
-				w.transport.TLSClientConfig.RootCAs = x509.NewCertPool()
+				w.client.tls.RootCAs = x509.NewCertPool()
 			}
 			checkClass(t, attempt(t, w, requestTo(base)), c.class, 0, c.words...)
 		})

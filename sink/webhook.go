@@ -1,14 +1,11 @@
 package sink
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"net/http"
-	"net/http/httptrace"
 	"net/netip"
 	"net/url"
 	"strings"
@@ -16,15 +13,6 @@ import (
 
 	"github.com/quintago/webhook-agent/crashpoint"
 	"github.com/quintago/webhook-agent/panics"
-)
-
-const (
-	maxBodyBytes = 4 << 10 // what is read of a response body
-
-	// drainTimeout is what a connection's reuse is worth: after a 2xx the attempt waits no longer than this for the body.
-	drainTimeout = 50 * time.Millisecond
-	// excerptTimeout is what the body of another answer is worth, of which the log shows the beginning.
-	excerptTimeout = time.Second
 )
 
 // Request is what one attempt sends.
@@ -76,10 +64,10 @@ type WebhookConfig struct {
 // Webhook delivers events by HTTP. Its methods may be called by any number of goroutines.
 type Webhook struct {
 	timeout   time.Duration
-	userAgent []string // shared by all requests; net/http does not change it
+	userAgent string
 	allowHTTP bool
 	guard     *guard
-	transport *http.Transport
+	client    *client
 	names     *names
 	routes    func(network string) bool // routes; tests have another
 }
@@ -107,38 +95,21 @@ func newWebhook(cfg WebhookConfig, resolver *net.Resolver) (*Webhook, error) {
 	n := &names{resolver: resolver}
 	return &Webhook{
 		timeout:   cfg.Timeout,
-		userAgent: []string{"QuintaGo-Webhooks/" + cfg.Version},
+		userAgent: "QuintaGo-Webhooks/" + cfg.Version,
 		allowHTTP: cfg.AllowHTTP,
 		guard:     g,
-		transport: newTransport(cfg, g, n),
+		client:    newClient(cfg, g, n),
 		names:     n,
 		routes:    routes,
 	}, nil
 }
 
 // Close closes idle connections. Attempts that are under way end as they would have.
-func (w *Webhook) Close() { w.transport.CloseIdleConnections() }
-
-// errDeadline is the cause of an attempt's own deadline and tells it from an end of the caller's context.
-var errDeadline = errors.New("delivery.timeout has passed")
-
-// contentType is shared by all requests; net/http does not change it.
-var contentType = []string{"application/json"}
-
-// idempotencyKey without a value is not sent. It has net/http send a request once more, on another connection, that it has sent on a
-// kept one which then ended before a byte of an answer: servers close kept connections whenever they like. It may arrive twice then,
-// as any delivery may.
-const idempotencyKey = "Idempotency-Key"
-
-var noValue = []string{}
-
-// requestHeaders is how many headers a request has, so that the map is allocated once.
-const requestHeaders = 8
+func (w *Webhook) Close() { w.client.idle.close() }
 
 // Attempt sends r once and reports what came of it. It returns after delivery.timeout at the latest, or when ctx ends, but for seven
-// seconds more that it may take to find out whether it is our resolver that is silent. A
-// panic on the way, ours or the standard library's, is a failed attempt of class internal_error, unless it happens on one of
-// net/http's own goroutines outside the dial, where nothing can recover it.
+// seconds more that it may take to find out whether it is our resolver that is silent. A panic on the way, ours or the standard
+// library's, is a failed attempt of class internal_error.
 func (w *Webhook) Attempt(ctx context.Context, r Request) (result Result) {
 	start := time.Now()
 	defer func() {
@@ -158,8 +129,6 @@ func (w *Webhook) Attempt(ctx context.Context, r Request) (result Result) {
 	if r.At.IsZero() {
 		r.At = start
 	}
-	ctx, cancel := context.WithTimeoutCause(ctx, w.timeout, errDeadline)
-	defer cancel()
 	if !r.Rotates || r.Target.previous == nil {
 		return w.exchange(ctx, r, start, false)
 	}
@@ -188,30 +157,30 @@ func refusesSignature(code int) bool {
 	return code == http.StatusBadRequest || code == http.StatusUnauthorized || code == http.StatusForbidden
 }
 
-// exchange sends r, of an attempt that began at start and ends with ctx, and reads the answer. During a rotation former says which secret
-// signs X-Quintago-Signature.
+// exchange sends r, of an attempt that began at start and ends at the deadline or with ctx, and reads the answer. During a rotation former
+// says which secret signs X-Quintago-Signature.
 func (w *Webhook) exchange(ctx context.Context, r Request, start time.Time, former bool) (result Result) {
-	seen, began, header := new(progress), time.Now(), w.header(r, former)
-	reading, cancel := context.WithCancel(ctx)
-	defer cancel()
+	seen, began, deadline := new(progress), time.Now(), start.Add(w.timeout)
+	m := w.newMessage(r, former)
+	defer m.free()
 	crashpoint.Hit(crashpoint.BeforeDial)
-	response, err := w.transport.RoundTrip(newRequest(observe(reading, seen, header), r.Target.url, header, r.Body))
-	if p, ok := errors.AsType[*panics.Error](err); ok {
-		panic(p) // of the dial
-	}
+	a, err := w.client.post(ctx, r.Target.origin, deadline, m, seen)
 	latency := time.Since(start)
-	ended := context.Cause(ctx) // read once, for it may end at any moment; nil while it has not
 	switch {
 	case err == nil:
-		crashpoint.Hit(crashpoint.AfterResponse)
-		result = read(response, cancel, r.Target.url, r.At.Add(latency))
-	case ended != nil && !errors.Is(ended, errDeadline):
+		latency = a.at.Sub(start)
+		result = resultOf(&a, r.Target.url, r.At.Add(latency))
+	case ctx.Err() != nil:
 		result = Result{Outcome: Canceled, Class: ClassCanceled, Error: "the attempt was interrupted; its result is unknown"}
 	default:
+		if p, ok := errors.AsType[*panics.Error](err); ok {
+			panic(p) // of the goroutine that sends a long request
+		}
 		f := failure{
 			host:     r.Target.url.Hostname(),
+			tls:      r.Target.origin.serverName != "",
 			timeout:  w.timeout,
-			deadline: ended != nil,
+			deadline: !time.Now().Before(deadline),
 			phase:    phase(seen.phase.Load()),
 			blocked:  seen.blocked.Load(),
 		}
@@ -225,91 +194,16 @@ func (w *Webhook) exchange(ctx context.Context, r Request, start time.Time, form
 	return result
 }
 
-// header makes the complete header of a request. During a rotation former says which secret signs X-Quintago-Signature.
-func (w *Webhook) header(r Request, former bool) http.Header {
-	h := make(http.Header, requestHeaders)
-	h["Content-Type"] = contentType
-	h["User-Agent"] = w.userAgent
-	previous := r.Target.previous
-	if !r.Rotates {
-		previous = nil
+// resultOf makes the result of an answer, which is decided by its status. Asked is the URL, and now is what Retry-After is reckoned from.
+func resultOf(a *answer, asked *url.URL, now time.Time) Result {
+	if succeeds(a.code) {
+		return Result{Outcome: Succeeded, Code: a.code}
 	}
-	r.Target.key.sign(h, r.EventID, r.At, r.Body, previous)
-	if former {
-		h[HeaderSignature] = h[HeaderSignaturePrevious]
-	}
-	h[idempotencyKey] = noValue
-	if r.Test {
-		h[HeaderTest] = []string{"true"}
-	}
-	return h
-}
-
-// mostConnections is how many connections a request is sent on at most, while kept ones end before a byte of an answer. A server that
-// dies of a request must not lose all that are kept to it.
-const mostConnections = 3
-
-// observe lets the transport report to p. It is asked for another connection, on the goroutine of RoundTrip, when a kept one has ended.
-func observe(ctx context.Context, p *progress, header http.Header) context.Context {
-	connections := 0
-	return httptrace.WithClientTrace(context.WithValue(ctx, progressKey{}, p), &httptrace.ClientTrace{
-		GetConn: func(string) {
-			p.phase.Store(int32(phaseStart))
-			p.blocked.Store(nil)
-			if connections++; connections == mostConnections {
-				delete(header, idempotencyKey)
-			}
-		},
-		TLSHandshakeStart: func() { p.reach(phaseTLS) },
-		GotConn:           func(httptrace.GotConnInfo) { p.reach(phaseSend) },
-		WroteRequest: func(info httptrace.WroteRequestInfo) {
-			if info.Err == nil {
-				p.reach(phaseHeaders)
-			}
-		},
-	})
-}
-
-// newRequest builds the request without http.NewRequest, which would parse the URL again.
-//
-// The body is a type that net/http knows, so that header and body go out in one write. GetBody allows it to use a second
-// connection if a kept one was found dead (idempotencyKey).
-func newRequest(ctx context.Context, target *url.URL, header http.Header, body []byte) *http.Request {
-	request := &http.Request{Method: http.MethodPost, URL: target, Header: header, ContentLength: int64(len(body))}
-	if len(body) > 0 { // with a Body of no bytes the length would count as unknown
-		open := func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(body)), nil }
-		request.Body, _ = open()
-		request.GetBody = open
-	}
-	return request.WithContext(ctx)
-}
-
-// read turns a response into a result, which is decided before the body is looked at. It closes the body; the connection is
-// reused if the body ended within maxBodyBytes. cancel ends the reading; asked is the URL, and now is what Retry-After is reckoned from.
-func read(response *http.Response, cancel context.CancelFunc, asked *url.URL, now time.Time) Result {
-	defer response.Body.Close()
-	code := response.StatusCode
-	if 200 <= code && code < 300 {
-		if response.ContentLength != 0 {
-			slow := time.AfterFunc(drainTimeout, cancel)
-			defer slow.Stop()
-			_, _ = io.CopyN(io.Discard, response.Body, maxBodyBytes)
-		}
-		return Result{Outcome: Succeeded, Code: code}
-	}
-
-	result := failed(classifyStatus(code, asked, response.Header.Get("Location")))
-	result.Code = code // 000 cannot be told from none, but for the sentence
-	// After 101 the body is the bare connection, and no context ends a read from it.
-	if code != http.StatusSwitchingProtocols {
-		slow := time.AfterFunc(excerptTimeout, cancel)
-		defer slow.Stop()
-		excerpt := make([]byte, maxBodyBytes)
-		n, _ := io.ReadFull(response.Body, excerpt) // what came before an error is worth keeping
-		result.Response = Sanitize(string(excerpt[:n]), maxBodyBytes)
-	}
-	result.RetryAfter = parseRetryAfter(response.Header.Get("Retry-After"), now)
-	if code == http.StatusGone {
+	result := failed(classifyStatus(a.code, asked, a.location))
+	result.Code = a.code // 000 cannot be told from none, but for the sentence
+	result.Response = Sanitize(string(a.excerpt), maxBodyBytes)
+	result.RetryAfter = parseRetryAfter(a.retryAfter, now)
+	if a.code == http.StatusGone {
 		result.Outcome = Gone
 	}
 	return result

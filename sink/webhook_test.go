@@ -178,8 +178,8 @@ func TestAttempt_DoesNotInflate(t *testing.T) {
 // countConns makes w dial through a counter.
 func countConns(w *Webhook) *atomic.Int32 {
 	var n atomic.Int32
-	dial := w.transport.DialContext
-	w.transport.DialContext = func(ctx context.Context, network, address string) (net.Conn, error) {
+	dial := w.client.dial
+	w.client.dial = func(ctx context.Context, network, address string) (net.Conn, error) {
 		n.Add(1)
 		return dial(ctx, network, address)
 	}
@@ -228,8 +228,8 @@ func (c *failingWrites) Write(b []byte) (int, error) {
 
 // failWrites makes each connection of w fail after good writes.
 func failWrites(w *Webhook, good int, err error) {
-	dial := w.transport.DialContext
-	w.transport.DialContext = func(ctx context.Context, network, address string) (net.Conn, error) {
+	dial := w.client.dial
+	w.client.dial = func(ctx context.Context, network, address string) (net.Conn, error) {
 		conn, dialErr := dial(ctx, network, address)
 		return &failingWrites{conn, good, err}, dialErr
 	}
@@ -266,12 +266,12 @@ func TestAttempt_IgnoresTheProxyEnvironment(t *testing.T) {
 	// The environment never applies to loopback, so the request goes elsewhere; the dial is what shows the way.
 	w := newTestWebhook(t, nil)
 	var dialed string
-	w.transport.DialContext = func(_ context.Context, _, address string) (net.Conn, error) {
+	w.client.dial = func(_ context.Context, _, address string) (net.Conn, error) {
 		dialed = address
 		return nil, io.EOF
 	}
 	attempt(t, w, requestTo("http://hooks.example.com"))
-	if w.transport.Proxy != nil || proxied.Load() || dialed != "hooks.example.com:80" {
+	if proxied.Load() || dialed != "hooks.example.com:80" {
 		t.Errorf("dialed %q, proxy reached: %v", dialed, proxied.Load())
 	}
 }

@@ -1,0 +1,464 @@
+package sink
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"slices"
+	"strings"
+	"time"
+)
+
+const (
+	maxHeaderBytes = 32 << 10 // of an answer's head, with the informational ones before it
+	maxBodyBytes   = 4 << 10  // of what is read of an answer's body
+	// maxFramingBytes bounds what surrounds the content of a chunked body: sizes, extensions, the trailer.
+	maxFramingBytes = 8 << 10
+	// answerBytes is room for nearly every answer; the buffer grows for the rest.
+	answerBytes = 4 << 10
+)
+
+// Errors of an answer. None of their texts holds what a server sent.
+var (
+	errMalformed    = errors.New("the answer is not valid HTTP")
+	errNoStatusLine = errors.New("the answer does not begin with a status line")
+	errHTTP2        = errors.New("the answer is HTTP/2")
+	errHeadTooLarge = errors.New("the answer's headers are too large")
+)
+
+// head is what the head of an answer says, as far as an attempt needs it.
+type head struct {
+	code       int
+	length     int64         // Content-Length, or -1
+	chunked    bool          // wins over the length (RFC 9112, section 6.3)
+	last       bool          // no other request may follow on the connection; while it is parsed, HTTP/1.0
+	keepFor    time.Duration // Keep-Alive: timeout, or -1
+	retryAfter string
+	location   string
+}
+
+// empty reports whether no body follows (RFC 9112, section 6.3).
+func (h *head) empty() bool {
+	return h.code == 204 || h.code == 304 || !h.chunked && h.length == 0
+}
+
+// informational reports whether another head follows. 101 is the last one that is HTTP.
+func (h *head) informational() bool { return 100 <= h.code && h.code < 200 && h.code != 101 }
+
+// parseHead parses a status line and the header fields behind it, with the blank line at their end (RFC 9112, sections 4 and 5). It
+// takes a bare LF for the end of a line, as that section allows, and refuses whatever leaves room for two readings: fields that are
+// spelled wrongly, lengths that differ, and transfer codings other than chunked.
+func parseHead(b []byte) (head, error) {
+	line, b := cutLine(b)
+	h, err := parseStatusLine(line)
+	if err != nil {
+		return head{}, err
+	}
+	var f framing
+	name := []byte(nil)
+	for len(b) > 0 {
+		if line, b = cutLine(b); len(line) == 0 {
+			break
+		}
+		if line[0] == ' ' || line[0] == '\t' {
+			// A value that goes on (obs-fold). It may not decide how long the answer is, or that another one follows.
+			if name == nil || foldsTo(name, "content-length") || foldsTo(name, "transfer-encoding") || !validValue(line) {
+				return head{}, errMalformed
+			}
+			f.closes = f.closes || foldsTo(name, "connection")
+			continue
+		}
+		colon := bytes.IndexByte(line, ':')
+		if colon < 1 || !isToken(line[:colon]) || !validValue(line[colon+1:]) {
+			return head{}, errMalformed
+		}
+		name = line[:colon]
+		if err := h.field(name, trimBlanks(line[colon+1:]), &f); err != nil {
+			return head{}, err
+		}
+	}
+	h.frame(f)
+	return h, nil
+}
+
+// framing is what the fields say of the length of an answer and of its connection.
+type framing struct {
+	coded           bool // there is a Transfer-Encoding
+	closes, keepsOn bool
+	retries, moves  bool // the field was there before
+}
+
+// parseStatusLine parses HTTP/x.y, a blank, three digits, and a reason that is not looked at (RFC 9112, section 4). A later version is read
+// as 1.1, for some servers write one before an answer that is.
+func parseStatusLine(line []byte) (head, error) {
+	const major, minor, digits = len("HTTP/"), len("HTTP/1."), len("HTTP/1.1 ")
+	if len(line) < digits+3 || !bytes.HasPrefix(line, []byte("HTTP/")) || !isDigit(line[major]) || line[major+1] != '.' || !isDigit(line[minor]) || line[minor+1] != ' ' {
+		return head{}, errNoStatusLine
+	}
+	h := head{length: -1, keepFor: -1, last: line[major] == '0' || string(line[major:minor+1]) == "1.0"}
+	for _, c := range line[digits : digits+3] {
+		if !isDigit(c) {
+			return head{}, errMalformed
+		}
+		h.code = 10*h.code + int(c-'0')
+	}
+	if reason := line[digits+3:]; len(reason) > 0 && reason[0] != ' ' {
+		return head{}, errMalformed
+	}
+	return h, nil
+}
+
+// field takes note of one header field.
+func (h *head) field(name, value []byte, f *framing) error {
+	switch len(name) {
+	case len("location"):
+		if foldsTo(name, "location") && !f.moves {
+			h.location, f.moves = string(value), true
+		}
+	case len("connection"): // and keep-alive
+		if foldsTo(name, "connection") {
+			for token := range bytes.SplitSeq(value, []byte{','}) {
+				token = trimBlanks(token)
+				f.closes = f.closes || foldsTo(token, "close")
+				f.keepsOn = f.keepsOn || foldsTo(token, "keep-alive")
+			}
+		} else if foldsTo(name, "keep-alive") {
+			h.keepFor = keepAliveTimeout(value)
+		}
+	case len("retry-after"):
+		if foldsTo(name, "retry-after") && !f.retries {
+			h.retryAfter, f.retries = string(value), true
+		}
+	case len("content-length"):
+		if foldsTo(name, "content-length") {
+			n, ok := parseLength(value)
+			if !ok || h.length >= 0 && h.length != n {
+				return errMalformed
+			}
+			h.length = n
+		}
+	case len("transfer-encoding"):
+		if foldsTo(name, "transfer-encoding") {
+			if old := h.last; !old && (f.coded || !foldsTo(value, "chunked")) {
+				return errMalformed
+			}
+			f.coded = true
+		}
+	}
+	return nil
+}
+
+// frame decides how the answer ends and whether its connection may be used again.
+func (h *head) frame(f framing) {
+	old := h.last
+	h.chunked = f.coded && !old
+	// Whatever could be read in two ways ends the connection: two lengths, a coding from a server that knows none, a body where
+	// none may be (RFC 9112, sections 6.1 and 6.3).
+	twice := f.coded && h.length >= 0
+	bodyless := (h.code == 204 || h.code == 304) && (f.coded || h.code == 204 && h.length > 0)
+	if f.coded && old {
+		h.length = -1
+	}
+	h.last = f.closes || old && !f.keepsOn || f.coded && old || twice || bodyless || h.code <= 101
+	if !h.empty() && !h.chunked && h.length < 0 {
+		h.last = true // the body ends with the connection
+	}
+}
+
+// cutLine returns the first line of b without its end, and what is behind it.
+func cutLine(b []byte) (line, rest []byte) {
+	i := bytes.IndexByte(b, '\n')
+	if i < 0 {
+		return b, nil
+	}
+	line, rest = b[:i], b[i+1:]
+	if n := len(line); n > 0 && line[n-1] == '\r' {
+		line = line[:n-1]
+	}
+	return line, rest
+}
+
+// keepAliveTimeout reads "timeout=5, max=100", or returns -1. The field is of RFC 2068, section 19.7.1, and is sent by most servers.
+func keepAliveTimeout(value []byte) time.Duration {
+	for parameter := range bytes.SplitSeq(value, []byte{','}) {
+		name, number, _ := bytes.Cut(parameter, []byte{'='})
+		if !foldsTo(trimBlanks(name), "timeout") {
+			continue
+		}
+		if n, ok := parseLength(bytes.Trim(trimBlanks(number), `"`)); ok {
+			return time.Duration(min(n, 3600)) * time.Second
+		}
+	}
+	return -1
+}
+
+// parseLength reads digits, at most 18 of them.
+func parseLength(b []byte) (n int64, ok bool) {
+	if len(b) == 0 || len(b) > 18 {
+		return 0, false
+	}
+	for _, c := range b {
+		if !isDigit(c) {
+			return 0, false
+		}
+		n = 10*n + int64(c-'0')
+	}
+	return n, true
+}
+
+func isDigit(c byte) bool { return '0' <= c && c <= '9' }
+
+// foldsTo reports whether b is the word lower, in whatever case.
+func foldsTo(b []byte, lower string) bool {
+	if len(b) != len(lower) {
+		return false
+	}
+	for i, c := range b {
+		if 'A' <= c && c <= 'Z' {
+			c += 'a' - 'A'
+		}
+		if c != lower[i] {
+			return false
+		}
+	}
+	return true
+}
+
+func trimBlanks(b []byte) []byte { return bytes.Trim(b, " \t") }
+
+// isToken reports whether b is a token (RFC 9110, section 5.6.2). There is no blank in one, so none stands before the colon either.
+func isToken(b []byte) bool {
+	return !bytes.ContainsFunc(b, func(r rune) bool {
+		return r <= ' ' || r > '~' || strings.ContainsRune(`"(),/:;<=>?@[\]{}`, r)
+	})
+}
+
+// validValue reports whether b has no control characters but tabs (RFC 9110, section 5.5).
+func validValue(b []byte) bool {
+	for _, c := range b {
+		if c < ' ' && c != '\t' || c == 0x7f {
+			return false
+		}
+	}
+	return true
+}
+
+// incoming reads answers from a connection. What it has read of from and not used is b[r:w].
+type incoming struct {
+	from io.Reader
+	b    []byte
+	r, w int
+}
+
+// begun reports whether anything has come.
+func (in *incoming) begun() bool { return in.w > 0 }
+
+func (in *incoming) unused() []byte { return in.b[in.r:in.w] }
+
+// more reads once. It makes room first: the buffer grows up to maxHeaderBytes.
+func (in *incoming) more() error {
+	switch {
+	case in.w < len(in.b):
+	case in.r > 0:
+		in.w = copy(in.b, in.unused())
+		in.r = 0
+	default:
+		in.b = slices.Grow(in.b, len(in.b))
+		in.b = in.b[:min(cap(in.b), maxHeaderBytes+answerBytes)]
+	}
+	n, err := in.from.Read(in.b[in.w:])
+	in.w += n
+	switch {
+	case n > 0:
+		return nil // an error comes again
+	case err == nil:
+		return io.ErrNoProgress // no connection does this
+	case err == io.EOF && in.w > in.r:
+		return io.ErrUnexpectedEOF
+	}
+	return err
+}
+
+// head reads the head of an answer, of at most limit bytes, and says how many it has.
+func (in *incoming) head(limit int) (h head, size int, err error) {
+	for looked := 0; ; {
+		unused := in.unused()
+		if err := checkStart(unused); err != nil {
+			return head{}, 0, err
+		}
+		if n := endOfHead(unused, looked); n > 0 && n <= limit {
+			in.r += n
+			h, err := parseHead(unused[:n])
+			return h, n, err
+		} else if n > limit || len(unused) >= limit {
+			return head{}, 0, errHeadTooLarge
+		}
+		looked = max(0, len(unused)-len("\r\n"))
+		if err := in.more(); err != nil {
+			return head{}, 0, err
+		}
+	}
+}
+
+// checkStart finds out with the first bytes that they are not of a status line: a server that speaks something else may send no end of a
+// line, and wait.
+func checkStart(b []byte) error {
+	const status = "HTTP/"
+	if n := min(len(b), len(status)); string(b[:n]) == status[:n] {
+		return nil
+	}
+	// A server that speaks HTTP/2 begins with a SETTINGS frame, or refuses by GOAWAY (RFC 9113, sections 3.4 and 4.1): three bytes
+	// of length, the type, flags, and stream 0.
+	const frameHeader = 9
+	if b[0] == 0 && len(b) < frameHeader {
+		return nil
+	}
+	if b[0] == 0 && (b[3] == 4 || b[3] == 7) && b[5]|b[6]|b[7]|b[8] == 0 {
+		return errHTTP2
+	}
+	return errNoStatusLine
+}
+
+// endOfHead returns the length of the head that b begins with, or 0 if its end is not there yet. It has looked at so many bytes before.
+func endOfHead(b []byte, looked int) int {
+	for i := looked; ; {
+		n := bytes.IndexByte(b[i:], '\n')
+		if n < 0 {
+			return 0
+		}
+		i += n + 1
+		switch rest := b[i:]; {
+		case bytes.HasPrefix(rest, []byte("\n")):
+			return i + 1
+		case bytes.HasPrefix(rest, []byte("\r\n")):
+			return i + 2
+		}
+	}
+}
+
+// body reads the body behind a head, at most maxBodyBytes of it. It returns the content, when keep is set, and reports whether the answer
+// has ended, so that another one may follow. What ended the reading is no matter: the status is known.
+func (in *incoming) body(h *head, keep bool) (content []byte, ended bool) {
+	c := contentOf{in: in, keep: keep, left: maxBodyBytes}
+	switch {
+	case h.empty():
+		return nil, true
+	case h.chunked:
+		ended = c.chunks()
+	case h.length >= 0:
+		ended = c.copy(h.length)
+	default:
+		c.copy(maxBodyBytes + 1) // until the connection ends
+	}
+	return c.content, ended
+}
+
+// contentOf is the content of a body that is being read.
+type contentOf struct {
+	in      *incoming
+	keep    bool
+	left    int // how many bytes more may be read
+	framing int // bytes of a chunked body that are no content
+	content []byte
+}
+
+// copy reads n bytes, and reports whether they came and were not too many.
+func (c *contentOf) copy(n int64) bool {
+	for n > 0 && c.left > 0 {
+		unused := c.in.unused()
+		if len(unused) == 0 {
+			if c.in.more() != nil {
+				return false
+			}
+			continue
+		}
+		unused = unused[:min(int64(len(unused)), n, int64(c.left))]
+		if c.keep {
+			c.content = append(c.content, unused...)
+		}
+		c.in.r += len(unused)
+		c.left -= len(unused)
+		n -= int64(len(unused))
+	}
+	return n == 0
+}
+
+// chunks reads chunks and the trailer behind them (RFC 9112, section 7.1), strictly: a line ends with CR and LF, and a size has at most
+// fifteen digits.
+func (c *contentOf) chunks() bool {
+	for {
+		line, ok := c.line()
+		size, valid := parseChunkSize(line)
+		switch {
+		case !ok, !valid:
+			return false
+		case size == 0:
+			return c.trailer()
+		case !c.copy(size):
+			return false
+		}
+		if end, ok := c.line(); !ok || len(end) > 0 {
+			return false
+		}
+	}
+}
+
+// trailer reads fields that nobody needs, up to the blank line.
+func (c *contentOf) trailer() bool {
+	for {
+		line, ok := c.line()
+		if !ok || len(line) == 0 {
+			return ok
+		}
+		if colon := bytes.IndexByte(line, ':'); colon < 1 || !isToken(line[:colon]) || !validValue(line[colon+1:]) {
+			return false
+		}
+	}
+}
+
+// line reads a line of the framing. It is valid until the next read.
+func (c *contentOf) line() ([]byte, bool) {
+	for {
+		unused := c.in.unused()
+		if end := bytes.IndexByte(unused, '\n'); end >= 0 {
+			c.in.r += end + 1
+			c.framing += end + 1
+			line, crlf := bytes.CutSuffix(unused[:end], []byte{'\r'})
+			return line, crlf && c.framing <= maxFramingBytes
+		}
+		if len(unused) > maxFramingBytes {
+			return nil, false
+		}
+		if c.in.more() != nil {
+			return nil, false
+		}
+	}
+}
+
+// parseChunkSize reads hexadecimal digits and checks the extensions behind them, which mean nothing here.
+func parseChunkSize(line []byte) (size int64, ok bool) {
+	digits := 0
+	for ; digits < len(line); digits++ {
+		value, hex := hexValue(line[digits])
+		if !hex {
+			break
+		}
+		if digits == 15 {
+			return 0, false
+		}
+		size = size<<4 | value
+	}
+	rest := line[digits:]
+	blank := len(trimBlanks(rest)) == 0 // some servers pad the size
+	return size, digits > 0 && (blank || rest[0] == ';' && validValue(rest))
+}
+
+func hexValue(c byte) (value int64, ok bool) {
+	switch {
+	case isDigit(c):
+		return int64(c - '0'), true
+	case 'a' <= c|0x20 && c|0x20 <= 'f':
+		return int64(c|0x20-'a') + 10, true
+	}
+	return 0, false
+}

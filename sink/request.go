@@ -1,0 +1,99 @@
+package sink
+
+import (
+	"net"
+	"net/url"
+	"strconv"
+	"strings"
+	"sync"
+)
+
+// oneWrite is the longest body that goes out with the head in one system call. The socket's buffers take that much even if the server
+// reads nothing, so that its answer can be read on the same goroutine.
+const oneWrite = 32 << 10
+
+// message is a request as it goes over the wire.
+type message struct {
+	first []byte // the head, and the body if it is short
+	rest  []byte // the body if it is long
+}
+
+// messages keeps the buffers of message.first.
+var messages = sync.Pool{New: func() any { return new(message) }}
+
+// free gives a message back. Nothing may use it any more.
+func (m *message) free() {
+	m.rest = nil
+	messages.Put(m)
+}
+
+// newMessage writes out a request. During a rotation former says which secret signs X-Quintago-Signature.
+func (w *Webhook) newMessage(r Request, former bool) *message {
+	m := messages.Get().(*message)
+	b := append(m.first[:0], r.Target.start...)
+	b = append(b, "\r\nUser-Agent: "...)
+	b = append(b, w.userAgent...)
+	b = append(b, "\r\nContent-Type: application/json\r\nContent-Length: "...)
+	b = strconv.AppendInt(b, int64(len(r.Body)), 10)
+	b = r.appendSignatures(b, former)
+	if r.Test {
+		b = append(b, "\r\n"+HeaderTest+": true"...)
+	}
+	b = append(b, "\r\n\r\n"...)
+	if len(r.Body) <= oneWrite {
+		b = append(b, r.Body...)
+	} else {
+		m.rest = r.Body
+	}
+	m.first = b
+	return m
+}
+
+// appendSignatures appends the fields that Sign sets.
+func (r *Request) appendSignatures(b []byte, former bool) []byte {
+	t := r.Target
+	var scratch [20]byte
+	timestamp := strconv.AppendInt(scratch[:0], r.At.Unix(), 10)
+	b = append(b, "\r\n"+HeaderID+": "...)
+	b = append(b, r.EventID...)
+	b = append(b, "\r\n"+HeaderTimestamp+": "...)
+	b = append(b, timestamp...)
+	b = append(b, "\r\n"+HeaderStandardSignature+": "...)
+	b = t.key.appendStandard(b, r.EventID, timestamp, r.Body)
+	first := &t.key
+	if r.Rotates && t.previous != nil {
+		b = append(b, ' ')
+		b = t.previous.appendStandard(b, r.EventID, timestamp, r.Body)
+		b = append(b, "\r\n"+HeaderSignaturePrevious+": "...)
+		b = t.previous.appendQuintago(b, r.Body)
+		if former {
+			first = t.previous
+		}
+	}
+	b = append(b, "\r\n"+HeaderSignature+": "...)
+	return first.appendQuintago(b, r.Body)
+}
+
+// startOf writes the lines of a request that are the same for all to a URL.
+func startOf(u *url.URL) []byte {
+	return []byte("POST " + u.RequestURI() + " HTTP/1.1\r\nHost: " + strings.TrimSuffix(u.Host, ":"))
+}
+
+// originOf says where a URL's server is.
+func originOf(u *url.URL) origin {
+	o := origin{address: net.JoinHostPort(u.Hostname(), port(u))}
+	if u.Scheme == "https" {
+		o.serverName = u.Hostname()
+	}
+	return o
+}
+
+func port(u *url.URL) string {
+	switch {
+	case u.Port() != "":
+		return u.Port()
+	case u.Scheme == "https":
+		return "443"
+	}
+	return "80"
+}
