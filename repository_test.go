@@ -72,7 +72,7 @@ func TestRepository_ImportsGoDownward(t *testing.T) {
 		"testenv":      nil,
 		"testenv/demo": {"testenv"},
 
-		"testenv/bench":   {"testenv"},
+		"testenv/bench":   {"testenv", "sink", "secret"}, // the client without the agent
 		"testenv/torture": {"testenv"},
 
 		"testenv/zoo":       nil,

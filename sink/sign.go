@@ -2,9 +2,7 @@ package sink
 
 import (
 	"bytes"
-	"crypto/hmac"
 	"crypto/rand"
-	"crypto/sha256"
 	"encoding/base64"
 	"encoding/hex"
 	"errors"
@@ -154,10 +152,10 @@ func checkSpelling(s string) error {
 func (k *signingKey) signQuintago(body []byte) string { return string(k.appendQuintago(nil, body)) }
 
 func (k *signingKey) appendQuintago(b, body []byte) []byte {
-	mac := hmac.New(sha256.New, k.quintago)
+	mac := newMac(k.quintago)
 	mac.Write(body)
-	var sum [sha256.Size]byte
-	return hex.AppendEncode(append(b, quintagoPrefix...), mac.Sum(sum[:0]))
+	sum := mac.end()
+	return hex.AppendEncode(append(b, quintagoPrefix...), sum[:])
 }
 
 // signStandard returns one entry of Webhook-Signature.
@@ -166,7 +164,7 @@ func (k *signingKey) signStandard(eventID, timestamp string, body []byte) string
 }
 
 func (k *signingKey) appendStandard(b []byte, eventID string, timestamp, body []byte) []byte {
-	mac := hmac.New(sha256.New, k.standard)
+	mac := newMac(k.standard)
 	b = append(b, standardPrefix...)
 	at := len(b)
 	b = append(b, eventID...)
@@ -175,6 +173,6 @@ func (k *signingKey) appendStandard(b []byte, eventID string, timestamp, body []
 	b = append(b, '.')
 	mac.Write(b[at:])
 	mac.Write(body)
-	var sum [sha256.Size]byte
-	return base64.StdEncoding.AppendEncode(b[:at], mac.Sum(sum[:0]))
+	sum := mac.end()
+	return base64.StdEncoding.AppendEncode(b[:at], sum[:])
 }

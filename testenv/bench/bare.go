@@ -37,7 +37,7 @@ func runBare(ctx context.Context, task bareTask) (result struct{}, err error) {
 	if err != nil {
 		return result, err
 	}
-	transport := newTransport(task.Concurrency, nil)
+	transport := newTransport(task.Concurrency)
 	var posts errgroup.Group
 	posts.SetLimit(task.Concurrency)
 	var confirmed time.Time

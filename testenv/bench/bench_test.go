@@ -50,11 +50,23 @@ func TestLatencies_PairArrivalsWithCommits(t *testing.T) {
 // The floor must send what the agent sends, or the comparison means nothing.
 func TestFloor_SignsAsTheAgentDoes(t *testing.T) {
 	r := testenv.StartReceiver(t, secret)
-	if err := post(newTransport(1, nil), r.URL, "evt_1", envelope("evt_1", "venue_1")); err != nil {
-		t.Fatal(err)
+	for _, client := range []bool{false, true} {
+		send, err := sender(floorTask{URLs: []string{r.URL}, Concurrency: 1, Client: client})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := send(0, "evt_1", envelope("evt_1", "venue_1")); err != nil {
+			t.Fatal(err)
+		}
 	}
-	if got := r.Received()[0]; got.SignatureErr != nil || got.ID != "evt_1" {
-		t.Errorf("%q arrived with %v", got.ID, got.SignatureErr)
+	got := r.Received()
+	if len(got) != 2 {
+		t.Fatalf("%d requests", len(got))
+	}
+	for _, got := range got {
+		if got.SignatureErr != nil || got.ID != "evt_1" {
+			t.Errorf("%q arrived with %v", got.ID, got.SignatureErr)
+		}
 	}
 }
 

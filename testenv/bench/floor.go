@@ -6,7 +6,6 @@ import (
 	"crypto/hmac"
 	"crypto/sha256"
 	"crypto/tls"
-	"crypto/x509"
 	"encoding/base64"
 	"encoding/hex"
 	"encoding/json"
@@ -14,6 +13,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/netip"
 	"os"
 	"os/exec"
 	"strconv"
@@ -23,6 +23,8 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	secrets "github.com/quintago/webhook-agent/secret"
+	"github.com/quintago/webhook-agent/sink"
 	"github.com/quintago/webhook-agent/testenv"
 )
 
@@ -77,7 +79,9 @@ type floorTask struct {
 	URLs        []string
 	Concurrency int
 	Length      time.Duration
-	CA          []byte // PEM
+	CAFile      string // PEM
+	// Client has package sink's client make the requests, as the agent does, in place of net/http.
+	Client bool
 }
 
 // floorResult is what it did.
@@ -87,9 +91,15 @@ type floorResult struct {
 	CPU      time.Duration // of the process
 }
 
+// rate is how many requests it made in a second.
+func (r floorResult) rate() float64 { return float64(r.Requests) / r.Took.Seconds() }
+
 // runFloor signs and POSTs, to the URLs in turn, as many requests at a time as the task says.
 func runFloor(ctx context.Context, task floorTask) (floorResult, error) {
-	transport := newTransport(task.Concurrency, task.CA)
+	send, err := sender(task)
+	if err != nil {
+		return floorResult{}, err
+	}
 	var (
 		next    atomic.Int64
 		workers errgroup.Group
@@ -100,7 +110,7 @@ func runFloor(ctx context.Context, task floorTask) (floorResult, error) {
 			for time.Since(began) < task.Length && ctx.Err() == nil {
 				n := next.Add(1)
 				body := envelope(fmt.Sprintf("evt_%026d", n), "venue_1")
-				if err := post(transport, task.URLs[int(n)%len(task.URLs)], fmt.Sprintf("evt_%026d", n), body); err != nil {
+				if err := send(int(n)%len(task.URLs), fmt.Sprintf("evt_%026d", n), body); err != nil {
 					return err
 				}
 			}
@@ -115,19 +125,44 @@ func runFloor(ctx context.Context, task floorTask) (floorResult, error) {
 	return floorResult{Requests: next.Load(), Took: took, CPU: cpu}, err
 }
 
-// newTransport has the settings of the agent's.
-func newTransport(concurrency int, ca []byte) *http.Transport {
-	pool := x509.NewCertPool()
-	pool.AppendCertsFromPEM(ca)
+// sender returns what makes one request, to one of the URLs.
+func sender(task floorTask) (func(to int, id string, body []byte) error, error) {
+	if err := os.Setenv("SSL_CERT_FILE", task.CAFile); err != nil { // as the agent is told of it
+		return nil, err
+	}
+	if !task.Client {
+		transport := newTransport(task.Concurrency)
+		return func(to int, id string, body []byte) error { return post(transport, task.URLs[to], id, body) }, nil
+	}
+	w, err := sink.NewWebhook(sink.WebhookConfig{
+		Version: "bench", Timeout: agentTimeout, AllowHTTP: true, AllowNetworks: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")},
+		MaxIdlePerHost: task.Concurrency, MaxIdle: max(10_000, task.Concurrency),
+	})
+	if err != nil {
+		return nil, err
+	}
+	var targets []*sink.Target
+	for _, url := range task.URLs {
+		targets = append(targets, w.Target(url, secrets.New(secret), secrets.Text{}))
+	}
+	return func(to int, id string, body []byte) error {
+		r := w.Attempt(context.Background(), sink.Request{Target: targets[to], EventID: id, Body: body})
+		if r.Outcome != sink.Succeeded {
+			return fmt.Errorf("%s: %s", task.URLs[to], r.Error)
+		}
+		return nil
+	}, nil
+}
+
+// newTransport has the settings that the agent had while it used net/http.
+func newTransport(concurrency int) *http.Transport {
 	protocols := new(http.Protocols)
 	protocols.SetHTTP1(true)
 	dialer := &net.Dialer{Timeout: agentTimeout, KeepAlive: 30 * time.Second}
 	return &http.Transport{
-		DialContext: dialer.DialContext,
-		Protocols:   protocols,
-		TLSClientConfig: &tls.Config{
-			MinVersion: tls.VersionTLS12, RootCAs: pool, ClientSessionCache: tls.NewLRUClientSessionCache(1024),
-		},
+		DialContext:            dialer.DialContext,
+		Protocols:              protocols,
+		TLSClientConfig:        &tls.Config{MinVersion: tls.VersionTLS12, ClientSessionCache: tls.NewLRUClientSessionCache(1024)},
 		DisableCompression:     true,
 		MaxResponseHeaderBytes: 32 << 10,
 		MaxIdleConns:           max(512, concurrency),

@@ -3,8 +3,9 @@
 //
 // # What is compared
 //
-// The floor is what this machine can do at most: a process that signs and POSTs the same bodies to the same receiver, with
-// the settings of net/http that the agent uses and as many requests at a time, and without a database (floor.go). The bare
+// The floor is what this machine can do at most by the standard library: a process that signs and POSTs the same bodies to the same
+// receiver by net/http, as many at a time, and without a database (floor.go). It is shown with the agent's own client (package sink)
+// too. The bare
 // reader is what the stream costs at least: a process that decodes it with pglogrepl, POSTs at once and records nothing
 // (bare.go). Neither keeps any of the agent's promises.
 //
