@@ -156,7 +156,7 @@ over when the first is gone.`,
 				return err
 			}
 			log := NewLogger(a.stderr, cfg.Log)
-			slog.SetDefault(log) // net/http says on the standard logger what hostile servers do
+			slog.SetDefault(log) // libraries that know only the standard logger speak there
 			return Run(cmd.Context(), cfg, log)
 		},
 	}

@@ -60,8 +60,8 @@ func (w *Webhook) parseURL(raw string) (*url.URL, error) {
 	return u, nil
 }
 
-// escapeQuery percent-encodes what RFC 3986, section 3.4, does not allow in a query. net/http would send it as it is, and many servers
-// answer 400. What is encoded already stays.
+// escapeQuery percent-encodes what RFC 3986, section 3.4, does not allow in a query: to such a request many
+// servers answer 400. What is encoded already stays.
 func escapeQuery(query string) string {
 	if !strings.ContainsFunc(query, notInQuery) {
 		return query
@@ -94,7 +94,7 @@ func (w *Webhook) checkHost(u *url.URL) error {
 	if host == "" {
 		return errors.New("the URL has no host")
 	}
-	// net/http would map such a name to ASCII after every check of ours.
+	// Its ASCII form is another name, which no check of ours has seen.
 	if strings.ContainsFunc(host, func(r rune) bool { return r > '~' }) {
 		return errors.New("the URL's host name must be ASCII; use its xn-- form")
 	}
