@@ -15,6 +15,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/quintago/webhook-agent/secret"
 )
 
 // script is a server that answers each request on a connection by what it is told, and ends a connection when there is no more to say.
@@ -146,7 +148,7 @@ func TestClient_FollowsANameThatHasMoved(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w, s := pipeScript(t, func(int64, int64) string { return ok200 }, nil)
 		start := time.Now()
-		for s.connections.Load() < 2 {
+		for s.connections.Load() < 2 && time.Since(start) < 2*connAge {
 			attempt(t, w, requestTo("http://hooks.example.com"))
 			<-time.After(time.Second)
 		}
@@ -229,6 +231,62 @@ func TestClient_KeepsTheConnectionsThatWereUsedLast(t *testing.T) {
 			t.Errorf("%d connections of two attempts after Close", n)
 		}
 		synctest.Wait() // a connection that was left open would keep its server, and the bubble
+	})
+}
+
+// What has come over an idle connection is not the answer to the next request, though it looks like one.
+func TestClient_LooksAtAConnectionBeforeItUsesIt(t *testing.T) {
+	idle := make(chan struct{})
+	w := newTestWebhook(t, nil)
+	address := serveRaw(t, false, func(conn net.Conn) {
+		write(conn, ok200)
+		<-idle
+		write(conn, "HTTP/1.1 500 Unasked\r\nContent-Length: 0\r\n\r\n")
+		_, _ = io.Copy(io.Discard, conn)
+	})
+	first := requestTo("http://" + address)
+	if got := attempt(t, w, first); got.Code != 200 {
+		t.Fatalf("%+v", got)
+	}
+	close(idle)
+	c := w.client.idle.oldest.Front().Value.(*conn)
+	for deadline := time.Now().Add(10 * time.Second); ; runtime.Gosched() {
+		if err := c.socket.Control(c.peek); err != nil || time.Now().After(deadline) {
+			t.Fatal("the unasked answer does not come")
+		}
+		if c.peeked == nil {
+			break
+		}
+	}
+	if got := attempt(t, w, first); got.Code != 200 {
+		t.Errorf("the unasked answer counts: %+v", got)
+	}
+}
+
+// Connections that end now and then are kept all the same, and of one origin as many as are allowed.
+func TestClient_KeepsConnectionsThatMostlyWork(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w, s := pipeScript(t, func(_, request int64) string {
+			if request > 2 {
+				return ""
+			}
+			return ok200
+		}, func(c *WebhookConfig) { c.MaxIdlePerHost = 2 })
+		for range 40 {
+			attempt(t, w, requestTo("http://hooks.example.com"))
+		}
+		if n := s.connections.Load(); n != 20 {
+			t.Errorf("%d connections for 40 requests, where each serves two", n)
+		}
+		var all sync.WaitGroup
+		for range 5 {
+			all.Go(func() { attempt(t, w, requestTo("http://other.example.com")) })
+		}
+		all.Wait()
+		if n := len(w.client.idle.origins[w.Target("http://other.example.com", secret.New("x"), secret.Text{}).origin].conns); n != 2 {
+			t.Errorf("%d idle connections to one host, want 2", n)
+		}
+		w.Close()
 	})
 }
 
