@@ -49,7 +49,7 @@ func (c *client) post(ctx context.Context, to origin, deadline time.Time, m *mes
 	if kept := c.idle.take(to, time.Now()); kept != nil {
 		seen.reach(phaseSend)
 		a, keep, err := kept.exchange(ctx, deadline, m, seen)
-		if stale := isStale(&a, err) && ctx.Err() == nil; !stale {
+		if !isStale(&a, err) {
 			c.done(kept, keep)
 			return a, err
 		}

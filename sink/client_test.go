@@ -15,8 +15,6 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
-
-	"github.com/quintago/webhook-agent/secret"
 )
 
 // script is a server that answers each request on a connection by what it is told, and ends a connection when there is no more to say.
@@ -263,7 +261,7 @@ func TestClient_LooksAtAConnectionBeforeItUsesIt(t *testing.T) {
 	}
 }
 
-// Connections that end now and then are kept all the same, and of one origin as many as are allowed.
+// Connections that end now and then are kept all the same.
 func TestClient_KeepsConnectionsThatMostlyWork(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w, s := pipeScript(t, func(_, request int64) string {
@@ -271,20 +269,33 @@ func TestClient_KeepsConnectionsThatMostlyWork(t *testing.T) {
 				return ""
 			}
 			return ok200
-		}, func(c *WebhookConfig) { c.MaxIdlePerHost = 2 })
+		}, nil)
 		for range 40 {
 			attempt(t, w, requestTo("http://hooks.example.com"))
 		}
 		if n := s.connections.Load(); n != 20 {
 			t.Errorf("%d connections for 40 requests, where each serves two", n)
 		}
-		var all sync.WaitGroup
-		for range 5 {
-			all.Go(func() { attempt(t, w, requestTo("http://other.example.com")) })
+		w.Close()
+	})
+}
+
+func TestClient_KeepsAsManyConnectionsToOneHostAsItMay(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const attempts, most = 5, 2
+		var together, all sync.WaitGroup
+		together.Add(attempts)
+		w, _ := pipeScript(t, func(int64, int64) string {
+			together.Done()
+			together.Wait()
+			return ok200
+		}, func(c *WebhookConfig) { c.MaxIdlePerHost = most })
+		for range attempts {
+			all.Go(func() { attempt(t, w, requestTo("http://hooks.example.com")) })
 		}
 		all.Wait()
-		if n := len(w.client.idle.origins[w.Target("http://other.example.com", secret.New("x"), secret.Text{}).origin].conns); n != 2 {
-			t.Errorf("%d idle connections to one host, want 2", n)
+		if n := w.client.idle.oldest.Len(); n != most {
+			t.Errorf("%d connections are kept, want %d", n, most)
 		}
 		w.Close()
 	})
