@@ -31,6 +31,7 @@ var scenarios = []scenario{
 	{"sizes: all endpoints are due", onEndpoint((*bench).manyDue)},
 	{"sizes: a database that is far away", onEndpoint((*bench).farDatabase)},
 	{"sizes: a slot is lost", onEndpoint((*bench).lostSlot)},
+	{"sizes: large bodies", (*bench).largeBodies},
 	{"cost", onEndpoint((*bench).cost)},
 	{"idle", onEndpoint((*bench).atRest)},
 }
