@@ -84,3 +84,44 @@ func (b *bench) bodiesOf(ctx context.Context, options agentOptions, size, events
 	})
 	return nil
 }
+
+// hangingBodies sends each of very many endpoints that hang an event of its own that is as large as the default allows.
+func (b *bench) hangingBodies(ctx context.Context) (err error) {
+	const size = 4<<20 - 1<<10
+	d, err := b.newDatabase(ctx, agentOptions{})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, d.drop(ctx)) }()
+	for i := range b.hanging {
+		if err := d.endpoint(ctx, fmt.Sprintf("ep_%d", i), venue(i), b.customers.url(silent, i)); err != nil {
+			return err
+		}
+	}
+	if err := d.start(ctx); err != nil {
+		return err
+	}
+	for i := range b.hanging {
+		if _, err := d.conn.Exec(ctx, insertBody, eventType, venue(i), size); err != nil {
+			return fmt.Errorf("write an event of %d bytes: %w", size, err)
+		}
+	}
+	err = d.await(ctx, bodiesTimeout, "all large events have been attempted", func() (bool, error) {
+		var attempted int
+		err := d.conn.QueryRow(ctx, `select count(*) from webhooks.deliveries where attempts > 0`).Scan(&attempted)
+		return attempted >= b.hanging, err
+	})
+	if err != nil {
+		return err
+	}
+	most, err := testenv.PeakMemory(d.agent.PID)
+	if err != nil {
+		return err
+	}
+	b.report.add(row{
+		scenario: fmt.Sprintf("an event of %s to each of %d endpoints that hang", mebibytes(size), b.hanging),
+		value:    fmt.Sprintf("agent %s at most", mebibytes(most)),
+		goal:     "below " + mebibytes(goalMemory), reached: most < goalMemory,
+	})
+	return nil
+}
