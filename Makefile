@@ -50,7 +50,7 @@ mutants: ## show that the torture notices: build agents with a bug each, and hav
 	$(build_torture)
 	@bin/torture mutants $(ARGS)
 
-zoo: ## serve what goes wrong with customers' servers, more than eighty behaviours, until Ctrl-C
+zoo: ## serve what goes wrong with customers' servers, a hundred behaviours, until Ctrl-C
 	@go run ./testenv/zoo/serve
 
 bench: build ## measure the agent beside a bare POST loop and other floors, in one run; ARGS=-markdown for a page

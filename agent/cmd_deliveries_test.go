@@ -151,6 +151,13 @@ func TestReplay_FollowsUntilItHasEnded(t *testing.T) {
 	if want := "webhook-agent: replay to " + id + ": the endpoint is disabled\n"; status != exitFailed || stderr != want {
 		t.Errorf("a replay that is refused: status %d, %s", status, stderr)
 	}
+	env.Exec(t, `drop function play_agent cascade`)
+	playAgent(t, env, `new.state := 'failed'; new.total := 2; new.done := 1; new.unsent := 1; new.error := '1 of 2 deliveries was not sent: the endpoint is disabled';`)
+	status, out, stderr := cli(t, env, "deliveries", "replay", "--endpoint", id)
+	if want := "webhook-agent: replay to " + id + ": 1 of 2 deliveries was not sent: the endpoint is disabled\n"; status != exitFailed || stderr != want ||
+		!strings.Contains(out, "ended: 1 deliveries have ended, 1 were not sent") {
+		t.Errorf("a replay that is ended half-way: status %d, %s%s", status, out, stderr)
+	}
 }
 
 func TestReplay_GoesOnWhenTheShowingIsInterrupted(t *testing.T) {

@@ -192,16 +192,17 @@ func (d *desk) refreshReplay(ctx context.Context, answers []replayAnswer) error 
 	return nil
 }
 
-// replayProgress sums up all replays in a line and tells whether they have ended. The error is that of replays that the agent refused.
+// replayProgress sums up all replays in a line and reports whether they have ended. The error is that of replays that did not send
+// everything.
 func replayProgress(answers []replayAnswer) (text string, ended bool, err error) {
 	var (
-		total, done int64
-		refused     []error
+		total, done, unsent int64
+		refused             []error
 	)
 	ended, waiting := true, true
 	for _, answer := range answers {
 		r := answer.Replay
-		total, done = total+r.Total, done+r.Done
+		total, done, unsent = total+r.Total, done+r.Done, unsent+r.Unsent
 		ended = ended && r.Ended()
 		waiting = waiting && r.State == "pending"
 		if r.State == "failed" {
@@ -211,10 +212,14 @@ func replayProgress(answers []replayAnswer) (text string, ended bool, err error)
 	switch {
 	case waiting:
 		text = "waiting for the agent to begin"
+	case ended && unsent > 0:
+		text = fmt.Sprintf("ended: %d deliveries have ended, %d were not sent", done, unsent)
+	case ended && len(refused) > 0:
+		text = fmt.Sprintf("ended: %d deliveries have ended", done)
 	case ended:
 		text = fmt.Sprintf("done: %d deliveries have ended", done)
 	default:
-		text = fmt.Sprintf("%d of %d deliveries have ended", done, total)
+		text = fmt.Sprintf("%d of %d deliveries have ended", done+unsent, total)
 	}
 	return text, ended, errors.Join(refused...)
 }

@@ -324,7 +324,7 @@ func TestInputs_AnEventThatIsTooLargeFailsAtOnce(t *testing.T) {
 	env.Exec(t, `update webhooks.deliveries set last_error = null where event_id = $1`, large)
 	env.Exec(t, `insert into webhooks.replays (endpoint_id, event_ids) values ($1, array[$2])`, endpoint, large)
 	testenv.Eventually(t, patience, func() error {
-		if state := testenv.QueryOne[string](t, env, `select state || ' ' || coalesce((select last_error from webhooks.deliveries where event_id = $1), '') from webhooks.replays`, large); !strings.HasPrefix(state, "done the") {
+		if state := testenv.QueryOne[string](t, env, `select state || ' ' || coalesce((select last_error from webhooks.deliveries where event_id = $1), '') from webhooks.replays`, large); !strings.HasPrefix(state, "failed the") {
 			return fmt.Errorf("the replay is %s", state)
 		}
 		return nil

@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"strconv"
@@ -13,6 +15,7 @@ import (
 
 	"github.com/quintago/webhook-agent/secret"
 	"github.com/quintago/webhook-agent/sink"
+	"github.com/quintago/webhook-agent/testenv"
 )
 
 const listenBody = `{"id":"evt_1","type":"lead.created","created":"2026-01-31T09:00:00Z","venue":"venue_a","data":{"n":1.0}}`
@@ -82,7 +85,7 @@ func TestListen_VerifiesAndHintsWhatToMend(t *testing.T) {
 			[]string{"NOT VERIFIED", "Webhook-Id is missing", "hint: headers are missing"}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			url, said := listening(t, &receiver{out: &printer{}, status: 202, secret: secret.New("the secret")})
+			url, said := listening(t, &receiver{limit: 1000, out: &printer{}, status: 202, secret: secret.New("the secret")})
 			if status := post(t, url, test.body, listenBody, test.secret, test.at, test.change); status != test.wantStatus {
 				t.Errorf("answered %d, want %d", status, test.wantStatus)
 			}
@@ -98,8 +101,74 @@ func TestListen_VerifiesAndHintsWhatToMend(t *testing.T) {
 	}
 }
 
+// send writes bytes to the server at url and closes its half of the connection; it returns when the server has closed the other.
+func send(t *testing.T, url, text string) {
+	t.Helper()
+	conn, err := net.Dial("tcp", strings.TrimSuffix(strings.TrimPrefix(url, "http://"), "/hook"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = conn.Close() }()
+	if _, err := io.WriteString(conn, text); err != nil {
+		t.Fatal(err)
+	}
+	if err := conn.(*net.TCPConn).CloseWrite(); err != nil {
+		t.Fatal(err)
+	}
+	_, _ = io.Copy(io.Discard, conn) // a reset is an end as well
+}
+
+// Whatever it refuses, it says so in its own output and not to the client alone.
+func TestListen_SaysWhyItRefused(t *testing.T) {
+	const head = "POST /hook HTTP/1.1\r\nHost: h\r\n"
+	length := fmt.Sprintf("Content-Length: %d\r\n\r\n", len(listenBody))
+	for _, test := range []struct {
+		name, request, want string
+		answered            int
+	}{
+		{"unsigned", head + length + listenBody, "NOT SIGNED, refused with 401", 401},
+		{"wrong signature", head + "X-Quintago-Signature: sha256=00\r\n" + length + listenBody, "NOT VERIFIED, refused with 401", 401},
+		{"a GET", "GET /hook HTTP/1.1\r\nHost: h\r\n\r\n", "refused with 405: a GET: webhooks are sent by POST", 405},
+		{"too large", head + "Content-Length: 1001\r\n\r\n" + strings.Repeat("x", 1001), "refused with 413: a body of more than 1000 B", 413},
+		{"too large in chunks", head + "Transfer-Encoding: chunked\r\n\r\n3e9\r\n" + strings.Repeat("x", 1001) + "\r\n0\r\n\r\n", "refused with 413: a body of more than 1000 B", 413},
+		{"cut short", head + length + listenBody[:10], fmt.Sprintf("refused with 400: a body that did not come to its end: 10 bytes came of the %d that were announced", len(listenBody)), 400},
+		{"chunks cut short", head + "Transfer-Encoding: chunked\r\n\r\n5\r\n{\"id\"\r\n", "refused with 400: a body that did not come to its end: 5 bytes came", 400},
+		{"encoded", head + "Content-Encoding: gzip\r\n" + length + listenBody, "refused with 415: a body with Content-Encoding gzip: webhooks are sent as they are", 415},
+		{"TLS", "\x16\x03\x01\x00\x05hello", "refused: a TLS connection: listen speaks plain HTTP, so the endpoint's URL must begin with http:// here", 0},
+		{"a malformed head", "POST /hook\r\n\r\n", "refused: something that is no HTTP request", 0},
+		{"a head cut short", head, "refused: something that is no HTTP request", 0},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			for _, asJSON := range []bool{false, true} {
+				url, said := listening(t, &receiver{limit: 1000, out: &printer{asJSON: asJSON}, status: 202, secret: secret.New("the secret")})
+				send(t, url, test.request)
+				if !asJSON {
+					testenv.Eventually(t, patience, func() error {
+						if !strings.Contains(said.String(), test.want) {
+							return fmt.Errorf("does not say %q:\n%s", test.want, said)
+						}
+						return nil
+					})
+					continue
+				}
+				testenv.Eventually(t, patience, func() error {
+					lines := strings.Split(strings.TrimSpace(said.String()), "\n")
+					var got reception
+					if err := json.Unmarshal([]byte(lines[len(lines)-1]), &got); err != nil {
+						return err
+					}
+					if got.Answered != test.answered || got.Refused == "" && (got.Verified == nil || *got.Verified) {
+						return fmt.Errorf("as JSON: %s", said)
+					}
+					return nil
+				})
+			}
+		})
+	}
+}
+
 func TestListen_PrintsOneJSONObjectForEachRequest(t *testing.T) {
-	url, said := listening(t, &receiver{out: &printer{asJSON: true}, status: 200, secret: secret.New("the secret")})
+	url, said := listening(t, &receiver{limit: 1000, out: &printer{asJSON: true}, status: 200, secret: secret.New("the secret")})
 	post(t, url, listenBody, listenBody, "the secret", time.Now(), nil)
 	post(t, url, "not JSON \x1b[31m", "not JSON \x1b[31m", "another", time.Now(), nil)
 	var got []reception
@@ -123,7 +192,7 @@ func TestListen_PrintsOneJSONObjectForEachRequest(t *testing.T) {
 }
 
 func TestListen_WithoutASecretPrintsAndRefusesOnlyOtherMethods(t *testing.T) {
-	url, said := listening(t, &receiver{out: &printer{}, status: 500})
+	url, said := listening(t, &receiver{limit: 1000, out: &printer{}, status: 500})
 	if status := post(t, url, listenBody, listenBody, "any", time.Now(), nil); status != 500 {
 		t.Errorf("answered %d, want 500", status)
 	}

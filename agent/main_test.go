@@ -17,8 +17,14 @@ import (
 func TestMain(m *testing.M) {
 	vitalsInterval = 2 * time.Second
 	resolveZoo()
+	forget, err := trustZoo()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "trust the zoo:", err)
+		os.Exit(1)
+	}
 	testenv.Main(m, testenv.Options{Template: migrateTemplate})
 	removeBinaries()
+	forget()
 }
 
 // migrateTemplate prepares the database that those of the tests are clones of.

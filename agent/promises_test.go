@@ -7,6 +7,8 @@ import (
 	"io"
 	"net/http"
 	"regexp"
+	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -259,6 +261,56 @@ func TestP8_AReplayGoesOnAfterARestart(t *testing.T) {
 	}
 	if len(ids) != events || r.Count() != events {
 		t.Errorf("%d requests with %d ids arrived, want %d of each: a restart in good order repeats nothing", r.Count(), len(ids), events)
+	}
+}
+
+// The receiver fails half-way through a replay of what it has taken already, and its endpoint is disabled.
+func TestP8_AReplayThatIsCutShortLeavesWhatHadSucceededAndSaysWhatItDidNotSend(t *testing.T) {
+	t.Parallel()
+	env := testenv.NewDB(t)
+	r := testenv.StartReceiver(t, testSecret)
+	endpoint := addEndpoint(t, env, "venue_1", r.URL, "*")
+	cfg := testConfig(env)
+	cfg.Delivery.DisableAfter = 3
+	start(t, cfg).waitLog("leading")
+	const events, sent = 300, 120
+	env.Exec(t, `insert into webhooks.outbox (type, venue, data) select 'lead.created', 'venue_1', '{}' from generate_series(1, $1)`, events)
+	succeeded := func() error {
+		if n := testenv.QueryOne[int](t, env, `select count(*) from webhooks.deliveries where status = 'succeeded' and attempts = 1 and last_code = 200 and last_error is null`); n != events {
+			return fmt.Errorf("%d deliveries have succeeded", n)
+		}
+		return nil
+	}
+	testenv.Eventually(t, patience, succeeded)
+	var requests atomic.Int64
+	r.SetAnswer("", func(testenv.Received) testenv.Answer {
+		if requests.Add(1) > sent {
+			return testenv.Answer{Status: http.StatusInternalServerError}
+		}
+		return testenv.Answer{}
+	})
+	replay := func() string {
+		return testenv.QueryOne[string](t, env, `select concat_ws(' ', state, error) from webhooks.replays`)
+	}
+	env.Exec(t, `insert into webhooks.replays (endpoint_id, statuses) values ($1, '{succeeded}')`, endpoint)
+	testenv.Eventually(t, patience, func() error {
+		if got := replay(); !strings.HasPrefix(got, "failed") {
+			return fmt.Errorf("the replay is %s", got)
+		}
+		return nil
+	})
+	if err := succeeded(); err != nil {
+		t.Error(err)
+	}
+	ids := map[string]struct{}{}
+	for _, got := range r.Received()[events:] {
+		ids[got.ID] = struct{}{}
+	}
+	if got, want := replay(), fmt.Sprintf("failed %d of %d deliveries were not sent: the endpoint is disabled", events-len(ids), events); !strings.HasPrefix(got, want) {
+		t.Errorf("the replay is %s, want %s", got, want)
+	}
+	if got := testenv.QueryOne[string](t, env, `select concat_ws(' ', total, done, unsent) from webhooks.replays`); got != fmt.Sprint(events, " ", len(ids), " ", events-len(ids)) {
+		t.Errorf("the replay counts %s, and %d events were sent", got, len(ids))
 	}
 }
 

@@ -37,9 +37,10 @@ type Delivery struct {
 	// Unfit is why the event cannot be sent to anybody, "" when it can.
 	Unfit string
 
-	undated  bool   // Created tells nothing about which event it is
-	entry    *entry // what waits for the first row; owned by the Ledger
-	recorded bool   // has a row; owned by the Ledger
+	undated      bool   // Created tells nothing about which event it is
+	entry        *entry // what waits for the first row; owned by the Ledger
+	recorded     bool   // has a row; owned by the Ledger
+	hadSucceeded bool   // before the replay ReplayID
 }
 
 // DeliveryBytes is what a Delivery takes in memory beside its body, roughly.

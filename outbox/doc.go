@@ -28,6 +28,14 @@
 // its last piece is recorded, and everything behind it is recorded meanwhile. A commit gathers a bounded number of
 // rows, and parks a bounded number, whatever there is.
 //
+// # Replays
+//
+// A replay sets deliveries that have ended back to pending, in steps of the Ledger (replayJob), and counts how each ends. One that
+// ends without an attempt, since its endpoint is off meanwhile or its event is gone, counts as unsent, and a replay with any of those
+// ends as failed with the reason. A delivery keeps what it was (deliveries.former) where it had succeeded: a replay that does not
+// attempt it to the end leaves it so. Where the endpoint is off before all are set back, the rest is counted and not touched.
+// Named events without a delivery that fits count as unsent, too.
+//
 // # Reconciling
 //
 // The stream may pass events over without a word: a slot that was dropped, lost, advanced or left

@@ -143,13 +143,6 @@ on conflict (endpoint_id) do update set
        last_error = coalesce(excluded.last_error, h.last_error), unusable = excluded.unusable,
        held_until = excluded.held_until, held_by = excluded.held_by`
 
-const countReplays = `
-update webhooks.replays r set done = r.done + x.n,
-       state = case when r.requeued and r.done + x.n >= r.total then 'done' else r.state end,
-       finished = case when r.requeued and r.done + x.n >= r.total then now() else r.finished end
-from unnest($1::text[], $2::bigint[]) x (id, n)
-where r.id = x.id and r.state = 'running'`
-
 // write writes the group in the open transaction. It may be called again after a failure.
 func (g *group) write(ctx context.Context, tx querier) error {
 	g.reused, g.taken = 0, nil
@@ -171,26 +164,30 @@ func (g *group) write(ctx context.Context, tx querier) error {
 
 // queueResults writes results with their attempts.
 func (g *group) queueResults(b *pgx.Batch, results []*Result) {
-	first, later := g.latest(results)
+	first, later, restored := g.latest(results)
 	g.queueFirst(b, first)
 	g.queueLater(b, later)
+	queueRestored(b, restored)
 	g.queueAttempts(b, results)
 }
 
-// latest returns the latest result of each delivery among results: of those without a row, and of those that have one.
-func (g *group) latest(results []*Result) (first, later []*Result) {
+// latest returns the latest result of each delivery among results: of those without a row, of those that have one, and of
+// those whose row is to be what it was before a replay.
+func (g *group) latest(results []*Result) (first, later, restored []*Result) {
 	for _, r := range results {
 		switch row := g.rows[r.key()]; {
 		case r.Taken:
 			g.reused++
 		case g.results[row.latest] != r:
+		case r.restores():
+			restored = append(restored, r)
 		case row.first && !g.rowsExist:
 			first = append(first, r)
 		default:
 			later = append(later, r)
 		}
 	}
-	return first, later
+	return first, later, restored
 }
 
 // queueFirst writes the rows of results that have none.
@@ -285,23 +282,6 @@ func (g *group) columns(results []*Result) []any {
 	}
 	return []any{eventIDs, endpointIDs, venues, types, created, statuses, attempts, next,
 		codes, classes, errs, latencies, replayIDs, finished}
-}
-
-// queueReplays counts the deliveries that have ended for the replays that they belong to.
-func (g *group) queueReplays(b *pgx.Batch) {
-	replays := map[string]int64{}
-	for _, row := range g.rows {
-		if r := g.results[row.latest]; r.Delivery.ReplayID != "" && r.Status != Pending {
-			replays[r.Delivery.ReplayID]++
-		}
-	}
-	if len(replays) > 0 {
-		ids, counts := make([]string, 0, len(replays)), make([]int64, 0, len(replays))
-		for id, count := range replays {
-			ids, counts = append(ids, id), append(counts, count)
-		}
-		b.Queue(countReplays, ids, counts)
-	}
 }
 
 func (g *group) queueAttempts(b *pgx.Batch, results []*Result) {

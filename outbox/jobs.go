@@ -4,12 +4,9 @@ import (
 	"context"
 	"maps"
 	"slices"
-	"strconv"
 	"time"
 
 	"github.com/jackc/pgx/v5"
-
-	"github.com/quintago/webhook-agent/crashpoint"
 )
 
 // jobStep bounds the rows that one step of a job writes, and with it how long a group has to wait for it.
@@ -78,19 +75,27 @@ func (j *missJob) stop(endpointID string, version int) (counterLeft bool) {
 
 const missPending = `
 with picked as (
-    select d.endpoint_id, d.event_id, w.reason
+    select d.endpoint_id, d.event_id, d.attempts, w.reason, case when d.replay_id is not null then d.former end as former
     from unnest($1::text[], $2::text[]) w (endpoint_id, reason),
-         lateral (select endpoint_id, event_id from webhooks.deliveries
+         lateral (select endpoint_id, event_id, attempts, replay_id, former from webhooks.deliveries
                   where endpoint_id = w.endpoint_id and status = 'pending'
                     and not exists (select from unnest($3::text[], $4::text[]) k (endpoint_id, event_id)
                                     where k.endpoint_id = deliveries.endpoint_id and k.event_id = deliveries.event_id)
                   order by next_attempt_at limit $5) d
 ), ended as (
-    update webhooks.deliveries d set status = 'missed', next_attempt_at = null, finished = now(), last_error = p.reason
+    update webhooks.deliveries d set next_attempt_at = null, former = null,
+           status = case when p.former is null then 'missed' else 'succeeded' end,
+           finished = case when p.former is null then now() else (p.former->>'finished')::timestamptz end,
+           attempts = case when p.former is null then d.attempts else (p.former->>'attempts')::smallint end,
+           last_code = case when p.former is null then d.last_code else (p.former->>'last_code')::int end,
+           last_class = case when p.former is null then d.last_class end,
+           last_error = case when p.former is null then p.reason end,
+           last_latency_ms = case when p.former is null then d.last_latency_ms else (p.former->>'last_latency_ms')::int end
     from picked p where d.endpoint_id = p.endpoint_id and d.event_id = p.event_id
-    returning d.endpoint_id, d.replay_id
+    returning d.endpoint_id, d.replay_id, p.attempts, p.reason
 )
-select endpoint_id, coalesce(replay_id, ''), count(*) from ended group by 1, 2`
+select endpoint_id, coalesce(replay_id, ''), count(*) filter (where attempts > 0), count(*) filter (where attempts = 0), min(reason)
+from ended group by 1, 2`
 
 const deleteHealth = `
 delete from webhooks.endpoint_health where endpoint_id = any($1)`
@@ -108,27 +113,23 @@ func (j *missJob) step(ctx context.Context, tx querier) (finished bool, err erro
 	limit := int64(max(jobStep/max(1, len(j.taken)), missLeast))
 	var (
 		rows    = map[string]int64{} // that ended, by endpoint
-		replays = map[string]int64{}
+		replays replayCounts
 	)
 	_, err = queryRows(ctx, tx, missPending, func(row pgx.CollectableRow) (struct{}, error) {
 		var (
-			endpointID, replayID string
-			n                    int64
+			endpointID, replayID, reason string
+			tried, unsent                int64
 		)
-		err := row.Scan(&endpointID, &replayID, &n)
-		rows[endpointID] += n
-		if replayID != "" {
-			replays[replayID] += n
-		}
+		err := row.Scan(&endpointID, &replayID, &tried, &unsent, &reason)
+		rows[endpointID] += tried + unsent
+		replays.add(replayID, tried, unsent, missedReason(reason))
 		return struct{}{}, err
 	}, j.taken, reasons, keepEndpoints, keepEvents, limit)
 	if err != nil {
 		return false, err
 	}
-	for id, n := range replays {
-		if err := exec(ctx, tx, countReplays, []string{id}, []int64{n}); err != nil {
-			return false, err
-		}
+	if err := replays.write(ctx, tx); err != nil {
+		return false, err
 	}
 	var removed []string
 	for _, id := range j.taken {
@@ -231,141 +232,3 @@ func (j *disableJob) committed() []string { return nil }
 func (j *disableJob) pause() time.Duration { return lockPause }
 
 func (j *disableJob) abandon(context.Context, querier, string) error { return nil }
-
-// replayJob sets the deliveries of a replay back to pending. Its cursor stands in the replays row, so a restart goes on
-// where it was.
-type replayJob struct {
-	Replay
-	endpointID string // of the last step that requeued rows
-	unseen     bool   // the last step did not see the row yet
-}
-
-// visibilityPause is the wait for a transaction that the stream has told of and queries do not see yet: a commit is sent
-// as soon as its record is on disk, which is before it becomes visible, and with synchronous replication long before.
-const visibilityPause = 100 * time.Millisecond
-
-// selectReplay also tells whether the transaction that inserted the row must be visible by now.
-const selectReplay = `
-select webhooks.handed_over($2::text::xid, pg_current_snapshot()),
-       r.id is not null, coalesce(r.state in ('pending', 'running') and not r.requeued, false),
-       coalesce(r.endpoint_id, ''), r.event_ids, case when isfinite(r.since) then r.since end,
-       case when isfinite(r.until) then r.until else coalesce(r.created, now()) end, r.statuses, r.cursor_created,
-       coalesce(r.cursor_event_id, ''), e.id is not null, e.disabled_at is not null, coalesce(h.unusable, '')
-from (select $1::text as id) wanted
-left join webhooks.replays r on r.id = wanted.id
-left join webhooks.endpoints e on e.id = r.endpoint_id
-left join webhooks.endpoint_health h on h.endpoint_id = e.id`
-
-// The two statements differ in what they walk: the named events, or the endpoint's part of the log from the cursor on.
-const (
-	requeueEvents = `
-with picked as (
-    select event_id, created from webhooks.deliveries
-    where endpoint_id = $1 and status = any($2) and event_id = any($4::text[])
-      and venue = (select venue from webhooks.endpoints where id = $1) and (created, event_id) > ($5, $6)
-    order by created, event_id limit $7
-)` + requeuePicked
-
-	requeueRange = `
-with picked as (
-    select event_id, created from webhooks.deliveries
-    where endpoint_id = $1 and status = any($2) and created >= $5 and created < $4
-      and venue = (select venue from webhooks.endpoints where id = $1) and (created, event_id) > ($5, $6)
-    order by created, event_id limit $7
-)` + requeuePicked
-
-	requeuePicked = `, requeued as (
-    update webhooks.deliveries d
-    set status = 'pending', attempts = 0, next_attempt_at = now(), finished = null, replay_id = $3
-    from picked p where d.endpoint_id = $1 and d.event_id = p.event_id
-)
-select created, event_id from picked order by created, event_id`
-)
-
-const advanceReplay = `
-update webhooks.replays set state = case when $5 and done >= coalesce(total, 0) + $2 then 'done' else 'running' end,
-       finished = case when $5 and done >= coalesce(total, 0) + $2 then now() end,
-       total = coalesce(total, 0) + $2, cursor_created = $3, cursor_event_id = $4, requeued = $5
-where id = $1`
-
-const refuseReplay = `
-update webhooks.replays set state = 'failed', error = $2, finished = now() where id = $1`
-
-func (j *replayJob) step(ctx context.Context, tx querier) (finished bool, err error) {
-	j.endpointID, j.unseen = "", false
-	var (
-		settled, exists, open          bool
-		endpointID, cursorID, unusable string
-		eventIDs, statuses             []string
-		since, cursor                  *time.Time
-		until                          time.Time
-		haveEndpoint, disabled         bool
-	)
-	row := tx.QueryRow(ctx, selectReplay, j.ID, strconv.FormatUint(uint64(j.XID), 10))
-	err = row.Scan(&settled, &exists, &open, &endpointID, &eventIDs, &since, &until, &statuses, &cursor, &cursorID,
-		&haveEndpoint, &disabled, &unusable)
-	switch {
-	case err != nil:
-		return false, err
-	case !exists && j.XID != 0 && !settled:
-		j.unseen = true
-		return false, nil
-	case !open: // deleted, or carried out before
-		return true, nil
-	case !haveEndpoint:
-		return true, exec(ctx, tx, refuseReplay, j.ID, "there is no endpoint "+endpointID)
-	case disabled:
-		return true, exec(ctx, tx, refuseReplay, j.ID, "the endpoint is disabled: enable it first, then replay again")
-	case unusable != "":
-		return true, exec(ctx, tx, refuseReplay, j.ID, "the endpoint cannot be sent to: "+unusable)
-	}
-	if cursor == nil {
-		cursor = since
-	}
-	if cursor == nil {
-		cursor = &time.Time{}
-	}
-	type key struct {
-		created time.Time
-		eventID string
-	}
-	scan := func(row pgx.CollectableRow) (k key, err error) {
-		err = row.Scan(&k.created, &k.eventID)
-		return k, err
-	}
-	var picked []key
-	if eventIDs != nil {
-		picked, err = queryRows(ctx, tx, requeueEvents, scan, endpointID, statuses, j.ID, eventIDs, *cursor, cursorID, jobStep)
-	} else {
-		picked, err = queryRows(ctx, tx, requeueRange, scan, endpointID, statuses, j.ID, until, *cursor, cursorID, jobStep)
-	}
-	if err != nil {
-		return false, err
-	}
-	crashpoint.Hit(crashpoint.InReplay)
-	last := key{*cursor, cursorID}
-	if n := len(picked); n > 0 {
-		last = picked[n-1]
-		j.endpointID = endpointID
-	}
-	finished = len(picked) < jobStep
-	return finished, exec(ctx, tx, advanceReplay, j.ID, len(picked), last.created, last.eventID, finished)
-}
-
-func (j *replayJob) committed() []string {
-	if j.endpointID == "" {
-		return nil
-	}
-	return []string{j.endpointID}
-}
-
-func (j *replayJob) pause() time.Duration {
-	if j.unseen {
-		return visibilityPause
-	}
-	return 0
-}
-
-func (j *replayJob) abandon(ctx context.Context, tx querier, reason string) error {
-	return exec(ctx, tx, refuseReplay, j.ID, "it cannot be carried out: "+reason)
-}

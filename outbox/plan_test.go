@@ -30,8 +30,11 @@ func TestHotQueries_UseTheirIndex(t *testing.T) {
 		{"selectDueRows", selectDueRows, `(array['ep_1', 'ep_2'], array[256, 256], now())`, "deliveries_pending"},
 		{"selectDue", selectDue, ``, "deliveries_pending"},
 		{"missPending", missPending, `(array['ep_1', 'ep_2'], array['removed', 'removed'], array['ep_1'], array['evt_1'], 250)`, "deliveries_pending"},
-		{"requeueRange", requeueRange, `('ep_1', '{missed}', 'rpl_1', now(), now() - interval '20 hours', '', 500)`, "deliveries_endpoint_created"},
-		{"requeueEvents", requeueEvents, `('ep_1', '{missed}', 'rpl_1', array['evt_1', 'evt_2'], 'epoch', '', 500)`, "deliveries_pkey"},
+		{"requeueRange", requeueRange, `('ep_1', '{missed}', now(), now() - interval '20 hours', '', 500, 'rpl_1')`, "deliveries_endpoint_created"},
+		{"requeueEvents", requeueEvents, `('ep_1', '{missed}', array['evt_1', 'evt_2'], 'epoch', '', 500, 'rpl_1')`, "deliveries_pkey"},
+		{"leaveRange", leaveRange, `('ep_1', '{missed}', now(), now() - interval '20 hours', '', 500)`, "deliveries_endpoint_created"},
+		{"leaveEvents", leaveEvents, `('ep_1', '{missed}', array['evt_1', 'evt_2'], 'epoch', '', 500)`, "deliveries_pkey"},
+		{"selectUnfitEvents", selectUnfitEvents, `('ep_1', '{missed}', array['evt_1', 'evt_2'])`, "deliveries_pkey"},
 		{"selectRecorded", selectRecorded, `(array['evt_1', 'evt_2'], array['ep_1', 'ep_2'])`, "deliveries_pkey"},
 	} {
 		_, err := conn.Exec(t.Context(), "prepare "+test.name+" as "+test.sql)

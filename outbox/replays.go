@@ -41,9 +41,10 @@ const MaxReplayEvents = 1000
 type ReplayInfo struct {
 	ID         string     `json:"id"`
 	EndpointID string     `json:"endpoint_id"`
-	State      string     `json:"state"` // pending, running, done or failed
-	Total      int64      `json:"total"` // grows while the replay looks for its deliveries
-	Done       int64      `json:"done"`
+	State      string     `json:"state"`  // pending, running, done or failed
+	Total      int64      `json:"total"`  // grows while the replay looks for its deliveries
+	Done       int64      `json:"done"`   // those that were attempted and have ended
+	Unsent     int64      `json:"unsent"` // those that were not attempted; Error says why
 	Error      string     `json:"error"`
 	Created    time.Time  `json:"created"`
 	Finished   *time.Time `json:"finished"`
@@ -55,7 +56,7 @@ func (r ReplayInfo) Ended() bool { return r.State == "done" || r.State == "faile
 const countReplay = `
 select count(*) from (
     select from webhooks.deliveries
-    where endpoint_id = $1 and status = any($2)
+    where endpoint_id = $1 and status = any($2) and venue = coalesce((select venue from webhooks.endpoints where id = $1), venue)
       and ($3::timestamptz is null or created >= $3) and created < coalesce($4, now())
     limit $5
 ) found`
@@ -64,6 +65,7 @@ const selectReplayEvents = `
 select endpoint_id, array_agg(event_id order by event_id)
 from webhooks.deliveries
 where event_id = any($1) and ($2 = '' or endpoint_id = $2) and status = any($3)
+  and venue = coalesce((select venue from webhooks.endpoints where id = deliveries.endpoint_id), venue)
 group by endpoint_id order by endpoint_id limit $4`
 
 const selectUnknownEvents = `
@@ -135,7 +137,7 @@ func (db *DB) refuseReplay(ctx context.Context, endpointID string) (*Problem, er
 	return nil, nil
 }
 
-const replayColumns = `id, endpoint_id, state, coalesce(total, 0), done, coalesce(error, ''), created, finished`
+const replayColumns = `id, endpoint_id, state, coalesce(total, 0), done, unsent, coalesce(error, ''), created, finished`
 
 const insertReplay = `
 insert into webhooks.replays (endpoint_id, event_ids, since, until, statuses) values ($1, $2, $3, $4, $5)
@@ -165,6 +167,6 @@ func (db *DB) Replays(ctx context.Context, ids []string) (replays []ReplayInfo, 
 }
 
 func scanReplayInfo(row pgx.CollectableRow) (r ReplayInfo, err error) {
-	err = row.Scan(&r.ID, &r.EndpointID, &r.State, &r.Total, &r.Done, &r.Error, &r.Created, &r.Finished)
+	err = row.Scan(&r.ID, &r.EndpointID, &r.State, &r.Total, &r.Done, &r.Unsent, &r.Error, &r.Created, &r.Finished)
 	return r, err
 }

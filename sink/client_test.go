@@ -375,12 +375,16 @@ func TestAttempt_AnEarlyAnswerCounts(t *testing.T) {
 			t.Cleanup(func() { close(over) })
 			r.Body = make([]byte, size)
 			start := time.Now()
-			result := attempt(t, newTestWebhook(t, nil), r)
+			w := newTestWebhook(t, nil)
+			result := attempt(t, w, r)
 			if took := time.Since(start); result.Outcome != c.outcome || result.Code != c.code || took > c.atMost {
 				t.Errorf("%+v after %v", result, took)
 			}
 			if c.code == 0 {
 				checkClass(t, result, ClassConnectionReset, 0)
+			}
+			if kept := w.client.idle.oldest.Len() > 0; kept != c.all {
+				t.Errorf("the connection is kept: %v", kept)
 			}
 		})
 	}
@@ -389,6 +393,33 @@ func TestAttempt_AnEarlyAnswerCounts(t *testing.T) {
 			t.Errorf("the server that reads on got %d bytes of %d", n, size)
 		}
 	})
+}
+
+// A server that has answered and reset the connection before anything was sent is believed.
+func TestAttempt_ReadsWhatWasSaidBeforeAReset(t *testing.T) {
+	w, connected := newTestWebhook(t, nil), make(chan struct{})
+	address := serveRaw(t, true, func(conn net.Conn) {
+		<-connected
+		write(conn, "HTTP/1.1 503 Busy\r\nRetry-After: 7\r\nContent-Length: 0\r\n\r\n")
+		reset(conn)
+	})
+	dial := w.client.dial
+	w.client.dial = func(ctx context.Context, network, address string) (net.Conn, error) {
+		opened, err := dial(ctx, network, address)
+		close(connected)
+		if err != nil {
+			return nil, err
+		}
+		for { // until the reset is here, of which a write tells
+			if _, err := opened.Write([]byte("P")); err != nil {
+				return opened, nil
+			}
+			runtime.Gosched()
+		}
+	}
+	if got := attempt(t, w, requestTo("http://"+address)); got.Code != 503 || got.RetryAfter != 7*time.Second {
+		t.Errorf("%+v", got)
+	}
 }
 
 // The end of the caller's context ends the sending of a long request that nobody reads.
@@ -407,18 +438,20 @@ func TestAttempt_IsCanceledAsItSends(t *testing.T) {
 
 // What a server sends over an idle TLS connection may be a session ticket, or its end.
 func TestConn_IsAliveBehindASessionTicket(t *testing.T) {
-	base, w := serveTLS(t, nil, tls.VersionTLS13)
+	base, w := serveTLSWith(t, func(c *tls.Config) { c.ClientAuth = tls.RequestClientCert }) // the tickets come behind the handshake then
 	target := w.Target(base, requestTo(base).Secret, requestTo(base).Previous)
 	c, err := w.client.connect(t.Context(), target.origin, time.Now().Add(time.Minute), new(progress))
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer c.Close()
-	for range 1000 { // until the tickets are here
-		if err := c.socket.Control(c.peek); err != nil || c.peeked == nil {
+	for deadline := time.Now().Add(10 * time.Second); ; runtime.Gosched() { // until the tickets are here
+		if err := c.socket.Control(c.peek); err != nil || time.Now().After(deadline) {
+			t.Fatal("no ticket comes")
+		}
+		if c.peeked == nil {
 			break
 		}
-		runtime.Gosched()
 	}
 	if !c.alive() {
 		t.Error("the connection is taken for dead")

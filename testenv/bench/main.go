@@ -66,15 +66,20 @@ type size struct {
 	endpoints  int           // that are changed at once, or due at once
 	far        time.Duration // that each answer of a database takes that is far away
 	outbox     int           // rows of an outbox that is compared while the agent leads
+	bodies     []int         // bytes of the data of large events, rising
+	bodyEvents int           // of each of those sizes
+	hanging    int           // endpoints that hang, each of which gets a large event
 }
 
 var (
 	full = size{rounds: 3, stretch: 6 * time.Second, latency: 20 * time.Second, parked: 1_000_000, log: 10_000_000,
 		grown: 100_000, burst: 1_000_000, idle: 30 * time.Second, statistics: 12 * time.Second, venues: 10_000, costOver: 100_000,
-		fanout: 2000, imported: 500, endpoints: 100_000, outbox: 2_000_000, far: 300 * time.Millisecond}
+		fanout: 2000, imported: 500, endpoints: 100_000, outbox: 2_000_000, far: 300 * time.Millisecond,
+		bodies: []int{1 << 20, 10 << 20, 100 << 20}, bodyEvents: 8, hanging: 300}
 	short = size{rounds: 1, stretch: 500 * time.Millisecond, latency: time.Second, parked: 2000, log: 5000, grown: 500, burst: 5000,
 		idle: time.Second, statistics: 100 * time.Millisecond, venues: 200, costOver: 2000,
-		fanout: 50, imported: 30, endpoints: 500, outbox: 2000, far: 10 * time.Millisecond}
+		fanout: 50, imported: 30, endpoints: 500, outbox: 2000, far: 10 * time.Millisecond,
+		bodies: []int{1 << 20, 5 << 20}, bodyEvents: 2, hanging: 5}
 )
 
 // run returns the exit status: 0 when everything was measured, whatever came out, 1 when it was not, 2 for a wrong command line.

@@ -31,6 +31,8 @@ var scenarios = []scenario{
 	{"sizes: all endpoints are due", onEndpoint((*bench).manyDue)},
 	{"sizes: a database that is far away", onEndpoint((*bench).farDatabase)},
 	{"sizes: a slot is lost", onEndpoint((*bench).lostSlot)},
+	{"sizes: large bodies", (*bench).largeBodies},
+	{"sizes: large bodies that wait", (*bench).hangingBodies},
 	{"cost", onEndpoint((*bench).cost)},
 	{"idle", onEndpoint((*bench).atRest)},
 }

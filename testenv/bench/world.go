@@ -74,6 +74,7 @@ type database struct {
 type agentOptions struct {
 	Concurrency         int // zero for the default
 	EndpointConcurrency int
+	MaxBody             string
 }
 
 var configTemplate = template.Must(template.New("agent.toml").Parse(`[database]
@@ -85,6 +86,7 @@ slot = "{{.Slot}}"
 [delivery]
 {{with .Concurrency}}concurrency = {{.}}
 {{end}}{{with .EndpointConcurrency}}endpoint_concurrency = {{.}}
+{{end}}{{with .MaxBody}}max_body = "{{.}}"
 {{end}}shutdown_timeout = "1s"
 
 [network]

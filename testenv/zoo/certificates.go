@@ -7,9 +7,11 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"encoding/pem"
 	"fmt"
 	"math/big"
 	"net"
+	"sync"
 	"time"
 )
 
@@ -55,23 +57,81 @@ func certificateSpecies() ([]species, error) {
 		cfg := &tls.Config{Certificates: []tls.Certificate{certificate}, MinVersion: tls.VersionTLS10, MaxVersion: c.version}
 		list = append(list, species{name: c.name, does: c.does, act: overTLS(cfg)})
 	}
+	trusted, err := signed(key)
+	if err != nil {
+		return nil, fmt.Errorf("make a certificate that is trusted: %w", err)
+	}
+	certificates := []tls.Certificate{trusted}
+	list = append(list,
+		species{name: "tls-tame", does: "answers 200 over TLS", act: overTLS(&tls.Config{Certificates: certificates})},
+		species{name: "tls-h2-only", does: "speaks HTTP/2 and nothing else over TLS: refuses any other ALPN, and wants none",
+			act: speaksHTTP2(&tls.Config{Certificates: certificates, NextProtos: []string{"h2"}})},
+		species{name: "tls-client-1.3", does: "requires a client certificate, by TLS 1.3", act: overTLS(&tls.Config{Certificates: certificates, ClientAuth: tls.RequireAnyClientCert, MinVersion: tls.VersionTLS13})},
+		species{name: "tls-client-1.2", does: "requires a client certificate, by TLS 1.2", act: overTLS(&tls.Config{Certificates: certificates, ClientAuth: tls.RequireAnyClientCert, MaxVersion: tls.VersionTLS12})},
+	)
 	for i := range list {
 		list[i].tls, list[i].first = true, true
 	}
 	return list, nil
 }
 
-// selfSigned makes a certificate for 127.0.0.1, unless change makes another one of it.
-func selfSigned(key *ecdsa.PrivateKey, change func(*x509.Certificate)) (tls.Certificate, error) {
-	template := &x509.Certificate{
+// authority is what signs the certificates that are to be trusted: one in each process.
+type authority struct {
+	certificate *x509.Certificate
+	key         *ecdsa.PrivateKey
+}
+
+var newAuthority = sync.OnceValues(func() (a authority, err error) {
+	if a.key, err = ecdsa.GenerateKey(elliptic.P256(), rand.Reader); err != nil {
+		return a, err
+	}
+	self, err := selfSigned(a.key, func(c *x509.Certificate) {
+		c.Subject.CommonName, c.IPAddresses = "zoo authority", nil
+		c.IsCA, c.BasicConstraintsValid, c.KeyUsage = true, true, x509.KeyUsageCertSign
+	})
+	if err != nil {
+		return a, err
+	}
+	a.certificate, err = x509.ParseCertificate(self.Certificate[0])
+	return a, err
+})
+
+// Authority returns the certificate, as PEM, by which those animals are trusted that have nothing wrong with theirs. A
+// process that visits them names its file in SSL_CERT_FILE.
+func Authority() ([]byte, error) {
+	a, err := newAuthority()
+	if err != nil {
+		return nil, fmt.Errorf("make an authority: %w", err)
+	}
+	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: a.certificate.Raw}), nil
+}
+
+// signed makes a certificate for 127.0.0.1 that the authority has signed.
+func signed(key *ecdsa.PrivateKey) (tls.Certificate, error) {
+	a, err := newAuthority()
+	if err != nil {
+		return tls.Certificate{}, err
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template(), a.certificate, key.Public(), a.key)
+	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}, err
+}
+
+// template is a certificate for 127.0.0.1.
+func template() *x509.Certificate {
+	return &x509.Certificate{
 		SerialNumber: big.NewInt(1),
 		Subject:      pkix.Name{CommonName: "zoo"},
 		NotBefore:    time.Now().Add(-time.Hour),
 		NotAfter:     time.Now().Add(24 * time.Hour),
 		IPAddresses:  []net.IP{net.IPv4(127, 0, 0, 1)},
 	}
-	change(template)
-	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+}
+
+// selfSigned makes a certificate for 127.0.0.1, unless change makes another one of it.
+func selfSigned(key *ecdsa.PrivateKey, change func(*x509.Certificate)) (tls.Certificate, error) {
+	certificate := template()
+	change(certificate)
+	der, err := x509.CreateCertificate(rand.Reader, certificate, certificate, key.Public(), key)
 	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}, err
 }
 
@@ -90,6 +150,15 @@ func overTLS(cfg *tls.Config) func(net.Conn) {
 		if readRequest(conn) { // which shakes hands first
 			says(response(200, "over TLS"))(conn)
 		}
+	}
+}
+
+// speaksHTTP2 shakes hands and speaks HTTP/2 to whoever gets so far.
+func speaksHTTP2(cfg *tls.Config) func(net.Conn) {
+	return func(c net.Conn) {
+		conn := tls.Server(c, cfg)
+		hears(conn)
+		then(says(settings+goaway), pauses)(conn)
 	}
 }
 

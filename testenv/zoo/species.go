@@ -60,6 +60,7 @@ func httpSpecies() []species {
 		{name: "cut-rune", does: "answers 500 with a character across the 4096th byte", act: says(response(500, strings.Repeat("x", 4095)+"€uro"))},
 
 		{name: "retry-huge", does: "answers 429 and wants to be asked again in 3 trillion years", act: says(retryAfter(429, "99999999999999999999"))},
+		{name: "retry-30", does: "answers 429 and wants to be asked again in half a minute", act: says(retryAfter(429, "30"))},
 		{name: "retry-day", does: "answers 503 and wants to be asked again tomorrow", act: says(retryAfter(503, "86400"))},
 		{name: "retry-negative", does: "answers 503 and wants to be asked again five seconds ago", act: says(retryAfter(503, "-5"))},
 		{name: "retry-past", does: "answers 503 and wants to be asked again in 1994", act: says(retryAfter(503, "Sun, 06 Nov 1994 08:49:37 GMT"))},

@@ -13,6 +13,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"slices"
 	"sync"
 	"testing"
 )
@@ -88,7 +89,7 @@ func (z *Zoo) addSpecies() (tame int, err error) {
 	if err != nil {
 		return 0, err
 	}
-	for i, s := range append(httpSpecies(), certificates...) {
+	for i, s := range slices.Concat(httpSpecies(), keepingSpecies(), certificates) {
 		port, err := z.serve(s)
 		if err != nil {
 			return 0, fmt.Errorf("start %s: %w", s.name, err)

@@ -4,6 +4,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/signal"
@@ -22,7 +23,7 @@ func main() {
 	}
 }
 
-func run(ctx context.Context) error {
+func run(ctx context.Context) (err error) {
 	z, err := zoo.Open()
 	if err != nil {
 		return err
@@ -34,7 +35,27 @@ func run(ctx context.Context) error {
 	if err := table.Flush(); err != nil {
 		return err
 	}
-	fmt.Printf("%d animals; the names are answered by DNS at %s. Ctrl-C ends it.\n", len(z.Animals), z.DNS)
+	authority, err := writeAuthority()
+	if err != nil {
+		return errors.Join(err, z.Close())
+	}
+	defer func() { err = errors.Join(err, os.Remove(authority)) }()
+	fmt.Printf("%d animals; the names are answered by DNS at %s, and SSL_CERT_FILE=%s trusts their certificates. Ctrl-C ends it.\n",
+		len(z.Animals), z.DNS, authority)
 	<-ctx.Done()
 	return z.Close()
+}
+
+// writeAuthority writes the certificate that those of the animals are trusted by to a file.
+func writeAuthority() (path string, err error) {
+	authority, err := zoo.Authority()
+	if err != nil {
+		return "", err
+	}
+	file, err := os.CreateTemp("", "zoo-*.pem")
+	if err != nil {
+		return "", err
+	}
+	_, err = file.Write(authority)
+	return file.Name(), errors.Join(err, file.Close())
 }
