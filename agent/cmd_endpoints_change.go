@@ -287,7 +287,7 @@ enabled. The command ends with status 1 when the attempt failed.`,
 			if err != nil && !errors.Is(err, target.Err()) { // the secret cannot be opened
 				return fmt.Errorf("endpoint %s: %w", e.ID, err)
 			}
-			request := sink.Request{Target: target, Rotates: time.Now().Before(e.PreviousUntil), EventID: event.ID, Body: event.Envelope(), Test: true}
+			request := sink.Request{Target: target, EventID: event.ID, Body: event.Envelope(), Test: true}
 			return d.answerTest(ctx, e, event, webhook.Attempt(ctx, request))
 		}),
 	}

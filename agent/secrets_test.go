@@ -9,6 +9,7 @@ import (
 	"reflect"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/BurntSushi/toml"
 
@@ -53,7 +54,7 @@ func TestSecrets_NothingThatHoldsOneShowsIt(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	target := webhook.Target("https://h.example/"+sentinel+"?"+sentinel, secret.New(sentinel), secret.New(sentinel))
+	target := webhook.Target("https://h.example/"+sentinel+"?"+sentinel, secret.New(sentinel), sink.Former{Secret: secret.New(sentinel + "2"), Until: time.Now().Add(time.Hour)})
 	if err := target.Err(); err != nil {
 		t.Fatal(err)
 	}

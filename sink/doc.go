@@ -4,8 +4,11 @@
 //
 //   - Attempt makes one attempt and returns a value. It never follows a redirect and never panics. It sends more than once in two
 //     cases, within the same deadline: on a fresh connection when a kept one ends before a byte of an answer, since servers close
-//     those whenever they like; and, while a secret is rotated, with the other secret after a 400, 401 or 403. A server may so see an
-//     event twice, which at-least-once allows.
+//     those whenever they like; and, while former secrets sign as well, with another secret after a 400, 401 or 403, three secrets
+//     at most. A server may so see an event more than once, which at-least-once allows.
+//   - Each valid secret has an entry in Webhook-Signature. X-Quintago-Signature has room for one: that of the secret which the
+//     receiver has accepted last. While none was accepted it is the oldest, which the receiver is still on; then the newest, which
+//     it changes to; then the others. Target remembers it, in memory.
 //   - One deadline, delivery.timeout, covers DNS, connect, TLS, request, headers and body.
 //   - What fails on this side of the wire is no attempt (NotMade): descriptors, memory, ports, routes, and the resolver. Whether it
 //     is our resolver or a customer's DNS that fails is found out by asking for other names (local.go).

@@ -30,12 +30,13 @@ const (
 // Request is what one attempt sends.
 type Request struct {
 	Target  *Target
-	Rotates bool // a rotation of the secret is under way: the former one signs as well, and the receiver's choice is found out
 	EventID string
 	Body    []byte // the envelope, sent and signed as it is; Attempt does not change it
 	Test    bool   // a sample, which Webhook-Test: true tells from a real event
-	// At is the time that is signed and sent; zero for this host's clock.
+	// At is the time that is signed and sent, and by which former secrets end; zero for this host's clock.
 	At time.Time
+
+	keys []*signingKey // Target's at the time At
 }
 
 // Outcome is what an attempt means for its delivery.
@@ -160,25 +161,36 @@ func (w *Webhook) Attempt(ctx context.Context, r Request) (result Result) {
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, w.timeout, errDeadline)
 	defer cancel()
-	if !r.Rotates || r.Target.previous == nil {
-		return w.exchange(ctx, r, start, false)
+	r.keys = r.Target.valid(r.At)
+	if len(r.keys) == 1 {
+		return w.exchange(ctx, r, start, r.keys[0])
 	}
-	// A receiver written to the customers' page reads X-Quintago-Signature alone, and changes to the new secret at a time of its own.
-	former := !r.Target.changed.Load()
-	result = w.exchange(ctx, r, start, former)
-	if refusesSignature(result.Code) && result.RetryAfter == 0 && ctx.Err() == nil {
-		other := w.exchange(ctx, r, start, !former)
-		if refusesSignature(other.Code) {
-			return other
-		}
-		r.Target.changed.Store(former)
-		if other.Code == 0 && other.Outcome != Canceled {
+	return w.rotate(ctx, r, start)
+}
+
+// rotate is Attempt while former secrets sign as well. A receiver written to the customers' page reads X-Quintago-Signature
+// alone, and changes to a new secret at a time of its own: what it refuses is sent once more with another secret.
+func (w *Webhook) rotate(ctx context.Context, r Request, start time.Time) (result Result) {
+	choices := r.Target.choices(r.keys)
+	for i, signer := range choices {
+		next := w.exchange(ctx, r, start, signer)
+		if next.Code == 0 && next.Outcome != Canceled && i > 0 {
+			r.Target.postpone(choices[:i]...)
 			return result // which is what is known of the server
 		}
-		return other
-	}
-	if result.Outcome == Failed && result.Code != 0 {
-		r.Target.changed.Store(former) // some answer 500 to a signature that is wrong: the next attempt tries the other
+		result = next
+		switch {
+		case refusesSignature(result.Code):
+			if i+1 < len(choices) && result.RetryAfter == 0 && ctx.Err() == nil {
+				continue
+			}
+			r.Target.postpone(choices[:i+1]...)
+		case result.Outcome == Failed && result.Code != 0 && i == 0:
+			r.Target.postpone(signer) // some answer 500 to a signature that is wrong: the next attempt tries another
+		case result.Code != 0:
+			r.Target.begin(signer)
+		}
+		break
 	}
 	return result
 }
@@ -188,10 +200,9 @@ func refusesSignature(code int) bool {
 	return code == http.StatusBadRequest || code == http.StatusUnauthorized || code == http.StatusForbidden
 }
 
-// exchange sends r, of an attempt that began at start and ends with ctx, and reads the answer. During a rotation former says which secret
-// signs X-Quintago-Signature.
-func (w *Webhook) exchange(ctx context.Context, r Request, start time.Time, former bool) (result Result) {
-	seen, began, header := new(progress), time.Now(), w.header(r, former)
+// exchange sends r, of an attempt that began at start and ends with ctx, and reads the answer. The key signer signs X-Quintago-Signature.
+func (w *Webhook) exchange(ctx context.Context, r Request, start time.Time, signer *signingKey) (result Result) {
+	seen, began, header := new(progress), time.Now(), w.header(r, signer)
 	reading, cancel := context.WithCancel(ctx)
 	defer cancel()
 	crashpoint.Hit(crashpoint.BeforeDial)
@@ -225,19 +236,12 @@ func (w *Webhook) exchange(ctx context.Context, r Request, start time.Time, form
 	return result
 }
 
-// header makes the complete header of a request. During a rotation former says which secret signs X-Quintago-Signature.
-func (w *Webhook) header(r Request, former bool) http.Header {
+// header makes the complete header of a request. The key signer signs X-Quintago-Signature.
+func (w *Webhook) header(r Request, signer *signingKey) http.Header {
 	h := make(http.Header, requestHeaders)
 	h["Content-Type"] = contentType
 	h["User-Agent"] = w.userAgent
-	previous := r.Target.previous
-	if !r.Rotates {
-		previous = nil
-	}
-	r.Target.key.sign(h, r.EventID, r.At, r.Body, previous)
-	if former {
-		h[HeaderSignature] = h[HeaderSignaturePrevious]
-	}
+	signAll(h, r.EventID, r.At, r.Body, r.keys, signer)
 	h[idempotencyKey] = noValue
 	if r.Test {
 		h[HeaderTest] = []string{"true"}
