@@ -199,7 +199,8 @@ func (a *app) endpointsRotateCommand() *cobra.Command {
 		Use:   "rotate-secret ENDPOINT_ID",
 		Short: "Give an endpoint a new secret; the former one also signs for a while",
 		Long: `rotate-secret sets a new secret. For the overlap each request carries signatures of both, so that the receiver can change
-over at any time in between.`,
+over at any time in between. Former secrets of earlier rotations, five together at most, also sign until their own times;
+--overlap 0s ends them all.`,
 		Example: `  webhook-agent endpoints rotate-secret ep_01K5M2
   webhook-agent endpoints rotate-secret ep_01K5M2 --overlap 7d --secret file:/run/secrets/hook
   webhook-agent endpoints rotate-secret ep_01K5M2 --overlap 0s   when the former secret has leaked`,

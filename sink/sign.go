@@ -92,6 +92,16 @@ func CheckSecret(s secret.Text) error {
 	return err
 }
 
+// StandardSecret returns the text that libraries of Standard Webhooks take for a secret, since they decode all they are given: a whsec_ secret
+// itself, and of any other whsec_ and the base64 of its bytes. It fails if CheckSecret refuses the secret.
+func StandardSecret(s secret.Text) (secret.Text, error) {
+	key, err := parseSecret(s)
+	if err != nil {
+		return secret.Text{}, err
+	}
+	return secret.New(secretPrefix + base64.StdEncoding.EncodeToString(key.standard)), nil
+}
+
 // GenerateSecret makes a new secret: whsec_ and the base64 of 32 random bytes.
 func GenerateSecret() secret.Text {
 	key := make([]byte, 32)
