@@ -42,7 +42,7 @@
 //
 //	invalid_url         CheckURL refuses the URL
 //	invalid_secret      CheckSecret refuses the secret
-//	invalid_event_id    the event's id cannot be sent in a header
+//	invalid_event_id    the event's id cannot be sent in a header, or has a dot
 //	blocked_address     the address policy refuses the URL's address, or one its host name resolves to
 //	dns_error           the host name does not exist, or DNS failed or did not answer
 //	connect_refused     nothing listens on that port
@@ -62,6 +62,13 @@
 //	internal_error      a fault of the agent itself, which is not the server's doing
 //	local_fault         this host or its resolver failed (Fault): it was no attempt
 //	canceled            the caller's context ended first; the result is unknown
+//
+// # Event ids
+//
+// Standard Webhooks signs id, timestamp and body joined by dots. Its specification says of the id that it must not be the user's, or
+// at the very least not have a dot: whoever chooses such an id has us sign a request of another id, time and body. Receivers
+// read timestamps in many ways ("17-x" is 17 in some languages), so any dot is refused. Such an event fails at once for all endpoints,
+// and counts for none. The ids that the outbox makes have no dot.
 //
 // # Goroutines
 //

@@ -156,6 +156,9 @@ func (w *Webhook) Attempt(ctx context.Context, r Request) (result Result) {
 	if !visibleASCII(r.EventID) {
 		return failed(ClassInvalidEventID, "the event's id must be visible ASCII, for it is sent in a header")
 	}
+	if strings.Contains(r.EventID, ".") {
+		return failed(ClassInvalidEventID, "the event's id has a dot, which parts it from time and body in what Standard Webhooks signs; use an id without dots")
+	}
 	if r.At.IsZero() {
 		r.At = start
 	}
