@@ -94,6 +94,29 @@ func TestAttempt_FindsTheSecretThatTheReceiverIsOn(t *testing.T) {
 	}
 }
 
+// What an attempt with another secret meets before an answer says nothing of that secret: the next attempt begins with it.
+func TestAttempt_GoesOnWithTheSecretThatGotNoAnswer(t *testing.T) {
+	w := newTestWebhook(t, nil)
+	var requests atomic.Int64
+	url := serve(t, func(rw http.ResponseWriter, r *http.Request) {
+		body, _ := io.ReadAll(r.Body)
+		if requests.Add(1) == 2 {
+			panic(http.ErrAbortHandler)
+		}
+		if Verify(r.Header, body, time.Now(), secret.New("new")).Quintago != nil {
+			rw.Header().Set("Connection", "close") // one that is kept would be tried again
+			rw.WriteHeader(http.StatusUnauthorized)
+		}
+	})
+	target := rotating(w, url, secret.New("new"), secret.New("old"))
+	for i, want := range []int{401, 200} {
+		got := w.Attempt(t.Context(), Request{Target: target, EventID: "evt_1", Body: []byte(testBody)})
+		if n := requests.Load(); got.Code != want || n != int64(2+i) {
+			t.Errorf("attempt %d: %+v after %d requests", i+1, got, n)
+		}
+	}
+}
+
 // Each secret ends at its own time, by the time that is signed.
 func TestAttempt_SignsWithEachFormerSecretUntilItsTime(t *testing.T) {
 	w := newTestWebhook(t, nil)
