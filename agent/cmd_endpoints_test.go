@@ -96,7 +96,8 @@ func TestEndpoints_RefusalsAreOneSentence(t *testing.T) {
 	}
 }
 
-// A secret of the whsec_ form is for libraries as it is; one that cannot sign is shown, so that it can be mended.
+// A secret of the whsec_ form is for libraries as it is; one that cannot sign is shown, so that it
+// can be mended.
 func TestEndpointsShow_ShowsASecretOnlyWhenAsked(t *testing.T) {
 	env := testenv.NewDB(t)
 	id := addEndpoint(t, env, "venue_a", "https://h.example/", "*")

@@ -299,7 +299,8 @@ func TestRun_ALongIDFailsVisiblyAndStopsNoOther(t *testing.T) {
 	waitStatus(t, env, long, endpoint, "failed, attempts 0, the event's id is longer than 512 bytes")
 }
 
-// An id with a dot makes ambiguous what Standard Webhooks signs. It is the producer's doing, and no endpoint pays for it.
+// An id with a dot makes ambiguous what Standard Webhooks signs. It is the producer's doing, and no
+// endpoint pays for it.
 func TestRun_AnIDWithADotFailsVisiblyAndCountsAgainstNobody(t *testing.T) {
 	t.Parallel()
 	env := testenv.NewDB(t)

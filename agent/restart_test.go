@@ -101,9 +101,10 @@ func TestRun_ARestartOfAReceiverDisablesNobodyAndMissesNothing(t *testing.T) {
 	})
 }
 
-// The receiver of the customers' page: it compares one header with what one secret gives, and answers 401. Its secret is rotated,
-// changed some time after that, rotated twice, and changed to the last one, while events come. It knows none of the three secrets that
-// an agent would try first that had not seen which one it was on.
+// The receiver of the customers' page: it compares one header with what one secret gives, and
+// answers 401. Its secret is rotated, changed some time after that, rotated twice, and changed to
+// the last one, while events come. It knows none of the three secrets that an agent would try first
+// that had not seen which one it was on.
 func TestRun_ARotationUnderLoadFailsNoDelivery(t *testing.T) {
 	t.Parallel()
 	env := testenv.NewDB(t)

@@ -328,8 +328,8 @@ func decodeEndpoint(at *endpointIndexes, r row) (*EndpointChange, error) {
 	return c, nil
 }
 
-// parseOlder parses the text forms of the columns older_secrets and older_secrets_until. What is of no use, such as a null or an
-// infinite time, is left zero.
+// parseOlder parses the text forms of the columns older_secrets and older_secrets_until. What is of
+// no use, such as a null or an infinite time, is left zero.
 func parseOlder(texts, untils string) (older []secret.Text, until []time.Time) {
 	for _, text := range parseTextArray(texts) {
 		older = append(older, secret.New(text))

@@ -290,7 +290,8 @@ func FuzzParseUTC(f *testing.F) {
 	})
 }
 
-// FuzzParseTextArray holds parseTextArray against the codec of pgx, for whatever texts an array can hold.
+// FuzzParseTextArray holds parseTextArray against the codec of pgx, for whatever texts an array can
+// hold.
 func FuzzParseTextArray(f *testing.F) {
 	f.Add("lead.*", "", true, uint8(2))
 	f.Add(`a,"b\c}`, " NULL", false, uint8(1))

@@ -215,8 +215,9 @@ returning previous_secret_until`
 // codeProgramLimit is what the trigger of webhooks.endpoints refuses one former secret more with.
 const codeProgramLimit = "54000"
 
-// RotateSecret gives an endpoint a new secret. The former one signs as well for the overlap, and those before it until their own times,
-// MostFormerSecrets together; with an overlap of zero all of them end. It returns when the former secret ends, nil when at once.
+// RotateSecret gives an endpoint a new secret. The former one signs as well for the overlap, and
+// those before it until their own times, MostFormerSecrets together; with an overlap of zero all of
+// them end. It returns when the former secret ends, nil when at once.
 func (db *DB) RotateSecret(ctx context.Context, id string, s secret.Text, overlap time.Duration) (until *time.Time, err error) {
 	err = db.pool.QueryRow(ctx, rotateSecret, id, db.cfg.Keys.Seal(id, s).Reveal(), overlap).Scan(&until)
 	if errors.Is(err, pgx.ErrNoRows) {

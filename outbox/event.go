@@ -157,7 +157,8 @@ type Endpoint struct {
 	Previous secret.Text // also signs until PreviousUntil
 	// PreviousUntil is zero when there is no previous secret.
 	PreviousUntil time.Time
-	// Older are what Previous was before, the newest first, and OlderUntil is when each of them ends. See Former.
+	// Older are what Previous was before, the newest first, and OlderUntil is when each of them
+	// ends. See Former.
 	Older          []secret.Text
 	OlderUntil     []time.Time
 	Disabled       bool
@@ -176,7 +177,8 @@ func (e *Endpoint) Since() time.Time {
 	return e.Subscribed
 }
 
-// MostFormerSecrets is how many former secrets of an endpoint may sign at a time. Migration 012 holds it as well.
+// MostFormerSecrets is how many former secrets of an endpoint may sign at a time. Migration 012
+// holds it as well.
 const MostFormerSecrets = 5
 
 // FormerSecret is a secret that also signs until a time.

@@ -11,7 +11,8 @@ import (
 	"github.com/quintago/webhook-agent/testenv"
 )
 
-// formerText lists the secrets of an endpoint, the current one first, each former one with how many hours from now it ends.
+// formerText lists the secrets of an endpoint, the current one first, each former one with how many
+// hours from now it ends.
 func formerText(e Endpoint) string {
 	text := e.Secret.Reveal()
 	for _, f := range e.Former() {
@@ -20,7 +21,8 @@ func formerText(e Endpoint) string {
 	return text
 }
 
-// wantSecrets compares what a query, the state and the stream say of the only endpoint, whose latest change is the stream's next.
+// wantSecrets compares what a query, the state and the stream say of the only endpoint, whose
+// latest change is the stream's next.
 func wantSecrets(t *testing.T, db *DB, stream *follower, step, want string) {
 	t.Helper()
 	e, err := db.EndpointWithSecret(t.Context(), "ep_1")

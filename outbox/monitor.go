@@ -103,7 +103,8 @@ const (
 update webhooks.endpoints set events = $2, secret = $3, description = $4
 where id = $1 and (events, secret, description) is distinct from ($2::text[], $3::text, $4::text)`
 
-	// dropOldestSecret makes place for a rotation: what the file says must not keep the agent from leading.
+	// dropOldestSecret makes place for a rotation: what the file says must not keep the agent from
+	// leading.
 	dropOldestSecret = `
 update webhooks.endpoints
 set older_secrets = older_secrets[:cardinality(older_secrets) - 1], older_secrets_until = older_secrets_until[:cardinality(older_secrets) - 1]
@@ -117,12 +118,14 @@ select id, venue, url, secret from webhooks.endpoints where managed_by = 'file' 
 delete from webhooks.endpoints where id = any($1) and managed_by = 'file'`
 )
 
-// ManagedOverlap is how long the former secret of an endpoint of the file also signs when the file has another one.
+// ManagedOverlap is how long the former secret of an endpoint of the file also signs when the file
+// has another one.
 const ManagedOverlap = 24 * time.Hour
 
-// SyncManaged makes the endpoints that are marked as managed by the file those of the file: it adds, changes and
-// removes. Other endpoints it leaves alone, and what a person disabled stays disabled. A secret that has changed is a rotation with
-// ManagedOverlap; the oldest of MostFormerSecrets gives way.
+// SyncManaged makes the endpoints that are marked as managed by the file those of the file: it
+// adds, changes and removes. Other endpoints it leaves alone, and what a person disabled stays
+// disabled. A secret that has changed is a rotation with ManagedOverlap; the oldest of
+// MostFormerSecrets gives way.
 func (db *DB) SyncManaged(ctx context.Context, endpoints []ManagedEndpoint) error {
 	err := pgx.BeginFunc(ctx, db.pool, func(tx pgx.Tx) error {
 		tx = withoutPreparing(tx)

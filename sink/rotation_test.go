@@ -11,7 +11,8 @@ import (
 	"github.com/quintago/webhook-agent/secret"
 )
 
-// page is a receiver written to the customers' page: it reads X-Quintago-Signature and knows one secret.
+// page is a receiver written to the customers' page: it reads X-Quintago-Signature and knows one
+// secret.
 type page struct {
 	url      string
 	knows    atomic.Pointer[string]
@@ -33,7 +34,8 @@ func servePage(t *testing.T, knows string) *page {
 	return p
 }
 
-// Several rotations within an overlap leave several former secrets, and the receiver may be on any of them.
+// Several rotations within an overlap leave several former secrets, and the receiver may be on any
+// of them.
 func TestAttempt_FindsTheSecretThatTheReceiverIsOn(t *testing.T) {
 	w := newTestWebhook(t, nil)
 	send := func(target *Target) Result {
@@ -94,7 +96,8 @@ func TestAttempt_FindsTheSecretThatTheReceiverIsOn(t *testing.T) {
 	}
 }
 
-// What an attempt with another secret meets before an answer says nothing of that secret: the next attempt begins with it.
+// What an attempt with another secret meets before an answer says nothing of that secret: the next
+// attempt begins with it.
 func TestAttempt_GoesOnWithTheSecretThatGotNoAnswer(t *testing.T) {
 	w := newTestWebhook(t, nil)
 	var requests atomic.Int64

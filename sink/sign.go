@@ -43,8 +43,9 @@ const (
 //   - Standard Webhooks 1.0.0 (https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/standard-webhooks.md),
 //     an HMAC-SHA256 of id, timestamp and body, keyed with the decoded form of a whsec_ secret and any other as written.
 //
-// Former secrets, the newest first, sign as well: each has an entry in Webhook-Signature, and the newest X-Quintago-Signature-Previous;
-// empty ones are ignored. Sign fails if CheckSecret refuses one of the secrets; h is then unchanged.
+// Former secrets, the newest first, sign as well: each has an entry in Webhook-Signature, and the
+// newest X-Quintago-Signature-Previous; empty ones are ignored. Sign fails if CheckSecret refuses
+// one of the secrets; h is then unchanged.
 func Sign(h http.Header, eventID string, at time.Time, body []byte, current secret.Text, former ...secret.Text) error {
 	key, err := parseSecret(current)
 	if err != nil {
@@ -65,7 +66,8 @@ func Sign(h http.Header, eventID string, at time.Time, body []byte, current secr
 	return nil
 }
 
-// signAll is Sign with keys, the current one first. X-Quintago-Signature is that of signer, one of them.
+// signAll is Sign with keys, the current one first. X-Quintago-Signature is that of signer, one of
+// them.
 func signAll(h http.Header, eventID string, at time.Time, body []byte, keys []*signingKey, signer *signingKey) {
 	timestamp := strconv.FormatInt(at.Unix(), 10)
 	var standard string
@@ -92,8 +94,9 @@ func CheckSecret(s secret.Text) error {
 	return err
 }
 
-// StandardSecret returns the text that libraries of Standard Webhooks take for a secret, since they decode all they are given: a whsec_ secret
-// itself, and of any other whsec_ and the base64 of its bytes. It fails if CheckSecret refuses the secret.
+// StandardSecret returns the text that libraries of Standard Webhooks take for a secret, since they
+// decode all they are given: a whsec_ secret itself, and of any other whsec_ and the base64 of its
+// bytes. It fails if CheckSecret refuses the secret.
 func StandardSecret(s secret.Text) (secret.Text, error) {
 	key, err := parseSecret(s)
 	if err != nil {

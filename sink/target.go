@@ -16,14 +16,16 @@ import (
 // be used by any number of goroutines.
 type Target struct {
 	url *url.URL
-	// keys are those that sign: the current one, then the former ones, the newest first. until is when each of the latter ends.
+	// keys are those that sign: the current one, then the former ones, the newest first. until is
+	// when each of the latter ends.
 	keys  []*signingKey
 	until []time.Time
-	// order is in which order the keys are tried for X-Quintago-Signature, which has room for one. It is nil without a former one.
-	// What it points to is never changed.
+	// order is in which order the keys are tried for X-Quintago-Signature, which has room for one.
+	// It is nil without a former one. What it points to is never changed.
 	order *atomic.Pointer[[]*signingKey]
 
-	// err is why nothing can be sent, and class what every attempt fails with; the rest is not valid then.
+	// err is why nothing can be sent, and class what every attempt fails with; the rest is not
+	// valid then.
 	err   error
 	class Class
 }
@@ -34,8 +36,9 @@ type Former struct {
 	Until  time.Time
 }
 
-// Target makes the target of an endpoint with this URL and secret. Former are its secrets from before rotations, the newest first.
-// One that CheckSecret refuses has never signed anything, and does not now; one that is there twice counts once.
+// Target makes the target of an endpoint with this URL and secret. Former are its secrets from
+// before rotations, the newest first. One that CheckSecret refuses has never signed anything, and
+// does not now; one that is there twice counts once.
 func (w *Webhook) Target(rawURL string, current secret.Text, former ...Former) *Target {
 	u, err := w.parseURL(rawURL)
 	if err != nil {
@@ -75,7 +78,8 @@ func (t *Target) Follow(before *Target) {
 	}
 }
 
-// valid returns the keys that sign at a time: the current one, then the former ones, the newest first.
+// valid returns the keys that sign at a time: the current one, then the former ones, the newest
+// first.
 func (t *Target) valid(at time.Time) []*signingKey {
 	ended := func(until time.Time) bool { return !at.Before(until) }
 	if !slices.ContainsFunc(t.until, ended) {
@@ -90,8 +94,9 @@ func (t *Target) valid(at time.Time) []*signingKey {
 	return keys
 }
 
-// choices returns those of keys that are tried for X-Quintago-Signature in one attempt, the first one first. At first
-// that is the oldest, which the receiver is still on, then the newest, which it changes to.
+// choices returns those of keys that are tried for X-Quintago-Signature in one attempt, the first
+// one first. At first that is the oldest, which the receiver is still on, then the newest, which it
+// changes to.
 func (t *Target) choices(keys []*signingKey) []*signingKey {
 	if len(keys) == 1 {
 		return keys
@@ -108,7 +113,8 @@ func (t *Target) choices(keys []*signingKey) []*signingKey {
 // mostChoices is how many secrets one attempt tries at most; the next one goes on with others.
 const mostChoices = 3
 
-// begin has the next attempt begin with a key, which the receiver has accepted, and go on with the newest.
+// begin has the next attempt begin with a key, which the receiver has accepted, and go on with the
+// newest.
 func (t *Target) begin(with *signingKey) {
 	if before := t.order.Load(); before != nil && (*before)[0] == with {
 		return

@@ -1,6 +1,7 @@
--- A secret that is rotated twice within an overlap has two former ones, and receivers may still be on the first. previous_secret stays
--- the latest of them. These columns hold those before it, the newest first, each with its own time. The trigger moves a former
--- secret there whenever it gives way, so this holds for every program that rotates as the table says.
+-- A secret that is rotated twice within an overlap has two former ones, and receivers may still be
+-- on the first. previous_secret stays the latest of them. These columns hold those before it, the
+-- newest first, each with its own time. The trigger moves a former secret there whenever it gives
+-- way, so this holds for every program that rotates as the table says.
 alter table webhooks.endpoints
     add column older_secrets text[] not null default '{}',
     add column older_secrets_until timestamptz[] not null default '{}';
@@ -26,8 +27,8 @@ begin
         if new.previous_secret is null then
             new.older_secrets := '{}';
             new.older_secrets_until := '{}';
-        -- A rotation. The agent seals secrets as well, which changes their text but no time. A statement that writes the older ones
-        -- itself, as a replication does, is let be.
+        -- A rotation. The agent seals secrets as well, which changes their text but no time. A
+        -- statement that writes the older ones itself, as a replication does, is let be.
         elsif new.secret <> old.secret
             and (new.previous_secret = old.secret
                  or new.previous_secret <> old.previous_secret and new.previous_secret_until is distinct from old.previous_secret_until)
