@@ -145,13 +145,17 @@ func lastError(e outbox.EndpointInfo) string {
 }
 
 func (a *app) endpointsShowCommand() *cobra.Command {
-	return &cobra.Command{
+	var withSecret bool
+	cmd := &cobra.Command{
 		Use:   "show ENDPOINT_ID",
 		Short: "Show one endpoint, without its secret",
 		Long: `show tells all about one endpoint but its secrets. Of the URL it shows the scheme and the host, since the rest may be a
-credential; select url from webhooks.endpoints shows it.`,
+credential; select url from webhooks.endpoints shows it. With --secret it also shows the current secret, as the customer has
+it, and the form that libraries of Standard Webhooks take: of a secret that does not begin with whsec_ that is whsec_ and
+the base64 of its bytes.`,
 		Example: `  webhook-agent endpoints show ep_01K5M2
-  webhook-agent endpoints show ep_01K5M2 --json`,
+  webhook-agent endpoints show ep_01K5M2 --json
+  webhook-agent endpoints show ep_01K5M2 --secret --json | jq -r .library_secret`,
 		Args: exactly(1, "an endpoint id"),
 		RunE: a.withDatabase(func(ctx context.Context, d *desk, args []string) error {
 			e, err := d.db.Endpoint(ctx, args[0])
@@ -159,8 +163,17 @@ credential; select url from webhooks.endpoints shows it.`,
 				return err
 			}
 			e.URL = sink.RedactURL(e.URL)
+			var shown shownSecret
+			if withSecret {
+				if shown, err = d.revealSecret(ctx, e.ID); err != nil {
+					return err
+				}
+			}
 			if d.out.asJSON {
-				return d.out.json(e)
+				return d.out.json(struct {
+					outbox.EndpointInfo
+					shownSecret
+				}{e, shown})
 			}
 			now := time.Now()
 			d.out.fields([]field{
@@ -177,6 +190,8 @@ credential; select url from webhooks.endpoints shows it.`,
 				{"last error", e.LastError},
 				{"next attempt", heldText(e, now)},
 				{"recovered", formatTime(e.LastSuccessAt, now)},
+				{"secret", shown.Secret},
+				{"for libraries", shown.LibrarySecret},
 				{"former secret", formerSecretText(e, now)},
 				{"created", formatTime(e.Created, now)},
 				{"updated", formatTime(e.Updated, now)},
@@ -184,6 +199,30 @@ credential; select url from webhooks.endpoints shows it.`,
 			return nil
 		}),
 	}
+	cmd.Flags().BoolVar(&withSecret, "secret", false, "also show the current secret, and its form for libraries of Standard Webhooks")
+	return cmd
+}
+
+// shownSecret is the secret of an endpoint for a person who has asked for it.
+type shownSecret struct {
+	Secret        string `json:"secret,omitempty"`
+	LibrarySecret string `json:"library_secret,omitempty"` // "" for a secret that cannot sign
+}
+
+func (d *desk) revealSecret(ctx context.Context, id string) (shown shownSecret, err error) {
+	e, err := d.db.EndpointWithSecret(ctx, id)
+	if err != nil {
+		return shown, err
+	}
+	opened, err := d.cfg.keyring().Open(e.ID, e.Secret)
+	if err != nil {
+		return shown, fmt.Errorf("endpoint %s: %w", e.ID, err)
+	}
+	shown.Secret = opened.Reveal()
+	if library, err := sink.StandardSecret(opened); err == nil {
+		shown.LibrarySecret = library.Reveal()
+	}
+	return shown, nil
 }
 
 func managedText(e outbox.EndpointInfo) string {
@@ -211,8 +250,19 @@ func heldText(e outbox.EndpointInfo, now time.Time) string {
 }
 
 func formerSecretText(e outbox.EndpointInfo, now time.Time) string {
-	if e.PreviousSecretUntil == nil {
-		return ""
+	untils := slices.Clone(e.OlderSecretsUntil)
+	if e.PreviousSecretUntil != nil {
+		untils = slices.Insert(untils, 0, *e.PreviousSecretUntil)
 	}
-	return "also signs until " + formatTime(e.PreviousSecretUntil, now)
+	var times []string
+	for _, until := range untils {
+		times = append(times, formatTime(&until, now))
+	}
+	switch len(times) {
+	case 0:
+		return ""
+	case 1:
+		return "also signs until " + times[0]
+	}
+	return fmt.Sprintf("%d also sign, until %s", len(times), strings.Join(times, ", "))
 }

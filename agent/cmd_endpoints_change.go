@@ -199,7 +199,8 @@ func (a *app) endpointsRotateCommand() *cobra.Command {
 		Use:   "rotate-secret ENDPOINT_ID",
 		Short: "Give an endpoint a new secret; the former one also signs for a while",
 		Long: `rotate-secret sets a new secret. For the overlap each request carries signatures of both, so that the receiver can change
-over at any time in between.`,
+over at any time in between. Former secrets of earlier rotations, five together at most, also sign until their own times;
+--overlap 0s ends them all.`,
 		Example: `  webhook-agent endpoints rotate-secret ep_01K5M2
   webhook-agent endpoints rotate-secret ep_01K5M2 --overlap 7d --secret file:/run/secrets/hook
   webhook-agent endpoints rotate-secret ep_01K5M2 --overlap 0s   when the former secret has leaked`,
@@ -287,7 +288,7 @@ enabled. The command ends with status 1 when the attempt failed.`,
 			if err != nil && !errors.Is(err, target.Err()) { // the secret cannot be opened
 				return fmt.Errorf("endpoint %s: %w", e.ID, err)
 			}
-			request := sink.Request{Target: target, Rotates: time.Now().Before(e.PreviousUntil), EventID: event.ID, Body: event.Envelope(), Test: true}
+			request := sink.Request{Target: target, EventID: event.ID, Body: event.Envelope(), Test: true}
 			return d.answerTest(ctx, e, event, webhook.Attempt(ctx, request))
 		}),
 	}

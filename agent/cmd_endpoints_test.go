@@ -48,7 +48,12 @@ func TestEndpoints_FromAddToRemove(t *testing.T) {
 		{"enable", "is enabled already"},
 		{"rotate-secret", "the former secret also signs until"},
 		{"show", "former secret  also signs until"},
+		{"rotate-secret", "the former secret also signs until"},
+		{"show", "former secret  2 also sign, until 2"},
 		{"rotate-secret --overlap 0s --secret again", "the former secret signs no more"},
+		{"show --secret", "for libraries  whsec_YWdhaW4=\n"},
+		{"show --secret --json", `"library_secret": "whsec_YWdhaW4="`},
+		{"show --secret --json", `"secret": "again"`},
 		{"rotate-secret --secret again", "has this secret already; nothing changed"},
 		{"remove", "removed " + id},
 	} {
@@ -88,6 +93,29 @@ func TestEndpoints_RefusalsAreOneSentence(t *testing.T) {
 		if status != exitFailed || stderr != "webhook-agent: "+test.want+"\n" {
 			t.Errorf("%q: status %d\n got %swant webhook-agent: %s", test.args, status, stderr, test.want)
 		}
+	}
+}
+
+// A secret of the whsec_ form is for libraries as it is; one that cannot sign is shown, so that it
+// can be mended.
+func TestEndpointsShow_ShowsASecretOnlyWhenAsked(t *testing.T) {
+	env := testenv.NewDB(t)
+	id := addEndpoint(t, env, "venue_a", "https://h.example/", "*")
+	for stored, library := range map[string]string{testSecret: testSecret, "'quoted'": ""} {
+		env.Exec(t, `update webhooks.endpoints set secret = $1`, stored)
+		got := decode[shownSecret](t, succeed(t, env, "endpoints", "show", id, "--secret", "--json"))
+		if got.Secret != stored || got.LibrarySecret != library {
+			t.Errorf("%s: %+v", stored, got)
+		}
+		for _, asked := range [][]string{nil, {"--json"}} {
+			if out := succeed(t, env, append([]string{"endpoints", "show", id}, asked...)...); strings.Contains(out, stored) || strings.Contains(out, "for libraries") {
+				t.Errorf("not asked for: %s", out)
+			}
+		}
+	}
+	env.Exec(t, `update webhooks.endpoints set secret = 'sealed:v1:0123456789abcdef:x'`)
+	if status, out, stderr := cli(t, env, "endpoints", "show", id, "--secret"); status != exitFailed || out != "" || !strings.Contains(stderr, "endpoint "+id) {
+		t.Errorf("sealed with a key that is missing: status %d, %s%s", status, out, stderr)
 	}
 }
 

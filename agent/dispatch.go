@@ -231,8 +231,7 @@ func (s *lanes) attempt(j *job) *job {
 }
 
 func (s *lanes) requestLocked(l *lane, d *outbox.Delivery) sink.Request {
-	now := s.cfg.now()
-	return sink.Request{Target: l.target, Rotates: now.Before(l.endpoint.PreviousUntil), EventID: d.EventID, Body: d.Body, At: now}
+	return sink.Request{Target: l.target, EventID: d.EventID, Body: d.Body, At: s.cfg.now()}
 }
 
 // proveLocked moves a lane between the proven and the other ones, and the places that it holds with it.

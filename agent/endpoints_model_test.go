@@ -160,7 +160,7 @@ func playEndpoints(t *testing.T, seed uint64, webhook *sink.Webhook, m *metrics)
 	p.router = &router{
 		subs: newSubscriptions(), lanes: lanes, track: p.track, write: p.take, metrics: m, log: log,
 		target: func(e *outbox.Endpoint) (*sink.Target, error) {
-			target := webhook.Target(e.URL.Reveal(), e.Secret, e.Previous)
+			target := webhook.Target(e.URL.Reveal(), e.Secret, sink.Former{Secret: e.Previous, Until: e.PreviousUntil})
 			p.mu.Lock()
 			defer p.mu.Unlock()
 			p.targets[target], p.urls[target] = e.ID, e.URL.Reveal()

@@ -299,6 +299,29 @@ func TestRun_ALongIDFailsVisiblyAndStopsNoOther(t *testing.T) {
 	waitStatus(t, env, long, endpoint, "failed, attempts 0, the event's id is longer than 512 bytes")
 }
 
+// An id with a dot makes ambiguous what Standard Webhooks signs. It is the producer's doing, and no
+// endpoint pays for it.
+func TestRun_AnIDWithADotFailsVisiblyAndCountsAgainstNobody(t *testing.T) {
+	t.Parallel()
+	env := testenv.NewDB(t)
+	r := testenv.StartReceiver(t, testSecret)
+	endpoint := addEndpoint(t, env, "venue_1", r.URL, "*")
+	start(t, testConfig(env)).waitLog("leading")
+	env.Exec(t, `insert into webhooks.outbox (id, type, venue, data) select 'evt.' || i, 't', 'venue_1', '{}' from generate_series(1, 120) i`)
+	event := addEvent(t, env, "venue_1", "lead.created", `{}`)
+	waitStatus(t, env, event, endpoint, "succeeded, attempts 1")
+	for i := range 120 {
+		waitStatus(t, env, fmt.Sprintf("evt.%d", i+1), endpoint, "failed, attempts 1, the event's id has a dot")
+	}
+	if n := testenv.QueryOne[int](t, env, `select count(*) from webhooks.attempts where class = 'invalid_event_id'`); n != 120 {
+		t.Errorf("%d failed attempts have the class", n)
+	}
+	if n := testenv.QueryOne[int](t, env, `select count(*) from webhooks.endpoints where disabled_at is not null`) +
+		testenv.QueryOne[int](t, env, `select count(*) from webhooks.endpoint_health where consecutive_failures > 0`); n > 0 || r.Count() != 1 {
+		t.Errorf("the endpoint is disabled or has failures, and received %d requests", r.Count())
+	}
+}
+
 // An event with more data than delivery.max_body fails at once, by the stream and when it is fetched again, and stops no other.
 func TestInputs_AnEventThatIsTooLargeFailsAtOnce(t *testing.T) {
 	t.Parallel()

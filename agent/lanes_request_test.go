@@ -15,17 +15,16 @@ import (
 func TestLanes_EachAttemptGoesByTheTimeAndTheEndpointOfThen(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		type seen struct {
-			at      time.Time
-			made    time.Time
-			target  *sink.Target
-			rotates bool
-			body    string
+			at     time.Time
+			made   time.Time
+			target *sink.Target
+			body   string
 		}
 		var requests []seen
 		lt := newLaneTest(t, func(cfg *lanesConfig) {
 			attempt := cfg.attempt
 			cfg.attempt = func(ctx context.Context, r sink.Request) sink.Result {
-				requests = append(requests, seen{r.At, time.Now(), r.Target, r.Rotates, string(r.Body)})
+				requests = append(requests, seen{r.At, time.Now(), r.Target, string(r.Body)})
 				return attempt(ctx, r)
 			}
 		})
@@ -46,9 +45,9 @@ func TestLanes_EachAttemptGoesByTheTimeAndTheEndpointOfThen(t *testing.T) {
 			if i >= 3 {
 				want = second
 			}
-			if !r.at.Equal(r.made) || r.target != want || r.rotates != (i < 2 || i >= 3) || r.body != requests[0].body || len(r.body) != 10 {
-				t.Errorf("attempt %d is signed for %s after it was made, to the right target %t, with the former secret %t, body %q",
-					i+1, r.at.Sub(r.made), r.target == want, r.rotates, r.body)
+			if !r.at.Equal(r.made) || r.target != want || r.body != requests[0].body || len(r.body) != 10 {
+				t.Errorf("attempt %d is signed for %s after it was made, to the right target %t, body %q",
+					i+1, r.at.Sub(r.made), r.target == want, r.body)
 			}
 		}
 		if n := len(requests); n != 6 {

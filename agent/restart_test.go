@@ -101,8 +101,10 @@ func TestRun_ARestartOfAReceiverDisablesNobodyAndMissesNothing(t *testing.T) {
 	})
 }
 
-// The receiver of the customers' page: it compares one header with what one secret gives, and answers 401. Its secret is changed some
-// time after the rotation, while events come.
+// The receiver of the customers' page: it compares one header with what one secret gives, and
+// answers 401. Its secret is rotated, changed some time after that, rotated twice, and changed to
+// the last one, while events come. It knows none of the three secrets that an agent would try first
+// that had not seen which one it was on.
 func TestRun_ARotationUnderLoadFailsNoDelivery(t *testing.T) {
 	t.Parallel()
 	env := testenv.NewDB(t)
@@ -128,20 +130,35 @@ func TestRun_ARotationUnderLoadFailsNoDelivery(t *testing.T) {
 		}
 	}
 	write(20)
-	out := succeed(t, env, "endpoints", "rotate-secret", endpoint)
-	fresh := regexp.MustCompile(`whsec_\S+`).FindString(out)
-	if fresh == "" {
-		t.Fatalf("rotate-secret prints: %s", out)
+	succeeded := func(want int) {
+		t.Helper()
+		testenv.Eventually(t, patience, func() error {
+			if n := testenv.QueryOne[int](t, env, `select count(*) from webhooks.deliveries where status = 'succeeded'`); n != want {
+				return fmt.Errorf("%d of %d deliveries succeeded", n, want)
+			}
+			return nil
+		})
 	}
-	write(100)
-	knows.Store(&fresh)
-	write(100)
-	testenv.Eventually(t, patience, func() error {
-		if n := testenv.QueryOne[int](t, env, `select count(*) from webhooks.deliveries where status = 'succeeded'`); n != 220 {
-			return fmt.Errorf("%d of 220 deliveries succeeded", n)
+	rotate := func() (fresh string) {
+		t.Helper()
+		out := succeed(t, env, "endpoints", "rotate-secret", endpoint)
+		if fresh = regexp.MustCompile(`whsec_\S+`).FindString(out); fresh == "" {
+			t.Fatalf("rotate-secret prints: %s", out)
 		}
-		return nil
-	})
+		return fresh
+	}
+	second := rotate()
+	write(50)
+	knows.Store(&second)
+	write(50)
+	succeeded(120)
+	rotate()
+	write(50)
+	fourth := rotate()
+	write(50)
+	knows.Store(&fourth)
+	write(50)
+	succeeded(270)
 	if failed := testenv.QueryAll[string](t, env, `select error from webhooks.attempts`); len(failed) > 0 || refused.Load() == 0 {
 		t.Errorf("failed attempts: %q; the receiver refused %d requests", failed, refused.Load())
 	}

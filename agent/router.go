@@ -125,6 +125,9 @@ func (r *router) examine(e *outbox.Endpoint, before *subscription) (sub *subscri
 		sub.target, sub.unfit = before.target, before.unfit // an app may change all endpoints of a venue at once
 	} else {
 		sub.target, sub.unfit = r.target(e)
+		if before != nil && before.target != nil {
+			sub.target.Follow(before.target)
+		}
 	}
 	var err error
 	if sub.patterns, err = outbox.ParsePatterns(e.Events); err == nil {

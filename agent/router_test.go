@@ -76,7 +76,7 @@ func newRouterTest(t *testing.T) *routerTest {
 			return nil, errors.New("unexpected lookup")
 		},
 		target: func(e *outbox.Endpoint) (*sink.Target, error) {
-			target := webhook.Target(e.URL.Reveal(), secret.New("key"), secret.Text{})
+			target := webhook.Target(e.URL.Reveal(), secret.New("key"))
 			return target, target.Err()
 		},
 		seal: func(*outbox.Endpoint) {}, removed: func(string) {}, tune: func(int) {},

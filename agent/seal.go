@@ -13,8 +13,13 @@ import (
 // cannot be opened signs nothing.
 func openTarget(webhook *sink.Webhook, keys secret.Keyring, e *outbox.Endpoint) (*sink.Target, error) {
 	current, err := keys.Open(e.ID, e.Secret)
-	former, _ := keys.Open(e.ID, e.Previous) // check names the key that is missing
-	target := webhook.Target(e.URL.Reveal(), current, former)
+	var former []sink.Former
+	for _, f := range e.Former() {
+		if opened, err := keys.Open(e.ID, f.Secret); err == nil { // check names the key that is missing
+			former = append(former, sink.Former{Secret: opened, Until: f.Until})
+		}
+	}
+	target := webhook.Target(e.URL.Reveal(), current, former...)
 	if err != nil {
 		return target, err
 	}

@@ -313,7 +313,8 @@ func TestSeal_ASecretThatCannotBeOpenedKeepsTheOtherOneFromNothing(t *testing.T)
 		t.Fatal(err)
 	}
 	id := addEndpoint(t, env, "venue_1", r.URL, "*")
-	env.Exec(t, `update webhooks.endpoints set previous_secret = $1, previous_secret_until = now() + interval '1 hour'`, lost.Seal(id, secret.New("former")).Reveal())
+	env.Exec(t, `update webhooks.endpoints set previous_secret = $1, previous_secret_until = now() + interval '1 hour',
+	    older_secrets = array[$1, $1], older_secrets_until = array[now() + interval '1 hour', now()]`, lost.Seal(id, secret.New("former")).Reveal())
 	cfg := testConfig(env)
 	cfg.Security.Keys = testKeys[:1]
 	start(t, cfg).waitLog("msg=leading")
@@ -328,10 +329,10 @@ func TestSeal_ASecretThatCannotBeOpenedKeepsTheOtherOneFromNothing(t *testing.T)
 		t.Helper()
 		return succeedWith(t, configText(env, env.LeastURL)+"[security]\nkeys = [\""+testKeys[0].Reveal()+"\"]\n", "check")
 	}
-	if out := check(); !strings.Contains(out, "1 former ones are sealed with key") || !strings.Contains(out, "they sign no more") || !strings.Contains(out, "1 are sealed with the first of security.keys\n") {
+	if out := check(); !strings.Contains(out, "2 former ones are sealed with key") || !strings.Contains(out, "they sign no more") || !strings.Contains(out, "1 are sealed with the first of security.keys\n") {
 		t.Errorf("check says:\n%s", out)
 	}
-	env.Exec(t, `update webhooks.endpoints set previous_secret_until = now() - interval '1 hour'`)
+	env.Exec(t, `update webhooks.endpoints set previous_secret_until = now() - interval '1 hour', older_secrets_until = '{}'`)
 	if out := check(); strings.Contains(out, "former") {
 		t.Errorf("after the overlap check says:\n%s", out)
 	}

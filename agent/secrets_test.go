@@ -9,6 +9,7 @@ import (
 	"reflect"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/BurntSushi/toml"
 
@@ -53,7 +54,7 @@ func TestSecrets_NothingThatHoldsOneShowsIt(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	target := webhook.Target("https://h.example/"+sentinel+"?"+sentinel, secret.New(sentinel), secret.New(sentinel))
+	target := webhook.Target("https://h.example/"+sentinel+"?"+sentinel, secret.New(sentinel), sink.Former{Secret: secret.New(sentinel + "2"), Until: time.Now().Add(time.Hour)})
 	if err := target.Err(); err != nil {
 		t.Fatal(err)
 	}
@@ -61,8 +62,8 @@ func TestSecrets_NothingThatHoldsOneShowsIt(t *testing.T) {
 		value any // a pointer
 		holds int // secrets
 	}{
-		{new(Config), 5}, {new(outbox.Config), 1}, {new(outbox.LedgerConfig), 1}, {new(outbox.Endpoint), 3}, {new(outbox.EndpointState), 3}, {new(outbox.State), 3},
-		{new(outbox.EndpointChange), 3}, {new(outbox.Change), 3}, {new(outbox.Batch), 3}, {new(outbox.ManagedEndpoint), 2},
+		{new(Config), 5}, {new(outbox.Config), 1}, {new(outbox.LedgerConfig), 1}, {new(outbox.Endpoint), 4}, {new(outbox.EndpointState), 4}, {new(outbox.State), 4},
+		{new(outbox.EndpointChange), 4}, {new(outbox.Change), 4}, {new(outbox.Batch), 4}, {new(outbox.ManagedEndpoint), 2},
 		{&keys, 0}, {target, 0}, {&sink.Request{Target: target}, 0}, {newGate(AdminConfig{Token: secret.New(sentinel)}), 0},
 	} {
 		v := reflect.ValueOf(c.value).Elem()

@@ -245,7 +245,7 @@ var firstUsable = time.Date(1, 1, 2, 0, 0, 0, 0, time.UTC)
 
 // endpointColumns are the columns of webhooks.endpoints that matter here.
 var endpointColumns = [...]string{"id", "venue", "url", "events", "secret", "previous_secret", "previous_secret_until",
-	"disabled_at", "disabled_reason", "generation", "created", "subscribed"}
+	"disabled_at", "disabled_reason", "generation", "created", "subscribed", "older_secrets", "older_secrets_until"}
 
 // The places of endpointColumns.
 const (
@@ -261,6 +261,8 @@ const (
 	endpointGeneration
 	endpointCreated
 	endpointSubscribed
+	endpointOlder
+	endpointOlderUntil
 )
 
 // endpointIndexes holds, for each of endpointColumns, its index in a row, or notDescribed.
@@ -298,8 +300,8 @@ func decodeEndpoint(at *endpointIndexes, r row) (*EndpointChange, error) {
 	c := &EndpointChange{}
 	var values [len(endpointColumns)]value
 	for i, name := range endpointColumns {
-		if at[i] == notDescribed && i == endpointSubscribed {
-			continue // a change from before version 7 of the schema
+		if at[i] == notDescribed && i >= endpointSubscribed {
+			continue // a change from before version 7 of the schema, or 12
 		}
 		var err error
 		if values[i], err = r.at(at[i], name); err != nil {
@@ -311,13 +313,14 @@ func decodeEndpoint(at *endpointIndexes, r row) (*EndpointChange, error) {
 	}
 	text := func(i int) string { return string(values[i].text) }
 	e := &Endpoint{
-		ID: text(endpointID), Venue: text(endpointVenue), URL: secret.New(text(endpointURL)), Events: parseEvents(text(endpointEvents)),
+		ID: text(endpointID), Venue: text(endpointVenue), URL: secret.New(text(endpointURL)), Events: parseTextArray(text(endpointEvents)),
 		Secret: secret.New(text(endpointSecret)), Disabled: values[endpointDisabledAt].kind == valueText, DisabledReason: text(endpointDisabledReason),
 	}
 	e.PreviousUntil, _ = parseTimestamp(text(endpointPreviousUntil))
 	if !e.PreviousUntil.IsZero() {
 		e.Previous = secret.New(text(endpointPrevious))
 	}
+	e.Older, e.OlderUntil = parseOlder(text(endpointOlder), text(endpointOlderUntil))
 	e.Generation, _ = strconv.ParseInt(text(endpointGeneration), 10, 64)
 	e.Created, _ = parseTimestamp(text(endpointCreated))
 	e.Subscribed, _ = parseTimestamp(text(endpointSubscribed))
@@ -325,11 +328,24 @@ func decodeEndpoint(at *endpointIndexes, r row) (*EndpointChange, error) {
 	return c, nil
 }
 
-// parseEvents parses the text form of a text[]. A null in it becomes an empty text, which is no event type: it makes the
-// endpoint unusable, and what is right beside it is kept. Of an array of several dimensions it returns all elements, as SQL's unnest
+// parseOlder parses the text forms of the columns older_secrets and older_secrets_until. What is of
+// no use, such as a null or an infinite time, is left zero.
+func parseOlder(texts, untils string) (older []secret.Text, until []time.Time) {
+	for _, text := range parseTextArray(texts) {
+		older = append(older, secret.New(text))
+	}
+	for _, text := range parseTextArray(untils) {
+		at, _ := parseTimestamp(text)
+		until = append(until, at)
+	}
+	return older, until
+}
+
+// parseTextArray parses the text form of a text[], or of a timestamptz[]. A null in it becomes an empty text, which is no event type: it
+// makes the endpoint unusable, and what is right beside it is kept. Of an array of several dimensions it returns all elements, as SQL's unnest
 // does. The form is described in
 // https://www.postgresql.org/docs/current/arrays.html#ARRAYS-IO.
-func parseEvents(array string) []string {
+func parseTextArray(array string) []string {
 	if strings.HasPrefix(array, "[") { // bounds that do not begin at one stand before it
 		_, array, _ = strings.Cut(array, "=")
 	}

@@ -290,8 +290,9 @@ func FuzzParseUTC(f *testing.F) {
 	})
 }
 
-// FuzzParseEvents holds parseEvents against the codec of pgx, for whatever texts an array can hold.
-func FuzzParseEvents(f *testing.F) {
+// FuzzParseTextArray holds parseTextArray against the codec of pgx, for whatever texts an array can
+// hold.
+func FuzzParseTextArray(f *testing.F) {
 	f.Add("lead.*", "", true, uint8(2))
 	f.Add(`a,"b\c}`, " NULL", false, uint8(1))
 	f.Add("null", "NULL", true, uint8(0))
@@ -307,7 +308,7 @@ func FuzzParseEvents(f *testing.F) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if got := parseEvents(string(text)); !slices.Equal(got, want) {
+		if got := parseTextArray(string(text)); !slices.Equal(got, want) {
 			t.Errorf("%s: %q, want %q", text, got, want)
 		}
 	})
@@ -318,7 +319,7 @@ func TestParseEvents_TakesWhatPostgreSQLPrints(t *testing.T) {
 		"{}": {}, "": nil, "{a}": {"a"}, "{a,b.*}": {"a", "b.*"}, `{"a,b","c\"d\\",""}`: {"a,b", `c"d\`, ""}, "{NULL,null}": {"", "null"}, `{"NULL"}`: {"NULL"},
 		"[0:1]={a,b}": {"a", "b"}, "{{a,b},{c,NULL}}": {"a", "b", "c", ""}, `{{"a}","{b"},{c,"d"}}`: {"a}", "{b", "c", "d"}, `{"{a"}`: {"{a"},
 	} {
-		if got := parseEvents(array); !slices.Equal(got, want) {
+		if got := parseTextArray(array); !slices.Equal(got, want) {
 			t.Errorf("%s: %q, want %q", array, got, want)
 		}
 	}

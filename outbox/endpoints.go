@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"time"
 
@@ -71,8 +72,10 @@ type EndpointInfo struct {
 	HeldBy    string     `json:"held_by"`
 	// PreviousSecretUntil is when the former secret stops signing; nil when there is none.
 	PreviousSecretUntil *time.Time `json:"previous_secret_until"`
-	Created             *time.Time `json:"created"`
-	Updated             *time.Time `json:"updated"`
+	// OlderSecretsUntil is when those before it stop, that are not over.
+	OlderSecretsUntil []time.Time `json:"older_secrets_until"`
+	Created           *time.Time  `json:"created"`
+	Updated           *time.Time  `json:"updated"`
 }
 
 // States of an endpoint (EndpointInfo.State).
@@ -93,7 +96,7 @@ type EndpointFilter struct {
 const endpointInfos = `
 select id, venue, url, events, description, state, disabled_at, disabled_reason, unusable, managed_by, consecutive_failures,
        first_failure_at, last_failure_at, last_success_at, last_error, held_until, case when held_until is null then '' else held_by end,
-       previous_secret_until, created, updated
+       previous_secret_until, older_secrets_until, created, updated
 from (
     select e.id, e.venue, e.url, e.events::text as events, e.description,
            case when e.disabled_at is not null then 'disabled' when h.unusable is not null then 'unusable' else 'enabled' end as state,
@@ -105,6 +108,8 @@ from (
            case when h.generation = e.generation and e.disabled_at is null and h.held_until > now() then h.held_until end as held_until,
            coalesce(h.held_by, '') as held_by,
            case when e.previous_secret is not null and e.previous_secret_until > now() then e.previous_secret_until end as previous_secret_until,
+           array(select u from unnest(e.older_secrets, e.older_secrets_until) with ordinality o (s, u, n)
+                 where s is not null and u > now() and u < 'infinity' order by n)::text as older_secrets_until,
            e.created, e.updated
     from webhooks.endpoints e
     left join webhooks.endpoint_health h on h.endpoint_id = e.id
@@ -139,12 +144,14 @@ func (db *DB) Endpoint(ctx context.Context, id string) (EndpointInfo, error) {
 }
 
 func scanEndpointInfo(row pgx.CollectableRow) (e EndpointInfo, err error) {
-	var events string
+	var events, older string
 	err = row.Scan(&e.ID, &e.Venue, &e.URL, &events, &e.Description, &e.State, moment{&e.DisabledAt}, &e.DisabledReason, &e.Unusable, &e.ManagedBy,
 		&e.ConsecutiveFailures, moment{&e.FirstFailureAt}, moment{&e.LastFailureAt}, moment{&e.LastSuccessAt}, &e.LastError,
 		moment{&e.HeldUntil}, &e.HeldBy,
-		moment{&e.PreviousSecretUntil}, moment{&e.Created}, moment{&e.Updated})
-	e.Events = parseEvents(events)
+		moment{&e.PreviousSecretUntil}, &older, moment{&e.Created}, moment{&e.Updated})
+	e.Events = parseTextArray(events)
+	_, until := parseOlder("{}", older)
+	e.OlderSecretsUntil = slices.DeleteFunc(append([]time.Time{}, until...), time.Time.IsZero) // of a year that cannot be shown
 	return e, err
 }
 
@@ -205,12 +212,23 @@ set previous_secret = case when $3::interval > '0' then secret end,
 where id = $1
 returning previous_secret_until`
 
-// RotateSecret gives an endpoint a new secret. The former one signs as well for the overlap; none with an overlap of zero. It
-// returns when the former secret ends, nil when at once.
+// codeProgramLimit is what the trigger of webhooks.endpoints refuses one former secret more with.
+const codeProgramLimit = "54000"
+
+// RotateSecret gives an endpoint a new secret. The former one signs as well for the overlap, and
+// those before it until their own times, MostFormerSecrets together; with an overlap of zero all of
+// them end. It returns when the former secret ends, nil when at once.
 func (db *DB) RotateSecret(ctx context.Context, id string, s secret.Text, overlap time.Duration) (until *time.Time, err error) {
 	err = db.pool.QueryRow(ctx, rotateSecret, id, db.cfg.Keys.Seal(id, s).Reveal(), overlap).Scan(&until)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return nil, noEndpoint(id)
+	}
+	if SQLState(err) == codeProgramLimit {
+		return nil, &Problem{
+			Thing:  fmt.Sprintf("endpoint %q", id),
+			Reason: fmt.Sprintf("%d former secrets of it still sign, and no more are kept", MostFormerSecrets),
+			Remedy: "wait until one of them ends, which webhook-agent endpoints show tells, or end them all with --overlap 0s", Err: err,
+		}
 	}
 	return until, db.cfg.explain("rotate a secret", err)
 }

@@ -156,7 +156,11 @@ type Endpoint struct {
 	Secret   secret.Text
 	Previous secret.Text // also signs until PreviousUntil
 	// PreviousUntil is zero when there is no previous secret.
-	PreviousUntil  time.Time
+	PreviousUntil time.Time
+	// Older are what Previous was before, the newest first, and OlderUntil is when each of them
+	// ends. See Former.
+	Older          []secret.Text
+	OlderUntil     []time.Time
 	Disabled       bool
 	DisabledReason string
 	// Generation counts how often the endpoint was enabled. Failures are counted within one generation.
@@ -173,6 +177,30 @@ func (e *Endpoint) Since() time.Time {
 	return e.Subscribed
 }
 
+// MostFormerSecrets is how many former secrets of an endpoint may sign at a time. Migration 013
+// holds it as well.
+const MostFormerSecrets = 5
+
+// FormerSecret is a secret that also signs until a time.
+type FormerSecret struct {
+	Secret secret.Text
+	Until  time.Time
+}
+
+// Former returns the former secrets, the newest first, whether or not their time is over.
+func (e *Endpoint) Former() (former []FormerSecret) {
+	add := func(s secret.Text, until time.Time) {
+		if !s.IsZero() && !until.IsZero() {
+			former = append(former, FormerSecret{s, until})
+		}
+	}
+	add(e.Previous, e.PreviousUntil)
+	for i := range min(len(e.Older), len(e.OlderUntil)) {
+		add(e.Older[i], e.OlderUntil[i])
+	}
+	return former
+}
+
 // Same reports whether two rows of an endpoint do not differ in anything that is read of them.
 func (e *Endpoint) Same(other *Endpoint) bool {
 	return e.ID == other.ID && e.Venue == other.Venue && slices.Equal(e.Events, other.Events) && e.SameTarget(other) &&
@@ -182,7 +210,8 @@ func (e *Endpoint) Same(other *Endpoint) bool {
 
 // SameTarget reports whether two rows of an endpoint lead to the same place and sign alike.
 func (e *Endpoint) SameTarget(other *Endpoint) bool {
-	return e.URL.Equal(other.URL) && e.Secret.Equal(other.Secret) && e.Previous.Equal(other.Previous) && e.PreviousUntil.Equal(other.PreviousUntil)
+	return e.URL.Equal(other.URL) && e.Secret.Equal(other.Secret) && slices.EqualFunc(e.Former(), other.Former(),
+		func(a, b FormerSecret) bool { return a.Secret.Equal(b.Secret) && a.Until.Equal(b.Until) })
 }
 
 // Reasons why an endpoint is disabled (endpoints.disabled_reason).
@@ -224,6 +253,10 @@ func (c *EndpointChange) Merge(before *Endpoint) {
 			if !c.Endpoint.PreviousUntil.IsZero() { // the end of the overlap is a column of its own
 				c.Endpoint.Previous = before.Previous
 			}
+		case "older_secrets":
+			c.Endpoint.Older = before.Older
+		case "older_secrets_until":
+			c.Endpoint.OlderUntil = before.OlderUntil
 		}
 	}
 }

@@ -102,6 +102,18 @@ func TestEndpointChange_MergeFillsInWhatTheStreamLeftOut(t *testing.T) {
 	if c.Merge(before); !c.Endpoint.Previous.IsZero() || !c.Endpoint.PreviousUntil.IsZero() {
 		t.Errorf("a rotation that was ended goes on: %+v", c.Endpoint)
 	}
+	before.Older, before.OlderUntil = []secret.Text{secret.New("oldest")}, []time.Time{until}
+	c = EndpointChange{ID: "ep_1", Endpoint: &Endpoint{ID: "ep_1", PreviousUntil: later, OlderUntil: []time.Time{later}},
+		unchanged: []string{"previous_secret", "older_secrets"}}
+	c.Merge(before)
+	if f := c.Endpoint.Former(); len(f) != 2 || f[1].Secret.Reveal() != "oldest" || !f[1].Until.Equal(later) {
+		t.Errorf("%d former secrets after the merge", len(f))
+	}
+	c = EndpointChange{ID: "ep_1", Endpoint: &Endpoint{ID: "ep_1", PreviousUntil: later}, unchanged: []string{"older_secrets", "older_secrets_until"}}
+	c.Merge(before)
+	if f := c.Endpoint.Former(); len(f) != 1 || f[0].Secret.Reveal() != "oldest" || !f[0].Until.Equal(until) {
+		t.Errorf("%d former secrets after the merge of both columns", len(f))
+	}
 	c = EndpointChange{ID: "ep_1", Endpoint: &Endpoint{ID: "ep_1", URL: secret.New("https://new.example/")}}
 	c.Merge(before)
 	if e := c.Endpoint; e.URL.Reveal() != "https://new.example/" || e.Events != nil || !e.Secret.IsZero() {

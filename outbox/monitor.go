@@ -103,6 +103,14 @@ const (
 update webhooks.endpoints set events = $2, secret = $3, description = $4
 where id = $1 and (events, secret, description) is distinct from ($2::text[], $3::text, $4::text)`
 
+	// dropOldestSecret makes place for a rotation: what the file says must not keep the agent from
+	// leading.
+	dropOldestSecret = `
+update webhooks.endpoints
+set older_secrets = older_secrets[:cardinality(older_secrets) - 1], older_secrets_until = older_secrets_until[:cardinality(older_secrets) - 1]
+where id = $1 and 1 + cardinality(older_secrets) >= $2
+  and not exists (select from unnest(previous_secret_until || older_secrets_until) u where u <= clock_timestamp())`
+
 	selectManaged = `
 select id, venue, url, secret from webhooks.endpoints where managed_by = 'file' order by created, id`
 
@@ -110,8 +118,14 @@ select id, venue, url, secret from webhooks.endpoints where managed_by = 'file' 
 delete from webhooks.endpoints where id = any($1) and managed_by = 'file'`
 )
 
-// SyncManaged makes the endpoints that are marked as managed by the file those of the file: it adds, changes and
-// removes. Other endpoints it leaves alone, and what a person disabled stays disabled.
+// ManagedOverlap is how long the former secret of an endpoint of the file also signs when the file
+// has another one.
+const ManagedOverlap = 24 * time.Hour
+
+// SyncManaged makes the endpoints that are marked as managed by the file those of the file: it
+// adds, changes and removes. Other endpoints it leaves alone, and what a person disabled stays
+// disabled. A secret that has changed is a rotation with ManagedOverlap; the oldest of
+// MostFormerSecrets gives way.
 func (db *DB) SyncManaged(ctx context.Context, endpoints []ManagedEndpoint) error {
 	err := pgx.BeginFunc(ctx, db.pool, func(tx pgx.Tx) error {
 		tx = withoutPreparing(tx)
@@ -146,8 +160,18 @@ func (db *DB) SyncManaged(ctx context.Context, endpoints []ManagedEndpoint) erro
 			if exists {
 				// A secret that is the same stays as it is stored: to seal it is not worth waiting for whoever holds the row.
 				stored := secret.New(r.secret)
-				if is, err := db.cfg.Keys.Open(r.id, stored); err != nil || !is.Equal(e.Secret) {
+				is, notOpened := db.cfg.Keys.Open(r.id, stored)
+				switch {
+				case notOpened != nil: // it has signed nothing
 					stored = db.cfg.Keys.Seal(r.id, e.Secret)
+				case !is.Equal(e.Secret):
+					if err := exec(ctx, tx, dropOldestSecret, r.id, MostFormerSecrets); err != nil {
+						return err
+					}
+					stored = db.cfg.Keys.Seal(r.id, e.Secret)
+					if err := exec(ctx, tx, rotateSecret, r.id, stored.Reveal(), ManagedOverlap); err != nil {
+						return err
+					}
 				}
 				err = exec(ctx, tx, updateManaged, r.id, e.Events, stored.Reveal(), e.Description)
 			} else {

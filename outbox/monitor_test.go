@@ -1,6 +1,7 @@
 package outbox
 
 import (
+	"fmt"
 	"slices"
 	"testing"
 	"time"
@@ -58,6 +59,27 @@ func TestSyncManaged_ChangesARowOnlyWhenTheFileHas(t *testing.T) {
 	must(t, db.SyncManaged(t.Context(), []ManagedEndpoint{e}))
 	if got, want := listEndpoints(t, env), []string{"venue_a https://a.example/ {lead.*} s2  file disabled"}; !slices.Equal(got, want) {
 		t.Errorf("%q, want %q: changed, and disabled as a person left it", got, want)
+	}
+}
+
+func TestSyncManaged_ASecretThatChangesInTheFileIsARotation(t *testing.T) {
+	t.Parallel()
+	db, env := openDB(t)
+	e := ManagedEndpoint{Venue: "venue_a", URL: secret.New("https://a.example/"), Events: []string{"*"}, Secret: secret.New("s0")}
+	must(t, db.SyncManaged(t.Context(), []ManagedEndpoint{e}))
+	id := testenv.QueryOne[string](t, env, `select id from webhooks.endpoints`)
+	for i, want := range []string{"s1 s0:24", "s2 s1:24 s0:24", "s3 s2:24 s1:24 s0:24", "s4 s3:24 s2:24 s1:24 s0:24", "s5 s4:24 s3:24 s2:24 s1:24 s0:24",
+		// The file is obeyed all the same: the oldest gives way.
+		"s6 s5:24 s4:24 s3:24 s2:24 s1:24"} {
+		e.Secret = secret.New(fmt.Sprintf("s%d", i+1))
+		for range 2 { // the second time it is the same
+			must(t, db.SyncManaged(t.Context(), []ManagedEndpoint{e}))
+		}
+		found, err := db.EndpointWithSecret(t.Context(), id)
+		must(t, err)
+		if got := formerText(found); got != want {
+			t.Errorf("%s, want %s", got, want)
+		}
 	}
 }
 

@@ -75,7 +75,7 @@ func TestPatterns_MeanTheSameInGoAndSQL(t *testing.T) {
 	    from unnest($1::text[], $2::text[]) with ordinality x (e, type, place) order by place`, arrays, types) {
 		verdict, array, _ := strings.Cut(answer, " ")
 		sql := verdict == "true"
-		p, _ := ParsePatterns(parseEvents(array))
+		p, _ := ParsePatterns(parseTextArray(array))
 		if got := p.Match(types[i]); got != sql {
 			t.Errorf("%s and the type %q: Go says %t, SQL %t", array, types[i], got, sql)
 		}

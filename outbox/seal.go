@@ -3,6 +3,7 @@ package outbox
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	"github.com/jackc/pgx/v5"
 
@@ -15,17 +16,21 @@ import (
 
 // Unsealed tells whether SealSecrets has something to do for e.
 func (db *DB) Unsealed(e *Endpoint) bool {
-	return db.cfg.Keys.Outdated(e.ID, e.Secret) || db.cfg.Keys.Outdated(e.ID, e.Previous)
+	outdated := func(s secret.Text) bool { return db.cfg.Keys.Outdated(e.ID, s) }
+	return outdated(e.Secret) || outdated(e.Previous) || slices.ContainsFunc(e.Older, outdated)
 }
 
 const (
 	selectSecrets = `
-select secret, coalesce(previous_secret, '') from webhooks.endpoints where id = $1`
+select array[secret, coalesce(previous_secret, '')]
+       || array(select coalesce(s, '') from unnest(older_secrets) with ordinality o (s, n) order by n)
+from webhooks.endpoints where id = $1`
 
 	// updateSecrets changes nothing if somebody else has.
 	updateSecrets = `
-update webhooks.endpoints set secret = $2, previous_secret = nullif($3, '')
-where id = $1 and secret = $4 and coalesce(previous_secret, '') = $5`
+update webhooks.endpoints set secret = $2, previous_secret = nullif($3, ''), older_secrets = $4
+where id = $1 and secret = $5 and coalesce(previous_secret, '') = $6
+  and array(select coalesce(s, '') from unnest(older_secrets) with ordinality o (s, n) order by n) = $7`
 )
 
 // SealSecrets seals the secrets of one endpoint with the first of Config.Keys; one that cannot be opened stays as it is. It does nothing,
@@ -36,15 +41,12 @@ func (db *DB) SealSecrets(ctx context.Context, endpointID string) (sealed bool, 
 		if err := exec(ctx, tx, setBrief); err != nil {
 			return err
 		}
-		stored, err := queryRows(ctx, tx, selectSecrets, func(row pgx.CollectableRow) (s [2]string, err error) {
-			err = row.Scan(&s[0], &s[1])
-			return s, err
-		}, endpointID)
+		stored, err := queryRows(ctx, tx, selectSecrets, pgx.RowTo[[]string], endpointID)
 		if err != nil || len(stored) == 0 {
 			return err
 		}
 		was := stored[0]
-		is := was
+		is := slices.Clone(was)
 		for i, text := range was {
 			if s := secret.New(text); db.cfg.Keys.Outdated(endpointID, s) {
 				opened, err := db.cfg.Keys.Open(endpointID, s)
@@ -54,10 +56,10 @@ func (db *DB) SealSecrets(ctx context.Context, endpointID string) (sealed bool, 
 				is[i] = db.cfg.Keys.Seal(endpointID, opened).Reveal()
 			}
 		}
-		if is == was {
+		if slices.Equal(is, was) {
 			return nil
 		}
-		tag, err := tx.Exec(ctx, updateSecrets, endpointID, is[0], is[1], was[0], was[1])
+		tag, err := tx.Exec(ctx, updateSecrets, endpointID, is[0], is[1], is[2:], was[0], was[1], was[2:])
 		sealed = tag.RowsAffected() > 0
 		return err
 	})
@@ -67,8 +69,12 @@ func (db *DB) SealSecrets(ctx context.Context, endpointID string) (sealed bool, 
 // selectKeyNames counts the secrets that sign, by how they are sealed. No name stands for those that are not.
 const selectKeyNames = `
 select former, case when starts_with(text, '` + secret.SealedPrefix + `') then split_part(text, ':', 3) else '' end as key, count(*)
-from webhooks.endpoints e, lateral (values (false, e.secret), (true, e.previous_secret)) s (former, text)
-where text is not null and (not former or e.previous_secret_until > now())
+from webhooks.endpoints e, lateral (
+    values (false, e.secret, null::timestamptz), (true, e.previous_secret, e.previous_secret_until)
+    union all
+    select true, o.* from unnest(e.older_secrets, e.older_secrets_until) o
+) s (former, text, until)
+where text is not null and (not former or until > now())
 group by 1, 2 order by 1, 2`
 
 // checkSecrets tells how many secrets are sealed with the first key, and which of them cannot be opened.

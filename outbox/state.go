@@ -43,6 +43,7 @@ select e.id, e.venue, e.url, e.events::text, e.secret, coalesce(e.previous_secre
        case when h.generation = e.generation then h.consecutive_failures else 0 end,
        case when h.generation = e.generation then h.first_failure_at end,
        coalesce(h.unusable, ''),
+       e.older_secrets::text, e.older_secrets_until::text,
        case when h.generation = e.generation and isfinite(h.held_until) then h.held_until end, coalesce(h.held_by, '')
 from webhooks.endpoints e
 left join webhooks.endpoint_health h on h.endpoint_id = e.id`
@@ -108,18 +109,19 @@ func scanEndpointState(row pgx.CollectableRow) (e EndpointState, err error) {
 		url, secretText, previous string
 		until, firstFailure       *time.Time
 		subscribed, held          *time.Time
-		events                    string
+		events, older, olderUntil string
 	)
 	err = row.Scan(&e.ID, &e.Venue, &url, &events, &secretText, &previous, &until, &e.Disabled, &e.DisabledReason,
-		&e.Generation, &e.Created, &subscribed, &e.Failures, &firstFailure, &e.Unusable, &held, &e.HeldBy)
+		&e.Generation, &e.Created, &subscribed, &e.Failures, &firstFailure, &e.Unusable, &older, &olderUntil, &held, &e.HeldBy)
 	if err != nil {
 		return e, fmt.Errorf("endpoint %s: %w", strconv.Quote(e.ID), err)
 	}
-	e.Events = parseEvents(events)
+	e.Events = parseTextArray(events)
 	e.URL, e.Secret = secret.New(url), secret.New(secretText)
 	if previous != "" && until != nil {
 		e.Previous, e.PreviousUntil = secret.New(previous), *until
 	}
+	e.Older, e.OlderUntil = parseOlder(older, olderUntil)
 	if subscribed != nil {
 		e.Subscribed = *subscribed
 	}

@@ -105,23 +105,23 @@ func TestAttempt_ARotationFailsNothingAtAReceiverThatKnowsOneSecret(t *testing.T
 	})
 	w := newTestWebhook(t, nil)
 	for _, code = range []int{400, 401, 403} {
-		target := w.Target(url, secret.New(current), secret.New(former))
+		target := rotating(w, url, secret.New(current), secret.New(former))
 		for step, known := range []string{former, former, current, current, former, current} {
 			knows.Store(&known)
 			requests.Store(0)
-			got := w.Attempt(t.Context(), Request{Target: target, Rotates: true, EventID: "evt_1", Body: []byte(testBody)})
+			got := w.Attempt(t.Context(), Request{Target: target, EventID: "evt_1", Body: []byte(testBody)})
 			if got.Outcome != Succeeded || requests.Load() > 2 {
 				t.Errorf("%d, step %d: %+v after %d requests", code, step, got, requests.Load())
 			}
-			got = w.Attempt(t.Context(), Request{Target: target, Rotates: true, EventID: "evt_2", Body: []byte(testBody)})
+			got = w.Attempt(t.Context(), Request{Target: target, EventID: "evt_2", Body: []byte(testBody)})
 			if got.Outcome != Succeeded || requests.Load() > 3 {
 				t.Errorf("%d, step %d: what was accepted is not remembered: %+v after %d requests", code, step, got, requests.Load())
 			}
 		}
 		// What comes behind the new secret, a limit on the rate, say, does not have it forgotten.
-		limited := w.Target(limitedURL, secret.New(current), secret.New(former))
+		limited := rotating(w, limitedURL, secret.New(current), secret.New(former))
 		for _, want := range []int{503, 200} {
-			got := w.Attempt(t.Context(), Request{Target: limited, Rotates: true, EventID: "evt_1", Body: []byte(testBody)})
+			got := w.Attempt(t.Context(), Request{Target: limited, EventID: "evt_1", Body: []byte(testBody)})
 			if got.Code != want {
 				t.Errorf("%d: behind a limit: %+v, want %d", code, got, want)
 			}
@@ -131,7 +131,7 @@ func TestAttempt_ARotationFailsNothingAtAReceiverThatKnowsOneSecret(t *testing.T
 		neither := "another"
 		knows.Store(&neither)
 		requests.Store(0)
-		got := w.Attempt(t.Context(), Request{Target: target, Rotates: true, EventID: "evt_3", Body: []byte(testBody)})
+		got := w.Attempt(t.Context(), Request{Target: target, EventID: "evt_3", Body: []byte(testBody)})
 		if got.Outcome != Failed || got.Code != code || requests.Load() != 2 {
 			t.Errorf("%d: %+v after %d requests", code, got, requests.Load())
 		}
@@ -139,7 +139,7 @@ func TestAttempt_ARotationFailsNothingAtAReceiverThatKnowsOneSecret(t *testing.T
 		known := former
 		knows.Store(&known)
 		requests.Store(0)
-		got = w.Attempt(t.Context(), Request{Target: target, EventID: "evt_4", Body: []byte(testBody)})
+		got = w.Attempt(t.Context(), Request{Target: target, EventID: "evt_4", Body: []byte(testBody), At: time.Now().Add(2 * time.Hour)})
 		if got.Outcome != Failed || requests.Load() != 1 {
 			t.Errorf("%d: %+v after %d requests without an overlap", code, got, requests.Load())
 		}
@@ -160,9 +160,9 @@ func TestAttempt_ARotationTriesTheOtherSecretNextAfterAnyFailure(t *testing.T) {
 			}
 		})
 		w := newTestWebhook(t, nil)
-		target := w.Target(url, secret.New(current), secret.New(former))
+		target := rotating(w, url, secret.New(current), secret.New(former))
 		for _, want := range []int{code, 200, 200} {
-			if got := w.Attempt(t.Context(), Request{Target: target, Rotates: true, EventID: "evt_1", Body: []byte(testBody)}); got.Code != want {
+			if got := w.Attempt(t.Context(), Request{Target: target, EventID: "evt_1", Body: []byte(testBody)}); got.Code != want {
 				t.Errorf("%+v, want %d", got, want)
 			}
 		}
@@ -180,8 +180,8 @@ func TestAttempt_ARotationKnowsTheFirstAnswer(t *testing.T) {
 		}
 	})
 	w := newTestWebhook(t, nil)
-	target := w.Target("http://"+address, secret.New("the-new-secret"), secret.New("the-former-secret"))
-	got := w.Attempt(t.Context(), Request{Target: target, Rotates: true, EventID: "evt_1", Body: []byte(testBody)})
+	target := rotating(w, "http://"+address, secret.New("the-new-secret"), secret.New("the-former-secret"))
+	got := w.Attempt(t.Context(), Request{Target: target, EventID: "evt_1", Body: []byte(testBody)})
 	if requests.Load() != 2 || got.Code != 401 || got.Response != "no" {
 		t.Errorf("%+v after %d requests", got, requests.Load())
 	}

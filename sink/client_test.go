@@ -439,7 +439,7 @@ func TestAttempt_IsCanceledAsItSends(t *testing.T) {
 // What a server sends over an idle TLS connection may be a session ticket, or its end.
 func TestConn_IsAliveBehindASessionTicket(t *testing.T) {
 	base, w := serveTLSWith(t, func(c *tls.Config) { c.ClientAuth = tls.RequestClientCert }) // the tickets come behind the handshake then
-	target := w.Target(base, requestTo(base).Secret, requestTo(base).Previous)
+	target := w.Target(base, requestTo(base).Secret)
 	c, err := w.client.connect(t.Context(), target.origin, time.Now().Add(time.Minute), new(progress))
 	if err != nil {
 		t.Fatal(err)

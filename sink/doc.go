@@ -4,8 +4,11 @@
 //
 //   - Attempt makes one attempt and returns a value. It never follows a redirect and never panics. It sends more than once in two
 //     cases, within the same deadline: on a fresh connection when a kept one ends before an answer, since servers close those
-//     whenever they like; and, while a secret is rotated, with the other secret after a 400, 401 or 403. A server may so see an event
-//     twice, which at-least-once allows.
+//     whenever they like; and, while former secrets sign as well, with another secret after a 400, 401 or 403, three secrets
+//     at most. A server may so see an event more than once, which at-least-once allows.
+//   - Each valid secret has an entry in Webhook-Signature. X-Quintago-Signature has room for one: that of the secret which the
+//     receiver has accepted last. While none was accepted it is the oldest, which the receiver is still on; then the newest, which
+//     it changes to; then the others. Target remembers it, in memory.
 //   - One deadline, delivery.timeout, covers DNS, connect, TLS, request, headers and body.
 //   - What fails on this side of the wire is no attempt (NotMade): descriptors, memory, ports, routes, and the resolver. Whether it
 //     is our resolver or a customer's DNS that fails is found out by asking for other names (local.go).
@@ -67,7 +70,7 @@
 //
 //	invalid_url         CheckURL refuses the URL
 //	invalid_secret      CheckSecret refuses the secret
-//	invalid_event_id    the event's id cannot be sent in a header
+//	invalid_event_id    the event's id cannot be sent in a header, or has a dot
 //	blocked_address     the address policy refuses the URL's address, or one its host name resolves to
 //	dns_error           the host name does not exist, or DNS failed or did not answer
 //	connect_refused     nothing listens on that port
@@ -89,6 +92,13 @@
 //	internal_error      a fault of the agent itself, which is not the server's doing
 //	local_fault         this host or its resolver failed (Fault): it was no attempt
 //	canceled            the caller's context ended first; the result is unknown
+//
+// # Event ids
+//
+// Standard Webhooks signs id, timestamp and body joined by dots. Its specification says of the id that it must not be the user's, or
+// at the very least not have a dot: whoever chooses such an id has us sign a request of another id, time and body. Receivers
+// read timestamps in many ways ("17-x" is 17 in some languages), so any dot is refused. Such an event fails at once for all endpoints,
+// and counts for none. The ids that the outbox makes have no dot.
 //
 // # Goroutines
 //

@@ -55,8 +55,17 @@ type testRequest struct {
 
 // of returns the Request as w makes it.
 func (r testRequest) of(w *Webhook) Request {
-	r.Target, r.Rotates = w.Target(r.URL, r.Secret, r.Previous), true
+	r.Target = rotating(w, r.URL, r.Secret, r.Previous)
 	return r.Request
+}
+
+// rotating is Target with former secrets that also sign for an hour.
+func rotating(w *Webhook, url string, current secret.Text, former ...secret.Text) *Target {
+	var until []Former
+	for _, s := range former {
+		until = append(until, Former{s, time.Now().Add(time.Hour)})
+	}
+	return w.Target(url, current, until...)
 }
 
 // requestTo makes a request with sentinels in all its secret parts. base is scheme and host.

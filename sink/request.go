@@ -27,15 +27,15 @@ func (m *message) free() {
 	messages.Put(m)
 }
 
-// newMessage writes out a request. During a rotation former says which secret signs X-Quintago-Signature.
-func (w *Webhook) newMessage(r Request, former bool) *message {
+// newMessage writes out a request. The key signer signs X-Quintago-Signature.
+func (w *Webhook) newMessage(r Request, signer *signingKey) *message {
 	m := messages.Get().(*message)
 	b := append(m.first[:0], r.Target.start...)
 	b = append(b, "\r\nUser-Agent: "...)
 	b = append(b, w.userAgent...)
 	b = append(b, "\r\nContent-Type: application/json\r\nContent-Length: "...)
 	b = strconv.AppendInt(b, int64(len(r.Body)), 10)
-	b = r.appendSignatures(b, former)
+	b = r.appendSignatures(b, signer)
 	if r.Test {
 		b = append(b, "\r\n"+HeaderTest+": true"...)
 	}
@@ -50,28 +50,23 @@ func (w *Webhook) newMessage(r Request, former bool) *message {
 }
 
 // appendSignatures appends the fields that Sign sets.
-func (r *Request) appendSignatures(b []byte, former bool) []byte {
-	t := r.Target
+func (r *Request) appendSignatures(b []byte, signer *signingKey) []byte {
 	var scratch [20]byte
 	timestamp := strconv.AppendInt(scratch[:0], r.At.Unix(), 10)
 	b = append(b, "\r\n"+HeaderID+": "...)
 	b = append(b, r.EventID...)
 	b = append(b, "\r\n"+HeaderTimestamp+": "...)
 	b = append(b, timestamp...)
-	b = append(b, "\r\n"+HeaderStandardSignature+": "...)
-	b = t.key.appendStandard(b, r.EventID, timestamp, r.Body)
-	first := &t.key
-	if r.Rotates && t.previous != nil {
-		b = append(b, ' ')
-		b = t.previous.appendStandard(b, r.EventID, timestamp, r.Body)
+	b = append(b, "\r\n"+HeaderStandardSignature+":"...)
+	for _, key := range r.keys {
+		b = key.appendStandard(append(b, ' '), r.EventID, timestamp, r.Body)
+	}
+	if len(r.keys) > 1 {
 		b = append(b, "\r\n"+HeaderSignaturePrevious+": "...)
-		b = t.previous.appendQuintago(b, r.Body)
-		if former {
-			first = t.previous
-		}
+		b = r.keys[1].appendQuintago(b, r.Body)
 	}
 	b = append(b, "\r\n"+HeaderSignature+": "...)
-	return first.appendQuintago(b, r.Body)
+	return signer.appendQuintago(b, r.Body)
 }
 
 // startOf writes the lines of a request that are the same for all to a URL.

@@ -26,7 +26,7 @@ func TestErrors_ShowNoSecret(t *testing.T) {
 		}
 		checkNoSentinel(t, err.Error())
 		checkNoSentinel(t, err)
-		checkNoSentinel(t, w.Attempt(t.Context(), Request{Target: w.Target(url, secret.New(sentinelSecret), secret.Text{}), EventID: "evt_1"}))
+		checkNoSentinel(t, w.Attempt(t.Context(), Request{Target: w.Target(url, secret.New(sentinelSecret)), EventID: "evt_1"}))
 	}
 	short := base64.StdEncoding.EncodeToString([]byte("sentinel"))
 	for _, key := range []string{"whsec_sentinel", "whsec_sentinel!", "whsec_" + short, "whsec_sentinel\n"} {

@@ -41,33 +41,44 @@ const (
 //   - Standard Webhooks 1.0.0 (https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/standard-webhooks.md),
 //     an HMAC-SHA256 of id, timestamp and body, keyed with the decoded form of a whsec_ secret and any other as written.
 //
-// While previous is not empty it signs as well. Sign fails if CheckSecret refuses one of the secrets; h is then unchanged.
-func Sign(h http.Header, eventID string, at time.Time, body []byte, current, previous secret.Text) error {
+// Former secrets, the newest first, sign as well: each has an entry in Webhook-Signature, and the
+// newest X-Quintago-Signature-Previous; empty ones are ignored. Sign fails if CheckSecret refuses
+// one of the secrets; h is then unchanged.
+func Sign(h http.Header, eventID string, at time.Time, body []byte, current secret.Text, former ...secret.Text) error {
 	key, err := parseSecret(current)
 	if err != nil {
 		return err
 	}
-	if previous.IsZero() {
-		key.sign(h, eventID, at, body, nil)
-		return nil
+	keys := []*signingKey{&key}
+	for _, s := range former {
+		if s.IsZero() {
+			continue
+		}
+		key, err := parseSecret(s)
+		if err != nil {
+			return fmt.Errorf("former secret: %w", err)
+		}
+		keys = append(keys, &key)
 	}
-	former, err := parseSecret(previous)
-	if err != nil {
-		return fmt.Errorf("previous secret: %w", err)
-	}
-	key.sign(h, eventID, at, body, &former)
+	signAll(h, eventID, at, body, keys, &key)
 	return nil
 }
 
-// sign is Sign with keys; previous is nil when there is none.
-func (k *signingKey) sign(h http.Header, eventID string, at time.Time, body []byte, previous *signingKey) {
+// signAll is Sign with keys, the current one first. X-Quintago-Signature is that of signer, one of
+// them.
+func signAll(h http.Header, eventID string, at time.Time, body []byte, keys []*signingKey, signer *signingKey) {
 	timestamp := strconv.FormatInt(at.Unix(), 10)
-	standard := k.signStandard(eventID, timestamp, body)
-	if previous != nil {
-		standard += " " + previous.signStandard(eventID, timestamp, body)
-		h[HeaderSignaturePrevious] = []string{previous.signQuintago(body)}
+	var standard string
+	for i, key := range keys {
+		if i > 0 {
+			standard += " "
+		}
+		standard += key.signStandard(eventID, timestamp, body)
 	}
-	h[HeaderSignature] = []string{k.signQuintago(body)}
+	if len(keys) > 1 {
+		h[HeaderSignaturePrevious] = []string{keys[1].signQuintago(body)}
+	}
+	h[HeaderSignature] = []string{signer.signQuintago(body)}
 	h[HeaderID] = []string{eventID}
 	h[HeaderTimestamp] = []string{timestamp}
 	h[HeaderStandardSignature] = []string{standard}
@@ -79,6 +90,17 @@ func (k *signingKey) sign(h http.Header, eventID string, at time.Time, body []by
 func CheckSecret(s secret.Text) error {
 	_, err := parseSecret(s)
 	return err
+}
+
+// StandardSecret returns the text that libraries of Standard Webhooks take for a secret, since they
+// decode all they are given: a whsec_ secret itself, and of any other whsec_ and the base64 of its
+// bytes. It fails if CheckSecret refuses the secret.
+func StandardSecret(s secret.Text) (secret.Text, error) {
+	key, err := parseSecret(s)
+	if err != nil {
+		return secret.Text{}, err
+	}
+	return secret.New(secretPrefix + base64.StdEncoding.EncodeToString(key.standard)), nil
 }
 
 // GenerateSecret makes a new secret: whsec_ and the base64 of 32 random bytes.
@@ -93,6 +115,9 @@ type signingKey struct {
 	quintago []byte // the secret as written
 	standard []byte // decoded if the secret has the whsec_ form
 }
+
+// is reports whether two keys come from the same secret.
+func (k *signingKey) is(other *signingKey) bool { return bytes.Equal(k.quintago, other.quintago) }
 
 // parseSecret's errors contain positions and lengths but no part of the secret.
 func parseSecret(s secret.Text) (signingKey, error) {

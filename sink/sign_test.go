@@ -63,18 +63,21 @@ func TestSign_IsAcceptedByTheStandardWebhooksLibrary(t *testing.T) {
 	for _, c := range []struct{ name, current, previous, receiver string }{
 		{"whsec_", goldenSecret, "", goldenSecret},
 		{"text", "any text", "", "any text"},
+		{"one character", "x", "", "x"},
+		{"not ASCII", "pässword", "", "pässword"},
+		{"not UTF-8", "\xff\x00", "", "\xff\x00"},
+		{"base64 without the prefix", goldenSecret[6:], "", goldenSecret[6:]},
+		{"longer than a key of the standard", strings.Repeat("long", 100), "", strings.Repeat("long", 100)},
 		{"rotation, receiver has the new one", goldenSecret, whsecOther, goldenSecret},
 		{"rotation, receiver has the old one", goldenSecret, whsecOther, whsecOther},
 		{"rotation from text to whsec_", goldenSecret, "any text", "any text"},
 	} {
 		h := sign(t, "evt_1", testBody, c.current, c.previous, time.Now())
-		var oracle *standardwebhooks.Webhook
-		var err error
-		if strings.HasPrefix(c.receiver, "whsec_") {
-			oracle, err = standardwebhooks.NewWebhook(c.receiver)
-		} else {
-			oracle, err = standardwebhooks.NewWebhookRaw([]byte(c.receiver))
+		given, err := StandardSecret(secret.New(c.receiver))
+		if err != nil || strings.HasPrefix(c.receiver, "whsec_") && given.Reveal() != c.receiver {
+			t.Fatalf("%s: %v; a whsec_ secret is given as it is", c.name, err)
 		}
+		oracle, err := standardwebhooks.NewWebhook(given.Reveal())
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -5,7 +5,9 @@ import (
 	"fmt"
 	"io"
 	"net/url"
+	"slices"
 	"sync/atomic"
+	"time"
 
 	"github.com/quintago/webhook-agent/secret"
 )
@@ -13,22 +15,33 @@ import (
 // Target is where an endpoint's events go and what they are signed with, checked and parsed once for all of its attempts. It may
 // be used by any number of goroutines.
 type Target struct {
-	url      *url.URL
-	origin   origin
-	start    []byte // of every request: the request line and Host
-	key      signingKey
-	previous *signingKey // nil when there is none
-	// changed reports, during a rotation, that the receiver has accepted the new secret last. It is nil without a former one.
-	changed *atomic.Bool
+	url    *url.URL
+	origin origin
+	start  []byte // of every request: the request line and Host
+	// keys are those that sign: the current one, then the former ones, the newest first. until is
+	// when each of the latter ends.
+	keys  []*signingKey
+	until []time.Time
+	// order is in which order the keys are tried for X-Quintago-Signature, which has room for one.
+	// It is nil without a former one. What it points to is never changed.
+	order *atomic.Pointer[[]*signingKey]
 
-	// err is why nothing can be sent, and class what every attempt fails with; the fields above are not valid then.
+	// err is why nothing can be sent, and class what every attempt fails with; the rest is not
+	// valid then.
 	err   error
 	class Class
 }
 
-// Target makes the target of an endpoint with this URL and secret. Former is its secret before a rotation, empty when there is
-// none; one that CheckSecret refuses has never signed anything, and does not now.
-func (w *Webhook) Target(rawURL string, current, former secret.Text) *Target {
+// Former is a secret from before a rotation, which also signs until a time.
+type Former struct {
+	Secret secret.Text
+	Until  time.Time
+}
+
+// Target makes the target of an endpoint with this URL and secret. Former are its secrets from
+// before rotations, the newest first. One that CheckSecret refuses has never signed anything, and
+// does not now; one that is there twice counts once.
+func (w *Webhook) Target(rawURL string, current secret.Text, former ...Former) *Target {
 	u, err := w.parseURL(rawURL)
 	if err != nil {
 		if _, ok := errors.AsType[addressError](err); ok {
@@ -40,11 +53,86 @@ func (w *Webhook) Target(rawURL string, current, former secret.Text) *Target {
 	if err != nil {
 		return &Target{err: err, class: ClassInvalidSecret}
 	}
-	t := &Target{url: u, origin: originOf(u), start: startOf(u), key: key}
-	if previous, err := parseSecret(former); err == nil {
-		t.previous, t.changed = &previous, new(atomic.Bool)
+	t := &Target{url: u, origin: originOf(u), start: startOf(u), keys: []*signingKey{&key}}
+	for _, f := range former {
+		if key, err := parseSecret(f.Secret); err == nil && !slices.ContainsFunc(t.keys, key.is) {
+			t.keys, t.until = append(t.keys, &key), append(t.until, f.Until)
+		}
+	}
+	if len(t.keys) > 1 {
+		t.order = new(atomic.Pointer[[]*signingKey])
+		t.begin(t.keys[len(t.keys)-1])
 	}
 	return t
+}
+
+// Follow takes over from the target of before a rotation which secret the receiver is on.
+func (t *Target) Follow(before *Target) {
+	if t.order == nil || len(before.keys) == 0 {
+		return
+	}
+	last := before.keys[0]
+	if before.order != nil {
+		last = (*before.order.Load())[0]
+	}
+	if i := slices.IndexFunc(t.keys, last.is); i >= 0 {
+		t.begin(t.keys[i])
+	}
+}
+
+// valid returns the keys that sign at a time: the current one, then the former ones, the newest
+// first.
+func (t *Target) valid(at time.Time) []*signingKey {
+	ended := func(until time.Time) bool { return !at.Before(until) }
+	if !slices.ContainsFunc(t.until, ended) {
+		return t.keys
+	}
+	keys := []*signingKey{t.keys[0]}
+	for i, until := range t.until {
+		if !ended(until) {
+			keys = append(keys, t.keys[1+i])
+		}
+	}
+	return keys
+}
+
+// choices returns those of keys that are tried for X-Quintago-Signature in one attempt, the first
+// one first. At first that is the oldest, which the receiver is still on, then the newest, which it
+// changes to.
+func (t *Target) choices(keys []*signingKey) []*signingKey {
+	if len(keys) == 1 {
+		return keys
+	}
+	choices := make([]*signingKey, 0, mostChoices)
+	for _, key := range *t.order.Load() {
+		if slices.Contains(keys, key) && len(choices) < mostChoices {
+			choices = append(choices, key)
+		}
+	}
+	return choices
+}
+
+// mostChoices is how many secrets one attempt tries at most; the next one goes on with others.
+const mostChoices = 3
+
+// begin has the next attempt begin with a key, which the receiver has accepted, and go on with the
+// newest.
+func (t *Target) begin(with *signingKey) {
+	if before := t.order.Load(); before != nil && (*before)[0] == with {
+		return
+	}
+	t.setOrder(append([]*signingKey{with}, without(t.keys, with)...))
+}
+
+// postpone has the next attempts try keys last, which the receiver seems not to be on.
+func (t *Target) postpone(keys ...*signingKey) {
+	t.setOrder(append(without(*t.order.Load(), keys...), keys...))
+}
+
+func (t *Target) setOrder(order []*signingKey) { t.order.Store(&order) }
+
+func without(keys []*signingKey, not ...*signingKey) []*signingKey {
+	return slices.DeleteFunc(slices.Clone(keys), func(key *signingKey) bool { return slices.Contains(not, key) })
 }
 
 // Err says in one sentence why nothing can be sent there, as CheckURL or CheckSecret does, or returns nil.

@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/quintago/webhook-agent/secret"
 )
@@ -14,20 +15,21 @@ func TestTarget_SignsWithTheFormerSecretOnlyDuringARotation(t *testing.T) {
 	var header http.Header
 	base := serve(t, func(_ http.ResponseWriter, r *http.Request) { header = r.Header })
 	for _, c := range []struct {
-		former  string
-		rotates bool
-		signs   bool
+		former string
+		before time.Duration
+		signs  bool
 	}{
-		{"", true, false},
-		{"former", true, true},
-		{"former", false, false},
-		{"whsec_sentinel!", true, false}, // it has never signed anything
+		{"", 1, false},
+		{"former", 1, true},
+		{"former", 0, false},
+		{"whsec_sentinel!", 1, false}, // it has never signed anything
 	} {
-		target := w.Target(base, secret.New("current"), secret.New(c.former))
-		got := w.Attempt(t.Context(), Request{Target: target, Rotates: c.rotates, EventID: "evt_1"})
+		now := time.Now()
+		target := w.Target(base, secret.New("current"), Former{secret.New(c.former), now})
+		got := w.Attempt(t.Context(), Request{Target: target, EventID: "evt_1", At: now.Add(-c.before)})
 		checkClass(t, got, "", 200)
 		if signs := header.Get(HeaderSignaturePrevious) != ""; signs != c.signs {
-			t.Errorf("former secret %q, rotates %t: it signs: %t, want %t", c.former, c.rotates, signs, c.signs)
+			t.Errorf("former secret %q, %s before it ends: it signs: %t, want %t", c.former, c.before, signs, c.signs)
 		}
 	}
 }
@@ -40,7 +42,7 @@ func TestTarget_SaysWhyNothingCanBeSent(t *testing.T) {
 		{"http://10.0.0.1/", "key", "network.allow_networks"},
 		{"https://hooks.example.com/", "", "empty"},
 	} {
-		err := w.Target(c.url, secret.New(c.secret), secret.Text{}).Err()
+		err := w.Target(c.url, secret.New(c.secret)).Err()
 		if (err == nil) != (c.want == "") || err != nil && !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%s with secret %q: %v, want %q", c.url, c.secret, err, c.want)
 		}
@@ -48,7 +50,7 @@ func TestTarget_SaysWhyNothingCanBeSent(t *testing.T) {
 }
 
 func TestTarget_ShowsNoSecret(t *testing.T) {
-	target := newTestWebhook(t, nil).Target("https://hooks.example.com"+sentinelPath+"?"+sentinelQuery, secret.New(sentinelSecret), secret.New(sentinelSecret))
+	target := rotating(newTestWebhook(t, nil), "https://hooks.example.com"+sentinelPath+"?"+sentinelQuery, secret.New(sentinelSecret), secret.New(sentinelSecret+"2"))
 	checkNoSentinel(t, target)
 	checkNoSentinel(t, Request{Target: target})
 	for _, verb := range []string{"%v", "%+v", "%#v", "%s"} {

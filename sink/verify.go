@@ -27,7 +27,7 @@ func (v Verification) Err() error { return errors.Join(v.Quintago, v.Standard) }
 
 // Verify checks both signatures of a received request against each secret: the current one and, during a rotation, the
 // former. Empty secrets are ignored. A scheme verifies if any signature in its header matches any secret. X-Quintago-Signature has one,
-// so a receiver that knows one secret may refuse a request, and the agent sends it once more with the other. Signatures are compared in
+// so a receiver that knows one secret may refuse a request, and the agent sends it once more with another. Signatures are compared in
 // constant time.
 func Verify(h http.Header, body []byte, now time.Time, secrets ...secret.Text) Verification {
 	var keys []signingKey

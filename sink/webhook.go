@@ -18,12 +18,13 @@ import (
 // Request is what one attempt sends.
 type Request struct {
 	Target  *Target
-	Rotates bool // a rotation of the secret is under way: the former one signs as well, and the receiver's choice is found out
 	EventID string
 	Body    []byte // the envelope, sent and signed as it is; Attempt does not change it
 	Test    bool   // a sample, which Webhook-Test: true tells from a real event
-	// At is the time that is signed and sent; zero for this host's clock.
+	// At is the time that is signed and sent, and by which former secrets end; zero for this host's clock.
 	At time.Time
+
+	keys []*signingKey // Target's at the time At
 }
 
 // Outcome is what an attempt means for its delivery.
@@ -126,28 +127,42 @@ func (w *Webhook) Attempt(ctx context.Context, r Request) (result Result) {
 	if !visibleASCII(r.EventID) {
 		return failed(ClassInvalidEventID, "the event's id must be visible ASCII, for it is sent in a header")
 	}
+	if strings.Contains(r.EventID, ".") {
+		return failed(ClassInvalidEventID, "the event's id has a dot, which parts it from time and body in what Standard Webhooks signs; use an id without dots")
+	}
 	if r.At.IsZero() {
 		r.At = start
 	}
-	if !r.Rotates || r.Target.previous == nil {
-		return w.exchange(ctx, r, start, false)
+	r.keys = r.Target.valid(r.At)
+	if len(r.keys) == 1 {
+		return w.exchange(ctx, r, start, r.keys[0])
 	}
-	// A receiver written to the customers' page reads X-Quintago-Signature alone, and changes to the new secret at a time of its own.
-	former := !r.Target.changed.Load()
-	result = w.exchange(ctx, r, start, former)
-	if refusesSignature(result.Code) && result.RetryAfter == 0 && ctx.Err() == nil {
-		other := w.exchange(ctx, r, start, !former)
-		if refusesSignature(other.Code) {
-			return other
-		}
-		r.Target.changed.Store(former)
-		if other.Code == 0 && other.Outcome != Canceled {
+	return w.rotate(ctx, r, start)
+}
+
+// rotate is Attempt while former secrets sign as well. A receiver written to the customers' page reads X-Quintago-Signature
+// alone, and changes to a new secret at a time of its own: what it refuses is sent once more with another secret.
+func (w *Webhook) rotate(ctx context.Context, r Request, start time.Time) (result Result) {
+	choices := r.Target.choices(r.keys)
+	for i, signer := range choices {
+		next := w.exchange(ctx, r, start, signer)
+		if next.Code == 0 && next.Outcome != Canceled && i > 0 {
+			r.Target.postpone(choices[:i]...)
 			return result // which is what is known of the server
 		}
-		return other
-	}
-	if result.Outcome == Failed && result.Code != 0 {
-		r.Target.changed.Store(former) // some answer 500 to a signature that is wrong: the next attempt tries the other
+		result = next
+		switch {
+		case refusesSignature(result.Code):
+			if i+1 < len(choices) && result.RetryAfter == 0 && ctx.Err() == nil {
+				continue
+			}
+			r.Target.postpone(choices[:i+1]...)
+		case result.Outcome == Failed && result.Code != 0 && i == 0:
+			r.Target.postpone(signer) // some answer 500 to a signature that is wrong: the next attempt tries another
+		case result.Code != 0:
+			r.Target.begin(signer)
+		}
+		break
 	}
 	return result
 }
@@ -157,11 +172,11 @@ func refusesSignature(code int) bool {
 	return code == http.StatusBadRequest || code == http.StatusUnauthorized || code == http.StatusForbidden
 }
 
-// exchange sends r, of an attempt that began at start and ends at the deadline or with ctx, and reads the answer. During a rotation former
-// says which secret signs X-Quintago-Signature.
-func (w *Webhook) exchange(ctx context.Context, r Request, start time.Time, former bool) (result Result) {
+// exchange sends r, of an attempt that began at start and ends at the deadline or with ctx, and reads the answer. The key signer signs
+// X-Quintago-Signature.
+func (w *Webhook) exchange(ctx context.Context, r Request, start time.Time, signer *signingKey) (result Result) {
 	seen, began, deadline := new(progress), time.Now(), start.Add(w.timeout)
-	m := w.newMessage(r, former)
+	m := w.newMessage(r, signer)
 	defer m.free()
 	crashpoint.Hit(crashpoint.BeforeDial)
 	a, err := w.client.post(ctx, r.Target.origin, deadline, m, seen)

@@ -311,6 +311,8 @@ func TestAttempt_RefusesWhatCannotBeSent(t *testing.T) {
 		{func(r *testRequest) { r.EventID = "" }, ClassInvalidEventID},
 		{func(r *testRequest) { r.EventID = "evt\r\nX: y" }, ClassInvalidEventID},
 		{func(r *testRequest) { r.EventID = "évt" }, ClassInvalidEventID},
+		{func(r *testRequest) { r.EventID = "evt_1." }, ClassInvalidEventID},
+		{func(r *testRequest) { r.EventID = `evt_1.1674087231.{"a":1}` }, ClassInvalidEventID},
 	} {
 		r := requestTo(base)
 		c.change(&r)

@@ -143,7 +143,7 @@ func sender(task floorTask) (func(to int, id string, body []byte) error, error) 
 	}
 	var targets []*sink.Target
 	for _, url := range task.URLs {
-		targets = append(targets, w.Target(url, secrets.New(secret), secrets.Text{}))
+		targets = append(targets, w.Target(url, secrets.New(secret)))
 	}
 	return func(to int, id string, body []byte) error {
 		r := w.Attempt(context.Background(), sink.Request{Target: targets[to], EventID: id, Body: body})
