@@ -48,6 +48,8 @@ type Options struct {
 	// OwnIdentity gives a cluster of NewCluster a system identifier that no other cluster has. To make one takes more than a
 	// second.
 	OwnIdentity bool
+
+	inMemory bool // it serves tests, which need no disk; see parentFolder
 }
 
 // StopMode is how a server is asked to stop.
@@ -97,7 +99,7 @@ func start(ctx context.Context, opts Options, makeData func(*Cluster, context.Co
 	if err != nil {
 		return nil, err
 	}
-	f, err := makeFolder(as)
+	f, err := makeFolder(opts.parentFolder(), as)
 	if err != nil {
 		return nil, err
 	}
@@ -126,6 +128,7 @@ func NewCluster(t testing.TB, opts Options) *Cluster {
 	if opts.Template == nil {
 		opts.Template = shared.opts.Template
 	}
+	opts.inMemory = true
 	c, err := start(t.Context(), opts, makeData)
 	if err != nil {
 		t.Fatal(err)

@@ -29,6 +29,7 @@ var shared struct {
 // NewDB and closed after the last test.
 func Main(m *testing.M, opts Options) {
 	shared.opts = opts
+	shared.opts.inMemory = true
 	m.Run()
 	for _, c := range []*Cluster{shared.cluster, pattern.cluster} {
 		if c == nil {

@@ -33,7 +33,7 @@ func (c *Cluster) copyPattern(ctx context.Context) error {
 }
 
 func makePattern(ctx context.Context) (*Cluster, error) {
-	c, err := Start(ctx, Options{Template: shared.opts.Template})
+	c, err := Start(ctx, Options{Template: shared.opts.Template, inMemory: true})
 	if err != nil {
 		return nil, err
 	}
