@@ -169,30 +169,35 @@ func (c *Cluster) RoleURL(role, database string) string {
 
 // CreateRole makes a role that can log in, with attributes in the words of SQL, such as "replication".
 func (c *Cluster) CreateRole(ctx context.Context, role, attributes string) error {
-	if err := ExecSQL(ctx, c.URL(maintenanceDatabase), fmt.Sprintf("create role %s login %s password '%s'", role, attributes, c.password)); err != nil {
+	if err := c.maintainSQL(ctx, fmt.Sprintf("create role %s login %s password '%s'", role, attributes, c.password)); err != nil {
 		return fmt.Errorf("create role %s: %w", role, err)
 	}
 	return nil
 }
 
-// maintain runs a statement as a superuser on a connection that is kept: it makes and drops the databases of hundreds of
-// tests.
-func (c *Cluster) maintain(ctx context.Context, sql string) (err error) {
+// maintain has use work as a superuser on a connection that is kept: a connection costs the server a process, and this one
+// makes and drops the databases of hundreds of tests.
+func (c *Cluster) maintain(ctx context.Context, use func(*pgx.Conn) error) (err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.maintenance != nil {
-		if err := c.maintenance.Ping(ctx); err != nil { // the server was started again since
-			_ = c.maintenance.Close(ctx)
-			c.maintenance = nil
-		}
+	if c.maintenance != nil && c.maintenance.Ping(ctx) != nil { // the server was started again since
+		_ = c.maintenance.Close(ctx)
+		c.maintenance = nil
 	}
 	if c.maintenance == nil {
 		if c.maintenance, err = pgx.Connect(ctx, c.URL(maintenanceDatabase)); err != nil {
 			return err
 		}
 	}
-	_, err = c.maintenance.Exec(ctx, sql)
-	return err
+	return use(c.maintenance)
+}
+
+// maintainSQL is maintain with a statement.
+func (c *Cluster) maintainSQL(ctx context.Context, sql string) error {
+	return c.maintain(ctx, func(conn *pgx.Conn) error {
+		_, err := conn.Exec(ctx, sql)
+		return err
+	})
 }
 
 // SocketDSN returns the connection string of a superuser by the unix socket, for psql. It holds no password, since the
@@ -316,9 +321,8 @@ func (c *Cluster) awaitReady(ctx context.Context) error {
 	tick := time.NewTicker(pollInterval)
 	defer tick.Stop()
 	for {
-		conn, err := pgx.Connect(ctx, c.URL(maintenanceDatabase))
-		if err == nil {
-			return conn.Close(ctx)
+		if c.maintain(ctx, func(*pgx.Conn) error { return nil }) == nil {
+			return nil
 		}
 		select {
 		case <-ctx.Done():

@@ -79,7 +79,7 @@ func (c *Cluster) NewDB(t testing.TB) *DB {
 		t.Fatal(c.templateErr)
 	}
 	name := fmt.Sprintf("%s_%d", identifier(t.Name()), c.lastDatabase.Add(1))
-	if err := c.maintain(t.Context(), "create database "+name+" template "+templateDatabase+" owner "+AgentRole+c.copyStrategy()); err != nil {
+	if err := c.maintainSQL(t.Context(), "create database "+name+" template "+templateDatabase+" owner "+AgentRole+c.copyStrategy()); err != nil {
 		t.Fatalf("make database %s: %v", name, err)
 	}
 	db := &DB{
@@ -125,7 +125,7 @@ func identifier(testName string) string {
 }
 
 func (c *Cluster) makeTemplate(ctx context.Context) error {
-	if err := ExecSQL(ctx, c.URL(maintenanceDatabase), "create database "+templateDatabase+" owner "+AgentRole); err != nil {
+	if err := c.maintainSQL(ctx, "create database "+templateDatabase+" owner "+AgentRole); err != nil {
 		return fmt.Errorf("make the template database: %w", err)
 	}
 	if c.opts.Template == nil {
