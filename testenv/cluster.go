@@ -86,12 +86,8 @@ func Start(ctx context.Context, opts Options) (*Cluster, error) {
 	return start(ctx, opts, (*Cluster).initialize)
 }
 
-// start is Start; makeData makes the data folder, with the roles of every cluster.
+// start is Start; makeData finds the binaries and makes the data folder, with the roles of every cluster.
 func start(ctx context.Context, opts Options, makeData func(*Cluster, context.Context) error) (_ *Cluster, err error) {
-	binaries, err := FindPostgres(ctx)
-	if err != nil {
-		return nil, err
-	}
 	if err := sweep(); err != nil {
 		return nil, err
 	}
@@ -103,7 +99,7 @@ func start(ctx context.Context, opts Options, makeData func(*Cluster, context.Co
 	if err != nil {
 		return nil, err
 	}
-	c := &Cluster{binaries: binaries, opts: opts, as: as, folder: f, password: rand.Text()}
+	c := &Cluster{opts: opts, as: as, folder: f, password: rand.Text()}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, c.Close())
@@ -207,7 +203,10 @@ func (c *Cluster) SocketDSN(database string) string {
 }
 
 // initialize makes the data folder by initdb, starts the server, and makes its roles.
-func (c *Cluster) initialize(ctx context.Context) error {
+func (c *Cluster) initialize(ctx context.Context) (err error) {
+	if c.binaries, err = FindPostgres(ctx); err != nil {
+		return err
+	}
 	if err := c.initdb(ctx); err != nil {
 		return err
 	}

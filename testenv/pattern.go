@@ -21,7 +21,7 @@ func (c *Cluster) copyPattern(ctx context.Context) error {
 	if pattern.err != nil {
 		return pattern.err
 	}
-	c.password = pattern.cluster.password
+	c.binaries, c.password = pattern.cluster.binaries, pattern.cluster.password
 	if err := pattern.cluster.copyData(c.dataDir(), nil); err != nil {
 		return fmt.Errorf("copy the data folder: %w", err)
 	}
