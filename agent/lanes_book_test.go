@@ -3,7 +3,9 @@ package agent
 import (
 	"cmp"
 	"context"
+	"maps"
 	"slices"
+	"sort"
 	"sync"
 	"time"
 
@@ -36,6 +38,8 @@ type book struct {
 
 	mu       sync.Mutex // guards what follows
 	rows     map[deliveryKey]*bookRow
+	pending  map[string]map[string]*bookRow // of rows, by endpoint and event, as an index has them
+	counts   map[outbox.Status]int          // of rows
 	waiting  []func() *outbox.Result
 	tracked  []trackedAt // not looked at for parking yet, oldest first
 	jobs     []outbox.Missing
@@ -47,6 +51,38 @@ type book struct {
 	reads    int
 	bodies   int   // that due has returned
 	broken   error // what due answers
+}
+
+// becomeLocked gives a row another status. due and states, which tests call at every tick of a bubble, look at what
+// it keeps and not at all rows.
+func (b *book) becomeLocked(key deliveryKey, row *bookRow, status outbox.Status) {
+	b.counts[row.status]--
+	b.counts[status]++
+	row.status = status
+	if status != outbox.Pending {
+		delete(b.pending[key.endpointID], key.eventID)
+		return
+	}
+	if b.pending[key.endpointID] == nil {
+		b.pending[key.endpointID] = map[string]*bookRow{}
+	}
+	b.pending[key.endpointID][key.eventID] = row
+}
+
+// addLocked adds a row without a status.
+func (b *book) addLocked(key deliveryKey, row *bookRow) {
+	b.rows[key] = row
+	b.counts[row.status]++
+}
+
+// addPending adds a row that an earlier agent has left.
+func (b *book) addPending(endpointID, eventID string) *bookRow {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	key, row := deliveryKey{endpointID, eventID}, &bookRow{next: time.Now()}
+	b.addLocked(key, row)
+	b.becomeLocked(key, row, outbox.Pending)
+	return row
 }
 
 // enter takes something in to be committed. The wait before is what a sender sees while the ledger's queue is full.
@@ -111,12 +147,13 @@ func (b *book) writing(r *outbox.Result) func() *outbox.Result {
 		row := b.rows[key]
 		if row == nil { // not from send
 			row = &bookRow{}
-			b.rows[key] = row
+			b.addLocked(key, row)
 		}
 		if row.status == outbox.Succeeded || row.status == outbox.Failed {
 			b.lt.t.Errorf("%s to %s becomes %s after it was %s", r.Delivery.EventID, r.Delivery.EndpointID, r.Status, row.status)
 		}
-		row.status, row.next, row.reason, row.attempts = r.Status, r.NextAttempt, r.Error, r.Delivery.Attempts
+		b.becomeLocked(key, row, r.Status)
+		row.next, row.reason, row.attempts = r.NextAttempt, r.Error, r.Delivery.Attempts
 		if r.Attempt != nil {
 			row.attempts = r.Attempt.Number
 		}
@@ -192,11 +229,7 @@ func (b *book) healthOf(id string) outbox.Health {
 func (b *book) states() map[outbox.Status]int {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	states := map[outbox.Status]int{}
-	for _, row := range b.rows {
-		states[row.status]++
-	}
-	return states
+	return maps.Clone(b.counts)
 }
 
 // hasDisabled reports whether the agent has disabled an endpoint.
@@ -217,7 +250,12 @@ func (b *book) bodiesRead() int {
 func (b *book) forget(d *outbox.Delivery) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	delete(b.rows, deliveryKey{d.EndpointID, d.EventID})
+	key := deliveryKey{d.EndpointID, d.EventID}
+	if row := b.rows[key]; row != nil {
+		b.becomeLocked(key, row, "")
+		b.counts[""]--
+		delete(b.rows, key)
+	}
 }
 
 // expect makes rows for new deliveries. They have no status: the database does not have them yet.
@@ -225,7 +263,7 @@ func (b *book) expect(deliveries []*outbox.Delivery, bodyBytes int) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for _, d := range deliveries {
-		b.rows[deliveryKey{d.EndpointID, d.EventID}] = &bookRow{bodyBytes: bodyBytes, venue: d.Venue}
+		b.addLocked(deliveryKey{d.EndpointID, d.EventID}, &bookRow{bodyBytes: bodyBytes, venue: d.Venue})
 	}
 }
 
@@ -298,11 +336,13 @@ func (b *book) parkLocked(deadline time.Time) {
 	for len(b.tracked) > 0 && !b.tracked[0].at.After(deadline) {
 		for _, d := range b.tracked[0].deliveries {
 			b.waiting = append(b.waiting, func() *outbox.Result {
-				row := b.rows[deliveryKey{d.EndpointID, d.EventID}]
+				key := deliveryKey{d.EndpointID, d.EventID}
+				row := b.rows[key]
 				if row.status != "" {
 					return nil
 				}
-				row.status, row.next = outbox.Pending, time.Now()
+				b.becomeLocked(key, row, outbox.Pending)
+				row.next = time.Now()
 				return &outbox.Result{Delivery: d, Status: outbox.Pending, NextAttempt: row.next, Parked: true}
 			})
 		}
@@ -316,9 +356,10 @@ func (b *book) stepLocked() {
 		return
 	}
 	m, left := b.jobs[0], 2
-	for key, row := range b.rows {
-		if key.endpointID == m.EndpointID && row.status == outbox.Pending && !slices.Contains(m.Keep, key.eventID) {
-			row.status, row.reason = outbox.Missed, m.Reason
+	for eventID, row := range b.pending[m.EndpointID] {
+		if !slices.Contains(m.Keep, eventID) {
+			b.becomeLocked(deliveryKey{m.EndpointID, eventID}, row, outbox.Missed)
+			row.reason = m.Reason
 			if left--; left == 0 {
 				return
 			}
@@ -342,21 +383,30 @@ func (b *book) due(ctx context.Context, wants []outbox.Want, now time.Time, maxB
 	for _, w := range wants {
 		r := &outbox.Refill{}
 		refills[w.EndpointID] = r
-		var rows []*outbox.Delivery
-		for key, row := range b.rows {
-			switch {
-			case key.endpointID != w.EndpointID || row.status != outbox.Pending:
-			case !row.next.After(now):
-				rows = append(rows, &outbox.Delivery{EventID: key.eventID, EndpointID: key.endpointID, Venue: row.venue, Attempts: row.attempts, Created: row.next, Refilled: true})
-			case r.Next.IsZero() || row.next.Before(r.Next):
-				r.Next = row.next
+		// The first of those that are due, in order. Most rows of a backlog come after all that are kept, and cost one comparison.
+		first, many := []*outbox.Delivery{}, 0
+		for eventID, row := range b.pending[w.EndpointID] {
+			if row.next.After(now) {
+				if r.Next.IsZero() || row.next.Before(r.Next) {
+					r.Next = row.next
+				}
+				continue
 			}
+			many++
+			after := func(d *outbox.Delivery) bool {
+				return cmp.Or(d.Created.Compare(row.next), cmp.Compare(d.EventID, eventID)) > 0
+			}
+			if len(first) == w.Limit {
+				if w.Limit == 0 || !after(first[w.Limit-1]) {
+					continue
+				}
+				first = first[:w.Limit-1]
+			}
+			at := sort.Search(len(first), func(i int) bool { return after(first[i]) })
+			first = slices.Insert(first, at, &outbox.Delivery{EventID: eventID, EndpointID: w.EndpointID, Venue: row.venue, Attempts: row.attempts, Created: row.next, Refilled: true})
 		}
-		slices.SortFunc(rows, func(a, b *outbox.Delivery) int {
-			return cmp.Or(a.Created.Compare(b.Created), cmp.Compare(a.EventID, b.EventID))
-		})
-		r.More = len(rows) >= w.Limit
-		found = append(found, rows[:min(len(rows), w.Limit)]...)
+		r.More = many >= w.Limit
+		found = append(found, first...)
 	}
 	b.mu.Unlock()
 	sleep(ctx, b.lt.delays())

@@ -66,7 +66,7 @@ func asLong(d time.Duration) time.Duration { return d }
 func newLaneTest(t *testing.T, configure func(*lanesConfig)) *laneTest {
 	lt := &laneTest{t: t, log: &syncBuffer{}, began: time.Now(), endpoints: map[string]*attempts{}, targets: map[*sink.Target]string{}}
 	lt.delays = func() time.Duration { return 2 * time.Millisecond }
-	lt.book = &book{lt: lt, rows: map[deliveryKey]*bookRow{}, stopped: map[string]int{}, health: map[string]*outbox.Health{}, off: map[string]bool{},
+	lt.book = &book{lt: lt, rows: map[deliveryKey]*bookRow{}, pending: map[string]map[string]*bookRow{}, counts: map[outbox.Status]int{}, stopped: map[string]int{}, health: map[string]*outbox.Health{}, off: map[string]bool{},
 		wake: make(chan struct{}, 1)}
 	d := DefaultConfig().Delivery
 	cfg := lanesConfig{

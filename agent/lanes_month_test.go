@@ -147,7 +147,8 @@ func (m *month) replay(id string) (n int) {
 		if key.endpointID != id || row.status != outbox.Missed && row.status != outbox.Failed {
 			continue
 		}
-		row.status, row.attempts, row.next = outbox.Pending, 0, time.Now()
+		m.book.becomeLocked(key, row, outbox.Pending)
+		row.attempts, row.next = 0, time.Now()
 		delete(m.endpoints[id].times, key.eventID)
 		n++
 	}

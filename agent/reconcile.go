@@ -48,6 +48,11 @@ func (s *session) reconcile(ctx context.Context) {
 	}
 	var total int64 // recovered so far, by the recovery
 	tellCompared := sync.OnceFunc(func() { close(s.compared) })
+	select {
+	case <-s.looked:
+	case <-ctx.Done():
+		return
+	}
 	for {
 		uncovered := s.uncovered.Load() != nil
 		if uncovered {

@@ -55,10 +55,7 @@ func TestLanes_WhatAReplayRequeuesForAnEndpointThatIsOffBecomesMissed(t *testing
 		lt.endpoint("ep", always(ok(time.Millisecond)))
 		lt.changeTo(outbox.Endpoint{ID: "ep", Generation: 1, Disabled: true}, "")
 		pass(time.Minute)
-		row := &bookRow{status: outbox.Pending, next: time.Now()}
-		lt.book.mu.Lock()
-		lt.book.rows[deliveryKey{"ep", "e1"}] = row
-		lt.book.mu.Unlock()
+		row := lt.book.addPending("ep", "e1")
 		lt.requeued("ep")
 		pass(time.Minute)
 		if row.status != outbox.Missed || row.reason != offDisabled {

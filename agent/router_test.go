@@ -273,7 +273,7 @@ func TestRouter_TruncateRemovesAllEndpoints(t *testing.T) {
 func TestRouter_LoadTakesUpReplaysAndEndsWhatIsPendingForEndpointsThatAreGone(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		rt := newRouterTest(t)
-		rt.lt.book.rows[deliveryKey{"gone", "e1"}] = &bookRow{status: outbox.Pending} // from an earlier term
+		rt.lt.book.addPending("gone", "e1")
 		s := state(row("ep"))
 		s.Replays = []outbox.Replay{{ID: "r1"}, {ID: "r2"}}
 		s.Due = map[string]time.Time{"gone": time.Now(), "ep": time.Now()}

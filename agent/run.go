@@ -169,18 +169,17 @@ func (a *agent) lead(ctx context.Context) error {
 }
 
 // watchSlot keeps the metric of what the slot holds on the server's disk until ctx ends, also while this
-// agent stands by or cannot lead: that is when the disk fills. While it leads, watch does.
+// agent stands by or cannot lead: that is when the disk fills. While it leads, watch does. An agent that leads
+// before the first look has opened no connection for it.
 func (a *agent) watchSlot(ctx context.Context) error {
-	for {
+	for sleep(ctx, vitalsInterval) {
 		if a.current.Load() == nil {
 			if bytes, err := a.db.RetainedBytes(ctx); err == nil { // an error shows where the agent tries to lead
 				a.metrics.vitals.retainedBytes.Set(float64(bytes))
 			}
 		}
-		if !sleep(ctx, vitalsInterval) {
-			return nil
-		}
 	}
+	return nil
 }
 
 // tellProblem says why nothing is delivered: once in the log, and on /readyz.

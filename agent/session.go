@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -44,6 +45,9 @@ type session struct {
 	// reloads asks the router to load endpoints and replays anew. It is sent by reconcile and received by routeAll, which closes
 	// what it gets afterwards.
 	reloads chan chan<- struct{}
+	// looked is closed by watch after its first look. What comes after it finds a connection that is free, and need not
+	// open one.
+	looked chan struct{}
 	// compared is closed by reconcile after its first comparison.
 	compared chan struct{}
 	keys     secret.Keyring
@@ -56,7 +60,7 @@ type session struct {
 func newSession(a *agent) *session {
 	cfg := a.outboxConfig()
 	s := &session{agent: a, tailer: outbox.NewTailer(cfg, a.log), keys: cfg.Keys, uncover: make(chan struct{}, 1), reloads: make(chan chan<- struct{}),
-		compared: make(chan struct{}), unsealed: newUnsealed()}
+		looked: make(chan struct{}), compared: make(chan struct{}), unsealed: newUnsealed()}
 	s.tailer.SetAside = s.setAside
 	return s
 }
@@ -408,6 +412,8 @@ func (s *session) loadAnew(take, grace context.Context, r *router) error {
 func (s *session) watch(ctx context.Context) {
 	tick := time.NewTicker(vitalsInterval)
 	defer tick.Stop()
+	tellLooked := sync.OnceFunc(func() { close(s.looked) })
+	defer tellLooked()
 	skewed := false
 	for {
 		if v, err := s.db.Vitals(ctx); err == nil { // an error shows elsewhere: the ledger and the stream use the same server
@@ -425,6 +431,7 @@ func (s *session) watch(ctx context.Context) {
 			s.stopTaking(err)
 			return
 		}
+		tellLooked()
 		select {
 		case <-tick.C:
 		case <-ctx.Done():

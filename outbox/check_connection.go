@@ -9,7 +9,7 @@ import (
 
 const (
 	// connectionsNeeded is how many connections one agent opens at most: the pool, the Ledger's, the stream's, the one
-	// that looks at the outbox's columns when the stream begins, and one of a command beside it.
+	// that reads the database's time zone where the outbox's times have none, and one of a command beside it.
 	connectionsNeeded = poolSize + 4
 	// leastConnections is how many it cannot lead without: one of the pool, the Ledger's and the stream's.
 	leastConnections = 3

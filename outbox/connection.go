@@ -91,16 +91,11 @@ select case when current_setting('synchronous_commit') = 'off' then set_config('
        set_config('search_path', concat_ws(', ', 'pg_catalog', nullif(current_setting('search_path'), '')), false)`
 
 // settle makes those settings of an ordinary connection that the startup message cannot make.
-func settle(ctx context.Context, conn *pgx.Conn) error {
-	if err := settleServer(ctx, conn.PgConn()); err != nil {
-		return err
-	}
-	return exec(ctx, conn, settings)
-}
+func settle(ctx context.Context, conn *pgx.Conn) error { return settleServer(ctx, conn.PgConn()) }
 
-// settleServer makes the settings that depend on the server, on a replication connection too.
+// settleServer is settle for a replication connection too. It takes one round trip.
 func settleServer(ctx context.Context, conn *pgconn.PgConn) error {
-	var sql []string
+	sql := []string{settings}
 	if conn.ParameterStatus("server_encoding") == "SQL_ASCII" {
 		// Texts are taken as they are. The server does not know what they are, and would end a whole statement,
 		// or the stream, at a byte that is not UTF-8. Such bytes are found row by row (unfit).
@@ -110,9 +105,6 @@ func settleServer(ctx context.Context, conn *pgconn.PgConn) error {
 	if major, err := strconv.Atoi(version); err == nil && major >= 17 {
 		// The stream of a large transaction lasts as long as its consumer takes, and is a transaction to PostgreSQL.
 		sql = append(sql, "set transaction_timeout = 0")
-	}
-	if len(sql) == 0 {
-		return nil
 	}
 	_, err := conn.Exec(ctx, strings.Join(sql, "; ")).ReadAll()
 	return err

@@ -53,7 +53,7 @@ type columnType struct {
 }
 
 // columnTypes returns the types of the mapped columns by their names.
-func (c Config) columnTypes(ctx context.Context, q querier) (map[string]columnType, error) {
+func (c Config) columnTypes(ctx context.Context, q rowQuerier) (map[string]columnType, error) {
 	var names []string
 	for _, column := range c.Columns.list() {
 		names = append(names, column.name)
@@ -70,7 +70,7 @@ func (c Config) columnTypes(ctx context.Context, q querier) (map[string]columnTy
 }
 
 // readMapping looks at the columns of the outbox.
-func (c Config) readMapping(ctx context.Context, q querier) (*mapping, error) {
+func (c Config) readMapping(ctx context.Context, q rowQuerier) (*mapping, error) {
 	types, err := c.columnTypes(ctx, q)
 	if err != nil {
 		return nil, c.explain("look at "+c.Table, err)
@@ -86,20 +86,6 @@ func (c Config) readMapping(ctx context.Context, q querier) (*mapping, error) {
 	}
 	m.local, err = readLocalTime(ctx, q, m.zone)
 	return m, c.explain("read the time zone", err)
-}
-
-// connectMapping is readMapping over a connection of its own.
-func (c Config) connectMapping(ctx context.Context) (*mapping, error) {
-	cc, err := c.connConfig()
-	if err != nil {
-		return nil, err
-	}
-	conn, err := connect(ctx, cc)
-	if err != nil {
-		return nil, c.explain("connect", err)
-	}
-	defer closeConn(conn)
-	return c.readMapping(ctx, conn)
 }
 
 // loadIDType looks at the columns of the outbox once, so that lookups by id can use its index whatever the type, and times are read in their zone.

@@ -9,7 +9,7 @@ import (
 )
 
 // queryRows runs a query and collects what scan makes of each row.
-func queryRows[T any](ctx context.Context, q querier, sql string, scan pgx.RowToFunc[T], args ...any) ([]T, error) {
+func queryRows[T any](ctx context.Context, q rowQuerier, sql string, scan pgx.RowToFunc[T], args ...any) ([]T, error) {
 	rows, err := q.Query(ctx, sql, args...)
 	if err != nil {
 		return nil, err
@@ -17,9 +17,14 @@ func queryRows[T any](ctx context.Context, q querier, sql string, scan pgx.RowTo
 	return pgx.CollectRows(rows, scan)
 }
 
+// rowQuerier is a querier, or a replication connection.
+type rowQuerier interface {
+	Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)
+}
+
 // querier is a pool, a connection or a transaction.
 type querier interface {
-	Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)
+	rowQuerier
 	QueryRow(ctx context.Context, sql string, args ...any) pgx.Row
 	Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandTag, error)
 	SendBatch(ctx context.Context, b *pgx.Batch) pgx.BatchResults

@@ -8,11 +8,11 @@ import (
 	"log/slog"
 	"net"
 	"os"
-	"strconv"
 	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pglogrepl"
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgproto3"
 
@@ -113,12 +113,6 @@ func (t *Tailer) Connect(ctx context.Context) error {
 		t.Close()
 		return t.cfg.explain("prepare the replication connection", err)
 	}
-	m, err := t.cfg.connectMapping(ctx)
-	if err != nil {
-		t.Close()
-		return err
-	}
-	t.dec = newDecoder(t.cfg, m)
 	if t.System, err = pglogrepl.IdentifySystem(ctx, conn); err != nil {
 		t.Close()
 		if SQLState(err) == codeSyntax { // an ordinary connection does not know the command
@@ -126,6 +120,12 @@ func (t *Tailer) Connect(ctx context.Context) error {
 		}
 		return t.cfg.explain("identify the server", err)
 	}
+	m, err := t.cfg.readMapping(ctx, replicationQuerier{conn})
+	if err != nil {
+		t.Close()
+		return err
+	}
+	t.dec = newDecoder(t.cfg, m)
 	if t.dec.below, err = t.tablesBelow(ctx); err != nil {
 		t.Close()
 		return t.cfg.explain("look at the tables of "+t.cfg.Table, err)
@@ -138,23 +138,19 @@ func (t *Tailer) Connect(ctx context.Context) error {
 	return nil
 }
 
-const selectBelow = treeOf + `
-select relation from tree where relation <> to_regclass(%[1]s)`
+var selectBelow = fmt.Sprintf(treeOf, "$1") + `
+select relation from tree where relation <> to_regclass($1)`
 
 // tablesBelow returns the partitions of the outbox and its children by inheritance. A change of a child names the child, whatever
 // the publication says of its parent. Those that come later end the term (Coverage).
 func (t *Tailer) tablesBelow(ctx context.Context) (map[uint32]bool, error) {
-	results, err := t.conn.Exec(ctx, fmt.Sprintf(selectBelow, quoteText(t.cfg.table()))).ReadAll()
+	oids, err := queryRows(ctx, replicationQuerier{t.conn}, selectBelow, pgx.RowTo[uint32], t.cfg.table())
 	if err != nil {
 		return nil, err
 	}
 	below := map[uint32]bool{}
-	for _, row := range results[0].Rows {
-		oid, err := strconv.ParseUint(string(row[0]), 10, 32)
-		if err != nil {
-			return nil, err
-		}
-		below[uint32(oid)] = true
+	for _, oid := range oids {
+		below[oid] = true
 	}
 	return below, nil
 }

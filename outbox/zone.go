@@ -63,7 +63,7 @@ union all
 (select extract(epoch from high)::bigint, ahead from halves where high - low = '1 second' order by high)`
 
 // readLocalTime asks PostgreSQL how it reads times without zone.
-func readLocalTime(ctx context.Context, q querier, zone string) (*localTime, error) {
+func readLocalTime(ctx context.Context, q rowQuerier, zone string) (*localTime, error) {
 	end, _ := time.Parse(time.DateOnly, lastLocal)
 	l := &localTime{end: end.Unix()}
 	_, err := queryRows(ctx, q, selectOffsets, func(row pgx.CollectableRow) (struct{}, error) {

@@ -48,6 +48,8 @@ type Options struct {
 	// OwnIdentity gives a cluster of NewCluster a system identifier that no other cluster has. To make one takes more than a
 	// second.
 	OwnIdentity bool
+
+	inMemory bool // it serves tests, which need no disk; see parentFolder
 }
 
 // StopMode is how a server is asked to stop.
@@ -84,12 +86,8 @@ func Start(ctx context.Context, opts Options) (*Cluster, error) {
 	return start(ctx, opts, (*Cluster).initialize)
 }
 
-// start is Start; makeData makes the data folder, with the roles of every cluster.
+// start is Start; makeData finds the binaries and makes the data folder, with the roles of every cluster.
 func start(ctx context.Context, opts Options, makeData func(*Cluster, context.Context) error) (_ *Cluster, err error) {
-	binaries, err := FindPostgres(ctx)
-	if err != nil {
-		return nil, err
-	}
 	if err := sweep(); err != nil {
 		return nil, err
 	}
@@ -97,11 +95,11 @@ func start(ctx context.Context, opts Options, makeData func(*Cluster, context.Co
 	if err != nil {
 		return nil, err
 	}
-	f, err := makeFolder(as)
+	f, err := makeFolder(opts.parentFolder(), as)
 	if err != nil {
 		return nil, err
 	}
-	c := &Cluster{binaries: binaries, opts: opts, as: as, folder: f, password: rand.Text()}
+	c := &Cluster{opts: opts, as: as, folder: f, password: rand.Text()}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, c.Close())
@@ -126,6 +124,7 @@ func NewCluster(t testing.TB, opts Options) *Cluster {
 	if opts.Template == nil {
 		opts.Template = shared.opts.Template
 	}
+	opts.inMemory = true
 	c, err := start(t.Context(), opts, makeData)
 	if err != nil {
 		t.Fatal(err)
@@ -166,30 +165,35 @@ func (c *Cluster) RoleURL(role, database string) string {
 
 // CreateRole makes a role that can log in, with attributes in the words of SQL, such as "replication".
 func (c *Cluster) CreateRole(ctx context.Context, role, attributes string) error {
-	if err := ExecSQL(ctx, c.URL(maintenanceDatabase), fmt.Sprintf("create role %s login %s password '%s'", role, attributes, c.password)); err != nil {
+	if err := c.maintainSQL(ctx, fmt.Sprintf("create role %s login %s password '%s'", role, attributes, c.password)); err != nil {
 		return fmt.Errorf("create role %s: %w", role, err)
 	}
 	return nil
 }
 
-// maintain runs a statement as a superuser on a connection that is kept: it makes and drops the databases of hundreds of
-// tests.
-func (c *Cluster) maintain(ctx context.Context, sql string) (err error) {
+// maintain has use work as a superuser on a connection that is kept: a connection costs the server a process, and this one
+// makes and drops the databases of hundreds of tests.
+func (c *Cluster) maintain(ctx context.Context, use func(*pgx.Conn) error) (err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.maintenance != nil {
-		if err := c.maintenance.Ping(ctx); err != nil { // the server was started again since
-			_ = c.maintenance.Close(ctx)
-			c.maintenance = nil
-		}
+	if c.maintenance != nil && c.maintenance.Ping(ctx) != nil { // the server was started again since
+		_ = c.maintenance.Close(ctx)
+		c.maintenance = nil
 	}
 	if c.maintenance == nil {
 		if c.maintenance, err = pgx.Connect(ctx, c.URL(maintenanceDatabase)); err != nil {
 			return err
 		}
 	}
-	_, err = c.maintenance.Exec(ctx, sql)
-	return err
+	return use(c.maintenance)
+}
+
+// maintainSQL is maintain with a statement.
+func (c *Cluster) maintainSQL(ctx context.Context, sql string) error {
+	return c.maintain(ctx, func(conn *pgx.Conn) error {
+		_, err := conn.Exec(ctx, sql)
+		return err
+	})
 }
 
 // SocketDSN returns the connection string of a superuser by the unix socket, for psql. It holds no password, since the
@@ -199,7 +203,10 @@ func (c *Cluster) SocketDSN(database string) string {
 }
 
 // initialize makes the data folder by initdb, starts the server, and makes its roles.
-func (c *Cluster) initialize(ctx context.Context) error {
+func (c *Cluster) initialize(ctx context.Context) (err error) {
+	if c.binaries, err = FindPostgres(ctx); err != nil {
+		return err
+	}
 	if err := c.initdb(ctx); err != nil {
 		return err
 	}
@@ -313,9 +320,8 @@ func (c *Cluster) awaitReady(ctx context.Context) error {
 	tick := time.NewTicker(pollInterval)
 	defer tick.Stop()
 	for {
-		conn, err := pgx.Connect(ctx, c.URL(maintenanceDatabase))
-		if err == nil {
-			return conn.Close(ctx)
+		if c.maintain(ctx, func(*pgx.Conn) error { return nil }) == nil {
+			return nil
 		}
 		select {
 		case <-ctx.Done():

@@ -29,6 +29,7 @@ var shared struct {
 // NewDB and closed after the last test.
 func Main(m *testing.M, opts Options) {
 	shared.opts = opts
+	shared.opts.inMemory = true
 	m.Run()
 	for _, c := range []*Cluster{shared.cluster, pattern.cluster} {
 		if c == nil {
@@ -78,7 +79,7 @@ func (c *Cluster) NewDB(t testing.TB) *DB {
 		t.Fatal(c.templateErr)
 	}
 	name := fmt.Sprintf("%s_%d", identifier(t.Name()), c.lastDatabase.Add(1))
-	if err := c.maintain(t.Context(), "create database "+name+" template "+templateDatabase+" owner "+AgentRole+c.copyStrategy()); err != nil {
+	if err := c.maintainSQL(t.Context(), "create database "+name+" template "+templateDatabase+" owner "+AgentRole+c.copyStrategy()); err != nil {
 		t.Fatalf("make database %s: %v", name, err)
 	}
 	db := &DB{
@@ -124,7 +125,7 @@ func identifier(testName string) string {
 }
 
 func (c *Cluster) makeTemplate(ctx context.Context) error {
-	if err := ExecSQL(ctx, c.URL(maintenanceDatabase), "create database "+templateDatabase+" owner "+AgentRole); err != nil {
+	if err := c.maintainSQL(ctx, "create database "+templateDatabase+" owner "+AgentRole); err != nil {
 		return fmt.Errorf("make the template database: %w", err)
 	}
 	if c.opts.Template == nil {

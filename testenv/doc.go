@@ -5,7 +5,8 @@
 // # PostgreSQL
 //
 // A Cluster is a PostgreSQL server in a temporary folder of its own, started from the newest server binaries that FindPostgres
-// finds. A test binary has one, shared by all its tests, and each test a database cloned from a template:
+// finds. On Linux the folders of tests are in memory where there is enough of it; TMPDIR=/tmp puts them on the disk. A test
+// binary has one cluster, shared by all its tests, and each test a database cloned from a template:
 //
 //	func TestMain(m *testing.M) {
 //		testenv.Main(m, testenv.Options{Template: func(ctx context.Context, url string) error { return migrate(ctx, url) }})

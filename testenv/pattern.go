@@ -21,7 +21,7 @@ func (c *Cluster) copyPattern(ctx context.Context) error {
 	if pattern.err != nil {
 		return pattern.err
 	}
-	c.password = pattern.cluster.password
+	c.binaries, c.password = pattern.cluster.binaries, pattern.cluster.password
 	if err := pattern.cluster.copyData(c.dataDir(), nil); err != nil {
 		return fmt.Errorf("copy the data folder: %w", err)
 	}
@@ -33,7 +33,7 @@ func (c *Cluster) copyPattern(ctx context.Context) error {
 }
 
 func makePattern(ctx context.Context) (*Cluster, error) {
-	c, err := Start(ctx, Options{Template: shared.opts.Template})
+	c, err := Start(ctx, Options{Template: shared.opts.Template, inMemory: true})
 	if err != nil {
 		return nil, err
 	}

@@ -88,7 +88,7 @@ func (db *DB) drop(ctx context.Context) error {
 	tick := time.NewTicker(pollInterval)
 	defer tick.Stop()
 	for {
-		err := db.cluster.maintain(ctx, "drop database if exists "+db.Name+" with (force)")
+		err := db.cluster.maintainSQL(ctx, "drop database if exists "+db.Name+" with (force)")
 		var pgErr *pgconn.PgError
 		if !errors.As(err, &pgErr) || pgErr.Code != objectInUse {
 			return err

@@ -68,10 +68,10 @@ func (c *Cluster) NewStandby(t testing.TB) *Cluster {
 }
 
 func (c *Cluster) startStandby(ctx context.Context) (_ *Cluster, err error) {
-	if err := ExecSQL(ctx, c.URL(maintenanceDatabase), "select pg_create_physical_replication_slot('"+standbySlot+"', true)"); err != nil {
+	if err := c.maintainSQL(ctx, "select pg_create_physical_replication_slot('"+standbySlot+"', true)"); err != nil {
 		return nil, fmt.Errorf("make the slot of the standby: %w", err)
 	}
-	f, err := makeFolder(c.as)
+	f, err := makeFolder(c.opts.parentFolder(), c.as)
 	if err != nil {
 		return nil, err
 	}
@@ -123,11 +123,11 @@ func (c *Cluster) followSettings(primary *Cluster) map[string]string {
 
 // CaughtUp returns an error while the standby has not replayed what the primary has written by now.
 func (c *Cluster) CaughtUp(ctx context.Context, primary *Cluster) error {
-	written, err := queryText(ctx, primary.URL(maintenanceDatabase), "select pg_current_wal_insert_lsn()::text")
+	written, err := primary.queryText(ctx, "select pg_current_wal_insert_lsn()::text")
 	if err != nil {
 		return err
 	}
-	behind, err := queryText(ctx, c.URL(maintenanceDatabase), "select case when pg_last_wal_replay_lsn() >= $1::pg_lsn then '' else pg_last_wal_replay_lsn()::text end", written)
+	behind, err := c.queryText(ctx, "select case when pg_last_wal_replay_lsn() >= $1::pg_lsn then '' else pg_last_wal_replay_lsn()::text end", written)
 	if err != nil {
 		return err
 	}
@@ -137,13 +137,8 @@ func (c *Cluster) CaughtUp(ctx context.Context, primary *Cluster) error {
 	return nil
 }
 
-func queryText(ctx context.Context, url, sql string, args ...any) (text string, err error) {
-	conn, err := pgx.Connect(ctx, url)
-	if err != nil {
-		return "", err
-	}
-	defer func() { err = errors.Join(err, conn.Close(ctx)) }()
-	err = conn.QueryRow(ctx, sql, args...).Scan(&text)
+func (c *Cluster) queryText(ctx context.Context, sql string, args ...any) (text string, err error) {
+	err = c.maintain(ctx, func(conn *pgx.Conn) error { return conn.QueryRow(ctx, sql, args...).Scan(&text) })
 	return text, err
 }
 
@@ -164,7 +159,7 @@ func (c *Cluster) FailOver(ctx context.Context, standby *Cluster) error {
 	if err := c.Resume(ctx); err != nil {
 		return err
 	}
-	if err := ExecSQL(ctx, c.URL(maintenanceDatabase), "do $$ begin if not pg_promote() then raise 'not within its time'; end if; end $$"); err != nil {
+	if err := c.maintainSQL(ctx, "do $$ begin if not pg_promote() then raise 'not within its time'; end if; end $$"); err != nil {
 		return fmt.Errorf("promote the standby: %w", err)
 	}
 	return nil
