@@ -52,6 +52,10 @@ with picked as (
 	pickNext = ` and (created, event_id) > ($4, $5)
     order by created, event_id limit $6
 )`
+	// Named events are found by the primary key. The sum is no column of an index, so none is walked for the order's sake.
+	pickNextNamed = ` and (created + interval '0', event_id) > ($4, $5)
+    order by created + interval '0', event_id limit $6
+)`
 
 	ofVenue       = ` and venue = (select venue from webhooks.endpoints where id = $1)`
 	ofAnyVenue    = ` and venue = coalesce((select venue from webhooks.endpoints where id = $1), venue)`
@@ -65,9 +69,9 @@ with picked as (
 )
 ` + selectPicked
 
-	requeueEvents = pickEvents + ofVenue + pickNext + requeuePicked
+	requeueEvents = pickEvents + ofVenue + pickNextNamed + requeuePicked
 	requeueRange  = pickRange + ofVenue + pickNext + requeuePicked
-	leaveEvents   = pickEvents + ofAnyVenue + pickNext + selectPicked
+	leaveEvents   = pickEvents + ofAnyVenue + pickNextNamed + selectPicked
 	leaveRange    = pickRange + ofAnyVenue + pickNext + selectPicked
 )
 
