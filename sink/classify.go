@@ -60,7 +60,7 @@ type failure struct {
 	blocked  *refusal // an address that the guard refused, or nil
 }
 
-// classify names the class of an error of RoundTrip and says what happened in one sentence. It goes by types where there are
+// classify names the class of an error of an exchange and says what happened in one sentence. It goes by types where there are
 // any, and quotes an error's text only if that comes from a fixed table: other texts hold what the server sent.
 func classify(err error, f failure) (Class, string) {
 	host := shorten(f.host, maxNameLength)

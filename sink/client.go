@@ -50,6 +50,9 @@ func (c *client) post(ctx context.Context, to origin, deadline time.Time, m *mes
 		seen.reach(phaseSend)
 		a, keep, err := kept.exchange(ctx, deadline, m, seen)
 		if !isStale(&a, err) {
+			if err == nil {
+				c.idle.worked(to)
+			}
 			c.done(kept, keep)
 			return a, err
 		}
@@ -78,7 +81,10 @@ func isStale(a *answer, err error) bool {
 
 // done keeps or closes a connection after an exchange.
 func (c *client) done(used *conn, keep bool) {
-	if used.used = time.Now(); !keep || !c.idle.put(used) {
+	used.used = time.Now()
+	if !keep {
+		used.abandon()
+	} else if !c.idle.put(used) {
 		_ = used.Close() // nothing more is expected of it
 	}
 }

@@ -12,6 +12,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -301,6 +302,109 @@ func TestClient_KeepsAsManyConnectionsToOneHostAsItMay(t *testing.T) {
 	})
 }
 
+// Losses are in a row only where nothing was answered on a kept connection between them, be it the last answer.
+func TestClient_CountsLossesInARow(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w, s := pipeScript(t, func(connection, request int64) string {
+			switch {
+			case request == 1:
+				return ok200
+			case connection%2 == 1:
+				return ""
+			}
+			return "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
+		}, nil)
+		for range 30 {
+			attempt(t, w, requestTo("http://hooks.example.com"))
+		}
+		if n := s.connections.Load(); n != 20 {
+			t.Errorf("%d connections, want 20: two for three requests", n)
+		}
+		w.Close()
+	})
+}
+
+// together is a connection whose writes are held back, and go out as one.
+type together struct {
+	net.Conn
+	held []byte
+	hold bool
+}
+
+func (c *together) Write(b []byte) (int, error) {
+	if !c.hold {
+		return c.Conn.Write(b)
+	}
+	c.held = append(c.held, b...)
+	return len(b), nil
+}
+
+// serveTLSRaw calls handle for each connection behind the handshake, with what it is made of. It returns the URL and a Webhook that trusts
+// the certificate.
+func serveTLSRaw(t *testing.T, handle func(*tls.Conn, *together)) (string, *Webhook) {
+	t.Helper()
+	var trusted []tls.Certificate
+	_, w := serveTLSWith(t, func(c *tls.Config) { trusted = c.Certificates })
+	address := serveRaw(t, true, func(conn net.Conn) {
+		held := &together{Conn: conn}
+		encrypted := tls.Server(held, &tls.Config{Certificates: trusted})
+		if encrypted.Handshake() == nil {
+			handle(encrypted, held)
+		}
+	})
+	return "https://" + address, w
+}
+
+// An unasked answer that came with the answer before, in a TLS record of its own, is not the answer to the next request.
+func TestClient_LooksAtWhatTLSHasReadBefore(t *testing.T) {
+	var connections atomic.Int64
+	url, w := serveTLSRaw(t, func(conn *tls.Conn, held *together) {
+		connections.Add(1)
+		if !readRequest(conn) {
+			return
+		}
+		held.hold = true
+		write(conn, ok200)
+		write(conn, "HTTP/1.1 500 Unasked\r\nContent-Length: 0\r\n\r\n")
+		write(held.Conn, string(held.held))
+		_, _ = io.Copy(io.Discard, held.Conn)
+	})
+	for range 3 {
+		if got := attempt(t, w, requestTo(url)); got.Code != 200 {
+			t.Errorf("the unasked answer counts: %+v", got)
+		}
+	}
+	if n := connections.Load(); n != 3 {
+		t.Errorf("%d connections, want 3", n)
+	}
+}
+
+// A server that reads nothing holds an attempt for delivery.timeout, and not for what TLS has to say at the end.
+func TestAttempt_EndsAtItsDeadlineOverTLS(t *testing.T) {
+	over := make(chan struct{})
+	url, w := serveTLSRaw(t, func(*tls.Conn, *together) { <-over })
+	defer close(over)
+	w.timeout = time.Second
+	r := requestTo(url)
+	r.Body = make([]byte, 32<<20)
+	start := time.Now()
+	checkClass(t, attempt(t, w, r), ClassTimeout, 0, "the server to read the request")
+	if took := time.Since(start); took > 3*time.Second {
+		t.Errorf("it took %v", took)
+	}
+}
+
+// What fails on this side as a long request is sent is no attempt, and is known at once.
+func TestAttempt_KnowsAFaultOfOursAsItSendsTheRest(t *testing.T) {
+	w := newTestWebhook(t, nil)
+	failWrites(w, 1, syscall.ENOBUFS)
+	r := requestTo(serve(t, discard))
+	r.Body = make([]byte, 1<<20)
+	if got := attempt(t, w, r); got.Outcome != NotMade || got.Fault != FaultMemory || got.Latency > 5*time.Second {
+		t.Errorf("%+v", got)
+	}
+}
+
 // A server that ends kept connections gets fresh ones for a minute only.
 func TestClient_TriesAgainToKeepConnections(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -400,7 +504,7 @@ func TestAttempt_ReadsWhatWasSaidBeforeAReset(t *testing.T) {
 	w, connected := newTestWebhook(t, nil), make(chan struct{})
 	address := serveRaw(t, true, func(conn net.Conn) {
 		<-connected
-		write(conn, "HTTP/1.1 503 Busy\r\nRetry-After: 7\r\nContent-Length: 0\r\n\r\n")
+		write(conn, "HTTP/1.1 503 Busy\r\nRetry-After: 7\r\nContent-Length: 4\r\n\r\nbusy")
 		reset(conn)
 	})
 	dial := w.client.dial
@@ -417,7 +521,7 @@ func TestAttempt_ReadsWhatWasSaidBeforeAReset(t *testing.T) {
 			runtime.Gosched()
 		}
 	}
-	if got := attempt(t, w, requestTo("http://"+address)); got.Code != 503 || got.RetryAfter != 7*time.Second {
+	if got := attempt(t, w, requestTo("http://"+address)); got.Code != 503 || got.RetryAfter != 7*time.Second || got.Response != "busy" {
 		t.Errorf("%+v", got)
 	}
 }

@@ -42,7 +42,8 @@ type conn struct {
 	origin origin
 	socket syscall.RawConn // nil in tests with pipes
 	peek   func(fd uintptr)
-	peeked error // what peek has found
+	peeked error   // what peek has found
+	byte   [1]byte // that alive reads
 
 	ends    time.Time     // its longest age
 	reused  bool          // an exchange was made before
@@ -81,18 +82,30 @@ func (c *conn) alive() bool {
 		return false
 	}
 	_, encrypted := c.Conn.(*tls.Conn)
-	switch {
-	case errors.Is(c.peeked, syscall.EAGAIN):
-		return true
-	case c.peeked != nil, !encrypted:
+	silent := errors.Is(c.peeked, syscall.EAGAIN)
+	if !encrypted || !silent && c.peeked != nil {
+		return silent
+	}
+	// Package crypto/tls may have read more than it has shown. What is in the socket may be a session ticket, which servers send when
+	// they like.
+	until := longAgo
+	if !silent {
+		until = time.Now().Add(recordTimeout)
+	}
+	if c.SetReadDeadline(until) != nil {
 		return false
 	}
-	// It may be a session ticket, which servers send when they like, or the end.
-	if c.SetReadDeadline(time.Now().Add(recordTimeout)) != nil {
-		return false
-	}
-	n, err := c.Read(make([]byte, 1))
+	n, err := c.Read(c.byte[:])
 	return n == 0 && errors.Is(err, os.ErrDeadlineExceeded)
+}
+
+// abandon closes the connection without a word to the server: what TLS says at the end could wait for one that reads nothing.
+func (c *conn) abandon() {
+	if t, ok := c.Conn.(*tls.Conn); ok {
+		_ = t.NetConn().Close() // nothing more is expected of it
+		return
+	}
+	_ = c.Close()
 }
 
 // interrupt ends what waits on the connection.
@@ -117,17 +130,17 @@ func (c *conn) exchange(ctx context.Context, deadline time.Time, m *message, see
 	in := newIncoming(c.Conn)
 	defer in.free()
 
-	if _, err := c.Write(m.first); err != nil {
-		return c.lost(in, err)
-	}
 	whole := true
-	if m.rest == nil {
+	if _, err = c.Write(m.first); err != nil {
+		whole = false
+		a, err = c.lost(ctx, deadline, in, err)
+	} else if m.rest == nil {
 		seen.reach(phaseHeaders)
 		a, err = receive(in)
 	} else {
 		rest := c.sendRest(m.rest, seen)
 		a, err = receive(in)
-		whole, err = c.endRest(rest, a.code, err)
+		whole, err = c.endRest(ctx, deadline, rest, a.code, err)
 	}
 	if err != nil {
 		if !in.begun() && isReset(err) {
@@ -143,47 +156,65 @@ func (c *conn) exchange(ctx context.Context, deadline time.Time, m *message, see
 	return a, ended && whole && !a.last && len(in.unused()) == 0, nil
 }
 
+// within sets a deadline that is so long from now, unless the attempt ends before.
+func (c *conn) within(ctx context.Context, deadline time.Time, patience time.Duration, set func(time.Time) error) {
+	if until := time.Now().Add(patience); until.Before(deadline) {
+		_ = set(until) // fails on a closed one, as what follows then does
+	}
+	if ctx.Err() != nil {
+		c.interrupt() // that the context has ended must not be undone
+	}
+}
+
 // lost reads what a server has answered before it took no more of a request, which failed with err. The answer is here already, or never
 // comes. On a connection that was kept it would be to nobody's question.
-func (c *conn) lost(in *incoming, err error) (answer, bool, error) {
-	switch {
-	case !isReset(err):
-		return answer{}, false, err
-	case !c.reused && c.SetReadDeadline(time.Now().Add(drainTimeout)) == nil:
-		if a, said := receive(in); said == nil || isAlert(said) {
-			return a, false, said
-		}
+func (c *conn) lost(ctx context.Context, deadline time.Time, in *incoming, err error) (answer, error) {
+	if !isReset(err) || c.reused {
+		return answer{}, err
 	}
-	return answer{}, false, errEnded{err}
+	c.within(ctx, deadline, drainTimeout, c.SetReadDeadline)
+	if a, said := receive(in); said == nil || isAlert(said) {
+		return a, said
+	}
+	return answer{}, err
 }
 
 // sendRest sends the rest of a long request on a goroutine of its own, since a server may answer before it has read all. It ends with
-// endRest, and its error is sent to the channel then.
+// endRest, and its error is sent to the channel then. What fails on this side of the wire ends the wait for an answer.
 func (c *conn) sendRest(rest []byte, seen *progress) <-chan error {
 	sent := make(chan error, 1) // so that the goroutine never waits
 	go func() {
-		sent <- panics.Catch(func() error {
+		err := panics.Catch(func() error {
 			_, err := c.Write(rest)
 			if err == nil {
 				seen.reach(phaseHeaders)
 			}
 			return err
 		})
+		if isOurs(err) {
+			_ = c.SetReadDeadline(longAgo) // fails on a closed one
+		}
+		sent <- err
 	}()
 	return sent
 }
 
+// isOurs reports whether it was no server that ended the sending of the rest, nor the end of its time.
+func isOurs(err error) bool {
+	return err != nil && !isReset(err) && !errors.Is(err, os.ErrDeadlineExceeded)
+}
+
 // endRest ends the sending of the rest, after an answer with this code, or none but err. It reports whether all was sent. A server that has
 // accepted a request before all of it had come gets a second to read on.
-func (c *conn) endRest(sent <-chan error, code int, err error) (whole bool, _ error) {
-	if err != nil || !succeeds(code) {
-		_ = c.SetWriteDeadline(longAgo) // fails on a closed one
+func (c *conn) endRest(ctx context.Context, deadline time.Time, sent <-chan error, code int, err error) (whole bool, _ error) {
+	if err == nil && succeeds(code) {
+		c.within(ctx, deadline, excerptTimeout, c.SetWriteDeadline)
 	} else {
-		_ = c.SetWriteDeadline(time.Now().Add(excerptTimeout))
+		_ = c.SetWriteDeadline(longAgo) // fails on a closed one
 	}
 	failed := <-sent
-	if p, ok := errors.AsType[*panics.Error](failed); ok {
-		return false, p
+	if err != nil && isOurs(failed) {
+		return false, failed
 	}
 	return failed == nil, err
 }
@@ -211,12 +242,7 @@ func (c *conn) readBody(ctx context.Context, deadline time.Time, in *incoming, a
 		patience = excerptTimeout
 	}
 	if a.chunked || a.length < 0 || a.length > int64(len(in.unused())) {
-		if until := a.at.Add(patience); until.Before(deadline) {
-			_ = c.SetReadDeadline(until) // fails on a closed one, as the read then does
-		}
-		if ctx.Err() != nil {
-			c.interrupt() // that the context has ended must not be undone
-		}
+		c.within(ctx, deadline, patience, c.SetReadDeadline)
 	}
 	content, ended := in.body(&a.head, !ok)
 	a.excerpt = content

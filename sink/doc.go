@@ -22,8 +22,8 @@
 //
 // # The client
 //
-// This package has an HTTP/1.1 client of its own (client.go), made for one POST at a time. The goroutine of an attempt writes the request
-// with one system call and reads the answer itself. It has no goroutine of its own, but for one that sends a body of more than 32 KiB.
+// This package has an HTTP/1.1 client of its own (client.go), made for one POST at a time. The goroutine of an attempt writes the request,
+// without TLS by one system call, and reads the answer itself. It has no goroutine of its own, but for one that sends a body of more than 32 KiB.
 //
 //	webhook.go   Attempt: what is sent how often, and what came of it
 //	request.go   Request -> bytes, with both signatures
@@ -35,10 +35,11 @@
 //
 // What it does as servers need it:
 //
-//   - A connection is kept behind an answer that has ended as it said, with nothing behind it. Whatever can be read in two ways (two
-//     lengths, chunks of HTTP/1.0, a body behind a 204) ends the connection, and so does a body above 4 KiB.
+//   - A connection is kept behind an answer that has ended as it said, with nothing behind it. Chunks beside a length, chunks
+//     of HTTP/1.0, a body behind a 204 and a body above 4 KiB end the connection. A head that is malformed is no answer: lengths that
+//     differ, a blank before a colon, codings other than chunked.
 //   - A kept connection is used for at most a minute from when it was opened, so that a name that moves is followed; for as long as
-//     the server says in Keep-Alive, less a second; and only if a look at the socket finds neither its end nor bytes.
+//     the server says in Keep-Alive, less a second (half of a time below two); and only if a look at it finds neither its end nor bytes.
 //   - If it ends all the same before a status line comes, or what comes is none, or 408 and the end, the request goes once more, on a
 //     fresh connection. A server that does so three times in a row gets fresh connections for a minute.
 //   - A server may answer before it has read a long request: its status counts. The rest is then sent for a second more if that was 2xx,

@@ -21,9 +21,8 @@ func newMac(key []byte) *mac {
 	m := macs.Get().(*mac)
 	m.Reset()
 	if len(key) > len(m.pad) {
-		m.Write(key)
-		key = m.Sum(m.sum[:0])
-		m.Reset()
+		sum := sha256.Sum256(key)
+		key = sum[:]
 	}
 	clear(m.pad[copy(m.pad[:], key):])
 	m.xor(0x36)

@@ -94,17 +94,15 @@ func (i *idle) put(c *conn) bool {
 	}
 	i.mu.Lock()
 	k := i.ofLocked(c.origin)
-	if c.reused {
-		k.lost = 0
-	}
-	if i.closed || len(k.conns) >= i.perOrigin || c.used.Before(k.fresh) {
+	if i.closed || c.used.Before(k.fresh) {
 		i.mu.Unlock()
 		return false
 	}
 	var evicted *conn
-	if i.oldest.Len() >= i.most {
-		evicted = i.oldest.Front().Value.(*conn)
-		i.removeLocked(i.oldest.Front())
+	if len(k.conns) >= i.perOrigin {
+		evicted = i.removeLocked(k.conns[0])
+	} else if i.oldest.Len() >= i.most {
+		evicted = i.removeLocked(i.oldest.Front())
 	}
 	k.conns = append(k.conns, i.oldest.PushBack(c))
 	i.mu.Unlock()
@@ -124,6 +122,15 @@ func (i *idle) lost(at origin, now time.Time) {
 	}
 }
 
+// worked takes note of a kept connection that was answered.
+func (i *idle) worked(at origin) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if k := i.origins[at]; k != nil {
+		k.lost = 0
+	}
+}
+
 // ofLocked returns what is known of an origin, which sweep forgets some time.
 func (i *idle) ofLocked(to origin) *kept {
 	k := i.origins[to]
@@ -136,11 +143,12 @@ func (i *idle) ofLocked(to origin) *kept {
 }
 
 // removeLocked takes a connection away, in the middle of its origin's.
-func (i *idle) removeLocked(e *list.Element) {
+func (i *idle) removeLocked(e *list.Element) *conn {
 	c := i.oldest.Remove(e).(*conn)
 	k := i.origins[c.origin]
 	at := slices.Index(k.conns, e)
 	k.conns = slices.Delete(k.conns, at, at+1) // which clears what is behind
+	return c
 }
 
 // sweepLaterLocked starts the timer of sweep, unless it runs.

@@ -8,7 +8,7 @@ import (
 	"sync"
 )
 
-// oneWrite is the longest body that goes out with the head in one system call. The socket's buffers take that much even if the server
+// oneWrite is the longest body that goes out with the head, without TLS in one system call. The socket's buffers take that much even if the server
 // reads nothing, so that its answer can be read on the same goroutine.
 const oneWrite = 32 << 10
 

@@ -89,6 +89,9 @@ func newWebhook(cfg WebhookConfig, resolver *net.Resolver) (*Webhook, error) {
 	if cfg.MaxIdlePerHost < 1 {
 		problems = append(problems, fmt.Errorf("at least one idle connection per host must be kept, not %d", cfg.MaxIdlePerHost))
 	}
+	if cfg.MaxIdle < 0 {
+		problems = append(problems, fmt.Errorf("the idle connections to all hosts cannot be %d", cfg.MaxIdle))
+	}
 	g, err := newGuard(cfg.AllowNetworks, cfg.DenyAddrs)
 	if err := errors.Join(append(problems, err)...); err != nil {
 		return nil, err

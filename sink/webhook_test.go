@@ -24,9 +24,10 @@ func TestNewWebhook_NamesEveryProblem(t *testing.T) {
 	_, err := NewWebhook(WebhookConfig{
 		Version:       "1\n2",
 		Timeout:       -time.Second,
+		MaxIdle:       -7,
 		AllowNetworks: []netip.Prefix{netip.MustParsePrefix("169.254.0.0/16"), netip.MustParsePrefix("ff00::/8")},
 	})
-	for _, want := range []string{"version", "delivery.timeout", "-1s", "idle connection", "169.254.0.0/16", "ff00::/8"} {
+	for _, want := range []string{"version", "delivery.timeout", "-1s", "idle connection", "-7", "169.254.0.0/16", "ff00::/8"} {
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("error %v lacks %q", err, want)
 		}
