@@ -1,0 +1,173 @@
+package sink
+
+import (
+	"bufio"
+	"context"
+	"crypto/tls"
+	"io"
+	"net"
+	"net/http"
+	"runtime"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// A server that reads nothing holds an attempt for delivery.timeout, and not for what TLS has to say at the end.
+func TestAttempt_EndsAtItsDeadlineOverTLS(t *testing.T) {
+	over := make(chan struct{})
+	url, w := serveTLSRaw(t, nil, func(*tls.Conn, *together) { <-over })
+	defer close(over)
+	w.timeout = 3 * time.Second // a part of which it takes to sign so much, on a machine that is busy
+	r := requestTo(url)
+	r.Body = make([]byte, 16<<20)
+	start := time.Now()
+	checkClass(t, attempt(t, w, r), ClassTimeout, 0, "the server to read the request")
+	if took := time.Since(start); took > w.timeout+2*time.Second {
+		t.Errorf("it took %v", took)
+	}
+}
+
+// What fails on this side as a long request is sent is no attempt, and is known at once.
+func TestAttempt_KnowsAFaultOfOursAsItSendsTheRest(t *testing.T) {
+	w := newTestWebhook(t, nil)
+	failWrites(w, 1, syscall.ENOBUFS)
+	r := requestTo(serve(t, discard))
+	r.Body = make([]byte, 1<<20)
+	if got := attempt(t, w, r); got.Outcome != NotMade || got.Fault != FaultMemory || got.Latency > 5*time.Second {
+		t.Errorf("%+v", got)
+	}
+}
+
+// A server may answer before it has read a long request, and then read on, or not, or reset the connection.
+func TestAttempt_AnEarlyAnswerCounts(t *testing.T) {
+	const size = 16 << 20
+	var got atomic.Int64 // bytes of the last request's body
+	for name, c := range map[string]struct {
+		handle  func(net.Conn, <-chan struct{})
+		outcome Outcome
+		code    int
+		atMost  time.Duration
+		all     bool
+	}{
+		"refused, and not read": {func(conn net.Conn, over <-chan struct{}) {
+			_, _ = conn.Read(make([]byte, 100))
+			write(conn, "HTTP/1.1 413 Too Large\r\nContent-Length: 0\r\n\r\n")
+			<-over
+		}, Failed, 413, time.Second, false},
+		"refused, and reset": {func(conn net.Conn, _ <-chan struct{}) {
+			_, _ = conn.Read(make([]byte, 100))
+			write(conn, "HTTP/1.1 401 No\r\nConnection: close\r\nContent-Length: 0\r\n\r\n")
+		}, Failed, 401, time.Second, false},
+		"accepted, and reset": {func(conn net.Conn, _ <-chan struct{}) {
+			_, _ = io.ReadFull(conn, make([]byte, 1<<20))
+			write(conn, ok200)
+		}, Succeeded, 200, 3 * time.Second, false},
+		"accepted, and read on": {func(conn net.Conn, _ <-chan struct{}) {
+			request, err := http.ReadRequest(bufio.NewReader(conn))
+			if err != nil {
+				return
+			}
+			write(conn, ok200)
+			n, _ := io.Copy(io.Discard, request.Body)
+			got.Store(n)
+		}, Succeeded, 200, 3 * time.Second, true},
+		"accepted, and never read": {func(conn net.Conn, over <-chan struct{}) {
+			write(conn, ok200)
+			<-over
+		}, Succeeded, 200, 2500 * time.Millisecond, false},
+		"no answer, but an end": {func(conn net.Conn, _ <-chan struct{}) { _, _ = conn.Read(make([]byte, 100)) }, Failed, 0, time.Second, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			over := make(chan struct{})
+			r := requestTo("http://" + serveRaw(t, true, func(conn net.Conn) { c.handle(conn, over) }))
+			t.Cleanup(func() { close(over) })
+			r.Body = make([]byte, size)
+			start := time.Now()
+			w := newTestWebhook(t, nil)
+			result := attempt(t, w, r)
+			if took := time.Since(start); result.Outcome != c.outcome || result.Code != c.code || took > c.atMost {
+				t.Errorf("%+v after %v", result, took)
+			}
+			if c.code == 0 {
+				checkClass(t, result, ClassConnectionReset, 0)
+			}
+			if kept := w.client.idle.oldest.Len() > 0; kept != c.all {
+				t.Errorf("the connection is kept: %v", kept)
+			}
+		})
+	}
+	t.Cleanup(func() {
+		if n := got.Load(); n != size {
+			t.Errorf("the server that reads on got %d bytes of %d", n, size)
+		}
+	})
+}
+
+// A server that has answered and reset the connection before anything was sent is believed.
+func TestAttempt_ReadsWhatWasSaidBeforeAReset(t *testing.T) {
+	w, connected := newTestWebhook(t, nil), make(chan struct{})
+	address := serveRaw(t, true, func(conn net.Conn) {
+		<-connected
+		write(conn, "HTTP/1.1 503 Busy\r\nRetry-After: 7\r\nContent-Length: 4\r\n\r\nbusy")
+		reset(conn)
+	})
+	dial := w.client.dial
+	w.client.dial = func(ctx context.Context, network, address string) (net.Conn, error) {
+		opened, err := dial(ctx, network, address)
+		close(connected)
+		if err != nil {
+			return nil, err
+		}
+		for { // until the reset is here, of which a write tells
+			if _, err := opened.Write([]byte("P")); err != nil {
+				return opened, nil
+			}
+			runtime.Gosched()
+		}
+	}
+	if got := attempt(t, w, requestTo("http://"+address)); got.Code != 503 || got.RetryAfter != 7*time.Second || got.Response != "busy" {
+		t.Errorf("%+v", got)
+	}
+}
+
+// The end of the caller's context ends the sending of a long request that nobody reads.
+func TestAttempt_IsCanceledAsItSends(t *testing.T) {
+	done := make(chan struct{})
+	r := requestTo("http://" + serveRaw(t, true, func(net.Conn) { <-done }))
+	defer close(done)
+	r.Body = make([]byte, 16<<20)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+	defer cancel()
+	w := newTestWebhook(t, nil)
+	if got := w.Attempt(ctx, r.of(w)); got.Outcome != Canceled || got.Latency > 5*time.Second {
+		t.Errorf("%+v", got)
+	}
+}
+
+// What a server sends over an idle TLS connection may be a session ticket, or its end.
+func TestConn_IsAliveBehindASessionTicket(t *testing.T) {
+	base, w := serveTLSWith(t, func(c *tls.Config) { c.ClientAuth = tls.RequestClientCert }) // the tickets come behind the handshake then
+	target := w.Target(base, requestTo(base).Secret)
+	c, err := w.client.connect(t.Context(), target.origin, time.Now().Add(time.Minute), new(progress))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	waitForBytes(t, c) // the tickets
+	if !c.alive() {
+		t.Error("the connection is taken for dead")
+	}
+	if err := c.SetReadDeadline(time.Time{}); err != nil {
+		t.Fatal(err)
+	}
+	write(c, "nonsense\r\n\r\n") // is answered by 400 and the end of the connection
+	for deadline := time.Now().Add(10 * time.Second); c.alive(); {
+		if time.Now().After(deadline) {
+			t.Fatal("the connection is taken for alive")
+		}
+		runtime.Gosched()
+	}
+}
