@@ -11,22 +11,53 @@ import (
 	"sync/atomic"
 	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 )
 
 // A server that reads nothing holds an attempt for delivery.timeout, and not for what TLS has to say at the end.
 func TestAttempt_EndsAtItsDeadlineOverTLS(t *testing.T) {
-	over := make(chan struct{})
-	url, w := serveTLSRaw(t, nil, func(*tls.Conn, *together) { <-over })
-	defer close(over)
-	w.timeout = 3 * time.Second // a part of which it takes to sign so much, on a machine that is busy
-	r := requestTo(url)
-	r.Body = make([]byte, 16<<20)
-	start := time.Now()
-	checkClass(t, attempt(t, w, r), ClassTimeout, 0, "the server to read the request")
-	if took := time.Since(start); took > w.timeout+2*time.Second {
-		t.Errorf("it took %v", took)
-	}
+	var trusted []tls.Certificate
+	serveTLSWith(t, func(c *tls.Config) { trusted = c.Certificates })
+	synctest.Test(t, func(t *testing.T) {
+		w := pipeWebhook(t, phaseConnect, func(conn net.Conn) {
+			config := &tls.Config{Certificates: trusted, SessionTicketsDisabled: true} // a pipe has no room for a ticket that nobody reads
+			if tls.Server(conn, config).Handshake() == nil {
+				<-time.After(2 * testTimeout)
+			}
+		})
+		w.client.tls.InsecureSkipVerify = true // the certificate is for an address
+		r := requestTo("https://hooks.example.com")
+		r.Body = make([]byte, 2*oneWrite)
+		start := time.Now()
+		checkClass(t, attempt(t, w, r), ClassTimeout, 0, "the server to read the request")
+		if took := time.Since(start); took != testTimeout {
+			t.Errorf("it took %v", took)
+		}
+		<-time.After(2 * testTimeout) // until the server has ended
+	})
+}
+
+// An early 2xx does not make an attempt longer than delivery.timeout.
+func TestAttempt_EndsAtItsDeadlineBehindAnEarlyAnswer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := pipeWebhook(t, phaseConnect, func(conn net.Conn) {
+			if _, err := http.ReadRequest(bufio.NewReader(conn)); err != nil {
+				return
+			}
+			<-time.After(testTimeout - excerptTimeout/2)
+			write(conn, ok200)
+			<-time.After(2 * excerptTimeout)
+		})
+		r := requestTo("http://hooks.example.com")
+		r.Body = make([]byte, 2*oneWrite)
+		start := time.Now()
+		got := attempt(t, w, r)
+		if took := time.Since(start); got.Outcome != Succeeded || took != testTimeout {
+			t.Errorf("%+v after %v", got, took)
+		}
+		<-time.After(2 * excerptTimeout) // until the server has ended
+	})
 }
 
 // What fails on this side as a long request is sent is no attempt, and is known at once.
