@@ -301,7 +301,7 @@ func decodeEndpoint(at *endpointIndexes, r row) (*EndpointChange, error) {
 	var values [len(endpointColumns)]value
 	for i, name := range endpointColumns {
 		if at[i] == notDescribed && i >= endpointSubscribed {
-			continue // a change from before version 7 of the schema, or 12
+			continue // a change from before version 7 of the schema, or 13
 		}
 		var err error
 		if values[i], err = r.at(at[i], name); err != nil {

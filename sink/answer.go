@@ -31,7 +31,7 @@ type head struct {
 	code       int
 	length     int64         // Content-Length, or -1
 	chunked    bool          // wins over the length (RFC 9112, section 6.3)
-	last       bool          // no other request may follow on the connection; while it is parsed, HTTP/1.0
+	last       bool          // no other request may follow on the connection
 	keepFor    time.Duration // Keep-Alive: timeout, or -1
 	retryAfter string
 	location   string
@@ -50,12 +50,12 @@ func (h *head) informational() bool { return 100 <= h.code && h.code < 200 && h.
 // spelled wrongly, lengths that differ, and transfer codings other than chunked.
 func parseHead(b []byte) (head, error) {
 	line, b := cutLine(b)
-	h, err := parseStatusLine(line)
+	h, old, err := parseStatusLine(line)
 	if err != nil {
 		return head{}, err
 	}
-	var f framing
-	name := []byte(nil)
+	f := framing{old: old}
+	var name []byte
 	for len(b) > 0 {
 		if line, b = cutLine(b); len(line) == 0 {
 			break
@@ -83,83 +83,72 @@ func parseHead(b []byte) (head, error) {
 
 // framing is what the fields say of the length of an answer and of its connection.
 type framing struct {
+	old             bool // before HTTP/1.1
 	coded           bool // there is a Transfer-Encoding
-	closes, keepsOn bool
-	retries, moves  bool // the field was there before
+	closes, keepsOn bool // what Connection says
 }
 
-// parseStatusLine parses HTTP/x.y, a blank, three digits, and a reason that is not looked at (RFC 9112, section 4). A later version is read
-// as 1.1, for some servers write one before an answer that is.
-func parseStatusLine(line []byte) (head, error) {
+// parseStatusLine parses HTTP/x.y, a blank, three digits, and a reason that is not looked at (RFC 9112, section 4). It reports whether the
+// version is older than 1.1. A later one is read as 1.1, for some servers write one before an answer that is.
+func parseStatusLine(line []byte) (h head, old bool, err error) {
 	const major, minor, digits = len("HTTP/"), len("HTTP/1."), len("HTTP/1.1 ")
 	if len(line) < digits+3 || !bytes.HasPrefix(line, []byte("HTTP/")) || !isDigit(line[major]) || line[major+1] != '.' || !isDigit(line[minor]) || line[minor+1] != ' ' {
-		return head{}, errNoStatusLine
+		return head{}, false, errNoStatusLine
 	}
-	h := head{length: -1, keepFor: -1, last: line[major] == '0' || string(line[major:minor+1]) == "1.0"}
+	h = head{length: -1, keepFor: -1}
 	for _, c := range line[digits : digits+3] {
 		if !isDigit(c) {
-			return head{}, errMalformed
+			return head{}, false, errMalformed
 		}
 		h.code = 10*h.code + int(c-'0')
 	}
 	if reason := line[digits+3:]; len(reason) > 0 && reason[0] != ' ' {
-		return head{}, errMalformed
+		return head{}, false, errMalformed
 	}
-	return h, nil
+	return h, line[major] == '0' || string(line[major:minor+1]) == "1.0", nil
 }
 
-// field takes note of one header field.
+// field takes note of one header field. Of Retry-After and Location the first one counts.
 func (h *head) field(name, value []byte, f *framing) error {
-	switch len(name) {
-	case len("location"):
-		if foldsTo(name, "location") && !f.moves {
-			h.location, f.moves = string(value), true
+	switch {
+	case foldsTo(name, "content-length"):
+		n, ok := parseLength(value)
+		if !ok || h.length >= 0 && h.length != n {
+			return errMalformed
 		}
-	case len("connection"): // and keep-alive
-		if foldsTo(name, "connection") {
-			for token := range bytes.SplitSeq(value, []byte{','}) {
-				token = trimBlanks(token)
-				f.closes = f.closes || foldsTo(token, "close")
-				f.keepsOn = f.keepsOn || foldsTo(token, "keep-alive")
-			}
-		} else if foldsTo(name, "keep-alive") {
-			h.keepFor = keepAliveTimeout(value)
+		h.length = n
+	case foldsTo(name, "transfer-encoding"):
+		if !f.old && (f.coded || !foldsTo(value, "chunked")) {
+			return errMalformed
 		}
-	case len("retry-after"):
-		if foldsTo(name, "retry-after") && !f.retries {
-			h.retryAfter, f.retries = string(value), true
+		f.coded = true
+	case foldsTo(name, "connection"):
+		for token := range bytes.SplitSeq(value, []byte{','}) {
+			token = trimBlanks(token)
+			f.closes = f.closes || foldsTo(token, "close")
+			f.keepsOn = f.keepsOn || foldsTo(token, "keep-alive")
 		}
-	case len("content-length"):
-		if foldsTo(name, "content-length") {
-			n, ok := parseLength(value)
-			if !ok || h.length >= 0 && h.length != n {
-				return errMalformed
-			}
-			h.length = n
-		}
-	case len("transfer-encoding"):
-		if foldsTo(name, "transfer-encoding") {
-			if old := h.last; !old && (f.coded || !foldsTo(value, "chunked")) {
-				return errMalformed
-			}
-			f.coded = true
-		}
+	case foldsTo(name, "keep-alive"):
+		h.keepFor = keepAliveTimeout(value)
+	case foldsTo(name, "retry-after") && h.retryAfter == "":
+		h.retryAfter = string(value)
+	case foldsTo(name, "location") && h.location == "":
+		h.location = string(value)
 	}
 	return nil
 }
 
 // frame decides how the answer ends and whether its connection may be used again.
 func (h *head) frame(f framing) {
-	old := h.last
-	h.chunked = f.coded && !old
+	h.chunked = f.coded && !f.old
 	// Whatever could be read in two ways ends the connection: two lengths, a coding from a server that knows none, a body where
 	// none may be (RFC 9112, sections 6.1 and 6.3).
 	twice := f.coded && h.length >= 0
 	bodyless := (h.code == 204 || h.code == 304) && (f.coded || h.code == 204 && h.length > 0)
-	if f.coded && old {
+	if f.coded && f.old {
 		h.length = -1
 	}
-	h.last = f.closes || old && !f.keepsOn || f.coded && old || twice || bodyless || h.code <= 101
+	h.last = f.closes || f.old && (!f.keepsOn || f.coded) || twice || bodyless || h.code <= 101
 	if !h.empty() && !h.chunked && h.length < 0 {
 		h.last = true // the body ends with the connection
 	}

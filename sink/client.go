@@ -22,8 +22,8 @@ type origin struct {
 	serverName string // of the certificate; empty without TLS
 }
 
-// client makes POSTs over HTTP/1.1 (RFC 9110, RFC 9112), each on the goroutine of its caller, and one at a time on a connection. See the
-// package documentation for what it does not do.
+// client makes POSTs over HTTP/1.1 (RFC 9110, RFC 9112), each on the goroutine of its caller, and one at a time on a connection. The
+// package documentation has its rules.
 type client struct {
 	dial dialFunc
 	tls  *tls.Config
@@ -46,7 +46,7 @@ func newClient(cfg WebhookConfig, g *guard, n *names) *client {
 // post sends m and reads the answer. It goes once more, on a fresh connection, when a kept one turns out to have ended: servers close
 // those whenever they like. Whether the request was read before is not known then; it may arrive twice, as any delivery may.
 func (c *client) post(ctx context.Context, to origin, deadline time.Time, m *message, seen *progress) (answer, error) {
-	if kept := c.idle.take(to, time.Now()); kept != nil {
+	if kept := c.idle.take(to); kept != nil {
 		seen.reach(phaseSend)
 		a, keep, err := kept.exchange(ctx, deadline, m, seen)
 		if !isStale(&a, err) {
@@ -57,7 +57,7 @@ func (c *client) post(ctx context.Context, to origin, deadline time.Time, m *mes
 			return a, err
 		}
 		c.done(kept, false)
-		c.idle.lost(to, time.Now())
+		c.idle.lost(to)
 		seen.restart()
 	}
 	fresh, err := c.connect(ctx, to, deadline, seen)

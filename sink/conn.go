@@ -43,7 +43,7 @@ type conn struct {
 	socket syscall.RawConn // nil in tests with pipes
 	peek   func(fd uintptr)
 	peeked error   // what peek has found
-	byte   [1]byte // that alive reads
+	unread [1]byte // what alive has read
 
 	ends    time.Time     // its longest age
 	reused  bool          // an exchange was made before
@@ -95,7 +95,7 @@ func (c *conn) alive() bool {
 	if c.SetReadDeadline(until) != nil {
 		return false
 	}
-	n, err := c.Read(c.byte[:])
+	n, err := c.Read(c.unread[:])
 	return n == 0 && errors.Is(err, os.ErrDeadlineExceeded)
 }
 

@@ -51,13 +51,13 @@ func newIdle(perOrigin, most int) *idle {
 }
 
 // take returns an idle connection to an origin, the one used last, or nil.
-func (i *idle) take(to origin, now time.Time) *conn {
+func (i *idle) take(to origin) *conn {
 	for {
 		c := i.pop(to)
 		if c == nil {
 			return nil
 		}
-		if now.Before(c.until) && c.alive() {
+		if time.Now().Before(c.until) && c.alive() {
 			c.reused = true
 			return c
 		}
@@ -72,11 +72,7 @@ func (i *idle) pop(to origin) *conn {
 	if k == nil || len(k.conns) == 0 {
 		return nil
 	}
-	last := len(k.conns) - 1
-	c := i.oldest.Remove(k.conns[last]).(*conn)
-	k.conns[last] = nil
-	k.conns = k.conns[:last]
-	return c
+	return i.removeLocked(k, len(k.conns)-1)
 }
 
 // put keeps a connection, and reports whether it does.
@@ -100,9 +96,10 @@ func (i *idle) put(c *conn) bool {
 	}
 	var evicted *conn
 	if len(k.conns) >= i.perOrigin {
-		evicted = i.removeLocked(k.conns[0])
+		evicted = i.removeLocked(k, 0)
 	} else if i.oldest.Len() >= i.most {
-		evicted = i.removeLocked(i.oldest.Front())
+		oldest := i.oldest.Front().Value.(*conn)
+		evicted = i.removeLocked(i.origins[oldest.origin], 0) // the first of its origin's, too
 	}
 	k.conns = append(k.conns, i.oldest.PushBack(c))
 	i.mu.Unlock()
@@ -113,12 +110,12 @@ func (i *idle) put(c *conn) bool {
 }
 
 // lost takes note of a kept connection that had ended when it was used.
-func (i *idle) lost(at origin, now time.Time) {
+func (i *idle) lost(at origin) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	k := i.ofLocked(at)
 	if k.lost++; k.lost >= lostInARow {
-		k.lost, k.fresh = 0, now.Add(freshFor)
+		k.lost, k.fresh = 0, time.Now().Add(freshFor)
 	}
 }
 
@@ -142,11 +139,9 @@ func (i *idle) ofLocked(to origin) *kept {
 	return k
 }
 
-// removeLocked takes a connection away, in the middle of its origin's.
-func (i *idle) removeLocked(e *list.Element) *conn {
-	c := i.oldest.Remove(e).(*conn)
-	k := i.origins[c.origin]
-	at := slices.Index(k.conns, e)
+// removeLocked takes away one of an origin's connections.
+func (i *idle) removeLocked(k *kept, at int) *conn {
+	c := i.oldest.Remove(k.conns[at]).(*conn)
 	k.conns = slices.Delete(k.conns, at, at+1) // which clears what is behind
 	return c
 }
@@ -166,8 +161,8 @@ func (i *idle) sweep() {
 	for e := i.oldest.Front(); e != nil; {
 		next := e.Next()
 		if c := e.Value.(*conn); !now.Before(c.until) {
-			ended = append(ended, c)
-			i.removeLocked(e)
+			k := i.origins[c.origin]
+			ended = append(ended, i.removeLocked(k, slices.Index(k.conns, e)))
 		}
 		e = next
 	}

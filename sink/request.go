@@ -49,7 +49,7 @@ func (w *Webhook) newMessage(r Request, signer *signingKey) *message {
 	return m
 }
 
-// appendSignatures appends the fields that Sign sets.
+// appendSignatures appends the fields that Sign sets, each behind the end of a line.
 func (r *Request) appendSignatures(b []byte, signer *signingKey) []byte {
 	var scratch [20]byte
 	timestamp := strconv.AppendInt(scratch[:0], r.At.Unix(), 10)

@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"strconv"
 	"strings"
 	"time"
 
@@ -43,7 +42,7 @@ const (
 //
 // Former secrets, the newest first, sign as well: each has an entry in Webhook-Signature, and the
 // newest X-Quintago-Signature-Previous; empty ones are ignored. Sign fails if CheckSecret refuses
-// one of the secrets; h is then unchanged.
+// one of the secrets; h is then unchanged. The event id must be one that Attempt sends.
 func Sign(h http.Header, eventID string, at time.Time, body []byte, current secret.Text, former ...secret.Text) error {
 	key, err := parseSecret(current)
 	if err != nil {
@@ -60,28 +59,12 @@ func Sign(h http.Header, eventID string, at time.Time, body []byte, current secr
 		}
 		keys = append(keys, &key)
 	}
-	signAll(h, eventID, at, body, keys, &key)
+	r := Request{EventID: eventID, At: at, Body: body, keys: keys}
+	for line := range strings.SplitSeq(string(r.appendSignatures(nil, &key)[len("\r\n"):]), "\r\n") {
+		name, value, _ := strings.Cut(line, ": ")
+		h[name] = []string{value}
+	}
 	return nil
-}
-
-// signAll is Sign with keys, the current one first. X-Quintago-Signature is that of signer, one of
-// them.
-func signAll(h http.Header, eventID string, at time.Time, body []byte, keys []*signingKey, signer *signingKey) {
-	timestamp := strconv.FormatInt(at.Unix(), 10)
-	var standard string
-	for i, key := range keys {
-		if i > 0 {
-			standard += " "
-		}
-		standard += key.signStandard(eventID, timestamp, body)
-	}
-	if len(keys) > 1 {
-		h[HeaderSignaturePrevious] = []string{keys[1].signQuintago(body)}
-	}
-	h[HeaderSignature] = []string{signer.signQuintago(body)}
-	h[HeaderID] = []string{eventID}
-	h[HeaderTimestamp] = []string{timestamp}
-	h[HeaderStandardSignature] = []string{standard}
 }
 
 // CheckSecret says in one sentence why an endpoint's secret is not usable, or returns nil. A secret of the whsec_ form
