@@ -246,8 +246,8 @@ func TestProxy_DripPassesOneByteASecondEachWay(t *testing.T) {
 	c.nothing(c.client)
 	c.read(c.server, "u")
 	c.read(c.client, "n")
-	if took := time.Since(began); took < 2*dripInterval-quiet || took > 3*dripInterval {
-		t.Errorf("two bytes took %s, want two seconds", took)
+	if took := time.Since(began); took < 2*dripInterval-quiet {
+		t.Errorf("two bytes took %s, want two seconds or more", took)
 	}
 	p.SetFault(Pass)
 	c.read(c.server, "estion")
