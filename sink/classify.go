@@ -58,6 +58,8 @@ type failure struct {
 	deadline bool     // the attempt's own deadline has passed
 	phase    phase    // how far it came
 	blocked  *refusal // an address that the guard refused, or nil
+	// certificate reports whether the server has asked for a client certificate. It need not want one.
+	certificate bool
 }
 
 // classify names the class of an error of an exchange and says what happened in one sentence. It goes by types where there are
@@ -82,7 +84,7 @@ func classify(err error, f failure) (Class, string) {
 		return ClassConnectRefused, host + " refused the connection: nothing listens on that port, or a firewall rejects it"
 	case errors.Is(err, syscall.ETIMEDOUT) && f.phase <= phaseConnect:
 		return ClassConnectTimeout, fmt.Sprintf("the connection to %s timed out", host)
-	case isAlertOf(err, alertCertificateRequired):
+	case isAlertOf(err, alertCertificateRequired), f.certificate && refusesNone(err):
 		return ClassTLSClientCert, "the server wants a client certificate, which the agent does not send"
 	case isAlertOf(err, alertNoApplicationProtocol):
 		return ClassHTTP2Only, "the server refuses HTTP/1.1 in the TLS handshake (ALPN): let it accept http/1.1 beside h2"
@@ -106,6 +108,8 @@ func classify(err error, f failure) (Class, string) {
 
 // Alerts of RFC 8446, section 6.2.
 const (
+	alertHandshakeFailure      = tls.AlertError(40)
+	alertBadCertificate        = tls.AlertError(42)
 	alertCertificateRequired   = tls.AlertError(116)
 	alertNoApplicationProtocol = tls.AlertError(120)
 )
@@ -120,6 +124,12 @@ func isAlert(err error) bool {
 func isAlertOf(err error, alert tls.AlertError) bool {
 	op, ok := errors.AsType[*net.OpError](err)
 	return ok && op.Op == "remote error" && op.Err.Error() == alert.Error()
+}
+
+// refusesNone reports whether a server that has asked for a client certificate ended the handshake for want of one. TLS 1.2 has no alert of
+// its own for that: OpenSSL sends handshake_failure (RFC 5246, section 7.4.6), Go bad_certificate.
+func refusesNone(err error) bool {
+	return isAlertOf(err, alertHandshakeFailure) || isAlertOf(err, alertBadCertificate)
 }
 
 func timeoutClass(p phase) Class {

@@ -101,6 +101,10 @@ func (c *client) connect(ctx context.Context, to origin, deadline time.Time, see
 		seen.reach(phaseTLS)
 		cfg := c.tls.Clone()
 		cfg.ServerName = to.serverName
+		cfg.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
+			seen.certificate.Store(true)
+			return new(tls.Certificate), nil // none, as without this function
+		}
 		encrypted := tls.Client(opened, cfg)
 		if err := encrypted.HandshakeContext(ctx); err != nil {
 			_ = opened.Close()

@@ -77,10 +77,11 @@ func (p phase) String() string {
 }
 
 // progress is how far an exchange has come. Package net dials several addresses of a name on goroutines of its own, and a long request is
-// sent by one, so both fields are atomic and phases only advance.
+// sent by one, so the fields are atomic and phases only advance.
 type progress struct {
-	phase   atomic.Int32
-	blocked atomic.Pointer[refusal] // the first address that the guard refused, or nil
+	phase       atomic.Int32
+	blocked     atomic.Pointer[refusal] // the first address that the guard refused, or nil
+	certificate atomic.Bool             // the server has asked for a client certificate
 }
 
 func (p *progress) reach(next phase) {
@@ -96,6 +97,7 @@ func (p *progress) reach(next phase) {
 func (p *progress) restart() {
 	p.phase.Store(int32(phaseDNS))
 	p.blocked.Store(nil)
+	p.certificate.Store(false)
 }
 
 type progressKey struct{}

@@ -58,11 +58,19 @@ func TestAttempt_SaysWhereARedirectLeads(t *testing.T) {
 func TestAttempt_NamesAClientCertificateThatIsWanted(t *testing.T) {
 	for _, version := range []uint16{tls.VersionTLS12, tls.VersionTLS13} {
 		address, w := serveTLSWith(t, func(c *tls.Config) { c.ClientAuth, c.MaxVersion = tls.RequireAnyClientCert, version })
-		got := attempt(t, w, requestTo(address))
-		want := ClassTLSClientCert
-		if version < tls.VersionTLS13 {
-			want = ClassTLSError // which has no alert of its own for it
+		checkClass(t, attempt(t, w, requestTo(address)), ClassTLSClientCert, 0)
+
+		// One that would take a certificate does without.
+		address, w = serveTLSWith(t, func(c *tls.Config) { c.ClientAuth, c.MaxVersion = tls.RequestClientCert, version })
+		if got := attempt(t, w, requestTo(address)); got.Outcome != Succeeded {
+			t.Errorf("%+v", got)
 		}
-		checkClass(t, got, want, 0)
 	}
+}
+
+func TestAttempt_NamesNoClientCertificateThatNobodyAskedFor(t *testing.T) {
+	address, w := serveTLSWith(t, func(c *tls.Config) {
+		c.MaxVersion, c.CipherSuites = tls.VersionTLS12, []uint16{tls.TLS_RSA_WITH_RC4_128_SHA} // no client has that: handshake_failure
+	})
+	checkClass(t, attempt(t, w, requestTo(address)), ClassTLSError, 0)
 }

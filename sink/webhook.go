@@ -195,12 +195,13 @@ func (w *Webhook) exchange(ctx context.Context, r Request, start time.Time, sign
 			panic(p) // of the goroutine that sends a long request
 		}
 		f := failure{
-			host:     r.Target.url.Hostname(),
-			tls:      r.Target.origin.serverName != "",
-			timeout:  w.timeout,
-			deadline: !time.Now().Before(deadline),
-			phase:    phase(seen.phase.Load()),
-			blocked:  seen.blocked.Load(),
+			host:        r.Target.url.Hostname(),
+			tls:         r.Target.origin.serverName != "",
+			timeout:     w.timeout,
+			deadline:    !time.Now().Before(deadline),
+			phase:       phase(seen.phase.Load()),
+			blocked:     seen.blocked.Load(),
+			certificate: seen.certificate.Load(),
 		}
 		if fault, sentence := w.local(began, err, f); fault != "" {
 			result = notMade(fault, sentence)
