@@ -23,7 +23,6 @@ const (
 	// What the agents are configured with: short waits, so that everything happens often.
 	attemptTimeout  = 2 * time.Second
 	shutdownTimeout = 5 * time.Second
-	disableAfter    = 100
 
 	readyTimeout = 15 * time.Second
 	// endTimeout is how long an agent may take to end after SIGTERM, longer than shutdownTimeout.
@@ -88,20 +87,20 @@ type life struct {
 
 // newAgent writes the configuration of an agent that reaches the database at url through proxy.
 func newAgent(
-	name, binary, dir, url string, proxy *testenv.Proxy, clock stopwatch, lives *journal[agentRun],
+	name, dir, url string, cfg config, proxy *testenv.Proxy, clock stopwatch, lives *journal[agentRun],
 ) (*agent, error) {
 	port, err := testenv.FreePort()
 	if err != nil {
 		return nil, err
 	}
 	a := &agent{
-		name: name, binary: binary, clock: clock, lives: lives, proxy: proxy, admin: fmt.Sprintf("127.0.0.1:%d", port),
+		name: name, binary: cfg.agent, clock: clock, lives: lives, proxy: proxy, admin: fmt.Sprintf("127.0.0.1:%d", port),
 		config: filepath.Join(dir, "agent-"+name+".toml"), log: filepath.Join(dir, "agent-"+name+".log"),
 	}
 	var content strings.Builder
 	values := configValues{
 		URL: proxy.Via(url), Admin: a.admin, Timeout: attemptTimeout, ShutdownTimeout: shutdownTimeout, Retries: retries,
-		DisableAfter: disableAfter,
+		DisableAfter: cfg.disableAfter,
 	}
 	if err := configTemplate.Execute(&content, values); err != nil {
 		return nil, fmt.Errorf("configure agent %s: %w", name, err)

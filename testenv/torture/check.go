@@ -20,6 +20,7 @@ const (
 	ruleSignature rule = "signature" // a signature, or the time that it holds, is wrong
 	ruleTenant    rule = "tenant"    // an event went where nobody has subscribed to it
 	ruleDuplicate rule = "duplicate" // a repetition that no fault, failure or replay explains
+	ruleUnseen    rule = "unseen"    // the position was ahead of what was recorded; the comparison with the outbox made up for it
 	ruleLog       rule = "log"       // the log tells something else than what happened
 	ruleDisabled  rule = "disabled"  // an endpoint was disabled too early or too late, or sent to meanwhile
 	ruleRecovery  rule = "recovery"  // nothing was delivered for too long
@@ -317,6 +318,9 @@ func (c *checker) checkRun() {
 		if a.Fault != "" {
 			c.fail(ruleProcess, "agent %s at %s: %s", a.Agent, seconds(a.At), a.Fault)
 		}
+	}
+	for _, u := range c.h.Unseen {
+		c.fail(ruleUnseen, "agent %s found %d deliveries in the outbox that had passed the stream unseen", u.Agent, u.Deliveries)
 	}
 	if c.v.committed == 0 || c.v.requests == 0 {
 		c.fail(ruleRun, "%d events were committed and %d requests arrived: there is nothing to judge",

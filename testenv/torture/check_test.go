@@ -145,6 +145,7 @@ func TestCheck_CatchesEachBreach(t *testing.T) {
 		{"goroutines were left", func(m madeUp) { m.Resources[1].Goroutines = 31 }, ruleResources, "31 goroutines, 20 in the beginning"},
 		{"files were left open", func(m madeUp) { m.Resources[1].Files = 26 }, ruleResources, "26 open files"},
 		{"memory was left", func(m madeUp) { m.Resources[1].Bytes = 300 << 20 }, ruleResources, "300 MiB"},
+		{"the position was ahead of what was recorded", func(m madeUp) { m.Unseen = []unseen{{"a.2", 7}} }, ruleUnseen, "agent a.2 found 7 deliveries"},
 		{"an agent ended by itself", func(m madeUp) {
 			m.Agents = append(m.Agents, agentRun{Agent: "a.2", At: s(12), Ended: true, Fault: "it ended by itself: exit status 2"})
 		}, ruleProcess, "exit status 2"},

@@ -149,6 +149,13 @@ type resources struct {
 	Bytes      int64 // resident
 }
 
+// unseen is what a process found by comparing the outbox with the delivery log although nothing had happened that lets the stream pass
+// events over. The comparison delivers it, so nothing is lost, but the position had been ahead of what was recorded.
+type unseen struct {
+	Agent      string
+	Deliveries int
+}
+
 // The rows of the database at the end.
 type (
 	deliveryRow struct {
@@ -196,6 +203,7 @@ type history struct {
 	Agents     []agentRun
 	Operations []operation
 	Resources  []resources
+	Unseen     []unseen
 	Outbox     []string // ids
 	Deliveries []deliveryRow
 	Attempts   []attemptRow
@@ -216,6 +224,7 @@ const (
 	agentsFile     = "agents"
 	operationsFile = "operations"
 	resourcesFile  = "resources"
+	unseenFile     = "unseen"
 	outboxFile     = "db-outbox"
 	deliveriesFile = "db-deliveries"
 	attemptsFile   = "db-attempts"
@@ -306,7 +315,7 @@ func loadHistory(dir string) (*history, error) {
 		into(&h.Endpoints, dir, endpointsFile), into(&h.Writes, dir, writesFile), into(&h.Endings, dir, endingsFile),
 		into(&h.Requests, dir, requestsFile), into(&h.Answers, dir, answersFile), into(&h.Faults, dir, faultsFile),
 		into(&h.Agents, dir, agentsFile), into(&h.Operations, dir, operationsFile), into(&h.Resources, dir, resourcesFile),
-		into(&h.Outbox, dir, outboxFile), into(&h.Deliveries, dir, deliveriesFile), into(&h.Attempts, dir, attemptsFile),
+		into(&h.Unseen, dir, unseenFile), into(&h.Outbox, dir, outboxFile), into(&h.Deliveries, dir, deliveriesFile), into(&h.Attempts, dir, attemptsFile),
 		into(&h.Rows, dir, rowsFile), into(&h.Replays, dir, replaysFile), into(&h.Rewritten, dir, rewrittenFile),
 	)
 	return h, err

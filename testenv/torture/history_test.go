@@ -14,7 +14,7 @@ func TestHistory_ComesBackFromItsFilesAsItWas(t *testing.T) {
 		save(dir, runFile, []runInfo{want.Run}), save(dir, endpointsFile, want.Endpoints), save(dir, writesFile, want.Writes),
 		save(dir, endingsFile, want.Endings), save(dir, requestsFile, want.Requests), save(dir, answersFile, want.Answers),
 		save(dir, faultsFile, want.Faults), save(dir, agentsFile, want.Agents), save(dir, operationsFile, want.Operations),
-		save(dir, resourcesFile, want.Resources), save(dir, outboxFile, want.Outbox), save(dir, deliveriesFile, want.Deliveries),
+		save(dir, resourcesFile, want.Resources), save(dir, unseenFile, want.Unseen), save(dir, outboxFile, want.Outbox), save(dir, deliveriesFile, want.Deliveries),
 		save(dir, attemptsFile, want.Attempts), save(dir, rowsFile, want.Rows), save(dir, replaysFile, want.Replays),
 		save(dir, rewrittenFile, want.Rewritten),
 	)

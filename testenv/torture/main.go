@@ -109,9 +109,11 @@ type config struct {
 	only     []kind
 	commit   string
 	patience time.Duration
-	markdown bool
-	keep     bool
-	quiet    bool
+	// disableAfter is delivery.disable_after of the agents.
+	disableAfter int
+	markdown     bool
+	keep         bool
+	quiet        bool
 }
 
 func (c config) length() time.Duration {
@@ -131,6 +133,7 @@ func tortureCommand(ctx context.Context, args []string, stdout, stderr io.Writer
 	flags.Float64Var(&c.rate, "rate", 60, "events a second")
 	flags.StringVar(&only, "only", "", "only these faults, with commas between them; again and again")
 	flags.StringVar(&c.commit, "commit", "unknown", "what is tortured, for the table")
+	flags.IntVar(&c.disableAfter, "disable-after", 100, "delivery.disable_after of the agents")
 	flags.DurationVar(&c.patience, "patience", 30*time.Second, "how long to wait at the end while nothing moves")
 	flags.BoolVar(&c.markdown, "markdown", false, "print the table as Markdown as well")
 	flags.BoolVar(&c.keep, "keep", false, "keep the files in any case")
@@ -142,8 +145,8 @@ func tortureCommand(ctx context.Context, args []string, stdout, stderr io.Writer
 	if c.only, err = parseKinds(only); err != nil {
 		return usageError{err.Error()}
 	}
-	if c.minutes <= 0 || c.rate <= 0 {
-		return usageError{"-minutes and -rate must be above zero"}
+	if c.minutes <= 0 || c.rate <= 0 || c.disableAfter <= 0 {
+		return usageError{"-minutes, -rate and -disable-after must be above zero"}
 	}
 	if c.seed == 0 {
 		c.seed = rand.Uint64N(1_000_000_000) + 1

@@ -34,15 +34,19 @@ type mutant struct {
 
 // mutants are the faults that such an agent could have without any test of a day in good weather noticing.
 var mutants = []mutant{
-	{"confirm-before-record", []kind{kill}, 0.5, []rule{ruleLost}},
+	{"confirm-before-record", []kind{kill}, 0.5, []rule{ruleLost, ruleUnseen}},
 	{"skip-restart-lookup", []kind{kill}, 0.6, []rule{ruleLog}},
 	{"no-epoch-fence", []kind{freeze}, 0.6, []rule{ruleLog, ruleDuplicate}},
 	{"deliver-before-commit", []kind{terminate}, 0.5, []rule{rulePhantom}},
-	{"forget-missed", []kind{kill}, 0.5, []rule{ruleLost}},
+	{"forget-missed", []kind{kill}, 0.5, []rule{ruleLost, ruleUnseen}},
 }
 
-// mutantPatience is how long a mutant's run may wait for what is lost.
-const mutantPatience = 10 * time.Second
+const (
+	// mutantPatience is how long a mutant's run may wait for what is lost.
+	mutantPatience = 10 * time.Second
+	// mutantDisableAfter lets endpoints be disabled within so short a run, although failing ones are paced.
+	mutantDisableAfter = 15
+)
 
 func mutantsCommand(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	flags := flag.NewFlagSet("mutants", flag.ContinueOnError)
@@ -94,7 +98,7 @@ func (m mutant) run(ctx context.Context, source string, seed uint64) (v *verdict
 	if err := buildAgent(ctx, tree, binary); err != nil {
 		return nil, err
 	}
-	c := config{agent: binary, seed: seed, minutes: m.minutes, rate: 60, only: m.only, patience: mutantPatience}
+	c := config{agent: binary, seed: seed, minutes: m.minutes, rate: 60, only: m.only, patience: mutantPatience, disableAfter: mutantDisableAfter}
 	files, err := torture(ctx, c, func(string, ...any) {})
 	if err != nil {
 		return nil, err

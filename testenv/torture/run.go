@@ -73,6 +73,9 @@ func carryOut(ctx context.Context, c config, dir string, say func(string, ...any
 	if err := w.endAgents(ctx); err != nil {
 		return err
 	}
+	if err := w.saveUnseen(); err != nil {
+		return err
+	}
 	say("settled at %.1fs; judging", watch.now().Seconds())
 	return w.dump(ctx)
 }

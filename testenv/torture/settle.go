@@ -174,6 +174,19 @@ func (w *world) endAgents(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
+// saveUnseen copies what the agents' logs hold of deliveries that had passed the stream unseen into a file.
+func (w *world) saveUnseen() error {
+	var all []unseen
+	for _, a := range w.agents {
+		of, err := a.unseen()
+		if err != nil {
+			return err
+		}
+		all = append(all, of...)
+	}
+	return save(w.dir, unseenFile, all)
+}
+
 // dump copies what the checker needs from the database into files.
 func (w *world) dump(ctx context.Context) (err error) {
 	conn, err := pgx.Connect(ctx, w.cluster.URL(databaseName))

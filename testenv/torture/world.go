@@ -82,7 +82,7 @@ func newWorld(ctx context.Context, cfg config, dir string, clock stopwatch) (_ *
 	if err := w.startReceivers(cfg.seed); err != nil {
 		return nil, err
 	}
-	if err := w.makeAgents(cfg.agent); err != nil {
+	if err := w.makeAgents(cfg); err != nil {
 		return nil, err
 	}
 	if err := w.agents[0].command(ctx, "migrate"); err != nil {
@@ -168,7 +168,7 @@ func (w *world) startReceivers(seed uint64) (err error) {
 	return nil
 }
 
-func (w *world) makeAgents(binary string) error {
+func (w *world) makeAgents(cfg config) error {
 	agentURL := w.cluster.RoleURL(testenv.AgentRole, databaseName)
 	host, err := hostOf(agentURL)
 	if err != nil {
@@ -180,7 +180,7 @@ func (w *world) makeAgents(binary string) error {
 			return err
 		}
 		w.closers = append(w.closers, proxy.Close)
-		a, err := newAgent(name, binary, w.dir, agentURL, proxy, w.clock, w.files.agents)
+		a, err := newAgent(name, w.dir, agentURL, cfg, proxy, w.clock, w.files.agents)
 		if err != nil {
 			return err
 		}
@@ -240,7 +240,7 @@ func (w *world) describe(cfg config) error {
 	info := runInfo{
 		Begun: w.clock.begun, Seed: cfg.seed, Length: cfg.length(), Only: cfg.only, Commit: cfg.commit,
 		PostgreSQL:   fmt.Sprintf("%d.%d", binaries.Major, binaries.Minor),
-		DisableAfter: disableAfter, Attempts: 1 + len(retries), Timeout: attemptTimeout,
+		DisableAfter: cfg.disableAfter, Attempts: 1 + len(retries), Timeout: attemptTimeout,
 	}
 	var endpoints []endpointInfo
 	for _, e := range w.endpoints {

@@ -1,0 +1,28 @@
+package main
+
+import (
+	"os"
+	"path/filepath"
+	"slices"
+	"testing"
+)
+
+func TestAgent_UnseenOfItsProcesses(t *testing.T) {
+	a := &agent{name: "a", log: filepath.Join(t.TempDir(), "agent-a.log")}
+	content := `--- a.1 starts at 0.1s
+time=2026-05-10T14:32:00Z level=WARN msg="recovery is complete" gap="the slot was lost" recovered_deliveries=9
+--- a.2 starts at 10.5s
+time=2026-05-10T14:32:11Z level=ERROR msg="events had passed the stream unseen although nothing was known to be wrong; they were found in the outbox" recovered_deliveries=12
+time=2026-05-10T14:32:14Z level=ERROR msg="events had passed the stream unseen although nothing was known to be wrong; they were found in the outbox" recovered_deliveries=1`
+	if err := os.WriteFile(a.log, []byte(content), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	got, err := a.unseen()
+	if want := []unseen{{"a.2", 12}, {"a.2", 1}}; err != nil || !slices.Equal(got, want) {
+		t.Errorf("%v, %v, want %v", got, err, want)
+	}
+	a.log += "x"
+	if _, err := a.unseen(); err == nil {
+		t.Error("no error without a log")
+	}
+}
