@@ -5,7 +5,7 @@
 .PHONY: help build demo test test-versions torture torture-short mutants zoo bench bench-short check format vet lint race differences fuzz tidy vulnerabilities clean
 
 VERSION  := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
-LDFLAGS  := -s -w -X github.com/quintago/webhook-agent/agent.version=$(VERSION)
+LDFLAGS  := -s -w -X github.com/quintago/webhook-agent/agent/cli.version=$(VERSION)
 # The version is given by LDFLAGS. Asking git once more fails where the checkout belongs to another user, as in a container.
 GO_BUILD := CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags '$(LDFLAGS)'
 # A number of inputs: with a time, Go now and then takes the end of it for a failure ("context deadline exceeded").

@@ -13,7 +13,8 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/quintago/webhook-agent/agent"
+	"github.com/quintago/webhook-agent/agent/cli"
+	"github.com/quintago/webhook-agent/agent/config"
 )
 
 // The tests of this file are about the repository: what the pages say exists, and the packages keep to their places.
@@ -62,15 +63,21 @@ func TestRepository_EveryPackageHasOneDocumentation(t *testing.T) {
 func TestRepository_ImportsGoDownward(t *testing.T) {
 	// What each package may import of this module. testenv's library part knows no product package.
 	allowed := map[string][]string{
-		".":            {"agent"},
-		"agent":        {"outbox", "sink", "secret", "panics"},
-		"outbox":       {"crashpoint", "secret", "panics"},
-		"sink":         {"crashpoint", "secret", "panics"},
-		"crashpoint":   nil,
-		"panics":       nil,
-		"secret":       nil,
-		"testenv":      nil,
-		"testenv/demo": {"testenv"},
+		".":                 {"agent/cli"},
+		"agent/cli":         {"agent", "agent/config", "outbox", "sink", "secret"},
+		"agent":             {"agent/admin", "agent/config", "agent/lanes", "backoff", "outbox", "sink", "secret", "panics"},
+		"agent/admin":       {"agent/config", "outbox", "panics"},
+		"agent/lanes":       {"backoff", "outbox", "sink", "panics"},
+		"agent/config":      {"outbox", "sink", "secret"},
+		"testenv/agenttest": {"agent/config", "outbox", "secret", "testenv"}, // of tests of agents alone
+		"backoff":           nil,
+		"outbox":            {"backoff", "crashpoint", "secret", "panics"},
+		"sink":              {"crashpoint", "secret", "panics"},
+		"crashpoint":        nil,
+		"panics":            nil,
+		"secret":            nil,
+		"testenv":           nil,
+		"testenv/demo":      {"testenv"},
 
 		"testenv/bench":   {"testenv", "sink", "secret"}, // the client without the agent
 		"testenv/torture": {"testenv"},
@@ -131,7 +138,7 @@ func TestReadme_NamesWhatExists(t *testing.T) {
 		}
 	}
 
-	routes := read(t, "agent/admin.go")
+	routes := read(t, "agent/admin/admin.go")
 	for _, route := range regexp.MustCompile("`(/[a-z]+)`").FindAllStringSubmatch(readme, -1) {
 		if !strings.Contains(routes, route[1]+`"`) {
 			t.Errorf("there is no route %s", route[1])
@@ -145,7 +152,7 @@ func TestReadme_NamesWhatExists(t *testing.T) {
 	for _, c := range commands {
 		var out, errs bytes.Buffer
 		args := append(strings.Fields(c[1]), "--help")
-		if status := agent.Main(t.Context(), args, &out, &errs); status != 0 {
+		if status := cli.Main(t.Context(), args, &out, &errs); status != 0 {
 			t.Errorf("webhook-agent %s: status %d, %s", c[1], status, errs.String())
 		}
 		if !strings.Contains(out.String(), "\n  webhook-agent "+c[1]+" ") && !strings.Contains(out.String(), "\n  webhook-agent "+c[1]+"\n") {
@@ -181,7 +188,7 @@ func TestCompose_HoldsAConfigurationThatLoads(t *testing.T) {
 		t.Fatal(err)
 	}
 	environment := map[string]string{"DATABASE_URL": "postgres://quintago:quintago@postgres:5432/quintago", "RECEIVER_SECRET": "s3cret-of-the-test"}
-	cfg, err := agent.LoadConfig(path, func(name string) string { return environment[name] })
+	cfg, err := config.Load(path, func(name string) string { return environment[name] })
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -7,6 +7,7 @@ import (
 
 	"github.com/quintago/webhook-agent/outbox"
 	"github.com/quintago/webhook-agent/testenv"
+	"github.com/quintago/webhook-agent/testenv/agenttest"
 )
 
 // copyRows makes a database what a dump of another one restores: all rows of the agent's tables, on another server.
@@ -21,7 +22,7 @@ func copyRows(t *testing.T, from, to *testenv.DB) {
 func TestAdopt_ARestoredCopySendsNothingUntilSomebodyHasSaidSo(t *testing.T) {
 	t.Parallel()
 	s := newOutage(t, testenv.NewDB(t))
-	s.agent.end()
+	s.agent.End()
 	s.env.Exec(t, `insert into webhooks.outbox (id, type, venue, data, created) values ('evt_retry', 'lead.created', 'venue_1', '{}', date_trunc('day', now()))`)
 	s.env.Exec(t, `insert into webhooks.deliveries (event_id, endpoint_id, venue, type, status, attempts, next_attempt_at, created)
 	    values ('evt_retry', $1, 'venue_1', 'lead.created', 'pending', 1, now() - interval '1 minute', date_trunc('day', now()))`, s.endpoint)
@@ -39,29 +40,29 @@ func TestAdopt_ARestoredCopySendsNothingUntilSomebodyHasSaidSo(t *testing.T) {
 			env := cluster.NewDB(t)
 			copyRows(t, s.env, env)
 			before := s.receiver.Count()
-			a := start(t, testConfig(env))
-			a.waitLog("cannot stream the outbox; trying again")
-			a.waitLog("run webhook-agent adopt to go on here, or webhook-agent adopt --disable-endpoints")
-			if status, stdout, _ := cli(t, env, "check"); status != exitFailed || !strings.Contains(stdout, "fail  checkpoint: it is of another") {
+			a := start(t, agenttest.Config(env))
+			a.WaitLog("cannot stream the outbox; trying again")
+			a.WaitLog("run webhook-agent adopt to go on here, or webhook-agent adopt --disable-endpoints")
+			if status, stdout, _ := command(t, env, "check"); status != statusFailed || !strings.Contains(stdout, "fail  checkpoint: it is of another") {
 				t.Errorf("check ended with %d:\n%s", status, stdout)
 			}
 			if n := s.receiver.Count() - before; n != 0 {
 				t.Errorf("%d requests before anybody has adopted", n)
 			}
 			asked := time.Now()
-			done := decode[outbox.Adoption](t, succeed(t, env, append(test.args, "--json")...))
+			done := agenttest.Decode[outbox.Adoption](t, commandSucceeds(t, env, append(test.args, "--json")...))
 			if !done.Adopted || done.Database != env.Name {
 				t.Errorf("adopt --json: %+v", done)
 			}
-			waitStatus(t, env, "evt_retry", s.endpoint, test.want)
-			if took := time.Since(asked); took > patience/6 {
+			agenttest.WaitStatus(t, env, "evt_retry", s.endpoint, test.want)
+			if took := time.Since(asked); took > agenttest.Patience/6 {
 				t.Errorf("the running agent took %s", took)
 			}
-			a.end()
+			a.End()
 			if n := s.receiver.Count() - before; n != test.sent {
 				t.Errorf("%d requests after it, want %d", n, test.sent)
 			}
-			if got := succeed(t, env, test.args...); got != "the checkpoint is of this server and database already\n" {
+			if got := commandSucceeds(t, env, test.args...); got != "the checkpoint is of this server and database already\n" {
 				t.Errorf("the second time it says %q", got)
 			}
 		})

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/quintago/webhook-agent/testenv"
+	"github.com/quintago/webhook-agent/testenv/agenttest"
 )
 
 // binaryDirs are where the built agents are; TestMain removes them.
@@ -62,7 +63,7 @@ func removeBinaries() {
 // process is the agent's binary, running.
 type process struct {
 	*testenv.Process
-	stderr *syncBuffer
+	stderr *agenttest.Buffer
 	admin  string
 }
 
@@ -86,7 +87,7 @@ func (l launch) start(t *testing.T, env *testenv.DB) *process {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := &process{stderr: &syncBuffer{}, admin: fmt.Sprintf("127.0.0.1:%d", port)}
+	p := &process{stderr: &agenttest.Buffer{}, admin: fmt.Sprintf("127.0.0.1:%d", port)}
 	file := filepath.Join(t.TempDir(), "webhook-agent.toml")
 	text := fmt.Sprintf("[outbox]\nslot = %q\n[delivery]\nshutdown_timeout = \"5s\"\nfailing_interval = \"0s\"\n%s\n[network]\nallow_http = true\nallow_networks = [\"127.0.0.0/8\"]\n[admin]\nlisten = %q\n",
 		env.Slot, l.delivery, p.admin)
@@ -128,7 +129,7 @@ func (p *process) hasEnded() bool {
 // awaitReady waits until /readyz says want.
 func (p *process) awaitReady(t *testing.T, want string) {
 	t.Helper()
-	testenv.Eventually(t, patience, func() error {
+	testenv.Eventually(t, agenttest.Patience, func() error {
 		if p.hasEnded() {
 			t.Fatalf("the agent has ended: %v; log:\n%s", p.Wait(), p.stderr)
 		}
@@ -211,10 +212,10 @@ func wantEachOnce(t *testing.T, received []testenv.Received, deliveries int, kil
 func TestP1P3_KillNineLosesNothingAndRepeatsOnlyTheLastSecond(t *testing.T) {
 	t.Parallel()
 	env := testenv.NewDB(t)
-	r := testenv.StartReceiver(t, testSecret)
+	r := testenv.StartReceiver(t, agenttest.Secret)
 	r.SetAnswer("/slow", testenv.Script(testenv.Answer{Delay: 15 * time.Millisecond}))
-	addEndpoint(t, env, "venue_1", r.URL+"/fast", "*")
-	addEndpoint(t, env, "venue_1", r.URL+"/slow", "lead.*")
+	agenttest.AddEndpoint(t, env, "venue_1", r.URL+"/fast", "*")
+	agenttest.AddEndpoint(t, env, "venue_1", r.URL+"/slow", "lead.*")
 	p := startBinary(t, env)
 
 	ctx, cancel := context.WithCancel(context.Background())
@@ -238,7 +239,7 @@ func TestP1P3_KillNineLosesNothingAndRepeatsOnlyTheLastSecond(t *testing.T) {
 	var kills []killing
 	for kill := range 5 {
 		// Killed while requests are under way, each time a little later in the agent's life.
-		r.Wait(t, r.Count()+100*(kill+1), patience)
+		r.Wait(t, r.Count()+100*(kill+1), agenttest.Patience)
 		kills = append(kills, p.killTimed(t))
 		p = startBinary(t, env)
 	}
@@ -247,7 +248,7 @@ func TestP1P3_KillNineLosesNothingAndRepeatsOnlyTheLastSecond(t *testing.T) {
 		t.Fatal(err)
 	}
 	events := testenv.QueryOne[int](t, env, `select count(*) from webhooks.outbox`)
-	testenv.Eventually(t, 3*patience, func() error {
+	testenv.Eventually(t, 3*agenttest.Patience, func() error {
 		if n := testenv.QueryOne[int](t, env, `select count(*) from webhooks.deliveries where status = 'succeeded'`); n != 2*events {
 			return fmt.Errorf("%d deliveries succeeded, want %d; log:\n%s", n, 2*events, p.stderr)
 		}
@@ -265,25 +266,25 @@ func TestP1P3_KillNineInTheMiddleOfALargeFanoutLosesNothing(t *testing.T) {
 	t.Parallel()
 	const endpoints, events = 120, 100
 	env := testenv.NewDB(t)
-	r := testenv.StartReceiver(t, testSecret)
+	r := testenv.StartReceiver(t, agenttest.Secret)
 	env.Exec(t, `insert into webhooks.endpoints (venue, url, events, secret) select 'venue_1', $1 || n, '{*}', $2 from generate_series(1, $3::int) n`,
-		r.URL+"/", testSecret, endpoints)
-	other := addEndpoint(t, env, "venue_2", r.URL+"/other", "*")
+		r.URL+"/", agenttest.Secret, endpoints)
+	other := agenttest.AddEndpoint(t, env, "venue_2", r.URL+"/other", "*")
 	p := startBinary(t, env)
 	env.Exec(t, `insert into webhooks.outbox (type, venue, data) select 'lead.imported', 'venue_1', to_json(n) from generate_series(1, $1::int) n`, events)
-	waitStatus(t, env, addEvent(t, env, "venue_2", "lead.created", `"beside it"`), other, "succeeded")
+	agenttest.WaitStatus(t, env, agenttest.AddEvent(t, env, "venue_2", "lead.created", `"beside it"`), other, "succeeded")
 	var kills []killing
 	for range 3 {
-		r.Wait(t, r.Count()+endpoints*events/6, patience)
+		r.Wait(t, r.Count()+endpoints*events/6, agenttest.Patience)
 		kills = append(kills, p.killTimed(t))
 		p = startBinary(t, env)
 	}
-	testenv.Eventually(t, patience, func() error {
+	testenv.Eventually(t, agenttest.Patience, func() error {
 		if n := testenv.QueryOne[int](t, env, `select count(*) from webhooks.deliveries where status = 'succeeded'`); n != endpoints*events+1 {
 			return fmt.Errorf("%d deliveries succeeded, want %d; log:\n%s", n, endpoints*events+1, p.stderr)
 		}
 		return nil
 	})
-	t.Logf("%d duplicates", wantEachOnce(t, r.Received(), endpoints*events+1, kills, patience))
+	t.Logf("%d duplicates", wantEachOnce(t, r.Received(), endpoints*events+1, kills, agenttest.Patience))
 	p.terminate(t)
 }

@@ -12,6 +12,7 @@ import (
 
 	"github.com/quintago/webhook-agent/crashpoint"
 	"github.com/quintago/webhook-agent/testenv"
+	"github.com/quintago/webhook-agent/testenv/agenttest"
 )
 
 // crash is one visit of a crash point.
@@ -108,7 +109,7 @@ type scene struct {
 type requestKey struct{ path, eventID string }
 
 func newScene(t *testing.T) *scene {
-	s := &scene{t: t, env: testenv.NewDB(t), receiver: testenv.StartReceiver(t, testSecret)}
+	s := &scene{t: t, env: testenv.NewDB(t), receiver: testenv.StartReceiver(t, agenttest.Secret)}
 	s.front = testenv.StartProxy(t, strings.TrimPrefix(s.receiver.URL, "http://"))
 	s.receiver.SetAnswer("/flaky", func(got testenv.Received) testenv.Answer {
 		if got.Attempt == 1 {
@@ -122,9 +123,9 @@ func newScene(t *testing.T) *scene {
 }
 
 func (s *scene) addEndpoints() {
-	addEndpoint(s.t, s.env, "venue_1", s.front.Via(s.receiver.URL+"/steady"), "*")
-	addEndpoint(s.t, s.env, "venue_1", s.front.Via(s.receiver.URL+"/flaky"), "lead.*")
-	addEndpoint(s.t, s.env, "venue_1", s.front.Via(s.receiver.URL+"/dead"), "lead.*")
+	agenttest.AddEndpoint(s.t, s.env, "venue_1", s.front.Via(s.receiver.URL+"/steady"), "*")
+	agenttest.AddEndpoint(s.t, s.env, "venue_1", s.front.Via(s.receiver.URL+"/flaky"), "lead.*")
+	agenttest.AddEndpoint(s.t, s.env, "venue_1", s.front.Via(s.receiver.URL+"/dead"), "lead.*")
 }
 
 // launch returns how to start the agent that has crash points.
@@ -136,7 +137,7 @@ func (s *scene) launch(variables ...string) launch {
 func (s *scene) addLeads(n int) {
 	s.t.Helper()
 	for i := range n {
-		addEvent(s.t, s.env, "venue_1", "lead.created", fmt.Sprintf(`{"n": %d, "name":"Zoë \"Z\""}`, i))
+		agenttest.AddEvent(s.t, s.env, "venue_1", "lead.created", fmt.Sprintf(`{"n": %d, "name":"Zoë \"Z\""}`, i))
 	}
 }
 
@@ -194,7 +195,7 @@ func (s *scene) missBulk() {
 	p.awaitLeading(s.t)
 	s.env.Exec(s.t, `update webhooks.endpoints set disabled_at = now() where url like '%/steady'`)
 	s.addBulk()
-	testenv.Eventually(s.t, patience, func() error {
+	testenv.Eventually(s.t, agenttest.Patience, func() error {
 		if n := testenv.QueryOne[int](s.t, s.env, `select count(*) from webhooks.deliveries where status = 'missed'`); n != bulk {
 			return fmt.Errorf("%d deliveries are missed, want %d", n, bulk)
 		}
@@ -229,7 +230,7 @@ func (s *scene) loseSlot() {
 // wantKilled waits until the agent has died and fails the test when that was not at a crash point.
 func (s *scene) wantKilled(p *process) {
 	s.t.Helper()
-	testenv.Eventually(s.t, patience, func() error {
+	testenv.Eventually(s.t, agenttest.Patience, func() error {
 		if !p.hasEnded() {
 			return fmt.Errorf("the agent did not come to the point; log:\n%s", p.stderr)
 		}
@@ -244,7 +245,7 @@ func (s *scene) wantKilled(p *process) {
 // awaitSettled waits until every event has all its deliveries, as they must end, or p has ended.
 func (s *scene) awaitSettled(p *process) {
 	s.t.Helper()
-	testenv.Eventually(s.t, 2*patience, func() error {
+	testenv.Eventually(s.t, 2*agenttest.Patience, func() error {
 		if p.hasEnded() {
 			return nil
 		}
@@ -298,7 +299,7 @@ func (s *scene) received() map[requestKey]int {
 // unrecorded returns how many requests of an agent that has died have arrived and are not on record.
 func (s *scene) unrecorded() int {
 	s.t.Helper()
-	testenv.Eventually(s.t, patience, func() error {
+	testenv.Eventually(s.t, agenttest.Patience, func() error {
 		if n := s.front.Connections(); n != 0 {
 			return fmt.Errorf("%d connections of the dead agent are open", n)
 		}

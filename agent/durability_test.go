@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/quintago/webhook-agent/testenv"
+	"github.com/quintago/webhook-agent/testenv/agenttest"
 )
 
 // The tests of this file show what becomes of promise P2 (nothing is sent for a transaction that does not exist) when
@@ -23,9 +24,9 @@ func TestP2_WhatACrashTakesBackWithSynchronousCommitOffWasNotSent(t *testing.T) 
 		"synchronous_commit": "off", "wal_writer_delay": "1s", "restart_after_crash": "off",
 	}})
 	env := cluster.NewDB(t)
-	r := testenv.StartReceiver(t, testSecret)
-	addEndpoint(t, env, "venue_1", r.URL, "*")
-	start(t, testConfig(env)).waitLog("leading")
+	r := testenv.StartReceiver(t, agenttest.Secret)
+	agenttest.AddEndpoint(t, env, "venue_1", r.URL, "*")
+	start(t, agenttest.Config(env)).WaitLog("leading")
 
 	committed, rounds := 0, 5
 	for round := range rounds {
@@ -45,7 +46,7 @@ func TestP2_WhatACrashTakesBackWithSynchronousCommitOffWasNotSent(t *testing.T) 
 				}
 			})
 		}
-		testenv.Eventually(t, patience, func() error {
+		testenv.Eventually(t, agenttest.Patience, func() error {
 			if n := written.Load(); n < 200 {
 				return fmt.Errorf("%d events are written", n)
 			}
@@ -59,7 +60,7 @@ func TestP2_WhatACrashTakesBackWithSynchronousCommitOffWasNotSent(t *testing.T) 
 		if err := cluster.Resume(context.Background()); err != nil {
 			t.Fatal(err)
 		}
-		testenv.Eventually(t, 2*patience, func() error {
+		testenv.Eventually(t, 2*agenttest.Patience, func() error {
 			open := testenv.QueryOne[int](t, env, `select count(*) from webhooks.outbox o where not exists (
 				select from webhooks.deliveries d where d.event_id = o.id and d.status = 'succeeded')`)
 			if open > 0 {
@@ -96,11 +97,11 @@ func TestP2_AnAsynchronousFailoverTakesBackWhatWasSentUnlessTheStreamWaits(t *te
 				waits = false // there is no such setting: what is sent is what the other case says
 			}
 			env := cluster.NewDB(t)
-			r := testenv.StartReceiver(t, testSecret)
-			endpoint := addEndpoint(t, env, "venue_1", r.URL, "*")
+			r := testenv.StartReceiver(t, agenttest.Secret)
+			endpoint := agenttest.AddEndpoint(t, env, "venue_1", r.URL, "*")
 			standby := cluster.NewStandby(t)
 			if waits {
-				super := connectURL(t, env.SuperuserURL)
+				super := agenttest.ConnectURL(t, env.SuperuserURL)
 				if _, err := super.Exec(context.Background(), "alter system set synchronized_standby_slots = 'standby'"); err != nil {
 					t.Fatal(err)
 				}
@@ -108,24 +109,24 @@ func TestP2_AnAsynchronousFailoverTakesBackWhatWasSentUnlessTheStreamWaits(t *te
 					t.Fatal(err)
 				}
 			}
-			start(t, testConfig(env)).waitLog("leading")
-			waitStatus(t, env, addEvent(t, env, "venue_1", "lead.created", `"first"`), endpoint, "succeeded")
-			testenv.Eventually(t, patience, func() error { return standby.CaughtUp(t.Context(), cluster) })
+			start(t, agenttest.Config(env)).WaitLog("leading")
+			agenttest.WaitStatus(t, env, agenttest.AddEvent(t, env, "venue_1", "lead.created", `"first"`), endpoint, "succeeded")
+			testenv.Eventually(t, agenttest.Patience, func() error { return standby.CaughtUp(t.Context(), cluster) })
 			if err := standby.Stop(t.Context(), testenv.Fast); err != nil {
 				t.Fatal(err)
 			}
 
-			lost := addEvent(t, env, "venue_1", "lead.created", `"not on the standby"`)
+			lost := agenttest.AddEvent(t, env, "venue_1", "lead.created", `"not on the standby"`)
 			if waits {
 				never(t, 3*time.Second, func() bool { return r.Count() > 1 }, "an event was sent that the standby does not have")
 			} else {
-				waitStatus(t, env, lost, endpoint, "succeeded")
+				agenttest.WaitStatus(t, env, lost, endpoint, "succeeded")
 			}
 			if err := cluster.FailOver(t.Context(), standby); err != nil {
 				t.Fatal(err)
 			}
-			next := addEvent(t, env, "venue_1", "lead.created", `"after the failover"`)
-			waitStatus(t, env, next, endpoint, "succeeded")
+			next := agenttest.AddEvent(t, env, "venue_1", "lead.created", `"after the failover"`)
+			agenttest.WaitStatus(t, env, next, endpoint, "succeeded")
 			if testenv.QueryOne[bool](t, env, `select exists (select from webhooks.outbox where id = $1)`, lost) {
 				t.Fatal("the failover lost nothing, so the test shows nothing")
 			}

@@ -14,6 +14,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/quintago/webhook-agent/agent/config"
+	"github.com/quintago/webhook-agent/agent/lanes"
 	"github.com/quintago/webhook-agent/outbox"
 	"github.com/quintago/webhook-agent/secret"
 	"github.com/quintago/webhook-agent/sink"
@@ -147,18 +149,15 @@ func playEndpoints(t *testing.T, seed uint64, webhook *sink.Webhook, m *metrics)
 		}
 	})
 	log := slog.New(slog.DiscardHandler)
-	d := DefaultConfig().Delivery
-	lanes := newLanes(t.Context(), lanesConfig{
-		concurrency: d.Concurrency, endpointConcurrency: d.EndpointConcurrency, disableAfter: d.DisableAfter,
-		retries: d.Retries, lengthen: asLong, queueBytes: int(d.QueueMemory), attempt: p.attempt, leads: func() bool { return true },
-		now: time.Now, write: p.take, metrics: m, log: log,
+	d := config.Default().Delivery
+	played := lanes.New(t.Context(), lanes.Config{
+		Concurrency: d.Concurrency, EndpointConcurrency: d.EndpointConcurrency, DisableAfter: d.DisableAfter,
+		Retries: d.Retries, Lengthen: func(d time.Duration) time.Duration { return d }, QueueBytes: int(d.QueueMemory), Attempt: p.attempt, Leads: func() bool { return true },
+		Now: time.Now, Write: p.take, Meter: m, Log: log, Aside: func(outbox.Subject) bool { return false },
 	})
-	t.Cleanup(func() {
-		lanes.stop(t.Context())
-		lanes.cancelWork()
-	})
+	t.Cleanup(func() { played.Stop(t.Context()) })
 	p.router = &router{
-		subs: newSubscriptions(), lanes: lanes, track: p.track, write: p.take, metrics: m, log: log,
+		subs: newSubscriptions(), lanes: played, track: p.track, write: p.take, metrics: m, log: log,
 		target: func(e *outbox.Endpoint) (*sink.Target, error) {
 			target := webhook.Target(e.URL.Reveal(), e.Secret, sink.Former{Secret: e.Previous, Until: e.PreviousUntil})
 			p.mu.Lock()
@@ -223,7 +222,7 @@ func (p *endpointsPlay) compare() {
 	if n := len(p.router.subs.byID); n != len(p.view) {
 		p.t.Errorf("%d subscriptions at the end, want %d", n, len(p.view))
 	}
-	if n := len(p.router.lanes.byID); n != len(p.view) {
+	if n := len(p.router.lanes.Endpoints()); n != len(p.view) {
 		p.t.Errorf("%d lanes at the end, want %d", n, len(p.view))
 	}
 }
@@ -326,7 +325,7 @@ func (p *endpointsPlay) settle() {
 func (p *endpointsPlay) stall(stalled bool) {
 	p.say("stall %t", stalled)
 	p.stalled = stalled
-	p.router.lanes.stall(stalled)
+	p.router.lanes.Stall(stalled)
 	p.settle()
 }
 
@@ -480,7 +479,7 @@ func (p *endpointsPlay) record(results ...*outbox.Result) error {
 	}
 	p.mu.Unlock()
 	if len(results) > 0 {
-		p.router.lanes.committed(results)
+		p.router.lanes.Committed(results)
 	}
 	return nil
 }

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/quintago/webhook-agent/outbox"
+	"github.com/quintago/webhook-agent/testenv/agenttest"
 )
 
 // manyRows are n endpoints that want all events of leads.
@@ -192,11 +193,11 @@ func TestBacklog_HasHalfOfTheTimeWhileTheStreamHasMore(t *testing.T) {
 			t.Error("the first piece waits")
 		}
 		b.pieceEnded, b.pieceTook = time.Now(), time.Second
-		pass(999 * time.Millisecond)
+		agenttest.Pass(999 * time.Millisecond)
 		if b.due() {
 			t.Error("the stream has less time than the last piece took")
 		}
-		pass(time.Millisecond)
+		agenttest.Pass(time.Millisecond)
 		if !b.due() {
 			t.Error("the stream has more time than the last piece took")
 		}

@@ -7,6 +7,7 @@ import (
 
 	"github.com/quintago/webhook-agent/secret"
 	"github.com/quintago/webhook-agent/testenv"
+	"github.com/quintago/webhook-agent/testenv/agenttest"
 )
 
 // The tests of this file put each fault of the proxy once between the agent and PostgreSQL, and between the agent and a
@@ -42,11 +43,11 @@ func disturbance(t *testing.T, env *testenv.DB, p *testenv.Proxy, f fault, arriv
 	t.Helper()
 	write := func(n int) {
 		for range n {
-			events = append(events, addEvent(t, env, "venue_1", "lead.created", `{}`))
+			events = append(events, agenttest.AddEvent(t, env, "venue_1", "lead.created", `{}`))
 		}
 	}
 	write(20)
-	testenv.Eventually(t, patience, func() error { return arrived(events[19]) })
+	testenv.Eventually(t, agenttest.Patience, func() error { return arrived(events[19]) })
 	write(20) // some of these are on the way when it happens
 	f.hit(p)
 	write(20)
@@ -66,21 +67,21 @@ func TestFaults_OfTheDatabasesNetworkLoseAndRepeatNothing(t *testing.T) {
 		t.Run(f.name, func(t *testing.T) {
 			t.Parallel()
 			env := testenv.NewDB(t)
-			r := testenv.StartReceiver(t, testSecret)
-			addEndpoint(t, env, "venue_1", r.URL+"/a", "*")
-			addEndpoint(t, env, "venue_1", r.URL+"/b", "lead.*")
-			p := testenv.StartProxy(t, hostOf(t, env.URL))
-			cfg := testConfig(env)
+			r := testenv.StartReceiver(t, agenttest.Secret)
+			agenttest.AddEndpoint(t, env, "venue_1", r.URL+"/a", "*")
+			agenttest.AddEndpoint(t, env, "venue_1", r.URL+"/b", "lead.*")
+			p := testenv.StartProxy(t, agenttest.HostOf(t, env.URL))
+			cfg := agenttest.Config(env)
 			cfg.Database.URL = secret.New(p.Via(env.LeastURL))
 			a := start(t, cfg)
-			a.waitLog("leading")
+			a.WaitLog("leading")
 			events := disturbance(t, env, p, f, func(id string) error {
 				if testenv.QueryOne[int](t, env, `select count(*) from webhooks.deliveries where event_id = $1 and status = 'succeeded'`, id) != 2 {
 					return fmt.Errorf("%s has not arrived", id)
 				}
 				return nil
 			})
-			testenv.Eventually(t, 2*patience, func() error {
+			testenv.Eventually(t, 2*agenttest.Patience, func() error {
 				if n := testenv.QueryOne[int](t, env, `select count(*) from webhooks.deliveries where status = 'succeeded'`); n != 2*len(events) {
 					return fmt.Errorf("%d of %d deliveries succeeded", n, 2*len(events))
 				}
@@ -93,8 +94,8 @@ func TestFaults_OfTheDatabasesNetworkLoseAndRepeatNothing(t *testing.T) {
 					t.Errorf("%s arrived twice at %s", got.ID, got.Path)
 				}
 			}
-			testenv.Eventually(t, patience, func() error {
-				if status, body := get(t, a.adminURL()+"/readyz"); status != 200 {
+			testenv.Eventually(t, agenttest.Patience, func() error {
+				if status, body := get(t, a.AdminURL()+"/readyz"); status != 200 {
 					return fmt.Errorf("/readyz says %d %s", status, body)
 				}
 				return nil
@@ -109,18 +110,18 @@ func TestFaults_OfACustomersNetworkAreRetriedAndHoldUpNoOther(t *testing.T) {
 		t.Run(f.name, func(t *testing.T) {
 			t.Parallel()
 			env := testenv.NewDB(t)
-			r := testenv.StartReceiver(t, testSecret)
-			p := testenv.StartProxy(t, hostOf(t, r.URL))
-			broken := addEndpoint(t, env, "venue_1", p.Via(r.URL)+"/broken", "*")
-			sound := addEndpoint(t, env, "venue_1", r.URL+"/sound", "*")
-			cfg := testConfig(env)
+			r := testenv.StartReceiver(t, agenttest.Secret)
+			p := testenv.StartProxy(t, agenttest.HostOf(t, r.URL))
+			broken := agenttest.AddEndpoint(t, env, "venue_1", p.Via(r.URL)+"/broken", "*")
+			sound := agenttest.AddEndpoint(t, env, "venue_1", r.URL+"/sound", "*")
+			cfg := agenttest.Config(env)
 			cfg.Delivery.Timeout = time.Second
 			cfg.Delivery.DisableAfter = 10_000
 			cfg.Delivery.Retries = nil
 			for range 30 {
 				cfg.Delivery.Retries = append(cfg.Delivery.Retries, 300*time.Millisecond)
 			}
-			start(t, cfg).waitLog("leading")
+			start(t, cfg).WaitLog("leading")
 			events := disturbance(t, env, p, f, func(id string) error {
 				if testenv.QueryOne[int](t, env, `select count(*) from webhooks.deliveries where event_id = $1 and status = 'succeeded'`, id) != 2 {
 					return fmt.Errorf("%s has not arrived", id)
@@ -128,7 +129,7 @@ func TestFaults_OfACustomersNetworkAreRetriedAndHoldUpNoOther(t *testing.T) {
 				return nil
 			})
 			for _, e := range []string{sound, broken} {
-				testenv.Eventually(t, 2*patience, func() error {
+				testenv.Eventually(t, 2*agenttest.Patience, func() error {
 					if n := testenv.QueryOne[int](t, env, `select count(*) from webhooks.deliveries where status = 'succeeded' and endpoint_id = $1`, e); n != len(events) {
 						return fmt.Errorf("%d of %d deliveries succeeded", n, len(events))
 					}

@@ -10,6 +10,7 @@ import (
 
 	"github.com/quintago/webhook-agent/secret"
 	"github.com/quintago/webhook-agent/testenv"
+	"github.com/quintago/webhook-agent/testenv/agenttest"
 )
 
 // The tests of this file run two agents on one slot, as an operator would, and take the leader away in every way.
@@ -32,14 +33,14 @@ type pair struct {
 
 func startPair(t *testing.T) *pair {
 	t.Helper()
-	p := &pair{env: testenv.NewDB(t), receiver: testenv.StartReceiver(t, testSecret)}
-	p.endpoint = addEndpoint(t, p.env, "venue_1", p.receiver.URL, "*")
-	p.network = testenv.StartProxy(t, hostOf(t, p.env.URL))
+	p := &pair{env: testenv.NewDB(t), receiver: testenv.StartReceiver(t, agenttest.Secret)}
+	p.endpoint = agenttest.AddEndpoint(t, p.env, "venue_1", p.receiver.URL, "*")
+	p.network = testenv.StartProxy(t, agenttest.HostOf(t, p.env.URL))
 	p.leader = launch{binary: binary, url: p.network.Via(p.env.LeastURL)}.start(t, p.env)
 	p.leader.awaitReady(t, "leading\n")
 	p.standby = launch{binary: binary}.start(t, p.env)
 	p.standby.awaitReady(t, "standing by\n")
-	waitStatus(t, p.env, addEvent(t, p.env, "venue_1", "lead.created", `"first"`), p.endpoint, "succeeded")
+	agenttest.WaitStatus(t, p.env, agenttest.AddEvent(t, p.env, "venue_1", "lead.created", `"first"`), p.endpoint, "succeeded")
 	return p
 }
 
@@ -47,7 +48,7 @@ func startPair(t *testing.T) *pair {
 func (p *pair) takeOver(t *testing.T, limit time.Duration) {
 	t.Helper()
 	began := time.Now()
-	event := addEvent(t, p.env, "venue_1", "lead.created", `"after the fault"`)
+	event := agenttest.AddEvent(t, p.env, "venue_1", "lead.created", `"after the fault"`)
 	testenv.Eventually(t, limit, func() error {
 		for _, got := range p.receiver.Received() {
 			if got.ID == event {
@@ -106,7 +107,7 @@ func TestLeadership_ARollingUpgradeLosesTwoSecondsAndRepeatsNothing(t *testing.T
 		}
 	}()
 	for range 3 {
-		p.receiver.Wait(t, p.receiver.Count()+50, patience)
+		p.receiver.Wait(t, p.receiver.Count()+50, agenttest.Patience)
 		began := time.Now()
 		if err := p.leader.Signal(syscall.SIGTERM); err != nil {
 			t.Fatal(err)
@@ -114,7 +115,7 @@ func TestLeadership_ARollingUpgradeLosesTwoSecondsAndRepeatsNothing(t *testing.T
 		if err := p.leader.Wait(); err != nil {
 			t.Fatalf("after SIGTERM: %v\n%s", err, p.leader.stderr)
 		}
-		p.receiver.Wait(t, p.receiver.Count()+1, patience)
+		p.receiver.Wait(t, p.receiver.Count()+1, agenttest.Patience)
 		if took := time.Since(began); took > afterUpdate {
 			t.Errorf("%s without a delivery, want %s at most", took, afterUpdate)
 		}
@@ -128,7 +129,7 @@ func TestLeadership_ARollingUpgradeLosesTwoSecondsAndRepeatsNothing(t *testing.T
 		t.Fatal(err)
 	}
 	events := testenv.QueryOne[int](t, p.env, `select count(*) from webhooks.outbox`)
-	p.receiver.Wait(t, events, patience)
+	p.receiver.Wait(t, events, agenttest.Patience)
 	p.eachOnce(t)
 }
 
@@ -139,14 +140,14 @@ func TestLeadership_AFrozenLeaderIsReplacedAndSendsNothingWhenItThaws(t *testing
 	// The answers take so long that nearly all attempts wait for one when it freezes, and most deliveries are still in memory.
 	p.receiver.SetAnswer("", testenv.Script(testenv.Answer{Delay: 300 * time.Millisecond}))
 	p.env.Exec(t, `insert into webhooks.outbox (type, venue, data) select 'lead.created', 'venue_1', to_json(i) from generate_series(1, 150) i`)
-	p.receiver.Wait(t, 20, patience)
+	p.receiver.Wait(t, 20, agenttest.Patience)
 	frozen := time.Now()
 	if err := p.leader.Signal(syscall.SIGSTOP); err != nil {
 		t.Fatal(err)
 	}
 	p.takeOver(t, afterFreeze)
 	p.standby.awaitReady(t, "leading\n")
-	testenv.Eventually(t, 3*patience, func() error {
+	testenv.Eventually(t, 3*agenttest.Patience, func() error {
 		if n := testenv.QueryOne[int](t, p.env, `select count(*) from webhooks.deliveries where status <> 'succeeded'`); n > 0 {
 			return fmt.Errorf("%d deliveries have not succeeded", n)
 		}
@@ -201,7 +202,7 @@ func TestLeadership_ALeaderThatIsCutOffIsReplacedAndSendsNothingAfter(t *testing
 	p.standby.awaitReady(t, "leading\n")
 	p.network.SetFault(testenv.Pass)
 	p.leader.awaitReady(t, "standing by\n")
-	waitStatus(t, p.env, addEvent(t, p.env, "venue_1", "lead.created", `"last"`), p.endpoint, "succeeded")
+	agenttest.WaitStatus(t, p.env, agenttest.AddEvent(t, p.env, "venue_1", "lead.created", `"last"`), p.endpoint, "succeeded")
 	p.eachOnce(t)
 	t.Logf("cut off for %s", time.Since(cut).Round(time.Second))
 }
@@ -210,19 +211,19 @@ func TestLeadership_ALeaderThatIsCutOffIsReplacedAndSendsNothingAfter(t *testing
 func TestLeadership_ALeaderThatIsCutOffStopsSendingWithinAboutASecond(t *testing.T) {
 	t.Parallel()
 	env := testenv.NewDB(t)
-	r := testenv.StartReceiver(t, testSecret)
+	r := testenv.StartReceiver(t, agenttest.Secret)
 	r.SetAnswer("", testenv.Script(testenv.Answer{Delay: 30 * time.Millisecond}))
-	addEndpoint(t, env, "venue_1", r.URL, "*")
-	network := testenv.StartProxy(t, hostOf(t, env.URL))
-	cfg := testConfig(env)
+	agenttest.AddEndpoint(t, env, "venue_1", r.URL, "*")
+	network := testenv.StartProxy(t, agenttest.HostOf(t, env.URL))
+	cfg := agenttest.Config(env)
 	cfg.Database.URL = secret.New(network.Via(env.LeastURL))
 	cfg.Delivery.EndpointConcurrency = 1
-	start(t, cfg).waitLog("leading")
+	start(t, cfg).WaitLog("leading")
 	env.Exec(t, `insert into webhooks.outbox (type, venue, data) select 'lead.created', 'venue_1', to_json(i) from generate_series(1, 250) i`)
-	r.Wait(t, 20, patience)
+	r.Wait(t, 20, agenttest.Patience)
 	network.SetFault(testenv.Stall)
 	cut := time.Now()
-	testenv.Eventually(t, patience, func() error {
+	testenv.Eventually(t, agenttest.Patience, func() error {
 		if passed := time.Since(cut); passed < 5*time.Second {
 			return fmt.Errorf("%s passed", passed)
 		}
@@ -234,5 +235,5 @@ func TestLeadership_ALeaderThatIsCutOffStopsSendingWithinAboutASecond(t *testing
 		}
 	}
 	network.SetFault(testenv.Pass)
-	r.Wait(t, 250, 2*patience) // and it goes on
+	r.Wait(t, 250, 2*agenttest.Patience) // and it goes on
 }

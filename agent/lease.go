@@ -54,7 +54,7 @@ func (s *session) keepLease(ctx context.Context) error {
 			}
 		}
 		s.lease.Store(&looked)
-		s.lanes.resume() // what did not start while the lease had run out
+		s.lanes.Resume() // what did not start while the lease had run out
 	}
 }
 

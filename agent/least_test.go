@@ -9,6 +9,7 @@ import (
 
 	"github.com/quintago/webhook-agent/outbox"
 	"github.com/quintago/webhook-agent/testenv"
+	"github.com/quintago/webhook-agent/testenv/agenttest"
 )
 
 // All tests of this package run the agent, and its commands, in the role that the README's GRANTs make, but for those about what an
@@ -19,7 +20,7 @@ func TestLeastRole_MayDoNothingElse(t *testing.T) {
 	env := testenv.NewDB(t)
 	env.Exec(t, `create schema app`)
 	env.Exec(t, `create table app.leads (name text)`)
-	conn := connectURL(t, env.LeastURL)
+	conn := agenttest.ConnectURL(t, env.LeastURL)
 	for _, sql := range []string{
 		`select * from app.leads`,
 		`create table app.more (x int)`,
@@ -46,7 +47,7 @@ func TestLeastRole_MayDoNothingElse(t *testing.T) {
 func TestLeastRole_HasNothingThatItDoesNotNeed(t *testing.T) {
 	t.Parallel()
 	env := testenv.NewDB(t)
-	db, err := outbox.Open(t.Context(), testConfig(env).outbox())
+	db, err := outbox.Open(t.Context(), agenttest.Config(env).OutboxConfig())
 	if err != nil {
 		t.Fatal(err)
 	}

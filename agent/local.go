@@ -6,13 +6,14 @@ import (
 	"sync"
 	"time"
 
+	"github.com/quintago/webhook-agent/agent/lanes"
 	"github.com/quintago/webhook-agent/panics"
 	"github.com/quintago/webhook-agent/sink"
 )
 
 // localFor is how long a fault of this host counts after an attempt has met it last. Endpoints that
 // wait for its end are tried more often.
-const localFor = 3 * localMost
+const localFor = 3 * lanes.LocalMost
 
 // localFaults are what fails on this side of the wire (sink.Fault): they count against no endpoint,
 // and stand on /readyz while they last.

@@ -13,7 +13,9 @@ import (
 
 	"golang.org/x/net/dns/dnsmessage"
 
+	"github.com/quintago/webhook-agent/agent/config"
 	"github.com/quintago/webhook-agent/testenv"
+	"github.com/quintago/webhook-agent/testenv/agenttest"
 )
 
 // serveEverywhere starts a receiver at each address of loopback, and returns its port and how many
@@ -44,7 +46,7 @@ func TestRun_AnAgentThatMayOpenFewFilesDisablesNobody(t *testing.T) {
 	port, requests := serveEverywhere(t, true)
 	const endpoints, events = 100, 20
 	for i := range endpoints {
-		addEndpoint(t, env, "venue_1", fmt.Sprintf("http://127.0.1.%d:%s/", i+1, port), "*")
+		agenttest.AddEndpoint(t, env, "venue_1", fmt.Sprintf("http://127.0.1.%d:%s/", i+1, port), "*")
 	}
 	path, err := binary()
 	if err != nil {
@@ -57,9 +59,9 @@ func TestRun_AnAgentThatMayOpenFewFilesDisablesNobody(t *testing.T) {
 	p := launch{binary: func() (string, error) { return few, nil }}.start(t, env)
 	p.awaitReady(t, "leading\n")
 	for range events {
-		addEvent(t, env, "venue_1", "lead.created", `{}`)
+		agenttest.AddEvent(t, env, "venue_1", "lead.created", `{}`)
 	}
-	testenv.Eventually(t, patience, func() error {
+	testenv.Eventually(t, agenttest.Patience, func() error {
 		if n := testenv.QueryOne[int](t, env, `select count(*) from webhooks.deliveries where status = 'succeeded'`); n != endpoints*events {
 			return fmt.Errorf("%d deliveries succeeded, %d requests have come; log:\n%s", n, requests.Load(), p.stderr)
 		}
@@ -84,10 +86,10 @@ func TestRun_AResolverThatAnswersForNobodyCountsAgainstNobody(t *testing.T) {
 	t.Cleanup(func() { net.DefaultResolver = before })
 	port, requests := serveEverywhere(t, false)
 	for _, name := range []string{"a", "b"} {
-		addEndpoint(t, env, "venue_1", fmt.Sprintf("http://%s.example:%s/", name, port), "*")
+		agenttest.AddEndpoint(t, env, "venue_1", fmt.Sprintf("http://%s.example:%s/", name, port), "*")
 	}
 	s := newQuietOutage(t, env) // whose receiver is at an address, and gets what it is sent
-	s.cfg.Delivery = DefaultConfig().Delivery
+	s.cfg.Delivery = config.Default().Delivery
 	s.start()
 	s.ready()
 	events := make([]string, 50)
@@ -111,8 +113,8 @@ func TestRun_AResolverThatAnswersForNobodyCountsAgainstNobody(t *testing.T) {
 		return nil
 	})
 	s.ready()
-	s.agent.waitLog("attempts can be made again")
-	if _, metrics := get(t, s.agent.adminURL()+"/metrics"); !strings.Contains(metrics, `attempts_not_made_total{fault="resolver"}`) {
+	s.agent.WaitLog("attempts can be made again")
+	if _, metrics := get(t, s.agent.AdminURL()+"/metrics"); !strings.Contains(metrics, `attempts_not_made_total{fault="resolver"}`) {
 		t.Errorf("the metrics do not count them:\n%s", metrics)
 	}
 

@@ -3,48 +3,40 @@ package agent
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"os"
-	"regexp"
 	"testing"
 	"time"
 
-	"github.com/quintago/webhook-agent/outbox"
-	"github.com/quintago/webhook-agent/secret"
+	"github.com/quintago/webhook-agent/agent/config"
 	"github.com/quintago/webhook-agent/testenv"
+	"github.com/quintago/webhook-agent/testenv/agenttest"
 )
 
 // TestMain gives the tests of this package one PostgreSQL, whose databases begin with the agent's schema and publications.
 func TestMain(m *testing.M) {
-	vitalsInterval = 2 * time.Second
 	resolveZoo()
 	forget, err := trustZoo()
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "trust the zoo:", err)
 		os.Exit(1)
 	}
-	testenv.Main(m, testenv.Options{Template: migrateTemplate})
+	testenv.Main(m, testenv.Options{Template: agenttest.Template})
 	removeBinaries()
 	forget()
 }
 
-// migrateTemplate prepares the database that those of the tests are clones of.
-func migrateTemplate(ctx context.Context, url string) error {
-	cfg := DefaultConfig()
-	cfg.Database.URL = secret.New(url)
-	if _, _, err := outbox.Migrate(ctx, cfg.outbox()); err != nil {
-		return err
-	}
-	readme, err := os.ReadFile("../README.md")
-	if err != nil {
-		return err
-	}
-	for _, grant := range grants.FindAllString(string(readme), -1) {
-		if err := testenv.ExecSQL(ctx, url, grant); err != nil {
-			return fmt.Errorf("%s: %w", grant, err)
-		}
-	}
-	return nil
+// start runs an agent until the test ends or end is called.
+func start(t testing.TB, cfg *config.Config) *agenttest.Agent {
+	t.Helper()
+	return agenttest.Start(t, cfg, func(ctx context.Context, cfg *config.Config, log *slog.Logger) error {
+		return Run(ctx, testOptions(cfg, log))
+	})
 }
 
-// grants finds what the README gives to the role that runs the agent.
-var grants = regexp.MustCompile(`(?m)^GRANT (?s:.+?) TO ` + testenv.LeastRole + `;`)
+// testOptions are those of an agent that looks around more often than the product does.
+func testOptions(cfg *config.Config, log *slog.Logger) Options {
+	return Options{Config: cfg, Log: log, Version: "test", VitalsInterval: testVitals}
+}
+
+const testVitals = 2 * time.Second

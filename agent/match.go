@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"github.com/quintago/webhook-agent/agent/lanes"
 	"github.com/quintago/webhook-agent/outbox"
 	"github.com/quintago/webhook-agent/sink"
 )
@@ -8,7 +9,7 @@ import (
 // subscription is an endpoint as events are matched against it. A change of the endpoint makes a new one; this one never
 // changes, but for its seats.
 type subscription struct {
-	lane     *lane
+	lane     *lanes.Lane
 	endpoint *outbox.Endpoint
 	patterns outbox.Patterns
 	target   *sink.Target // of endpoint

@@ -127,8 +127,8 @@ func newMetrics(version string, src source) *metrics {
 	return m
 }
 
-// attempted counts an attempt that ended now, by the database's clock.
-func (m *metrics) attempted(d *outbox.Delivery, r sink.Result, now time.Time) {
+// Attempted counts an attempt that ended now, by the database's clock.
+func (m *metrics) Attempted(d *outbox.Delivery, r sink.Result, now time.Time) {
 	outcome := "failed"
 	switch r.Outcome {
 	case sink.Succeeded:
@@ -142,6 +142,12 @@ func (m *metrics) attempted(d *outbox.Delivery, r sink.Result, now time.Time) {
 		m.commitToAck.Observe(now.Sub(d.Committed).Seconds())
 	}
 }
+
+// NotMade counts an attempt that could not be made.
+func (m *metrics) NotMade(fault sink.Fault) { m.notMade.WithLabelValues(string(fault)).Inc() }
+
+// EndpointDisabled counts an endpoint that the agent has disabled.
+func (m *metrics) EndpointDisabled(reason string) { m.disabled.WithLabelValues(reason).Inc() }
 
 // recorded counts what a transaction of the ledger made durable.
 func (m *metrics) recorded(results []*outbox.Result) {

@@ -18,8 +18,8 @@ const (
 	// ownFiles is how many files the agent opens beside its attempts: the database, the listener
 	// and who asks it, logs.
 	ownFiles = 64
-	// mostIdle bounds the idle connections where there are files for more: each takes idleMemory.
-	mostIdle = 10_000
+	// MostIdle bounds the idle connections where there are files for more: each takes idleMemory.
+	MostIdle = 10_000
 )
 
 // openFiles is how many attempts and idle connections the limit of open files leaves room for.
@@ -28,9 +28,9 @@ type openFiles struct {
 	concurrency, idle int
 }
 
-// openFilesFor divides the limit of this process, which the Go runtime has raised to the hard one
+// OpenFilesFor divides the limit of this process, which the Go runtime has raised to the hard one
 // when it started.
-func openFilesFor(concurrency int) openFiles {
+func OpenFilesFor(concurrency int) openFiles {
 	var r syscall.Rlimit
 	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &r); err != nil {
 		r.Cur = math.MaxInt32
@@ -42,7 +42,7 @@ func divideOpenFiles(limit, concurrency int) openFiles {
 	idle := max(sink.DefaultMaxIdle, concurrency) // many endpoints may be on one host
 	f := openFiles{limit: limit, wanted: ownFiles + filesPerAttempt*concurrency + idle, concurrency: concurrency, idle: idle}
 	if limit >= f.wanted {
-		f.idle = max(idle, min(limit/2, limit-ownFiles-filesPerAttempt*concurrency, mostIdle))
+		f.idle = max(idle, min(limit/2, limit-ownFiles-filesPerAttempt*concurrency, MostIdle))
 		return f
 	}
 	left := limit - min(ownFiles, limit/2)
@@ -51,8 +51,8 @@ func divideOpenFiles(limit, concurrency int) openFiles {
 	return f
 }
 
-// finding says whether the limit is enough.
-func (f openFiles) finding() outbox.Finding {
+// Finding says whether the limit is enough.
+func (f openFiles) Finding() outbox.Finding {
 	if f.limit >= f.wanted {
 		return outbox.Finding{Level: outbox.LevelOK, Thing: "open files", Reason: fmt.Sprintf("%d may be open here, %d are enough for the configuration", f.limit, f.wanted)}
 	}

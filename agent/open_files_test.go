@@ -9,7 +9,7 @@ import (
 
 func TestOpenFiles_LeaveRoomForAttempts(t *testing.T) {
 	for _, test := range []struct{ limit, concurrency, wantConcurrency, wantIdle int }{
-		{1 << 20, 256, 256, mostIdle},
+		{1 << 20, 256, 256, MostIdle},
 		{4096, 256, 256, 2048},
 		{1200, 256, 256, 600},
 		{1088, 256, 256, 512},
@@ -28,7 +28,7 @@ func TestOpenFiles_LeaveRoomForAttempts(t *testing.T) {
 			t.Errorf("limit %d, concurrency %d: %+v, want %d and %d", test.limit, test.concurrency, f, test.wantConcurrency, test.wantIdle)
 		}
 		enough := test.limit >= f.wanted
-		if got := f.finding(); (got.Level == outbox.LevelOK) != enough || !enough && !strings.Contains(got.Remedy, "raise the limit to") {
+		if got := f.Finding(); (got.Level == outbox.LevelOK) != enough || !enough && !strings.Contains(got.Remedy, "raise the limit to") {
 			t.Errorf("limit %d: %+v", test.limit, got)
 		}
 	}

@@ -6,6 +6,7 @@ import (
 
 	"github.com/sethvargo/go-retry"
 
+	"github.com/quintago/webhook-agent/backoff"
 	"github.com/quintago/webhook-agent/outbox"
 )
 
@@ -21,7 +22,7 @@ type pace struct {
 	since       time.Time // when it came first
 }
 
-func newPace() *pace { return &pace{quick: outbox.NewBackoff(), slow: outbox.NewSlowBackoff()} }
+func newPace() *pace { return &pace{quick: backoff.New(), slow: backoff.NewSlow()} }
 
 // next returns how long to wait after err.
 func (p *pace) next(err error, now time.Time) time.Duration {
@@ -30,7 +31,7 @@ func (p *pace) next(err error, now time.Time) time.Duration {
 		text = err.Error()
 	}
 	if text != p.text || p.since.IsZero() {
-		p.text, p.since, p.slow = text, now, outbox.NewSlowBackoff()
+		p.text, p.since, p.slow = text, now, backoff.NewSlow()
 	}
 	wait, _ := p.quick.Next()
 	if isFatal(err) || now.Sub(p.since) >= sameFor {

@@ -2,10 +2,8 @@ package agent
 
 import (
 	"maps"
-	"net/http"
 	"sync"
 	"sync/atomic"
-	"time"
 
 	"github.com/quintago/webhook-agent/outbox"
 	"github.com/quintago/webhook-agent/panics"
@@ -26,11 +24,8 @@ const (
 	maxSuspects = 1000
 )
 
-// Why something was set aside. A restart tries it again.
-const (
-	asideEvent    = "the agent failed over this event again and again by a fault of its own; its log names the place. Replay it with a version that mends that"
-	asideEndpoint = "the agent failed over this endpoint again and again by a fault of its own; its log names the place. It is tried again when the agent is restarted"
-)
+// asideEndpoint is why an endpoint is set aside. A restart tries it again.
+const asideEndpoint = "the agent failed over this endpoint again and again by a fault of its own; its log names the place. It is tried again when the agent is restarted"
 
 // suspects counts the panics of the process by what was being handled. A nil *suspects has none.
 type suspects struct {
@@ -122,28 +117,4 @@ func (s *session) setAside(x outbox.Subject) bool {
 			"commit", x.Commit.String(), "change", x.Index)
 	}
 	return aside
-}
-
-// failedAside is the result of a delivery that is set aside.
-func failedAside(d *outbox.Delivery, now time.Time) *outbox.Result {
-	d.Body = nil
-	return &outbox.Result{Delivery: d, Status: outbox.Failed, Error: asideEvent, Finished: now}
-}
-
-// countPanics counts the panics of a handler. net/http would log the value of a panic; this closes the
-// connection without a word.
-func (a *agent) countPanics(next http.Handler) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		defer func() {
-			value := recover()
-			if value == nil {
-				return
-			}
-			if value != http.ErrAbortHandler { //nolint:errorlint // it is compared as net/http does
-				a.caught(panics.Recovered(value))
-			}
-			panic(http.ErrAbortHandler)
-		}()
-		next.ServeHTTP(w, r)
-	})
 }

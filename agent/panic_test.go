@@ -5,18 +5,18 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net/http"
-	"net/http/httptest"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
-	"time"
 
+	"github.com/quintago/webhook-agent/agent/config"
 	"github.com/quintago/webhook-agent/outbox"
 	"github.com/quintago/webhook-agent/panics"
 	"github.com/quintago/webhook-agent/sink"
 	"github.com/quintago/webhook-agent/testenv"
+	"github.com/quintago/webhook-agent/testenv/agenttest"
 )
 
 // counted returns the value of a counter, the sum of all its labels.
@@ -74,23 +74,22 @@ func (h *panickyLog) await(s *outage, n int, do func()) {
 }
 
 // startPanicking starts an agent that panics where it logs these messages.
-func startPanicking(t *testing.T, cfg *Config, times map[string]int) (*running, *panickyLog) {
+func startPanicking(t *testing.T, cfg *config.Config, times map[string]int) (*agenttest.Agent, *panickyLog) {
 	t.Helper()
-	ctx, cancel := context.WithCancel(context.Background())
-	r := &running{t: t, log: &syncBuffer{}, stop: cancel, done: make(chan error, 1)}
-	h := &panickyLog{Handler: slog.NewTextHandler(r.log, nil), times: times}
-	go func() { r.done <- run(ctx, cfg, slog.New(h), untuned) }()
-	t.Cleanup(r.end)
-	return r, h
+	h := &panickyLog{times: times}
+	return agenttest.Start(t, cfg, func(ctx context.Context, cfg *config.Config, log *slog.Logger) error {
+		h.Handler = log.Handler()
+		return Run(ctx, testOptions(cfg, slog.New(h)))
+	}), h
 }
 
 // bareAgent makes an agent without sink and admin listener, and its log.
-func bareAgent(t *testing.T, cfg *Config) (*agent, *syncBuffer) {
+func bareAgent(t *testing.T, cfg *config.Config) (*agent, *agenttest.Buffer) {
 	t.Helper()
-	log := &syncBuffer{}
-	a := &agent{cfg: cfg, log: slog.New(slog.NewTextHandler(log, nil)), holder: "test", tune: untuned, warned: map[string]bool{}}
+	log := &agenttest.Buffer{}
+	a := &agent{cfg: cfg, log: slog.New(slog.NewTextHandler(log, nil)), holder: "test", tune: func(int) {}, vitals: testVitals, warned: map[string]bool{}}
 	a.metrics = newMetrics("test", a.source())
-	db := cfg.outbox()
+	db := cfg.OutboxConfig()
 	db.Watchful, db.Caught = true, a.caught
 	var err error
 	if a.db, err = outbox.Open(t.Context(), db); err != nil {
@@ -113,11 +112,11 @@ func TestPanic_EndsTheTermAndNotTheProcess(t *testing.T) {
 	s.wait(s.event(), s.event())
 	s.ready()
 	unsendable := testenv.QueryOne[string](t, s.env, `insert into webhooks.outbox (id, type, venue, data) values ('evt é', 'lead.created', 'venue_1', '{}') returning id`)
-	waitStatus(t, s.env, unsendable, s.endpoint, "failed, attempts 1")
+	agenttest.WaitStatus(t, s.env, unsendable, s.endpoint, "failed, attempts 1")
 	s.wait(s.event())
 	faults.await(s, 1, func() {})
 	faults.await(s, 0, func() { // until it meets a session that leads
-		if _, body := get(t, s.agent.adminURL()+"/readyz"); body == "leading\n" {
+		if _, body := get(t, s.agent.AdminURL()+"/readyz"); body == "leading\n" {
 			s.super(`select pg_terminate_backend(active_pid) from pg_replication_slots where slot_name = '` + s.env.Slot + `'`)
 		}
 	})
@@ -126,7 +125,7 @@ func TestPanic_EndsTheTermAndNotTheProcess(t *testing.T) {
 	if got := s.metric("webhook_agent_panics_total"); got != "4" {
 		t.Errorf("the metric counts %s panics, want 4", got)
 	}
-	if log := s.agent.log.String(); strings.Contains(log, "sentinel") || strings.Count(log, "a fault of the agent itself; please report it") != 1 ||
+	if log := s.agent.Log.String(); strings.Contains(log, "sentinel") || strings.Count(log, "a fault of the agent itself; please report it") != 1 ||
 		!strings.Contains(log, "place=agent/panic_test.go:") {
 		t.Errorf("want the place once, and no value; log:\n%s", log)
 	}
@@ -139,7 +138,7 @@ func TestPanic_SetsADeliveryAsideThatCausesItAgainAndAgain(t *testing.T) {
 	s.agent, _ = startPanicking(t, s.cfg, map[string]int{"an event cannot be sent": 1000})
 	s.wait(s.event())
 	cursed := testenv.QueryOne[string](t, s.env, `insert into webhooks.outbox (id, type, venue, data) values ('evt é', 'lead.created', 'venue_1', '{}') returning id`)
-	waitStatus(t, s.env, cursed, s.endpoint, "failed, attempts 0, "+asideEvent)
+	agenttest.WaitStatus(t, s.env, cursed, s.endpoint, "failed, attempts 0, the agent failed over this event again and again")
 	if got := s.metric("webhook_agent_panics_total"); got != fmt.Sprint(setAsideAfter) {
 		t.Errorf("the metric counts %s panics, want %d", got, setAsideAfter)
 	}
@@ -150,15 +149,15 @@ func TestPanic_SetsADeliveryAsideThatCausesItAgainAndAgain(t *testing.T) {
 func TestPanic_ShowsAnEndpointAsUnusableThatCausesItAgainAndAgain(t *testing.T) {
 	t.Parallel()
 	env := testenv.NewDB(t)
-	cfg := testConfig(env)
-	endpoint := addEndpoint(t, env, "venue_1", "http://hook.example", "*")
-	event := addEvent(t, env, "venue_1", "lead.created", "{}")
+	cfg := agenttest.Config(env)
+	endpoint := agenttest.AddEndpoint(t, env, "venue_1", "http://hook.example", "*")
+	event := agenttest.AddEvent(t, env, "venue_1", "lead.created", "{}")
 	a, log := bareAgent(t, cfg)
 	ctx, stop := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
 	go func() { ended <- a.lead(ctx) }() // a.webhook is nil, which http:// is looked up in
-	waitStatus(t, env, event, endpoint, "missed, attempts 0, "+offUnusable+asideEndpoint)
-	testenv.Eventually(t, patience, func() error {
+	agenttest.WaitStatus(t, env, event, endpoint, "missed, attempts 0, the endpoint cannot be sent to: "+asideEndpoint)
+	testenv.Eventually(t, agenttest.Patience, func() error {
 		shown := testenv.QueryOne[string](t, env, `select coalesce((select unusable from webhooks.endpoint_health where endpoint_id = $1), '')`, endpoint)
 		if shown != asideEndpoint {
 			return fmt.Errorf("the endpoint is shown as unusable because %q", shown)
@@ -251,9 +250,9 @@ func TestRouter_SetsAnEndpointAsideThatItPanicsOver(t *testing.T) {
 		for _, times := range []int{setAsideAfter, passOverAfter} {
 			rt.suspect(subject, times)
 			rt.loadState(state(row("cursed")))
-			shown := rt.router.lanes.byID["cursed"] != nil
-			if shown && rt.router.lanes.byID["cursed"].off != offUnusable+asideEndpoint || shown != (times == setAsideAfter) {
-				t.Errorf("after %d panics its lane is %+v", times, rt.router.lanes.byID["cursed"])
+			shown := slices.Contains(rt.router.lanes.Endpoints(), "cursed")
+			if why := rt.unusable["cursed"]; shown && why != asideEndpoint || shown != (times == setAsideAfter) {
+				t.Errorf("after %d panics it is shown: %t, as unusable for %q", times, shown, why)
 			}
 			rt.want(rt.take(b), "end 0: e1>good", "end 310: e2>good")
 		}
@@ -266,80 +265,9 @@ func TestRouter_ATruncateEndsTheLaneOfAnEndpointThatIsSetAside(t *testing.T) {
 		rt.suspect(outbox.Subject{EndpointID: "cursed"}, setAsideAfter)
 		rt.loadState(state(row("cursed"), row("good")))
 		rt.take(transaction(truncated))
-		if left := rt.router.lanes.endpoints(); len(left) != 0 {
+		if left := rt.router.lanes.Endpoints(); len(left) != 0 {
 			t.Errorf("lanes are left of %q", left)
 		}
-	})
-}
-
-func TestLanes_APanicNamesItsDelivery(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		var told []*panics.Error
-		var mu sync.Mutex
-		lt := newLaneTest(t, func(cfg *lanesConfig) {
-			attempt := cfg.attempt
-			cfg.caught = func(p *panics.Error) {
-				mu.Lock()
-				defer mu.Unlock()
-				told = append(told, p)
-			}
-			cfg.attempt = func(ctx context.Context, r sink.Request) sink.Result {
-				if r.EventID == "evt_00002" {
-					panic("sentinel")
-				}
-				return attempt(ctx, r)
-			}
-		})
-		lt.send(lt.endpoint("ep", always(ok(time.Millisecond))), 3, 10)
-		pass(time.Minute)
-		mu.Lock()
-		defer mu.Unlock()
-		if len(told) != 1 || told[0].Subject != (outbox.Subject{EventID: "evt_00002", EndpointID: "ep"}) {
-			t.Errorf("told of %+v", told)
-		}
-	})
-}
-
-func TestLanes_AFaultOfTheAgentIsRetriedAndNotCountedAgainstTheEndpoint(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		lt := newLaneTest(t, func(cfg *lanesConfig) { cfg.disableAfter = 3 })
-		internal := answer{time.Millisecond, sink.Result{Outcome: sink.Failed, Class: sink.ClassInternalError, Error: "a fault of the agent itself"}}
-		l := lt.endpoint("ep", func(_ string, n int) answer {
-			if n == 1 || n == 4 { // failures of the endpoint's own, which are counted
-				return failing(time.Millisecond)
-			}
-			return internal
-		})
-		ids := lt.send(l, 1, 10)
-		pass(24 * time.Hour)
-		r := lt.book.rows[deliveryKey{"ep", ids[0]}]
-		if r.status != outbox.Failed || r.attempts != 6 {
-			t.Errorf("the delivery is %+v, want failed after six attempts", *r)
-		}
-		if l.failures != 2 || l.off != "" {
-			t.Errorf("%d failures are counted, want 2; off: %q", l.failures, l.off)
-		}
-		lt.quiet()
-	})
-}
-
-func TestRefill_SetsADeliveryAsideThatCausedPanics(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		lt := newLaneTest(t, func(cfg *lanesConfig) { cfg.suspects = &suspects{} })
-		ids := lt.send(lt.endpoint("ep", always(failing(time.Millisecond))), 2, 10)
-		pass(time.Second)
-		for range setAsideAfter {
-			lt.cfg.suspects.add(outbox.Subject{EventID: ids[0], EndpointID: "ep"})
-		}
-		pass(24 * time.Hour)
-		cursed, other := lt.book.rows[deliveryKey{"ep", ids[0]}], lt.book.rows[deliveryKey{"ep", ids[1]}]
-		if cursed.status != outbox.Failed || cursed.reason != asideEvent || cursed.attempts != 1 {
-			t.Errorf("the delivery is %+v, want failed because %s", *cursed, asideEvent)
-		}
-		if other.attempts != 6 {
-			t.Errorf("the other delivery is %+v", *other)
-		}
-		lt.quiet()
 	})
 }
 
@@ -392,31 +320,13 @@ func TestSuspects_AreBounded(t *testing.T) {
 	}
 }
 
-func TestAdmin_CountsPanicsOfItsHandlersAndOfMetrics(t *testing.T) {
-	log := &syncBuffer{}
+func TestMetrics_APanicAsTheyAreReadIsCounted(t *testing.T) {
+	log := &agenttest.Buffer{}
 	a := &agent{log: slog.New(slog.NewTextHandler(log, nil))}
 	a.metrics = newMetrics("test", a.source())
-	server := httptest.NewUnstartedServer(a.countPanics(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
-		if r.URL.Path == "/abort" {
-			panic(http.ErrAbortHandler)
-		}
-		panic("sentinel")
-	})))
-	server.Config.ErrorLog = slog.NewLogLogger(slog.NewTextHandler(log, nil), slog.LevelError)
-	server.Start()
-	defer server.Close()
-	for _, path := range []string{"/", "/abort"} {
-		if resp, err := http.Get(server.URL + path); err == nil {
-			_ = resp.Body.Close()
-			t.Errorf("%s was answered %s", path, resp.Status)
-		}
-	}
-	if n := counted(t, a.metrics, "panics_total"); n != 1 || strings.Contains(log.String(), "sentinel") {
-		t.Errorf("%v panics were counted, want 1; log:\n%s", n, log)
-	}
 	a.current.Store(&session{agent: a}) // without a ledger and lanes, so that the metrics that ask for them panic
 	counted(t, a.metrics, "panics_total")
-	if n := counted(t, a.metrics, "panics_total"); n < 2 {
-		t.Errorf("%v panics were counted, want those of the metrics too", n)
+	if n := counted(t, a.metrics, "panics_total"); n < 1 {
+		t.Errorf("%v panics were counted, want those of the metrics", n)
 	}
 }

@@ -15,6 +15,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/quintago/webhook-agent/testenv"
+	"github.com/quintago/webhook-agent/testenv/agenttest"
 )
 
 // The tests of this file are the promises of the design, P1 to P10, seen from outside: SQL goes in, requests come out.
@@ -22,16 +23,16 @@ import (
 func TestP1_EventsInsertedBeforeTheFirstStartAndWhileTheAgentIsDownArrive(t *testing.T) {
 	t.Parallel()
 	env := testenv.NewDB(t)
-	r := testenv.StartReceiver(t, testSecret)
-	endpoint := addEndpoint(t, env, "venue_1", r.URL, "*")
-	first := addEvent(t, env, "venue_1", "lead.created", `{"n":1}`)
+	r := testenv.StartReceiver(t, agenttest.Secret)
+	endpoint := agenttest.AddEndpoint(t, env, "venue_1", r.URL, "*")
+	first := agenttest.AddEvent(t, env, "venue_1", "lead.created", `{"n":1}`)
 
-	a := start(t, testConfig(env))
-	waitStatus(t, env, first, endpoint, "succeeded")
-	a.end()
-	second := addEvent(t, env, "venue_1", "lead.created", `{"n":2}`)
-	start(t, testConfig(env))
-	waitStatus(t, env, second, endpoint, "succeeded")
+	a := start(t, agenttest.Config(env))
+	agenttest.WaitStatus(t, env, first, endpoint, "succeeded")
+	a.End()
+	second := agenttest.AddEvent(t, env, "venue_1", "lead.created", `{"n":2}`)
+	start(t, agenttest.Config(env))
+	agenttest.WaitStatus(t, env, second, endpoint, "succeeded")
 	if got := r.Count(); got != 2 {
 		t.Errorf("%d requests arrived for 2 events", got)
 	}
@@ -40,9 +41,9 @@ func TestP1_EventsInsertedBeforeTheFirstStartAndWhileTheAgentIsDownArrive(t *tes
 func TestP2_RolledBackEventsAreNeverSent(t *testing.T) {
 	t.Parallel()
 	env := testenv.NewDB(t)
-	r := testenv.StartReceiver(t, testSecret)
-	addEndpoint(t, env, "venue_1", r.URL, "*")
-	start(t, testConfig(env)).waitLog("leading")
+	r := testenv.StartReceiver(t, agenttest.Secret)
+	agenttest.AddEndpoint(t, env, "venue_1", r.URL, "*")
+	start(t, agenttest.Config(env)).WaitLog("leading")
 
 	conn := connect(t, env)
 	ctx := context.Background()
@@ -82,9 +83,9 @@ func TestP2_RolledBackEventsAreNeverSent(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	last := addEvent(t, env, "venue_1", "lead.created", `{}`)
+	last := agenttest.AddEvent(t, env, "venue_1", "lead.created", `{}`)
 	want[last] = true
-	for _, got := range r.Wait(t, len(want), patience) {
+	for _, got := range r.Wait(t, len(want), agenttest.Patience) {
 		if !want[got.ID] {
 			t.Errorf("%s arrived, which was rolled back or came twice", got.ID)
 		}
@@ -95,20 +96,20 @@ func TestP2_RolledBackEventsAreNeverSent(t *testing.T) {
 func TestP4_AllAttemptsAndEndpointsGetTheSameBytes(t *testing.T) {
 	t.Parallel()
 	env := testenv.NewDB(t)
-	r := testenv.StartReceiver(t, testSecret)
+	r := testenv.StartReceiver(t, agenttest.Secret)
 	r.SetAnswer("/a", testenv.Statuses(500, 503, 200))
 	r.SetAnswer("/b", testenv.Statuses(500, 200))
-	one := addEndpoint(t, env, "venue_1", r.URL+"/a", "*")
-	other := addEndpoint(t, env, "venue_1", r.URL+"/b", "*")
-	cfg := testConfig(env)
+	one := agenttest.AddEndpoint(t, env, "venue_1", r.URL+"/a", "*")
+	other := agenttest.AddEndpoint(t, env, "venue_1", r.URL+"/b", "*")
+	cfg := agenttest.Config(env)
 	cfg.Delivery.Retries[1] = 3 * time.Second // the third attempt to /a comes after the restart
 	a := start(t, cfg)
-	event := addEvent(t, env, "venue_1", "lead.created", "{ \"z\" : 1e400,\t\"a\":\"<&>\u2028\", \"z\":0.10 }")
-	waitStatus(t, env, event, other, "succeeded, attempts 2")
-	waitStatus(t, env, event, one, "pending, attempts 2")
-	a.end()
+	event := agenttest.AddEvent(t, env, "venue_1", "lead.created", "{ \"z\" : 1e400,\t\"a\":\"<&>\u2028\", \"z\":0.10 }")
+	agenttest.WaitStatus(t, env, event, other, "succeeded, attempts 2")
+	agenttest.WaitStatus(t, env, event, one, "pending, attempts 2")
+	a.End()
 	start(t, cfg)
-	waitStatus(t, env, event, one, "succeeded, attempts 3")
+	agenttest.WaitStatus(t, env, event, one, "succeeded, attempts 3")
 	got := r.Received()
 	if len(got) != 5 {
 		t.Fatalf("%d requests arrived, want 5", len(got))
@@ -126,20 +127,20 @@ func TestP4_AllAttemptsAndEndpointsGetTheSameBytes(t *testing.T) {
 func TestP5_AnEventReachesItsOwnVenueOnly(t *testing.T) {
 	t.Parallel()
 	env := testenv.NewDB(t)
-	r := testenv.StartReceiver(t, testSecret)
+	r := testenv.StartReceiver(t, agenttest.Secret)
 	for _, venue := range []string{"venue_1", "venue_2", "venue_3"} {
-		addEndpoint(t, env, venue, r.URL+"/"+venue, "*")
+		agenttest.AddEndpoint(t, env, venue, r.URL+"/"+venue, "*")
 	}
-	start(t, testConfig(env)).waitLog("leading")
+	start(t, agenttest.Config(env)).WaitLog("leading")
 	want := map[string]string{}
 	for i := range 30 {
 		venue := fmt.Sprintf("venue_%d", 1+i%4) // the fourth has no endpoint
-		id := addEvent(t, env, venue, "payment.received", `{}`)
+		id := agenttest.AddEvent(t, env, venue, "payment.received", `{}`)
 		if i%4 != 3 {
 			want[id] = "/" + venue
 		}
 	}
-	for _, got := range r.Wait(t, len(want), patience) {
+	for _, got := range r.Wait(t, len(want), agenttest.Patience) {
 		if want[got.ID] != got.Path {
 			t.Errorf("event %s arrived at %s, want %q", got.ID, got.Path, want[got.ID])
 		}
@@ -149,17 +150,17 @@ func TestP5_AnEventReachesItsOwnVenueOnly(t *testing.T) {
 func TestP6_AttemptsEndAfterSixAndTheWaitSurvivesARestart(t *testing.T) {
 	t.Parallel()
 	env := testenv.NewDB(t)
-	r := testenv.StartReceiver(t, testSecret)
+	r := testenv.StartReceiver(t, agenttest.Secret)
 	r.SetAnswer("", testenv.Script(testenv.Answer{Status: 302, Header: map[string]string{"Location": r.URL + "/elsewhere"}}))
-	endpoint := addEndpoint(t, env, "venue_1", r.URL, "*")
-	cfg := testConfig(env)
+	endpoint := agenttest.AddEndpoint(t, env, "venue_1", r.URL, "*")
+	cfg := agenttest.Config(env)
 	cfg.Delivery.Retries[0] = 4 * time.Second
 	a := start(t, cfg)
-	event := addEvent(t, env, "venue_1", "lead.created", `{}`)
-	waitStatus(t, env, event, endpoint, "pending, attempts 1")
-	a.end()
+	event := agenttest.AddEvent(t, env, "venue_1", "lead.created", `{}`)
+	agenttest.WaitStatus(t, env, event, endpoint, "pending, attempts 1")
+	a.End()
 	start(t, cfg)
-	waitStatus(t, env, event, endpoint, "failed, attempts 6")
+	agenttest.WaitStatus(t, env, event, endpoint, "failed, attempts 6")
 	got := r.Received()
 	if len(got) != 6 {
 		t.Fatalf("%d requests arrived, want 6", len(got))
@@ -176,13 +177,13 @@ func TestP6_AttemptsEndAfterSixAndTheWaitSurvivesARestart(t *testing.T) {
 func TestP7_TheHundredthConsecutiveFailureDisables(t *testing.T) {
 	t.Parallel()
 	env := testenv.NewDB(t)
-	r := testenv.StartReceiver(t, testSecret)
+	r := testenv.StartReceiver(t, agenttest.Secret)
 	r.SetAnswer("", testenv.Statuses(500))
-	endpoint := addEndpoint(t, env, "venue_1", r.URL, "*")
-	a := start(t, testConfig(env))
-	a.waitLog("leading")
+	endpoint := agenttest.AddEndpoint(t, env, "venue_1", r.URL, "*")
+	a := start(t, agenttest.Config(env))
+	a.WaitLog("leading")
 	env.Exec(t, `insert into webhooks.outbox (type, venue, data) select 'lead.created', 'venue_1', '{}' from generate_series(1, 150)`)
-	testenv.Eventually(t, patience, func() error {
+	testenv.Eventually(t, agenttest.Patience, func() error {
 		if reason := testenv.QueryOne[string](t, env, `select coalesce(disabled_reason, '') from webhooks.endpoints`); reason != "failures" {
 			return fmt.Errorf("disabled_reason is %q", reason)
 		}
@@ -198,16 +199,16 @@ func TestP7_TheHundredthConsecutiveFailureDisables(t *testing.T) {
 		t.Errorf("consecutive_failures is %d", got)
 	}
 	for _, percent := range []string{"consecutive_failures=50", "consecutive_failures=70", "consecutive_failures=90"} {
-		a.waitLog(percent)
+		a.WaitLog(percent)
 	}
-	late := addEvent(t, env, "venue_1", "lead.created", `{"late":true}`)
-	waitStatus(t, env, late, endpoint, "missed")
+	late := agenttest.AddEvent(t, env, "venue_1", "lead.created", `{"late":true}`)
+	agenttest.WaitStatus(t, env, late, endpoint, "missed")
 
 	// Plain SQL enables it again and replays, and the counter begins anew.
 	r.SetAnswer("", testenv.Statuses(200))
 	env.Exec(t, `update webhooks.endpoints set disabled_at = null`)
 	env.Exec(t, `insert into webhooks.replays (endpoint_id) values ($1)`, endpoint)
-	testenv.Eventually(t, patience, func() error {
+	testenv.Eventually(t, agenttest.Patience, func() error {
 		got := testenv.QueryOne[string](t, env, `select state || ' ' || done || '/' || coalesce(total, -1) from webhooks.replays`)
 		if got != "done 151/151" {
 			return fmt.Errorf("the replay is %s", got)
@@ -225,17 +226,17 @@ func TestP7_TheHundredthConsecutiveFailureDisables(t *testing.T) {
 func TestP8_AReplayGoesOnAfterARestart(t *testing.T) {
 	t.Parallel()
 	env := testenv.NewDB(t)
-	r := testenv.StartReceiver(t, testSecret)
+	r := testenv.StartReceiver(t, agenttest.Secret)
 	r.SetAnswer("", testenv.Script(testenv.Answer{Delay: 20 * time.Millisecond}))
-	endpoint := addEndpoint(t, env, "venue_1", r.URL, "*")
+	endpoint := agenttest.AddEndpoint(t, env, "venue_1", r.URL, "*")
 	env.Exec(t, `update webhooks.endpoints set disabled_at = now()`)
-	cfg := testConfig(env)
+	cfg := agenttest.Config(env)
 	cfg.Delivery.EndpointConcurrency = 4
 	a := start(t, cfg)
-	a.waitLog("leading")
+	a.WaitLog("leading")
 	const events = 400
 	env.Exec(t, `insert into webhooks.outbox (type, venue, data) select 'lead.created', 'venue_1', '{}' from generate_series(1, $1)`, events)
-	testenv.Eventually(t, patience, func() error {
+	testenv.Eventually(t, agenttest.Patience, func() error {
 		if n := testenv.QueryOne[int](t, env, `select count(*) from webhooks.deliveries where status = 'missed'`); n != events {
 			return fmt.Errorf("%d deliveries are missed", n)
 		}
@@ -243,13 +244,13 @@ func TestP8_AReplayGoesOnAfterARestart(t *testing.T) {
 	})
 	env.Exec(t, `update webhooks.endpoints set disabled_at = null`)
 	env.Exec(t, `insert into webhooks.replays (endpoint_id, since, statuses) values ($1, now() - interval '1 hour', '{missed}')`, endpoint)
-	r.Wait(t, events/10, patience)
-	a.end()
+	r.Wait(t, events/10, agenttest.Patience)
+	a.End()
 	if got := r.Count(); got >= events {
 		t.Fatalf("all %d requests arrived before the restart: the test shows nothing", got)
 	}
 	start(t, cfg)
-	testenv.Eventually(t, patience, func() error {
+	testenv.Eventually(t, agenttest.Patience, func() error {
 		if got := testenv.QueryOne[string](t, env, `select state || ' ' || done from webhooks.replays`); got != fmt.Sprint("done ", events) {
 			return fmt.Errorf("the replay is %s", got)
 		}
@@ -268,11 +269,11 @@ func TestP8_AReplayGoesOnAfterARestart(t *testing.T) {
 func TestP8_AReplayThatIsCutShortLeavesWhatHadSucceededAndSaysWhatItDidNotSend(t *testing.T) {
 	t.Parallel()
 	env := testenv.NewDB(t)
-	r := testenv.StartReceiver(t, testSecret)
-	endpoint := addEndpoint(t, env, "venue_1", r.URL, "*")
-	cfg := testConfig(env)
+	r := testenv.StartReceiver(t, agenttest.Secret)
+	endpoint := agenttest.AddEndpoint(t, env, "venue_1", r.URL, "*")
+	cfg := agenttest.Config(env)
 	cfg.Delivery.DisableAfter = 3
-	start(t, cfg).waitLog("leading")
+	start(t, cfg).WaitLog("leading")
 	const events, sent = 300, 120
 	env.Exec(t, `insert into webhooks.outbox (type, venue, data) select 'lead.created', 'venue_1', '{}' from generate_series(1, $1)`, events)
 	succeeded := func() error {
@@ -281,7 +282,7 @@ func TestP8_AReplayThatIsCutShortLeavesWhatHadSucceededAndSaysWhatItDidNotSend(t
 		}
 		return nil
 	}
-	testenv.Eventually(t, patience, succeeded)
+	testenv.Eventually(t, agenttest.Patience, succeeded)
 	var requests atomic.Int64
 	r.SetAnswer("", func(testenv.Received) testenv.Answer {
 		if requests.Add(1) > sent {
@@ -293,7 +294,7 @@ func TestP8_AReplayThatIsCutShortLeavesWhatHadSucceededAndSaysWhatItDidNotSend(t
 		return testenv.QueryOne[string](t, env, `select concat_ws(' ', state, error) from webhooks.replays`)
 	}
 	env.Exec(t, `insert into webhooks.replays (endpoint_id, statuses) values ($1, '{succeeded}')`, endpoint)
-	testenv.Eventually(t, patience, func() error {
+	testenv.Eventually(t, agenttest.Patience, func() error {
 		if got := replay(); !strings.HasPrefix(got, "failed") {
 			return fmt.Errorf("the replay is %s", got)
 		}
@@ -317,29 +318,29 @@ func TestP8_AReplayThatIsCutShortLeavesWhatHadSucceededAndSaysWhatItDidNotSend(t
 func TestP9_AHungEndpointHoldsBackNeitherOthersNorWAL(t *testing.T) {
 	t.Parallel()
 	env := testenv.NewDB(t)
-	r := testenv.StartReceiver(t, testSecret)
+	r := testenv.StartReceiver(t, agenttest.Secret)
 	r.SetAnswer("/hung", testenv.Script(testenv.Answer{Hang: true}))
-	addEndpoint(t, env, "venue_1", r.URL+"/hung", "*")
-	healthy := addEndpoint(t, env, "venue_1", r.URL+"/healthy", "*")
-	cfg := testConfig(env)
-	start(t, cfg).waitLog("leading")
+	agenttest.AddEndpoint(t, env, "venue_1", r.URL+"/hung", "*")
+	healthy := agenttest.AddEndpoint(t, env, "venue_1", r.URL+"/healthy", "*")
+	cfg := agenttest.Config(env)
+	start(t, cfg).WaitLog("leading")
 	for i := range 30 {
-		event := addEvent(t, env, "venue_1", "lead.created", fmt.Sprintf(`{"n":%d}`, i))
+		event := agenttest.AddEvent(t, env, "venue_1", "lead.created", fmt.Sprintf(`{"n":%d}`, i))
 		began := time.Now()
-		waitStatus(t, env, event, healthy, "succeeded")
+		agenttest.WaitStatus(t, env, event, healthy, "succeeded")
 		if took := time.Since(began); took > 5*time.Second {
 			t.Fatalf("delivery %d to the healthy endpoint took %s", i, took)
 		}
 	}
 	last := testenv.QueryOne[string](t, env, `select pg_current_wal_lsn()::text`)
-	testenv.Eventually(t, patience, func() error {
+	testenv.Eventually(t, agenttest.Patience, func() error {
 		if n := testenv.QueryOne[int](t, env, `select count(*) from webhooks.deliveries where status = 'pending'`); n != 30 {
 			return fmt.Errorf("%d deliveries to the hung endpoint are pending, want 30", n)
 		}
 		return slotReached(t, env, last)
 	})
 	env.Exec(t, `delete from webhooks.endpoints where url like '%hung'`)
-	testenv.Eventually(t, patience, func() error {
+	testenv.Eventually(t, agenttest.Patience, func() error {
 		// Those whose attempts hang go on; releasing them lets the agent end at once.
 		r.Release()
 		if n := testenv.QueryOne[int](t, env, `select count(*) from webhooks.deliveries where status = 'pending'`); n != 0 {
@@ -352,8 +353,8 @@ func TestP9_AHungEndpointHoldsBackNeitherOthersNorWAL(t *testing.T) {
 func TestP10_SubscriptionsChangeInCommitOrderWithEvents(t *testing.T) {
 	t.Parallel()
 	env := testenv.NewDB(t)
-	r := testenv.StartReceiver(t, testSecret)
-	start(t, testConfig(env)).waitLog("leading")
+	r := testenv.StartReceiver(t, agenttest.Secret)
+	start(t, agenttest.Config(env)).WaitLog("leading")
 	ctx := context.Background()
 	conn := connect(t, env)
 	event := func(id string) {
@@ -371,7 +372,7 @@ func TestP10_SubscriptionsChangeInCommitOrderWithEvents(t *testing.T) {
 	event("evt_before")
 	run(`begin`)
 	event("evt_same_before")
-	run(`insert into webhooks.endpoints (id, venue, url, events, secret) values ('ep_1', 'venue_1', $1, '{lead.created}', $2)`, r.URL, testSecret)
+	run(`insert into webhooks.endpoints (id, venue, url, events, secret) values ('ep_1', 'venue_1', $1, '{lead.created}', $2)`, r.URL, agenttest.Secret)
 	event("evt_same_after")
 	run(`commit`)
 	event("evt_subscribed")
@@ -385,10 +386,10 @@ func TestP10_SubscriptionsChangeInCommitOrderWithEvents(t *testing.T) {
 	event("evt_enabled")
 	run(`delete from webhooks.endpoints`)
 	event("evt_deleted")
-	run(`insert into webhooks.endpoints (id, venue, url, events, secret) values ('ep_2', 'venue_1', $1, '{*}', $2)`, r.URL, testSecret)
+	run(`insert into webhooks.endpoints (id, venue, url, events, secret) values ('ep_2', 'venue_1', $1, '{*}', $2)`, r.URL, agenttest.Secret)
 	event("evt_last")
 
-	waitStatus(t, env, "evt_last", "ep_2", "succeeded")
+	agenttest.WaitStatus(t, env, "evt_last", "ep_2", "succeeded")
 	got := testenv.QueryAll[string](t, env, `select event_id || ' ' || endpoint_id from webhooks.deliveries where event_id <> 'evt_disabled' order by 1`)
 	want := "[evt_again ep_1 evt_enabled ep_1 evt_last ep_2 evt_same_after ep_1 evt_subscribed ep_1]"
 	if fmt.Sprint(got) != want {
@@ -402,11 +403,11 @@ func TestP10_SubscriptionsChangeInCommitOrderWithEvents(t *testing.T) {
 func TestRun_LostConnectionsLoseAndRepeatNothing(t *testing.T) {
 	t.Parallel()
 	env := testenv.NewDB(t)
-	r := testenv.StartReceiver(t, testSecret)
-	addEndpoint(t, env, "venue_1", r.URL, "*")
-	a := start(t, testConfig(env))
-	a.waitLog("leading")
-	super := connectURL(t, env.SuperuserURL)
+	r := testenv.StartReceiver(t, agenttest.Secret)
+	agenttest.AddEndpoint(t, env, "venue_1", r.URL, "*")
+	a := start(t, agenttest.Config(env))
+	a.WaitLog("leading")
+	super := agenttest.ConnectURL(t, env.SuperuserURL)
 	const rounds, perRound = 4, 50
 	for range rounds {
 		env.Exec(t, `insert into webhooks.outbox (type, venue, data) select 'lead.created', 'venue_1', '{}' from generate_series(1, $1)`, perRound)
@@ -415,7 +416,7 @@ func TestRun_LostConnectionsLoseAndRepeatNothing(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	testenv.Eventually(t, patience, func() error {
+	testenv.Eventually(t, agenttest.Patience, func() error {
 		if n := testenv.QueryOne[int](t, env, `select count(*) from webhooks.deliveries where status = 'succeeded'`); n != rounds*perRound {
 			return fmt.Errorf("%d deliveries succeeded, want %d", n, rounds*perRound)
 		}
@@ -424,7 +425,7 @@ func TestRun_LostConnectionsLoseAndRepeatNothing(t *testing.T) {
 	if got := r.Count(); got != rounds*perRound {
 		t.Errorf("%d requests arrived for %d events", got, rounds*perRound)
 	}
-	a.waitLog("the stream is back")
+	a.WaitLog("the stream is back")
 }
 
 // retains finds a slot that keeps something.
@@ -433,29 +434,29 @@ var retains = regexp.MustCompile(`(?m)^webhook_agent_slot_retained_bytes [1-9]`)
 func TestRun_AStandbyTakesOverAndIsReadyMeanwhile(t *testing.T) {
 	t.Parallel()
 	env := testenv.NewDB(t)
-	r := testenv.StartReceiver(t, testSecret)
-	endpoint := addEndpoint(t, env, "venue_1", r.URL, "*")
-	first := start(t, testConfig(env))
-	first.waitLog("leading")
-	second := start(t, testConfig(env))
-	second.waitLog("standing by")
-	testenv.Eventually(t, patience, func() error {
-		if _, body := get(t, second.adminURL()+"/metrics"); !retains.MatchString(body) {
+	r := testenv.StartReceiver(t, agenttest.Secret)
+	endpoint := agenttest.AddEndpoint(t, env, "venue_1", r.URL, "*")
+	first := start(t, agenttest.Config(env))
+	first.WaitLog("leading")
+	second := start(t, agenttest.Config(env))
+	second.WaitLog("standing by")
+	testenv.Eventually(t, agenttest.Patience, func() error {
+		if _, body := get(t, second.AdminURL()+"/metrics"); !retains.MatchString(body) {
 			return errors.New("the agent that stands by does not say what the slot keeps")
 		}
 		return nil
 	})
-	if status, body := get(t, second.adminURL()+"/readyz"); status != http.StatusOK || body != "standing by\n" {
+	if status, body := get(t, second.AdminURL()+"/readyz"); status != http.StatusOK || body != "standing by\n" {
 		t.Errorf("/readyz of the standby: %d %q", status, body)
 	}
-	first.end()
-	event := addEvent(t, env, "venue_1", "lead.created", `{}`)
+	first.End()
+	event := agenttest.AddEvent(t, env, "venue_1", "lead.created", `{}`)
 	began := time.Now()
-	waitStatus(t, env, event, endpoint, "succeeded")
+	agenttest.WaitStatus(t, env, event, endpoint, "succeeded")
 	if took := time.Since(began); took > 5*time.Second {
 		t.Errorf("the standby took %s to take over", took)
 	}
-	if status, body := get(t, second.adminURL()+"/readyz"); status != http.StatusOK || body != "leading\n" {
+	if status, body := get(t, second.AdminURL()+"/readyz"); status != http.StatusOK || body != "leading\n" {
 		t.Errorf("/readyz of the new leader: %d %q", status, body)
 	}
 	if r.Count() != 1 {
@@ -475,17 +476,7 @@ func slotReached(t testing.TB, env *testenv.DB, lsn string) error {
 
 func connect(t testing.TB, env *testenv.DB) *pgx.Conn {
 	t.Helper()
-	return connectURL(t, env.URL)
-}
-
-func connectURL(t testing.TB, url string) *pgx.Conn {
-	t.Helper()
-	conn, err := pgx.Connect(context.Background(), url)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = conn.Close(context.Background()) })
-	return conn
+	return agenttest.ConnectURL(t, env.URL)
 }
 
 func get(t testing.TB, url string) (status int, body string) {
@@ -514,19 +505,19 @@ func ask(t testing.TB, request *http.Request) (status int, body string) {
 func TestRun_ADroppedSlotIsReplacedAndOnlyWhatItMissedIsSent(t *testing.T) {
 	t.Parallel()
 	env := testenv.NewDB(t)
-	r := testenv.StartReceiver(t, testSecret)
-	endpoint := addEndpoint(t, env, "venue_1", r.URL, "lead.created")
-	a := start(t, testConfig(env))
-	a.waitLog("leading")
-	unwanted := addEvent(t, env, "venue_1", "payment.received", `{}`)
-	waitStatus(t, env, addEvent(t, env, "venue_1", "lead.created", `{}`), endpoint, "succeeded")
-	a.end()
+	r := testenv.StartReceiver(t, agenttest.Secret)
+	endpoint := agenttest.AddEndpoint(t, env, "venue_1", r.URL, "lead.created")
+	a := start(t, agenttest.Config(env))
+	a.WaitLog("leading")
+	unwanted := agenttest.AddEvent(t, env, "venue_1", "payment.received", `{}`)
+	agenttest.WaitStatus(t, env, agenttest.AddEvent(t, env, "venue_1", "lead.created", `{}`), endpoint, "succeeded")
+	a.End()
 
 	// The horizon of this run covers all of the above; the first thing that is recorded stores it.
-	a = start(t, testConfig(env))
-	a.waitLog("leading")
-	testenv.Eventually(t, patience, func() error {
-		waitStatus(t, env, addEvent(t, env, "venue_1", "lead.created", `{}`), endpoint, "succeeded")
+	a = start(t, agenttest.Config(env))
+	a.WaitLog("leading")
+	testenv.Eventually(t, agenttest.Patience, func() error {
+		agenttest.WaitStatus(t, env, agenttest.AddEvent(t, env, "venue_1", "lead.created", `{}`), endpoint, "succeeded")
 		covered := testenv.QueryOne[bool](t, env, `select webhooks.handed_over(o.xmin, c.horizon) from webhooks.outbox o, webhooks.checkpoint c where o.id = $1`, unwanted)
 		if !covered {
 			return fmt.Errorf("the horizon does not cover the first events")
@@ -534,15 +525,15 @@ func TestRun_ADroppedSlotIsReplacedAndOnlyWhatItMissedIsSent(t *testing.T) {
 		return nil
 	})
 	env.Exec(t, `update webhooks.endpoints set events = '{*}'`)
-	waitStatus(t, env, addEvent(t, env, "venue_1", "lead.updated", `{}`), endpoint, "succeeded")
-	a.end()
+	agenttest.WaitStatus(t, env, agenttest.AddEvent(t, env, "venue_1", "lead.updated", `{}`), endpoint, "succeeded")
+	a.End()
 	before := r.Count()
 
 	env.Exec(t, `select pg_drop_replication_slot($1)`, env.Slot)
-	missed := addEvent(t, env, "venue_1", "message.received", `{}`)
-	a = start(t, testConfig(env))
-	waitStatus(t, env, missed, endpoint, "succeeded")
-	a.waitLog("recovered_deliveries=1")
+	missed := agenttest.AddEvent(t, env, "venue_1", "message.received", `{}`)
+	a = start(t, agenttest.Config(env))
+	agenttest.WaitStatus(t, env, missed, endpoint, "succeeded")
+	a.WaitLog("recovered_deliveries=1")
 	if got := r.Count() - before; got != 1 {
 		t.Errorf("%d requests arrived after the slot was lost, want the one for the event it missed", got)
 	}
@@ -551,24 +542,24 @@ func TestRun_ADroppedSlotIsReplacedAndOnlyWhatItMissedIsSent(t *testing.T) {
 func TestP9_AnIdleOutboxPinsNoWALAndTheAgentStaysReady(t *testing.T) {
 	t.Parallel()
 	env := testenv.NewDB(t)
-	a := start(t, testConfig(env))
-	a.waitLog("recovery is complete") // which stores horizons
+	a := start(t, agenttest.Config(env))
+	a.WaitLog("recovery is complete") // which stores horizons
 	env.Exec(t, `create table other (text text)`)
 	env.Exec(t, `insert into other select repeat('x', 1000) from generate_series(1, 20000)`)
 	written := testenv.QueryOne[string](t, env, `select pg_current_wal_lsn()::text`)
-	testenv.Eventually(t, patience, func() error { return slotReached(t, env, written) })
+	testenv.Eventually(t, agenttest.Patience, func() error { return slotReached(t, env, written) })
 
 	commits := func() int {
 		return testenv.QueryOne[int](t, env, `select sequence from webhooks.checkpoint`)
 	}
 	before, began := commits(), time.Now()
-	testenv.Eventually(t, patience, func() error {
+	testenv.Eventually(t, agenttest.Patience, func() error {
 		if quiet := time.Since(began); quiet < silence+2*time.Second {
 			return fmt.Errorf("quiet for %s", quiet)
 		}
 		return nil
 	})
-	if status, body := get(t, a.adminURL()+"/readyz"); status != http.StatusOK {
+	if status, body := get(t, a.AdminURL()+"/readyz"); status != http.StatusOK {
 		t.Errorf("/readyz says %d %q after a quiet time", status, body)
 	}
 	// Recording a position writes WAL as well; that must not go round.

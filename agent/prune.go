@@ -5,6 +5,7 @@ import (
 	"errors"
 	"time"
 
+	"github.com/quintago/webhook-agent/backoff"
 	"github.com/quintago/webhook-agent/outbox"
 )
 
@@ -38,7 +39,7 @@ func (s *session) prune(ctx context.Context) {
 	run := pruneRun{session: s, pruner: s.db.NewPruner(s.term), told: map[outbox.PrunedTable]string{}}
 	for {
 		run.once(ctx)
-		if !sleep(ctx, min(pruneInterval, retention/4)) { // a retention that short is a test's
+		if !backoff.Sleep(ctx, min(pruneInterval, retention/4)) { // a retention that short is a test's
 			return
 		}
 	}
@@ -86,7 +87,7 @@ func (r *pruneRun) table(ctx context.Context, table outbox.PrunedTable, total ou
 			r.metrics.pruned.WithLabelValues(string(from)).Add(float64(n))
 			total[from] += n
 		}
-		if err != nil || done || !sleep(ctx, pruneShare*time.Since(began)) {
+		if err != nil || done || !backoff.Sleep(ctx, pruneShare*time.Since(began)) {
 			return err
 		}
 	}

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/quintago/webhook-agent/testenv"
+	"github.com/quintago/webhook-agent/testenv/agenttest"
 )
 
 // shortRetention is shorter than a configuration file may ask for.
@@ -31,7 +32,7 @@ func TestPrune_WhatIsOldGoesAndIsNeverSentAgain(t *testing.T) {
 	for range 20 {
 		s.wait(s.event())
 	}
-	s.agent.end()
+	s.agent.End()
 
 	s.cfg.Outbox.Retention = shortRetention
 	s.start()
@@ -43,12 +44,12 @@ func TestPrune_WhatIsOldGoesAndIsNeverSentAgain(t *testing.T) {
 	}
 	pruned := s.events[0]
 	s.forget(len(s.events))
-	status, _, stderr := cli(t, s.env, "deliveries", "replay", pruned)
-	if status != exitFailed || !strings.Contains(stderr, "the delivery log does not have it; webhook-agent deliveries show "+pruned) {
+	status, _, stderr := command(t, s.env, "deliveries", "replay", pruned)
+	if status != statusFailed || !strings.Contains(stderr, "the delivery log does not have it; webhook-agent deliveries show "+pruned) {
 		t.Errorf("replay of a pruned event: status %d, %s", status, stderr)
 	}
-	status, _, stderr = cli(t, s.env, "deliveries", "show", pruned)
-	if status != exitFailed || !strings.Contains(stderr, "what is older than outbox.retention is deleted") {
+	status, _, stderr = command(t, s.env, "deliveries", "show", pruned)
+	if status != statusFailed || !strings.Contains(stderr, "what is older than outbox.retention is deleted") {
 		t.Errorf("a pruned event: status %d, %s", status, stderr)
 	}
 	replay := testenv.QueryOne[string](t, s.env, `insert into webhooks.replays (endpoint_id, event_ids) values ($1, array[$2]) returning id`,
@@ -59,7 +60,7 @@ func TestPrune_WhatIsOldGoesAndIsNeverSentAgain(t *testing.T) {
 		}
 		return nil
 	})
-	s.agent.end()
+	s.agent.End()
 
 	s.cfg.Outbox.Retention = 0
 	s.env.Exec(t, `select pg_drop_replication_slot($1)`, s.env.Slot)
@@ -72,8 +73,8 @@ func TestPrune_WhatIsOldGoesAndIsNeverSentAgain(t *testing.T) {
 func TestPrune_AnAgentKilledInTheMiddleIsGoneOnWith(t *testing.T) {
 	t.Parallel()
 	env := ownDB(t)
-	r := testenv.StartReceiver(t, testSecret)
-	endpoint := addEndpoint(t, env, "venue_1", r.URL, "*")
+	r := testenv.StartReceiver(t, agenttest.Secret)
+	endpoint := agenttest.AddEndpoint(t, env, "venue_1", r.URL, "*")
 	env.Exec(t, `update webhooks.endpoints set created = '2020-01-01'`) // what lacks a delivery would be sent
 	const events = 20_000
 	env.Exec(t, `insert into webhooks.outbox (type, venue, data, created)
@@ -88,13 +89,13 @@ func TestPrune_AnAgentKilledInTheMiddleIsGoneOnWith(t *testing.T) {
 		}
 		return nil
 	}
-	testenv.Eventually(t, patience, begun)
+	testenv.Eventually(t, agenttest.Patience, begun)
 	p.kill(t)
 	if left(t, env, 0) == nil {
 		t.Error("everything was deleted before the kill")
 	}
 	p = startBinary(t, env)
-	testenv.Eventually(t, 2*patience, func() error {
+	testenv.Eventually(t, 2*agenttest.Patience, func() error {
 		if err := left(t, env, 0); err != nil {
 			return fmt.Errorf("%w; log:\n%s", err, p.stderr)
 		}
@@ -115,8 +116,8 @@ func TestPrune_TellsOnceWhatItCannotDelete(t *testing.T) {
 	s.env.Exec(t, `insert into notes values ('evt_noted')`)
 	s.env.Exec(t, `revoke delete on webhooks.replays from webhook_agent`)
 	s.start()
-	s.agent.waitLog("it cannot be pruned")
-	s.agent.waitLog("retention of webhooks.replays: it is not pruned")
+	s.agent.WaitLog("it cannot be pruned")
+	s.agent.WaitLog("retention of webhooks.replays: it is not pruned")
 	s.env.Exec(t, `grant delete on webhooks.replays to webhook_agent`)
 	for range 3 { // each goes with a run of its own
 		s.env.Exec(t, `insert into webhooks.replays (endpoint_id, state, finished) values ('x', 'done', '2020-01-01')`)
@@ -127,11 +128,11 @@ func TestPrune_TellsOnceWhatItCannotDelete(t *testing.T) {
 			return nil
 		})
 	}
-	if log := s.agent.log.String(); strings.Count(log, "it cannot be pruned") != 1 {
+	if log := s.agent.Log.String(); strings.Count(log, "it cannot be pruned") != 1 {
 		t.Errorf("that the outbox is not pruned is not told once:\n%s", log)
 	}
 	s.env.Exec(t, `drop table notes`)
-	s.agent.waitLog(`msg="pruning goes on" table=outbox`)
+	s.agent.WaitLog(`msg="pruning goes on" table=outbox`)
 	if n := testenv.QueryOne[int](t, s.env, `select count(*) from webhooks.outbox`); n != 0 {
 		t.Errorf("%d events are left", n)
 	}

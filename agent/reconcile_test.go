@@ -10,6 +10,7 @@ import (
 
 	"github.com/quintago/webhook-agent/outbox"
 	"github.com/quintago/webhook-agent/testenv"
+	"github.com/quintago/webhook-agent/testenv/agenttest"
 )
 
 // comparing makes a session that compares and does nothing else. Its ledger does not run.
@@ -25,7 +26,7 @@ func comparing(t *testing.T, barrier uint64) *session {
 func TestCompare_CompletesNoRecoveryBeforeTheTransactionsOfItsBeginningHaveEnded(t *testing.T) {
 	t.Parallel()
 	s := comparing(t, math.MaxInt64)
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	ctx, cancel := context.WithTimeout(t.Context(), agenttest.Patience)
 	defer cancel()
 	if _, _, err := s.compare(ctx, completing, false); err == nil || !strings.Contains(err.Error(), "ends when the transactions have ended") {
 		t.Errorf("the comparison returns %v", err)

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/quintago/webhook-agent/testenv"
+	"github.com/quintago/webhook-agent/testenv/agenttest"
 )
 
 // The tests of this file give the agent a checkpoint that is not of the server it is on, or of another time.
@@ -33,7 +34,7 @@ func TestRecovery_ACheckpointOfAnotherServerOrTimeIsNotTrusted(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
 			s := newOutage(t, testenv.NewDB(t))
-			s.agent.end()
+			s.agent.End()
 			s.env.Exec(t, `update webhooks.checkpoint set `+test.change)
 			if test.slotToo {
 				s.env.Exec(t, `select pg_drop_replication_slot($1)`, s.env.Slot)
@@ -41,12 +42,12 @@ func TestRecovery_ACheckpointOfAnotherServerOrTimeIsNotTrusted(t *testing.T) {
 			s.event()
 			s.event()
 			s.agent = start(t, s.cfg)
-			s.agent.waitLog(test.told)
+			s.agent.WaitLog(test.told)
 			if test.adopt {
-				if status, _ := get(t, s.agent.adminURL()+"/readyz"); status != http.StatusServiceUnavailable {
+				if status, _ := get(t, s.agent.AdminURL()+"/readyz"); status != http.StatusServiceUnavailable {
 					t.Errorf("/readyz answers %d before anybody has adopted", status)
 				}
-				succeed(t, s.env, "adopt")
+				commandSucceeds(t, s.env, "adopt")
 			}
 			s.ready()
 			lost := 0 // the slot that is still there brings them
@@ -75,7 +76,7 @@ func TestRecovery_AFileLevelBackupThatIsPutBackIsGoneOnWith(t *testing.T) {
 			}
 			s.wait(s.events...)
 			if !running {
-				s.agent.end()
+				s.agent.End()
 			}
 			if err := cluster.Restore(t.Context()); err != nil {
 				t.Fatal(err)
@@ -108,7 +109,7 @@ func TestRecovery_AFailoverLosesNothing(t *testing.T) {
 		t.Fatal(err)
 	}
 	admit()
-	s.agent.waitLog("there was a failover or a restore")
+	s.agent.WaitLog("there was a failover or a restore")
 	lost := 2
 	if slotKept {
 		lost = 0
@@ -137,14 +138,14 @@ func TestRecovery_AFailoverThatLosesTransactionsIsGoneOnWith(t *testing.T) {
 	}
 	s.forget(lost)
 	s.event()
-	s.agent.waitLog("there was a failover or a restore")
+	s.agent.WaitLog("there was a failover or a restore")
 	s.eachOnce()
 }
 
 // slotOnStandby waits until the standby has a copy of the slot that outlives its promotion.
 func (s *outage) slotOnStandby(standby *testenv.Cluster) {
 	s.t.Helper()
-	conn := connectURL(s.t, standby.URL(s.env.Name))
+	conn := agenttest.ConnectURL(s.t, standby.URL(s.env.Name))
 	var last time.Time
 	s.eventually(func() error {
 		// The copy lasts once the slot has moved on beyond where the standby began, so something must happen.

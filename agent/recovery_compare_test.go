@@ -4,6 +4,7 @@ import (
 	"testing"
 
 	"github.com/quintago/webhook-agent/testenv"
+	"github.com/quintago/webhook-agent/testenv/agenttest"
 )
 
 // An event is made to pass the stream unseen by a checkpoint that stands beyond it. Nothing tells the agent so. The cluster is its
@@ -11,13 +12,13 @@ import (
 func TestRecovery_AnEventLostWithoutAKnownCauseIsFoundAndToldAsAnError(t *testing.T) {
 	t.Parallel()
 	s, _ := ownOutage(t, nil)
-	changed := testenv.StartReceiver(t, testSecret)
-	addEndpoint(t, s.env, "venue_1", changed.URL, "payment.*")
-	s.agent.end()
+	changed := testenv.StartReceiver(t, agenttest.Secret)
+	agenttest.AddEndpoint(t, s.env, "venue_1", changed.URL, "payment.*")
+	s.agent.End()
 	s.event()
 	s.env.Exec(t, `update webhooks.endpoints set events = '{*}' where url = $1`, changed.URL)
-	late := testenv.StartReceiver(t, testSecret)
-	addEndpoint(t, s.env, "venue_1", late.URL, "*")
+	late := testenv.StartReceiver(t, agenttest.Secret)
+	agenttest.AddEndpoint(t, s.env, "venue_1", late.URL, "*")
 	s.env.Exec(t, `update webhooks.checkpoint set lsn = pg_current_wal_insert_lsn()`)
 	s.start()
 	s.wait(s.events...)

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/quintago/webhook-agent/testenv"
+	"github.com/quintago/webhook-agent/testenv/agenttest"
 )
 
 // The tests of this file let the database refuse to record for a while. The agent keeps what it has, says so, and goes on by itself.
@@ -35,7 +36,7 @@ func TestRecovery_AReadOnlyDatabaseIsWaitedFor(t *testing.T) {
 			s.event()
 		}
 		s.unready("deliveries cannot be recorded")
-		s.agent.waitLog("it is read-only")
+		s.agent.WaitLog("it is read-only")
 		s.event()
 		s.super(`alter database ` + s.env.Name + ` reset default_transaction_read_only`)
 		s.eachOnce()
@@ -78,7 +79,7 @@ func TestRecovery_ADatabaseWithoutAFreeConnectionIsWaitedFor(t *testing.T) {
 		s.event()
 	}
 	s.unready("the stream is broken")
-	s.agent.waitLog("too many connections")
+	s.agent.WaitLog("too many connections")
 	admit()
 	s.eachOnce()
 }
@@ -96,7 +97,7 @@ func TestRecovery_ALockOnTheLogIsWaitedForWithinTheBoundsOfMemory(t *testing.T) 
 	const large = 1500 // of a kilobyte, six times what may wait in memory
 	s.wrote(fmt.Sprintf(`insert into webhooks.outbox (type, venue, data) select 'lead.created', 'venue_1', to_json(repeat('x', 1000)) from generate_series(1, %d) returning id`, large))
 	s.unready("deliveries cannot be recorded")
-	s.agent.waitLog("lock timeout") // after five seconds
+	s.agent.WaitLog("lock timeout") // after five seconds
 	most := float64(s.cfg.Delivery.QueueMemory)
 	if queued := s.metric("webhook_agent_lane_queue_bytes"); number(t, queued) > most {
 		t.Errorf("%s bytes wait in memory, want %g at most", queued, most)
@@ -144,7 +145,7 @@ func TestRecovery_AFullDiskIsWaitedFor(t *testing.T) {
 	free := fillDisk(s, cluster)
 	s.wrote(`insert into webhooks.outbox (type, venue, data) select 'lead.created', 'venue_1', '{}' from generate_series(1, 300) returning id`)
 	s.unready("deliveries cannot be recorded")
-	s.agent.waitLog("SQLSTATE 53100")
+	s.agent.WaitLog("SQLSTATE 53100")
 	s.event()
 	free()
 	s.ready()
@@ -167,7 +168,7 @@ func fillDisk(s *outage, cluster *testenv.Cluster) (free func()) {
 		return func() { s.env.Exec(s.t, `drop trigger full_disk on webhooks.deliveries`) }
 	}
 	s.t.Cleanup(func() {
-		s.agent.end()
+		s.agent.End()
 		s.super(`drop schema webhooks cascade`, `drop tablespace if exists small`)
 		if out, err := exec.Command("umount", "-l", dir).CombinedOutput(); err != nil { // the server may have a file open still
 			s.t.Errorf("unmount: %v: %s", err, out)
@@ -217,11 +218,11 @@ func TestRecovery_AnAnswerThatPostgreSQLRefusesBlocksNobody(t *testing.T) {
 		"\xff\x00\xc3(\r\n\r\n",
 	} {
 		venue := fmt.Sprintf("odd_%d", i)
-		endpoint := addEndpoint(t, s.env, venue, "http://"+answerWith(t, answer), "*")
-		waitStatus(t, s.env, addEvent(t, s.env, venue, "lead.created", `{}`), endpoint, "failed, attempts 6")
+		endpoint := agenttest.AddEndpoint(t, s.env, venue, "http://"+answerWith(t, answer), "*")
+		agenttest.WaitStatus(t, s.env, agenttest.AddEvent(t, s.env, venue, "lead.created", `{}`), endpoint, "failed, attempts 6")
 	}
-	if strings.Contains(s.agent.log.String(), "cannot record") {
-		t.Errorf("the ledger was held up:\n%s", s.agent.log)
+	if strings.Contains(s.agent.Log.String(), "cannot record") {
+		t.Errorf("the ledger was held up:\n%s", s.agent.Log)
 	}
 	s.eachOnce()
 }
@@ -255,7 +256,7 @@ func TestRecovery_AComparisonMayTakeLongerThanTheStatementTimeoutOfTheRole(t *te
 	s.env.Exec(t, `insert into webhooks.outbox (type, venue, data) select 'lead.created', 'venue_9', '{}' from generate_series(1, 200000)`)
 	s.start()
 	s.settle()
-	s.agent.end()
+	s.agent.End()
 	s.env.Exec(t, `update webhooks.checkpoint set recovering = true, horizon = pg_current_snapshot()`) // none of them is to be looked at
 	s.event()
 	s.super(`alter database ` + s.env.Name + ` set statement_timeout = '50ms'`)
@@ -269,12 +270,12 @@ func TestCheck_RefusesAnOutboxWhoseRowsTheRoleCannotSee(t *testing.T) {
 	s.env.Exec(t, `alter table webhooks.outbox enable row level security`)
 	s.agent = start(t, s.cfg)
 	select {
-	case err := <-s.agent.done:
-		s.agent.once.Do(func() {})
+	case err := <-s.agent.Done:
+		s.agent.Once.Do(func() {})
 		if err == nil || !strings.Contains(err.Error(), "row-level security") || !strings.Contains(err.Error(), "BYPASSRLS") {
 			t.Errorf("the agent ends with %v", err)
 		}
-	case <-time.After(patience):
-		t.Errorf("the agent goes on; its log:\n%s", s.agent.log)
+	case <-time.After(agenttest.Patience):
+		t.Errorf("the agent goes on; its log:\n%s", s.agent.Log)
 	}
 }

@@ -11,7 +11,9 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/quintago/webhook-agent/agent/config"
 	"github.com/quintago/webhook-agent/testenv"
+	"github.com/quintago/webhook-agent/testenv/agenttest"
 )
 
 // outage is an agent with one endpoint that takes all events of venue_1, for the tests that take something away from the agent
@@ -21,11 +23,11 @@ type outage struct {
 	env      *testenv.DB
 	receiver *testenv.Receiver
 	endpoint string
-	cfg      *Config
-	insert   string   // writes an event with the data $1 and returns its id
-	agent    *running // the latest one
-	events   []string // all that were committed; each must arrive once
-	gone     []string // those of which the database knows nothing any more
+	cfg      *config.Config
+	insert   string           // writes an event with the data $1 and returns its id
+	agent    *agenttest.Agent // the latest one
+	events   []string         // all that were committed; each must arrive once
+	gone     []string         // those of which the database knows nothing any more
 }
 
 // newOutage makes one with an agent that leads, has completed the recovery that every new slot begins with, and has delivered an
@@ -42,7 +44,7 @@ func newOutage(t *testing.T, env *testenv.DB) *outage {
 func newOwnersOutage(t *testing.T, env *testenv.DB) *outage {
 	t.Helper()
 	s := newQuietOutage(t, env)
-	s.cfg = ownersConfig(env)
+	s.cfg = agenttest.OwnersConfig(env)
 	s.start()
 	s.settle()
 	return s
@@ -51,9 +53,9 @@ func newOwnersOutage(t *testing.T, env *testenv.DB) *outage {
 // newQuietOutage makes one whose agent is not started yet.
 func newQuietOutage(t *testing.T, env *testenv.DB) *outage {
 	t.Helper()
-	s := &outage{t: t, env: env, receiver: testenv.StartReceiver(t, testSecret), cfg: testConfig(env),
+	s := &outage{t: t, env: env, receiver: testenv.StartReceiver(t, agenttest.Secret), cfg: agenttest.Config(env),
 		insert: `insert into webhooks.outbox (type, venue, data) values ('lead.created', 'venue_1', $1::text::json) returning id`}
-	s.endpoint = addEndpoint(t, env, "venue_1", s.receiver.URL, "*")
+	s.endpoint = agenttest.AddEndpoint(t, env, "venue_1", s.receiver.URL, "*")
 	return s
 }
 
@@ -124,9 +126,9 @@ func (s *outage) wait(events ...string) {
 // eventually is testenv.Eventually with the agent's log where it comes to nothing.
 func (s *outage) eventually(cond func() error) {
 	s.t.Helper()
-	testenv.Eventually(s.t, patience, func() error {
+	testenv.Eventually(s.t, agenttest.Patience, func() error {
 		if err := cond(); err != nil {
-			return fmt.Errorf("%w; log:\n%s", err, s.agent.log)
+			return fmt.Errorf("%w; log:\n%s", err, s.agent.Log)
 		}
 		return nil
 	})
@@ -135,7 +137,7 @@ func (s *outage) eventually(cond func() error) {
 // ready waits until the agent leads and says that all is well.
 func (s *outage) ready() {
 	s.t.Helper()
-	url := s.agent.adminURL() + "/readyz"
+	url := s.agent.AdminURL() + "/readyz"
 	s.eventually(func() error {
 		if status, body := get(s.t, url); status != http.StatusOK || body != "leading\n" {
 			return fmt.Errorf("/readyz says %d %q", status, body)
@@ -147,7 +149,7 @@ func (s *outage) ready() {
 // unready waits until the agent says that all is not well, and why in these words.
 func (s *outage) unready(why ...string) {
 	s.t.Helper()
-	url := s.agent.adminURL() + "/readyz"
+	url := s.agent.AdminURL() + "/readyz"
 	s.eventually(func() error {
 		status, body := get(s.t, url)
 		if status != http.StatusServiceUnavailable {
@@ -180,8 +182,8 @@ func (s *outage) recovered(n int) {
 }
 
 // logged returns an error unless one line of the agent's log has all the words.
-func logged(a *running, words ...string) error {
-	for line := range strings.Lines(a.log.String()) {
+func logged(a *agenttest.Agent, words ...string) error {
+	for line := range strings.Lines(a.Log.String()) {
 		if !slices.ContainsFunc(words, func(word string) bool { return !strings.Contains(line, word) }) {
 			return nil
 		}
@@ -192,7 +194,7 @@ func logged(a *running, words ...string) error {
 // metric returns the value of a metric without labels.
 func (s *outage) metric(name string) string {
 	s.t.Helper()
-	_, body := get(s.t, s.agent.adminURL()+"/metrics")
+	_, body := get(s.t, s.agent.AdminURL()+"/metrics")
 	for line := range strings.Lines(body) {
 		if value, ok := strings.CutPrefix(line, name+" "); ok {
 			return strings.TrimSpace(value)
@@ -208,7 +210,7 @@ func (s *outage) eachOnce() {
 	s.wait(s.events...)
 	s.wait(s.event())
 	s.ready()
-	s.agent.end() // what it would still have sent it has sent now
+	s.agent.End() // what it would still have sent it has sent now
 	arrived := map[string]int{}
 	for _, got := range s.receiver.Received() {
 		arrived[got.ID]++
@@ -226,7 +228,7 @@ func (s *outage) eachOnce() {
 		s.t.Errorf("%s arrived and is none of the events", id)
 	}
 	if s.t.Failed() {
-		s.t.Logf("log of the agent:\n%s", s.agent.log)
+		s.t.Logf("log of the agent:\n%s", s.agent.Log)
 	}
 }
 

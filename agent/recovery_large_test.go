@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/quintago/webhook-agent/testenv"
+	"github.com/quintago/webhook-agent/testenv/agenttest"
 )
 
 // The tests of this file write much at once, or much that is none of the agent's business.
@@ -27,7 +28,7 @@ const (
 func TestRecovery_ALargeTransactionToASlowEndpointKeepsMemoryAndConnection(t *testing.T) {
 	t.Parallel()
 	env := testenv.NewDB(t)
-	r := testenv.StartReceiver(t, testSecret)
+	r := testenv.StartReceiver(t, agenttest.Secret)
 	var (
 		mu      sync.Mutex // guards arrived
 		arrived = make(map[string]int, largeTransaction)
@@ -38,10 +39,10 @@ func TestRecovery_ALargeTransactionToASlowEndpointKeepsMemoryAndConnection(t *te
 		arrived[got.ID]++
 		return testenv.Answer{Delay: 3 * time.Millisecond}
 	})
-	addEndpoint(t, env, "venue_1", r.URL, "*")
+	agenttest.AddEndpoint(t, env, "venue_1", r.URL, "*")
 	p := launch{binary: binary, delivery: "endpoint_concurrency = 64"}.start(t, env)
 	p.awaitReady(t, "leading\n")
-	super := connectURL(t, env.SuperuserURL)
+	super := agenttest.ConnectURL(t, env.SuperuserURL)
 	stream := func() (connection string) {
 		t.Helper()
 		err := super.QueryRow(context.Background(), `select coalesce(string_agg(pid || ' since ' || backend_start, ', '), 'none') from pg_stat_replication
@@ -54,7 +55,7 @@ func TestRecovery_ALargeTransactionToASlowEndpointKeepsMemoryAndConnection(t *te
 	before := stream()
 	env.Exec(t, `insert into webhooks.outbox (type, venue, data) select 'lead.created', 'venue_1', to_json(repeat('x', 7000)) from generate_series(1, $1)`, largeTransaction)
 	most := 0.0
-	testenv.Eventually(t, 3*patience, func() error {
+	testenv.Eventually(t, 3*agenttest.Patience, func() error {
 		most = max(most, p.metric(t, "go_memstats_sys_bytes"))
 		mu.Lock()
 		defer mu.Unlock()
@@ -69,7 +70,7 @@ func TestRecovery_ALargeTransactionToASlowEndpointKeepsMemoryAndConnection(t *te
 	if most > largeMemory {
 		t.Errorf("the agent took %.0f MiB, want %d at most", most/(1<<20), largeMemory>>20)
 	}
-	testenv.Eventually(t, patience, func() error {
+	testenv.Eventually(t, agenttest.Patience, func() error {
 		if n := testenv.QueryOne[int](t, env, `select count(*) from webhooks.deliveries where status = 'succeeded'`); n != largeTransaction {
 			return fmt.Errorf("%d deliveries succeeded", n)
 		}
@@ -167,8 +168,8 @@ func TestRecovery_ALargeTransactionThatRollsBackDoesNotEndTheStream(t *testing.T
 		}
 		s.wait(s.event())
 	}
-	if strings.Contains(s.agent.log.String(), "the stream broke") {
-		t.Errorf("the stream broke:\n%s", s.agent.log)
+	if strings.Contains(s.agent.Log.String(), "the stream broke") {
+		t.Errorf("the stream broke:\n%s", s.agent.Log)
 	}
 	s.eachOnce()
 }
@@ -185,7 +186,7 @@ func TestRecovery_ACrashOfPostgreSQLRepeatsNothingThoughItsSlotGoesBack(t *testi
 		s.event()
 	}
 	s.wait(s.events...)
-	s.agent.end()
+	s.agent.End()
 	if err := cluster.Restart(t.Context(), testenv.Immediate); err != nil {
 		t.Fatal(err)
 	}
@@ -210,7 +211,7 @@ func TestRecovery_AServerThatGivesUpABlockedAgentIsGoneOnWith(t *testing.T) {
 	env := ownDB(t)
 	env.Exec(t, `alter database `+env.Name+` set tcp_user_timeout = '1s'`)
 	s := newOutage(t, env)
-	super := connectURL(t, env.SuperuserURL)
+	super := agenttest.ConnectURL(t, env.SuperuserURL)
 	backends := func() (pids []int32) {
 		t.Helper()
 		err := super.QueryRow(context.Background(), `select coalesce(array_agg(active_pid), '{}') from pg_replication_slots where slot_name = $1 and active`, env.Slot).Scan(&pids)

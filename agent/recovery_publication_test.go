@@ -6,8 +6,10 @@ import (
 	"fmt"
 	"testing"
 
+	"github.com/quintago/webhook-agent/agent/config"
 	"github.com/quintago/webhook-agent/outbox"
 	"github.com/quintago/webhook-agent/testenv"
+	"github.com/quintago/webhook-agent/testenv/agenttest"
 )
 
 // The tests of this file change what is published. PostgreSQL tells nobody of it, and the rows that are written meanwhile do not
@@ -20,7 +22,7 @@ func TestRecovery_ADroppedPublicationIsMadeAgainByTheAgentThatOwnsIt(t *testing.
 	s := newOwnersOutage(t, testenv.NewDB(t))
 	s.env.Exec(t, `drop publication webhooks_outbox`)
 	s.wrote(twoEvents)
-	s.agent.waitLog("a publication was mended")
+	s.agent.WaitLog("a publication was mended")
 	s.recovered(2)
 	s.eachOnce()
 }
@@ -28,10 +30,10 @@ func TestRecovery_ADroppedPublicationIsMadeAgainByTheAgentThatOwnsIt(t *testing.
 func TestRecovery_PublicationsThatSomebodyElseMadeAgainHideNothing(t *testing.T) {
 	t.Parallel()
 	s := newOutage(t, testenv.NewDB(t))
-	other := testenv.StartReceiver(t, testSecret)
+	other := testenv.StartReceiver(t, agenttest.Secret)
 	admit := s.disconnect()
 	s.env.Exec(t, `drop publication webhooks_outbox, webhooks_outbox_endpoints`)
-	addEndpoint(t, s.env, "venue_1", other.URL, "*")
+	agenttest.AddEndpoint(t, s.env, "venue_1", other.URL, "*")
 	s.wrote(twoEvents)
 	s.env.Exec(t, `create publication webhooks_outbox for table webhooks.outbox, webhooks.replays with (publish = 'insert')`)
 	s.env.Exec(t, `create publication webhooks_outbox_endpoints for table webhooks.endpoints`)
@@ -62,10 +64,10 @@ func TestRecovery_ATableTakenOutOfThePublicationAndPutBackHidesNothing(t *testin
 	t.Run("while the agent is down", func(t *testing.T) {
 		t.Parallel()
 		s := newOutage(t, testenv.NewDB(t))
-		s.agent.end()
+		s.agent.End()
 		hide(s)
 		s.start()
-		s.agent.waitLog("have changed")
+		s.agent.WaitLog("have changed")
 		s.recovered(2)
 		s.eachOnce()
 	})
@@ -79,7 +81,7 @@ func TestRecovery_AnOutboxDroppedAndMadeAgainIsGoneOnWith(t *testing.T) {
 	s.env.Exec(t, `alter table kept rename to outbox`)
 	s.env.Exec(t, `alter table outbox set schema webhooks`)
 	s.wrote(twoEvents)
-	s.agent.waitLog("a publication was mended")
+	s.agent.WaitLog("a publication was mended")
 	s.recovered(2)
 	s.eachOnce()
 }
@@ -91,7 +93,7 @@ func TestRecovery_AnUnpublishedOutboxIsComparedUntilItsOwnerPublishesIt(t *testi
 	s.wrote(twoEvents)
 	const reason, remedy = "publication webhooks_outbox: it does not hold webhooks.outbox", `ALTER PUBLICATION "webhooks_outbox" ADD TABLE "webhooks"."outbox"`
 	s.unready("the stream does not bring all events", reason, remedy)
-	s.agent.waitLog("the outbox is compared with the delivery log instead")
+	s.agent.WaitLog("the outbox is compared with the delivery log instead")
 	s.wait(s.events...)
 	s.wait(s.event())
 	if got := s.metric("webhook_agent_recovered_deliveries_total"); got != "3" {
@@ -119,10 +121,10 @@ func newPartitionedOutage(t *testing.T, env *testenv.DB) *outage {
 	env.Exec(t, `create table public.region_1 partition of public.events for values in (1)`)
 	env.Exec(t, `create table public.region_2 partition of public.events for values in (2)`)
 	s := newQuietOutage(t, env)
-	s.cfg = ownersConfig(env)
+	s.cfg = agenttest.OwnersConfig(env)
 	s.cfg.Outbox.Table, s.cfg.Outbox.Publication = "public.events", "mapped"
-	s.cfg.Outbox.Columns = ColumnsConfig{ID: "key", Type: "kind", Venue: "place", Data: "body", Created: "at"}
-	if _, _, err := outbox.Migrate(context.Background(), s.cfg.outbox()); err != nil {
+	s.cfg.Outbox.Columns = config.Columns{ID: "key", Type: "kind", Venue: "place", Data: "body", Created: "at"}
+	if _, _, err := outbox.Migrate(context.Background(), s.cfg.OutboxConfig()); err != nil {
 		t.Fatal(err)
 	}
 	s.insert = `insert into public.events (kind, place, body, region) values ('lead.created', 'venue_1', $1::text::json, 1) returning key`
@@ -190,7 +192,7 @@ func TestRecovery_ARowThatMovesWhileItIsBeingSentIsNotSentAgain(t *testing.T) {
 	s.receiver.SetAnswer("", testenv.Script(testenv.Answer{Hang: true}))
 	arrived := s.receiver.Count()
 	moved := s.event()
-	s.receiver.Wait(t, arrived+1, patience)
+	s.receiver.Wait(t, arrived+1, agenttest.Patience)
 	s.env.Exec(t, `update public.events set region = 2 where key = $1`, moved) // there is no row of the delivery yet
 	s.receiver.SetAnswer("", testenv.Statuses(200))
 	s.wait(s.event()) // the stream has passed the move
@@ -212,7 +214,7 @@ func TestRecovery_ATransactionThatWasOpenWhileTheOutboxWasUnpublishedIsFound(t *
 	}
 	s.env.Exec(t, `update webhooks.endpoints set description = 'changed since the last horizon'`)
 	s.env.Exec(t, `alter publication webhooks_outbox add table webhooks.outbox`)
-	s.agent.waitLog("the stream begins anew")
+	s.agent.WaitLog("the stream begins anew")
 	s.ready()
 	if err := tx.Commit(context.Background()); err != nil {
 		t.Fatal(err)
@@ -224,14 +226,14 @@ func TestRecovery_ATransactionThatWasOpenWhileTheOutboxWasUnpublishedIsFound(t *
 func TestRecovery_EndpointsThatAreNotPublishedAreLoadedBeforeEachComparison(t *testing.T) {
 	t.Parallel()
 	s := newOutage(t, ownDB(t))
-	off := testenv.StartReceiver(t, testSecret)
-	disabled := addEndpoint(t, s.env, "venue_1", off.URL, "*")
+	off := testenv.StartReceiver(t, agenttest.Secret)
+	disabled := agenttest.AddEndpoint(t, s.env, "venue_1", off.URL, "*")
 	s.env.Exec(t, `alter publication webhooks_outbox_endpoints drop table webhooks.endpoints`)
 	s.unready("does not bring all events")
-	came := testenv.StartReceiver(t, testSecret)
+	came := testenv.StartReceiver(t, agenttest.Secret)
 	// In this order: who has loaded the endpoint that came knows that the other one is disabled.
 	s.env.Exec(t, `update webhooks.endpoints set disabled_at = now() where id = $1`, disabled)
-	registered := addEndpoint(t, s.env, "venue_1", came.URL, "*")
+	registered := agenttest.AddEndpoint(t, s.env, "venue_1", came.URL, "*")
 	status := func(event, endpoint string) string {
 		return testenv.QueryOne[string](t, s.env, `select coalesce((select status from webhooks.deliveries where event_id = $1 and endpoint_id = $2), 'not there')`, event, endpoint)
 	}
@@ -264,7 +266,7 @@ func TestRecovery_AnOutboxRenamedAndNamedBackLosesNothing(t *testing.T) {
 	t.Parallel()
 	s := newOutage(t, testenv.NewDB(t))
 	s.env.Exec(t, `alter table webhooks.outbox rename to outbox_away`)
-	s.agent.waitLog("does not bring all events")
+	s.agent.WaitLog("does not bring all events")
 	s.wrote(`insert into webhooks.outbox_away (type, venue, data) values ('lead.created', 'venue_1', '{}') returning id`)
 	s.env.Exec(t, `alter table webhooks.outbox_away rename to outbox`)
 	s.eachOnce()
@@ -306,7 +308,7 @@ func TestRecovery_AComparisonStoresNoHorizonOverAChangeOfWhatIsPublished(t *test
 	t.Parallel()
 	s := newOutage(t, testenv.NewDB(t))
 	before := s.coverage()
-	s.agent.end()
+	s.agent.End()
 	s.env.Exec(t, `drop publication webhooks_outbox`)
 	s.env.Exec(t, `create publication webhooks_outbox for table webhooks.outbox, webhooks.replays with (publish = 'insert')`)
 	db := s.open()
@@ -321,7 +323,7 @@ func TestRecovery_AComparisonStoresNoHorizonOverAChangeOfWhatIsPublished(t *test
 // open returns the agent's access to the database.
 func (s *outage) open() *outbox.DB {
 	s.t.Helper()
-	db, err := outbox.Open(s.t.Context(), s.cfg.outbox())
+	db, err := outbox.Open(s.t.Context(), s.cfg.OutboxConfig())
 	if err != nil {
 		s.t.Fatal(err)
 	}

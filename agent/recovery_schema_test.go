@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/quintago/webhook-agent/testenv"
+	"github.com/quintago/webhook-agent/testenv/agenttest"
 )
 
 // The tests of this file change tables under a running agent.
@@ -70,7 +71,7 @@ func TestRecovery_ColumnsComeAndGoInTheMiddleOfTraffic(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.events = append(s.events, written...)
-	if n := strings.Count(s.agent.log.String(), "msg=leading"); n != 1 {
+	if n := strings.Count(s.agent.Log.String(), "msg=leading"); n != 1 {
 		t.Errorf("the agent began %d terms, want one", n)
 	}
 	s.eachOnce()
@@ -89,7 +90,7 @@ func TestRecovery_ARenamedColumnStopsTheAgentWithOneSentenceAndLosesNothing(t *t
 		s.env.Exec(t, rename)
 		s.wrote(otherName)
 		s.unready("webhooks.outbox", `it has no column "type"`, "outbox.columns.type")
-		s.agent.waitLog("stream has no column")
+		s.agent.WaitLog("stream has no column")
 		s.env.Exec(t, renameBack)
 		s.ready()
 		s.recovered(2)
@@ -101,7 +102,7 @@ func TestRecovery_ARenamedColumnStopsTheAgentWithOneSentenceAndLosesNothing(t *t
 		s.env.Exec(t, rename)
 		s.wrote(otherName)
 		s.unready(`it has no column "type"`)
-		s.agent.end()
+		s.agent.End()
 		expect(t, runOnce(t, s.cfg), "webhooks.outbox", `it has no column "type"`, "outbox.columns.type")
 		s.env.Exec(t, renameBack)
 		s.event()
@@ -112,13 +113,13 @@ func TestRecovery_ARenamedColumnStopsTheAgentWithOneSentenceAndLosesNothing(t *t
 	t.Run("while the agent is down", func(t *testing.T) {
 		t.Parallel()
 		s := newOutage(t, testenv.NewDB(t))
-		s.agent.end()
+		s.agent.End()
 		s.event()
 		s.env.Exec(t, rename)
 		s.wrote(otherName)
 		s.env.Exec(t, renameBack)
 		s.agent = start(t, s.cfg)
-		s.agent.waitLog("stream has no column")
+		s.agent.WaitLog("stream has no column")
 		s.eachOnce()
 	})
 }
@@ -142,7 +143,7 @@ func TestRecovery_AGeneratedColumnStopsTheAgentWithOneSentenceAndNoLoopOfNewSlot
 	s.env.Exec(t, mend)
 	s.ready()
 	s.recovered(3)
-	if n := strings.Count(s.agent.log.String(), "msg=leading"); n != 2 {
+	if n := strings.Count(s.agent.Log.String(), "msg=leading"); n != 2 {
 		t.Errorf("the agent began %d terms, want one before and one after the column was generated", n)
 	}
 	s.insert = `insert into webhooks.outbox (venue, data) values ('venue_1', $1::text::json) returning id`
@@ -154,13 +155,13 @@ func TestRecovery_ATruncatedOutboxIsGoneOnWith(t *testing.T) {
 	s := newOutage(t, testenv.NewDB(t))
 	s.receiver.SetAnswer("/retried", testenv.Statuses(500))
 	s.cfg.Delivery.Retries[0] = 2 * time.Second
-	s.agent.end()
+	s.agent.End()
 	s.start()
-	retried := addEndpoint(t, s.env, "venue_2", s.receiver.URL+"/retried", "*")
-	unsent := addEvent(t, s.env, "venue_2", "lead.created", `{}`)
-	waitStatus(t, s.env, unsent, retried, "pending, attempts 1")
+	retried := agenttest.AddEndpoint(t, s.env, "venue_2", s.receiver.URL+"/retried", "*")
+	unsent := agenttest.AddEvent(t, s.env, "venue_2", "lead.created", `{}`)
+	agenttest.WaitStatus(t, s.env, unsent, retried, "pending, attempts 1")
 	s.env.Exec(t, `truncate webhooks.outbox`)
-	waitStatus(t, s.env, unsent, retried, "failed, attempts 1, the event is no longer in the outbox")
+	agenttest.WaitStatus(t, s.env, unsent, retried, "failed, attempts 1, the event is no longer in the outbox")
 	s.gone = append(s.gone, unsent) // it arrived at the endpoint that has failed it
 	s.eachOnce()
 }
@@ -170,19 +171,19 @@ func TestRecovery_TruncatedEndpointsGetNothingMoreAndNewOnesDo(t *testing.T) {
 	s := newOutage(t, testenv.NewDB(t))
 	s.receiver.SetAnswer("/retried", testenv.Statuses(500))
 	s.cfg.Delivery.Retries[0] = time.Hour
-	s.agent.end()
+	s.agent.End()
 	s.start()
-	retried := addEndpoint(t, s.env, "venue_2", s.receiver.URL+"/retried", "*")
-	unsent := addEvent(t, s.env, "venue_2", "lead.created", `{}`)
-	waitStatus(t, s.env, unsent, retried, "pending, attempts 1")
+	retried := agenttest.AddEndpoint(t, s.env, "venue_2", s.receiver.URL+"/retried", "*")
+	unsent := agenttest.AddEvent(t, s.env, "venue_2", "lead.created", `{}`)
+	agenttest.WaitStatus(t, s.env, unsent, retried, "pending, attempts 1")
 	s.gone = append(s.gone, unsent)
 
 	s.env.Exec(t, `truncate webhooks.endpoints`)
-	waitStatus(t, s.env, unsent, retried, "missed, attempts 1, the endpoint was removed")
-	addEvent(t, s.env, "venue_1", "lead.created", `"nobody wants it"`)
+	agenttest.WaitStatus(t, s.env, unsent, retried, "missed, attempts 1, the endpoint was removed")
+	agenttest.AddEvent(t, s.env, "venue_1", "lead.created", `"nobody wants it"`)
 	s.gone = append(s.gone, s.events...)
 	s.events = nil
-	s.endpoint = addEndpoint(t, s.env, "venue_1", s.receiver.URL, "*")
+	s.endpoint = agenttest.AddEndpoint(t, s.env, "venue_1", s.receiver.URL, "*")
 	s.event()
 	s.eachOnce()
 }
@@ -204,7 +205,7 @@ func TestRecovery_AnEndpointKeepsItsLargeValuesWhenAnotherColumnChanges(t *testi
 	s.settle()
 	for i, change := range []string{`description = 'another'`, `disabled_at = now()`, `disabled_at = null`, `venue = venue`} {
 		s.env.Exec(t, `update webhooks.endpoints set `+change)
-		unwanted := addEvent(t, s.env, "venue_1", "lead.updated", `{}`)
+		unwanted := agenttest.AddEvent(t, s.env, "venue_1", "lead.updated", `{}`)
 		if i != 1 {
 			s.wait(s.event())
 		}

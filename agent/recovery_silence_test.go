@@ -6,6 +6,7 @@ import (
 
 	"github.com/quintago/webhook-agent/secret"
 	"github.com/quintago/webhook-agent/testenv"
+	"github.com/quintago/webhook-agent/testenv/agenttest"
 )
 
 // The tests of this file let the connections of an agent fall silent: what they are connected to is gone and nobody tells them, while
@@ -18,7 +19,7 @@ const untilNoticed = 30 * time.Second
 // behind makes an outage whose agent reaches the database by a proxy.
 func behind(t *testing.T, s *outage) *testenv.Proxy {
 	t.Helper()
-	network := testenv.StartProxy(t, hostOf(t, s.env.URL))
+	network := testenv.StartProxy(t, agenttest.HostOf(t, s.env.URL))
 	s.cfg.Database.URL = secret.New(network.Via(s.env.LeastURL))
 	return network
 }
@@ -50,9 +51,9 @@ func TestRecovery_AStandbyGivesSilentConnectionsUp(t *testing.T) {
 	leader := s.agent
 	network := behind(t, s)
 	s.agent = start(t, s.cfg)
-	s.agent.waitLog("standing by")
+	s.agent.WaitLog("standing by")
 	network.Freeze()
-	leader.end()
+	leader.End()
 	s.recordedSoon()
 	s.eachOnce()
 }
@@ -62,10 +63,10 @@ func TestRecovery_SilentConnectionsDoNotHoldUpTheEndOfAnAgent(t *testing.T) {
 	s := newOutage(t, testenv.NewDB(t))
 	network := behind(t, s)
 	standby := start(t, s.cfg)
-	standby.waitLog("standing by")
+	standby.WaitLog("standing by")
 	network.Freeze()
 	began := time.Now()
-	standby.end()
+	standby.End()
 	if took := time.Since(began); took > 10*time.Second {
 		t.Errorf("the agent ended after %s", took.Round(time.Second))
 	}

@@ -13,6 +13,7 @@ import (
 
 	"github.com/quintago/webhook-agent/secret"
 	"github.com/quintago/webhook-agent/testenv"
+	"github.com/quintago/webhook-agent/testenv/agenttest"
 )
 
 // The tests of this file take the slot away, or what stands in it.
@@ -33,7 +34,7 @@ func TestRecovery_ASlotDroppedWhileTheAgentRunsIsMadeAgain(t *testing.T) {
 func TestRecovery_ASlotDroppedWhileTheAgentIsDownIsMadeAgain(t *testing.T) {
 	t.Parallel()
 	s := newOutage(t, testenv.NewDB(t))
-	s.agent.end()
+	s.agent.End()
 	s.event()
 	s.env.Exec(t, `select pg_drop_replication_slot($1)`, s.env.Slot)
 	s.event()
@@ -48,14 +49,14 @@ func TestRecovery_ASlotAdvancedByHandIsFoundOut(t *testing.T) {
 	t.Run("while the agent is down", func(t *testing.T) {
 		t.Parallel()
 		s := newOutage(t, testenv.NewDB(t))
-		s.agent.end()
+		s.agent.End()
 		for range 3 {
 			s.event()
 		}
 		testenv.QueryOne[string](t, s.env, advance, s.env.Slot)
 		s.event() // this one is streamed
 		s.start()
-		s.agent.waitLog("beyond the checkpoint")
+		s.agent.WaitLog("beyond the checkpoint")
 		s.recovered(3)
 		s.eachOnce()
 	})
@@ -68,7 +69,7 @@ func TestRecovery_ASlotAdvancedByHandIsFoundOut(t *testing.T) {
 		}
 		testenv.QueryOne[string](t, s.env, advance, s.env.Slot)
 		admit()
-		s.agent.waitLog("beyond the checkpoint")
+		s.agent.WaitLog("beyond the checkpoint")
 		s.recovered(3)
 		s.eachOnce()
 	})
@@ -87,7 +88,7 @@ func TestRecovery_ASlotMadeAgainByHandUnderItsNameIsFoundOut(t *testing.T) {
 	t.Run("while the agent is down", func(t *testing.T) {
 		t.Parallel()
 		s := newOutage(t, testenv.NewDB(t))
-		s.agent.end()
+		s.agent.End()
 		again(s)
 		s.start()
 		s.recovered(2) // the third is streamed
@@ -108,7 +109,7 @@ func TestRecovery_ASlotMadeAgainByHandUnderItsNameIsFoundOut(t *testing.T) {
 func TestRecovery_ALostSlotIsReplaced(t *testing.T) {
 	t.Parallel()
 	s, cluster := ownOutage(t, map[string]string{"max_slot_wal_keep_size": "16MB", "max_wal_size": "32MB"})
-	s.agent.end()
+	s.agent.End()
 	s.event()
 	if cluster.Binaries().Major >= 18 {
 		s.super(`alter system set idle_replication_slot_timeout = '1s'`, `select pg_reload_conf()`)
@@ -132,7 +133,7 @@ func TestRecovery_ASlotLostWhileItIsStreamedIsReplaced(t *testing.T) {
 	lose(s)
 	s.event() // nobody streams any more
 	proxy.SetFault(testenv.Pass)
-	s.agent.waitLog("57P01")
+	s.agent.WaitLog("57P01")
 	// The first event may have been on the way when the server gave up, or not.
 	s.eventually(func() error {
 		if logged(s.agent, "recovery is complete", "recovered_deliveries=1\n") == nil {
@@ -159,7 +160,7 @@ func lose(s *outage) {
 func TestRecovery_ATransactionThatIsOpenWhileTheSlotIsMadeLosesNothing(t *testing.T) {
 	t.Parallel()
 	s, _ := ownOutage(t, nil)
-	s.agent.end()
+	s.agent.End()
 	s.env.Exec(t, `select pg_drop_replication_slot($1)`, s.env.Slot)
 	tx := s.hold()
 	insert := func(id string) {
@@ -173,7 +174,7 @@ func TestRecovery_ATransactionThatIsOpenWhileTheSlotIsMadeLosesNothing(t *testin
 	s.agent = start(t, s.cfg)
 	pid := fmt.Sprintf("pid %d", tx.Conn().PgConn().PID())
 	s.unready("waits for transactions", pid)
-	s.agent.waitLog(pid)
+	s.agent.WaitLog(pid)
 	s.event()
 	insert("evt_during_the_slot")
 	if err := tx.Commit(context.Background()); err != nil {
@@ -194,7 +195,7 @@ func TestRecovery_ACommitThatWaitsForAStandbyWhileTheSlotIsMadeIsFoundAfterwards
 	s.cfg.Database.URL = secret.New(s.env.URL + "&options=-c%20synchronous_commit%3Dlocal") // the agent's own commits do not wait
 	s.start()
 	s.settle()
-	s.agent.end()
+	s.agent.End()
 	s.env.Exec(t, `select pg_drop_replication_slot($1)`, s.env.Slot)
 	s.super(`alter system set synchronous_standby_names = 'nobody'`, `select pg_reload_conf()`)
 	s.env.Exec(t, `set synchronous_commit = local`)
@@ -234,8 +235,8 @@ func TestRecovery_ACommitThatWaitsForAStandbyWhileTheSlotIsMadeIsFoundAfterwards
 
 	s.ready()
 	s.wait(s.event()) // the new slot streams
-	s.agent.waitLog(fmt.Sprintf("pid %d", hanging.PgConn().PID()))
-	if got := s.metric("webhook_agent_recovering"); got != "1" || strings.Contains(s.agent.log.String(), "recovery is complete") {
+	s.agent.WaitLog(fmt.Sprintf("pid %d", hanging.PgConn().PID()))
+	if got := s.metric("webhook_agent_recovering"); got != "1" || strings.Contains(s.agent.Log.String(), "recovery is complete") {
 		t.Errorf("the recovery was completed while a commit hung; the metric is %s", got)
 	}
 	s.super(`alter system reset synchronous_standby_names`, `select pg_reload_conf()`)
@@ -282,7 +283,7 @@ func TestRecovery_TheSlotOutlivesAFailoverWhereTheServerCanKeepIt(t *testing.T) 
 		t.Errorf("failover of the slot that the agent made is %s, want %s", got, want)
 	}
 	// One that an earlier version has made.
-	s.agent.end()
+	s.agent.End()
 	s.env.Exec(t, `select pg_drop_replication_slot($1)`, s.env.Slot)
 	s.env.Exec(t, `select pg_create_logical_replication_slot($1, 'pgoutput')`, s.env.Slot)
 	s.start()
@@ -296,10 +297,10 @@ func TestRecovery_AStandbyThatMustMakeTheSlotIsNotReadyWhileThatWaits(t *testing
 	t.Parallel()
 	s, _ := ownOutage(t, nil)
 	standby := start(t, s.cfg)
-	standby.waitLog("standing by")
+	standby.WaitLog("standing by")
 	tx := s.hold()
 	writes(t, tx)
-	s.agent.end()
+	s.agent.End()
 	s.eventually(func() error { // before the standby streams from it, or in the middle
 		s.endConnections()
 		return testenv.ExecSQL(context.Background(), s.env.SuperuserURL, `select pg_drop_replication_slot('`+s.env.Slot+`')`)
@@ -322,20 +323,20 @@ func TestRecovery_ASlotIsGivenUpOnlyWhileItStandsBeforeWhatCannotBeDecoded(t *te
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			s := newOutage(t, testenv.NewDB(t))
-			late := newSession(&agent{cfg: s.cfg, db: s.open(), log: slog.New(slog.DiscardHandler), holder: "late", tune: untuned, warned: map[string]bool{}, undecodable: 1})
+			late := newSession(&agent{cfg: s.cfg, db: s.open(), log: slog.New(slog.DiscardHandler), holder: "late", tune: func(int) {}, vitals: testVitals, warned: map[string]bool{}, undecodable: 1})
 			if ahead {
 				late.undecodable = 1 << 62
 			}
 			defer late.tailer.Close()
 			done := make(chan error, 1)
 			go func() { done <- late.acquire(t.Context()) }()
-			testenv.Eventually(t, patience, func() error {
+			testenv.Eventually(t, agenttest.Patience, func() error {
 				if !late.standby.Load() {
 					return errors.New("it does not stand by")
 				}
 				return nil
 			})
-			s.agent.end()
+			s.agent.End()
 			if err := <-done; err != nil {
 				t.Fatal(err)
 			}
@@ -351,35 +352,35 @@ func TestRecovery_ASlotIsGivenUpOnlyWhileItStandsBeforeWhatCannotBeDecoded(t *te
 func TestRecovery_TwoAgentsDoNotPassAnUndecodableSlotToAndFro(t *testing.T) {
 	t.Parallel()
 	s := newOwnersOutage(t, testenv.NewDB(t))
-	slow := testenv.StartReceiver(t, testSecret)
+	slow := testenv.StartReceiver(t, agenttest.Secret)
 	slow.SetAnswer("/", testenv.Script(testenv.Answer{Delay: 700 * time.Millisecond}))
-	addEndpoint(t, s.env, "venue_1", slow.URL+"/", "*")
+	agenttest.AddEndpoint(t, s.env, "venue_1", slow.URL+"/", "*")
 	other := start(t, s.cfg)
-	other.waitLog("standing by")
+	other.WaitLog("standing by")
 	s.env.Exec(t, `drop publication webhooks_outbox, webhooks_outbox_endpoints`)
 	s.event()
 	for range 20 {
 		s.event() // which are under way when the term ends
 	}
 	s.eventually(func() error { // it may be either that leads in the end
-		for _, a := range []*running{s.agent, other} {
-			if _, body := get(t, a.adminURL()+"/readyz"); body == "leading\n" {
+		for _, a := range []*agenttest.Agent{s.agent, other} {
+			if _, body := get(t, a.AdminURL()+"/readyz"); body == "leading\n" {
 				return nil
 			}
 		}
 		return errors.New("neither leads")
 	})
 	s.wait(s.event())
-	leading := func(a *running) int { return strings.Count(a.log.String(), "msg=leading") }
+	leading := func(a *agenttest.Agent) int { return strings.Count(a.Log.String(), "msg=leading") }
 	if n := leading(s.agent) + leading(other); n > 6 {
-		t.Errorf("the agents have led %d times; their logs:\n%s\n%s", n, s.agent.log, other.log)
+		t.Errorf("the agents have led %d times; their logs:\n%s\n%s", n, s.agent.Log, other.Log)
 	}
 }
 
 func TestRecovery_AStreamThatBreaksDuringTheTakeOverIsNoOtherAgent(t *testing.T) {
 	t.Parallel()
 	s := newOwnersOutage(t, ownDB(t))
-	s.agent.end()
+	s.agent.End()
 	s.env.Exec(t, `update webhooks.checkpoint set recovering = true`)
 	event := s.event()
 	tx := s.hold()
@@ -395,13 +396,13 @@ func TestRecovery_AStreamThatBreaksDuringTheTakeOverIsNoOtherAgent(t *testing.T)
 		return nil
 	})
 	s.super(`select pg_terminate_backend(active_pid) from pg_replication_slots where slot_name = '` + s.env.Slot + `'`)
-	s.agent.waitLog("cannot stream the outbox")
+	s.agent.WaitLog("cannot stream the outbox")
 	if err := tx.Rollback(context.Background()); err != nil {
 		t.Fatal(err)
 	}
 	s.wait(event)
 	if logged(s.agent, "another agent") == nil {
-		t.Errorf("there is no other agent:\n%s", s.agent.log)
+		t.Errorf("there is no other agent:\n%s", s.agent.Log)
 	}
 	s.eachOnce()
 }

@@ -15,7 +15,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/quintago/webhook-agent/agent/config"
 	"github.com/quintago/webhook-agent/testenv"
+	"github.com/quintago/webhook-agent/testenv/agenttest"
 )
 
 // restartable is a receiver whose server can be stopped, and started again at the same address.
@@ -27,7 +29,7 @@ type restartable struct {
 }
 
 func startRestartable(t *testing.T) *restartable {
-	r := &restartable{Receiver: testenv.NewReceiver(testSecret), t: t, addr: "127.0.0.1:0"}
+	r := &restartable{Receiver: testenv.NewReceiver(agenttest.Secret), t: t, addr: "127.0.0.1:0"}
 	r.up()
 	t.Cleanup(r.down)
 	return r
@@ -50,11 +52,11 @@ func (r *restartable) down() { _ = r.server.Close() }
 func TestRun_ARestartOfAReceiverDisablesNobodyAndMissesNothing(t *testing.T) {
 	t.Parallel()
 	env := testenv.NewDB(t)
-	cfg := testConfig(env)
-	cfg.Delivery = DefaultConfig().Delivery
+	cfg := agenttest.Config(env)
+	cfg.Delivery = config.Default().Delivery
 	receiver := startRestartable(t)
-	endpoint := addEndpoint(t, env, "venue_1", "http://"+receiver.addr+"/", "*")
-	start(t, cfg).waitLog("leading")
+	endpoint := agenttest.AddEndpoint(t, env, "venue_1", "http://"+receiver.addr+"/", "*")
+	start(t, cfg).WaitLog("leading")
 	conn := connect(t, env)
 	events := 0
 	write := func(d time.Duration) {
@@ -74,7 +76,7 @@ func TestRun_ARestartOfAReceiverDisablesNobodyAndMissesNothing(t *testing.T) {
 	receiver.up()
 	began := time.Now()
 	write(time.Second)
-	testenv.Eventually(t, patience, func() error {
+	testenv.Eventually(t, agenttest.Patience, func() error {
 		if n := testenv.QueryOne[int](t, env, `select count(*) from webhooks.deliveries where status = 'succeeded'`); n != events {
 			return fmt.Errorf("%d of %d deliveries succeeded", n, events)
 		}
@@ -92,8 +94,8 @@ func TestRun_ARestartOfAReceiverDisablesNobodyAndMissesNothing(t *testing.T) {
 	write(time.Millisecond)
 	held := regexp.MustCompile(`next attempt  .*\(in (29|3[0-3])m.*: its server asked for a wait \(Retry-After\)`)
 	listed := regexp.MustCompile(`enabled, next attempt in`)
-	testenv.Eventually(t, patience, func() error {
-		show, list := succeed(t, env, "endpoints", "show", endpoint), succeed(t, env, "endpoints", "list")
+	testenv.Eventually(t, agenttest.Patience, func() error {
+		show, list := commandSucceeds(t, env, "endpoints", "show", endpoint), commandSucceeds(t, env, "endpoints", "list")
 		if !held.MatchString(show) || !listed.MatchString(list) {
 			return fmt.Errorf("list and show say:\n%s\n%s", list, show)
 		}
@@ -110,7 +112,7 @@ func TestRun_ARotationUnderLoadFailsNoDelivery(t *testing.T) {
 	env := testenv.NewDB(t)
 	var knows atomic.Pointer[string]
 	var refused atomic.Int64
-	known := testSecret
+	known := agenttest.Secret
 	knows.Store(&known)
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		body, err := io.ReadAll(r.Body)
@@ -122,17 +124,17 @@ func TestRun_ARotationUnderLoadFailsNoDelivery(t *testing.T) {
 		}
 	}))
 	t.Cleanup(server.Close)
-	endpoint := addEndpoint(t, env, "venue_1", server.URL, "*")
-	start(t, testConfig(env)).waitLog("leading")
+	endpoint := agenttest.AddEndpoint(t, env, "venue_1", server.URL, "*")
+	start(t, agenttest.Config(env)).WaitLog("leading")
 	write := func(events int) {
 		for range events {
-			addEvent(t, env, "venue_1", "lead.created", `{}`)
+			agenttest.AddEvent(t, env, "venue_1", "lead.created", `{}`)
 		}
 	}
 	write(20)
 	succeeded := func(want int) {
 		t.Helper()
-		testenv.Eventually(t, patience, func() error {
+		testenv.Eventually(t, agenttest.Patience, func() error {
 			if n := testenv.QueryOne[int](t, env, `select count(*) from webhooks.deliveries where status = 'succeeded'`); n != want {
 				return fmt.Errorf("%d of %d deliveries succeeded", n, want)
 			}
@@ -141,7 +143,7 @@ func TestRun_ARotationUnderLoadFailsNoDelivery(t *testing.T) {
 	}
 	rotate := func() (fresh string) {
 		t.Helper()
-		out := succeed(t, env, "endpoints", "rotate-secret", endpoint)
+		out := commandSucceeds(t, env, "endpoints", "rotate-secret", endpoint)
 		if fresh = regexp.MustCompile(`whsec_\S+`).FindString(out); fresh == "" {
 			t.Fatalf("rotate-secret prints: %s", out)
 		}

@@ -5,6 +5,7 @@ import (
 
 	"github.com/quintago/webhook-agent/secret"
 	"github.com/quintago/webhook-agent/testenv"
+	"github.com/quintago/webhook-agent/testenv/agenttest"
 )
 
 // mostRoundTrips is how many answers of the database an agent may wait for until it leads: where each takes 300 ms, that
@@ -18,7 +19,7 @@ func TestSession_LeadsAfterAsManyRoundTripsWhateverTheNumberOfEndpoints(t *testi
 	env := testenv.NewDB(t)
 	lead := func() int {
 		p := testenv.StartProxy(t, env.Addr())
-		cfg := testConfig(env)
+		cfg := agenttest.Config(env)
 		cfg.Database.URL = secret.New(p.Via(env.LeastURL))
 		a, _ := bareAgent(t, cfg)
 		s := newSession(a)

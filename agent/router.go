@@ -6,6 +6,8 @@ import (
 	"slices"
 	"time"
 
+	"github.com/quintago/webhook-agent/agent/lanes"
+	"github.com/quintago/webhook-agent/backoff"
 	"github.com/quintago/webhook-agent/outbox"
 	"github.com/quintago/webhook-agent/sink"
 )
@@ -14,7 +16,7 @@ import (
 // event to the lanes that want it. It belongs to one goroutine.
 type router struct {
 	subs     *subscriptions
-	lanes    *lanes
+	lanes    *lanes.Scheduler
 	track    func(context.Context, *outbox.Tracked) error                                       // Ledger.Track
 	write    func(context.Context, ...outbox.Entry) error                                       // Ledger.Write
 	markLate func(ctx context.Context, events []*outbox.Event) error                            // DB.MarkLate
@@ -44,7 +46,7 @@ func (r *router) load(ctx context.Context, state outbox.State) error {
 		entries = append(entries, r.loadEndpoint(e, due)...)
 	}
 	for id := range state.Due {
-		entries = append(entries, r.lanes.orphaned(id))
+		entries = append(entries, r.lanes.Orphaned(id))
 	}
 	return r.write(ctx, append(entries, replays(state)...)...)
 }
@@ -56,7 +58,7 @@ func (r *router) loadEndpoint(e outbox.EndpointState, due time.Time) []outbox.En
 		return nil
 	}
 	sub, unusable := r.examine(&e.Endpoint, nil)
-	l, entries := r.lanes.load(e, sub.target, unusable, due)
+	l, entries := r.lanes.Load(e, sub.target, unusable, due)
 	sub.lane = l
 	r.subscribe(sub)
 	return entries
@@ -84,7 +86,7 @@ func (r *router) passesOver(x outbox.Subject) bool {
 func (r *router) reload(ctx context.Context, state outbox.State) error {
 	r.snapshot = state.Snapshot
 	gone := map[string]bool{}
-	for _, id := range r.lanes.endpoints() {
+	for _, id := range r.lanes.Endpoints() {
 		gone[id] = true
 	}
 	for _, e := range state.Endpoints {
@@ -117,7 +119,7 @@ func (r *router) examine(e *outbox.Endpoint, before *subscription) (sub *subscri
 	sub = &subscription{endpoint: e}
 	if r.suspects.aside(outbox.Subject{EndpointID: e.ID}) {
 		r.metrics.setAside.WithLabelValues("endpoint").Inc()
-		sub.off = offReason(e, asideEndpoint)
+		sub.off = lanes.OffReason(e, asideEndpoint)
 		return sub, asideEndpoint
 	}
 	r.seal(e)
@@ -136,7 +138,7 @@ func (r *router) examine(e *outbox.Endpoint, before *subscription) (sub *subscri
 	if err != nil {
 		unusable = err.Error()
 	}
-	sub.off = offReason(e, unusable)
+	sub.off = lanes.OffReason(e, unusable)
 	return sub, unusable
 }
 
@@ -228,6 +230,9 @@ func (r *router) route(take, ctx context.Context, b *outbox.Batch) error {
 	return handOver(b.End, hold)
 }
 
+// tuneStep is how many endpoints more or fewer are not worth telling of.
+const tuneStep = 4096
+
 // retune tells tune when the number of endpoints has changed much: an app may register a hundred thousand in one transaction.
 func (r *router) retune() {
 	if n := len(r.subs.byID); n > r.tuned+r.tuned/4+tuneStep || n < r.tuned/2-tuneStep {
@@ -240,7 +245,7 @@ func (r *router) retune() {
 func (r *router) hand(take, ctx context.Context, candidates []candidate) (*outbox.Tracked, error) {
 	var (
 		t      = &outbox.Tracked{}
-		offers []offer
+		offers []lanes.Offer
 		at     outbox.Subject
 	)
 	defer at.Blame()
@@ -248,7 +253,7 @@ func (r *router) hand(take, ctx context.Context, candidates []candidate) (*outbo
 	if err != nil {
 		return nil, err
 	}
-	now := r.lanes.cfg.now()
+	now := r.lanes.Now()
 	for _, p := range candidates {
 		at = p.at
 		e, endpoint := p.event, p.sub.endpoint
@@ -267,17 +272,17 @@ func (r *router) hand(take, ctx context.Context, candidates []candidate) (*outbo
 		switch {
 		case r.suspects.aside(p.at) || r.suspects.aside(d.Subject()):
 			r.metrics.setAside.WithLabelValues("event").Inc()
-			t.Results = append(t.Results, failedAside(d, now))
+			t.Results = append(t.Results, lanes.FailedAside(d, now))
 		case p.deferred && p.sub.off != "": // it may have been enabled, or mended, since
-			t.Results = append(t.Results, missed(d, p.sub.off, now))
+			t.Results = append(t.Results, lanes.Missed(d, p.sub.off, now))
 		default:
 			if d.Unfit == "" {
 				d.Body = p.body()
 			}
-			offers = append(offers, offer{p.sub.lane, d})
+			offers = append(offers, lanes.Offer{Lane: p.sub.lane, Delivery: d})
 		}
 	}
-	t.Results = append(t.Results, r.lanes.offer(offers)...)
+	t.Results = append(t.Results, r.lanes.Offer(offers)...)
 	return t, nil
 }
 
@@ -297,7 +302,7 @@ func (r *router) match(subs []*subscription, at outbox.Subject, e *outbox.Event)
 
 // underWay tells that the delivery waits, or is being sent, and has no row yet. It is asked only where events may come again.
 func (r *router) underWay(sub *subscription, eventID string, deliveries []*outbox.Delivery) bool {
-	return r.lanes.holds(sub.lane, eventID) || slices.ContainsFunc(deliveries, func(d *outbox.Delivery) bool {
+	return r.lanes.Holds(sub.lane, eventID) || slices.ContainsFunc(deliveries, func(d *outbox.Delivery) bool {
 		return d.EventID == eventID && d.EndpointID == sub.endpoint.ID
 	})
 }
@@ -338,7 +343,7 @@ func (r *router) markSuspects(take context.Context, b *outbox.Batch) error {
 
 // insist asks the database until it answers, or until take ends.
 func (r *router) insist(take context.Context, ask func() error) error {
-	backoff := outbox.NewBackoff()
+	waits := backoff.New()
 	for told := false; ; {
 		err := ask()
 		if err == nil {
@@ -351,8 +356,8 @@ func (r *router) insist(take context.Context, ask func() error) error {
 			told = true
 			r.log.Error("cannot look up deliveries; trying again", "error", err)
 		}
-		wait, _ := backoff.Next()
-		if !sleep(take, wait) {
+		wait, _ := waits.Next()
+		if !backoff.Sleep(take, wait) {
 			return context.Cause(take)
 		}
 	}
@@ -363,7 +368,7 @@ func (r *router) change(c *outbox.EndpointChange) []outbox.Entry {
 	switch {
 	case c.AllRemoved:
 		var entries []outbox.Entry
-		for _, id := range r.lanes.endpoints() { // those that are set aside have no subscription
+		for _, id := range r.lanes.Endpoints() { // those that are set aside have no subscription
 			entries = append(entries, r.remove(id)...)
 		}
 		return entries
@@ -385,7 +390,7 @@ func (r *router) change(c *outbox.EndpointChange) []outbox.Entry {
 	}
 	r.backlog.sharedIsCurrent = false
 	sub, unusable := r.examine(e, before)
-	l, entries := r.lanes.change(e, sub.target, unusable)
+	l, entries := r.lanes.Change(e, sub.target, unusable)
 	sub.lane = l
 	r.subscribe(sub)
 	return entries
@@ -403,5 +408,5 @@ func (r *router) remove(id string) []outbox.Entry {
 	}
 	r.removed(id)
 	r.backlog.sharedIsCurrent = false
-	return r.lanes.remove(id)
+	return r.lanes.Remove(id)
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"slices"
 	"testing"
 	"testing/synctest"
@@ -11,14 +12,21 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/quintago/webhook-agent/agent/config"
+	"github.com/quintago/webhook-agent/agent/lanes"
 	"github.com/quintago/webhook-agent/outbox"
 	"github.com/quintago/webhook-agent/secret"
 	"github.com/quintago/webhook-agent/sink"
 	"github.com/quintago/webhook-agent/testenv"
+	"github.com/quintago/webhook-agent/testenv/agenttest"
 )
 
 // notes writes down what the ledger is told, one line for each call.
-type notes struct{ lines []string }
+type notes struct {
+	lines    []string
+	unusable map[string]string // why, of the endpoints whose health was written
+	missing  []string          // endpoints whose pending deliveries are to be missed, and why
+}
 
 // note stands for Ledger.Track.
 func (n *notes) note(_ context.Context, b *outbox.Tracked) error {
@@ -42,36 +50,44 @@ func (n *notes) note(_ context.Context, b *outbox.Tracked) error {
 	return nil
 }
 
-// writing returns what stands for Ledger.Write: replays are written down, the rest goes to the lanes' book.
-func (n *notes) writing(book *book) func(context.Context, ...outbox.Entry) error {
-	return func(ctx context.Context, entries ...outbox.Entry) error {
-		for _, e := range entries {
-			if replay, isReplay := e.(outbox.Replay); isReplay {
-				n.lines = append(n.lines, "replay "+replay.ID)
-			}
+// write stands for Ledger.Write.
+func (n *notes) write(_ context.Context, entries ...outbox.Entry) error {
+	for _, e := range entries {
+		switch e := e.(type) {
+		case outbox.Replay:
+			n.lines = append(n.lines, "replay "+e.ID)
+		case *outbox.Health:
+			n.unusable[e.EndpointID] = e.Unusable
+		case outbox.Missing:
+			n.missing = append(n.missing, e.EndpointID+": "+e.Reason)
 		}
-		return book.write(ctx, entries...)
 	}
+	return nil
 }
 
 // routerTest is a router over lanes that are stalled, so that nothing is attempted.
 type routerTest struct {
 	*router
 	*notes
-	lt *laneTest
-	t  *testing.T
+	t *testing.T
 }
 
 func newRouterTest(t *testing.T) *routerTest {
-	lt := newLaneTest(t, nil)
-	lt.stall(true)
-	n := &notes{}
+	n := &notes{unusable: map[string]string{}}
+	m, log := newMetrics("test", (&agent{}).source()), slog.New(slog.DiscardHandler)
+	d := config.Default().Delivery
+	stalled := lanes.New(t.Context(), lanes.Config{
+		Concurrency: d.Concurrency, EndpointConcurrency: d.EndpointConcurrency, DisableAfter: d.DisableAfter, Retries: d.Retries,
+		QueueBytes: int(d.QueueMemory), Leads: func() bool { return true }, Now: time.Now, Write: n.write, Meter: m, Log: log,
+	})
+	stalled.Stall(true)
+	t.Cleanup(func() { stalled.Stop(t.Context()) })
 	webhook, err := sink.NewWebhook(sink.WebhookConfig{Version: "test", Timeout: time.Second, MaxIdlePerHost: 1})
 	if err != nil {
 		t.Fatal(err)
 	}
 	return &routerTest{&router{
-		subs: newSubscriptions(), lanes: lt.lanes, track: n.note, write: n.writing(lt.book), metrics: lt.cfg.metrics, log: lt.cfg.log,
+		subs: newSubscriptions(), lanes: stalled, track: n.note, write: n.write, metrics: m, log: log,
 		lookup: func(context.Context, []string, []string) (outbox.Recorded, error) {
 			return nil, errors.New("unexpected lookup")
 		},
@@ -81,7 +97,7 @@ func newRouterTest(t *testing.T) *routerTest {
 		},
 		seal: func(*outbox.Endpoint) {}, removed: func(string) {}, tune: func(int) {},
 		term: outbox.Term{LSN: 100, LookupUntil: 200},
-	}, n, lt, t}
+	}, n, t}
 }
 
 // loadState loads endpoints in a state that a snapshot of all transactions below 50 has seen.
@@ -264,7 +280,7 @@ func TestRouter_TruncateRemovesAllEndpoints(t *testing.T) {
 		rt := newRouterTest(t)
 		rt.loadState(state(row("a"), row("b"), row("c")))
 		rt.want(rt.take(transaction(event("e1"), truncated, event("e2"))), "end 0: e1>a e1>b e1>c", "end 310:")
-		if n := len(rt.router.lanes.byID) + len(rt.subs.byID); n != 0 {
+		if n := len(rt.router.lanes.Endpoints()) + len(rt.subs.byID); n != 0 {
 			t.Errorf("%d lanes and subscriptions are left", n)
 		}
 	})
@@ -273,16 +289,12 @@ func TestRouter_TruncateRemovesAllEndpoints(t *testing.T) {
 func TestRouter_LoadTakesUpReplaysAndEndsWhatIsPendingForEndpointsThatAreGone(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		rt := newRouterTest(t)
-		rt.lt.book.addPending("gone", "e1")
 		s := state(row("ep"))
 		s.Replays = []outbox.Replay{{ID: "r1"}, {ID: "r2"}}
 		s.Due = map[string]time.Time{"gone": time.Now(), "ep": time.Now()}
 		rt.loadState(s)
 		rt.want(rt.lines, "replay r1", "replay r2")
-		pass(time.Second)
-		if r := rt.lt.book.rows[deliveryKey{"gone", "e1"}]; r.status != outbox.Missed || r.reason != offRemoved {
-			t.Errorf("the row is %+v, want missed because %s", *r, offRemoved)
-		}
+		rt.want(rt.missing, "gone: the endpoint was removed")
 	})
 }
 
@@ -299,7 +311,7 @@ func TestRouter_SkipsDeliveriesThatHaveARowAndNotThoseOfAnotherEvent(t *testing.
 	env.Exec(t, `insert into webhooks.deliveries (event_id, endpoint_id, venue, type, status, attempts, created, finished)
 		values ('e1', 'b', 'venue_1', 'lead.created', 'succeeded', 1, '0001-01-01 00:00:00+00', now()),
 		('e2', 'b', 'venue_2', 'lead.created', 'succeeded', 1, '0001-01-01 00:00:00+00', now())`) // of another event with the id e2
-	db, err := outbox.Open(t.Context(), testConfig(env).outbox())
+	db, err := outbox.Open(t.Context(), agenttest.Config(env).OutboxConfig())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -12,6 +13,10 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/quintago/webhook-agent/agent/admin"
+	"github.com/quintago/webhook-agent/agent/config"
+	"github.com/quintago/webhook-agent/agent/lanes"
+	"github.com/quintago/webhook-agent/backoff"
 	"github.com/quintago/webhook-agent/outbox"
 	"github.com/quintago/webhook-agent/panics"
 	"github.com/quintago/webhook-agent/sink"
@@ -28,20 +33,20 @@ const (
 	// maxClockSkew is the difference of the clocks that is worth a warning: receivers check the time of a signature,
 	// mostly to five minutes.
 	maxClockSkew = 30 * time.Second
+	// vitalsInterval is Options.VitalsInterval where it is not given.
+	vitalsInterval = 10 * time.Second
 )
-
-// vitalsInterval is how often the slot's lag, the clocks and what is published are looked at. Tests do not wait that long.
-var vitalsInterval = 10 * time.Second
 
 // agent is the process: what outlives a session.
 type agent struct {
-	cfg     *Config
+	cfg     *config.Config
 	log     *slog.Logger
 	holder  string
 	db      *outbox.DB
 	webhook *sink.Webhook
 	metrics *metrics
-	tune    func(queues ByteSize, endpoints int)
+	tune    func(endpoints int)
+	vitals  time.Duration // Options.VitalsInterval
 	counts  outbox.Counts
 	local   localFaults
 	current atomic.Pointer[session] // the session of this agent's term, nil while there is none
@@ -60,55 +65,67 @@ type agent struct {
 	replaced    replacements
 }
 
-// Run delivers until ctx ends, which lets attempts in flight finish (delivery.shutdown_timeout), records them, and
-// frees the slot. It returns an error only for what waiting does not mend, and only before it has led for the first
-// time. It tunes the garbage collector of the process (tuneMemory).
-func Run(ctx context.Context, cfg *Config, log *slog.Logger) error {
-	return run(ctx, cfg, log, tuneMemory)
+// Options are what an agent gets from its process.
+type Options struct {
+	Config  *config.Config
+	Log     *slog.Logger
+	Version string // of the program
+	// Endpoints is told how many endpoints there are when a term begins, and when their number has changed much. It may be nil.
+	Endpoints func(n int)
+	// VitalsInterval is how often the slot's lag, the clocks and what is published are looked at; 10 s when it is zero.
+	VitalsInterval time.Duration
 }
 
-// run is Run, with what tunes the process to the number of endpoints of a term: tests have many agents in theirs.
-func run(ctx context.Context, cfg *Config, log *slog.Logger, tune func(queues ByteSize, endpoints int)) error {
-	a := &agent{cfg: cfg, log: log, tune: tune, warned: map[string]bool{}}
+// Run delivers until ctx ends, which lets attempts in flight finish (delivery.shutdown_timeout), records them, and
+// frees the slot. It returns an error only for what waiting does not mend, and only before it has led for the first
+// time.
+func Run(ctx context.Context, o Options) error {
+	cfg, log := o.Config, o.Log
+	a := &agent{cfg: cfg, log: log, tune: o.Endpoints, vitals: cmp.Or(o.VitalsInterval, vitalsInterval), warned: map[string]bool{}}
+	if a.tune == nil {
+		a.tune = func(int) {}
+	}
 	a.local = localFaults{log: log, caught: a.caught}
 	host, err := os.Hostname()
 	if err != nil {
 		return fmt.Errorf("find the host's name: %w", err)
 	}
 	a.holder = fmt.Sprintf("%s/%d", host, os.Getpid())
-	a.metrics = newMetrics(version, a.source())
+	a.metrics = newMetrics(o.Version, a.source())
 	db := a.outboxConfig()
 	db.Watchful = true
 	if a.db, err = outbox.Open(ctx, db); err != nil {
 		return err
 	}
 	defer a.db.Close()
-	files := openFilesFor(cfg.Delivery.Concurrency)
+	files := OpenFilesFor(cfg.Delivery.Concurrency)
 	if files.concurrency < cfg.Delivery.Concurrency {
 		bounded := *cfg
 		bounded.Delivery.Concurrency = files.concurrency
 		a.cfg = &bounded
 	}
-	if a.webhook, err = a.cfg.webhook(ctx, files.idle); err != nil {
+	if a.webhook, err = a.cfg.NewWebhook(ctx, o.Version, files.idle); err != nil {
 		return err
 	}
 	defer a.webhook.Close()
-	listener, err := listenAdmin(ctx, cfg.Admin.Listen)
+	listener, err := admin.Listen(ctx, cfg.Admin.Listen)
 	if err != nil {
 		return err
 	}
-	if f := files.finding(); f.Level != outbox.LevelOK {
+	if f := files.Finding(); f.Level != outbox.LevelOK {
 		log.Warn(f.Reason, "remedy", f.Remedy)
 	}
 	for _, notice := range cfg.Notices {
 		log.Warn(notice)
 	}
-	log.Info("webhook-agent starts", "version", version, "admin", listener.Addr().String(), "slot", cfg.Outbox.Slot)
+	log.Info("webhook-agent starts", "version", o.Version, "admin", listener.Addr().String(), "slot", cfg.Outbox.Slot)
 
 	// The admin listener ends after the agent has led for the last time, so that /readyz tells of the draining.
 	adminCtx, stopAdmin := context.WithCancel(context.WithoutCancel(ctx))
 	var g errgroup.Group
-	g.Go(panics.Guard(a.caught, func() error { return a.serveAdmin(adminCtx, listener) }))
+	g.Go(panics.Guard(a.caught, func() error {
+		return admin.Serve(adminCtx, listener, admin.Config{Admin: cfg.Admin, Ready: a.ready, Metrics: a.metrics.registry, Caught: a.caught})
+	}))
 	g.Go(panics.Guard(a.caught, func() error { return a.watchSlot(adminCtx) }))
 	g.Go(panics.Guard(a.caught, func() error {
 		defer stopAdmin()
@@ -123,7 +140,7 @@ func run(ctx context.Context, cfg *Config, log *slog.Logger, tune func(queues By
 
 // outboxConfig returns the configuration of package outbox for the parts of the process, which count together.
 func (a *agent) outboxConfig() outbox.Config {
-	c := a.cfg.outbox()
+	c := a.cfg.OutboxConfig()
 	c.Counts, c.Caught = &a.counts, a.caught
 	return c
 }
@@ -162,7 +179,7 @@ func (a *agent) lead(ctx context.Context) error {
 		default:
 			a.tellProblem(err)
 		}
-		if !sleep(ctx, pace.next(err, time.Now())) {
+		if !backoff.Sleep(ctx, pace.next(err, time.Now())) {
 			return nil
 		}
 	}
@@ -172,7 +189,7 @@ func (a *agent) lead(ctx context.Context) error {
 // agent stands by or cannot lead: that is when the disk fills. While it leads, watch does. An agent that leads
 // before the first look has opened no connection for it.
 func (a *agent) watchSlot(ctx context.Context) error {
-	for sleep(ctx, vitalsInterval) {
+	for backoff.Sleep(ctx, a.vitals) {
 		if a.current.Load() == nil {
 			if bytes, err := a.db.RetainedBytes(ctx); err == nil { // an error shows where the agent tries to lead
 				a.metrics.vitals.retainedBytes.Set(float64(bytes))
@@ -191,18 +208,6 @@ func (a *agent) tellProblem(err error) {
 	a.told = text
 	a.problem.Store(&text)
 	a.log.Error("cannot stream the outbox; trying again", "error", err)
-}
-
-// sleep waits, and returns false when ctx ended first.
-func sleep(ctx context.Context, d time.Duration) bool {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return true
-	case <-ctx.Done():
-		return false
-	}
 }
 
 // ready says what the agent is doing, or why it is not ready: another agent holds the slot, or the stream advances
@@ -256,15 +261,15 @@ func (a *agent) source() source {
 	// One look serves all metrics of a scrape: it goes through all lanes, and holds them up.
 	var (
 		mu     sync.Mutex // guards the rest
-		stats  laneStats
+		stats  lanes.Stats
 		looked time.Time
 	)
-	look := func(read func(laneStats) int) func() float64 {
+	look := func(read func(lanes.Stats) int) func() float64 {
 		return ask(func(s *session) float64 {
 			mu.Lock()
 			defer mu.Unlock()
 			if now := time.Now(); now.Sub(looked) >= lookInterval {
-				stats, looked = s.lanes.stats(), now
+				stats, looked = s.lanes.Stats(), now
 			}
 			return float64(read(stats))
 		})
@@ -278,12 +283,12 @@ func (a *agent) source() source {
 			return 0
 		}),
 		lagSeconds:      ask(func(s *session) float64 { return s.ledger.Stats().Lag.Seconds() }),
-		attemptsRunning: look(func(st laneStats) int { return st.inFlight }),
-		queued:          look(func(st laneStats) int { return st.queued }),
-		queuedBytes:     look(func(st laneStats) int { return st.bytes }),
-		lanesActive:     look(func(st laneStats) int { return st.active }),
-		endpointsHeld:   look(func(st laneStats) int { return st.held }),
-		endpointsOff:    look(func(st laneStats) int { return st.off }),
+		attemptsRunning: look(func(st lanes.Stats) int { return st.InFlight }),
+		queued:          look(func(st lanes.Stats) int { return st.Queued }),
+		queuedBytes:     look(func(st lanes.Stats) int { return st.Bytes }),
+		lanesActive:     look(func(st lanes.Stats) int { return st.Active }),
+		endpointsHeld:   look(func(st lanes.Stats) int { return st.Held }),
+		endpointsOff:    look(func(st lanes.Stats) int { return st.Off }),
 		counts:          &a.counts,
 	}
 }

@@ -4,14 +4,15 @@ import (
 	"context"
 	"sync"
 
+	"github.com/quintago/webhook-agent/backoff"
 	"github.com/quintago/webhook-agent/outbox"
 	"github.com/quintago/webhook-agent/secret"
 	"github.com/quintago/webhook-agent/sink"
 )
 
-// openTarget makes the target of an endpoint whose secrets may be sealed. With an error nothing can be sent there. A former secret that
+// OpenTarget makes the target of an endpoint whose secrets may be sealed. With an error nothing can be sent there. A former secret that
 // cannot be opened signs nothing.
-func openTarget(webhook *sink.Webhook, keys secret.Keyring, e *outbox.Endpoint) (*sink.Target, error) {
+func OpenTarget(webhook *sink.Webhook, keys secret.Keyring, e *outbox.Endpoint) (*sink.Target, error) {
 	current, err := keys.Open(e.ID, e.Secret)
 	var former []sink.Former
 	for _, f := range e.Former() {
@@ -100,7 +101,7 @@ func (u *unsealed) again(ids []string) (left bool) {
 // commit before queries see it. The rows tell what is done, so an agent that begins to lead goes on where
 // the last one ended.
 func (s *session) seal(ctx context.Context) {
-	backoff := outbox.NewBackoff()
+	waits := backoff.New()
 	failing := false // logged when it changes
 	for {
 		ids := s.unsealed.take(sealBatch)
@@ -131,11 +132,11 @@ func (s *session) seal(ctx context.Context) {
 			}
 		}
 		if !s.unsealed.again(again) {
-			backoff, failing = outbox.NewBackoff(), false
+			waits, failing = backoff.New(), false
 			continue
 		}
-		wait, _ := backoff.Next()
-		if !sleep(ctx, wait) {
+		wait, _ := waits.Next()
+		if !backoff.Sleep(ctx, wait) {
 			return
 		}
 	}

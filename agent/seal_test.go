@@ -6,8 +6,10 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/quintago/webhook-agent/agent/config"
 	"github.com/quintago/webhook-agent/secret"
 	"github.com/quintago/webhook-agent/testenv"
+	"github.com/quintago/webhook-agent/testenv/agenttest"
 )
 
 var testKeys = []secret.Text{secret.New(strings.Repeat("a1", 32)), secret.New(strings.Repeat("b2", 32)), secret.New(strings.Repeat("c3", 32))}
@@ -25,7 +27,7 @@ func waitSealed(t *testing.T, env *testenv.DB, keys []secret.Text, id string, pl
 	if err != nil {
 		t.Fatal(err)
 	}
-	testenv.Eventually(t, patience, func() error {
+	testenv.Eventually(t, agenttest.Patience, func() error {
 		stored := storedSecrets(t, env, id)
 		if len(stored) != len(plain) {
 			return fmt.Errorf("%d secrets, want %d", len(stored), len(plain))
@@ -43,18 +45,18 @@ func waitSealed(t *testing.T, env *testenv.DB, keys []secret.Text, id string, pl
 func TestSeal_WhatTheAppWritesIsSealedAndSignsAsBefore(t *testing.T) {
 	t.Parallel()
 	env := testenv.NewDB(t)
-	r := testenv.StartReceiver(t, testSecret)
-	early := addEndpoint(t, env, "venue_1", r.URL+"/early", "*")
-	cfg := testConfig(env)
+	r := testenv.StartReceiver(t, agenttest.Secret)
+	early := agenttest.AddEndpoint(t, env, "venue_1", r.URL+"/early", "*")
+	cfg := agenttest.Config(env)
 	cfg.Security.Keys = testKeys[:1]
 	agent := start(t, cfg)
-	agent.waitLog("msg=leading")
-	waitSealed(t, env, cfg.Security.Keys, early, testSecret)
-	late := addEndpoint(t, env, "venue_1", r.URL+"/late", "*")
-	waitSealed(t, env, cfg.Security.Keys, late, testSecret)
+	agent.WaitLog("msg=leading")
+	waitSealed(t, env, cfg.Security.Keys, early, agenttest.Secret)
+	late := agenttest.AddEndpoint(t, env, "venue_1", r.URL+"/late", "*")
+	waitSealed(t, env, cfg.Security.Keys, late, agenttest.Secret)
 
-	addEvent(t, env, "venue_1", "lead.created", `{}`)
-	for _, got := range r.Wait(t, 2, patience) {
+	agenttest.AddEvent(t, env, "venue_1", "lead.created", `{}`)
+	for _, got := range r.Wait(t, 2, agenttest.Patience) {
 		if got.SignatureErr != nil {
 			t.Errorf("%s: %v", got.Path, got.SignatureErr)
 		}
@@ -64,13 +66,13 @@ func TestSeal_WhatTheAppWritesIsSealedAndSignsAsBefore(t *testing.T) {
 	const rotated = "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD"
 	r.SetSecret("", rotated)
 	env.Exec(t, `update webhooks.endpoints set previous_secret = secret, previous_secret_until = now() + interval '1 hour', secret = $1`, rotated)
-	waitSealed(t, env, cfg.Security.Keys, early, rotated, testSecret)
-	waitSealed(t, env, cfg.Security.Keys, late, rotated, testSecret)
-	r.SetAnswer("/early", refuseForgeries)
-	r.SetAnswer("/late", refuseForgeries)
-	addEvent(t, env, "venue_1", "lead.created", `{}`)
+	waitSealed(t, env, cfg.Security.Keys, early, rotated, agenttest.Secret)
+	waitSealed(t, env, cfg.Security.Keys, late, rotated, agenttest.Secret)
+	r.SetAnswer("/early", agenttest.RefuseForgeries)
+	r.SetAnswer("/late", agenttest.RefuseForgeries)
+	agenttest.AddEvent(t, env, "venue_1", "lead.created", `{}`)
 	taken := map[string]int{}
-	for _, got := range r.Wait(t, 6, patience)[2:] { // first with the former secret, then with the new one
+	for _, got := range r.Wait(t, 6, agenttest.Patience)[2:] { // first with the former secret, then with the new one
 		if got.Header.Get("X-Quintago-Signature-Previous") == "" {
 			t.Errorf("%s: the former secret does not sign", got.Path)
 		}
@@ -81,38 +83,38 @@ func TestSeal_WhatTheAppWritesIsSealedAndSignsAsBefore(t *testing.T) {
 	if taken["/early"] != 1 || taken["/late"] != 1 {
 		t.Errorf("with the new secret: %v", taken)
 	}
-	if strings.Contains(agent.log.String(), "WARN") {
-		t.Errorf("a warning:\n%s", agent.log)
+	if strings.Contains(agent.Log.String(), "WARN") {
+		t.Errorf("a warning:\n%s", agent.Log)
 	}
 }
 
 func TestSeal_KeysAreRotatedAndAMissingOneStopsOnlyItsEndpoints(t *testing.T) {
 	t.Parallel()
 	env := testenv.NewDB(t)
-	r := testenv.StartReceiver(t, testSecret)
-	id := addEndpoint(t, env, "venue_1", r.URL, "*")
+	r := testenv.StartReceiver(t, agenttest.Secret)
+	id := agenttest.AddEndpoint(t, env, "venue_1", r.URL, "*")
 	arrived := 0
-	run := func(keys []secret.Text, during func(*running)) {
+	run := func(keys []secret.Text, during func(*agenttest.Agent)) {
 		t.Helper()
-		cfg := testConfig(env)
+		cfg := agenttest.Config(env)
 		cfg.Security.Keys = keys
 		agent := start(t, cfg)
-		agent.waitLog("msg=leading")
+		agent.WaitLog("msg=leading")
 		during(agent)
-		agent.end()
+		agent.End()
 	}
-	sends := func(*running) {
+	sends := func(*agenttest.Agent) {
 		t.Helper()
-		addEvent(t, env, "venue_1", "lead.created", `{}`)
+		agenttest.AddEvent(t, env, "venue_1", "lead.created", `{}`)
 		arrived++
-		if got := r.Wait(t, arrived, patience)[arrived-1]; got.SignatureErr != nil {
+		if got := r.Wait(t, arrived, agenttest.Patience)[arrived-1]; got.SignatureErr != nil {
 			t.Error(got.SignatureErr)
 		}
 	}
 	seals := func(keys ...secret.Text) {
 		t.Helper()
-		run(keys, func(a *running) {
-			waitSealed(t, env, keys, id, testSecret)
+		run(keys, func(a *agenttest.Agent) {
+			waitSealed(t, env, keys, id, agenttest.Secret)
 			sends(a)
 		})
 	}
@@ -120,24 +122,24 @@ func TestSeal_KeysAreRotatedAndAMissingOneStopsOnlyItsEndpoints(t *testing.T) {
 	seals(testKeys[1], testKeys[0])
 	run(testKeys[1:2], sends)
 
-	other := addEndpoint(t, env, "venue_2", r.URL+"/other", "*")
+	other := agenttest.AddEndpoint(t, env, "venue_2", r.URL+"/other", "*")
 	for _, keys := range [][]secret.Text{testKeys[2:], nil} {
-		run(keys, func(*running) {
-			event := addEvent(t, env, "venue_1", "lead.created", `{}`)
-			waitStatus(t, env, event, id, "missed")
+		run(keys, func(*agenttest.Agent) {
+			event := agenttest.AddEvent(t, env, "venue_1", "lead.created", `{}`)
+			agenttest.WaitStatus(t, env, event, id, "missed")
 			unusable := testenv.QueryOne[string](t, env, `select unusable from webhooks.endpoint_health where endpoint_id = $1`, id)
 			if !strings.Contains(unusable, "is sealed with key") || !strings.Contains(unusable, "is not among security.keys") {
 				t.Errorf("the endpoint is unusable since: %s", unusable)
 			}
-			addEvent(t, env, "venue_2", "lead.created", `{}`) // that of the other endpoint
+			agenttest.AddEvent(t, env, "venue_2", "lead.created", `{}`) // that of the other endpoint
 			arrived++
-			r.Wait(t, arrived, patience)
+			r.Wait(t, arrived, agenttest.Patience)
 			if len(keys) > 0 {
-				waitSealed(t, env, keys, other, testSecret)
+				waitSealed(t, env, keys, other, agenttest.Secret)
 			}
 		})
 		if len(keys) > 0 {
-			env.Exec(t, `update webhooks.endpoints set secret = $2 where id = $1`, other, testSecret)
+			env.Exec(t, `update webhooks.endpoints set secret = $2 where id = $1`, other, agenttest.Secret)
 		}
 	}
 	seals(testKeys[1])
@@ -146,18 +148,18 @@ func TestSeal_KeysAreRotatedAndAMissingOneStopsOnlyItsEndpoints(t *testing.T) {
 func TestSeal_ASecretFromAnotherEndpointStopsItsNewOwnerOnly(t *testing.T) {
 	t.Parallel()
 	env := testenv.NewDB(t)
-	r := testenv.StartReceiver(t, testSecret)
-	owner := addEndpoint(t, env, "venue_1", r.URL+"/owner", "*")
-	thief := addEndpoint(t, env, "venue_1", r.URL+"/thief", "*")
-	cfg := testConfig(env)
+	r := testenv.StartReceiver(t, agenttest.Secret)
+	owner := agenttest.AddEndpoint(t, env, "venue_1", r.URL+"/owner", "*")
+	thief := agenttest.AddEndpoint(t, env, "venue_1", r.URL+"/thief", "*")
+	cfg := agenttest.Config(env)
 	cfg.Security.Keys = testKeys[:1]
-	start(t, cfg).waitLog("msg=leading")
-	waitSealed(t, env, cfg.Security.Keys, owner, testSecret)
+	start(t, cfg).WaitLog("msg=leading")
+	waitSealed(t, env, cfg.Security.Keys, owner, agenttest.Secret)
 	env.Exec(t, `update webhooks.endpoints set secret = (select secret from webhooks.endpoints where id = $2) where id = $1`, thief, owner)
-	event := addEvent(t, env, "venue_1", "lead.created", `{}`)
-	waitStatus(t, env, event, owner, "succeeded")
-	waitStatus(t, env, event, thief, "missed")
-	for _, got := range r.Wait(t, 1, patience) {
+	event := agenttest.AddEvent(t, env, "venue_1", "lead.created", `{}`)
+	agenttest.WaitStatus(t, env, event, owner, "succeeded")
+	agenttest.WaitStatus(t, env, event, thief, "missed")
+	for _, got := range r.Wait(t, 1, agenttest.Patience) {
 		if got.Path != "/owner" {
 			t.Errorf("something arrived at %s", got.Path)
 		}
@@ -167,45 +169,45 @@ func TestSeal_ASecretFromAnotherEndpointStopsItsNewOwnerOnly(t *testing.T) {
 func TestSeal_TheCommandsAndTheFileSealWhatTheyWrite(t *testing.T) {
 	t.Parallel()
 	env := testenv.NewDB(t)
-	r := testenv.StartReceiver(t, testSecret)
+	r := testenv.StartReceiver(t, agenttest.Secret)
 	keys := "[security]\nkeys = [\"" + testKeys[0].Reveal() + "\"]\n"
-	command := func(args ...string) string {
+	sealing := func(args ...string) string {
 		t.Helper()
-		return succeedWith(t, configText(env, env.LeastURL)+keys, args...)
+		return commandSucceedsWith(t, agenttest.ConfigText(env, env.LeastURL)+keys, args...)
 	}
-	added := decode[map[string]string](t, command("endpoints", "add", "--json", "--venue", "venue_1", "--url", r.URL, "--events", "*", "--secret", testSecret))
+	added := agenttest.Decode[map[string]string](t, sealing("endpoints", "add", "--json", "--venue", "venue_1", "--url", r.URL, "--events", "*", "--secret", agenttest.Secret))
 	id := added["id"]
-	waitSealed(t, env, testKeys[:1], id, testSecret)
-	if out := command("endpoints", "test", id); !strings.Contains(out, "took") {
+	waitSealed(t, env, testKeys[:1], id, agenttest.Secret)
+	if out := sealing("endpoints", "test", id); !strings.Contains(out, "took") {
 		t.Errorf("test says: %s", out)
 	}
-	if got := r.Wait(t, 1, patience)[0]; got.SignatureErr != nil {
+	if got := r.Wait(t, 1, agenttest.Patience)[0]; got.SignatureErr != nil {
 		t.Error(got.SignatureErr)
 	}
-	command("endpoints", "rotate-secret", id, "--secret", "another")
-	waitSealed(t, env, testKeys[:1], id, "another", testSecret)
-	if out := command("check"); !strings.Contains(out, "2 are sealed") {
+	sealing("endpoints", "rotate-secret", id, "--secret", "another")
+	waitSealed(t, env, testKeys[:1], id, "another", agenttest.Secret)
+	if out := sealing("check"); !strings.Contains(out, "2 are sealed") {
 		t.Errorf("check says: %s", out)
 	}
-	status, _, stderr := cli(t, env, "endpoints", "test", id) // without keys
-	if status != exitFailed || !strings.Contains(stderr, "not among security.keys") {
+	status, _, stderr := command(t, env, "endpoints", "test", id) // without keys
+	if status != statusFailed || !strings.Contains(stderr, "not among security.keys") {
 		t.Errorf("without keys: status %d: %s", status, stderr)
 	}
-	if out := succeed(t, env, "check"); !strings.Contains(out, "nothing is sent to their endpoints") {
+	if out := commandSucceeds(t, env, "check"); !strings.Contains(out, "nothing is sent to their endpoints") {
 		t.Errorf("without keys check says: %s", out)
 	}
 
-	cfg := testConfig(env)
+	cfg := agenttest.Config(env)
 	cfg.Security.Keys = testKeys[:1]
-	cfg.Endpoints = []EndpointConfig{{Venue: "file", URL: secret.New(r.URL + "/file"), Events: []string{"*"}, Secret: secret.New(testSecret)}}
+	cfg.Endpoints = []config.Endpoint{{Venue: "file", URL: secret.New(r.URL + "/file"), Events: []string{"*"}, Secret: secret.New(agenttest.Secret)}}
 	var before string
 	for range 2 { // the second time nothing changes
 		agent := start(t, cfg)
-		agent.waitLog("msg=leading")
+		agent.WaitLog("msg=leading")
 		managed := testenv.QueryOne[string](t, env, `select id from webhooks.endpoints where managed_by = 'file'`)
-		waitSealed(t, env, testKeys[:1], managed, testSecret)
-		addEvent(t, env, "file", "lead.created", `{}`)
-		agent.end()
+		waitSealed(t, env, testKeys[:1], managed, agenttest.Secret)
+		agenttest.AddEvent(t, env, "file", "lead.created", `{}`)
+		agent.End()
 		now := testenv.QueryOne[string](t, env, `select id || secret || updated from webhooks.endpoints where managed_by = 'file'`)
 		if before != "" && now != before {
 			t.Errorf("a file that has not changed changes its endpoint: %s was %s", now, before)
@@ -217,20 +219,20 @@ func TestSeal_TheCommandsAndTheFileSealWhatTheyWrite(t *testing.T) {
 func TestSeal_ATableThatTheAppHoldsIsWaitedForWithoutHoldingAnybodyUp(t *testing.T) {
 	t.Parallel()
 	env := ownDB(t)
-	r := testenv.StartReceiver(t, testSecret)
-	cfg := testConfig(env)
+	r := testenv.StartReceiver(t, agenttest.Secret)
+	cfg := agenttest.Config(env)
 	cfg.Security.Keys = testKeys[:1]
 	agent := start(t, cfg)
-	agent.waitLog("recovery is complete")
+	agent.WaitLog("recovery is complete")
 
 	// The lock is asked for while the endpoint is being inserted, so it comes before the agent.
-	app, holder := connectURL(t, env.URL), connectURL(t, env.URL)
+	app, holder := agenttest.ConnectURL(t, env.URL), agenttest.ConnectURL(t, env.URL)
 	tx, err := app.Begin(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
 	var id string
-	err = tx.QueryRow(t.Context(), `insert into webhooks.endpoints (venue, url, events, secret) values ('venue_1', $1, '{*}', $2) returning id`, r.URL, testSecret).Scan(&id)
+	err = tx.QueryRow(t.Context(), `insert into webhooks.endpoints (venue, url, events, secret) values ('venue_1', $1, '{*}', $2) returning id`, r.URL, agenttest.Secret).Scan(&id)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -239,7 +241,7 @@ func TestSeal_ATableThatTheAppHoldsIsWaitedForWithoutHoldingAnybodyUp(t *testing
 		_, err := holder.Exec(t.Context(), `begin; lock table webhooks.endpoints in share row exclusive mode`)
 		lock <- err
 	}()
-	testenv.Eventually(t, patience, func() error {
+	testenv.Eventually(t, agenttest.Patience, func() error {
 		if testenv.QueryOne[int](t, env, `select count(*) from pg_locks where not granted and relation = 'webhooks.endpoints'::regclass`) == 0 {
 			return errors.New("nobody waits for the lock")
 		}
@@ -251,15 +253,15 @@ func TestSeal_ATableThatTheAppHoldsIsWaitedForWithoutHoldingAnybodyUp(t *testing
 	if err := <-lock; err != nil {
 		t.Fatal(err)
 	}
-	agent.waitLog("cannot seal the secrets of an endpoint")
-	event := addEvent(t, env, "venue_1", "lead.created", `{}`)
-	waitStatus(t, env, event, id, "succeeded")
+	agent.WaitLog("cannot seal the secrets of an endpoint")
+	event := agenttest.AddEvent(t, env, "venue_1", "lead.created", `{}`)
+	agenttest.WaitStatus(t, env, event, id, "succeeded")
 	if _, err := holder.Exec(t.Context(), `update webhooks.endpoints set secret = 'changed by the app'; commit`); err != nil {
 		t.Fatal(err)
 	}
 	waitSealed(t, env, cfg.Security.Keys, id, "changed by the app")
-	testenv.Eventually(t, patience, func() error {
-		if _, body := get(t, agent.adminURL()+"/metrics"); !strings.Contains(body, "webhook_agent_sealed_endpoints_total 1") {
+	testenv.Eventually(t, agenttest.Patience, func() error {
+		if _, body := get(t, agent.AdminURL()+"/metrics"); !strings.Contains(body, "webhook_agent_sealed_endpoints_total 1") {
 			return errors.New("the metrics do not count one endpoint")
 		}
 		return nil
@@ -269,16 +271,16 @@ func TestSeal_ATableThatTheAppHoldsIsWaitedForWithoutHoldingAnybodyUp(t *testing
 func TestSeal_RowsThatTheAppHoldsKeepNobodyBack(t *testing.T) {
 	t.Parallel()
 	env := ownDB(t)
-	r := testenv.StartReceiver(t, testSecret)
-	cfg := testConfig(env)
-	cfg.Endpoints = []EndpointConfig{{Venue: "file", URL: secret.New(r.URL + "/file"), Events: []string{"*"}, Secret: secret.New(testSecret)}}
+	r := testenv.StartReceiver(t, agenttest.Secret)
+	cfg := agenttest.Config(env)
+	cfg.Endpoints = []config.Endpoint{{Venue: "file", URL: secret.New(r.URL + "/file"), Events: []string{"*"}, Secret: secret.New(agenttest.Secret)}}
 	before := start(t, cfg)
-	before.waitLog("recovery is complete")
-	before.end()
+	before.WaitLog("recovery is complete")
+	before.End()
 	for i := range 5 {
-		addEndpoint(t, env, "venue_1", fmt.Sprintf("%s/held/%d", r.URL, i), "*")
+		agenttest.AddEndpoint(t, env, "venue_1", fmt.Sprintf("%s/held/%d", r.URL, i), "*")
 	}
-	tx, err := connectURL(t, env.URL).Begin(t.Context())
+	tx, err := agenttest.ConnectURL(t, env.URL).Begin(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -288,46 +290,46 @@ func TestSeal_RowsThatTheAppHoldsKeepNobodyBack(t *testing.T) {
 
 	cfg.Security.Keys = testKeys[:1]
 	agent := start(t, cfg)
-	agent.waitLog("msg=leading")
-	free := addEndpoint(t, env, "venue_2", r.URL+"/free", "*")
-	waitSealed(t, env, cfg.Security.Keys, free, testSecret)
-	waitStatus(t, env, addEvent(t, env, "venue_2", "lead.created", `{}`), free, "succeeded")
-	agent.waitLog("cannot seal the secrets of an endpoint")
-	if n := strings.Count(agent.log.String(), "cannot seal the secrets of an endpoint"); n != 1 {
-		t.Errorf("%d warnings:\n%s", n, agent.log)
+	agent.WaitLog("msg=leading")
+	free := agenttest.AddEndpoint(t, env, "venue_2", r.URL+"/free", "*")
+	waitSealed(t, env, cfg.Security.Keys, free, agenttest.Secret)
+	agenttest.WaitStatus(t, env, agenttest.AddEvent(t, env, "venue_2", "lead.created", `{}`), free, "succeeded")
+	agent.WaitLog("cannot seal the secrets of an endpoint")
+	if n := strings.Count(agent.Log.String(), "cannot seal the secrets of an endpoint"); n != 1 {
+		t.Errorf("%d warnings:\n%s", n, agent.Log)
 	}
 	if err := tx.Rollback(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	for _, id := range testenv.QueryAll[string](t, env, `select id from webhooks.endpoints`) {
-		waitSealed(t, env, cfg.Security.Keys, id, testSecret)
+		waitSealed(t, env, cfg.Security.Keys, id, agenttest.Secret)
 	}
 }
 
 func TestSeal_ASecretThatCannotBeOpenedKeepsTheOtherOneFromNothing(t *testing.T) {
 	t.Parallel()
 	env := testenv.NewDB(t)
-	r := testenv.StartReceiver(t, testSecret)
+	r := testenv.StartReceiver(t, agenttest.Secret)
 	lost, err := secret.NewKeyring(testKeys[1:2])
 	if err != nil {
 		t.Fatal(err)
 	}
-	id := addEndpoint(t, env, "venue_1", r.URL, "*")
+	id := agenttest.AddEndpoint(t, env, "venue_1", r.URL, "*")
 	env.Exec(t, `update webhooks.endpoints set previous_secret = $1, previous_secret_until = now() + interval '1 hour',
 	    older_secrets = array[$1, $1], older_secrets_until = array[now() + interval '1 hour', now()]`, lost.Seal(id, secret.New("former")).Reveal())
-	cfg := testConfig(env)
+	cfg := agenttest.Config(env)
 	cfg.Security.Keys = testKeys[:1]
-	start(t, cfg).waitLog("msg=leading")
-	testenv.Eventually(t, patience, func() error {
+	start(t, cfg).WaitLog("msg=leading")
+	testenv.Eventually(t, agenttest.Patience, func() error {
 		if stored := storedSecrets(t, env, id); !strings.HasPrefix(stored[0], secret.SealedPrefix) {
 			return errors.New("the current secret is not sealed")
 		}
 		return nil
 	})
-	waitStatus(t, env, addEvent(t, env, "venue_1", "lead.created", `{}`), id, "succeeded")
+	agenttest.WaitStatus(t, env, agenttest.AddEvent(t, env, "venue_1", "lead.created", `{}`), id, "succeeded")
 	check := func() string {
 		t.Helper()
-		return succeedWith(t, configText(env, env.LeastURL)+"[security]\nkeys = [\""+testKeys[0].Reveal()+"\"]\n", "check")
+		return commandSucceedsWith(t, agenttest.ConfigText(env, env.LeastURL)+"[security]\nkeys = [\""+testKeys[0].Reveal()+"\"]\n", "check")
 	}
 	if out := check(); !strings.Contains(out, "2 former ones are sealed with key") || !strings.Contains(out, "they sign no more") || !strings.Contains(out, "1 are sealed with the first of security.keys\n") {
 		t.Errorf("check says:\n%s", out)

@@ -13,6 +13,7 @@ import (
 
 	"github.com/BurntSushi/toml"
 
+	"github.com/quintago/webhook-agent/agent/config"
 	"github.com/quintago/webhook-agent/outbox"
 	"github.com/quintago/webhook-agent/secret"
 	"github.com/quintago/webhook-agent/sink"
@@ -50,7 +51,7 @@ func TestSecrets_NothingThatHoldsOneShowsIt(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	webhook, err := (&NetworkConfig{}).webhook()
+	webhook, err := (&config.Network{}).Checker()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -62,9 +63,9 @@ func TestSecrets_NothingThatHoldsOneShowsIt(t *testing.T) {
 		value any // a pointer
 		holds int // secrets
 	}{
-		{new(Config), 5}, {new(outbox.Config), 1}, {new(outbox.LedgerConfig), 1}, {new(outbox.Endpoint), 4}, {new(outbox.EndpointState), 4}, {new(outbox.State), 4},
+		{new(config.Config), 5}, {new(outbox.Config), 1}, {new(outbox.LedgerConfig), 1}, {new(outbox.Endpoint), 4}, {new(outbox.EndpointState), 4}, {new(outbox.State), 4},
 		{new(outbox.EndpointChange), 4}, {new(outbox.Change), 4}, {new(outbox.Batch), 4}, {new(outbox.ManagedEndpoint), 2},
-		{&keys, 0}, {target, 0}, {&sink.Request{Target: target}, 0}, {newGate(AdminConfig{Token: secret.New(sentinel)}), 0},
+		{&keys, 0}, {target, 0}, {&sink.Request{Target: target}, 0},
 	} {
 		v := reflect.ValueOf(c.value).Elem()
 		if c.holds > 0 {
@@ -97,7 +98,7 @@ func shown(pointer, value any) map[string]string {
 	}
 	for _, format := range []string{"text", "json"} {
 		var log bytes.Buffer
-		logger := NewLogger(&log, LogConfig{Level: slog.LevelInfo, Format: format})
+		logger := config.NewLogger(&log, config.Log{Level: slog.LevelInfo, Format: format})
 		logger.Info("shown", "pointer", pointer, "value", value, slog.Group("group", "value", value))
 		logger.With("value", value).Error(fmt.Sprint(value), "error", fmt.Errorf("of %v", value))
 		texts["log as "+format] = log.String()

@@ -11,6 +11,8 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/quintago/webhook-agent/agent/lanes"
+	"github.com/quintago/webhook-agent/backoff"
 	"github.com/quintago/webhook-agent/outbox"
 	"github.com/quintago/webhook-agent/panics"
 	"github.com/quintago/webhook-agent/secret"
@@ -29,7 +31,7 @@ type session struct {
 	*agent
 	tailer *outbox.Tailer
 	ledger *outbox.Ledger
-	lanes  *lanes
+	lanes  *lanes.Scheduler
 	term   outbox.Term
 	taken  atomic.Bool               // term is set, by takeOver
 	led    bool                      // it has begun to deliver
@@ -149,7 +151,7 @@ func (s *session) acquire(ctx context.Context) error {
 		if !s.standby.Swap(true) {
 			s.log.Info("standing by: another agent holds the slot", "slot", s.cfg.Outbox.Slot)
 		}
-		if !sleep(ctx, standbyInterval) {
+		if !backoff.Sleep(ctx, standbyInterval) {
 			return context.Cause(ctx)
 		}
 	}
@@ -159,7 +161,7 @@ func (s *session) acquire(ctx context.Context) error {
 // lanes meanwhile. It ends with an error when another agent has taken over, the slot is gone, or the server is no
 // longer the same.
 func (s *session) stream(take, hold context.Context, batches chan<- *outbox.Batch) error {
-	backoff := outbox.NewBackoff()
+	waits := backoff.New()
 	for {
 		began := time.Now()
 		err := s.tailer.Run(take, hold, batches)
@@ -177,11 +179,11 @@ func (s *session) stream(take, hold context.Context, batches chan<- *outbox.Batc
 		s.db.Reset() // what has broken the stream may have cut these connections off too
 		s.log.Warn("the stream broke; reconnecting", "error", err)
 		if time.Since(began) > soundConnection {
-			backoff = outbox.NewBackoff()
+			waits = backoff.New()
 		}
 		for told := err.Error(); ; {
-			wait, _ := backoff.Next()
-			if !sleep(take, wait) {
+			wait, _ := waits.Next()
+			if !backoff.Sleep(take, wait) {
 				return nil
 			}
 			err := s.resume(take)
@@ -246,7 +248,7 @@ func (s *session) deliver(take, alive context.Context, batches <-chan *outbox.Ba
 	ledger.Go(s.vital(func() error { return s.ledger.Run(alive) }))
 	helpers, stopHelpers := context.WithCancel(alive)
 	var aside errgroup.Group
-	aside.Go(s.guarded(func() error { return s.lanes.refill(helpers, s.db.Due) }))
+	aside.Go(s.guarded(func() error { return s.lanes.Refill(helpers, s.db.Due) }))
 	aside.Go(s.guarded(func() error { s.watch(helpers); return nil }))
 	aside.Go(s.guarded(func() error { s.reconcile(helpers); return nil }))
 	aside.Go(s.dispensable("prune", func() { s.prune(helpers) }))
@@ -279,8 +281,8 @@ func (s *session) deliver(take, alive context.Context, batches <-chan *outbox.Ba
 	})()
 	s.stopTaking(err)
 
-	s.log.Info("draining", "attempts_in_flight", s.lanes.stats().inFlight, "shutdown_timeout", s.cfg.Delivery.ShutdownTimeout)
-	s.lanes.stop(grace)
+	s.log.Info("draining", "attempts_in_flight", s.lanes.Stats().InFlight, "shutdown_timeout", s.cfg.Delivery.ShutdownTimeout)
+	s.lanes.Stop(grace)
 	stopHelpers()
 	fenced := aside.Wait()
 	s.ledger.Close()
@@ -302,35 +304,34 @@ func (s *session) takeOver(take, alive context.Context) (*router, outbox.State, 
 		s.recovering.Store(true)
 		s.log.Info("events may have passed the stream unseen; the outbox is compared with the delivery log beside the stream", "gap", s.term.Gap)
 	}
-	if err := s.db.SyncManaged(take, s.cfg.managed()); err != nil {
+	if err := s.db.SyncManaged(take, s.cfg.Managed()); err != nil {
 		return nil, outbox.State{}, err
 	}
 	state, err := s.db.LoadState(take)
 	if err != nil {
 		return nil, outbox.State{}, err
 	}
-	tune := func(endpoints int) { s.tune(s.cfg.Delivery.QueueMemory, endpoints) }
-	tune(len(state.Endpoints))
+	s.tune(len(state.Endpoints))
 	s.ledger = outbox.NewLedger(outbox.LedgerConfig{
 		Config: s.outboxConfig(), Term: s.term, Log: s.log, Clock: s.db.Clock(),
 		Confirm:    s.tailer.Confirm,
-		Committed:  func(r []*outbox.Result) { s.lanes.committed(r) },
-		Requeued:   func(endpointID string) { s.lanes.requeued(endpointID) },
+		Committed:  func(r []*outbox.Result) { s.metrics.recorded(r); s.lanes.Committed(r) },
+		Requeued:   func(endpointID string) { s.lanes.Requeued(endpointID) },
 		Recovered:  func(n int) { s.metrics.swept.Add(float64(n)) },
-		Stalled:    func(stalled bool) { s.lanes.stall(stalled) },
+		Stalled:    func(stalled bool) { s.lanes.Stall(stalled) },
 		ServerEnds: s.tailer.Interrupt,
 	})
 	d := s.cfg.Delivery
-	s.lanes = newLanes(alive, lanesConfig{
-		concurrency: d.Concurrency, endpointConcurrency: d.EndpointConcurrency, disableAfter: d.DisableAfter,
-		retries: d.Retries, failingInterval: d.FailingInterval, lengthen: lengthen, queueBytes: int(d.QueueMemory),
-		attempt: s.attempt, leads: s.leads, now: s.db.Clock().Now, write: s.ledger.Write, metrics: s.metrics, log: s.log,
-		caught: s.caught, suspects: &s.suspects,
+	s.lanes = lanes.New(alive, lanes.Config{
+		Concurrency: d.Concurrency, EndpointConcurrency: d.EndpointConcurrency, DisableAfter: d.DisableAfter,
+		Retries: d.Retries, FailingInterval: d.FailingInterval, QueueBytes: int(d.QueueMemory),
+		Attempt: s.attempt, Leads: s.leads, Now: s.db.Clock().Now, Write: s.ledger.Write, Meter: s.metrics, Log: s.log,
+		Caught: s.caught, Aside: s.suspects.aside,
 	})
 	return &router{
 		subs: newSubscriptions(), lanes: s.lanes, track: s.ledger.Track, write: s.ledger.Write, lookup: s.db.Lookup, markLate: s.db.MarkLate,
 		target: s.target, seal: s.sealLater, removed: s.unsealed.remove, metrics: s.metrics, log: s.log, term: s.term, suspects: &s.suspects,
-		tune: tune, tuned: len(state.Endpoints),
+		tune: s.tune, tuned: len(state.Endpoints),
 	}, state, nil
 }
 
@@ -350,7 +351,7 @@ func (s *session) attempt(ctx context.Context, r sink.Request) sink.Result {
 
 // target returns where an endpoint is.
 func (s *session) target(e *outbox.Endpoint) (*sink.Target, error) {
-	return openTarget(s.webhook, s.keys, e)
+	return OpenTarget(s.webhook, s.keys, e)
 }
 
 // sealLater has the secrets of an endpoint sealed if they are to be.
@@ -410,7 +411,7 @@ func (s *session) loadAnew(take, grace context.Context, r *router) error {
 
 // watch looks at the slot, the clocks and what is published until ctx ends. It ends the session when that has changed.
 func (s *session) watch(ctx context.Context) {
-	tick := time.NewTicker(vitalsInterval)
+	tick := time.NewTicker(s.vitals)
 	defer tick.Stop()
 	tellLooked := sync.OnceFunc(func() { close(s.looked) })
 	defer tellLooked()

@@ -10,13 +10,14 @@ import (
 	"github.com/quintago/webhook-agent/outbox"
 	"github.com/quintago/webhook-agent/secret"
 	"github.com/quintago/webhook-agent/testenv"
+	"github.com/quintago/webhook-agent/testenv/agenttest"
 )
 
 // resumable makes a session that has begun a term and whose stream may be resumed, behind a proxy.
 func resumable(t *testing.T, env *testenv.DB) (*session, *testenv.Proxy) {
 	t.Helper()
 	p := testenv.StartProxy(t, env.Addr())
-	cfg := testConfig(env)
+	cfg := agenttest.Config(env)
 	cfg.Database.URL = secret.New(p.Via(env.LeastURL))
 	a, _ := bareAgent(t, cfg)
 	s := newSession(a)
@@ -57,14 +58,14 @@ func TestSession_ResumesOnlyTheTermThatItHolds(t *testing.T) {
 			env := testenv.NewDB(t)
 			s, p := resumable(t, env)
 			s.tailer.Close()
-			testenv.Eventually(t, patience, func() error { // the server has noticed
+			testenv.Eventually(t, agenttest.Patience, func() error { // the server has noticed
 				if testenv.QueryOne[bool](t, env, `select active from pg_replication_slots where slot_name = $1`, env.Slot) {
 					return errors.New("the slot is active")
 				}
 				return nil
 			})
 			if test.meanwhile == advance { // over something that was not confirmed
-				addEvent(t, env, "venue_1", "lead.created", "{}")
+				agenttest.AddEvent(t, env, "venue_1", "lead.created", "{}")
 			}
 			act := func(sql string) {
 				if sql == "" {
@@ -105,7 +106,7 @@ func TestSession_LeadsWhileItsLeaseIsFreshAndItsStreamIsWhole(t *testing.T) {
 			{0, true, false},
 			{time.Hour, false, false},
 		} {
-			pass(test.passes)
+			agenttest.Pass(test.passes)
 			s.broken.Store(test.broken)
 			if got := s.leads(); got != test.want {
 				t.Errorf("%s after the lease was renewed, broken %t: leads is %t", time.Since(renewed), test.broken, got)

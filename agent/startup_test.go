@@ -10,17 +10,19 @@ import (
 	"testing"
 	"time"
 
+	"github.com/quintago/webhook-agent/agent/config"
 	"github.com/quintago/webhook-agent/secret"
 	"github.com/quintago/webhook-agent/testenv"
+	"github.com/quintago/webhook-agent/testenv/agenttest"
 )
 
 // runOnce runs an agent that is expected to refuse to start, and returns its error.
-func runOnce(t *testing.T, cfg *Config) string {
+func runOnce(t *testing.T, cfg *config.Config) string {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	ctx, cancel := context.WithTimeout(context.Background(), agenttest.Patience)
 	defer cancel()
-	var log syncBuffer
-	err := run(ctx, cfg, slog.New(slog.NewTextHandler(&log, nil)), untuned)
+	var log agenttest.Buffer
+	err := Run(ctx, testOptions(cfg, slog.New(slog.NewTextHandler(&log, nil))))
 	if err == nil {
 		t.Fatalf("Run came to no end by itself; log:\n%s", &log)
 	}
@@ -33,7 +35,7 @@ func runOnce(t *testing.T, cfg *Config) string {
 	return err.Error()
 }
 
-func passwordOf(t *testing.T, cfg *Config) string {
+func passwordOf(t *testing.T, cfg *config.Config) string {
 	t.Helper()
 	u, err := url.Parse(cfg.Database.URL.Reveal())
 	if err != nil {
@@ -55,7 +57,7 @@ func expect(t *testing.T, text string, want ...string) {
 
 func TestRun_AWrongPasswordIsOneSentence(t *testing.T) {
 	t.Parallel()
-	cfg := testConfig(testenv.NewDB(t))
+	cfg := agenttest.Config(testenv.NewDB(t))
 	u, err := url.Parse(cfg.Database.URL.Reveal())
 	if err != nil {
 		t.Fatal("the test's database URL cannot be parsed")
@@ -67,7 +69,7 @@ func TestRun_AWrongPasswordIsOneSentence(t *testing.T) {
 
 func TestRun_AMissingDatabaseIsOneSentence(t *testing.T) {
 	t.Parallel()
-	cfg := testConfig(testenv.NewDB(t))
+	cfg := agenttest.Config(testenv.NewDB(t))
 	u, err := url.Parse(cfg.Database.URL.Reveal())
 	if err != nil {
 		t.Fatal("the test's database URL cannot be parsed")
@@ -81,12 +83,12 @@ func TestRun_ARoleWithoutReplicationIsOneSentence(t *testing.T) {
 	t.Parallel()
 	env := testenv.NewDB(t)
 	role := env.Name + "_role"
-	super := connectURL(t, env.SuperuserURL)
+	super := agenttest.ConnectURL(t, env.SuperuserURL)
 	if _, err := super.Exec(context.Background(), "create role "+role+" login password 'p4ssword-sentinel'; grant agent to "+role); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _, _ = super.Exec(context.Background(), "drop role "+role) }) // the cluster goes anyway
-	cfg := testConfig(env)
+	cfg := agenttest.Config(env)
 	u, err := url.Parse(env.URL)
 	if err != nil {
 		t.Fatal("the test's database URL cannot be parsed")
@@ -100,22 +102,22 @@ func TestRun_AMissingOrNewerSchemaIsOneSentence(t *testing.T) {
 	t.Parallel()
 	env := testenv.NewDB(t)
 	env.Exec(t, `update webhooks.schema_version set version = 999`)
-	expect(t, runOnce(t, testConfig(env)), "schema webhooks", "999", "newer webhook-agent")
+	expect(t, runOnce(t, agenttest.Config(env)), "schema webhooks", "999", "newer webhook-agent")
 	env.Exec(t, `drop schema webhooks cascade`)
-	expect(t, runOnce(t, testConfig(env)), "schema webhooks", "missing", "webhook-agent migrate")
+	expect(t, runOnce(t, agenttest.Config(env)), "schema webhooks", "missing", "webhook-agent migrate")
 }
 
 func TestRun_AnOutboxWithoutARequiredColumnIsOneSentence(t *testing.T) {
 	t.Parallel()
 	env := testenv.NewDB(t)
 	env.Exec(t, `alter table webhooks.outbox rename column venue to place`)
-	expect(t, runOnce(t, testConfig(env)), "webhooks.outbox", "venue")
+	expect(t, runOnce(t, agenttest.Config(env)), "webhooks.outbox", "venue")
 }
 
 func TestRun_WalLevelReplicaIsOneSentence(t *testing.T) {
 	t.Parallel()
 	cluster := testenv.NewCluster(t, testenv.Options{Settings: map[string]string{"wal_level": "replica"}})
-	expect(t, runOnce(t, testConfig(cluster.NewDB(t))), "wal_level", "logical", "ALTER SYSTEM")
+	expect(t, runOnce(t, agenttest.Config(cluster.NewDB(t))), "wal_level", "logical", "ALTER SYSTEM")
 }
 
 func TestRun_NoFreeSlotIsOneSentence(t *testing.T) {
@@ -123,7 +125,7 @@ func TestRun_NoFreeSlotIsOneSentence(t *testing.T) {
 	cluster := testenv.NewCluster(t, testenv.Options{Settings: map[string]string{"max_replication_slots": "1"}})
 	env := cluster.NewDB(t)
 	env.Exec(t, `select pg_create_physical_replication_slot('other')`)
-	expect(t, runOnce(t, testConfig(env)), "max_replication_slots", "raise it")
+	expect(t, runOnce(t, agenttest.Config(env)), "max_replication_slots", "raise it")
 	env.Exec(t, `select pg_drop_replication_slot('other')`)
 }
 
@@ -131,7 +133,7 @@ func TestRun_ASlotOfAnotherDatabaseIsOneSentence(t *testing.T) {
 	t.Parallel()
 	env, other := testenv.NewDB(t), testenv.NewDB(t)
 	other.Exec(t, `select pg_create_logical_replication_slot($1, 'pgoutput')`, env.Slot)
-	expect(t, runOnce(t, testConfig(env)), env.Slot, other.Name, "outbox.slot")
+	expect(t, runOnce(t, agenttest.Config(env)), env.Slot, other.Name, "outbox.slot")
 }
 
 func TestRun_AnAdminPortInUseIsOneSentence(t *testing.T) {
@@ -141,7 +143,7 @@ func TestRun_AnAdminPortInUseIsOneSentence(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer l.Close()
-	cfg := testConfig(testenv.NewDB(t))
+	cfg := agenttest.Config(testenv.NewDB(t))
 	cfg.Admin.Listen = l.Addr().String()
 	expect(t, runOnce(t, cfg), "admin.listen", "in use", "choose another")
 }
@@ -153,16 +155,16 @@ func TestRun_WaitsForADatabaseThatIsDownAndThenLeads(t *testing.T) {
 	if err := cluster.Stop(context.Background(), testenv.Fast); err != nil {
 		t.Fatal(err)
 	}
-	a := start(t, testConfig(env))
-	a.waitLog("cannot connect")
-	if status, body := get(t, a.adminURL()+"/readyz"); status != 503 || !strings.Contains(body, "cannot connect") {
+	a := start(t, agenttest.Config(env))
+	a.WaitLog("cannot connect")
+	if status, body := get(t, a.AdminURL()+"/readyz"); status != 503 || !strings.Contains(body, "cannot connect") {
 		t.Errorf("/readyz says %d %q while the database is down", status, body)
 	}
 	if err := cluster.Resume(context.Background()); err != nil {
 		t.Fatal(err)
 	}
-	a.waitLog("leading")
-	if n := strings.Count(a.log.String(), "cannot connect"); n != 1 {
+	a.WaitLog("leading")
+	if n := strings.Count(a.Log.String(), "cannot connect"); n != 1 {
 		t.Errorf("the same failure was logged %d times, want once", n)
 	}
 }
@@ -171,12 +173,12 @@ func TestRun_AFastShutdownOfPostgreSQLIsNotHeldUpAndTheAgentComesBack(t *testing
 	t.Parallel()
 	cluster := testenv.NewCluster(t, testenv.Options{})
 	env := cluster.NewDB(t)
-	r := testenv.StartReceiver(t, testSecret)
-	endpoint := addEndpoint(t, env, "venue_1", r.URL, "*")
-	a := start(t, testConfig(env))
-	a.waitLog("leading")
+	r := testenv.StartReceiver(t, agenttest.Secret)
+	endpoint := agenttest.AddEndpoint(t, env, "venue_1", r.URL, "*")
+	a := start(t, agenttest.Config(env))
+	a.WaitLog("leading")
 	for round := range 3 {
-		waitStatus(t, env, addEvent(t, env, "venue_1", "lead.created", fmt.Sprint(round)), endpoint, "succeeded")
+		agenttest.WaitStatus(t, env, agenttest.AddEvent(t, env, "venue_1", "lead.created", fmt.Sprint(round)), endpoint, "succeeded")
 		began := time.Now()
 		if err := cluster.Restart(context.Background(), testenv.Fast); err != nil {
 			t.Fatal(err)
@@ -185,7 +187,7 @@ func TestRun_AFastShutdownOfPostgreSQLIsNotHeldUpAndTheAgentComesBack(t *testing
 			t.Errorf("the restart took %s with the agent attached", took)
 		}
 	}
-	waitStatus(t, env, addEvent(t, env, "venue_1", "lead.created", `"last"`), endpoint, "succeeded")
+	agenttest.WaitStatus(t, env, agenttest.AddEvent(t, env, "venue_1", "lead.created", `"last"`), endpoint, "succeeded")
 	if got := r.Count(); got != 4 {
 		t.Errorf("%d requests arrived for 4 events", got)
 	}
@@ -196,13 +198,13 @@ func TestRun_AFastShutdownUnderLoadTakesLessThanTwoSeconds(t *testing.T) {
 	t.Parallel()
 	cluster := testenv.NewCluster(t, testenv.Options{})
 	env := cluster.NewDB(t)
-	r := testenv.StartReceiver(t, testSecret)
-	addEndpoint(t, env, "venue_1", r.URL, "*")
-	a := start(t, testConfig(env))
-	a.waitLog("leading")
+	r := testenv.StartReceiver(t, agenttest.Secret)
+	agenttest.AddEndpoint(t, env, "venue_1", r.URL, "*")
+	a := start(t, agenttest.Config(env))
+	a.WaitLog("leading")
 	const events = 12_000
 	env.Exec(t, `insert into webhooks.outbox (type, venue, data) select 'lead.created', 'venue_1', to_json(repeat('x', 200)) from generate_series(1, $1::int)`, events)
-	r.Wait(t, 1000, patience)
+	r.Wait(t, 1000, agenttest.Patience)
 	const limit = 2 * time.Second
 	ctx, cancel := context.WithTimeoutCause(context.Background(), limit, fmt.Errorf("not within %s under load", limit))
 	defer cancel()
@@ -215,7 +217,7 @@ func TestRun_AFastShutdownUnderLoadTakesLessThanTwoSeconds(t *testing.T) {
 	if err := cluster.Resume(context.Background()); err != nil {
 		t.Fatal(err)
 	}
-	testenv.Eventually(t, 3*patience, func() error {
+	testenv.Eventually(t, 3*agenttest.Patience, func() error {
 		if n := testenv.QueryOne[int](t, env, `select count(*) from webhooks.deliveries where status = 'succeeded'`); n != events {
 			return fmt.Errorf("%d of %d deliveries succeeded", n, events)
 		}
@@ -227,15 +229,15 @@ func TestRun_ALostSlotIsReplacedWithoutHelp(t *testing.T) {
 	t.Parallel()
 	cluster := testenv.NewCluster(t, testenv.Options{Settings: map[string]string{"max_slot_wal_keep_size": "16MB", "max_wal_size": "32MB"}})
 	env := cluster.NewDB(t)
-	r := testenv.StartReceiver(t, testSecret)
-	endpoint := addEndpoint(t, env, "venue_1", r.URL, "*")
-	a := start(t, testConfig(env))
-	waitStatus(t, env, addEvent(t, env, "venue_1", "lead.created", `1`), endpoint, "succeeded")
-	a.end()
+	r := testenv.StartReceiver(t, agenttest.Secret)
+	endpoint := agenttest.AddEndpoint(t, env, "venue_1", r.URL, "*")
+	a := start(t, agenttest.Config(env))
+	agenttest.WaitStatus(t, env, agenttest.AddEvent(t, env, "venue_1", "lead.created", `1`), endpoint, "succeeded")
+	a.End()
 
-	missed := addEvent(t, env, "venue_1", "lead.created", `2`)
-	super := connectURL(t, env.SuperuserURL)
-	testenv.Eventually(t, patience, func() error {
+	missed := agenttest.AddEvent(t, env, "venue_1", "lead.created", `2`)
+	super := agenttest.ConnectURL(t, env.SuperuserURL)
+	testenv.Eventually(t, agenttest.Patience, func() error {
 		if _, err := super.Exec(context.Background(), `create table if not exists noise (t text); insert into noise select repeat('x', 1000) from generate_series(1, 20000); checkpoint`); err != nil {
 			t.Fatal(err)
 		}
@@ -244,9 +246,9 @@ func TestRun_ALostSlotIsReplacedWithoutHelp(t *testing.T) {
 		}
 		return nil
 	})
-	start(t, testConfig(env))
-	waitStatus(t, env, missed, endpoint, "succeeded")
-	waitStatus(t, env, addEvent(t, env, "venue_1", "lead.created", `3`), endpoint, "succeeded")
+	start(t, agenttest.Config(env))
+	agenttest.WaitStatus(t, env, missed, endpoint, "succeeded")
+	agenttest.WaitStatus(t, env, agenttest.AddEvent(t, env, "venue_1", "lead.created", `3`), endpoint, "succeeded")
 	if got := r.Count(); got != 3 {
 		t.Errorf("%d requests arrived for 3 events", got)
 	}

@@ -10,12 +10,13 @@ import (
 
 	"github.com/quintago/webhook-agent/secret"
 	"github.com/quintago/webhook-agent/testenv"
+	"github.com/quintago/webhook-agent/testenv/agenttest"
 )
 
 // hideCommits has commits of the app be streamed and stay invisible until show is called.
 func hideCommits(t *testing.T, env *testenv.DB) (show func()) {
 	t.Helper()
-	super := connectURL(t, env.SuperuserURL)
+	super := agenttest.ConnectURL(t, env.SuperuserURL)
 	standby := func(name string) {
 		t.Helper()
 		if _, err := super.Exec(context.Background(), "alter system set synchronous_standby_names = '"+name+"'"); err != nil {
@@ -26,7 +27,7 @@ func hideCommits(t *testing.T, env *testenv.DB) (show func()) {
 		}
 	}
 	standby("nobody")
-	testenv.Eventually(t, patience, func() error {
+	testenv.Eventually(t, agenttest.Patience, func() error {
 		if got := testenv.QueryOne[string](t, env, "show synchronous_standby_names"); got != "nobody" {
 			return fmt.Errorf("synchronous_standby_names is %q", got)
 		}
@@ -41,14 +42,14 @@ func TestRun_WhatIsStreamedBeforeItIsVisibleIsNeitherLostNorForgotten(t *testing
 	t.Parallel()
 	cluster := testenv.NewCluster(t, testenv.Options{})
 	env := cluster.NewDB(t)
-	r := testenv.StartReceiver(t, testSecret)
-	endpoint := addEndpoint(t, env, "venue_1", r.URL, "*")
-	cfg := testConfig(env)
+	r := testenv.StartReceiver(t, agenttest.Secret)
+	endpoint := agenttest.AddEndpoint(t, env, "venue_1", r.URL, "*")
+	cfg := agenttest.Config(env)
 	cfg.Database.URL = secret.New(env.LeastURL + "&options=-c%20synchronous_commit%3Dlocal") // the agent's own commits do not wait
 	cfg.Delivery.Retries[0] = 300 * time.Millisecond
-	start(t, cfg).waitLog("leading")
-	missed := addEvent(t, env, "venue_1", "lead.created", `1`)
-	waitStatus(t, env, missed, endpoint, "succeeded")
+	start(t, cfg).WaitLog("leading")
+	missed := agenttest.AddEvent(t, env, "venue_1", "lead.created", `1`)
+	agenttest.WaitStatus(t, env, missed, endpoint, "succeeded")
 
 	show := hideCommits(t, env)
 	done := make(chan error, 2)
@@ -61,17 +62,17 @@ func TestRun_WhatIsStreamedBeforeItIsVisibleIsNeitherLostNorForgotten(t *testing
 	}
 	r.SetAnswer("", testenv.Statuses(500, 500, 200))
 	hang(`insert into webhooks.outbox (id, type, venue, data) values ('evt_hidden', 'lead.created', 'venue_1', '2')`)
-	r.Wait(t, 2, patience) // the first attempt at it; its retry has to read the row
+	r.Wait(t, 2, agenttest.Patience) // the first attempt at it; its retry has to read the row
 	hang(`insert into webhooks.replays (endpoint_id, event_ids, statuses) values ($1, array[$2], '{succeeded}')`, endpoint, missed)
-	waitStatus(t, env, "evt_hidden", endpoint, "pending, attempts 1")
+	agenttest.WaitStatus(t, env, "evt_hidden", endpoint, "pending, attempts 1")
 	refilled := time.Now()
-	testenv.Eventually(t, patience, func() error {
+	testenv.Eventually(t, agenttest.Patience, func() error {
 		if passed := time.Since(refilled); passed < time.Second {
 			return fmt.Errorf("%s since the first attempt failed", passed)
 		}
 		return nil
 	})
-	waitStatus(t, env, "evt_hidden", endpoint, "pending, attempts 1")
+	agenttest.WaitStatus(t, env, "evt_hidden", endpoint, "pending, attempts 1")
 
 	show()
 	for range 2 {
@@ -79,8 +80,8 @@ func TestRun_WhatIsStreamedBeforeItIsVisibleIsNeitherLostNorForgotten(t *testing
 			t.Fatal(err)
 		}
 	}
-	waitStatus(t, env, "evt_hidden", endpoint, "succeeded")
-	testenv.Eventually(t, patience, func() error {
+	agenttest.WaitStatus(t, env, "evt_hidden", endpoint, "succeeded")
+	testenv.Eventually(t, agenttest.Patience, func() error {
 		if got := testenv.QueryOne[string](t, env, `select state || ' ' || done from webhooks.replays`); got != "done 1" {
 			return fmt.Errorf("the replay is %s", got)
 		}
@@ -91,20 +92,20 @@ func TestRun_WhatIsStreamedBeforeItIsVisibleIsNeitherLostNorForgotten(t *testing
 func TestSeal_ASecretThatIsStreamedBeforeItIsVisibleIsSealedToo(t *testing.T) {
 	t.Parallel()
 	env := testenv.NewCluster(t, testenv.Options{}).NewDB(t)
-	cfg := testConfig(env)
+	cfg := agenttest.Config(env)
 	cfg.Database.URL = secret.New(env.LeastURL + "&options=-c%20synchronous_commit%3Dlocal") // the agent's own commits do not wait
 	cfg.Security.Keys = testKeys[:1]
 	agent := start(t, cfg)
-	agent.waitLog("msg=leading")
+	agent.WaitLog("msg=leading")
 	show := hideCommits(t, env)
 	conn := connect(t, env)
 	done := make(chan error, 1)
 	go func() {
-		_, err := conn.Exec(context.Background(), `insert into webhooks.endpoints (id, venue, url, events, secret, disabled_at) values ('ep_hidden', 'venue_1', 'http://127.0.0.1:1/', '{*}', $1, now())`, testSecret)
+		_, err := conn.Exec(context.Background(), `insert into webhooks.endpoints (id, venue, url, events, secret, disabled_at) values ('ep_hidden', 'venue_1', 'http://127.0.0.1:1/', '{*}', $1, now())`, agenttest.Secret)
 		done <- err
 	}()
-	url := agent.adminURL() + "/metrics"
-	testenv.Eventually(t, patience, func() error {
+	url := agent.AdminURL() + "/metrics"
+	testenv.Eventually(t, agenttest.Patience, func() error {
 		if _, body := get(t, url); !strings.Contains(body, "webhook_agent_endpoints_not_sending 1") {
 			return errors.New("the agent has not read the endpoint")
 		}
@@ -114,5 +115,5 @@ func TestSeal_ASecretThatIsStreamedBeforeItIsVisibleIsSealedToo(t *testing.T) {
 	if err := <-done; err != nil {
 		t.Fatal(err)
 	}
-	waitSealed(t, env, cfg.Security.Keys, "ep_hidden", testSecret)
+	waitSealed(t, env, cfg.Security.Keys, "ep_hidden", agenttest.Secret)
 }

@@ -21,6 +21,7 @@ import (
 
 	"github.com/quintago/webhook-agent/sink"
 	"github.com/quintago/webhook-agent/testenv"
+	"github.com/quintago/webhook-agent/testenv/agenttest"
 	"github.com/quintago/webhook-agent/testenv/zoo"
 )
 
@@ -80,16 +81,16 @@ func TestZoo_EachAnimalMeetsAClearAnswer(t *testing.T) {
 	t.Cleanup(func() { zooDNS.Store(nil) })
 	env := testenv.NewDB(t)
 	for _, a := range z.Animals {
-		env.Exec(t, `insert into webhooks.endpoints (id, venue, url, events, secret) values ($1, 'zoo', $2, '{*}', $3)`, a.Name, a.URL, testSecret)
+		env.Exec(t, `insert into webhooks.endpoints (id, venue, url, events, secret) values ($1, 'zoo', $2, '{*}', $3)`, a.Name, a.URL, agenttest.Secret)
 	}
-	cfg := testConfig(env)
+	cfg := agenttest.Config(env)
 	cfg.Delivery.Timeout = 4 * time.Second                   // enough for a large certificate on a machine that is busy, less than the resolver gives a DNS server
 	cfg.Delivery.Retries = []time.Duration{10 * time.Minute} // less than the longest Retry-After
 	agent := start(t, cfg)
-	agent.waitLog("msg=leading")
-	addEvent(t, env, "zoo", "lead.created", `{}`)
+	agent.WaitLog("msg=leading")
+	agenttest.AddEvent(t, env, "zoo", "lead.created", `{}`)
 	var rows []string
-	testenv.Eventually(t, patience, func() error {
+	testenv.Eventually(t, agenttest.Patience, func() error {
 		if rows = testenv.QueryAll[string](t, env, selectZoo); len(rows) < len(z.Animals) {
 			return fmt.Errorf("%d of %d animals have had their event", len(rows), len(z.Animals))
 		}
@@ -103,8 +104,8 @@ func TestZoo_EachAnimalMeetsAClearAnswer(t *testing.T) {
 	}
 	checkGolden(t, "zoo.golden", zooTable(z.Animals, rows))
 
-	again := addEvent(t, env, "zoo", "lead.created", `{}`)
-	testenv.Eventually(t, patience, func() error {
+	again := agenttest.AddEvent(t, env, "zoo", "lead.created", `{}`)
+	testenv.Eventually(t, agenttest.Patience, func() error {
 		class := testenv.QueryAll[string](t, env, `select last_class from webhooks.deliveries where event_id = $1 and endpoint_id = 'name-rebinding' and attempts = 1`, again)
 		if !slices.Equal(class, []string{string(sink.ClassBlockedAddress)}) {
 			return fmt.Errorf("a name that leads elsewhere the second time: %q", class)
@@ -173,12 +174,12 @@ func TestZoo_ServersThatHaveTheirOwnWayWithConnectionsGetEveryEvent(t *testing.T
 			if a.Name == "early-200" {
 				pattern = "{lead.updated}"
 			}
-			env.Exec(t, `insert into webhooks.endpoints (id, venue, url, events, secret) values ($1, 'zoo', $2, $3::text::text[], $4)`, a.Name, a.URL, pattern, testSecret)
+			env.Exec(t, `insert into webhooks.endpoints (id, venue, url, events, secret) values ($1, 'zoo', $2, $3::text::text[], $4)`, a.Name, a.URL, pattern, agenttest.Secret)
 		}
 	}
-	cfg := testConfig(env)
+	cfg := agenttest.Config(env)
 	cfg.Delivery.Retries = []time.Duration{time.Second, 2 * time.Second, 4 * time.Second, 8 * time.Second, 16 * time.Second}
-	start(t, cfg).waitLog("msg=leading")
+	start(t, cfg).WaitLog("msg=leading")
 	for range large { // each is more than what the system takes in for a connection that nobody reads
 		env.Exec(t, `insert into webhooks.outbox (type, venue, data) values ('lead.updated', 'zoo', to_json(repeat('x', 4000000)))`)
 	}
@@ -187,11 +188,11 @@ func TestZoo_ServersThatHaveTheirOwnWayWithConnectionsGetEveryEvent(t *testing.T
 			<-time.After(pause)
 		}
 		for range inRound {
-			addEvent(t, env, "zoo", "lead.created", `{}`)
+			agenttest.AddEvent(t, env, "zoo", "lead.created", `{}`)
 		}
 	}
 	for name, want := range events {
-		testenv.Eventually(t, patience, func() error {
+		testenv.Eventually(t, agenttest.Patience, func() error {
 			if n := testenv.QueryOne[int](t, env, `select count(*) from webhooks.deliveries where endpoint_id = $1 and status = 'succeeded'`, name); n != want {
 				return fmt.Errorf("%s has got %d of %d events", name, n, want)
 			}
@@ -217,21 +218,21 @@ func TestZoo_HealthyEndpointsDoNotNoticeIt(t *testing.T) {
 	)
 	z := zoo.Start(t)
 	env := testenv.NewDB(t)
-	r := testenv.StartReceiver(t, testSecret)
+	r := testenv.StartReceiver(t, agenttest.Secret)
 	for i := range sound {
-		addEndpoint(t, env, "venue_1", fmt.Sprintf("%s/%d", r.URL, i), "*")
+		agenttest.AddEndpoint(t, env, "venue_1", fmt.Sprintf("%s/%d", r.URL, i), "*")
 	}
 	for _, a := range z.Animals {
 		if !a.Named { // another process does not know them
-			addEndpoint(t, env, "zoo", a.URL, "*")
+			agenttest.AddEndpoint(t, env, "zoo", a.URL, "*")
 		}
 	}
 	p := launch{binary: binary, delivery: `timeout = "2s"
 retries = ["1s", "1s", "1s", "1s", "1s"]
 disable_after = 10000`}.start(t, env)
 	p.awaitReady(t, "leading\n")
-	addEvent(t, env, "venue_1", "lead.created", `{}`)
-	r.Wait(t, sound, patience)
+	agenttest.AddEvent(t, env, "venue_1", "lead.created", `{}`)
+	r.Wait(t, sound, agenttest.Patience)
 
 	committed := map[string]time.Time{}
 	next := time.NewTicker(10 * time.Millisecond)
@@ -240,14 +241,14 @@ disable_after = 10000`}.start(t, env)
 	for i := range events {
 		<-next.C
 		if i%10 == 0 {
-			addEvent(t, env, "zoo", "lead.created", `{}`)
+			agenttest.AddEvent(t, env, "zoo", "lead.created", `{}`)
 			most = max(most, p.metric(t, "go_memstats_sys_bytes"))
 		}
-		id := addEvent(t, env, "venue_1", "lead.created", `{}`)
+		id := agenttest.AddEvent(t, env, "venue_1", "lead.created", `{}`)
 		committed[id] = time.Now()
 	}
 	var waits []time.Duration
-	for _, got := range r.Wait(t, sound*(events+1), patience) {
+	for _, got := range r.Wait(t, sound*(events+1), agenttest.Patience) {
 		if at, ok := committed[got.ID]; ok {
 			waits = append(waits, got.At.Sub(at))
 		}

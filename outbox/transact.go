@@ -10,6 +10,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/sethvargo/go-retry"
 
+	"github.com/quintago/webhook-agent/backoff"
 	"github.com/quintago/webhook-agent/crashpoint"
 	"github.com/quintago/webhook-agent/panics"
 )
@@ -21,8 +22,7 @@ func (l *Ledger) transact(ctx context.Context, lsn LSN, write func(context.Conte
 	if p := l.panicked.Load(); p != nil {
 		return p
 	}
-	backoff := NewBackoff()
-	err := retry.Do(ctx, backoff, func(ctx context.Context) error {
+	err := retry.Do(ctx, backoff.New(), func(ctx context.Context) error {
 		err := l.try(ctx, lsn, write)
 		switch {
 		case err == nil, errors.Is(err, ErrFenced):

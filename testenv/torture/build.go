@@ -42,10 +42,10 @@ import (
 	"time"
 	_ "unsafe" // for go:linkname
 
-	_ "github.com/quintago/webhook-agent/agent"
+	_ "github.com/quintago/webhook-agent/agent/cli"
 )
 
-//go:linkname agentVersion github.com/quintago/webhook-agent/agent.version
+//go:linkname agentVersion github.com/quintago/webhook-agent/agent/cli.version
 var agentVersion string
 
 func init() {

@@ -1,0 +1,108 @@
+package admin
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"golang.org/x/net/netutil"
+
+	"github.com/quintago/webhook-agent/agent/config"
+	"github.com/quintago/webhook-agent/outbox"
+	"github.com/quintago/webhook-agent/panics"
+)
+
+const (
+	// adminGrace is how long requests under way may take when the agent ends.
+	adminGrace = time.Second
+	// adminConnections bounds the connections that are open at the same time.
+	adminConnections = 256
+)
+
+// Config is what the listener serves.
+type Config struct {
+	config.Admin
+	// Ready says what the agent is doing, or why it is not ready.
+	Ready func() (string, error)
+	// Metrics are what /metrics shows.
+	Metrics prometheus.Gatherer
+	// Caught is told of a panic.
+	Caught func(*panics.Error)
+}
+
+// Listen opens the admin listener.
+func Listen(ctx context.Context, address string) (net.Listener, error) {
+	l, err := new(net.ListenConfig).Listen(ctx, "tcp", address)
+	if err != nil {
+		return nil, &outbox.Problem{Thing: "admin.listen " + address, Reason: err.Error(),
+			Remedy: "free the port or choose another", Fatal: true, Err: err}
+	}
+	return l, nil
+}
+
+// routes are the routes behind the gate.
+func routes(cfg Config) http.Handler {
+	g := newGate(cfg.Admin)
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { _, _ = fmt.Fprintln(w, "ok") })
+	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, r *http.Request) {
+		state, err := cfg.Ready()
+		switch {
+		case err == nil:
+			_, _ = fmt.Fprintln(w, state)
+		case g.trusts(r):
+			http.Error(w, err.Error(), http.StatusServiceUnavailable)
+		default: // a reason names tables and servers
+			http.Error(w, "not ready; the log has the reason, and so has this page for who gives the admin token", http.StatusServiceUnavailable)
+		}
+	})
+	metrics := promhttp.HandlerFor(cfg.Metrics, promhttp.HandlerOpts{MaxRequestsInFlight: 4, Timeout: 10 * time.Second})
+	mux.Handle("GET /metrics", g.private(metrics))
+	return countPanics(g.names(mux), cfg.Caught)
+}
+
+// Serve answers requests until ctx ends.
+func Serve(ctx context.Context, l net.Listener, cfg Config) error {
+	server := &http.Server{
+		Handler:           routes(cfg),
+		ReadHeaderTimeout: 5 * time.Second,
+		ReadTimeout:       15 * time.Second,
+		WriteTimeout:      30 * time.Second,
+		IdleTimeout:       5 * time.Second, // so that idle connections of others do not take all places
+		MaxHeaderBytes:    16 << 10,
+	}
+	stop := context.AfterFunc(ctx, panics.GuardFunc(cfg.Caught, func() {
+		grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), adminGrace)
+		defer cancel()
+		_ = server.Shutdown(grace)
+		_ = server.Close()
+	}))
+	defer stop()
+	if err := server.Serve(netutil.LimitListener(l, adminConnections)); !errors.Is(err, http.ErrServerClosed) {
+		return fmt.Errorf("serve %s: %w", l.Addr(), err)
+	}
+	return nil
+}
+
+// countPanics counts the panics of a handler. net/http would log the value of a panic; this closes the
+// connection without a word.
+func countPanics(next http.Handler, caught func(*panics.Error)) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		defer func() {
+			value := recover()
+			if value == nil {
+				return
+			}
+			if value != http.ErrAbortHandler { //nolint:errorlint // it is compared as net/http does
+				caught(panics.Recovered(value))
+			}
+			panic(http.ErrAbortHandler)
+		}()
+		next.ServeHTTP(w, r)
+	})
+}

@@ -1,0 +1,78 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"slices"
+
+	"github.com/spf13/cobra"
+
+	"github.com/quintago/webhook-agent/agent"
+	"github.com/quintago/webhook-agent/outbox"
+)
+
+func (a *app) checkCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "check",
+		Short: "Say what is missing in the configuration and the database, with the remedy",
+		Long: `check looks at everything the agent needs: the configuration, the server, the role and its privileges, the schema,
+the outbox table, the publications, the slot and the clock. It changes nothing. It prints one line for each finding and
+ends with status 1 when one of them keeps the agent from working.`,
+		Example: `  webhook-agent check
+  webhook-agent check --json | jq '.[] | select(.level != "ok")'`,
+		Args: noArguments,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			cfg, err := a.config()
+			if err != nil {
+				return err
+			}
+			db, err := outbox.Open(cmd.Context(), cfg.OutboxConfig())
+			if err != nil {
+				return err
+			}
+			defer db.Close()
+			findings, err := examine(cmd.Context(), db)
+			if err != nil {
+				return err
+			}
+			files := agent.OpenFilesFor(cfg.Delivery.Concurrency).Finding()
+			return printFindings(a.printer(), slices.Insert(findings, 1, files)) // behind the configuration
+		},
+	}
+}
+
+// examine returns the findings of a database; that it cannot be reached is the only one then. The error is that of ctx.
+func examine(ctx context.Context, db *outbox.DB) ([]outbox.Finding, error) {
+	config := outbox.Finding{Level: outbox.LevelOK, Thing: "configuration", Reason: "it is complete"}
+	if err := ping(ctx, db); err != nil {
+		return []outbox.Finding{config, outbox.AsFinding(err)}, ctx.Err()
+	}
+	connection := outbox.Finding{Level: outbox.LevelOK, Thing: "connection", Reason: "the database answers"}
+	return append([]outbox.Finding{config, connection}, db.Check(ctx)...), ctx.Err()
+}
+
+// printFindings writes one line for each finding and returns errFindings if one of them is a failure.
+func printFindings(out *printer, findings []outbox.Finding) error {
+	counts := map[outbox.Level]int{}
+	for _, f := range findings {
+		counts[f.Level]++
+	}
+	if out.asJSON {
+		if err := out.json(findings); err != nil {
+			return err
+		}
+	} else {
+		for _, f := range findings {
+			line := fmt.Sprintf("%-4s  %s: %s", f.Level, f.Thing, f.Reason)
+			if f.Remedy != "" {
+				line += "; remedy: " + f.Remedy
+			}
+			out.line("%s", line)
+		}
+		out.line("%d ok, %d to look at, %d to put right", counts[outbox.LevelOK], counts[outbox.LevelWarn], counts[outbox.LevelFail])
+	}
+	if counts[outbox.LevelFail] > 0 {
+		return errFindings
+	}
+	return nil
+}

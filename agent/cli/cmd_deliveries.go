@@ -1,0 +1,279 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/quintago/webhook-agent/agent/config"
+	"github.com/quintago/webhook-agent/outbox"
+)
+
+func (a *app) deliveriesCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "deliveries",
+		Short: "Look into the delivery log, and send again what was missed",
+		Example: `  webhook-agent deliveries list --endpoint ep_01K5M2 --status failed,missed --since 2d
+  webhook-agent deliveries show evt_01K5M3
+  webhook-agent deliveries replay --endpoint ep_01K5M2 --since 2d`,
+		Args: subcommandRequired,
+		RunE: showHelp,
+	}
+	cmd.AddCommand(a.deliveriesListCommand(), a.deliveriesShowCommand(), a.deliveriesReplayCommand())
+	return cmd
+}
+
+var deliveryStatuses = []outbox.Status{outbox.Pending, outbox.Succeeded, outbox.Failed, outbox.Missed}
+
+// deliveryFlags are the filters that list and replay share, as they were typed.
+type deliveryFlags struct {
+	endpoint, since, until string
+	statuses               []string
+}
+
+func (f *deliveryFlags) add(cmd *cobra.Command) {
+	cmd.Flags().StringVar(&f.endpoint, "endpoint", "", "only to this endpoint `id`")
+	cmd.Flags().StringSliceVar(&f.statuses, "status", nil, "only in this `status`, several separated by commas: pending, succeeded, failed, missed")
+	cmd.Flags().StringVar(&f.since, "since", "", "only events created from this `time` on: 2h, 3d, or 2026-01-31T09:00:00Z")
+	cmd.Flags().StringVar(&f.until, "until", "", "only events created before this `time`")
+}
+
+// parse returns the filter that the flags mean at the time now. allowed are the statuses that the command knows.
+func (f *deliveryFlags) parse(cmd *cobra.Command, allowed []outbox.Status, now time.Time) (filter outbox.DeliveryFilter, err error) {
+	filter.EndpointID = f.endpoint
+	for _, status := range f.statuses {
+		if !slices.Contains(allowed, outbox.Status(status)) {
+			return filter, usagef(cmd, "--status has %s, must be of %s", config.Quoted(status), joinStatuses(allowed))
+		}
+		filter.Statuses = append(filter.Statuses, outbox.Status(status))
+	}
+	if filter.Since, err = parseTime(cmd, "since", f.since, now); err != nil {
+		return filter, err
+	}
+	if filter.Until, err = parseTime(cmd, "until", f.until, now); err != nil {
+		return filter, err
+	}
+	if filter.Since != nil && filter.Until != nil && !filter.Since.Before(*filter.Until) {
+		return filter, usagef(cmd, "--since is not before --until")
+	}
+	return filter, nil
+}
+
+// parseTime reads a point in time: a time of RFC 3339, or how long ago. An empty text is nil.
+func parseTime(cmd *cobra.Command, flag, text string, now time.Time) (*time.Time, error) {
+	if text == "" {
+		return nil, nil
+	}
+	if t, err := time.Parse(time.RFC3339, text); err == nil {
+		return &t, nil
+	}
+	ago, err := config.ParseDuration(text)
+	if err != nil || ago < 0 {
+		return nil, usagef(cmd, "--%s is %s, must be a time like 2026-01-31T09:00:00Z or how long ago, like 2h or 3d", flag, config.Quoted(text))
+	}
+	t := now.Add(-ago)
+	return &t, nil
+}
+
+func joinStatuses(statuses []outbox.Status) string {
+	var names []string
+	for _, s := range statuses {
+		names = append(names, string(s))
+	}
+	return strings.Join(names, ", ")
+}
+
+func (a *app) deliveriesListCommand() *cobra.Command {
+	var (
+		flags                    deliveryFlags
+		filter                   outbox.DeliveryFilter
+		venue, eventType, before string
+		limit                    int
+	)
+	cmd := &cobra.Command{
+		Use:   "list",
+		Short: "List deliveries, newest event first",
+		Example: `  webhook-agent deliveries list --since 1h
+  webhook-agent deliveries list --venue venue_01H --type 'lead.*' --status failed,missed
+  webhook-agent deliveries list --endpoint ep_01K5M2 --json | jq -r '.[].event_id'`,
+		Args: noArguments,
+		PreRunE: func(cmd *cobra.Command, _ []string) (err error) {
+			if filter, err = flags.parse(cmd, deliveryStatuses, time.Now()); err != nil {
+				return err
+			}
+			filter.Venue, filter.Type, filter.Before, filter.Limit = venue, eventType, before, limit
+			return checkLimit(cmd, limit)
+		},
+		RunE: a.withDatabase(func(ctx context.Context, d *desk, _ []string) error {
+			deliveries, err := d.db.Deliveries(ctx, filter)
+			if err != nil {
+				return err
+			}
+			if d.out.asJSON {
+				return d.out.json(emptyList(deliveries))
+			}
+			if len(deliveries) == 0 {
+				d.out.line("no delivery")
+				return nil
+			}
+			printDeliveries(d.out, deliveries, time.Now())
+			if len(deliveries) == filter.Limit {
+				d.out.line("there may be more: --before %s", deliveries[len(deliveries)-1].Cursor)
+			}
+			return nil
+		}),
+	}
+	flags.add(cmd)
+	cmd.Flags().StringVar(&venue, "venue", "", "only of this `venue`")
+	cmd.Flags().StringVar(&eventType, "type", "", "only of this event `type`: lead.created, or lead.* for all of lead")
+	cmd.Flags().StringVar(&before, "before", "", "only older than this `cursor`, for the next page")
+	cmd.Flags().IntVar(&limit, "limit", 50, "at most this `many`")
+	return cmd
+}
+
+func printDeliveries(out *printer, deliveries []outbox.DeliveryInfo, now time.Time) {
+	columns := []column{{name: "created"}, {name: "event"}, {name: "type", flexible: true}, {name: "endpoint"}, {name: "status"},
+		{name: "tries"}, {name: "result", flexible: true}}
+	var rows [][]string
+	for _, d := range deliveries {
+		rows = append(rows, []string{createdText(d.Created), d.EventID, d.Type, d.EndpointID, string(d.Status),
+			fmt.Sprint(d.Attempts), deliveryResult(d, now)})
+	}
+	out.table(columns, rows)
+}
+
+// createdText says when an event was created, in the few characters that a table has for it.
+func createdText(t *time.Time) string {
+	if t == nil {
+		return "-"
+	}
+	return t.Local().Format("01-02 15:04:05")
+}
+
+// deliveryResult says in a few words what came of a delivery and what comes next.
+func deliveryResult(d outbox.DeliveryInfo, now time.Time) string {
+	var parts []string
+	if d.Status == outbox.Pending && d.NextAttemptAt != nil {
+		parts = append(parts, "next "+formatAge(d.NextAttemptAt, now))
+	}
+	if d.LastError != "" && d.Status != outbox.Succeeded {
+		parts = append(parts, d.LastError)
+	} else if d.LastCode != nil {
+		parts = append(parts, fmt.Sprintf("status %d", *d.LastCode))
+	}
+	if d.LastLatencyMS != nil {
+		parts = append(parts, fmt.Sprintf("%d ms", *d.LastLatencyMS))
+	}
+	return strings.Join(parts, ", ")
+}
+
+// eventDeliveries is the answer of deliveries show.
+type eventDeliveries struct {
+	EventID    string                  `json:"event_id"`
+	Venue      string                  `json:"venue"`
+	Type       string                  `json:"type"`
+	Created    *time.Time              `json:"created"`
+	Deliveries []outbox.DeliveryDetail `json:"deliveries"`
+}
+
+func (a *app) deliveriesShowCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "show EVENT_ID [ENDPOINT_ID]",
+		Short: "Show where an event went, attempt by attempt, and what comes next",
+		Example: `  webhook-agent deliveries show evt_01K5M3
+  webhook-agent deliveries show evt_01K5M3 ep_01K5M2 --json`,
+		Args: func(cmd *cobra.Command, args []string) error {
+			if len(args) != 1 && len(args) != 2 {
+				return usagef(cmd, "%s takes an event id and may take an endpoint id, got %d arguments", cmd.CommandPath(), len(args))
+			}
+			return nil
+		},
+		RunE: a.withDatabase(func(ctx context.Context, d *desk, args []string) error {
+			endpointID := ""
+			if len(args) == 2 {
+				endpointID = args[1]
+			}
+			details, err := d.db.EventDeliveries(ctx, args[0], endpointID)
+			if err != nil {
+				return err
+			}
+			first := details[0]
+			event := eventDeliveries{first.EventID, first.Venue, first.Type, first.Created, details}
+			if d.out.asJSON {
+				return d.out.json(event)
+			}
+			printEventDeliveries(d, event, time.Now())
+			return nil
+		}),
+	}
+}
+
+func printEventDeliveries(d *desk, event eventDeliveries, now time.Time) {
+	d.out.fields([]field{
+		{"event", event.EventID},
+		{"type", event.Type},
+		{"venue", event.Venue},
+		{"created", formatTime(event.Created, now)},
+	})
+	for _, delivery := range event.Deliveries {
+		d.out.line("")
+		d.out.fields([]field{
+			{"endpoint", delivery.EndpointID},
+			{"status", fmt.Sprintf("%s: %s", delivery.Status, deliveryReason(delivery, 1+len(d.cfg.Delivery.Retries), now))},
+			{"finished", formatTime(delivery.Finished, now)},
+			{"replay", delivery.ReplayID},
+		})
+		if len(delivery.FailedAttempts) == 0 {
+			continue
+		}
+		d.out.line("failed attempts:")
+		var rows [][]string
+		for _, attempt := range delivery.FailedAttempts {
+			rows = append(rows, []string{fmt.Sprintf("%d.", attempt.Attempt), attempt.At.Local().Format("2006-01-02 15:04:05"),
+				numberText(attempt.Code), numberText(attempt.LatencyMS), attempt.Error, attempt.Response})
+		}
+		d.out.table([]column{{name: "try"}, {name: "at"}, {name: "code"}, {name: "ms"}, {name: "error", flexible: true},
+			{name: "response", flexible: true}}, rows)
+	}
+}
+
+// deliveryReason explains the status of a delivery in one sentence. limit is the number of attempts in all.
+func deliveryReason(d outbox.DeliveryDetail, limit int, now time.Time) string {
+	replay := "webhook-agent deliveries replay " + d.EventID + " sends it"
+	if !d.InOutbox {
+		replay = "it cannot be sent again, since its row is no longer in the outbox"
+	}
+	switch d.Status {
+	case outbox.Pending:
+		if d.Attempts == 0 {
+			return "no attempt was recorded yet; the first is due " + formatAge(d.NextAttemptAt, now)
+		}
+		return fmt.Sprintf("%d of %d attempts failed; the next is due %s", d.Attempts, limit, formatAge(d.NextAttemptAt, now))
+	case outbox.Succeeded:
+		return fmt.Sprintf("status %s after %s ms, at attempt %d", numberText(d.LastCode), numberText(d.LastLatencyMS), d.Attempts)
+	case outbox.Failed:
+		switch {
+		case d.Attempts < limit && d.LastClass == "" && d.LastError != "": // no attempt could be made
+			return "not sent: " + d.LastError
+		case d.InOutbox:
+			replay += " again"
+		}
+		return fmt.Sprintf("all %d attempts failed; %s", d.Attempts, replay)
+	default:
+		if d.InOutbox {
+			replay = "once the endpoint is enabled, " + replay
+		}
+		return fmt.Sprintf("not sent: %s; %s", d.LastError, replay)
+	}
+}
+
+func numberText(n *int) string {
+	if n == nil {
+		return "-"
+	}
+	return fmt.Sprint(*n)
+}

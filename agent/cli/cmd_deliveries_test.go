@@ -1,0 +1,196 @@
+package cli
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/quintago/webhook-agent/outbox"
+	"github.com/quintago/webhook-agent/testenv"
+	"github.com/quintago/webhook-agent/testenv/agenttest"
+)
+
+// addDeliveries writes one delivery in each status to an endpoint, evt_1 to evt_4, an hour apart.
+func addDeliveries(t *testing.T, env *testenv.DB, endpoint string) {
+	t.Helper()
+	env.Exec(t, `insert into webhooks.deliveries
+	        (event_id, endpoint_id, venue, type, status, attempts, next_attempt_at, last_code, last_error, last_latency_ms, created, finished)
+	    values ('evt_1', $1, 'venue_a', 'lead.created', 'pending', 2, now() + interval '2 minutes', 500, 'the server answered 500', 12, now() - interval '1 hour', null),
+	           ('evt_2', $1, 'venue_a', 'lead.updated', 'succeeded', 1, null, 204, null, 34, now() - interval '2 hours', now()),
+	           ('evt_3', $1, 'venue_a', 'payment.received', 'failed', 6, null, null, 'no answer', 15000, now() - interval '3 hours', now()),
+	           ('evt_4', $1, 'venue_a', 'lead.created', 'missed', 0, null, null, 'the endpoint was disabled', null, now() - interval '4 hours', now())`, endpoint)
+	env.Exec(t, `insert into webhooks.attempts (event_id, endpoint_id, attempt, at, code, class, error, latency_ms, response)
+	    values ('evt_1', $1, 1, now(), 500, 'http_status', 'the server answered 500', 12, E'out of \x1b[31morder')`, endpoint)
+}
+
+func TestDeliveriesList_ShowsResultsAndPages(t *testing.T) {
+	env := testenv.NewDB(t)
+	if out := succeed(t, env, "deliveries", "list", "--json"); strings.TrimSpace(out) != "[]" {
+		t.Errorf("no delivery as JSON: %s", out)
+	}
+	addDeliveries(t, env, "ep_1")
+	out := succeed(t, env, "deliveries", "list")
+	for _, want := range []string{"pending    2      next in 2m, the server answered 500, 12 ms", "succeeded  1      status 204, 34 ms",
+		"failed     6      no answer, 15000 ms", "missed     0      the endpoint was disabled"} {
+		if !strings.Contains(out, want) && !strings.Contains(strings.ReplaceAll(out, "in 1m59s", "in 2m"), want) {
+			t.Errorf("does not say %q:\n%s", want, out)
+		}
+	}
+	out = succeed(t, env, "deliveries", "list", "--status", "failed,missed", "--since", "210m", "--type", "payment.*", "--venue", "venue_a", "--endpoint", "ep_1")
+	if !strings.Contains(out, "evt_3") || strings.Count(out, "\n") != 2 {
+		t.Errorf("filters: %s", out)
+	}
+	first := agenttest.Decode[[]outbox.DeliveryInfo](t, succeed(t, env, "deliveries", "list", "--limit", "2", "--json"))
+	rest := agenttest.Decode[[]outbox.DeliveryInfo](t, succeed(t, env, "deliveries", "list", "--before", first[1].Cursor, "--json"))
+	if first[0].EventID != "evt_1" || len(rest) != 2 || rest[0].EventID != "evt_3" {
+		t.Errorf("pages: %v, then %v", first, rest)
+	}
+	if out := succeed(t, env, "deliveries", "list", "--limit", "2"); !strings.Contains(out, "--before "+first[1].Cursor) {
+		t.Errorf("the end of a page does not name the next: %s", out)
+	}
+}
+
+func TestDeliveriesShow_ExplainsWhatHappenedAndWhatIsNext(t *testing.T) {
+	env := testenv.NewDB(t)
+	addDeliveries(t, env, "ep_1")
+	env.Exec(t, `insert into webhooks.outbox (id, type, venue, data) select event_id, type, venue, '{}' from webhooks.deliveries where event_id <> 'evt_4'`)
+	for event, want := range map[string][]string{
+		"evt_1": {"pending: 2 of 6 attempts failed; the next is due in", `out of \x1b[31morder`, "the server answered 500"},
+		"evt_2": {"succeeded: status 204 after 34 ms, at attempt 1"},
+		"evt_3": {"failed: all 6 attempts failed; webhook-agent deliveries replay evt_3 sends it again"},
+		"evt_4": {"missed: not sent: the endpoint was disabled; it cannot be sent again, since its row is no longer in the outbox"},
+	} {
+		out := succeed(t, env, "deliveries", "show", event)
+		for _, text := range want {
+			if !strings.Contains(out, text) {
+				t.Errorf("%s does not say %q:\n%s", event, text, out)
+			}
+		}
+	}
+	event := agenttest.Decode[eventDeliveries](t, succeed(t, env, "deliveries", "show", "evt_1", "ep_1", "--json"))
+	if event.EventID != "evt_1" || len(event.Deliveries) != 1 || len(event.Deliveries[0].FailedAttempts) != 1 {
+		t.Errorf("as JSON: %+v", event)
+	}
+	if status, _, stderr := cli(t, env, "deliveries", "show", "evt_x"); status != exitFailed || !strings.Contains(stderr, `event "evt_x": neither the delivery log nor the outbox has it`) {
+		t.Errorf("an unknown event: status %d, %s", status, stderr)
+	}
+}
+
+func TestReplay_AnnouncesThenStartsOnlyWhenAsked(t *testing.T) {
+	env := testenv.NewDB(t)
+	id := agenttest.AddEndpoint(t, env, "venue_a", "https://h.example/", "*")
+	addDeliveries(t, env, id)
+	replays := func() int64 { return testenv.QueryOne[int64](t, env, `select count(*) from webhooks.replays`) }
+
+	out := succeed(t, env, "deliveries", "replay", "--endpoint", id, "--dry-run")
+	if !strings.Contains(out, "2 missed, failed deliveries to "+id) || replays() != 0 {
+		t.Errorf("--dry-run: %d replays, %s", replays(), out)
+	}
+	if out := succeed(t, env, "deliveries", "replay", "--endpoint", id, "--since", "30m"); !strings.Contains(out, "nothing to replay") || replays() != 0 {
+		t.Errorf("nothing to replay: %d replays, %s", replays(), out)
+	}
+	out = succeed(t, env, "deliveries", "replay", "evt_2", "evt_3", "--no-wait", "--json")
+	answers := agenttest.Decode[[]replayAnswer](t, out)
+	if len(answers) != 1 || answers[0].Deliveries != 2 || answers[0].Replay == nil || answers[0].Replay.State != "pending" || answers[0].Replay.Created.IsZero() || replays() != 1 {
+		t.Errorf("single events: %d replays, %s", replays(), out)
+	}
+
+	env.Exec(t, `update webhooks.endpoints set disabled_at = now()`)
+	status, _, stderr := cli(t, env, "deliveries", "replay", "--endpoint", id)
+	if status != exitFailed || !strings.Contains(stderr, "run webhook-agent endpoints enable "+id+", then replay") || replays() != 1 {
+		t.Errorf("a disabled endpoint: status %d, %d replays, %s", status, replays(), stderr)
+	}
+}
+
+func TestReplay_NamesWhatItLeavesOutAndReplaysTheRest(t *testing.T) {
+	env := testenv.NewDB(t)
+	id := agenttest.AddEndpoint(t, env, "venue_a", "https://h.example/", "*")
+	addDeliveries(t, env, id)
+	addDeliveries(t, env, "ep_removed")
+	out := succeed(t, env, "deliveries", "replay", "evt_3", "--no-wait")
+	if !strings.Contains(out, `left out: endpoint "ep_removed": there is none with this id`) || !strings.Contains(out, "deliveries to "+id) {
+		t.Errorf("a removed endpoint: %s", out)
+	}
+	if to := testenv.QueryAll[string](t, env, `select endpoint_id from webhooks.replays`); len(to) != 1 || to[0] != id {
+		t.Errorf("replays to %v, want %s alone", to, id)
+	}
+	answers := agenttest.Decode[[]replayAnswer](t, succeed(t, env, "deliveries", "replay", "evt_3", "--dry-run", "--json"))
+	if len(answers) != 2 || answers[0].Refused != "" || answers[1].Refused == "" {
+		t.Errorf("as JSON: %+v", answers)
+	}
+}
+
+func TestDeliveriesList_NamesAnEndpointThatIsNotKnown(t *testing.T) {
+	env := testenv.NewDB(t)
+	status, _, stderr := cli(t, env, "deliveries", "list", "--endpoint", "nope")
+	if want := "webhook-agent: endpoint \"nope\": there is none with this id; webhook-agent endpoints list shows them\n"; status != exitFailed || stderr != want {
+		t.Errorf("status %d: %s", status, stderr)
+	}
+}
+
+// playAgent makes the database carry out replays as the agent would, at once.
+func playAgent(t *testing.T, env *testenv.DB, assignments string) {
+	t.Helper()
+	env.Exec(t, `create function play_agent() returns trigger language plpgsql as $$ begin `+assignments+` return new; end $$`)
+	env.Exec(t, `create trigger play_agent before insert on webhooks.replays for each row execute function play_agent()`)
+}
+
+func TestReplay_FollowsUntilItHasEnded(t *testing.T) {
+	env := testenv.NewDB(t)
+	id := agenttest.AddEndpoint(t, env, "venue_a", "https://h.example/", "*")
+	addDeliveries(t, env, id)
+	playAgent(t, env, `new.state := 'done'; new.total := 2; new.done := 2;`)
+	if out := succeed(t, env, "deliveries", "replay", "--endpoint", id); !strings.Contains(out, "done: 2 deliveries have ended") {
+		t.Errorf("a replay that is done: %s", out)
+	}
+	env.Exec(t, `drop function play_agent cascade`)
+	playAgent(t, env, `new.state := 'failed'; new.error := 'the endpoint is disabled';`)
+	status, _, stderr := cli(t, env, "deliveries", "replay", "--endpoint", id)
+	if want := "webhook-agent: replay to " + id + ": the endpoint is disabled\n"; status != exitFailed || stderr != want {
+		t.Errorf("a replay that is refused: status %d, %s", status, stderr)
+	}
+	env.Exec(t, `drop function play_agent cascade`)
+	playAgent(t, env, `new.state := 'failed'; new.total := 2; new.done := 1; new.unsent := 1; new.error := '1 of 2 deliveries was not sent: the endpoint is disabled';`)
+	status, out, stderr := cli(t, env, "deliveries", "replay", "--endpoint", id)
+	if want := "webhook-agent: replay to " + id + ": 1 of 2 deliveries was not sent: the endpoint is disabled\n"; status != exitFailed || stderr != want ||
+		!strings.Contains(out, "ended: 1 deliveries have ended, 1 were not sent") {
+		t.Errorf("a replay that is ended half-way: status %d, %s%s", status, out, stderr)
+	}
+}
+
+func TestReplay_GoesOnWhenTheShowingIsInterrupted(t *testing.T) {
+	env := testenv.NewDB(t)
+	id := agenttest.AddEndpoint(t, env, "venue_a", "https://h.example/", "*")
+	addDeliveries(t, env, id)
+	playAgent(t, env, `new.state := 'running'; new.total := 2; new.done := 1;`)
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	path := configFile(t, env)
+	var stdout agenttest.Buffer
+	var stderr bytes.Buffer
+	done := make(chan int, 1)
+	go func() {
+		done <- Main(ctx, []string{"--config", path, "deliveries", "replay", "--endpoint", id}, &stdout, &stderr)
+	}()
+	testenv.Eventually(t, agenttest.Patience, func() error {
+		if !strings.Contains(stdout.String(), "1 of 2 deliveries have ended") {
+			return fmt.Errorf("no progress: %s", stdout.String())
+		}
+		return nil
+	})
+	cancel()
+	select {
+	case status := <-done:
+		if status != exitFine || !strings.Contains(stdout.String(), "the replay goes on in the background") || stderr.Len() > 0 {
+			t.Errorf("status %d: %s%s", status, stdout.String(), stderr.String())
+		}
+	case <-time.After(agenttest.Patience):
+		t.Fatal("the command did not end")
+	}
+	if state := testenv.QueryOne[string](t, env, `select state from webhooks.replays`); state != "running" {
+		t.Errorf("the interruption changed the replay to %s", state)
+	}
+}

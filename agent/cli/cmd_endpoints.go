@@ -1,0 +1,269 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/quintago/webhook-agent/agent/config"
+	"github.com/quintago/webhook-agent/outbox"
+	"github.com/quintago/webhook-agent/sink"
+)
+
+func (a *app) endpointsCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "endpoints",
+		Short: "List, add and change the endpoints that events are sent to",
+		Example: `  webhook-agent endpoints list --state disabled
+  webhook-agent endpoints add --venue venue_01H --url https://example.com/hook --events 'lead.*'`,
+		Args: subcommandRequired,
+		RunE: showHelp,
+	}
+	cmd.AddCommand(a.endpointsListCommand(), a.endpointsShowCommand(), a.endpointsAddCommand(), a.endpointsEnableCommand(),
+		a.endpointsDisableCommand(), a.endpointsRemoveCommand(), a.endpointsRotateCommand(), a.endpointsTestCommand())
+	return cmd
+}
+
+// maxListed bounds --limit.
+const maxListed = 10_000
+
+var endpointStates = []string{outbox.StateEnabled, outbox.StateDisabled, outbox.StateUnusable}
+
+func (a *app) endpointsListCommand() *cobra.Command {
+	var filter outbox.EndpointFilter
+	cmd := &cobra.Command{
+		Use:   "list",
+		Short: "List endpoints, their state and their failures in a row",
+		Example: `  webhook-agent endpoints list
+  webhook-agent endpoints list --venue venue_01H --state disabled
+  webhook-agent endpoints list --json | jq -r '.[] | select(.consecutive_failures > 50) | .id'`,
+		Args: noArguments,
+		PreRunE: func(cmd *cobra.Command, _ []string) error {
+			if filter.State != "" && !slices.Contains(endpointStates, filter.State) {
+				return usagef(cmd, "--state is %s, must be %s", config.Quoted(filter.State), strings.Join(endpointStates, " or "))
+			}
+			return checkLimit(cmd, filter.Limit)
+		},
+		RunE: a.withDatabase(func(ctx context.Context, d *desk, _ []string) error {
+			endpoints, err := d.db.Endpoints(ctx, filter)
+			if err != nil {
+				return err
+			}
+			hideURLs(endpoints)
+			if d.out.asJSON {
+				return d.out.json(emptyList(endpoints))
+			}
+			if len(endpoints) == 0 {
+				d.out.line("no endpoint; webhook-agent endpoints add registers one")
+				return nil
+			}
+			printEndpoints(d, endpoints, time.Now())
+			if len(endpoints) == filter.Limit {
+				d.out.line("there may be more: --after %s", endpoints[len(endpoints)-1].ID)
+			}
+			return nil
+		}),
+	}
+	cmd.Flags().StringVar(&filter.Venue, "venue", "", "only of this `venue`")
+	cmd.Flags().StringVar(&filter.State, "state", "", "only in this `state`: "+strings.Join(endpointStates, ", "))
+	cmd.Flags().StringVar(&filter.After, "after", "", "only after this `id`, for the next page")
+	cmd.Flags().IntVar(&filter.Limit, "limit", 200, "at most this `many`")
+	return cmd
+}
+
+// checkLimit refuses a --limit out of its range.
+func checkLimit(cmd *cobra.Command, limit int) error {
+	if limit < 1 || limit > maxListed {
+		return usagef(cmd, "--limit is %d, must be between 1 and %d", limit, maxListed)
+	}
+	return nil
+}
+
+// emptyList makes a list that a program reads as [] also when it is empty.
+func emptyList[T any](list []T) []T {
+	if list == nil {
+		return []T{}
+	}
+	return list
+}
+
+// hideURLs leaves the scheme and the host of each URL: the rest of a customer's URL may be a credential.
+func hideURLs(endpoints []outbox.EndpointInfo) {
+	for i := range endpoints {
+		endpoints[i].URL = sink.RedactURL(endpoints[i].URL)
+	}
+}
+
+// printEndpoints writes a table of endpoints whose URLs are hidden.
+func printEndpoints(d *desk, endpoints []outbox.EndpointInfo, now time.Time) {
+	columns := []column{{name: "id"}, {name: "venue", flexible: true}, {name: "host", flexible: true}, {name: "events", flexible: true},
+		{name: "failures"}, {name: "state", flexible: true}, {name: "last error", flexible: true}}
+	var rows [][]string
+	for _, e := range endpoints {
+		rows = append(rows, []string{e.ID, e.Venue, strings.TrimPrefix(e.URL, "https://"), strings.Join(e.Events, ","),
+			fmt.Sprintf("%d/%d", e.ConsecutiveFailures, d.cfg.Delivery.DisableAfter), stateText(e, now), lastError(e)})
+	}
+	d.out.table(columns, rows)
+}
+
+// disabledReasons explains endpoints.disabled_reason.
+var disabledReasons = map[string]string{
+	outbox.ReasonFailures: "too many failures in a row",
+	outbox.ReasonManual:   "by hand",
+	outbox.ReasonGone:     "its server answered 410 Gone",
+}
+
+// stateText says in which state an endpoint is, since when and why.
+func stateText(e outbox.EndpointInfo, now time.Time) string {
+	switch e.State {
+	case outbox.StateDisabled:
+		return fmt.Sprintf("disabled %s: %s", formatAge(e.DisabledAt, now), disabledReasons[e.DisabledReason])
+	case outbox.StateUnusable:
+		return "unusable: " + e.Unusable
+	}
+	if e.HeldUntil != nil {
+		return fmt.Sprintf("%s, next attempt %s: %s", e.State, formatAge(e.HeldUntil, now), heldReasons[e.HeldBy])
+	}
+	return e.State
+}
+
+// heldReasons explains endpoint_health.held_by.
+var heldReasons = map[string]string{
+	outbox.HeldByFailures:   "it keeps failing",
+	outbox.HeldByRetryAfter: "its server asked for a wait (Retry-After)",
+}
+
+// lastError is the error of the failures that are being counted; after a success it is history.
+func lastError(e outbox.EndpointInfo) string {
+	if e.ConsecutiveFailures == 0 && e.State != outbox.StateDisabled {
+		return ""
+	}
+	return e.LastError
+}
+
+func (a *app) endpointsShowCommand() *cobra.Command {
+	var withSecret bool
+	cmd := &cobra.Command{
+		Use:   "show ENDPOINT_ID",
+		Short: "Show one endpoint, without its secret",
+		Long: `show tells all about one endpoint but its secrets. Of the URL it shows the scheme and the host, since the rest may be a
+credential; select url from webhooks.endpoints shows it. With --secret it also shows the current secret, as the customer has
+it, and the form that libraries of Standard Webhooks take: of a secret that does not begin with whsec_ that is whsec_ and
+the base64 of its bytes.`,
+		Example: `  webhook-agent endpoints show ep_01K5M2
+  webhook-agent endpoints show ep_01K5M2 --json
+  webhook-agent endpoints show ep_01K5M2 --secret --json | jq -r .library_secret`,
+		Args: exactly(1, "an endpoint id"),
+		RunE: a.withDatabase(func(ctx context.Context, d *desk, args []string) error {
+			e, err := d.db.Endpoint(ctx, args[0])
+			if err != nil {
+				return err
+			}
+			e.URL = sink.RedactURL(e.URL)
+			var shown shownSecret
+			if withSecret {
+				if shown, err = d.revealSecret(ctx, e.ID); err != nil {
+					return err
+				}
+			}
+			if d.out.asJSON {
+				return d.out.json(struct {
+					outbox.EndpointInfo
+					shownSecret
+				}{e, shown})
+			}
+			now := time.Now()
+			d.out.fields([]field{
+				{"id", e.ID},
+				{"venue", e.Venue},
+				{"url", e.URL},
+				{"events", strings.Join(e.Events, ", ")},
+				{"description", e.Description},
+				{"state", stateText(e, now)},
+				{"disabled", formatTime(e.DisabledAt, now)},
+				{"managed by", managedText(e)},
+				{"failures", failuresText(e, d.cfg.Delivery.DisableAfter, now)},
+				{"last failure", formatTime(e.LastFailureAt, now)},
+				{"last error", e.LastError},
+				{"next attempt", heldText(e, now)},
+				{"recovered", formatTime(e.LastSuccessAt, now)},
+				{"secret", shown.Secret},
+				{"for libraries", shown.LibrarySecret},
+				{"former secret", formerSecretText(e, now)},
+				{"created", formatTime(e.Created, now)},
+				{"updated", formatTime(e.Updated, now)},
+			})
+			return nil
+		}),
+	}
+	cmd.Flags().BoolVar(&withSecret, "secret", false, "also show the current secret, and its form for libraries of Standard Webhooks")
+	return cmd
+}
+
+// shownSecret is the secret of an endpoint for a person who has asked for it.
+type shownSecret struct {
+	Secret        string `json:"secret,omitempty"`
+	LibrarySecret string `json:"library_secret,omitempty"` // "" for a secret that cannot sign
+}
+
+func (d *desk) revealSecret(ctx context.Context, id string) (shown shownSecret, err error) {
+	e, err := d.db.EndpointWithSecret(ctx, id)
+	if err != nil {
+		return shown, err
+	}
+	opened, err := d.cfg.Keyring().Open(e.ID, e.Secret)
+	if err != nil {
+		return shown, fmt.Errorf("endpoint %s: %w", e.ID, err)
+	}
+	shown.Secret = opened.Reveal()
+	if library, err := sink.StandardSecret(opened); err == nil {
+		shown.LibrarySecret = library.Reveal()
+	}
+	return shown, nil
+}
+
+func managedText(e outbox.EndpointInfo) string {
+	if e.ManagedBy == "" {
+		return ""
+	}
+	return "the configuration file"
+}
+
+// failuresText is the gauge of the rule that disables an endpoint.
+func failuresText(e outbox.EndpointInfo, limit int, now time.Time) string {
+	text := fmt.Sprintf("%d in a row", e.ConsecutiveFailures)
+	if e.FirstFailureAt != nil {
+		text += " since " + formatTime(e.FirstFailureAt, now)
+	}
+	return fmt.Sprintf("%s; at %d the endpoint is disabled", text, limit)
+}
+
+// heldText says when the next attempt may start, "" where nothing holds the endpoint.
+func heldText(e outbox.EndpointInfo, now time.Time) string {
+	if e.HeldUntil == nil {
+		return ""
+	}
+	return fmt.Sprintf("not before %s: %s", formatTime(e.HeldUntil, now), heldReasons[e.HeldBy])
+}
+
+func formerSecretText(e outbox.EndpointInfo, now time.Time) string {
+	untils := slices.Clone(e.OlderSecretsUntil)
+	if e.PreviousSecretUntil != nil {
+		untils = slices.Insert(untils, 0, *e.PreviousSecretUntil)
+	}
+	var times []string
+	for _, until := range untils {
+		times = append(times, formatTime(&until, now))
+	}
+	switch len(times) {
+	case 0:
+		return ""
+	case 1:
+		return "also signs until " + times[0]
+	}
+	return fmt.Sprintf("%d also sign, until %s", len(times), strings.Join(times, ", "))
+}

@@ -1,0 +1,162 @@
+package cli
+
+import (
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/quintago/webhook-agent/testenv"
+	"github.com/quintago/webhook-agent/testenv/agenttest"
+)
+
+func TestEndpoints_FromAddToRemove(t *testing.T) {
+	env := testenv.NewDB(t)
+	if out := succeed(t, env, "endpoints", "list", "--json"); strings.TrimSpace(out) != "[]" {
+		t.Errorf("no endpoint as JSON: %s", out)
+	}
+	out := succeed(t, env, "endpoints", "add", "--venue", "venue_a", "--url", "https://h.example/hook?key=sentinel", "--events", "lead.*,payment.received", "--description", "books")
+	secretLine := regexp.MustCompile(`secret: (whsec_\S+)\n`).FindStringSubmatch(out)
+	idMatch := regexp.MustCompile(`added (ep_\S+):`).FindStringSubmatch(out)
+	if secretLine == nil || idMatch == nil || strings.Contains(out, "sentinel") {
+		t.Fatalf("add prints: %s", out)
+	}
+	id, made := idMatch[1], secretLine[1]
+	if stored := testenv.QueryOne[string](t, env, `select secret from webhooks.endpoints`); stored != made {
+		t.Error("the secret that was printed is not the one that was stored")
+	}
+	list := succeed(t, env, "endpoints", "list")
+	show := succeed(t, env, "endpoints", "show", id)
+	for _, want := range []string{id, "venue_a", "h.example", "lead.*,payment.received", "0/100", "enabled"} {
+		if !strings.Contains(list, want) {
+			t.Errorf("list does not say %q:\n%s", want, list)
+		}
+	}
+	for _, want := range []string{"https://h.example\n", "lead.*, payment.received", "books", "0 in a row; at 100 the endpoint is disabled"} {
+		if !strings.Contains(show, want) {
+			t.Errorf("show does not say %q:\n%s", want, show)
+		}
+	}
+	if all := list + show + succeed(t, env, "endpoints", "show", id, "--json") + succeed(t, env, "endpoints", "list", "--json"); strings.Contains(all, made) || strings.Contains(all, "sentinel") {
+		t.Errorf("the secret or the URL's query is shown:\n%s", all)
+	}
+
+	for _, step := range []struct{ command, want string }{
+		{"disable", "its events are kept as missed"},
+		{"disable", "is disabled already"},
+		{"show", "by hand"},
+		{"enable", "deliveries replay --endpoint " + id + " --status missed"},
+		{"enable", "is enabled already"},
+		{"rotate-secret", "the former secret also signs until"},
+		{"show", "former secret  also signs until"},
+		{"rotate-secret", "the former secret also signs until"},
+		{"show", "former secret  2 also sign, until 2"},
+		{"rotate-secret --overlap 0s --secret again", "the former secret signs no more"},
+		{"show --secret", "for libraries  whsec_YWdhaW4=\n"},
+		{"show --secret --json", `"library_secret": "whsec_YWdhaW4="`},
+		{"show --secret --json", `"secret": "again"`},
+		{"rotate-secret --secret again", "has this secret already; nothing changed"},
+		{"remove", "removed " + id},
+	} {
+		words := strings.Fields(step.command)
+		args := append([]string{"endpoints", words[0], id}, words[1:]...)
+		if out := succeed(t, env, args...); !strings.Contains(out, step.want) {
+			t.Errorf("%s does not say %q: %s", step.command, step.want, out)
+		}
+	}
+	if n := testenv.QueryOne[int64](t, env, `select count(*) from webhooks.endpoints`); n != 0 {
+		t.Error("the endpoint was not removed")
+	}
+}
+
+func TestEndpoints_RefusalsAreOneSentence(t *testing.T) {
+	env := testenv.NewDB(t)
+	id := agenttest.AddEndpoint(t, env, "venue_a", "https://h.example/hook", "*")
+	env.Exec(t, `update webhooks.endpoints set managed_by = 'file'`)
+	add := func(url, events, secret string) []string {
+		return []string{"endpoints", "add", "--venue", "venue_a", "--url", url, "--events", events, "--secret", secret}
+	}
+	for _, test := range []struct {
+		args []string
+		want string
+	}{
+		{[]string{"endpoints", "show", "ep_x"}, `endpoint "ep_x": there is none with this id; webhook-agent endpoints list shows them`},
+		{[]string{"endpoints", "test", "ep_x"}, `endpoint "ep_x": there is none with this id; webhook-agent endpoints list shows them`},
+		{[]string{"endpoints", "remove", id}, "endpoint " + id + " is managed by the configuration file; change its [[endpoint]] there and restart the agent"},
+		{[]string{"endpoints", "rotate-secret", id}, "endpoint " + id + " is managed by the configuration file; change its [[endpoint]] there and restart the agent"},
+		{add("ftp://h.example/sentinel", "*", "s"), "--url: the URL must begin with https://"},
+		{add("https://h.example/", "le*d", "s"), `--events has "le*d", which is no event type; use types such as lead.created, lead.* or *`},
+		{add("https://h.example/", "lead.", "s"), `--events has "lead.", which is no event type; use types such as lead.created, lead.* or *`},
+		{add("https://h.example/", "*", "whsec_sentinel!"), "--secret: the secret begins with whsec_ but is not standard base64 at character 15"},
+		{add("https://h.example/", "*", "env:NO_SUCH_VARIABLE"), `--secret: the environment variable "NO_SUCH_VARIABLE" is not set`},
+	} {
+		status, _, stderr := cli(t, env, test.args...)
+		if status != exitFailed || stderr != "webhook-agent: "+test.want+"\n" {
+			t.Errorf("%q: status %d\n got %swant webhook-agent: %s", test.args, status, stderr, test.want)
+		}
+	}
+}
+
+// A secret of the whsec_ form is for libraries as it is; one that cannot sign is shown, so that it
+// can be mended.
+func TestEndpointsShow_ShowsASecretOnlyWhenAsked(t *testing.T) {
+	env := testenv.NewDB(t)
+	id := agenttest.AddEndpoint(t, env, "venue_a", "https://h.example/", "*")
+	for stored, library := range map[string]string{agenttest.Secret: agenttest.Secret, "'quoted'": ""} {
+		env.Exec(t, `update webhooks.endpoints set secret = $1`, stored)
+		got := agenttest.Decode[shownSecret](t, succeed(t, env, "endpoints", "show", id, "--secret", "--json"))
+		if got.Secret != stored || got.LibrarySecret != library {
+			t.Errorf("%s: %+v", stored, got)
+		}
+		for _, asked := range [][]string{nil, {"--json"}} {
+			if out := succeed(t, env, append([]string{"endpoints", "show", id}, asked...)...); strings.Contains(out, stored) || strings.Contains(out, "for libraries") {
+				t.Errorf("not asked for: %s", out)
+			}
+		}
+	}
+	env.Exec(t, `update webhooks.endpoints set secret = 'sealed:v1:0123456789abcdef:x'`)
+	if status, out, stderr := cli(t, env, "endpoints", "show", id, "--secret"); status != exitFailed || out != "" || !strings.Contains(stderr, "endpoint "+id) {
+		t.Errorf("sealed with a key that is missing: status %d, %s%s", status, out, stderr)
+	}
+}
+
+func TestEndpointsTest_SendsOneSignedSampleThatDoesNotCount(t *testing.T) {
+	env := testenv.NewDB(t)
+	customer := testenv.StartReceiver(t, agenttest.Secret)
+	id := agenttest.AddEndpoint(t, env, "venue_a", customer.URL+"/hook?key=sentinel", "proposal.*")
+
+	out := succeed(t, env, "endpoints", "test", id)
+	if !strings.Contains(out, "took proposal.created") || !strings.Contains(out, "status 200") || strings.Contains(out, "sentinel") {
+		t.Errorf("a success prints: %s", out)
+	}
+	received := customer.Wait(t, 1, agenttest.Patience)[0]
+	if received.SignatureErr != nil || !strings.Contains(string(received.Body), `"type":"proposal.created"`) || !strings.Contains(string(received.Body), `"venue":"venue_a"`) {
+		t.Errorf("received %s, signatures: %v", received.Body, received.SignatureErr)
+	}
+
+	customer.SetAnswer("/hook", testenv.Script(testenv.Answer{Status: 500, Body: "out of \x1b[31morder"}))
+	status, out, stderr := cli(t, env, "endpoints", "test", id)
+	if status != exitFailed || stderr != "" || !strings.Contains(out, "did not take proposal.created") || !strings.Contains(out, `it said: out of \x1b[31morder`) {
+		t.Errorf("a failure: status %d, %s%s", status, out, stderr)
+	}
+	status, out, _ = cli(t, env, "endpoints", "test", id, "--json")
+	if result := agenttest.Decode[testResult](t, out); status != exitFailed || result.Succeeded || result.Code != 500 || result.Class != "http_status" {
+		t.Errorf("a failure as JSON: status %d, %s", status, out)
+	}
+	for _, table := range []string{"deliveries", "attempts", "endpoint_health", "outbox"} {
+		if n := testenv.QueryOne[int64](t, env, `select count(*) from webhooks.`+table); n != 0 {
+			t.Errorf("the tests left %d rows in %s", n, table)
+		}
+	}
+}
+
+func TestEndpointsTest_SignsWithTheFormerSecretDuringARotation(t *testing.T) {
+	env := testenv.NewDB(t)
+	customer := testenv.StartReceiver(t, agenttest.Secret)
+	id := agenttest.AddEndpoint(t, env, "venue_a", customer.URL, "*")
+	succeed(t, env, "endpoints", "rotate-secret", id, "--overlap", time.Hour.String())
+	succeed(t, env, "endpoints", "test", id)
+	if header := customer.Wait(t, 1, agenttest.Patience)[0].Header; header.Get("X-Quintago-Signature-Previous") == "" || len(strings.Fields(header.Get("Webhook-Signature"))) != 2 {
+		t.Errorf("the former secret does not sign: %v", header)
+	}
+}

@@ -1,0 +1,239 @@
+package cli
+
+import (
+	"bytes"
+	"context"
+	"strings"
+	"testing"
+
+	"github.com/spf13/cobra"
+
+	"github.com/quintago/webhook-agent/testenv"
+	"github.com/quintago/webhook-agent/testenv/agenttest"
+)
+
+// cli runs a command line on a test's database and returns the exit status and what it printed.
+func cli(t *testing.T, env *testenv.DB, args ...string) (status int, stdout, stderr string) {
+	t.Helper()
+	return cliContext(t, t.Context(), env, args...)
+}
+
+func cliContext(t *testing.T, ctx context.Context, env *testenv.DB, args ...string) (status int, stdout, stderr string) {
+	t.Helper()
+	var out, errs bytes.Buffer
+	status = Main(ctx, append([]string{"--config", configFile(t, env)}, args...), &out, &errs)
+	return status, out.String(), errs.String()
+}
+
+// configFile writes a configuration for a test's database and returns its path.
+func configFile(t *testing.T, env *testenv.DB) string {
+	t.Helper()
+	return agenttest.WriteFile(t, agenttest.ConfigText(env, env.LeastURL))
+}
+
+// succeedWith runs a command line with a configuration of its own. It must end with status 0.
+func succeedWith(t *testing.T, config string, args ...string) string {
+	t.Helper()
+	var out, errs bytes.Buffer
+	if status := Main(t.Context(), append([]string{"--config", agenttest.WriteFile(t, config)}, args...), &out, &errs); status != exitFine || errs.Len() > 0 {
+		t.Fatalf("%q ended with status %d: %s%s", args, status, out.String(), errs.String())
+	}
+	return out.String()
+}
+
+// succeed runs a command line that must end with status 0 and returns what it printed.
+func succeed(t *testing.T, env *testenv.DB, args ...string) string {
+	t.Helper()
+	status, stdout, stderr := cli(t, env, args...)
+	if status != exitFine || stderr != "" {
+		t.Fatalf("%q ended with status %d: %s%s", args, status, stdout, stderr)
+	}
+	return stdout
+}
+
+func TestMain_BadUsageIsOneSentenceAndStatus2(t *testing.T) {
+	for line, want := range map[string]string{
+		"chek":                                      `unknown command "chek"; did you mean check?; see webhook-agent --help`,
+		"endpoints lst":                             `unknown command "lst"; did you mean list or test?; see webhook-agent endpoints --help`,
+		"status now":                                `webhook-agent status takes no arguments, got 1 arguments; see webhook-agent status --help`,
+		"endpoints show":                            `webhook-agent endpoints show takes an endpoint id, got 0 arguments; see webhook-agent endpoints show --help`,
+		"deliveries show a b c":                     `webhook-agent deliveries show takes an event id and may take an endpoint id, got 3 arguments; see webhook-agent deliveries show --help`,
+		"status --nosuch":                           `unknown flag: --nosuch; see webhook-agent status --help`,
+		"endpoints list --limit x":                  `invalid argument "x" for "--limit" flag: strconv.ParseInt: parsing "x": invalid syntax; see webhook-agent endpoints list --help`,
+		"endpoints list --limit 0":                  `--limit is 0, must be between 1 and 10000; see webhook-agent endpoints list --help`,
+		"endpoints list --state odd":                `--state is "odd", must be enabled or disabled or unusable; see webhook-agent endpoints list --help`,
+		"endpoints add --venue v":                   `--venue, --url and --events are required; see webhook-agent endpoints add --help`,
+		"deliveries list --status ok":               `--status has "ok", must be of pending, succeeded, failed, missed; see webhook-agent deliveries list --help`,
+		"deliveries list --since now":               `--since is "now", must be a time like 2026-01-31T09:00:00Z or how long ago, like 2h or 3d; see webhook-agent deliveries list --help`,
+		"deliveries list --since 1h --until 2h":     `--since is not before --until; see webhook-agent deliveries list --help`,
+		"deliveries replay":                         `name event ids, or an endpoint by --endpoint; see webhook-agent deliveries replay --help`,
+		"deliveries replay evt_1 --since 1h":        `--since and --until are for a whole endpoint, not for single events; see webhook-agent deliveries replay --help`,
+		"deliveries replay evt_1 --status pending":  `--status has "pending", must be of missed, failed, succeeded; see webhook-agent deliveries replay --help`,
+		"endpoints rotate-secret ep_1 --overlap 1y": `--overlap is "1y", must be a duration between 0s and 30d; see webhook-agent endpoints rotate-secret --help`,
+		"listen --status 700":                       `--status is 700, must be between 200 and 599; see webhook-agent listen --help`,
+		"status --config /no/such.toml":             `/no/such.toml: the configuration file cannot be read: no such file or directory; name another with --config or start from config.example.toml`,
+	} {
+		var stdout, stderr bytes.Buffer
+		status := Main(t.Context(), strings.Fields(line), &stdout, &stderr)
+		if got := stderr.String(); status != exitUsage || got != "webhook-agent: "+want+"\n" || stdout.Len() > 0 {
+			t.Errorf("%s: status %d\n got %s%s\nwant webhook-agent: %s", line, status, stdout.String(), got, want)
+		}
+	}
+}
+
+func TestMain_AllProblemsOfTheConfigurationAreOneLineEach(t *testing.T) {
+	path := agenttest.WriteFile(t, "nosuch = 1\n[log]\nformat = 'xml'\n[database]\nurl = 'postgres://u:sentinel@[h'")
+	t.Setenv("WEBHOOK_AGENT_CONFIG", path)
+	for _, command := range []string{"run", "check", "migrate", "status", "endpoints list", "deliveries list"} {
+		var stdout, stderr bytes.Buffer
+		status := Main(t.Context(), strings.Fields(command), &stdout, &stderr)
+		lines := strings.Split(strings.TrimSuffix(stderr.String(), "\n"), "\n")
+		if status != exitUsage || len(lines) != 3 || strings.Contains(stderr.String(), "sentinel") {
+			t.Errorf("%s: status %d, %d lines: %s", command, status, len(lines), stderr.String())
+		}
+		for _, line := range lines {
+			if !strings.HasPrefix(line, "webhook-agent: "+path+": ") {
+				t.Errorf("%s: a line without the file: %s", command, line)
+			}
+		}
+	}
+}
+
+func TestMain_EveryCommandHasAnExampleThatParses(t *testing.T) {
+	var walk func(cmd *cobra.Command)
+	walk = func(cmd *cobra.Command) {
+		for _, sub := range cmd.Commands() {
+			walk(sub)
+		}
+		if cmd.Short == "" || cmd.Example == "" {
+			t.Errorf("%s has no short description or no example", cmd.CommandPath())
+		}
+		for line := range strings.Lines(cmd.Example) {
+			line, _, _ = strings.Cut(strings.TrimSpace(line), "   ") // remarks stand behind spaces
+			_, line, found := strings.Cut(line, "webhook-agent ")
+			if !found {
+				t.Errorf("%s: an example without the program: %s", cmd.CommandPath(), line)
+				continue
+			}
+			line, _, _ = strings.Cut(line, " | ")
+			line, _, _ = strings.Cut(line, " > ")
+			root := (&app{}).rootCommand()
+			target, args, err := root.Find(strings.Fields(line))
+			if err == nil {
+				err = target.ParseFlags(args)
+			}
+			if err == nil {
+				err = target.ValidateArgs(target.Flags().Args())
+			}
+			if err != nil || !target.Runnable() {
+				t.Errorf("%s: the example %q does not parse: %v", cmd.CommandPath(), line, err)
+			}
+		}
+	}
+	walk((&app{}).rootCommand())
+}
+
+func TestMain_VersionHelpAndCompletionNeedNoConfiguration(t *testing.T) {
+	for line, want := range map[string]string{
+		"version":                  "webhook-agent dev",
+		"version --json":           `"version": "dev"`,
+		"":                         "Available Commands:",
+		"endpoints":                "rotate-secret",
+		"deliveries replay --help": "--dry-run",
+		"completion bash":          "__start_webhook-agent",
+	} {
+		var stdout, stderr bytes.Buffer
+		if status := Main(t.Context(), strings.Fields(line), &stdout, &stderr); status != exitFine || !strings.Contains(stdout.String(), want) || stderr.Len() > 0 {
+			t.Errorf("%q: status %d, does not say %q: %s%s", line, status, want, stdout.String(), stderr.String())
+		}
+	}
+}
+
+func TestMain_ADatabaseThatDoesNotAnswerIsOneSentenceAndStatus1(t *testing.T) {
+	path := agenttest.WriteFile(t, `database.url = "postgres://agent:sentinel@127.0.0.1:1/db"`)
+	for _, command := range []string{"status", "endpoints list", "deliveries show evt_1", "migrate"} {
+		var stdout, stderr bytes.Buffer
+		status := Main(t.Context(), append([]string{"--config", path}, strings.Fields(command)...), &stdout, &stderr)
+		text := stderr.String()
+		if status != exitFailed || strings.Count(text, "\n") != 1 || !strings.Contains(text, "PostgreSQL at 127.0.0.1:1: cannot connect") || strings.Contains(text, "sentinel") {
+			t.Errorf("%s: status %d: %s", command, status, text)
+		}
+	}
+	var stdout, stderr bytes.Buffer
+	if status := Main(t.Context(), []string{"--config", path, "check"}, &stdout, &stderr); status != exitFailed || !strings.Contains(stdout.String(), "fail  PostgreSQL at 127.0.0.1:1") || stderr.Len() > 0 {
+		t.Errorf("check: status %d: %s%s", status, stdout.String(), stderr.String())
+	}
+}
+
+func TestMain_AnEndedContextIsAnInterruption(t *testing.T) {
+	env := testenv.NewDB(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if status, _, stderr := cliContext(t, ctx, env, "status"); status != exitFailed || stderr != "webhook-agent: interrupted\n" {
+		t.Errorf("status %d: %s", status, stderr)
+	}
+}
+
+func TestMigrate_SaysWhatItDidAndPrintsItsSQL(t *testing.T) {
+	env := testenv.NewDB(t)
+	owner := agenttest.ConfigText(env, env.URL)
+	if out := succeedWith(t, owner, "migrate"); !strings.Contains(out, "already") {
+		t.Errorf("a current schema: %s", out)
+	}
+	sql := succeedWith(t, owner, "migrate", "--print")
+	env.Exec(t, `drop schema webhooks cascade`)
+	env.Exec(t, `drop publication webhooks_outbox, webhooks_outbox_endpoints`)
+	if out := succeedWith(t, owner, "migrate", "--json"); agenttest.Decode[map[string]int](t, out)["from"] != 0 {
+		t.Errorf("a new schema: %s", out)
+	}
+	for _, want := range []string{"create table webhooks.outbox", "create publication", "schema_version"} {
+		if !strings.Contains(sql, want) {
+			t.Errorf("the printed SQL lacks %q", want)
+		}
+	}
+}
+
+func TestCheck_IsFineOnAReadyDatabaseAndFailsOnABrokenOne(t *testing.T) {
+	env := testenv.NewDB(t)
+	out := succeed(t, env, "check")
+	if !strings.Contains(out, "ok    schema webhooks: version") || !strings.Contains(out, "0 to put right") {
+		t.Errorf("a ready database:\n%s", out)
+	}
+	env.Exec(t, `drop publication webhooks_outbox`)
+	status, out, stderr := cli(t, env, "check")
+	if status != exitFailed || stderr != "" || !strings.Contains(out, "fail  publication webhooks_outbox: it is missing in this database; remedy: run webhook-agent migrate") {
+		t.Errorf("a broken database: status %d, %s%s", status, out, stderr)
+	}
+	status, out, _ = cli(t, env, "check", "--json")
+	findings := agenttest.Decode[[]map[string]string](t, out)
+	if status != exitFailed || len(findings) < 10 || findings[0]["level"] != "ok" {
+		t.Errorf("as JSON: status %d, %s", status, out)
+	}
+}
+
+func TestStatus_TellsWhatRuns(t *testing.T) {
+	env := testenv.NewDB(t)
+	out := succeed(t, env, "status")
+	for _, want := range []string{"none: no agent has run", "does not exist", "0 enabled, 0 disabled, 0 unusable"} {
+		if !strings.Contains(out, want) {
+			t.Errorf("a new database does not say %q:\n%s", want, out)
+		}
+	}
+	env.Exec(t, `insert into webhooks.checkpoint (slot, lsn, epoch, holder, system_identifier, timeline, database)
+	    values ($1, '0/16B3748', 3, 'host-1', '1', 1, current_database())`, env.Slot)
+	id := agenttest.AddEndpoint(t, env, "venue_a", "https://h.example/hook", "*")
+	env.Exec(t, `update webhooks.endpoints set disabled_at = now(), disabled_reason = 'failures'`)
+	env.Exec(t, `insert into webhooks.deliveries (event_id, endpoint_id, venue, type, status, created, next_attempt_at)
+	    values ('evt_1', $1, 'venue_a', 'lead.created', 'pending', now() - interval '2 hours', now() + interval '5 minutes')`, id)
+	out = succeed(t, env, "status")
+	for _, want := range []string{"host-1, epoch 3, recorded up to 0/16B3748", "NOT CONNECTED", "1, the oldest from 2h ago, next attempt in", "0 enabled, 1 disabled",
+		id, "too many failures in a row"} {
+		if !strings.Contains(out, want) {
+			t.Errorf("does not say %q:\n%s", want, out)
+		}
+	}
+	overview := agenttest.Decode[map[string]any](t, succeed(t, env, "status", "--json"))
+	if leader, _ := overview["leader"].(map[string]any); leader["holder"] != "host-1" {
+		t.Errorf("as JSON: %v", overview)
+	}
+}

@@ -1,0 +1,239 @@
+package cli
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"runtime"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/quintago/webhook-agent/agent"
+	"github.com/quintago/webhook-agent/agent/config"
+	"github.com/quintago/webhook-agent/outbox"
+)
+
+// version is set by the linker: -ldflags "-X github.com/quintago/webhook-agent/agent/cli.version=v1.2.3".
+var version = "dev"
+
+// The exit statuses of the program.
+const (
+	exitFine   = 0
+	exitFailed = 1
+	exitUsage  = 2 // bad usage or configuration
+)
+
+// Where the configuration file is looked for when neither --config nor WEBHOOK_AGENT_CONFIG names it.
+const (
+	localConfigPath  = "webhook-agent.toml"
+	systemConfigPath = "/etc/quintago/webhook-agent.toml"
+)
+
+// Main runs the command line args (without the program's name) and returns the exit status. Canceling ctx ends what runs:
+// the agent drains first. Answers go to stdout; logs and errors, one sentence each, to stderr.
+func Main(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+	a := &app{stdout: stdout, stderr: stderr, getenv: os.Getenv}
+	root := a.rootCommand()
+	root.SetArgs(args)
+	root.SetOut(stdout)
+	root.SetErr(stderr)
+	err := root.ExecuteContext(ctx)
+	if err == nil {
+		return exitFine
+	}
+	if ctx.Err() != nil && errors.Is(err, context.Canceled) {
+		err = errors.New("interrupted")
+	}
+	if !errors.Is(err, errFindings) {
+		for sentence := range strings.Lines(err.Error()) {
+			fmt.Fprintln(stderr, "webhook-agent: "+strings.TrimSpace(sentence))
+		}
+	}
+	if _, ok := errors.AsType[*config.Error](err); ok || errors.Is(err, errUsage) {
+		return exitUsage
+	}
+	return exitFailed
+}
+
+// errUsage marks an error as a wrong command line.
+var errUsage = errors.New("bad usage")
+
+// errFindings ends a command with status 1 that has said on stdout what is wrong.
+var errFindings = errors.New("the command has reported what is wrong")
+
+// usageError is a sentence about a wrong command line, with where to read on.
+type usageError struct {
+	sentence string
+	command  string
+}
+
+func (e *usageError) Error() string        { return e.sentence + "; see " + e.command + " --help" }
+func (e *usageError) Is(target error) bool { return target == errUsage }
+
+// usagef makes the error of a wrong command line.
+func usagef(cmd *cobra.Command, format string, args ...any) error {
+	return &usageError{fmt.Sprintf(format, args...), cmd.CommandPath()}
+}
+
+// app holds what the commands share: where they write, and the global flags.
+type app struct {
+	stdout, stderr io.Writer
+	getenv         func(string) string
+	configPath     string // --config
+	asJSON         bool   // --json
+}
+
+func (a *app) rootCommand() *cobra.Command {
+	root := &cobra.Command{
+		Use:   "webhook-agent",
+		Short: "Delivers the events of a PostgreSQL outbox as signed webhooks",
+		Long: `webhook-agent streams the events that the QuintaGo app writes into its PostgreSQL outbox and delivers each of them,
+signed and with retries, to the endpoints that its venue has registered.`,
+		Example: `  webhook-agent check                        what is missing in the database, with the remedy
+  webhook-agent migrate                      create or update the schema webhooks
+  webhook-agent run                          deliver until interrupted
+  webhook-agent status                       where the agent stands
+  webhook-agent deliveries list --since 1h   what was sent, and what came of it`,
+		SilenceErrors:     true,
+		SilenceUsage:      true,
+		Args:              subcommandRequired,
+		RunE:              showHelp,
+		DisableAutoGenTag: true,
+	}
+	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return usagef(cmd, "%v", err) })
+	root.PersistentFlags().StringVar(&a.configPath, "config", "",
+		"configuration `file` (default $WEBHOOK_AGENT_CONFIG, ./"+localConfigPath+" if it exists, or "+systemConfigPath+")")
+	root.PersistentFlags().BoolVar(&a.asJSON, "json", false, "answer in JSON")
+	root.AddCommand(a.runCommand(), a.checkCommand(), a.migrateCommand(), a.adoptCommand(), a.uninstallCommand(), a.statusCommand(),
+		a.endpointsCommand(), a.deliveriesCommand(), a.listenCommand(), a.versionCommand())
+	return root
+}
+
+// subcommandRequired refuses a word that is not the name of a command, with those that look like it.
+func subcommandRequired(cmd *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return nil
+	}
+	hint := ""
+	cmd.SuggestionsMinimumDistance = 2
+	if similar := cmd.SuggestionsFor(args[0]); len(similar) > 0 {
+		hint = "; did you mean " + strings.Join(similar, " or ") + "?"
+	}
+	return usagef(cmd, "unknown command %s%s", config.Quoted(args[0]), hint)
+}
+
+func showHelp(cmd *cobra.Command, _ []string) error { return cmd.Help() }
+
+// exactly requires n arguments, named by what in the sentence.
+func exactly(n int, what string) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		if len(args) != n {
+			return usagef(cmd, "%s takes %s, got %d arguments", cmd.CommandPath(), what, len(args))
+		}
+		return nil
+	}
+}
+
+var noArguments = exactly(0, "no arguments")
+
+func (a *app) runCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "run",
+		Short: "Deliver events until interrupted",
+		Long: `run streams the outbox and delivers. The first SIGINT or SIGTERM lets attempts in flight finish, for at most
+delivery.shutdown_timeout, and records them; a second one ends at once. A second agent on the same slot waits and takes
+over when the first is gone.`,
+		Example: `  webhook-agent run
+  webhook-agent run --config /etc/quintago/webhook-agent.toml`,
+		Args: noArguments,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			cfg, err := a.config()
+			if err != nil {
+				return err
+			}
+			log := config.NewLogger(a.stderr, cfg.Log)
+			slog.SetDefault(log) // libraries that know only the standard logger speak there
+			return agent.Run(cmd.Context(), agent.Options{
+				Config: cfg, Log: log, Version: version,
+				Endpoints: func(n int) { tuneMemory(cfg.Delivery.QueueMemory, n) },
+			})
+		},
+	}
+}
+
+func (a *app) versionCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:     "version",
+		Short:   "Print the version",
+		Example: "  webhook-agent version --json",
+		Args:    noArguments,
+		RunE: func(*cobra.Command, []string) error {
+			if out := a.printer(); !out.asJSON {
+				out.line("webhook-agent %s (%s, schema %d)", version, runtime.Version(), outbox.SchemaVersion())
+				return nil
+			}
+			return a.printer().json(struct {
+				Version string `json:"version"`
+				Go      string `json:"go"`
+				Schema  int    `json:"schema"`
+			}{version, runtime.Version(), outbox.SchemaVersion()})
+		},
+	}
+}
+
+func (a *app) printer() *printer { return newPrinter(a.stdout, a.asJSON) }
+
+// config loads the configuration file that the flags and the environment name.
+func (a *app) config() (*config.Config, error) {
+	path := cmp.Or(a.configPath, a.getenv("WEBHOOK_AGENT_CONFIG"))
+	if path == "" {
+		path = systemConfigPath
+		if _, err := os.Stat(localConfigPath); err == nil {
+			path = localConfigPath
+		}
+	}
+	return config.Load(path, a.getenv)
+}
+
+// desk is what a command that works with the database has at hand.
+type desk struct {
+	cfg *config.Config
+	db  *outbox.DB
+	out *printer
+}
+
+// connectTimeout ends a command whose database does not answer.
+const connectTimeout = 10 * time.Second
+
+// withDatabase makes a command's RunE of do. It sees first that the database answers, so that the sentence about one that
+// does not is the same everywhere.
+func (a *app) withDatabase(do func(ctx context.Context, d *desk, args []string) error) func(*cobra.Command, []string) error {
+	return func(cmd *cobra.Command, args []string) error {
+		cfg, err := a.config()
+		if err != nil {
+			return err
+		}
+		ctx := cmd.Context()
+		db, err := outbox.Open(ctx, cfg.OutboxConfig())
+		if err != nil {
+			return err
+		}
+		defer db.Close()
+		if err := ping(ctx, db); err != nil {
+			return err
+		}
+		return do(ctx, &desk{cfg, db, a.printer()}, args)
+	}
+}
+
+func ping(ctx context.Context, db *outbox.DB) error {
+	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
+	defer cancel()
+	return db.Ping(ctx)
+}

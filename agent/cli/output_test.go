@@ -1,0 +1,139 @@
+package cli
+
+import (
+	"bytes"
+	"encoding/json"
+	"strings"
+	"testing"
+	"time"
+	"unicode/utf8"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/quintago/webhook-agent/agent/config"
+	"github.com/quintago/webhook-agent/outbox"
+)
+
+// hostile holds what must not reach a terminal: a colour sequence, a C1 control, a mark that turns text around, a new line.
+const hostile = "a\x1b[31mb\u009bc\u202ed\ne"
+
+func TestTable_FitsTheTerminalWithoutCuttingIDs(t *testing.T) {
+	columns := []column{{name: "id"}, {name: "error", flexible: true}, {name: "venue", flexible: true}}
+	rows := [][]string{
+		{"ep_01K5M2000000000000000000", strings.Repeat("é", 60), "venue_01H0000000000"},
+		{"ep_2", "short", "v"},
+	}
+	print := func(width int) string {
+		var out bytes.Buffer
+		p := newPrinter(&out, false)
+		p.width = width
+		p.table(columns, rows)
+		return out.String()
+	}
+	want := "" +
+		"ID                           ERROR               VENUE\n" +
+		"ep_01K5M2000000000000000000  ééééééééééééééééé…  venue_01H0000000000\n" +
+		"ep_2                         short               v\n"
+	if diff := cmp.Diff(want, print(68)); diff != "" {
+		t.Errorf("68 columns (-want +got):\n%s", diff)
+	}
+	for line := range strings.Lines(print(40)) {
+		if n := utf8.RuneCountInString(strings.TrimSuffix(line, "\n")); n > 40 {
+			t.Errorf("40 columns: a line of %d characters: %s", n, line)
+		}
+	}
+	if narrow := print(40); !strings.Contains(narrow, "ep_01K5M200000") {
+		t.Errorf("an id was cut while there was something else to cut:\n%s", narrow)
+	}
+	if whole := print(0); !strings.Contains(whole, rows[0][1]) {
+		t.Errorf("cut although it goes to no terminal:\n%s", whole)
+	}
+}
+
+func TestTable_FitsANarrowTerminalWithManyColumns(t *testing.T) {
+	var out bytes.Buffer
+	p := newPrinter(&out, false)
+	p.width = 60
+	printDeliveries(p, []outbox.DeliveryInfo{{EventID: "evt_01K5M2000000000000000000000", EndpointID: "ep_01K5M2000000000000000000000",
+		Type: "lead.stage_changed", Status: outbox.Succeeded, Created: new(time.Time), LastError: "none"}}, time.Time{})
+	for line := range strings.Lines(out.String()) {
+		if n := utf8.RuneCountInString(strings.TrimSuffix(line, "\n")); n > 60 {
+			t.Errorf("a line of %d characters: %s", n, line)
+		}
+	}
+}
+
+func TestPrinter_MakesHostileTextVisible(t *testing.T) {
+	var out bytes.Buffer
+	p := newPrinter(&out, false)
+	p.line("%s", hostile)
+	p.table([]column{{name: "x"}}, [][]string{{hostile}})
+	p.fields([]field{{"x", hostile}})
+	if text := out.String(); strings.ContainsAny(text, "\x1b\u009b\u202e") || strings.Count(text, "\n") != 4 {
+		t.Errorf("hostile text passed: %q", text)
+	}
+	if !strings.Contains(out.String(), `a\x1b[31mb`) {
+		t.Errorf("the text is not visible: %q", out.String())
+	}
+}
+
+func TestPrinter_JSONKeepsTextExactlyAndTheTerminalSafe(t *testing.T) {
+	var out bytes.Buffer
+	if err := newPrinter(&out, true).json([]string{hostile, "<&>", "Ana & José"}); err != nil {
+		t.Fatal(err)
+	}
+	if strings.ContainsAny(out.String(), "\x1b\u009b\u202e") {
+		t.Errorf("hostile text passed: %q", out.String())
+	}
+	var got []string
+	if err := json.Unmarshal(out.Bytes(), &got); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff([]string{hostile, "<&>", "Ana & José"}, got); diff != "" {
+		t.Errorf("the text changed (-want +got):\n%s", diff)
+	}
+	if !strings.Contains(out.String(), "<&>") || !strings.Contains(out.String(), "José") {
+		t.Errorf("harmless text was escaped: %s", out.String())
+	}
+}
+
+func TestFields_LeavesOutWhatHasNoValue(t *testing.T) {
+	var out bytes.Buffer
+	newPrinter(&out, false).fields([]field{{"id", "1"}, {"disabled", ""}, {"events", "*"}})
+	if want := "id        1\nevents    *\n"; out.String() != want {
+		t.Errorf("got %q, want %q", out.String(), want)
+	}
+}
+
+func TestFormat_TimesAndSizesReadWell(t *testing.T) {
+	now := time.Date(2026, 1, 31, 9, 0, 0, 0, time.UTC)
+	at := func(d time.Duration) *time.Time { t := now.Add(d); return &t }
+	for _, test := range []struct{ got, want string }{
+		{config.FormatDuration(0), "0s"},
+		{config.FormatDuration(250 * time.Millisecond), "250ms"},
+		{config.FormatDuration(1500 * time.Millisecond), "1.5s"},
+		{config.FormatDuration(2 * time.Minute), "2m"},
+		{config.FormatDuration(90 * time.Minute), "1h30m"},
+		{config.FormatDuration(99*time.Hour + 59*time.Minute), "4d3h"},
+		{formatAge(nil, now), "-"},
+		{formatAge(at(0), now), "0s ago"},
+		{formatAge(at(-130*time.Second), now), "2m10s ago"},
+		{formatAge(at(30*time.Second), now), "in 30s"},
+		{formatTime(nil, now), ""},
+		{formatBytes(0), "0 B"},
+		{formatBytes(1023), "1023 B"},
+		{formatBytes(1536), "1.5 KiB"},
+		{formatBytes(5 << 30), "5.0 GiB"},
+	} {
+		if test.got != test.want {
+			t.Errorf("got %q, want %q", test.got, test.want)
+		}
+	}
+	west := now.In(time.FixedZone("WEST", 3600))
+	if got, want := formatTime(at(-time.Minute), west), "2026-01-31 09:59:00 WEST = 2026-01-31 08:59:00 UTC (1m ago)"; got != want {
+		t.Errorf("got %q, want %q", got, want)
+	}
+	if got, want := formatTime(at(-time.Minute), now), "2026-01-31 08:59:00 UTC (1m ago)"; got != want {
+		t.Errorf("got %q, want %q", got, want)
+	}
+}

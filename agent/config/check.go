@@ -1,0 +1,228 @@
+package config
+
+import (
+	"cmp"
+	"fmt"
+	"net"
+	"net/netip"
+	"regexp"
+	"strconv"
+	"strings"
+	"time"
+	"unicode"
+
+	"github.com/quintago/webhook-agent/outbox"
+	"github.com/quintago/webhook-agent/secret"
+	"github.com/quintago/webhook-agent/sink"
+)
+
+// minTokenLength makes guessing the admin token hopeless: 32 characters of hexadecimal are 128 bits.
+const minTokenLength = 32
+
+// Names that PostgreSQL takes, and names of hosts. An identifier is cut after 63 bytes, so a longer one would be another object. Slots are
+// narrower: https://www.postgresql.org/docs/current/warm-standby.html#STREAMING-REPLICATION-SLOTS-MANIPULATION.
+var (
+	identifierName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_$]{0,62}$`)
+	slotName       = regexp.MustCompile(`^[a-z0-9_]{1,63}$`)
+	hostName       = regexp.MustCompile(`^[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*$`)
+)
+
+// suffixLength is what the agent adds to outbox.publication for its second publication, _endpoints.
+const suffixLength = len("_endpoints")
+
+// check notes each value that the agent cannot work with.
+func (c *Config) check(p *problemList) {
+	if c.Database.URL.IsZero() {
+		p.add("database.url", "is missing; set it, or the environment variable DATABASE_URL, to postgres://user:password@host:5432/database")
+	} else if err := outbox.CheckURL(c.Database.URL); err != nil {
+		p.join(err)
+	}
+	c.Outbox.check(p)
+	c.Delivery.check(p)
+	c.Network.check(p)
+	if _, err := secret.NewKeyring(c.Security.Keys); err != nil {
+		for _, sentence := range strings.Split(err.Error(), "\n") {
+			p.add("security.keys", "%s", sentence)
+		}
+	}
+	c.Admin.check(p)
+	if c.Log.Format != "text" && c.Log.Format != "json" {
+		p.add("log.format", "is %s, must be text or json", Quoted(c.Log.Format))
+	}
+	c.checkEndpoints(p)
+}
+
+func (o *Outbox) check(p *problemList) {
+	schema, table, qualified := strings.Cut(o.Table, ".")
+	if !qualified || !identifierName.MatchString(schema) || !identifierName.MatchString(table) {
+		p.add("outbox.table", "is %s, must be a schema and a table, such as webhooks.outbox", Quoted(o.Table))
+	}
+	if !identifierName.MatchString(o.Publication) || len(o.Publication) > 63-suffixLength {
+		p.add("outbox.publication", "is %s, must be a name of at most %d letters, digits and _", Quoted(o.Publication), 63-suffixLength)
+	}
+	if !slotName.MatchString(o.Slot) {
+		p.add("outbox.slot", "is %s, must be a name of at most 63 lower-case letters, digits and _", Quoted(o.Slot))
+	}
+	if o.Retention != 0 {
+		within(p, "outbox.retention", o.Retention, Day, 3650*Day)
+	}
+	if len(o.Types) == 0 {
+		p.add("outbox.types", "names no event type; use patterns such as lead.created, lead.* or *")
+	}
+	for i, pattern := range o.Types {
+		if _, err := outbox.ParsePatterns([]string{pattern}); err != nil {
+			p.add(fmt.Sprintf("outbox.types[%d]", i+1), "is %s, must be an event type such as lead.created, lead.* or *", Quoted(pattern))
+		}
+	}
+	if strings.ContainsFunc(o.TimeZone, unicode.IsControl) || len(o.TimeZone) > 63 {
+		p.add("outbox.time_zone", "is %s, must be the name of a time zone, such as America/Sao_Paulo", Quoted(o.TimeZone))
+	}
+	columns := map[string]string{} // name of the column to the key that claimed it
+	for _, column := range []struct{ key, name string }{
+		{"id", o.Columns.ID}, {"type", o.Columns.Type}, {"venue", o.Columns.Venue}, {"data", o.Columns.Data}, {"created", o.Columns.Created},
+	} {
+		key := "outbox.columns." + column.key
+		if !identifierName.MatchString(column.name) {
+			p.add(key, "is %s, must be the name of a column of at most 63 letters, digits and _", Quoted(column.name))
+		} else if other, taken := columns[column.name]; taken {
+			p.add(key, "is %s, which is %s already", Quoted(column.name), other)
+		}
+		columns[column.name] = key
+	}
+}
+
+func (d *Delivery) check(p *problemList) {
+	within(p, "delivery.timeout", d.Timeout, time.Second, time.Minute)
+	if len(d.Retries) > 20 {
+		p.add("delivery.retries", "has %d waits, must have at most 20", len(d.Retries))
+	}
+	within(p, "delivery.disable_after", d.DisableAfter, 1, 10_000)
+	within(p, "delivery.failing_interval", d.FailingInterval, 0, time.Hour)
+	within(p, "delivery.concurrency", d.Concurrency, 1, 10_000)
+	within(p, "delivery.endpoint_concurrency", d.EndpointConcurrency, 1, 1_000)
+	within(p, "delivery.shutdown_timeout", d.ShutdownTimeout, 0, 10*time.Minute)
+	within(p, "delivery.max_body", d.MaxBody, 1<<10, 128<<20)
+	within(p, "delivery.queue_memory", d.QueueMemory, 1<<20, 64<<30)
+}
+
+// check asks the guard itself, so that the file and the dialer cannot disagree.
+func (n *Network) check(p *problemList) {
+	if _, err := n.Checker(); err != nil {
+		p.join(err)
+	}
+}
+
+// Checker makes a Webhook for questions about URLs and networks; it never sends.
+func (n *Network) Checker() (*sink.Webhook, error) {
+	return sink.NewWebhook(sink.WebhookConfig{
+		Version: "none", Timeout: time.Second, AllowHTTP: n.AllowHTTP, AllowNetworks: n.AllowNetworks, MaxIdlePerHost: 1,
+	})
+}
+
+// proxyVariables are those that other programs heed.
+var proxyVariables = []string{"HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy"}
+
+// notices says what is allowed, and may surprise.
+func (c *Config) notices(getenv func(string) string) (notices []string) {
+	notices = outbox.URLNotices(c.Database.URL)
+	for _, p := range c.Network.AllowNetworks {
+		if p.Bits() == 0 {
+			notices = append(notices, fmt.Sprintf("network.allow_networks holds %s: customers' URLs may lead to every address of your networks but link-local and metadata ones", p))
+		}
+	}
+	for _, name := range proxyVariables {
+		if getenv(name) != "" {
+			notices = append(notices, fmt.Sprintf("the environment variable %s is ignored: behind a proxy nobody would see which address a customer's URL leads to", name))
+		}
+	}
+	return notices
+}
+
+func (a *Admin) check(p *problemList) {
+	host, port, err := net.SplitHostPort(a.Listen)
+	if err == nil {
+		_, err = strconv.ParseUint(port, 10, 16)
+	}
+	if err != nil {
+		p.add("admin.listen", "is %s, must be an address and a port, such as 127.0.0.1:8480", Quoted(a.Listen))
+		return
+	}
+	addr, _ := netip.ParseAddr(host) // the zero Addr of a name is not loopback
+	if !addr.IsLoopback() && host != "localhost" && a.Token.IsZero() {
+		p.add("admin.listen", "is %s, which others can reach, but admin.token is not set; set a token or listen on 127.0.0.1", Quoted(a.Listen))
+	}
+	for i, host := range a.Hosts {
+		if !hostName.MatchString(host) {
+			p.add(fmt.Sprintf("admin.hosts[%d]", i+1), "is %s, must be a host name without a port, such as agent.internal", Quoted(host))
+		}
+	}
+	if n := len(a.Token.Reveal()); n > 0 && n < minTokenLength {
+		p.add("admin.token", "has %d characters, must have at least %d; make one with: openssl rand -hex 32", n, minTokenLength)
+	}
+}
+
+func (c *Config) checkEndpoints(p *problemList) {
+	if len(c.Endpoints) == 0 {
+		return
+	}
+	webhook, err := c.Network.Checker()
+	if err != nil {
+		return // a network is at fault, which has its own sentence
+	}
+	defer webhook.Close()
+	seen := map[string]string{} // venue and URL to the key of the endpoint that has them
+	for i, endpoint := range c.Endpoints {
+		key := fmt.Sprintf("endpoint[%d]", i+1)
+		if endpoint.Venue == "" {
+			p.add(key+".venue", "is missing")
+		}
+		if err := webhook.CheckURL(endpoint.URL.Reveal()); err != nil {
+			p.add(key+".url", "%v", err)
+		}
+		if _, err := outbox.ParsePatterns(endpoint.Events); err != nil {
+			p.add(key+".events", "%v", err)
+		}
+		if err := sink.CheckSecret(endpoint.Secret); err != nil {
+			p.add(key+".secret", "%v", err)
+		}
+		identity := endpoint.Venue + " " + endpoint.URL.Reveal()
+		if other, taken := seen[identity]; taken {
+			p.add(key, "has the venue and the url of %s; keep one of them", other)
+		}
+		seen[identity] = key
+	}
+}
+
+// problemList gathers sentences about keys.
+type problemList struct {
+	sentences []string
+	// unreadable are the keys that hold no value because it could not be read. They have their sentence; that the value is
+	// missing as well would only confuse.
+	unreadable map[string]bool
+}
+
+func (p *problemList) add(key, format string, args ...any) {
+	if !p.unreadable[key] {
+		p.sentences = append(p.sentences, key+": "+fmt.Sprintf(format, args...))
+	}
+}
+
+// join adds the sentences of err, one on each line, which name their keys themselves.
+func (p *problemList) join(err error) {
+	p.sentences = append(p.sentences, strings.Split(err.Error(), "\n")...)
+}
+
+// within sees that a value lies between two bounds, both included.
+func within[T cmp.Ordered](p *problemList, key string, value, least, most T) {
+	if value < least || value > most {
+		p.add(key, "is %s, must be between %s and %s", rangeText(value), rangeText(least), rangeText(most))
+	}
+}
+
+// rangeText writes a bound of within as it would stand in the file.
+func rangeText(v any) string {
+	if d, ok := v.(time.Duration); ok {
+		return FormatDuration(d)
+	}
+	return fmt.Sprint(v)
+}

@@ -1,0 +1,319 @@
+package config
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"net/netip"
+	"net/url"
+	"reflect"
+	"regexp"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/BurntSushi/toml"
+
+	"github.com/quintago/webhook-agent/secret"
+)
+
+// decoder fills a Config from a TOML document and gathers what is wrong instead of stopping at the first: the toml package
+// parses, its Primitives are then decoded key by key.
+type decoder struct {
+	meta     toml.MetaData
+	getenv   func(string) string
+	problems *problemList
+	literal  string // a key whose secret stands in the file itself, "" when there is none
+}
+
+// decodeConfig overlays cfg with the keys of text and notes each key that is unknown or unreadable. A key that could not be
+// read keeps the value it had. It returns a key whose secret stands in the text itself, "" when there is none.
+func decodeConfig(cfg *Config, text string, getenv func(string) string, problems *problemList) (literal string) {
+	var keys map[string]toml.Primitive
+	meta, err := toml.Decode(text, &keys)
+	if err != nil {
+		problems.sentences = append(problems.sentences, syntaxProblem(err))
+		return ""
+	}
+	d := &decoder{meta: meta, getenv: getenv, problems: problems}
+	d.table("", keys, reflect.ValueOf(cfg).Elem())
+	return d.literal
+}
+
+// tomlQuotes finds what the toml package quotes from the document in its messages.
+var tomlQuotes = regexp.MustCompile(`"(?:[^"\\]|\\.)*"|'[^']*'`)
+
+// syntaxProblem words a parse error. A value that lost its quotes stands in the message, and may be a secret, so all
+// that is quoted and longer than a character goes.
+func syntaxProblem(err error) string {
+	parse, ok := errors.AsType[toml.ParseError](err)
+	if !ok {
+		return "the file is not valid TOML"
+	}
+	message := tomlQuotes.ReplaceAllStringFunc(parse.Message, func(q string) string {
+		if len(q) > len(`"x"`) {
+			return "(hidden)"
+		}
+		return q
+	})
+	near := ""
+	if parse.LastKey != "" {
+		near = fmt.Sprintf(" (last key %s)", parse.LastKey)
+	}
+	return fmt.Sprintf("line %d is not valid TOML%s: %s", parse.Position.Line, near, strings.TrimSuffix(message, "."))
+}
+
+// table fills the struct target from the keys of one table. prefix is what its keys begin with in sentences.
+func (d *decoder) table(prefix string, keys map[string]toml.Primitive, target reflect.Value) {
+	fields := map[string]reflect.Value{}
+	for i := range target.NumField() {
+		fields[target.Type().Field(i).Tag.Get("toml")] = target.Field(i)
+	}
+	delete(fields, "-") // is no key
+	for _, key := range slices.Sorted(maps.Keys(keys)) {
+		field, known := fields[key]
+		if !known {
+			d.decode(prefix+key, keys[key], func(any) error {
+				return fmt.Errorf("unknown key; did you mean %s?", nearestKey(prefix+key))
+			})
+			continue
+		}
+		d.field(prefix+key, keys[key], field)
+	}
+}
+
+// field decodes one key: a table, the list of endpoints, or a value.
+func (d *decoder) field(name string, value toml.Primitive, target reflect.Value) {
+	if endpoints, ok := target.Addr().Interface().(*[]Endpoint); ok {
+		var tables []map[string]toml.Primitive
+		d.split(name, value, &tables, isA[[]map[string]any]("a list of tables, each written [["+name+"]]"))
+		*endpoints = make([]Endpoint, len(tables))
+		for i, keys := range tables {
+			d.table(fmt.Sprintf("%s[%d].", name, i+1), keys, reflect.ValueOf(&(*endpoints)[i]).Elem())
+		}
+		return
+	}
+	if target.Kind() == reflect.Struct && target.Type() != reflect.TypeFor[secret.Text]() {
+		var keys map[string]toml.Primitive
+		d.split(name, value, &keys, isA[map[string]any]("a table, written ["+name+"]"))
+		d.table(name+".", keys, target)
+		return
+	}
+	d.decode(name, value, func(v any) error { return d.set(name, target.Addr().Interface(), v) })
+}
+
+// secret reads a secret, or what refers to one. A URL counts as one if it has a password.
+func (d *decoder) secret(name string) func(string) (secret.Text, error) {
+	return func(text string) (secret.Text, error) {
+		refers := strings.HasPrefix(text, "env:") || strings.HasPrefix(text, "file:")
+		if text != "" && !refers && (!strings.HasSuffix(name, "url") || hasPassword(text)) {
+			d.literal = name
+		}
+		return ResolveSecret(text, d.getenv)
+	}
+}
+
+// hasPassword tells whether a URL, or words as PostgreSQL takes them, hold a password.
+func hasPassword(text string) bool {
+	u, err := url.Parse(text)
+	if err != nil || u.Scheme == "" {
+		return strings.Contains(text, "password")
+	}
+	_, has := u.User.Password()
+	return has
+}
+
+// split takes a table, or a list of them, apart into Primitives. The check comes first: of any other value the toml package makes an
+// empty table without an error.
+func (d *decoder) split(name string, value toml.Primitive, target any, check func(any) error) {
+	d.decode(name, value, check)
+	_ = d.meta.PrimitiveDecode(value, target) // a table always fits, and what is none leaves target empty
+}
+
+// isA makes a check of the type of a TOML value.
+func isA[T any](want string) func(any) error {
+	return func(v any) error {
+		var value T
+		return assign(&value, v, want)
+	}
+}
+
+// set stores the TOML value v of a key in target, a pointer to a field of Config.
+func (d *decoder) set(name string, target, v any) (err error) {
+	switch target := target.(type) {
+	case *string:
+		err = assign(target, v, "text in quotes")
+	case *bool:
+		err = assign(target, v, "true or false")
+	case *int:
+		n := int64(*target)
+		err = assign(&n, v, "a whole number")
+		*target = int(n)
+	case *[]string:
+		err = parseList(target, v, "a list of texts", func(s string) (string, error) { return s, nil })
+	case *time.Duration:
+		err = parseText(target, v, `a duration in quotes, such as "15s"`, ParseDuration)
+	case *[]time.Duration:
+		err = parseList(target, v, `a list of durations in quotes, such as ["5s", "2m"]`, parseWait)
+	case *ByteSize:
+		err = parseText(target, v, `a size in quotes, such as "64MiB"`, parseByteSize)
+	case *slog.Level:
+		err = parseText(target, v, "text in quotes", parseLevel)
+	case *[]netip.Prefix:
+		err = parseList(target, v, `a list of networks in quotes, such as ["10.20.0.0/16"]`, parseNetwork)
+	case *[]secret.Text:
+		err = parseList(target, v, "a list of texts", d.secret(name))
+	case *secret.Text:
+		err = parseText(target, v, "text in quotes", d.secret(name))
+	default:
+		panic(fmt.Sprintf("no TOML form for a field of type %T", target))
+	}
+	return err
+}
+
+// assign stores v when it has the wanted type. The value is not repeated: the key may be that of a secret.
+func assign[T any](target *T, v any, want string) error {
+	value, ok := v.(T)
+	if !ok {
+		return fmt.Errorf("must be %s", want)
+	}
+	*target = value
+	return nil
+}
+
+// parseText stores what parse makes of the text v.
+func parseText[T any](target *T, v any, want string, parse func(string) (T, error)) error {
+	var text string
+	if err := assign(&text, v, want); err != nil {
+		return err
+	}
+	value, err := parse(text)
+	if err != nil {
+		return err
+	}
+	*target = value
+	return nil
+}
+
+// parseList stores what parse makes of each text of the list v.
+func parseList[T any](target *[]T, v any, want string, parse func(string) (T, error)) error {
+	var items []any
+	if err := assign(&items, v, want); err != nil {
+		return err
+	}
+	values := make([]T, len(items))
+	var errs []error
+	for i, item := range items {
+		errs = append(errs, parseText(&values[i], item, want, parse))
+	}
+	if err := errors.Join(errs...); err != nil {
+		return err
+	}
+	*target = values
+	return nil
+}
+
+func parseLevel(text string) (level slog.Level, err error) {
+	for _, level = range []slog.Level{slog.LevelDebug, slog.LevelInfo, slog.LevelWarn, slog.LevelError} {
+		if text == strings.ToLower(level.String()) {
+			return level, nil
+		}
+	}
+	return 0, fmt.Errorf("%s is not one of debug, info, warn, error", Quoted(text))
+}
+
+func parseNetwork(text string) (netip.Prefix, error) {
+	p, err := netip.ParsePrefix(text)
+	switch {
+	case err != nil:
+		return p, fmt.Errorf("%s is not a network in CIDR form, such as 10.20.0.0/16", Quoted(text))
+	case p != p.Masked():
+		return p, fmt.Errorf("%s has bits behind its mask; did you mean %s?", Quoted(text), p.Masked())
+	}
+	return p, nil
+}
+
+// decode gives a value to set and notes its error with the line of the key, which the toml package tells only in the error of
+// an Unmarshaler. Of the keys of endpoints it knows the last line only, since their names repeat, so these have none.
+func (d *decoder) decode(name string, value toml.Primitive, set func(any) error) {
+	var problem error
+	err := d.meta.PrimitiveDecode(value, unmarshaler(func(v any) error {
+		problem = set(v)
+		return problem
+	}))
+	if problem == nil {
+		return
+	}
+	where := name
+	if parse, ok := errors.AsType[toml.ParseError](err); ok && parse.Position.Line > 0 && !strings.Contains(name, "[") {
+		where = fmt.Sprintf("line %d: %s", parse.Position.Line, name)
+	}
+	for sentence := range strings.Lines(problem.Error()) {
+		d.problems.add(where, "%s", strings.TrimSpace(sentence))
+	}
+	d.problems.unreadable[name] = true
+}
+
+// unmarshaler makes a toml.Unmarshaler of a function.
+type unmarshaler func(any) error
+
+// UnmarshalTOML implements toml.Unmarshaler.
+func (u unmarshaler) UnmarshalTOML(v any) error { return u(v) }
+
+// configKeys returns the keys of the struct type t and of those within, each with prefix and dots before it. Lists count as
+// one table.
+func configKeys(t reflect.Type, prefix string) []string {
+	var keys []string
+	for i := range t.NumField() {
+		field := t.Field(i)
+		if field.Tag.Get("toml") == "-" {
+			continue
+		}
+		key := prefix + field.Tag.Get("toml")
+		keys = append(keys, key)
+		inner := field.Type
+		if inner.Kind() == reflect.Slice {
+			inner = inner.Elem()
+		}
+		if inner.Kind() == reflect.Struct && inner.Field(0).Tag.Get("toml") != "" {
+			keys = append(keys, configKeys(inner, key+".")...)
+		}
+	}
+	return keys
+}
+
+// nearestKey returns the key of Config that looks most like name. The last word counts three times, so that a key in the wrong
+// table leads to the right one.
+func nearestKey(name string) string {
+	lastWord := func(key string) string { return key[strings.LastIndex(key, ".")+1:] }
+	distance := func(key string) int {
+		return editDistance(name, key) + 2*editDistance(lastWord(name), lastWord(key))
+	}
+	return slices.MinFunc(configKeys(reflect.TypeFor[Config](), ""), func(a, b string) int {
+		return cmp.Compare(distance(a), distance(b))
+	})
+}
+
+// editDistance is the number of inserted, removed and replaced bytes between a and b (Levenshtein), by the method of Wagner
+// and Fischer (1974) with one row.
+func editDistance(a, b string) int {
+	row := make([]int, len(b)+1)
+	for j := range row {
+		row[j] = j
+	}
+	for i := range len(a) {
+		diagonal := row[0] // the cell of the former row, one to the left
+		row[0] = i + 1
+		for j := range len(b) {
+			replaced := diagonal
+			if a[i] != b[j] {
+				replaced++
+			}
+			diagonal = row[j+1]
+			row[j+1] = min(replaced, row[j]+1, row[j+1]+1)
+		}
+	}
+	return row[len(b)]
+}

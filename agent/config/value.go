@@ -1,0 +1,179 @@
+package config
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"math"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"github.com/quintago/webhook-agent/secret"
+)
+
+const Day = 24 * time.Hour
+
+// ParseDuration reads a Go duration that may begin with whole days: 90s, 30d, 1d12h.
+func ParseDuration(text string) (time.Duration, error) {
+	bad := fmt.Errorf("%s is not a duration like 15s, 2m, 24h or 30d", Quoted(text))
+	days, rest, found := strings.Cut(text, "d")
+	if !found {
+		d, err := time.ParseDuration(text)
+		if err != nil {
+			return 0, bad
+		}
+		return d, nil
+	}
+	n, err := strconv.ParseUint(days, 10, 32)
+	if err != nil || n > uint64(math.MaxInt64/Day) {
+		return 0, bad
+	}
+	d := time.Duration(n) * Day
+	if rest == "" {
+		return d, nil
+	}
+	part, err := time.ParseDuration(rest)
+	if err != nil || part < 0 || d+part < d {
+		return 0, bad
+	}
+	return d + part, nil
+}
+
+// parseWait reads a wait between two attempts. It sees to the bounds itself, so that a list names all of its faults at once.
+func parseWait(text string) (time.Duration, error) {
+	const least, most = time.Second, 7 * Day
+	wait, err := ParseDuration(text)
+	if err == nil && (wait < least || wait > most) {
+		err = fmt.Errorf("%s must be between %s and %s", Quoted(text), FormatDuration(least), FormatDuration(most))
+	}
+	return wait, err
+}
+
+// FormatDuration writes d by its two largest units: 15s, 2m, 1h30m, 4d3h; below a minute also by fractions.
+func FormatDuration(d time.Duration) string {
+	switch {
+	case d < 0:
+		return "-" + FormatDuration(-d)
+	case d < time.Second:
+		return d.Round(time.Millisecond).String()
+	case d < time.Minute:
+		return d.Round(100 * time.Millisecond).String()
+	case d < time.Hour:
+		return twoUnits(d, time.Minute, "m", time.Second, "s")
+	case d < Day:
+		return twoUnits(d, time.Hour, "h", time.Minute, "m")
+	default:
+		return twoUnits(d, Day, "d", time.Hour, "h")
+	}
+}
+
+func twoUnits(d, large time.Duration, largeName string, small time.Duration, smallName string) string {
+	text := fmt.Sprintf("%d%s", d/large, largeName)
+	if rest := d % large / small; rest > 0 {
+		text += fmt.Sprintf("%d%s", rest, smallName)
+	}
+	return text
+}
+
+// ByteSize is an amount of memory in bytes.
+type ByteSize int64
+
+// byteUnits are tried in this order, by parsing and by printing: B is the end of each of the others.
+var byteUnits = []struct {
+	name  string
+	bytes ByteSize
+}{{"GiB", 1 << 30}, {"MiB", 1 << 20}, {"KiB", 1 << 10}, {"B", 1}}
+
+// parseByteSize reads a whole number with its unit: 64MiB.
+func parseByteSize(text string) (ByteSize, error) {
+	for _, unit := range byteUnits {
+		number, found := strings.CutSuffix(text, unit.name)
+		if !found {
+			continue
+		}
+		n, err := strconv.ParseUint(strings.TrimSpace(number), 10, 32) // 4 Gi units of GiB fit an int64
+		if err == nil {
+			return ByteSize(n) * unit.bytes, nil
+		}
+		break
+	}
+	return 0, fmt.Errorf("%s is not a size like 512KiB, 64MiB or 1GiB", Quoted(text))
+}
+
+// String returns the size in the largest unit that divides it.
+func (b ByteSize) String() string {
+	for _, unit := range byteUnits {
+		if b >= unit.bytes && b%unit.bytes == 0 {
+			return fmt.Sprintf("%d%s", b/unit.bytes, unit.name)
+		}
+	}
+	return "0B"
+}
+
+// maxSecretFileBytes is far above any password or key; it keeps a wrong path (a log, a device) out of memory.
+const maxSecretFileBytes = 64 << 10
+
+// ResolveSecret follows a reference, env:NAME or file:/path, and returns any other value as it is.
+func ResolveSecret(value string, getenv func(string) string) (secret.Text, error) {
+	if name, found := strings.CutPrefix(value, "env:"); found {
+		text := getenv(name)
+		if text == "" {
+			return secret.Text{}, fmt.Errorf("the environment variable %s is not set", Quoted(name))
+		}
+		return secret.New(text), nil
+	}
+	if path, found := strings.CutPrefix(value, "file:"); found {
+		return readSecretFile(path)
+	}
+	return secret.New(value), nil
+}
+
+// readSecretFile reads a secret without its last line break. A file that every user of the machine can read is refused;
+// a group may read it, since a file of root:agent with mode 0640 is the usual way to give a service its secret.
+func readSecretFile(path string) (secret.Text, error) {
+	if !filepath.IsAbs(path) {
+		return secret.Text{}, fmt.Errorf("file:%s must be an absolute path, such as file:/etc/quintago/token", path)
+	}
+	info, err := os.Stat(path)
+	if err != nil {
+		return secret.Text{}, fmt.Errorf("file %s cannot be read: %w", path, reason(err))
+	}
+	switch mode := info.Mode(); {
+	case !mode.IsRegular():
+		return secret.Text{}, fmt.Errorf("%s is not a file", path)
+	case mode.Perm()&0o007 != 0:
+		return secret.Text{}, fmt.Errorf("file %s is open to all users (mode %04o); run chmod 600 %s", path, mode.Perm(), path)
+	case info.Size() > maxSecretFileBytes:
+		return secret.Text{}, fmt.Errorf("file %s has %d bytes, too many for a secret", path, info.Size())
+	}
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return secret.Text{}, fmt.Errorf("file %s cannot be read: %w", path, reason(err))
+	}
+	value := strings.TrimRight(string(text), "\r\n")
+	if value == "" {
+		return secret.Text{}, fmt.Errorf("file %s is empty", path)
+	}
+	return secret.New(value), nil
+}
+
+// reason strips the operation and the path from a file error, since the sentence around it names both.
+func reason(err error) error {
+	if pathErr, ok := errors.AsType[*fs.PathError](err); ok {
+		return pathErr.Err
+	}
+	return err
+}
+
+// Quoted returns text in quotes and cut, so that a sentence stays a line.
+func Quoted(text string) string {
+	const limit = 60
+	if utf8.RuneCountInString(text) > limit {
+		text = string([]rune(text)[:limit]) + "…"
+	}
+	return strconv.Quote(text)
+}

@@ -1,0 +1,64 @@
+package config
+
+import (
+	"context"
+	"net"
+
+	"github.com/quintago/webhook-agent/outbox"
+	"github.com/quintago/webhook-agent/secret"
+	"github.com/quintago/webhook-agent/sink"
+)
+
+// OutboxConfig returns what package outbox needs of the configuration.
+func (c *Config) OutboxConfig() outbox.Config {
+	columns := c.Outbox.Columns
+	return outbox.Config{
+		URL:         c.Database.URL,
+		Table:       c.Outbox.Table,
+		Columns:     outbox.Columns{ID: columns.ID, Type: columns.Type, Venue: columns.Venue, Data: columns.Data, Created: columns.Created},
+		Types:       c.Outbox.Types,
+		TimeZone:    c.Outbox.TimeZone,
+		Publication: c.Outbox.Publication,
+		Slot:        c.Outbox.Slot,
+		Retention:   c.Outbox.Retention,
+		MaxBody:     int(c.Delivery.MaxBody),
+		Keys:        c.Keyring(),
+	}
+}
+
+// Keyring returns the keys of a configuration that was checked.
+func (c *Config) Keyring() secret.Keyring {
+	keys, _ := secret.NewKeyring(c.Security.Keys)
+	return keys
+}
+
+// Managed returns the endpoints of the file.
+func (c *Config) Managed() []outbox.ManagedEndpoint {
+	managed := make([]outbox.ManagedEndpoint, len(c.Endpoints))
+	for i, e := range c.Endpoints {
+		managed[i] = outbox.ManagedEndpoint{Venue: e.Venue, URL: e.URL, Events: e.Events, Secret: e.Secret, Description: e.Description}
+	}
+	return managed
+}
+
+// NewWebhook returns the Webhook that delivers, with so many idle connections at most. It refuses the addresses of this host
+// and of the database. It resolves the database's name and fails if that cannot be done, since the guard would have a hole.
+func (c *Config) NewWebhook(ctx context.Context, version string, idle int) (*sink.Webhook, error) {
+	deny, err := sink.HostAddrs()
+	if err != nil {
+		return nil, err
+	}
+	database, err := c.OutboxConfig().ServerAddrs(ctx, net.DefaultResolver.LookupNetIP)
+	if err != nil {
+		return nil, err
+	}
+	return sink.NewWebhook(sink.WebhookConfig{
+		Version:        version,
+		Timeout:        c.Delivery.Timeout,
+		AllowHTTP:      c.Network.AllowHTTP,
+		AllowNetworks:  c.Network.AllowNetworks,
+		DenyAddrs:      append(deny, database...),
+		MaxIdlePerHost: min(c.Delivery.Concurrency, idle),
+		MaxIdle:        idle,
+	})
+}

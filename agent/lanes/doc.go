@@ -1,0 +1,18 @@
+// Package lanes makes the attempts: it decides which delivery is sent when, and what follows from the answer.
+//
+// Each endpoint has a lane: a bounded queue in memory, a limit of attempts at a time, and what is known of its failures. The
+// Scheduler holds all lanes.
+//
+//	Offer    takes new deliveries (router)       → in a lane's queue, or left to the database
+//	refill   reads due rows from the database    → in a lane's queue (refill.go)
+//	dispatch starts attempts, in turn            → Config.Attempt, on a worker's goroutine (dispatch.go)
+//	finish   draws the conclusions of an answer  → entries for Config.Write, which is outbox.Ledger.Write (lanes.go)
+//	Committed lets go of what is recorded        → memory is free, or the lane has a row that is due later
+//
+// What a lane may hold, and who is sent to next, is in dispatch.go: venues take turns, and none holds all of the memory. How
+// an endpoint that fails is held, paced and tried again is in standing.go. An endpoint's own row comes by Load, Change and
+// Remove (endpoint.go).
+//
+// One mutex guards everything. Nothing waits while it is held: what is to be recorded is collected under it, returned as
+// entries, and written after it.
+package lanes
