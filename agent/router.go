@@ -153,8 +153,8 @@ func (r *router) route(take, ctx context.Context, b *outbox.Batch) error {
 	loaded := r.snapshot.Sees(b.XID)
 	var (
 		subs       []*subscription
-		candidates []candidate    // that are matched and not handed over
-		entries    []outbox.Entry // of changes before the candidates, that are not written
+		pairings []pairing    // that are matched and not handed over
+		entries    []outbox.Entry // of changes before the pairings, that are not written
 		hold       *outbox.Hold
 		at         = outbox.Subject{Commit: b.Commit}
 	)
@@ -164,17 +164,17 @@ func (r *router) route(take, ctx context.Context, b *outbox.Batch) error {
 			return err
 		}
 		entries = nil // the ledger keeps the slice
-		tracked, err := r.hand(take, ctx, candidates)
+		tracked, err := r.hand(take, ctx, pairings)
 		if err != nil {
 			return err
 		}
-		candidates = candidates[:0]
+		pairings = pairings[:0]
 		tracked.End, tracked.Read, tracked.Opens = end, read, opens
 		return r.track(ctx, tracked)
 	}
 	// flush hands over what has been matched so far.
 	flush := func() error {
-		if len(candidates) == 0 {
+		if len(pairings) == 0 {
 			return nil
 		}
 		return handOver(0, nil)
@@ -204,7 +204,7 @@ func (r *router) route(take, ctx context.Context, b *outbox.Batch) error {
 			}
 			r.made += len(subs)
 			for _, sub := range subs {
-				if candidates = append(candidates, candidate{m, sub}); len(candidates) >= pieceLength {
+				if pairings = append(pairings, pairing{m, sub}); len(pairings) >= pieceLength {
 					if err := flush(); err != nil {
 						return err
 					}
@@ -241,20 +241,20 @@ func (r *router) retune() {
 	}
 }
 
-// hand makes deliveries of candidates that have no row yet, and offers them to their lanes.
-func (r *router) hand(take, ctx context.Context, candidates []candidate) (*outbox.Tracked, error) {
+// hand makes deliveries of pairings that have no row yet, and offers them to their lanes.
+func (r *router) hand(take, ctx context.Context, pairings []pairing) (*outbox.Tracked, error) {
 	var (
 		t      = &outbox.Tracked{}
 		offers []lanes.Offer
 		at     outbox.Subject
 	)
 	defer at.Blame()
-	recorded, err := r.lookUp(take, candidates)
+	recorded, err := r.lookUp(take, pairings)
 	if err != nil {
 		return nil, err
 	}
 	now := r.lanes.Now()
-	for _, p := range candidates {
+	for _, p := range pairings {
 		at = p.at
 		e, endpoint := p.event, p.sub.endpoint
 		if e.Late && endpoint.Since().After(e.Created) {
@@ -307,11 +307,11 @@ func (r *router) underWay(sub *subscription, eventID string, deliveries []*outbo
 	})
 }
 
-// lookUp finds out which of some candidates an earlier term has recorded. Beyond the position where this term began there
+// lookUp finds out which of some pairings an earlier term has recorded. Beyond the position where this term began there
 // are none, but for those of events that are written once more. It tries again while the database is away, until take ends.
-func (r *router) lookUp(take context.Context, candidates []candidate) (recorded outbox.Recorded, err error) {
+func (r *router) lookUp(take context.Context, pairings []pairing) (recorded outbox.Recorded, err error) {
 	var events, endpoints []string
-	for _, p := range candidates {
+	for _, p := range pairings {
 		if p.at.Commit < r.term.LookupUntil || p.event.Late {
 			events, endpoints = append(events, p.event.ID), append(endpoints, p.sub.endpoint.ID)
 		}
@@ -343,24 +343,8 @@ func (r *router) markSuspects(take context.Context, b *outbox.Batch) error {
 
 // insist asks the database until it answers, or until take ends.
 func (r *router) insist(take context.Context, ask func() error) error {
-	waits := backoff.New()
-	for told := false; ; {
-		err := ask()
-		if err == nil {
-			return nil
-		}
-		if take.Err() != nil {
-			return context.Cause(take)
-		}
-		if !told {
-			told = true
-			r.log.Error("cannot look up deliveries; trying again", "error", err)
-		}
-		wait, _ := waits.Next()
-		if !backoff.Sleep(take, wait) {
-			return context.Cause(take)
-		}
-	}
+	trouble := backoff.Trouble{Log: r.log, Level: slog.LevelError, Begins: "cannot look up deliveries; trying again", Ends: "looking up deliveries again"}
+	return backoff.Retry(take, backoff.New(), &trouble, backoff.Never, func(context.Context) error { return ask() })
 }
 
 // change applies a change of the endpoints.

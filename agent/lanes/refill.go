@@ -3,6 +3,7 @@ package lanes
 import (
 	"container/heap"
 	"context"
+	"log/slog"
 	"time"
 
 	"github.com/quintago/webhook-agent/backoff"
@@ -33,7 +34,7 @@ type dueFunc func(ctx context.Context, wants []outbox.Want, now time.Time, maxBy
 func (s *Scheduler) Refill(ctx context.Context, due dueFunc) error {
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
-	failing := false
+	trouble := backoff.Trouble{Log: s.cfg.Log, Level: slog.LevelError, Begins: "cannot fetch due deliveries; trying again", Ends: "fetching due deliveries again"}
 	for {
 		if err := s.cfg.Write(ctx, s.takeLate()...); err != nil {
 			return nil
@@ -46,16 +47,10 @@ func (s *Scheduler) Refill(ctx context.Context, due dueFunc) error {
 			if terr := s.cfg.Write(ctx, entries...); terr != nil {
 				return nil
 			}
-			switch {
-			case ctx.Err() != nil:
+			if ctx.Err() != nil {
 				return nil
-			case err != nil && !failing:
-				failing = true
-				s.cfg.Log.Error("cannot fetch due deliveries; trying again", "error", err)
-			case err == nil && failing:
-				failing = false
-				s.cfg.Log.Info("fetching due deliveries again")
 			}
+			trouble.Note(err)
 			if err != nil {
 				backoff.Sleep(ctx, refillPause) // the lanes are due at once and have woken this loop
 			}
