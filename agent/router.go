@@ -152,11 +152,11 @@ func (r *router) route(take, ctx context.Context, b *outbox.Batch) error {
 	// be cleared twice.
 	loaded := r.snapshot.Sees(b.XID)
 	var (
-		subs       []*subscription
-		pairings []pairing    // that are matched and not handed over
-		entries    []outbox.Entry // of changes before the pairings, that are not written
-		hold       *outbox.Hold
-		at         = outbox.Subject{Commit: b.Commit}
+		subs     []*subscription
+		pairings []pairing      // that are matched and not handed over
+		entries  []outbox.Entry // of changes before the pairings, that are not written
+		hold     *outbox.Hold
+		at       = outbox.Subject{Commit: b.Commit}
 	)
 	defer at.Blame()
 	handOver := func(end outbox.LSN, opens *outbox.Hold) error {
