@@ -1,7 +1,9 @@
 package agent
 
 import (
+	"cmp"
 	"context"
+	"errors"
 	"log/slog"
 	"sync"
 
@@ -122,7 +124,7 @@ func (t *term) seal(ctx context.Context) {
 				return
 			case err != nil:
 				again = append(again, id)
-				trouble.Note(err, "endpoint", id)
+				trouble.Note(cmp.Or(errors.Unwrap(err), err), "endpoint", id) // err names the endpoint, so each would be another trouble
 			case sealed:
 				t.metrics.sealed.Inc()
 			default:
