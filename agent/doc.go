@@ -5,19 +5,19 @@
 //
 // # Follow an event
 //
-//	PostgreSQL WAL ─ outbox.Tailer ─► router ─► lanes.Scheduler ─► sink.Webhook ─► the customer's server
-//	      ▲                             │             ▲  │                 │
-//	      │                             │      refill │  │ what does       │ result
-//	      │                             ▼             │  ▼ not fit         ▼
-//	      └──── confirmed LSN ◄──── outbox.Ledger ◄───┴──┴─────────────────┘
+//		PostgreSQL WAL ─ outbox.Tailer ─► router ─► lanes.Scheduler ─► sink.Webhook ─► the customer's server
+//		      ▲                             │             ▲  │                 │
+//		      │                             │      refill │  │ what does       │ result
+//		      │                             ▼             │  ▼ not fit         ▼
+//		      └──── confirmed LSN ◄──── outbox.Ledger ◄───┴──┴─────────────────┘
 //
-//  1. candidate.try starts the tailer, which yields committed transactions in commit order (outbox.Batch).
-//  2. term.routeAll gives each batch to router.route. It finds the endpoints that want an event (subscriptions.match) and makes
-//     a delivery for each of them.
-//  3. router.hand offers the deliveries to their lanes (lanes.Scheduler.Offer) and tells the ledger what it has to wait for
-//     (outbox.Ledger.Track). A lane holds a bounded number of deliveries. What does not fit is recorded as pending at once, and
-//     a refill brings it back later.
-//  4. A worker of the scheduler makes one attempt (term.attempt, sink.Webhook.Attempt).
+//	 1. candidate.try starts the tailer, which yields committed transactions in commit order (outbox.Batch).
+//	 2. term.routeAll gives each batch to router.route. It finds the endpoints that want an event (subscriptions.match) and makes
+//	    a delivery for each of them.
+//	 3. router.hand offers the deliveries to their lanes (lanes.Scheduler.Offer) and tells the ledger what it has to wait for
+//	    (outbox.Ledger.Track). A lane holds a bounded number of deliveries. What does not fit is recorded as pending at once, and
+//	    a refill brings it back later.
+//	 4. A worker of the scheduler makes one attempt (term.attempt, sink.Webhook.Attempt).
 //
 // # Follow a result
 //

@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"net"
 	"os"
 	"sync"
 	"time"
@@ -49,6 +50,8 @@ type Options struct {
 	Endpoints func(n int)
 	// VitalsInterval is how often the slot's lag, the clocks and what is published are looked at; 10 s when it is zero.
 	VitalsInterval time.Duration
+	// Resolver looks up the names of endpoints; net.DefaultResolver when it is nil.
+	Resolver *net.Resolver
 }
 
 // Run delivers until ctx ends, which lets attempts in flight finish (delivery.shutdown_timeout), records them, and
@@ -81,7 +84,7 @@ func Run(ctx context.Context, o Options) error {
 		bounded.Delivery.Concurrency = files.concurrency
 		a.cfg = &bounded
 	}
-	if a.webhook, err = a.cfg.NewWebhook(ctx, o.Version, files.idle); err != nil {
+	if a.webhook, err = a.cfg.NewWebhook(ctx, o.Version, files.idle, o.Resolver); err != nil {
 		return err
 	}
 	defer a.webhook.Close()
