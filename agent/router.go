@@ -300,7 +300,7 @@ func (r *router) match(subs []*subscription, at outbox.Subject, e *outbox.Event)
 	return subs
 }
 
-// underWay tells that the delivery waits, or is being sent, and has no row yet. It is asked only where events may come again.
+// underWay reports that the delivery waits, or is being sent, and has no row yet. It is asked only where events may come again.
 func (r *router) underWay(sub *subscription, eventID string, deliveries []*outbox.Delivery) bool {
 	return r.lanes.Holds(sub.lane, eventID) || slices.ContainsFunc(deliveries, func(d *outbox.Delivery) bool {
 		return d.EventID == eventID && d.EndpointID == sub.endpoint.ID

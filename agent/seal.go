@@ -38,7 +38,7 @@ const sealBatch = 100
 type unsealed struct {
 	mu  sync.Mutex      // guards ids
 	ids map[string]bool // whether it is to be tried; false while seal tries it, and until the router has seen what came of it
-	// more tells that there are some; sent without waiting, so one place is enough.
+	// more reports that there are some; sent without waiting, so one place is enough.
 	more chan struct{}
 }
 

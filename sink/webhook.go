@@ -231,7 +231,7 @@ func failed(class Class, sentence string) Result {
 	return Result{Outcome: Failed, Class: class, Error: Sanitize(Printable(sentence), maxErrorBytes)}
 }
 
-// visibleASCII tells whether s is fit for a header value: not empty, without spaces, controls and other alphabets.
+// visibleASCII reports whether s is fit for a header value: not empty, without spaces, controls and other alphabets.
 func visibleASCII(s string) bool {
 	return s != "" && !strings.ContainsFunc(s, func(r rune) bool { return r <= ' ' || r > '~' })
 }

@@ -44,7 +44,7 @@ type Config struct {
 	QueueBytes int
 	// Attempt makes one attempt. It is called by many goroutines.
 	Attempt func(context.Context, sink.Request) sink.Result
-	// Leads tells whether an attempt may start: this agent is sure that no other has taken over.
+	// Leads reports whether an attempt may start: this agent is sure that no other has taken over.
 	Leads func() bool
 	// Now is the database's clock, by which deliveries are due.
 	Now func() time.Time
@@ -174,7 +174,7 @@ func Missed(d *outbox.Delivery, reason string, now time.Time) *outbox.Result {
 	return &outbox.Result{Delivery: d, Status: outbox.Missed, Error: reason, Finished: now}
 }
 
-// fits tells whether a new delivery may wait in memory. A lane with a backlog in the database sends its new ones
+// fits reports whether a new delivery may wait in memory. A lane with a backlog in the database sends its new ones
 // there as well, which keeps them roughly in order and no old one waiting for ever. So does one that is held for long.
 func (s *Scheduler) fits(l *Lane, d *outbox.Delivery, now time.Time) bool {
 	return !l.backlog && len(l.queue) < laneLength && l.heldFor(now) <= keepFor && s.hasRoom(l, d)
