@@ -148,86 +148,111 @@ func (r *router) route(take, ctx context.Context, b *outbox.Batch) error {
 	if b.Idle() {
 		return r.track(ctx, &outbox.Tracked{End: b.End, Idle: true, Read: read})
 	}
-	// What the loaded state contains is not applied once more: an old row would undo a newer one, and a counter would
-	// be cleared twice.
-	loaded := r.snapshot.Sees(b.XID)
-	var (
-		subs     []*subscription
-		pairings []pairing      // that are matched and not handed over
-		entries  []outbox.Entry // of changes before the pairings, that are not written
-		hold     *outbox.Hold
-		at       = outbox.Subject{Commit: b.Commit}
-	)
+	at := outbox.Subject{Commit: b.Commit}
 	defer at.Blame()
-	handOver := func(end outbox.LSN, opens *outbox.Hold) error {
-		if err := r.write(ctx, entries...); err != nil {
-			return err
-		}
-		entries = nil // the ledger keeps the slice
-		tracked, err := r.hand(take, ctx, pairings)
-		if err != nil {
-			return err
-		}
-		pairings = pairings[:0]
-		tracked.End, tracked.Read, tracked.Opens = end, read, opens
-		return r.track(ctx, tracked)
-	}
-	// flush hands over what has been matched so far.
-	flush := func() error {
-		if len(pairings) == 0 {
-			return nil
-		}
-		return handOver(0, nil)
-	}
 	if err := r.markSuspects(take, b); err != nil {
 		return err
 	}
+	p := passage{router: r, batch: b, read: read, loaded: r.snapshot.Sees(b.XID)}
 	for _, c := range b.Changes {
 		at.Index = c.Index
-		switch {
-		case c.Event != nil:
-			r.metrics.events.Inc()
-			if b.Commit < r.term.LSN || r.passesOver(at) {
-				continue // recorded before this term, or hopeless
-			}
-			if r.term.Repeats && r.backlog.holds(c.Event) {
-				continue // its row has moved to another partition while it waits
-			}
-			m := &matched{event: c.Event, at: at, committed: b.Committed, loaded: loaded}
-			subs = r.match(subs[:0], at, c.Event)
-			if isWide(len(subs), r.made) {
-				if hold == nil {
-					hold = &outbox.Hold{}
-				}
-				r.backlog.add(m, subs, hold)
-				continue
-			}
-			r.made += len(subs)
-			for _, sub := range subs {
-				if pairings = append(pairings, pairing{m, sub}); len(pairings) >= pieceLength {
-					if err := flush(); err != nil {
-						return err
-					}
-				}
-			}
-		case c.Endpoint != nil && !loaded:
-			// A change of an endpoint takes effect between the events before and after it.
-			if err := flush(); err != nil {
-				return err
-			}
-			entries = append(entries, r.change(c.Endpoint)...)
-		case c.Replay != nil && !loaded:
-			entries = append(entries, outbox.Replay{ID: c.Replay.ID, XID: b.XID})
+		if err := p.add(take, ctx, c, at); err != nil {
+			return err
 		}
 	}
-	if hold != nil {
+	if p.hold != nil {
 		r.backlog.queue[len(r.backlog.queue)-1].last = true
 	}
 	if b.End != 0 {
 		r.made = 0
 	}
 	r.retune()
-	return handOver(b.End, hold)
+	return p.handOver(take, ctx, b.End, p.hold)
+}
+
+// passage is a batch on its way through the router.
+type passage struct {
+	*router
+	batch *outbox.Batch
+	read  time.Time // when it was read
+	// loaded reports that the loaded state contains the batch. Its changes are not applied once more: an old row would undo a newer one,
+	// and a counter would be cleared twice.
+	loaded bool
+
+	subs     []*subscription // of the event at hand
+	pairings []pairing       // that are not handed over yet
+	entries  []outbox.Entry  // of changes before the pairings, that are not written yet
+	hold     *outbox.Hold    // of events that go to the backlog
+}
+
+// add takes in a change of the batch, which is at.
+func (p *passage) add(take, ctx context.Context, c outbox.Change, at outbox.Subject) error {
+	switch {
+	case c.Event != nil:
+		return p.addEvent(take, ctx, c.Event, at)
+	case p.loaded:
+	case c.Endpoint != nil:
+		// A change of an endpoint takes effect between the events before and after it.
+		if err := p.flush(take, ctx); err != nil {
+			return err
+		}
+		p.entries = append(p.entries, p.change(c.Endpoint)...)
+	case c.Replay != nil:
+		p.entries = append(p.entries, outbox.Replay{ID: c.Replay.ID, XID: p.batch.XID})
+	}
+	return nil
+}
+
+// addEvent finds the endpoints that want an event. What very many want goes to the backlog.
+func (p *passage) addEvent(take, ctx context.Context, e *outbox.Event, at outbox.Subject) error {
+	p.metrics.events.Inc()
+	if p.batch.Commit < p.term.LSN || p.passesOver(at) {
+		return nil // recorded before this term, or hopeless
+	}
+	if p.term.Repeats && p.backlog.holds(e) {
+		return nil // its row has moved to another partition while it waits
+	}
+	m := &matched{event: e, at: at, committed: p.batch.Committed, loaded: p.loaded}
+	p.subs = p.match(p.subs[:0], at, e)
+	if isWide(len(p.subs), p.made) {
+		if p.hold == nil {
+			p.hold = &outbox.Hold{}
+		}
+		p.backlog.add(m, p.subs, p.hold)
+		return nil
+	}
+	p.made += len(p.subs)
+	for _, sub := range p.subs {
+		if p.pairings = append(p.pairings, pairing{m, sub}); len(p.pairings) >= pieceLength {
+			if err := p.flush(take, ctx); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// flush hands over what has been matched so far.
+func (p *passage) flush(take, ctx context.Context) error {
+	if len(p.pairings) == 0 {
+		return nil
+	}
+	return p.handOver(take, ctx, 0, nil)
+}
+
+// handOver writes the entries, and then hands over what has been matched since. End is that of the batch, zero before its last piece.
+func (p *passage) handOver(take, ctx context.Context, end outbox.LSN, opens *outbox.Hold) error {
+	if err := p.write(ctx, p.entries...); err != nil {
+		return err
+	}
+	p.entries = nil // the ledger keeps the slice
+	tracked, err := p.hand(take, ctx, p.pairings)
+	if err != nil {
+		return err
+	}
+	p.pairings = p.pairings[:0]
+	tracked.End, tracked.Read, tracked.Opens = end, p.read, opens
+	return p.track(ctx, tracked)
 }
 
 // tuneStep is how many endpoints more or fewer are not worth telling of.

@@ -374,23 +374,31 @@ func (s *Scheduler) Committed(results []*outbox.Result) {
 		}
 		if l == nil {
 			s.forgetLocked(r.Delivery)
-			continue
-		}
-		_, leaving := l.leaving[r.Delivery.EventID]
-		l.leaving.remove(r.Delivery.EventID)
-		if left := r.Status == outbox.Pending && r.Attempt == nil; !left || leaving { // held is that of a refill, if it is
-			l.held.remove(r.Delivery.EventID)
-		}
-		if l.fetching {
-			l.released.add(r.Delivery.EventID)
-		}
-		if r.Status == outbox.Pending {
-			if r.Attempt == nil {
-				l.left = max(0, l.left-1) // a former lane of the same id may have left it
-			}
-			s.dueLocked(l, r.NextAttempt)
+		} else {
+			s.releaseLocked(l, r)
 		}
 	}
+}
+
+// releaseLocked has a lane let go of a delivery that is recorded.
+func (s *Scheduler) releaseLocked(l *Lane, r *outbox.Result) {
+	id := r.Delivery.EventID
+	left := r.Status == outbox.Pending && r.Attempt == nil
+	_, leaving := l.leaving[id]
+	l.leaving.remove(id)
+	if !left || leaving { // held is that of a refill, if it is
+		l.held.remove(id)
+	}
+	if l.fetching {
+		l.released.add(id)
+	}
+	if r.Status != outbox.Pending {
+		return
+	}
+	if left {
+		l.left = max(0, l.left-1) // a former lane of the same id may have left it
+	}
+	s.dueLocked(l, r.NextAttempt)
 }
 
 // forgetLocked takes note that a delivery of an endpoint that is gone is recorded.
