@@ -62,5 +62,5 @@ func (s *session) keepLease(ctx context.Context) error {
 func (s *session) askLeader(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, leaseQuery)
 	defer cancel()
-	return s.db.CheckEpoch(ctx, s.term)
+	return s.slot.CheckEpoch(ctx, s.term)
 }

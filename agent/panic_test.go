@@ -95,6 +95,7 @@ func bareAgent(t *testing.T, cfg *config.Config) (*agent, *agenttest.Buffer) {
 	if a.db, err = outbox.Open(t.Context(), db); err != nil {
 		t.Fatal(err)
 	}
+	a.slot = a.db.Slot(db.Slot)
 	t.Cleanup(a.db.Close)
 	return a, log
 }

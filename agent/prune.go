@@ -36,7 +36,7 @@ func (s *session) prune(ctx context.Context) {
 	case <-ctx.Done():
 		return
 	}
-	run := pruneRun{session: s, pruner: s.db.NewPruner(s.term), told: map[outbox.PrunedTable]string{}}
+	run := pruneRun{session: s, pruner: s.slot.NewPruner(s.term), told: map[outbox.PrunedTable]string{}}
 	for {
 		run.once(ctx)
 		if !backoff.Sleep(ctx, min(pruneInterval, retention/4)) { // a retention that short is a test's

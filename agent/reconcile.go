@@ -99,7 +99,7 @@ func (s *session) reconcile(ctx context.Context) {
 // about to end the session.
 func (s *session) compare(ctx context.Context, at stage, uncovered bool) (recovered int64, took time.Duration, err error) {
 	// The order holds the promises: what the horizon sees and the stream brings is recorded before anything is looked for.
-	horizon, err := s.db.Horizon(ctx)
+	horizon, err := s.slot.Horizon(ctx)
 	if err != nil {
 		return 0, 0, err
 	}
@@ -108,7 +108,7 @@ func (s *session) compare(ctx context.Context, at stage, uncovered bool) (recove
 	}
 	if at == completing && !uncovered {
 		if !horizon.Passed(s.term.Barrier) {
-			blocker, err := s.db.Blocker(ctx)
+			blocker, err := s.slot.Blocker(ctx)
 			if err != nil {
 				return 0, 0, err
 			}
@@ -120,7 +120,7 @@ func (s *session) compare(ctx context.Context, at stage, uncovered bool) (recove
 		return 0, 0, err
 	}
 	began := time.Now()
-	recovered, err = s.db.Reconcile(ctx, s.ledger, horizon, at != wellKnown || uncovered)
+	recovered, err = s.slot.Reconcile(ctx, s.ledger, horizon, at != wellKnown || uncovered)
 	return recovered, time.Since(began), err
 }
 
@@ -200,7 +200,7 @@ func (s *session) checkCoverage(ctx context.Context) error {
 func (s *session) noteGap(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), noteTimeout)
 	defer cancel()
-	if err := s.db.NoteGap(ctx, s.term); err != nil {
+	if err := s.slot.NoteGap(ctx, s.term); err != nil {
 		s.log.Debug("the gap could not be noted", "error", err)
 	}
 }

@@ -43,6 +43,7 @@ type agent struct {
 	log     *slog.Logger
 	holder  string
 	db      *outbox.DB
+	slot    *outbox.Slot
 	webhook *sink.Webhook
 	metrics *metrics
 	tune    func(endpoints int)
@@ -98,6 +99,7 @@ func Run(ctx context.Context, o Options) error {
 		return err
 	}
 	defer a.db.Close()
+	a.slot = a.db.Slot(db.Slot)
 	files := OpenFilesFor(cfg.Delivery.Concurrency)
 	if files.concurrency < cfg.Delivery.Concurrency {
 		bounded := *cfg
@@ -191,7 +193,7 @@ func (a *agent) lead(ctx context.Context) error {
 func (a *agent) watchSlot(ctx context.Context) error {
 	for backoff.Sleep(ctx, a.vitals) {
 		if a.current.Load() == nil {
-			if bytes, err := a.db.RetainedBytes(ctx); err == nil { // an error shows where the agent tries to lead
+			if bytes, err := a.slot.RetainedBytes(ctx); err == nil { // an error shows where the agent tries to lead
 				a.metrics.vitals.retainedBytes.Set(float64(bytes))
 			}
 		}

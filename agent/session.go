@@ -131,7 +131,7 @@ func (s *session) acquire(ctx context.Context) error {
 			}
 			return true, s.replaced.tooSoon(time.Now())
 		}
-		from, err := s.db.PrepareSlot(ctx, s.tailer, s.holder, replace, func(err error) {
+		from, err := s.slot.PrepareSlot(ctx, s.tailer, s.holder, replace, func(err error) {
 			s.standby.Store(false) // nobody leads
 			s.tellProblem(err)
 		})
@@ -223,17 +223,17 @@ func (s *session) resume(ctx context.Context) error {
 	if err := s.tailer.Connect(ctx); err != nil {
 		return err
 	}
-	if err := s.db.CheckEpoch(ctx, s.term); err != nil {
+	if err := s.slot.CheckEpoch(ctx, s.term); err != nil {
 		return err
 	}
-	if err := s.db.CheckSlot(ctx, s.tailer); err != nil {
+	if err := s.slot.CheckSlot(ctx, s.tailer); err != nil {
 		return err
 	}
 	if err := s.tailer.Start(ctx, 0); err != nil {
 		return err
 	}
 	// Between the check and the start another agent may have come and gone.
-	return s.db.CheckEpoch(ctx, s.term)
+	return s.slot.CheckEpoch(ctx, s.term)
 }
 
 // deliver takes over, runs the router, the lanes and the ledger until the batches end, and drains.
@@ -248,7 +248,7 @@ func (s *session) deliver(take, alive context.Context, batches <-chan *outbox.Ba
 	ledger.Go(s.vital(func() error { return s.ledger.Run(alive) }))
 	helpers, stopHelpers := context.WithCancel(alive)
 	var aside errgroup.Group
-	aside.Go(s.guarded(func() error { return s.lanes.Refill(helpers, s.db.Due) }))
+	aside.Go(s.guarded(func() error { return s.lanes.Refill(helpers, s.slot.Due) }))
 	aside.Go(s.guarded(func() error { s.watch(helpers); return nil }))
 	aside.Go(s.guarded(func() error { s.reconcile(helpers); return nil }))
 	aside.Go(s.dispensable("prune", func() { s.prune(helpers) }))
@@ -294,7 +294,7 @@ func (s *session) deliver(take, alive context.Context, batches <-chan *outbox.Ba
 // takeOver begins the term and makes the parts.
 func (s *session) takeOver(take, alive context.Context) (*router, outbox.State, error) {
 	var err error
-	if s.term, err = s.db.TakeOver(take, s.tailer, s.holder); err != nil {
+	if s.term, err = s.slot.TakeOver(take, s.tailer, s.holder); err != nil {
 		return nil, outbox.State{}, err
 	}
 	now := time.Now()
@@ -307,7 +307,7 @@ func (s *session) takeOver(take, alive context.Context) (*router, outbox.State, 
 	if err := s.db.SyncManaged(take, s.cfg.Managed()); err != nil {
 		return nil, outbox.State{}, err
 	}
-	state, err := s.db.LoadState(take)
+	state, err := s.slot.LoadState(take)
 	if err != nil {
 		return nil, outbox.State{}, err
 	}
@@ -329,7 +329,7 @@ func (s *session) takeOver(take, alive context.Context) (*router, outbox.State, 
 		Caught: s.caught, Aside: s.suspects.aside,
 	})
 	return &router{
-		subs: newSubscriptions(), lanes: s.lanes, track: s.ledger.Track, write: s.ledger.Write, lookup: s.db.Lookup, markLate: s.db.MarkLate,
+		subs: newSubscriptions(), lanes: s.lanes, track: s.ledger.Track, write: s.ledger.Write, lookup: s.slot.Lookup, markLate: s.slot.MarkLate,
 		target: s.target, seal: s.sealLater, removed: s.unsealed.remove, metrics: s.metrics, log: s.log, term: s.term, suspects: &s.suspects,
 		tune: s.tune, tuned: len(state.Endpoints),
 	}, state, nil
@@ -402,7 +402,7 @@ func (s *session) routeAll(take, grace context.Context, r *router, batches <-cha
 // loadAnew has the router take over the endpoints and replays as they are in the database. The state is read in the router's turn:
 // what it has applied already stands in it, and what the state contains beyond that is not applied once more.
 func (s *session) loadAnew(take, grace context.Context, r *router) error {
-	state, err := s.db.LoadState(take)
+	state, err := s.slot.LoadState(take)
 	if err != nil {
 		return nil // it shows elsewhere, and there is a next time
 	}
@@ -417,7 +417,7 @@ func (s *session) watch(ctx context.Context) {
 	defer tellLooked()
 	skewed := false
 	for {
-		if v, err := s.db.Vitals(ctx); err == nil { // an error shows elsewhere: the ledger and the stream use the same server
+		if v, err := s.slot.Vitals(ctx); err == nil { // an error shows elsewhere: the ledger and the stream use the same server
 			s.metrics.observe(v)
 			if off := v.ClockSkew.Abs() > maxClockSkew; off != skewed {
 				skewed = off

@@ -26,7 +26,7 @@ func resumable(t *testing.T, env *testenv.DB) (*session, *testenv.Proxy) {
 		t.Fatal(err)
 	}
 	var err error
-	if s.term, err = s.db.TakeOver(t.Context(), s.tailer, s.holder); err != nil {
+	if s.term, err = s.slot.TakeOver(t.Context(), s.tailer, s.holder); err != nil {
 		t.Fatal(err)
 	}
 	return s, p
