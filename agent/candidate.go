@@ -28,6 +28,7 @@ const (
 // when that is over. It is what outlives a term.
 type candidate struct {
 	*agent
+	slot    *outbox.Slot
 	term    atomic.Pointer[term]   // in which this agent leads, nil while it does not
 	standby atomic.Bool            // another agent holds the slot
 	problem atomic.Pointer[string] // why there is no term
@@ -41,9 +42,10 @@ type candidate struct {
 	replaced    replacements
 }
 
-func newCandidate(a *agent) *candidate {
+// newCandidate makes a candidate for a slot.
+func newCandidate(a *agent, slot *outbox.Slot) *candidate {
 	return &candidate{
-		agent: a, warned: map[string]bool{},
+		agent: a, slot: slot, warned: map[string]bool{},
 		trouble: backoff.Trouble{Log: a.log, Level: slog.LevelError, Begins: "cannot stream the outbox; trying again"}, // "leading" is its end
 	}
 }
@@ -178,7 +180,7 @@ func (c *candidate) startStream(ctx context.Context, tailer *outbox.Tailer) erro
 		}
 		return true, c.replaced.tooSoon(time.Now())
 	}
-	from, err := c.db.PrepareSlot(ctx, tailer, c.holder, replace, func(err error) {
+	from, err := c.slot.PrepareSlot(ctx, tailer, c.holder, replace, func(err error) {
 		c.standby.Store(false) // nobody leads
 		c.tellProblem(err)
 	})
@@ -217,7 +219,7 @@ func (c *candidate) noteUndecodable(tailer *outbox.Tailer, err error) {
 // takeOver begins a term: from here on earlier leaders record nothing. It returns the term with all of its parts, and the state of the
 // database that its router is to load.
 func (c *candidate) takeOver(ctx context.Context, life *lifetime, tailer *outbox.Tailer) (*term, outbox.State, error) {
-	held, err := c.db.TakeOver(ctx, tailer, c.holder)
+	held, err := c.slot.TakeOver(ctx, tailer, c.holder)
 	if err != nil {
 		return nil, outbox.State{}, err
 	}
@@ -225,7 +227,7 @@ func (c *candidate) takeOver(ctx context.Context, life *lifetime, tailer *outbox
 	if err := c.db.SyncManaged(ctx, c.cfg.Managed()); err != nil {
 		return nil, outbox.State{}, err
 	}
-	state, err := c.db.LoadState(ctx)
+	state, err := c.slot.LoadState(ctx)
 	if err != nil {
 		return nil, outbox.State{}, err
 	}
@@ -248,7 +250,7 @@ func (c *candidate) takeOver(ctx context.Context, life *lifetime, tailer *outbox
 		Caught: life.caught, Aside: c.suspects.aside,
 	})
 	t.router = &router{
-		subs: newSubscriptions(), lanes: t.lanes, track: t.ledger.Track, write: t.ledger.Write, lookup: c.db.Lookup, markLate: c.db.MarkLate,
+		subs: newSubscriptions(), lanes: t.lanes, track: t.ledger.Track, write: t.ledger.Write, lookup: c.slot.Lookup, markLate: c.slot.MarkLate,
 		target: t.target, seal: t.sealLater, removed: t.unsealed.remove, metrics: c.metrics, log: c.log, term: held, suspects: &c.suspects,
 		tune: c.tune, tuned: endpoints,
 	}
@@ -262,7 +264,7 @@ func (c *candidate) takeOver(ctx context.Context, life *lifetime, tailer *outbox
 func (c *candidate) watchSlot(ctx context.Context) error {
 	for backoff.Sleep(ctx, c.vitals) {
 		if c.term.Load() == nil {
-			if bytes, err := c.db.RetainedBytes(ctx); err == nil { // an error shows where the agent tries to lead
+			if bytes, err := c.slot.RetainedBytes(ctx); err == nil { // an error shows where the agent tries to lead
 				c.metrics.vitals.retainedBytes.Set(float64(bytes))
 			}
 		}

@@ -76,5 +76,5 @@ func (t *term) keepLease(ctx context.Context) error {
 func (t *term) askLeader(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, leaseQuery)
 	defer cancel()
-	return t.db.CheckEpoch(ctx, t.Term)
+	return t.slot.CheckEpoch(ctx, t.Term)
 }

@@ -154,7 +154,7 @@ func TestPanic_ShowsAnEndpointAsUnusableThatCausesItAgainAndAgain(t *testing.T) 
 	endpoint := agenttest.AddEndpoint(t, env, "venue_1", "http://hook.example", "*")
 	event := agenttest.AddEvent(t, env, "venue_1", "lead.created", "{}")
 	a, log := bareAgent(t, cfg)
-	c := newCandidate(a)
+	c := newCandidate(a, a.db.Slot(cfg.Outbox.Slot))
 	ctx, stop := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
 	go func() { ended <- c.lead(ctx) }() // a.webhook is nil, which http:// is looked up in
@@ -279,7 +279,7 @@ func newPanicTest(t *testing.T) *term {
 	a := &agent{log: slog.New(slog.DiscardHandler), metrics: newMetrics("test", &outbox.Counts{})}
 	life := newLifetime(t.Context(), time.Hour, a.caught)
 	t.Cleanup(func() { life.kill(nil) })
-	return &term{candidate: newCandidate(a), life: life}
+	return &term{candidate: newCandidate(a, nil), life: life}
 }
 
 func TestLifetime_APanicEndsTheTerm(t *testing.T) {
@@ -325,7 +325,7 @@ func TestMetrics_APanicAsTheyAreReadIsCounted(t *testing.T) {
 	log := &agenttest.Buffer{}
 	a := &agent{log: slog.New(slog.NewTextHandler(log, nil))}
 	a.metrics = newMetrics("test", &a.counts)
-	c := newCandidate(a)
+	c := newCandidate(a, nil)
 	a.metrics.registry.MustRegister(newCollector(c))
 	c.term.Store(&term{candidate: c}) // without a ledger and lanes, so that the metrics that ask for them panic
 	counted(t, a.metrics, "panics_total")

@@ -37,7 +37,7 @@ func (t *term) prune(ctx context.Context) {
 	case <-ctx.Done():
 		return
 	}
-	run := pruneRun{term: t, pruner: t.db.NewPruner(t.Term), troubles: map[outbox.PrunedTable]*backoff.Trouble{}}
+	run := pruneRun{term: t, pruner: t.slot.NewPruner(t.Term), troubles: map[outbox.PrunedTable]*backoff.Trouble{}}
 	for {
 		run.once(ctx)
 		if !backoff.Sleep(ctx, min(pruneInterval, retention/4)) { // a retention that short is a test's

@@ -146,7 +146,7 @@ func (r *recovery) run(ctx context.Context) {
 // about to end the term.
 func (r *recovery) compare(ctx context.Context, at stage, uncovered bool) (recovered int64, took time.Duration, err error) {
 	// The order holds the promises: what the horizon sees and the stream brings is recorded before anything is looked for.
-	horizon, err := r.db.Horizon(ctx)
+	horizon, err := r.slot.Horizon(ctx)
 	if err != nil {
 		return 0, 0, err
 	}
@@ -155,7 +155,7 @@ func (r *recovery) compare(ctx context.Context, at stage, uncovered bool) (recov
 	}
 	if at == completing && !uncovered {
 		if !horizon.Passed(r.term.Barrier) {
-			blocker, err := r.db.Blocker(ctx)
+			blocker, err := r.slot.Blocker(ctx)
 			if err != nil {
 				return 0, 0, err
 			}
@@ -167,7 +167,7 @@ func (r *recovery) compare(ctx context.Context, at stage, uncovered bool) (recov
 		return 0, 0, err
 	}
 	began := time.Now()
-	recovered, err = r.db.Reconcile(ctx, r.ledger, horizon, at != wellKnown || uncovered)
+	recovered, err = r.slot.Reconcile(ctx, r.ledger, horizon, at != wellKnown || uncovered)
 	return recovered, time.Since(began), err
 }
 
@@ -256,7 +256,7 @@ func (r *recovery) end() {
 func (r *recovery) noteGap(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), noteTimeout)
 	defer cancel()
-	if err := r.db.NoteGap(ctx, r.term); err != nil {
+	if err := r.slot.NoteGap(ctx, r.term); err != nil {
 		r.log.Debug("the gap could not be noted", "error", err)
 	}
 }

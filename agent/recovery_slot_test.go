@@ -325,7 +325,7 @@ func TestRecovery_ASlotIsGivenUpOnlyWhileItStandsBeforeWhatCannotBeDecoded(t *te
 			t.Parallel()
 			s := newOutage(t, testenv.NewDB(t))
 			a := &agent{cfg: s.cfg, db: s.open(), log: slog.New(slog.DiscardHandler), holder: "late", tune: func(int) {}, vitals: testVitals}
-			late, tailer := newCandidate(a), outbox.NewTailer(a.outboxConfig(), a.log)
+			late, tailer := newCandidate(a, a.db.Slot(s.cfg.Outbox.Slot)), outbox.NewTailer(a.outboxConfig(), a.log)
 			late.undecodable = 1
 			if ahead {
 				late.undecodable = 1 << 62

@@ -24,7 +24,7 @@ func TestCandidate_LeadsAfterAsManyRoundTripsWhateverTheNumberOfEndpoints(t *tes
 		cfg := agenttest.Config(env)
 		cfg.Database.URL = secret.New(p.Via(env.LeastURL))
 		a, _ := bareAgent(t, cfg)
-		c, tailer := newCandidate(a), outbox.NewTailer(a.outboxConfig(), a.log)
+		c, tailer := newCandidate(a, a.db.Slot(cfg.Outbox.Slot)), outbox.NewTailer(a.outboxConfig(), a.log)
 		defer tailer.Close()
 		if err := c.acquire(t.Context(), tailer); err != nil {
 			t.Fatal(err)

@@ -316,7 +316,7 @@ func TestRouter_SkipsDeliveriesThatHaveARowAndNotThoseOfAnotherEvent(t *testing.
 		t.Fatal(err)
 	}
 	defer db.Close()
-	recorded, err := db.Lookup(t.Context(), []string{"e1", "e1", "e2", "e2"}, []string{"a", "b", "a", "b"})
+	recorded, err := db.Slot(env.Slot).Lookup(t.Context(), []string{"e1", "e1", "e2", "e2"}, []string{"a", "b", "a", "b"})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -70,8 +70,6 @@ func Run(ctx context.Context, o Options) error {
 	}
 	a.holder = fmt.Sprintf("%s/%d", host, os.Getpid())
 	a.metrics = newMetrics(o.Version, &a.counts)
-	c := newCandidate(a)
-	a.metrics.registry.MustRegister(newCollector(c))
 	db := a.outboxConfig()
 	db.Watchful = true
 	if a.db, err = outbox.Open(ctx, db); err != nil {
@@ -100,6 +98,8 @@ func Run(ctx context.Context, o Options) error {
 	}
 	log.Info("webhook-agent starts", "version", o.Version, "admin", listener.Addr().String(), "slot", cfg.Outbox.Slot)
 
+	c := newCandidate(a, a.db.Slot(cfg.Outbox.Slot))
+	a.metrics.registry.MustRegister(newCollector(c))
 	// The admin listener ends after the agent has led for the last time, so that /readyz tells of the draining.
 	adminCtx, stopAdmin := context.WithCancel(context.WithoutCancel(ctx))
 	var g errgroup.Group

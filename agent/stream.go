@@ -76,15 +76,15 @@ func (t *term) resume(ctx context.Context) error {
 	if err := t.tailer.Connect(ctx); err != nil {
 		return err
 	}
-	if err := t.db.CheckEpoch(ctx, t.Term); err != nil {
+	if err := t.slot.CheckEpoch(ctx, t.Term); err != nil {
 		return err
 	}
-	if err := t.db.CheckSlot(ctx, t.tailer); err != nil {
+	if err := t.slot.CheckSlot(ctx, t.tailer); err != nil {
 		return err
 	}
 	if err := t.tailer.Start(ctx, 0); err != nil {
 		return err
 	}
 	// Between the check and the start another agent may have come and gone.
-	return t.db.CheckEpoch(ctx, t.Term)
+	return t.slot.CheckEpoch(ctx, t.Term)
 }

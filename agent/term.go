@@ -45,7 +45,7 @@ func (t *term) run(state outbox.State, batches chan *outbox.Batch, ended <-chan 
 	}))
 	// When nothing can be recorded any more, what is under way is repeated by whoever leads next.
 	ledger.Go(life.vital(func() error { return t.ledger.Run(life.alive) }))
-	helpers.Go(life.guarded(func() error { return t.lanes.Refill(life.take, t.db.Due) }))
+	helpers.Go(life.guarded(func() error { return t.lanes.Refill(life.take, t.slot.Due) }))
 	helpers.Go(life.guarded(func() error { t.watch(life.take); return nil }))
 	helpers.Go(life.guarded(func() error { t.recovery.run(life.take); return nil }))
 	helpers.Go(t.dispensable("prune", func() { t.prune(life.take) }))
@@ -116,7 +116,7 @@ func (t *term) routeAll(batches <-chan *outbox.Batch) error {
 // loadAnew has the router take over the endpoints and replays as they are in the database. The state is read in the router's turn: what it
 // has applied already stands in it, and what the state contains beyond that is not applied once more.
 func (t *term) loadAnew() error {
-	state, err := t.db.LoadState(t.life.take)
+	state, err := t.slot.LoadState(t.life.take)
 	if err != nil {
 		return nil // it shows elsewhere, and there is a next time
 	}
@@ -161,7 +161,7 @@ func (t *term) watch(ctx context.Context) {
 		Begins: "this host's clock differs from the database's; receivers may refuse the time of signatures",
 	}
 	for {
-		if v, err := t.db.Vitals(ctx); err == nil { // an error shows elsewhere: the ledger and the stream use the same server
+		if v, err := t.slot.Vitals(ctx); err == nil { // an error shows elsewhere: the ledger and the stream use the same server
 			t.metrics.observe(v)
 			var off error
 			if v.ClockSkew.Abs() > maxClockSkew {

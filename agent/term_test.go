@@ -20,12 +20,12 @@ func resumable(t *testing.T, env *testenv.DB) (*term, *testenv.Proxy) {
 	cfg := agenttest.Config(env)
 	cfg.Database.URL = secret.New(p.Via(env.LeastURL))
 	a, _ := bareAgent(t, cfg)
-	c, tailer := newCandidate(a), outbox.NewTailer(a.outboxConfig(), a.log)
+	c, tailer := newCandidate(a, a.db.Slot(cfg.Outbox.Slot)), outbox.NewTailer(a.outboxConfig(), a.log)
 	t.Cleanup(tailer.Close)
 	if err := c.acquire(t.Context(), tailer); err != nil {
 		t.Fatal(err)
 	}
-	held, err := c.db.TakeOver(t.Context(), tailer, c.holder)
+	held, err := c.slot.TakeOver(t.Context(), tailer, c.holder)
 	if err != nil {
 		t.Fatal(err)
 	}

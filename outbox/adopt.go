@@ -25,9 +25,9 @@ const selectDatabase = `select current_database()::text`
 
 // unadopted returns the Problem that the checkpoint was written elsewhere, and nobody has adopted it; nil when all is well. Of a slot
 // without a checkpoint those of other slots tell whether the database is a copy.
-func (db *DB) unadopted(ctx context.Context, q querier, systemID string) (*Problem, error) {
+func (slot *Slot) unadopted(ctx context.Context, q querier, systemID string) (*Problem, error) {
 	var ofServer, ofDatabase, here string
-	err := q.QueryRow(ctx, selectForeignCheckpoint, db.cfg.Slot, systemID).Scan(&ofServer, &ofDatabase)
+	err := q.QueryRow(ctx, selectForeignCheckpoint, slot.cfg.Slot, systemID).Scan(&ofServer, &ofDatabase)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return nil, nil
 	}
@@ -46,10 +46,10 @@ func (db *DB) unadopted(ctx context.Context, q querier, systemID string) (*Probl
 }
 
 // mustBeAdopted is unadopted as an error.
-func (db *DB) mustBeAdopted(ctx context.Context, q querier, systemID string) error {
-	p, err := db.unadopted(ctx, q, systemID)
+func (slot *Slot) mustBeAdopted(ctx context.Context, q querier, systemID string) error {
+	p, err := slot.unadopted(ctx, q, systemID)
 	if err != nil {
-		return db.cfg.explain("read the checkpoint", err)
+		return slot.cfg.explain("read the checkpoint", err)
 	}
 	if p != nil {
 		return p
@@ -89,7 +89,7 @@ func (db *DB) checkAdoption(ctx context.Context, tx pgx.Tx) ([]Finding, error) {
 	if err != nil {
 		return nil, err
 	}
-	p, err := db.unadopted(ctx, tx, id)
+	p, err := db.configured().unadopted(ctx, tx, id)
 	if err != nil {
 		return nil, err
 	}
@@ -155,7 +155,7 @@ func (db *DB) Adopt(ctx context.Context, holder string, disable bool) (a Adoptio
 		if err := tx.QueryRow(ctx, selectTimeline).Scan(&a.Database, &timeline); err != nil {
 			return err
 		}
-		p, err := db.unadopted(ctx, tx, a.SystemID)
+		p, err := db.configured().unadopted(ctx, tx, a.SystemID)
 		if err != nil {
 			return err
 		}

@@ -26,9 +26,9 @@ func TestAdopt_NobodyLeadsInACopyBeforeIt(t *testing.T) {
 			tailer := NewTailer(db.cfg, testLog(t))
 			must(t, tailer.Connect(t.Context()))
 			defer tailer.Close()
-			_, err = db.PrepareSlot(t.Context(), tailer, "test", func(LSN) (bool, error) { return true, nil }, func(error) {})
+			_, err = db.configured().PrepareSlot(t.Context(), tailer, "test", func(LSN) (bool, error) { return true, nil }, func(error) {})
 			wantProblem(t, err, "checkpoint: it is of another")
-			_, err = db.TakeOver(t.Context(), tailer, "test")
+			_, err = db.configured().TakeOver(t.Context(), tailer, "test")
 			if err == nil {
 				t.Fatal("an agent took over in a copy")
 			}

@@ -104,9 +104,9 @@ func (db *DB) checkReplaysRetention(ctx context.Context, tx pgx.Tx) ([]Finding, 
 // lookForObstacles finds out what is known beforehand to be in the way.
 func (p *Pruner) lookForObstacles(ctx context.Context) error {
 	p.obstacles = map[PrunedTable]*Problem{}
-	return p.db.look(ctx, "look for what keeps rows from being deleted", func(tx pgx.Tx) error {
+	return p.slot.db.look(ctx, "look for what keeps rows from being deleted", func(tx pgx.Tx) error {
 		for table, look := range map[PrunedTable]check{PrunedOutbox: (*DB).checkOutboxRetention, PrunedReplays: (*DB).checkReplaysRetention} {
-			found, err := look(p.db, ctx, tx)
+			found, err := look(p.slot.db, ctx, tx)
 			if err != nil {
 				return err
 			}

@@ -107,7 +107,7 @@ func TestConnections_HeedNoSettingOfRoleAndDatabase(t *testing.T) {
 			_, err = db.Preflight(t.Context())
 			must(t, err)
 			addEndpoint(t, app, "ep_1", "venue_é", "*")
-			state, err := db.LoadState(t.Context())
+			state, err := db.configured().LoadState(t.Context())
 			must(t, err)
 			if len(state.Endpoints) != 1 || state.Endpoints[0].Venue != "venue_é" || state.Endpoints[0].Events[0] != "*" {
 				t.Fatalf("the state holds %+v", state.Endpoints)
@@ -122,7 +122,7 @@ func TestConnections_HeedNoSettingOfRoleAndDatabase(t *testing.T) {
 			if age := time.Since(e.Created); age < -time.Minute || age > time.Minute {
 				t.Errorf("the event was created at %s", e.Created)
 			}
-			term, err := db.TakeOver(t.Context(), f.Tailer, "test")
+			term, err := db.configured().TakeOver(t.Context(), f.Tailer, "test")
 			must(t, err)
 			b := keepBook(t, cfg, term, nil)
 			d := &Delivery{EventID: e.ID, EndpointID: "ep_1", Venue: e.Venue, Type: e.Type, Created: e.Created}
@@ -132,16 +132,16 @@ func TestConnections_HeedNoSettingOfRoleAndDatabase(t *testing.T) {
 			r.NextAttempt = time.Now()
 			must(t, b.Write(t.Context(), r))
 			b.hasCommitted(t, 1)
-			refills, err := db.Due(t.Context(), []Want{wantAll("ep_1", 10)}, time.Now().Add(time.Second), 1<<20)
+			refills, err := db.configured().Due(t.Context(), []Want{wantAll("ep_1", 10)}, time.Now().Add(time.Second), 1<<20)
 			must(t, err)
 			if got := refills["ep_1"].Deliveries; len(got) != 1 || string(got[0].Body) != string(e.Envelope()) {
 				t.Errorf("SQL brings %+v, want %s", got, e.Envelope())
 			}
-			horizon, err := db.Horizon(t.Context())
+			horizon, err := db.configured().Horizon(t.Context())
 			must(t, err)
 			app.Exec(t, `insert into webhooks.outbox (id, type, venue, data) values ('evt_2', 'lead.created', 'venue_é', '{}')`)
 			f.next(t)
-			_, err = db.Reconcile(t.Context(), b.Ledger, horizon, false)
+			_, err = db.configured().Reconcile(t.Context(), b.Ledger, horizon, false)
 			must(t, err)
 			if said := testenv.QueryOne[int](t, app, `select code::int from webhooks.attempts`); said != 500 {
 				t.Errorf("the attempt is recorded with code %d", said)

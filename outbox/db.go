@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"net/netip"
 	"strings"
-	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -35,12 +34,14 @@ func answered(ctx context.Context) (context.Context, context.CancelFunc) {
 	return context.WithTimeoutCause(ctx, answerTimeout, errNoAnswer)
 }
 
-// DB is the agent's small pool of ordinary connections. Its methods are safe for concurrent use.
+// DB is the agent's small pool of ordinary connections. Its own methods concern the database as a
+// whole. What a leader needs is a Slot; what people see and change is a Venue, or AllVenues for the
+// operator. All methods are safe for concurrent use.
 type DB struct {
 	pool   *pgxpool.Pool
 	cfg    Config
 	clock  Clock
-	mapped atomic.Pointer[mapping] // set by loadIDType
+	mapped mappings
 }
 
 // Open prepares a pool; it connects when it is first used. It fails only on a URL that cannot be parsed.

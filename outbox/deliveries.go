@@ -97,16 +97,17 @@ where ($1 = '' or endpoint_id = $1)
   and ($4 = '' or type = $4 or webhooks.event_matches(array[$4], type))
   and ($5::timestamptz is null or created >= $5)
   and ($6::timestamptz is null or created < $6)
-  and ($7::text is null or (created, event_id, endpoint_id) < ($7::text::timestamptz, $8, $9))
+  and ($7::text is null or (created, event_id, endpoint_id) < ($7::text::timestamptz, $8, $9)){ and venue = @venue}
 order by created desc, event_id desc, endpoint_id desc
 limit $10`
 
 // endpointKnown looks into the log as well, which outlives an endpoint.
 const endpointKnown = `
-select exists (select from webhooks.endpoints where id = $1) or exists (select from webhooks.deliveries where endpoint_id = $1)`
+select exists (select from webhooks.endpoints where id = $1{ and venue = @venue})
+    or exists (select from webhooks.deliveries where endpoint_id = $1{ and venue = @venue})`
 
 // Deliveries lists the delivery log, newest event first. An endpoint that neither exists nor stands in the log is a Problem.
-func (db *DB) Deliveries(ctx context.Context, f DeliveryFilter) (deliveries []DeliveryInfo, err error) {
+func (v view) Deliveries(ctx context.Context, f DeliveryFilter) (deliveries []DeliveryInfo, err error) {
 	var (
 		before = &cursor{}
 		at     *string
@@ -117,14 +118,14 @@ func (db *DB) Deliveries(ctx context.Context, f DeliveryFilter) (deliveries []De
 		}
 		at = &before.Created
 	}
-	err = db.look(ctx, "list deliveries", func(tx pgx.Tx) error {
-		deliveries, err = queryRows(ctx, tx, selectDeliveries, scanDeliveryInfo, f.EndpointID, f.Venue, texts(f.Statuses), f.Type,
+	err = v.look(ctx, "list deliveries", func(q narrowed) error {
+		deliveries, err = queryRows(ctx, q, selectDeliveries, scanDeliveryInfo, f.EndpointID, f.Venue, texts(f.Statuses), f.Type,
 			f.Since, f.Until, at, before.EventID, before.EndpointID, f.Limit)
 		if err != nil || len(deliveries) > 0 || f.EndpointID == "" {
 			return err
 		}
 		var known bool
-		if err := tx.QueryRow(ctx, endpointKnown, f.EndpointID).Scan(&known); err != nil {
+		if err := q.QueryRow(ctx, endpointKnown, f.EndpointID).Scan(&known); err != nil {
 			return err
 		}
 		if !known {
@@ -159,25 +160,26 @@ const maxDetails = 200
 const selectEventDeliveries = `
 select ` + deliveryColumns + `
 from webhooks.deliveries
-where event_id = $1 and ($2 = '' or endpoint_id = $2)
+where event_id = $1 and ($2 = '' or endpoint_id = $2){ and venue = @venue}
 order by endpoint_id limit $3`
 
 const selectAttempts = `
 select attempt, at, code, coalesce(class, ''), coalesce(error, ''), latency_ms, coalesce(response, '')
-from webhooks.attempts
-where event_id = $1 and endpoint_id = $2
+from webhooks.attempts a
+where event_id = $1 and endpoint_id = $2{ and exists (
+      select from webhooks.deliveries d where d.event_id = a.event_id and d.endpoint_id = a.endpoint_id and d.venue = @venue)}
 order by at, attempt limit $3`
 
 // EventDeliveries returns the deliveries of an event, to one endpoint or with an empty endpointID to all. An event without any is a
 // Problem that says whether the outbox has it.
-func (db *DB) EventDeliveries(ctx context.Context, eventID, endpointID string) (details []DeliveryDetail, err error) {
-	err = db.look(ctx, "read deliveries", func(tx pgx.Tx) error {
-		found, err := queryRows(ctx, tx, selectEventDeliveries, scanDeliveryInfo, eventID, endpointID, maxDetails)
+func (v view) EventDeliveries(ctx context.Context, eventID, endpointID string) (details []DeliveryDetail, err error) {
+	err = v.look(ctx, "read deliveries", func(q narrowed) error {
+		found, err := queryRows(ctx, q, selectEventDeliveries, scanDeliveryInfo, eventID, endpointID, maxDetails)
 		if err != nil {
 			return err
 		}
 		for _, d := range found {
-			attempts, err := queryRows(ctx, tx, selectAttempts, scanAttemptInfo, d.EventID, d.EndpointID, maxDetails)
+			attempts, err := queryRows(ctx, q, selectAttempts, scanAttemptInfo, d.EventID, d.EndpointID, maxDetails)
 			if err != nil {
 				return err
 			}
@@ -189,9 +191,9 @@ func (db *DB) EventDeliveries(ctx context.Context, eventID, endpointID string) (
 		return nil, err
 	}
 	if len(details) == 0 {
-		return nil, db.explainNoDelivery(ctx, eventID, endpointID)
+		return nil, v.explainNoDelivery(ctx, eventID, endpointID)
 	}
-	events, err := db.outboxEvents(ctx, eventID)
+	events, err := v.outboxEvents(ctx, eventID)
 	for i, d := range details {
 		details[i].InOutbox = slices.ContainsFunc(events, func(e Event) bool { return e.Venue == d.Venue && e.Type == d.Type })
 	}
@@ -204,20 +206,21 @@ func scanAttemptInfo(row pgx.CollectableRow) (a AttemptInfo, err error) {
 }
 
 // selectOutboxEvents looks events up by the text of their id.
-func (db *DB) selectOutboxEvents() string {
-	id := "o." + quoteIdent(db.cfg.Columns.ID)
-	_, venue, _, eventType := db.eventColumns()
-	return fmt.Sprintf(`select %s, %s from %s o where %s = %s and %s::text = $1 limit %d`,
-		venue, eventType, db.cfg.table(), id, eventKey("$1::text", db.idType()), id, manyRows)
+func (m *mapping) selectOutboxEvents() string {
+	id := "o." + quoteIdent(m.cfg.Columns.ID)
+	_, venue, _, eventType := m.eventColumns()
+	return fmt.Sprintf(`select %s, %s from %s o where %s = %s and %s::text = $1{ and %s = @venue} limit %d`,
+		venue, eventType, m.cfg.table(), id, eventKey("$1::text", m.idType), id, venue, manyRows)
 }
 
 // outboxEvents returns the events that the outbox has under an id. Only their venues and types are set.
-func (db *DB) outboxEvents(ctx context.Context, eventID string) (events []Event, err error) {
-	if err := db.loadIDType(ctx); err != nil {
+func (v view) outboxEvents(ctx context.Context, eventID string) (events []Event, err error) {
+	m, err := v.db.mapped.load(ctx, v.db.cfg, v.db.pool)
+	if err != nil {
 		return nil, err
 	}
-	err = db.look(ctx, "look for the event in the outbox", func(tx pgx.Tx) error {
-		events, err = queryRows(ctx, tx, db.selectOutboxEvents(), func(row pgx.CollectableRow) (e Event, err error) {
+	err = v.look(ctx, "look for the event in the outbox", func(q narrowed) error {
+		events, err = queryRows(ctx, q, m.selectOutboxEvents(), func(row pgx.CollectableRow) (e Event, err error) {
 			err = row.Scan(&e.Venue, &e.Type)
 			return e, err
 		}, eventID)
@@ -227,8 +230,8 @@ func (db *DB) outboxEvents(ctx context.Context, eventID string) (events []Event,
 }
 
 // explainNoDelivery says why the log has no row for an event.
-func (db *DB) explainNoDelivery(ctx context.Context, eventID, endpointID string) error {
-	events, err := db.outboxEvents(ctx, eventID)
+func (v view) explainNoDelivery(ctx context.Context, eventID, endpointID string) error {
+	events, err := v.outboxEvents(ctx, eventID)
 	thing := fmt.Sprintf("event %q", eventID)
 	switch {
 	case err != nil:
@@ -240,7 +243,7 @@ func (db *DB) explainNoDelivery(ctx context.Context, eventID, endpointID string)
 		return &Problem{Thing: thing, Reason: fmt.Sprintf("it has no delivery to endpoint %q", endpointID),
 			Remedy: "webhook-agent deliveries show " + eventID + " shows where it went"}
 	}
-	if e := events[0]; !db.cfg.patterns().Match(e.Type) {
+	if e := events[0]; !v.db.cfg.patterns().Match(e.Type) {
 		return &Problem{Thing: thing, Reason: fmt.Sprintf("outbox.types does not ask for its type, %q", e.Type), Remedy: "add the type to outbox.types for events to come"}
 	}
 	return &Problem{Thing: thing, Reason: fmt.Sprintf("it is in the outbox, but no endpoint of venue %q had asked for %q when it was committed, or the agent has not read it yet", events[0].Venue, events[0].Type),

@@ -52,7 +52,7 @@ func TestDeliveries_FilterAndOrder(t *testing.T) {
 		if test.filter.Limit == 0 {
 			test.filter.Limit = 100
 		}
-		found, err := db.Deliveries(t.Context(), test.filter)
+		found, err := db.AllVenues().Deliveries(t.Context(), test.filter)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -75,14 +75,14 @@ func TestDeliveries_PagesMeetWithoutGapOrOverlap(t *testing.T) {
 	env.Exec(t, `insert into webhooks.deliveries (event_id, endpoint_id, venue, type, status, created)
 	    select 'evt_' || e, 'ep_' || p, 'venue_a', 'lead.created', 'succeeded', '2026-01-31 09:00:00.123456+00'
 	    from generate_series(1, 5) e, generate_series(1, 3) p`)
-	all, err := db.Deliveries(t.Context(), DeliveryFilter{Limit: 100})
+	all, err := db.AllVenues().Deliveries(t.Context(), DeliveryFilter{Limit: 100})
 	if err != nil {
 		t.Fatal(err)
 	}
 	var paged []string
 	filter := DeliveryFilter{Limit: 4}
 	for range 10 {
-		page, err := db.Deliveries(t.Context(), filter)
+		page, err := db.AllVenues().Deliveries(t.Context(), filter)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -96,7 +96,7 @@ func TestDeliveries_PagesMeetWithoutGapOrOverlap(t *testing.T) {
 		t.Errorf("the pages differ from the whole of %d rows (-whole +pages):\n%s", len(all), diff)
 	}
 	for _, cursor := range []string{"nonsense!", "bnVsbA", "e30x"} {
-		_, err = db.Deliveries(t.Context(), DeliveryFilter{Before: cursor, Limit: 1})
+		_, err = db.AllVenues().Deliveries(t.Context(), DeliveryFilter{Before: cursor, Limit: 1})
 		wantProblem(t, err, "cursor")
 	}
 }
@@ -110,7 +110,7 @@ func TestDeliveries_WithoutAFiniteTimePageAsTheOthers(t *testing.T) {
 	var got []string
 	filter := DeliveryFilter{Limit: 1}
 	for range 5 {
-		page, err := db.Deliveries(t.Context(), filter)
+		page, err := db.AllVenues().Deliveries(t.Context(), filter)
 		if err != nil || len(page) != 1 {
 			t.Fatalf("after %v: %d deliveries, %v", got, len(page), err)
 		}
@@ -132,11 +132,11 @@ func TestDeliveries_NameAnEndpointThatIsNotKnown(t *testing.T) {
 	addEndpoint(t, env, "ep_1", "venue_a", "*")
 	addDelivery(t, env, "evt_1", "ep_removed", "venue_a", "lead.created", Succeeded, 50)
 	for _, known := range []string{"ep_1", "ep_removed"} {
-		if found, err := db.Deliveries(t.Context(), DeliveryFilter{EndpointID: known, Statuses: []Status{Failed}, Limit: 1}); err != nil || len(found) > 0 {
+		if found, err := db.AllVenues().Deliveries(t.Context(), DeliveryFilter{EndpointID: known, Statuses: []Status{Failed}, Limit: 1}); err != nil || len(found) > 0 {
 			t.Errorf("%s: %v, %v", known, found, err)
 		}
 	}
-	_, err := db.Deliveries(t.Context(), DeliveryFilter{EndpointID: "nope", Limit: 1})
+	_, err := db.AllVenues().Deliveries(t.Context(), DeliveryFilter{EndpointID: "nope", Limit: 1})
 	wantProblem(t, err, `endpoint "nope": there is none with this id`)
 }
 
@@ -147,7 +147,7 @@ func TestEventDeliveries_ShowAttemptsInOrder(t *testing.T) {
 	env.Exec(t, `insert into webhooks.attempts (event_id, endpoint_id, attempt, at, code, class, error, latency_ms, response) values
 	    ('evt_1', 'ep_1', 2, now(), 500, 'http_status', 'status 500', 12, 'oops'),
 	    ('evt_1', 'ep_1', 1, now() - interval '5 s', null, 'timeout', 'no answer', 15000, null)`)
-	details, err := db.EventDeliveries(t.Context(), "evt_1", "")
+	details, err := db.AllVenues().EventDeliveries(t.Context(), "evt_1", "")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -161,7 +161,7 @@ func TestEventDeliveries_ShowAttemptsInOrder(t *testing.T) {
 	if diff := cmp.Diff(want, got); diff != "" || len(details) != 2 {
 		t.Errorf("%d deliveries, attempts (-want +got):\n%s", len(details), diff)
 	}
-	if details, err = db.EventDeliveries(t.Context(), "evt_1", "ep_2"); err != nil || len(details) != 1 || details[0].EndpointID != "ep_2" {
+	if details, err = db.AllVenues().EventDeliveries(t.Context(), "evt_1", "ep_2"); err != nil || len(details) != 1 || details[0].EndpointID != "ep_2" {
 		t.Errorf("one endpoint: %v, %v", details, err)
 	}
 }
@@ -170,11 +170,11 @@ func TestEventDeliveries_SayWhyThereIsNone(t *testing.T) {
 	db, env := openDB(t)
 	env.Exec(t, `insert into webhooks.outbox (id, type, venue, data) values ('evt_1', 'lead.created', 'venue_a', '{}'), ('evt_2', 'lead.created', 'venue_a', '{}')`)
 	addDelivery(t, env, "evt_2", "ep_1", "venue_a", "lead.created", Succeeded, 1)
-	_, err := db.EventDeliveries(t.Context(), "evt_x", "")
+	_, err := db.AllVenues().EventDeliveries(t.Context(), "evt_x", "")
 	wantProblem(t, err, `event "evt_x"`, "neither the delivery log nor the outbox")
-	_, err = db.EventDeliveries(t.Context(), "evt_1", "")
+	_, err = db.AllVenues().EventDeliveries(t.Context(), "evt_1", "")
 	wantProblem(t, err, `event "evt_1"`, `no endpoint of venue "venue_a" had asked for "lead.created"`)
-	_, err = db.EventDeliveries(t.Context(), "evt_2", "ep_2")
+	_, err = db.AllVenues().EventDeliveries(t.Context(), "evt_2", "ep_2")
 	wantProblem(t, err, `event "evt_2"`, `it has no delivery to endpoint "ep_2"`)
 }
 
@@ -187,14 +187,14 @@ func TestPlanReplay_CountsWhatARangeConcerns(t *testing.T) {
 		}
 	}
 	addDelivery(t, env, "evt_other", "ep_2", "venue_a", "lead.created", Missed, 10)
-	plans, err := db.PlanReplay(t.Context(), ReplayRequest{EndpointID: "ep_1", Statuses: []Status{Missed, Failed}, Since: minutesAgo(25)})
+	plans, err := db.AllVenues().PlanReplay(t.Context(), ReplayRequest{EndpointID: "ep_1", Statuses: []Status{Missed, Failed}, Since: minutesAgo(25)})
 	if err != nil {
 		t.Fatal(err)
 	}
 	if len(plans) != 1 || plans[0].Deliveries != 4 || plans[0].EndpointID != "ep_1" {
 		t.Errorf("since 25 minutes: %+v, want 4 deliveries of ep_1", plans)
 	}
-	plans, err = db.PlanReplay(t.Context(), ReplayRequest{EndpointID: "ep_1", Statuses: []Status{Missed}, Until: minutesAgo(25)})
+	plans, err = db.AllVenues().PlanReplay(t.Context(), ReplayRequest{EndpointID: "ep_1", Statuses: []Status{Missed}, Until: minutesAgo(25)})
 	if err != nil || len(plans) != 1 || plans[0].Deliveries != 1 {
 		t.Errorf("until 25 minutes ago: %+v, %v; want 1 delivery", plans, err)
 	}
@@ -209,7 +209,7 @@ func TestPlanReplay_FindsTheEndpointsOfSingleEvents(t *testing.T) {
 	addDelivery(t, env, "evt_2", "ep_1", "venue_a", "lead.created", Missed, 1)
 	addDelivery(t, env, "evt_3", "ep_1", "venue_a", "lead.created", Pending, 1)
 	request := ReplayRequest{EventIDs: []string{"evt_2", "evt_1", "evt_3"}, Statuses: []Status{Failed, Missed, Succeeded}}
-	plans, err := db.PlanReplay(t.Context(), request)
+	plans, err := db.AllVenues().PlanReplay(t.Context(), request)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -221,7 +221,7 @@ func TestPlanReplay_FindsTheEndpointsOfSingleEvents(t *testing.T) {
 		t.Errorf("plans are %q, want %q", got, want)
 	}
 	request.EventIDs = append(request.EventIDs, "evt_x")
-	_, err = db.PlanReplay(t.Context(), request)
+	_, err = db.AllVenues().PlanReplay(t.Context(), request)
 	wantProblem(t, err, `event "evt_x"`, "the delivery log does not have it")
 }
 
@@ -229,9 +229,9 @@ func TestPlanReplay_RefusesDisabledAndUnknownEndpoints(t *testing.T) {
 	db, env := openDB(t)
 	addEndpoint(t, env, "ep_1", "venue_a", "*")
 	env.Exec(t, `update webhooks.endpoints set disabled_at = now()`)
-	_, err := db.PlanReplay(t.Context(), ReplayRequest{EndpointID: "ep_1", Statuses: []Status{Missed}})
+	_, err := db.AllVenues().PlanReplay(t.Context(), ReplayRequest{EndpointID: "ep_1", Statuses: []Status{Missed}})
 	wantProblem(t, err, `endpoint "ep_1"`, "disabled", "run webhook-agent endpoints enable ep_1")
-	_, err = db.PlanReplay(t.Context(), ReplayRequest{EndpointID: "ep_x", Statuses: []Status{Missed}})
+	_, err = db.AllVenues().PlanReplay(t.Context(), ReplayRequest{EndpointID: "ep_x", Statuses: []Status{Missed}})
 	wantProblem(t, err, `endpoint "ep_x"`, "there is none with this id")
 }
 
@@ -246,7 +246,7 @@ func TestPlanReplay_LeavesOutOnlyTheEndpointsThatCannotBeSentTo(t *testing.T) {
 	env.Exec(t, `update webhooks.endpoints set disabled_at = now() where id = 'ep_1'`)
 	env.Exec(t, `insert into webhooks.endpoint_health (endpoint_id, generation, consecutive_failures, unusable) values ('ep_2', 1, 0, 'the URL is bad')`)
 	request := ReplayRequest{EventIDs: []string{"evt_1"}, Statuses: []Status{Failed}}
-	plans, err := db.PlanReplay(t.Context(), request)
+	plans, err := db.AllVenues().PlanReplay(t.Context(), request)
 	must(t, err)
 	refused := map[string]string{}
 	for _, plan := range plans {
@@ -262,7 +262,7 @@ func TestPlanReplay_LeavesOutOnlyTheEndpointsThatCannotBeSentTo(t *testing.T) {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
 	env.Exec(t, `delete from webhooks.endpoints where id = 'ep_3'`)
-	_, err = db.PlanReplay(t.Context(), request)
+	_, err = db.AllVenues().PlanReplay(t.Context(), request)
 	wantProblem(t, err, "ep_0")
 	if n := strings.Count(err.Error(), "\n"); n != 3 {
 		t.Errorf("four refusals in %d lines: %v", n+1, err)
@@ -272,11 +272,11 @@ func TestPlanReplay_LeavesOutOnlyTheEndpointsThatCannotBeSentTo(t *testing.T) {
 func TestStartReplay_WritesWhatTheAgentReads(t *testing.T) {
 	db, env := openDB(t)
 	since, until := time.Now().Add(-time.Hour).Truncate(time.Microsecond), time.Now().Truncate(time.Microsecond)
-	ranged, err := db.StartReplay(t.Context(), ReplayPlan{EndpointID: "ep_1", Statuses: []Status{Missed}, Since: &since, Until: &until})
+	ranged, err := db.AllVenues().StartReplay(t.Context(), ReplayPlan{EndpointID: "ep_1", Statuses: []Status{Missed}, Since: &since, Until: &until})
 	if err != nil {
 		t.Fatal(err)
 	}
-	single, err := db.StartReplay(t.Context(), ReplayPlan{EndpointID: "ep_2", EventIDs: []string{"evt_1", "evt_2"}, Statuses: []Status{Failed, Succeeded}})
+	single, err := db.AllVenues().StartReplay(t.Context(), ReplayPlan{EndpointID: "ep_2", EventIDs: []string{"evt_1", "evt_2"}, Statuses: []Status{Failed, Succeeded}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -289,7 +289,7 @@ func TestStartReplay_WritesWhatTheAgentReads(t *testing.T) {
 	}
 	env.Exec(t, `update webhooks.replays set state = 'running', total = 7, done = 3 where id = $1`, ranged.ID)
 	env.Exec(t, `update webhooks.replays set state = 'failed', error = 'the endpoint is disabled', finished = now() where id = $1`, single.ID)
-	replays, err := db.Replays(t.Context(), []string{single.ID, ranged.ID})
+	replays, err := db.AllVenues().Replays(t.Context(), []string{single.ID, ranged.ID})
 	if err != nil || len(replays) != 2 {
 		t.Fatalf("%v, %v", replays, err)
 	}

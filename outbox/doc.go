@@ -6,7 +6,12 @@
 //	Ledger   owns the recording connection; its transactions are the only writes to deliveries, attempts, endpoint_health
 //	         and checkpoint while a term lasts, but for what the Pruner deletes
 //	Pruner   deletes what is older than the retention, on a connection of the pool
-//	DB       a small pool for everything else: loading state, refilling lanes, and the commands
+//	DB       a small pool for everything else, and what concerns the database as a whole: checks, adoption,
+//	         publications, the clock, the endpoints of the configuration file, the overview
+//	Slot     what a leader needs of the DB, by the name of its replication slot: to take over, to load state, to refill
+//	         lanes, to compare outbox and log
+//	Venue    what people and the API see of one venue: endpoints, deliveries, replays. Every statement names the venue
+//	AllVenues  the same for the operator, who sees all venues
 //
 // # Positions
 //

@@ -116,24 +116,24 @@ from (
 ) i`
 
 const selectEndpointInfos = endpointInfos + `
-where ($1 = '' or id = $1) and ($2 = '' or venue = $2) and ($3 = '' or state = $3) and id > $4
+where ($1 = '' or id = $1) and ($2 = '' or venue = $2) and ($3 = '' or state = $3) and id > $4{ and venue = @venue}
 order by id limit $5`
 
 // Endpoints lists endpoints in the order of their ids, which is that of their creation.
-func (db *DB) Endpoints(ctx context.Context, f EndpointFilter) (endpoints []EndpointInfo, err error) {
-	err = db.look(ctx, "list endpoints", func(tx pgx.Tx) error {
-		endpoints, err = queryRows(ctx, tx, selectEndpointInfos, scanEndpointInfo, f.ID, f.Venue, f.State, f.After, f.Limit)
+func (v view) Endpoints(ctx context.Context, f EndpointFilter) (endpoints []EndpointInfo, err error) {
+	err = v.look(ctx, "list endpoints", func(q narrowed) error {
+		endpoints, err = queryRows(ctx, q, selectEndpointInfos, scanEndpointInfo, f.ID, f.Venue, f.State, f.After, f.Limit)
 		return err
 	})
 	return endpoints, err
 }
 
 // Endpoint returns one endpoint, or a Problem when there is none with this id.
-func (db *DB) Endpoint(ctx context.Context, id string) (EndpointInfo, error) {
+func (v view) Endpoint(ctx context.Context, id string) (EndpointInfo, error) {
 	if id == "" { // which would match them all
 		return EndpointInfo{}, noEndpoint(id)
 	}
-	found, err := db.Endpoints(ctx, EndpointFilter{ID: id, Limit: 1})
+	found, err := v.Endpoints(ctx, EndpointFilter{ID: id, Limit: 1})
 	if err != nil {
 		return EndpointInfo{}, err
 	}
@@ -166,10 +166,13 @@ insert into webhooks.endpoints (id, venue, url, events, secret, description, man
 const selectNewEndpointID = `select webhooks.new_id('ep')`
 
 // AddEndpoint registers an enabled endpoint for the Venue, URL, Events and Secret of e and returns its id. The caller has
-// seen that they are usable.
-func (db *DB) AddEndpoint(ctx context.Context, e Endpoint, description string) (id string, err error) {
-	id, err = db.insertEndpoint(ctx, db.pool, e, description, "")
-	return id, db.cfg.explain("add an endpoint", err)
+// seen that they are usable. In the view of one venue e need not name it.
+func (v view) AddEndpoint(ctx context.Context, e Endpoint, description string) (id string, err error) {
+	if e.Venue, err = v.owner(e.Venue); err != nil {
+		return "", err
+	}
+	id, err = v.db.insertEndpoint(ctx, v.db.pool, e, description, "")
+	return id, v.db.cfg.explain("add an endpoint", err)
 }
 
 func (db *DB) insertEndpoint(ctx context.Context, q querier, e Endpoint, description, managedBy string) (id string, err error) {
@@ -180,27 +183,27 @@ func (db *DB) insertEndpoint(ctx context.Context, q querier, e Endpoint, descrip
 }
 
 const enableEndpoint = `
-update webhooks.endpoints set disabled_at = null where id = $1 and disabled_at is not null`
+update webhooks.endpoints set disabled_at = null where id = $1 and disabled_at is not null{ and venue = @venue}`
 
 // EnableEndpoint enables an endpoint and so begins a new failure counter. It tells whether the endpoint was disabled before.
-func (db *DB) EnableEndpoint(ctx context.Context, id string) (changed bool, err error) {
-	return db.change(ctx, "enable an endpoint", enableEndpoint, id)
+func (v view) EnableEndpoint(ctx context.Context, id string) (changed bool, err error) {
+	return v.change(ctx, "enable an endpoint", enableEndpoint, id)
 }
 
 const disableEndpoint = `
-update webhooks.endpoints set disabled_at = now(), disabled_reason = 'manual' where id = $1 and disabled_at is null`
+update webhooks.endpoints set disabled_at = now(), disabled_reason = 'manual' where id = $1 and disabled_at is null{ and venue = @venue}`
 
 // DisableEndpoint disables an endpoint: nothing more is sent, its events are kept as missed. It tells whether the endpoint was enabled
 // before.
-func (db *DB) DisableEndpoint(ctx context.Context, id string) (changed bool, err error) {
-	return db.change(ctx, "disable an endpoint", disableEndpoint, id)
+func (v view) DisableEndpoint(ctx context.Context, id string) (changed bool, err error) {
+	return v.change(ctx, "disable an endpoint", disableEndpoint, id)
 }
 
-const deleteEndpoint = `delete from webhooks.endpoints where id = $1`
+const deleteEndpoint = `delete from webhooks.endpoints where id = $1{ and venue = @venue}`
 
 // RemoveEndpoint deletes an endpoint. Its delivery log stays.
-func (db *DB) RemoveEndpoint(ctx context.Context, id string) error {
-	_, err := db.change(ctx, "remove an endpoint", deleteEndpoint, id)
+func (v view) RemoveEndpoint(ctx context.Context, id string) error {
+	_, err := v.change(ctx, "remove an endpoint", deleteEndpoint, id)
 	return err
 }
 
@@ -209,7 +212,7 @@ update webhooks.endpoints
 set previous_secret = case when $3::interval > '0' then secret end,
     previous_secret_until = case when $3::interval > '0' then now() + $3::interval end,
     secret = $2
-where id = $1
+where id = $1{ and venue = @venue}
 returning previous_secret_until`
 
 // codeProgramLimit is what the trigger of webhooks.endpoints refuses one former secret more with.
@@ -218,8 +221,12 @@ const codeProgramLimit = "54000"
 // RotateSecret gives an endpoint a new secret. The former one signs as well for the overlap, and
 // those before it until their own times, MostFormerSecrets together; with an overlap of zero all of
 // them end. It returns when the former secret ends, nil when at once.
-func (db *DB) RotateSecret(ctx context.Context, id string, s secret.Text, overlap time.Duration) (until *time.Time, err error) {
-	err = db.pool.QueryRow(ctx, rotateSecret, id, db.cfg.Keys.Seal(id, s).Reveal(), overlap).Scan(&until)
+func (v view) RotateSecret(ctx context.Context, id string, s secret.Text, overlap time.Duration) (until *time.Time, err error) {
+	q, err := v.do()
+	if err != nil {
+		return nil, err
+	}
+	err = q.QueryRow(ctx, rotateSecret, id, v.db.cfg.Keys.Seal(id, s).Reveal(), overlap).Scan(&until)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return nil, noEndpoint(id)
 	}
@@ -230,24 +237,28 @@ func (db *DB) RotateSecret(ctx context.Context, id string, s secret.Text, overla
 			Remedy: "wait until one of them ends, which webhook-agent endpoints show tells, or end them all with --overlap 0s", Err: err,
 		}
 	}
-	return until, db.cfg.explain("rotate a secret", err)
+	return until, v.db.cfg.explain("rotate a secret", err)
 }
 
-const endpointExists = `select exists (select from webhooks.endpoints where id = $1)`
+const endpointExists = `select exists (select from webhooks.endpoints where id = $1{ and venue = @venue})`
 
 // change runs a statement on the endpoint $1 and tells whether it changed a row. An endpoint that is not there is a Problem unless the
 // statement has just removed it.
-func (db *DB) change(ctx context.Context, operation, statement, id string) (changed bool, err error) {
-	tag, err := db.pool.Exec(ctx, statement, id)
+func (v view) change(ctx context.Context, operation, statement, id string) (changed bool, err error) {
+	q, err := v.do()
 	if err != nil {
-		return false, db.cfg.explain(operation, err)
+		return false, err
+	}
+	tag, err := q.Exec(ctx, statement, id)
+	if err != nil {
+		return false, v.db.cfg.explain(operation, err)
 	}
 	if tag.RowsAffected() > 0 {
 		return true, nil
 	}
 	var exists bool
-	if err := db.pool.QueryRow(ctx, endpointExists, id).Scan(&exists); err != nil {
-		return false, db.cfg.explain(operation, err)
+	if err := q.QueryRow(ctx, endpointExists, id).Scan(&exists); err != nil {
+		return false, v.db.cfg.explain(operation, err)
 	}
 	if !exists {
 		return false, noEndpoint(id)
@@ -256,12 +267,12 @@ func (db *DB) change(ctx context.Context, operation, statement, id string) (chan
 }
 
 const selectEndpoint = selectEndpoints + `
-where e.id = $1`
+where e.id = $1{ and e.venue = @venue}`
 
 // EndpointWithSecret returns an endpoint with what an attempt needs. Its secrets are as they are stored.
-func (db *DB) EndpointWithSecret(ctx context.Context, id string) (e Endpoint, err error) {
-	err = db.look(ctx, "read an endpoint", func(tx pgx.Tx) error {
-		found, err := queryRows(ctx, tx, selectEndpoint, scanEndpointState, id)
+func (v view) EndpointWithSecret(ctx context.Context, id string) (e Endpoint, err error) {
+	err = v.look(ctx, "read an endpoint", func(q narrowed) error {
+		found, err := queryRows(ctx, q, selectEndpoint, scanEndpointState, id)
 		if err == nil && len(found) == 0 {
 			return noEndpoint(id)
 		}
@@ -285,9 +296,11 @@ select webhooks.new_id('evt_test'), name, example, now() from (
 order by choice, name limit 1`
 
 // SampleEvent makes an event for a test of an endpoint: new id, the example of a type that the endpoint has asked for. It is not stored.
-func (db *DB) SampleEvent(ctx context.Context, e Endpoint) (event Event, err error) {
-	event.Venue = e.Venue
-	err = db.look(ctx, "make a sample event", func(tx pgx.Tx) error {
+func (v view) SampleEvent(ctx context.Context, e Endpoint) (event Event, err error) {
+	if event.Venue, err = v.owner(e.Venue); err != nil {
+		return event, err
+	}
+	err = v.db.look(ctx, "make a sample event", func(tx pgx.Tx) error {
 		return tx.QueryRow(ctx, selectSample, e.Events).Scan(&event.ID, &event.Type, &event.Data, &event.Created)
 	})
 	return event, err

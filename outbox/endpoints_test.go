@@ -52,7 +52,7 @@ func TestEndpoints_ShowStateAndFailures(t *testing.T) {
 	}
 	list := func(f EndpointFilter) (rows []row) {
 		t.Helper()
-		endpoints, err := db.Endpoints(t.Context(), f)
+		endpoints, err := db.AllVenues().Endpoints(t.Context(), f)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -89,7 +89,7 @@ func TestEndpoints_WithTimesThatCannotBeShownHideNoOthers(t *testing.T) {
 	addEndpoint(t, env, "ep_3", "venue_a", "*")
 	env.Exec(t, `update webhooks.endpoints set created = '-infinity', disabled_at = 'infinity', previous_secret = 's', previous_secret_until = 'infinity' where id = 'ep_1'`)
 	env.Exec(t, `update webhooks.endpoints set created = '4713-01-01 BC', disabled_at = '20000-01-01' where id = 'ep_2'`)
-	endpoints, err := db.Endpoints(t.Context(), EndpointFilter{Limit: 10})
+	endpoints, err := db.AllVenues().Endpoints(t.Context(), EndpointFilter{Limit: 10})
 	if err != nil || len(endpoints) != 3 {
 		t.Fatalf("%d endpoints, %v", len(endpoints), err)
 	}
@@ -110,7 +110,7 @@ func TestEndpoints_AreShownWithoutSecrets(t *testing.T) {
 	db, env := openDB(t)
 	addEndpoint(t, env, "ep_1", "venue_a", "*")
 	env.Exec(t, `update webhooks.endpoints set previous_secret = 'sentinel former', previous_secret_until = now() + interval '1 hour'`)
-	e, err := db.Endpoint(t.Context(), "ep_1")
+	e, err := db.AllVenues().Endpoint(t.Context(), "ep_1")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -129,11 +129,11 @@ func TestEndpoints_AreShownWithoutSecrets(t *testing.T) {
 func TestEndpoints_AreChangedAsAsked(t *testing.T) {
 	db, env := openDB(t)
 	ctx := t.Context()
-	id, err := db.AddEndpoint(ctx, Endpoint{Venue: "venue_a", URL: secret.New("https://h.example/"), Events: []string{"lead.*"}, Secret: secret.New("first")}, "books")
+	id, err := db.AllVenues().AddEndpoint(ctx, Endpoint{Venue: "venue_a", URL: secret.New("https://h.example/"), Events: []string{"lead.*"}, Secret: secret.New("first")}, "books")
 	if err != nil {
 		t.Fatal(err)
 	}
-	e, err := db.EndpointWithSecret(ctx, id)
+	e, err := db.AllVenues().EndpointWithSecret(ctx, id)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -146,10 +146,10 @@ func TestEndpoints_AreChangedAsAsked(t *testing.T) {
 		change func() (bool, error)
 		want   bool
 	}{
-		{"disable", func() (bool, error) { return db.DisableEndpoint(ctx, id) }, true},
-		{"disable again", func() (bool, error) { return db.DisableEndpoint(ctx, id) }, false},
-		{"enable", func() (bool, error) { return db.EnableEndpoint(ctx, id) }, true},
-		{"enable again", func() (bool, error) { return db.EnableEndpoint(ctx, id) }, false},
+		{"disable", func() (bool, error) { return db.AllVenues().DisableEndpoint(ctx, id) }, true},
+		{"disable again", func() (bool, error) { return db.AllVenues().DisableEndpoint(ctx, id) }, false},
+		{"enable", func() (bool, error) { return db.AllVenues().EnableEndpoint(ctx, id) }, true},
+		{"enable again", func() (bool, error) { return db.AllVenues().EnableEndpoint(ctx, id) }, false},
 	} {
 		if changed, err := step.change(); err != nil || changed != step.want {
 			t.Errorf("%s: changed %t, %v; want %t", step.name, changed, err, step.want)
@@ -159,11 +159,11 @@ func TestEndpoints_AreChangedAsAsked(t *testing.T) {
 		t.Errorf("generation is %d after enabling once, want 2", generation)
 	}
 
-	until, err := db.RotateSecret(ctx, id, secret.New("second"), time.Hour)
+	until, err := db.AllVenues().RotateSecret(ctx, id, secret.New("second"), time.Hour)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if e, err = db.EndpointWithSecret(ctx, id); err != nil {
+	if e, err = db.AllVenues().EndpointWithSecret(ctx, id); err != nil {
 		t.Fatal(err)
 	}
 	if until == nil || time.Until(*until) > time.Hour || time.Until(*until) < 50*time.Minute {
@@ -172,14 +172,14 @@ func TestEndpoints_AreChangedAsAsked(t *testing.T) {
 	if e.Secret.Reveal() != "second" || e.Previous.Reveal() != "first" || !e.PreviousUntil.Equal(*until) {
 		t.Error("the secrets were not rotated")
 	}
-	if until, err = db.RotateSecret(ctx, id, secret.New("third"), 0); err != nil || until != nil {
+	if until, err = db.AllVenues().RotateSecret(ctx, id, secret.New("third"), 0); err != nil || until != nil {
 		t.Errorf("without overlap: %v, %v", until, err)
 	}
-	if e, err = db.EndpointWithSecret(ctx, id); err != nil || e.Secret.Reveal() != "third" || !e.Previous.IsZero() {
+	if e, err = db.AllVenues().EndpointWithSecret(ctx, id); err != nil || e.Secret.Reveal() != "third" || !e.Previous.IsZero() {
 		t.Errorf("without overlap the former secret still signs (%v)", err)
 	}
 
-	if err := db.RemoveEndpoint(ctx, id); err != nil {
+	if err := db.AllVenues().RemoveEndpoint(ctx, id); err != nil {
 		t.Fatal(err)
 	}
 	if n := testenv.QueryOne[int64](t, env, `select count(*) from webhooks.endpoints`); n != 0 {
@@ -191,13 +191,13 @@ func TestEndpoints_UnknownIDIsAProblem(t *testing.T) {
 	db, _ := openDB(t)
 	ctx := t.Context()
 	for name, call := range map[string]func() error{
-		"show":          func() error { _, err := db.Endpoint(ctx, "ep_x"); return err },
-		"show nothing":  func() error { _, err := db.Endpoint(ctx, ""); return err },
-		"secret":        func() error { _, err := db.EndpointWithSecret(ctx, "ep_x"); return err },
-		"enable":        func() error { _, err := db.EnableEndpoint(ctx, "ep_x"); return err },
-		"disable":       func() error { _, err := db.DisableEndpoint(ctx, "ep_x"); return err },
-		"remove":        func() error { return db.RemoveEndpoint(ctx, "ep_x") },
-		"rotate-secret": func() error { _, err := db.RotateSecret(ctx, "ep_x", secret.New("s"), 0); return err },
+		"show":          func() error { _, err := db.AllVenues().Endpoint(ctx, "ep_x"); return err },
+		"show nothing":  func() error { _, err := db.AllVenues().Endpoint(ctx, ""); return err },
+		"secret":        func() error { _, err := db.AllVenues().EndpointWithSecret(ctx, "ep_x"); return err },
+		"enable":        func() error { _, err := db.AllVenues().EnableEndpoint(ctx, "ep_x"); return err },
+		"disable":       func() error { _, err := db.AllVenues().DisableEndpoint(ctx, "ep_x"); return err },
+		"remove":        func() error { return db.AllVenues().RemoveEndpoint(ctx, "ep_x") },
+		"rotate-secret": func() error { _, err := db.AllVenues().RotateSecret(ctx, "ep_x", secret.New("s"), 0); return err },
 	} {
 		t.Run(name, func(t *testing.T) {
 			wantProblem(t, call(), "endpoint ", "there is none with this id", "endpoints list")
@@ -218,7 +218,7 @@ func TestSampleEvent_HasATypeThatTheEndpointAskedFor(t *testing.T) {
 		{[]string{"unknown.*"}, "unknown.test", `{}`},
 		{[]string{"proposal"}, "proposal", `{}`},
 	} {
-		event, err := db.SampleEvent(t.Context(), Endpoint{Venue: "venue_a", Events: test.patterns})
+		event, err := db.AllVenues().SampleEvent(t.Context(), Endpoint{Venue: "venue_a", Events: test.patterns})
 		if err != nil {
 			t.Fatal(err)
 		}

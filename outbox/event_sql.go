@@ -18,7 +18,7 @@ import (
 // than the horizon, and that the horizon does not see, is a suspect.
 
 // ownsTable reports whether the outbox is the agent's own table, which has the column xid.
-func (db *DB) ownsTable() bool { return db.cfg.Table == ownTable }
+func (m *mapping) ownsTable() bool { return m.cfg.Table == ownTable }
 
 const ownTable = "webhooks.outbox"
 
@@ -32,9 +32,9 @@ const nextXID = `(select pg_snapshot_xmax(pg_current_snapshot())::text::bigint a
 // seenBy is the expression for whether a snapshot, given as a parameter, sees the transaction that
 // committed an event. Rows that were written in a savepoint carry the id of a subtransaction, which no
 // snapshot lists, so handed_over compares with the snapshot's xmin alone.
-func (db *DB) seenBy(snapshot string) string {
+func (m *mapping) seenBy(snapshot string) string {
 	byRow := fmt.Sprintf("webhooks.handed_over(o.xmin, %s::text::pg_snapshot)", snapshot)
-	if !db.ownsTable() {
+	if !m.ownsTable() {
 		return byRow
 	}
 	return fmt.Sprintf(`case when %[1]s is null then %[2]s else pg_visible_in_snapshot(%[1]s, %[3]s::text::pg_snapshot) end`,
@@ -44,10 +44,10 @@ func (db *DB) seenBy(snapshot string) string {
 // eventSQL selects the events that the new horizon sees and the last one does not, from these tables
 // (the outbox is o) where a condition holds. Its parameters are the first of comparison.args.
 // fresh says that an event was committed after the last horizon for certain.
-func (db *DB) eventSQL(from, where string) string {
-	id, venue, created, eventType := db.eventColumns()
+func (m *mapping) eventSQL(from, where string) string {
+	id, venue, created, eventType := m.eventColumns()
 	fresh := "false"
-	if db.ownsTable() {
+	if m.ownsTable() {
 		from += ", " + nextXID
 		fresh = fmt.Sprintf("coalesce(not pg_visible_in_snapshot(%s, $1::text::pg_snapshot), false)", eventXID)
 	}
@@ -57,8 +57,8 @@ func (db *DB) eventSQL(from, where string) string {
     from %[6]s
     where %[7]s and %[1]s is not null and %[10]s and coalesce(%[9]s, false)
       and not coalesce(%[8]s and coalesce(o.tableoid = any($2::oid[]), true), false)`,
-		id, venue, created, eventType, fresh, from, where, db.seenBy("$1"), db.seenBy("$3"),
-		db.cfg.isOurs(eventType))
+		id, venue, created, eventType, fresh, from, where, m.seenBy("$1"), m.seenBy("$3"),
+		m.cfg.isOurs(eventType))
 }
 
 // mayWant is the condition that an endpoint e is to have an event of eventSQL, whether it has a row
@@ -97,7 +97,7 @@ type found struct {
 
 // findSQL returns the events of a part of the outbox that lack a row. part is the condition for the
 // part, by the parameters $7 and $8. It also returns the files of the relations $9, as of filesOf.
-func (db *DB) findSQL(part string) string {
+func (m *mapping) findSQL(part string) string {
 	return fmt.Sprintf(`
 with event as (%[1]s
 ), found as materialized (
@@ -109,7 +109,7 @@ with event as (%[1]s
 select %[4]s, coalesce(array_agg(relation order by relation, place), '{}'), coalesce(array_agg(place order by relation, place), '{}'),
        coalesce(array_agg(endpoints order by relation, place), '{}')
 from found join venues using (venue)`,
-		db.eventSQL(db.cfg.table()+" o", part), mayWant("e.xmin"), db.isRecorded("event.id", "event.venue", "event.type", "event.created", "e.id"), fmt.Sprintf(filesOf, "$9"))
+		m.eventSQL(m.cfg.table()+" o", part), mayWant("e.xmin"), m.isRecorded("event.id", "event.venue", "event.type", "event.created", "e.id"), fmt.Sprintf(filesOf, "$9"))
 }
 
 // giveSQL gives the events at the places $8 of the relations $7 their missing rows: those to the first
@@ -117,8 +117,8 @@ from found join venues using (venue)`,
 // how many it looked at, and the endpoints of the new rows, one for each. The rows of endpoints that are disabled
 // are missed at once; whether an endpoint can be sent to the lanes know. Where the row of another event with the same id is in the
 // way, that is told among the attempts. streamed is the condition that the stream brings an event (Coverage.streamed).
-func (db *DB) giveSQL(streamed string) string {
-	from := db.cfg.table() + " o, unnest($7::oid[], $8::tid[]) l (relation, place)"
+func (m *mapping) giveSQL(streamed string) string {
+	from := m.cfg.table() + " o, unnest($7::oid[], $8::tid[]) l (relation, place)"
 	return fmt.Sprintf(`
 with event as materialized (%[1]s
 ), looked as materialized (
@@ -143,8 +143,8 @@ with event as materialized (%[1]s
 )
 select coalesce((select max(endpoint_id) from looked), ''), (select count(*) from looked),
        coalesce((select array_agg(endpoint_id) from added), '{}')`,
-		db.eventSQL(from, "o.tableoid = l.relation and o.ctid = l.place and "+streamed), mayWant("e.row_xmin"),
-		db.isRecorded("event.id", "event.venue", "event.type", "event.created", "e.id"), logTextSQL("event.id"),
+		m.eventSQL(from, "o.tableoid = l.relation and o.ctid = l.place and "+streamed), mayWant("e.row_xmin"),
+		m.isRecorded("event.id", "event.venue", "event.type", "event.created", "e.id"), logTextSQL("event.id"),
 		firstCreated("looked.id", "looked.venue", "looked.type", "looked.created"))
 }
 

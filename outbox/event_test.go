@@ -71,7 +71,7 @@ func compareWithRefill(t *testing.T, db *DB, env *testenv.DB, f *follower, n int
 			    values ($1, 'ep_1', $2, $3, 'pending', now(), $4)`, e.ID, e.Venue, e.Type, e.Created)
 		}
 	}
-	refills, err := db.Due(t.Context(), []Want{wantAll("ep_1", 100)}, time.Now().Add(time.Second), 1<<30)
+	refills, err := db.configured().Due(t.Context(), []Want{wantAll("ep_1", 100)}, time.Now().Add(time.Second), 1<<30)
 	must(t, err)
 	refilled := map[string]string{}
 	for _, d := range refills["ep_1"].Deliveries {

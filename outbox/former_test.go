@@ -25,7 +25,7 @@ func formerText(e Endpoint) string {
 // latest change is the stream's next.
 func wantSecrets(t *testing.T, db *DB, stream *follower, step, want string) {
 	t.Helper()
-	e, err := db.EndpointWithSecret(t.Context(), "ep_1")
+	e, err := db.AllVenues().EndpointWithSecret(t.Context(), "ep_1")
 	must(t, err)
 	if got := formerText(e); got != want {
 		t.Errorf("%s: %s, want %s", step, got, want)
@@ -56,18 +56,18 @@ func TestRotateSecret_KeepsEveryFormerSecretUntilItsOwnTime(t *testing.T) {
 		{"e", 5 * time.Hour, "e d:5 c:5 b:2 sentinel:9"},
 		{"f", 5 * time.Hour, "f e:5 d:5 c:5 b:2 sentinel:9"},
 	} {
-		_, err := db.RotateSecret(t.Context(), "ep_1", secret.New(step.secret), step.overlap)
+		_, err := db.AllVenues().RotateSecret(t.Context(), "ep_1", secret.New(step.secret), step.overlap)
 		must(t, err)
 		wantSecrets(t, db, stream, step.secret, step.want)
 	}
-	info, err := db.Endpoint(t.Context(), "ep_1")
+	info, err := db.AllVenues().Endpoint(t.Context(), "ep_1")
 	must(t, err)
 	if n := len(info.OlderSecretsUntil); n != MostFormerSecrets-1 || time.Until(info.OlderSecretsUntil[3]) < 8*time.Hour {
 		t.Errorf("shown: %v", info.OlderSecretsUntil)
 	}
 
 	// One more would be forgotten before its time.
-	_, err = db.RotateSecret(t.Context(), "ep_1", secret.New("g"), time.Hour)
+	_, err = db.AllVenues().RotateSecret(t.Context(), "ep_1", secret.New("g"), time.Hour)
 	wantProblem(t, err, `endpoint "ep_1"`, "5 former secrets", "--overlap 0s")
 	err = testenv.ExecSQL(t.Context(), env.URL, `update webhooks.endpoints set previous_secret = secret, previous_secret_until = now() + interval '1 hour', secret = 'g'`)
 	if err == nil || !strings.Contains(err.Error(), "5 former secrets that still sign") {
@@ -76,10 +76,10 @@ func TestRotateSecret_KeepsEveryFormerSecretUntilItsOwnTime(t *testing.T) {
 	// What is over makes place, wherever it stands.
 	env.Exec(t, `update webhooks.endpoints set older_secrets_until[3] = now()`)
 	stream.next(t)
-	_, err = db.RotateSecret(t.Context(), "ep_1", secret.New("g"), time.Hour)
+	_, err = db.AllVenues().RotateSecret(t.Context(), "ep_1", secret.New("g"), time.Hour)
 	must(t, err)
 	wantSecrets(t, db, stream, "after the end of one", "g f:1 e:5 d:5 c:5 sentinel:9")
-	_, err = db.RotateSecret(t.Context(), "ep_1", secret.New("h"), 0)
+	_, err = db.AllVenues().RotateSecret(t.Context(), "ep_1", secret.New("h"), 0)
 	must(t, err)
 	wantSecrets(t, db, stream, "without an overlap", "h")
 }
@@ -115,7 +115,7 @@ func TestSealSecrets_SealsFormerSecretsAndKeepsTheirTimes(t *testing.T) {
 	db, env := openDB(t)
 	addEndpoint(t, env, "ep_1", "venue_a", "*")
 	for _, s := range []string{"b", "c"} {
-		_, err := db.RotateSecret(t.Context(), "ep_1", secret.New(s), time.Hour)
+		_, err := db.AllVenues().RotateSecret(t.Context(), "ep_1", secret.New(s), time.Hour)
 		must(t, err)
 	}
 	var err error
@@ -124,7 +124,7 @@ func TestSealSecrets_SealsFormerSecretsAndKeepsTheirTimes(t *testing.T) {
 	}
 	sealed, err := db.SealSecrets(t.Context(), "ep_1")
 	must(t, err)
-	e, err := db.EndpointWithSecret(t.Context(), "ep_1")
+	e, err := db.AllVenues().EndpointWithSecret(t.Context(), "ep_1")
 	must(t, err)
 	var opened []string
 	for _, f := range append(e.Former(), FormerSecret{Secret: e.Secret}) {

@@ -44,7 +44,7 @@ func follow(t *testing.T, db *DB) *follower {
 	if err := tailer.Connect(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	from, err := db.PrepareSlot(t.Context(), tailer, "test", asItIs, func(error) {})
+	from, err := db.configured().PrepareSlot(t.Context(), tailer, "test", asItIs, func(error) {})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -163,7 +163,7 @@ func newTerm(t *testing.T, db *DB) Term {
 	    values ($1, '0/0', 0, '', '', 0, current_database()) on conflict do nothing`, db.cfg.Slot); err != nil {
 		t.Fatal(err)
 	}
-	term, err := db.TakeOver(t.Context(), tailer, "test")
+	term, err := db.configured().TakeOver(t.Context(), tailer, "test")
 	if err != nil {
 		t.Fatal(err)
 	}

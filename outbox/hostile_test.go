@@ -48,7 +48,7 @@ func TestHostileRows_StopNoOther(t *testing.T) {
 	addEndpoint(t, env, "ep_compared", "venue_a", "*")
 	env.Exec(t, `update webhooks.endpoints set created = '-infinity'`)
 	f := follow(t, db)
-	term, err := db.TakeOver(t.Context(), f.Tailer, "first")
+	term, err := db.configured().TakeOver(t.Context(), f.Tailer, "first")
 	must(t, err)
 	b := keepBook(t, db.cfg, term, nil)
 	for i, row := range hostileRows {
@@ -151,7 +151,7 @@ func TestTypes_PassOverWhatIsNoEventOfOurs(t *testing.T) {
 	db.cfg.Types = []string{"lead.*", "o'clock", `back\slash`}
 	addEndpoint(t, env, "ep_1", "venue_a", "*")
 	f := follow(t, db)
-	term, err := db.TakeOver(t.Context(), f.Tailer, "first")
+	term, err := db.configured().TakeOver(t.Context(), f.Tailer, "first")
 	must(t, err)
 	c := &compared{keepBook(t, db.cfg, term, nil), db, env}
 	c.run(t, true) // stores a horizon

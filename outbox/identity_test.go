@@ -46,7 +46,7 @@ func fetchedOf(t *testing.T, db *DB, endpointID string) string {
 	t.Helper()
 	var found []string
 	testenv.Eventually(t, patience, func() error {
-		refills, err := db.Due(t.Context(), []Want{wantAll(endpointID, 100)}, time.Now().Add(time.Minute), 1<<20)
+		refills, err := db.configured().Due(t.Context(), []Want{wantAll(endpointID, 100)}, time.Now().Add(time.Minute), 1<<20)
 		must(t, err)
 		r := refills[endpointID]
 		found = nil

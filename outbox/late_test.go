@@ -60,7 +60,7 @@ func TestMarkLate_KnowsAnEventByMoreThanItsID(t *testing.T) {
 		{ID: "evt_1", Venue: "venue_a", Type: "t", Created: created.Add(time.Second)}, {ID: "evt_1", Venue: "venue_b", Type: "t", Created: created},
 		{ID: "evt_2", Venue: "venue_a", Type: "t", Created: created}, {ID: "evt_1", Venue: "venue_a", Type: "t", Created: created},
 	}
-	must(t, db.MarkLate(t.Context(), events))
+	must(t, db.configured().MarkLate(t.Context(), events))
 	for i, e := range events {
 		if e.Late != (i == 3) {
 			t.Errorf("%+v: late %t", *e, e.Late)
@@ -77,7 +77,7 @@ func TestEndpoint_SinceIsTheLastChangeOfItsSubscription(t *testing.T) {
 	first := f.next(t).Changes[0].Endpoint.Endpoint
 	env.Exec(t, `update webhooks.endpoints set events = '{*}'`)
 	second := f.next(t).Changes[0].Endpoint.Endpoint
-	state, err := db.LoadState(t.Context())
+	state, err := db.configured().LoadState(t.Context())
 	must(t, err)
 	loaded := state.Endpoints[0]
 	if first.Since() != first.Created || !second.Since().After(first.Created) || !loaded.Since().Equal(second.Since()) {

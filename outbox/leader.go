@@ -72,9 +72,9 @@ const selectServerPosition = `
 select current_database()::text, pg_current_wal_insert_lsn(),
        coalesce((select confirmed_flush_lsn from pg_replication_slots where slot_name = $1 and database = current_database()), '0/0')`
 
-func (db *DB) serverPosition(ctx context.Context, q querier, t *Tailer) (s server, err error) {
+func (slot *Slot) serverPosition(ctx context.Context, q querier, t *Tailer) (s server, err error) {
 	s.systemID, s.timeline = t.System.SystemID, t.System.Timeline
-	err = q.QueryRow(ctx, selectServerPosition, db.cfg.Slot).Scan(&s.database, &s.insert, &s.confirmed)
+	err = q.QueryRow(ctx, selectServerPosition, slot.cfg.Slot).Scan(&s.database, &s.insert, &s.confirmed)
 	return s, err
 }
 
@@ -117,9 +117,9 @@ select pg_drop_replication_slot($1)`
 // a slot that is there and free, replace is asked, by the position that is confirmed there, whether it is given up for a new
 // one. It returns ErrSlotActive while another agent holds the slot. waiting is called again and again while the new slot waits for
 // other transactions to end.
-func (db *DB) PrepareSlot(ctx context.Context, t *Tailer, holder string, replace func(confirmed LSN) (bool, error), waiting func(error)) (LSN, error) {
+func (slot *Slot) PrepareSlot(ctx context.Context, t *Tailer, holder string, replace func(confirmed LSN) (bool, error), waiting func(error)) (LSN, error) {
 	// First of all: a new slot's checkpoint would say that this is no copy.
-	if err := db.mustBeAdopted(ctx, db.pool, t.System.SystemID); err != nil {
+	if err := slot.mustBeAdopted(ctx, slot.db.pool, t.System.SystemID); err != nil {
 		return 0, err
 	}
 	var (
@@ -127,7 +127,7 @@ func (db *DB) PrepareSlot(ctx context.Context, t *Tailer, holder string, replace
 		confirmed                             LSN
 		giveUp                                bool
 	)
-	err := unprepared{db.pool}.QueryRow(ctx, selectSlot, db.cfg.Slot).Scan(&active, &confirmed, &inCreation, &lost, &staysBehind)
+	err := unprepared{slot.db.pool}.QueryRow(ctx, selectSlot, slot.cfg.Slot).Scan(&active, &confirmed, &inCreation, &lost, &staysBehind)
 	if err == nil && !active && !lost {
 		if giveUp, err = replace(confirmed); err != nil {
 			return 0, err
@@ -135,42 +135,42 @@ func (db *DB) PrepareSlot(ctx context.Context, t *Tailer, holder string, replace
 	}
 	switch {
 	case err == nil && active && inCreation:
-		return 0, db.waitsForOthers(ctx) // another agent's session makes the slot, or that of one that was killed
+		return 0, slot.waitsForOthers(ctx) // another agent's session makes the slot, or that of one that was killed
 	case err == nil && active:
 		return 0, ErrSlotActive // found out here, it leaves no error in the server's log
 	case err == nil && (giveUp || lost):
 		// A lost slot lacks WAL that PostgreSQL has removed (max_slot_wal_keep_size, or idle_replication_slot_timeout of
 		// version 18): no one can stream from it again.
-		if _, err := db.pool.Exec(ctx, dropSlot, db.cfg.Slot); SQLState(err) == codeObjectInUse {
+		if _, err := slot.db.pool.Exec(ctx, dropSlot, slot.cfg.Slot); SQLState(err) == codeObjectInUse {
 			return 0, ErrSlotActive
 		} else if err != nil {
-			return 0, db.cfg.explain(fmt.Sprintf("drop the slot %q", db.cfg.Slot), err)
+			return 0, slot.cfg.explain(fmt.Sprintf("drop the slot %q", slot.cfg.Slot), err)
 		}
 		confirmed = 0
-		err = db.createSlot(ctx, t, holder, waiting)
+		err = slot.createSlot(ctx, t, holder, waiting)
 	case err == nil && staysBehind:
 		err = t.enableFailover(ctx)
 	case errors.Is(err, pgx.ErrNoRows):
-		err = db.createSlot(ctx, t, holder, waiting)
+		err = slot.createSlot(ctx, t, holder, waiting)
 	}
 	if err == nil && confirmed == 0 { // it was made just now
-		err = unprepared{db.pool}.QueryRow(ctx, selectConfirmed, db.cfg.Slot).Scan(&confirmed)
+		err = unprepared{slot.db.pool}.QueryRow(ctx, selectConfirmed, slot.cfg.Slot).Scan(&confirmed)
 	}
 	if err != nil {
-		return 0, db.cfg.explain("look for the slot", err)
+		return 0, slot.cfg.explain("look for the slot", err)
 	}
 	t.beginAt(confirmed)
-	c, err := scanCheckpoint(unprepared{db.pool}.QueryRow(ctx, selectCheckpoint, db.cfg.Slot))
+	c, err := scanCheckpoint(unprepared{slot.db.pool}.QueryRow(ctx, selectCheckpoint, slot.cfg.Slot))
 	if errors.Is(err, pgx.ErrNoRows) {
 		// The slot is there and its checkpoint is not: what the slot has skipped so far is not known to be recorded.
-		return 0, db.beginRecovery(ctx, t, holder)
+		return 0, slot.beginRecovery(ctx, t, holder)
 	}
 	if err != nil {
-		return 0, db.cfg.explain("read the checkpoint", err)
+		return 0, slot.cfg.explain("read the checkpoint", err)
 	}
-	s, err := db.serverPosition(ctx, db.pool, t)
+	s, err := slot.serverPosition(ctx, slot.db.pool, t)
 	if err != nil {
-		return 0, db.cfg.explain("read the position", err)
+		return 0, slot.cfg.explain("read the position", err)
 	}
 	if c.lsn > s.insert {
 		return 0, nil // a start in the future would be accepted, and everything up to it skipped without a word
@@ -184,18 +184,18 @@ values ($1, '0/0', 0, $2, $3, $4, current_database(), true)
 on conflict (slot) do update set lsn = '0/0', recovering = true, updated = now()`
 
 // beginRecovery notes that events may have passed by unseen and that the position means nothing any more.
-func (db *DB) beginRecovery(ctx context.Context, t *Tailer, holder string) error {
-	_, err := db.pool.Exec(ctx, upsertRecovering, db.cfg.Slot, holder, t.System.SystemID, t.System.Timeline)
-	return db.cfg.explain("write the checkpoint", err)
+func (slot *Slot) beginRecovery(ctx context.Context, t *Tailer, holder string) error {
+	_, err := slot.db.pool.Exec(ctx, upsertRecovering, slot.cfg.Slot, holder, t.System.SystemID, t.System.Timeline)
+	return slot.cfg.explain("write the checkpoint", err)
 }
 
 // waitsForOthers returns the Problem that the creation of the slot waits for a transaction, or why it cannot tell for which.
-func (db *DB) waitsForOthers(ctx context.Context) error {
-	blocker, err := db.Blocker(ctx)
+func (slot *Slot) waitsForOthers(ctx context.Context) error {
+	blocker, err := slot.Blocker(ctx)
 	if err != nil {
 		return err
 	}
-	return &Problem{Thing: fmt.Sprintf("replication slot %q", db.cfg.Slot),
+	return &Problem{Thing: fmt.Sprintf("replication slot %q", slot.cfg.Slot),
 		Reason: "creating it waits for transactions that are still writing, the oldest of them " + blocker,
 		Remedy: "let them end; the agent goes on by itself"}
 }
@@ -214,31 +214,31 @@ const (
 	failoverVersion = 170000
 )
 
-func (db *DB) createSlot(ctx context.Context, t *Tailer, holder string, waiting func(error)) error {
+func (slot *Slot) createSlot(ctx context.Context, t *Tailer, holder string, waiting func(error)) error {
 	var foreign string
-	err := db.pool.QueryRow(ctx, selectForeignSlot, db.cfg.Slot).Scan(&foreign)
+	err := slot.db.pool.QueryRow(ctx, selectForeignSlot, slot.cfg.Slot).Scan(&foreign)
 	if err == nil {
-		return &Problem{Thing: fmt.Sprintf("replication slot %q", db.cfg.Slot), Reason: "it belongs to something else (database " + foreign + ")",
+		return &Problem{Thing: fmt.Sprintf("replication slot %q", slot.cfg.Slot), Reason: "it belongs to something else (database " + foreign + ")",
 			Remedy: "choose another outbox.slot; slot names are shared by all databases of a server", Fatal: true}
 	} else if !errors.Is(err, pgx.ErrNoRows) {
-		return db.cfg.explain("look for the slot", err)
+		return slot.cfg.explain("look for the slot", err)
 	}
-	if err := db.beginRecovery(ctx, t, holder); err != nil {
+	if err := slot.beginRecovery(ctx, t, holder); err != nil {
 		return err
 	}
 	crashpoint.Hit(crashpoint.InSlotRecovery)
 	create := createSlot
-	if version, err := db.serverVersion(ctx); err != nil {
+	if version, err := slot.db.serverVersion(ctx); err != nil {
 		return err
 	} else if version >= failoverVersion {
 		create = createFailoverSlot
 	}
 	done := make(chan error, 1) // sent to once by the goroutine below
-	creation := panics.Guard(db.cfg.Caught, func() error {
-		_, err := db.pool.Exec(unhurried(ctx), create, db.cfg.Slot)
+	creation := panics.Guard(slot.cfg.Caught, func() error {
+		_, err := slot.db.pool.Exec(unhurried(ctx), create, slot.cfg.Slot)
 		return err
 	})
-	go panics.GuardFunc(db.cfg.Caught, func() { done <- creation() })() // ends with the creation or ctx
+	go panics.GuardFunc(slot.cfg.Caught, func() { done <- creation() })() // ends with the creation or ctx
 	tick := time.NewTicker(blockersAfter)
 	defer tick.Stop()
 	for {
@@ -247,9 +247,9 @@ func (db *DB) createSlot(ctx context.Context, t *Tailer, holder string, waiting 
 			if SQLState(err) == codeDuplicateObject { // another agent was quicker
 				return nil
 			}
-			return db.cfg.explain(fmt.Sprintf("create slot %q", db.cfg.Slot), err)
+			return slot.cfg.explain(fmt.Sprintf("create slot %q", slot.cfg.Slot), err)
 		case <-tick.C:
-			if err := db.waitsForOthers(ctx); ctx.Err() == nil {
+			if err := slot.waitsForOthers(ctx); ctx.Err() == nil {
 				waiting(err)
 			}
 		}
@@ -266,12 +266,12 @@ from (select 'pid ' || pid as who, usename as role, datname as database, xact_st
 order by age(xid) desc limit 1`
 
 // Blocker names the oldest transaction that is writing, anywhere in the cluster.
-func (db *DB) Blocker(ctx context.Context) (blocker string, err error) {
-	err = db.pool.QueryRow(ctx, selectBlocker).Scan(&blocker)
+func (slot *Slot) Blocker(ctx context.Context) (blocker string, err error) {
+	err = slot.db.pool.QueryRow(ctx, selectBlocker).Scan(&blocker)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return "unknown", nil
 	}
-	return blocker, db.cfg.explain("look for long transactions", err)
+	return blocker, slot.cfg.explain("look for long transactions", err)
 }
 
 const lockCheckpoint = selectCheckpoint + ` for update`
@@ -298,49 +298,49 @@ const noteGap = `
 update webhooks.checkpoint set recovering = true where slot = $1 and epoch = $2`
 
 // NoteGap notes that the stream passes events over in this term: the next one begins with a recovery.
-func (db *DB) NoteGap(ctx context.Context, term Term) error {
-	_, err := db.pool.Exec(ctx, noteGap, db.cfg.Slot, term.Epoch)
-	return db.cfg.explain("write the checkpoint", err)
+func (slot *Slot) NoteGap(ctx context.Context, term Term) error {
+	_, err := slot.db.pool.Exec(ctx, noteGap, slot.cfg.Slot, term.Epoch)
+	return slot.cfg.explain("write the checkpoint", err)
 }
 
 // TakeOver begins a term: from the moment it commits, no earlier leader can record anything. The caller must hold the
 // stream. Where events may have passed the stream unseen, it says so (Term.Gap); Reconcile finds them beside the stream.
-func (db *DB) TakeOver(ctx context.Context, t *Tailer, holder string) (Term, error) {
+func (slot *Slot) TakeOver(ctx context.Context, t *Tailer, holder string) (Term, error) {
 	var (
 		term Term
 		err  error
 	)
-	if _, err = db.readClock(ctx, unprepared{db.pool}); err != nil {
-		return term, db.cfg.explain("read the clock", err)
+	if _, err = slot.db.readClock(ctx, unprepared{slot.db.pool}); err != nil {
+		return term, slot.cfg.explain("read the clock", err)
 	}
-	db.mapped.Store(nil) // the table may have been made anew since the last term
-	if term.Coverage, err = db.Coverage(ctx); err != nil {
+	slot.mapped.forget() // the table may have been made anew since the last term
+	if term.Coverage, err = slot.db.Coverage(ctx); err != nil {
 		return term, err
 	}
-	err = pgx.BeginFunc(ctx, db.pool, func(tx pgx.Tx) error {
+	err = pgx.BeginFunc(ctx, slot.db.pool, func(tx pgx.Tx) error {
 		tx = withoutPreparing(tx)
-		c, err := scanCheckpoint(tx.QueryRow(ctx, lockCheckpoint, db.cfg.Slot))
+		c, err := scanCheckpoint(tx.QueryRow(ctx, lockCheckpoint, slot.cfg.Slot))
 		if err != nil {
 			return err
 		}
 		// After the lock: a former leader can move neither the checkpoint nor, without the stream, the slot. It can record nothing
 		// either, so whatever an earlier term has recorded stands in the WAL before this position.
-		s, err := db.serverPosition(ctx, tx, t)
+		s, err := slot.serverPosition(ctx, tx, t)
 		if err != nil {
 			return err
 		}
-		if err := db.mustBeAdopted(ctx, tx, s.systemID); err != nil {
+		if err := slot.mustBeAdopted(ctx, tx, s.systemID); err != nil {
 			return err
 		}
 		term.LookupUntil = s.insert
 		s.coverage = term.Coverage
 		var void bool
 		term.Gap, void = c.gap(s)
-		row := tx.QueryRow(ctx, takeOver, db.cfg.Slot, holder, t.System.SystemID, t.System.Timeline, term.Gap != "", void, c.lsn > s.insert)
+		row := tx.QueryRow(ctx, takeOver, slot.cfg.Slot, holder, t.System.SystemID, t.System.Timeline, term.Gap != "", void, c.lsn > s.insert)
 		return row.Scan(&term.Epoch, &term.Sequence, &term.LSN, &term.Barrier)
 	})
 	if err != nil {
-		return term, db.cfg.explain("take over", err)
+		return term, slot.cfg.explain("take over", err)
 	}
 	if term.Gap == "" {
 		term.Barrier = 0

@@ -19,9 +19,9 @@ func takeTerm(t *testing.T, db *DB) Term {
 	tailer := NewTailer(db.cfg, testLog(t))
 	must(t, tailer.Connect(t.Context()))
 	defer tailer.Close()
-	_, err := db.PrepareSlot(t.Context(), tailer, "first", asItIs, func(error) {})
+	_, err := db.configured().PrepareSlot(t.Context(), tailer, "first", asItIs, func(error) {})
 	must(t, err)
-	term, err := db.TakeOver(t.Context(), tailer, "first")
+	term, err := db.configured().TakeOver(t.Context(), tailer, "first")
 	must(t, err)
 	return term
 }
@@ -69,7 +69,7 @@ func TestLeader_RecoversAfterACrashBeforeTheSlotWasThere(t *testing.T) {
 	tailer := NewTailer(db.cfg, testLog(t))
 	must(t, tailer.Connect(t.Context()))
 	t.Cleanup(tailer.Close)
-	_, err := db.PrepareSlot(t.Context(), tailer, "crashes now", asItIs, func(error) {})
+	_, err := db.configured().PrepareSlot(t.Context(), tailer, "crashes now", asItIs, func(error) {})
 	must(t, err)
 	if got := testenv.QueryOne[bool](t, env, `select recovering from webhooks.checkpoint`); !got {
 		t.Fatal("a new slot is not noted as recovering")
@@ -96,13 +96,13 @@ func TestLeader_RefusesAForeignSlot(t *testing.T) {
 	t.Parallel()
 	db, env := openDB(t)
 	env.Exec(t, `select pg_create_logical_replication_slot($1, 'test_decoding')`, env.Slot)
-	_, err := db.PrepareSlot(t.Context(), &Tailer{}, "test", asItIs, func(error) {})
+	_, err := db.configured().PrepareSlot(t.Context(), &Tailer{}, "test", asItIs, func(error) {})
 	wantProblem(t, err, fmt.Sprintf("replication slot %q", env.Slot), "plugin test_decoding", "outbox.slot")
 
 	other, _ := openDB(t)
 	takeTerm(t, other)
 	db.cfg.Slot = other.cfg.Slot
-	_, err = db.PrepareSlot(t.Context(), &Tailer{}, "test", asItIs, func(error) {})
+	_, err = db.configured().PrepareSlot(t.Context(), &Tailer{}, "test", asItIs, func(error) {})
 	wantProblem(t, err, "it belongs to something else", "shared by all databases")
 }
 
@@ -112,7 +112,7 @@ func TestLeader_SeveralAgentsPrepareTheSlotAtOnce(t *testing.T) {
 	var agents errgroup.Group
 	for range poolSize {
 		agents.Go(func() error {
-			_, err := db.PrepareSlot(t.Context(), &Tailer{}, "test", asItIs, func(error) {})
+			_, err := db.configured().PrepareSlot(t.Context(), &Tailer{}, "test", asItIs, func(error) {})
 			if p, ok := errors.AsType[*Problem](err); ok && !p.Fatal && strings.Contains(p.Reason, "creating it waits") {
 				return nil // another one is making it
 			}
@@ -122,7 +122,7 @@ func TestLeader_SeveralAgentsPrepareTheSlotAtOnce(t *testing.T) {
 	if err := agents.Wait(); err != nil {
 		t.Errorf("one of the agents: %v", err)
 	}
-	if err := db.createSlot(t.Context(), &Tailer{}, "late", func(error) {}); err != nil {
+	if err := db.configured().createSlot(t.Context(), &Tailer{}, "late", func(error) {}); err != nil {
 		t.Errorf("an agent that saw no slot and came too late: %v", err)
 	}
 	if n := testenv.QueryOne[int64](t, env, `select count(*) from pg_replication_slots where slot_name = $1`, env.Slot); n != 1 {
@@ -157,7 +157,7 @@ func TestBlocker_NamesAPreparedTransaction(t *testing.T) {
 	must(t, err)
 	t.Cleanup(db.Close)
 	env.Exec(t, `begin; select pg_current_xact_id(); prepare transaction 'orphan'`)
-	blocker, err := db.Blocker(t.Context())
+	blocker, err := db.configured().Blocker(t.Context())
 	must(t, err)
 	if !strings.HasPrefix(blocker, "prepared transaction orphan of agent in "+env.Name) {
 		t.Errorf("the blocker is %q", blocker)
@@ -180,7 +180,7 @@ func TestLoadState_HoldsWhatTheAgentNeeds(t *testing.T) {
 	addReplay(t, env, "rpl_1", `{missed}`)
 	addReplay(t, env, "rpl_2", `{missed}`)
 	env.Exec(t, `update webhooks.replays set state = 'done' where id = 'rpl_2'`)
-	s, err := db.LoadState(t.Context())
+	s, err := db.configured().LoadState(t.Context())
 	must(t, err)
 	one, two := s.Endpoints[0], s.Endpoints[1]
 	if one.ID != "ep_1" {
@@ -210,7 +210,7 @@ func TestReconcile_FindsOddRowsOfAMappedOutbox(t *testing.T) {
 	if got := compareFirst(t, db, env).runSettled(t, true); got != 3 {
 		t.Fatalf("recovered %d deliveries, want 3", got)
 	}
-	refills, err := db.Due(t.Context(), []Want{wantAll("ep_1", 10)}, time.Now().Add(time.Second), 1<<20)
+	refills, err := db.configured().Due(t.Context(), []Want{wantAll("ep_1", 10)}, time.Now().Add(time.Second), 1<<20)
 	must(t, err)
 	found := false
 	for _, d := range refills["ep_1"].Deliveries {

@@ -16,10 +16,10 @@ func TestLedger_OfAFormerTermWritesNothing(t *testing.T) {
 	b := keepBook(t, db.cfg, former, nil)
 	must(t, b.Write(t.Context(), success(b.track(t, 100, "before")[0])))
 	b.hasCommitted(t, 1)
-	must(t, db.CheckEpoch(t.Context(), former))
+	must(t, db.configured().CheckEpoch(t.Context(), former))
 	latter := newTerm(t, db)
-	wantError(t, db.CheckEpoch(t.Context(), former), ErrFenced)
-	must(t, db.CheckEpoch(t.Context(), latter))
+	wantError(t, db.configured().CheckEpoch(t.Context(), former), ErrFenced)
+	must(t, db.configured().CheckEpoch(t.Context(), latter))
 	if latter.Epoch != former.Epoch+1 || latter.LSN != 100 {
 		t.Errorf("the term after %+v is %+v", former, latter)
 	}
@@ -44,7 +44,7 @@ func TestLedger_IsFencedByALostCheckpoint(t *testing.T) {
 	env.Exec(t, `delete from webhooks.checkpoint`)
 	must(t, b.Write(t.Context(), success(b.track(t, 100, "evt_1")[0])))
 	wantError(t, b.wait(t), ErrFenced)
-	wantError(t, db.CheckEpoch(t.Context(), term), ErrFenced)
+	wantError(t, db.configured().CheckEpoch(t.Context(), term), ErrFenced)
 }
 
 func TestLedger_CountsACommitWhoseAnswerWasLostOnce(t *testing.T) {

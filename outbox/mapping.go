@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -19,8 +20,9 @@ import (
 // created is usable when it is a moment of the years 1 to 9999. Otherwise the event has none: what the log keeps is the time of the commit, or of
 // the comparison that found the event, and it tells nothing about which event it is.
 
-// mapping is what the outbox's columns are.
+// mapping is what the outbox's columns are, and writes the SQL that reads events by them.
 type mapping struct {
+	cfg    Config
 	idType string     // a base type, fit for a cast; "" without such a column
 	zone   string     // of created, when its type has none itself
 	local  *localTime // the same for the stream; nil when created has a zone
@@ -75,7 +77,7 @@ func (c Config) readMapping(ctx context.Context, q rowQuerier) (*mapping, error)
 	if err != nil {
 		return nil, c.explain("look at "+c.Table, err)
 	}
-	m := &mapping{idType: types[c.Columns.ID].cast}
+	m := &mapping{cfg: c, idType: types[c.Columns.ID].cast}
 	if types[c.Columns.Created].name != "timestamp" {
 		return m, nil
 	}
@@ -88,29 +90,34 @@ func (c Config) readMapping(ctx context.Context, q rowQuerier) (*mapping, error)
 	return m, c.explain("read the time zone", err)
 }
 
-// loadIDType looks at the columns of the outbox once, so that lookups by id can use its index whatever the type, and times are read in their zone.
-func (db *DB) loadIDType(ctx context.Context) error {
-	if db.mapped.Load() != nil {
-		return nil
+// mappings keeps the mapping of the outbox, so that its columns are looked at once: lookups by id can
+// then use its index whatever the type, and times are read in their zone. Its methods are safe for
+// concurrent use.
+type mappings struct{ kept atomic.Pointer[mapping] }
+
+// load returns the mapping, and reads it where none is kept.
+func (k *mappings) load(ctx context.Context, c Config, q rowQuerier) (*mapping, error) {
+	if m := k.kept.Load(); m != nil {
+		return m, nil
 	}
-	m, err := db.cfg.readMapping(ctx, db.pool)
+	m, err := c.readMapping(ctx, q)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if m.idType == "" {
-		return &Problem{Thing: "table " + db.cfg.Table, Reason: fmt.Sprintf("it has no column %q", db.cfg.Columns.ID), Remedy: "correct [outbox.columns]"}
+		return nil, &Problem{Thing: "table " + c.Table, Reason: fmt.Sprintf("it has no column %q", c.Columns.ID), Remedy: "correct [outbox.columns]"}
 	}
-	db.mapped.Store(m)
-	return nil
+	k.kept.Store(m)
+	return m, nil
 }
 
-// idType returns what loadIDType found, in a form fit for a cast.
-func (db *DB) idType() string { return db.mapped.Load().idType }
+// forget has the columns looked at again.
+func (k *mappings) forget() { k.kept.Store(nil) }
 
-// forgetMapping has the columns looked at again, after an error that may come of a change of theirs.
-func (db *DB) forgetMapping(err error) {
+// forgetAfter forgets after an error that may come of a change of the columns.
+func (k *mappings) forgetAfter(err error) {
 	if strings.HasPrefix(SQLState(err), "42") {
-		db.mapped.Store(nil)
+		k.forget()
 	}
 }
 
@@ -118,37 +125,37 @@ func (db *DB) forgetMapping(err error) {
 func logTextSQL(value string) string { return "webhooks.log_text(" + value + ")" }
 
 // eventColumns returns the expressions for an event's id, venue, created and type. The id is the column itself, whose type its index has. An event
-// without a usable created has now(), which no event has that a query sees: see isRecorded and firstCreated. loadIDType must have been called.
-func (db *DB) eventColumns() (id, venue, created, eventType string) {
-	c := db.cfg.Columns
-	at := db.usableCreated("o")
+// without a usable created has now(), which no event has that a query sees: see isRecorded and firstCreated.
+func (m *mapping) eventColumns() (id, venue, created, eventType string) {
+	c := m.cfg.Columns
+	at := m.usableCreated("o")
 	return "o." + quoteIdent(c.ID), logTextSQL("coalesce(o." + quoteIdent(c.Venue) + "::text, '')"),
 		"coalesce(" + at + ", now())", logTextSQL("coalesce(o." + quoteIdent(c.Type) + "::text, '')")
 }
 
 // usableCreated is the expression for an event's created, null when it is not usable.
-func (db *DB) usableCreated(row string) string {
-	at := row + "." + quoteIdent(db.cfg.Columns.Created)
-	if zone := db.mapped.Load().zone; zone != "" {
-		return fmt.Sprintf("case when %[1]s >= '0001-01-02' and %[1]s < '%[2]s' then %[1]s at time zone %[3]s end", at, lastLocal, quoteText(zone))
+func (m *mapping) usableCreated(row string) string {
+	at := row + "." + quoteIdent(m.cfg.Columns.Created)
+	if m.zone != "" {
+		return fmt.Sprintf("case when %[1]s >= '0001-01-02' and %[1]s < '%[2]s' then %[1]s at time zone %[3]s end", at, lastLocal, quoteText(m.zone))
 	}
 	return fmt.Sprintf("case when %[1]s >= '0001-01-01 00:00:00+00' and %[1]s < '10000-01-01 00:00:00+00' then %[1]s end", at)
 }
 
 // asCreated is the expression for a moment that the column created, whatever its type, can be compared with by its index.
-func (db *DB) asCreated(moment string) string {
-	if zone := db.mapped.Load().zone; zone != "" {
-		return fmt.Sprintf("(%s at time zone %s)", moment, quoteText(zone))
+func (m *mapping) asCreated(moment string) string {
+	if m.zone != "" {
+		return fmt.Sprintf("(%s at time zone %s)", moment, quoteText(m.zone))
 	}
 	return moment
 }
 
 // sameCreated is the condition that an event's created, which may be null, is what the log has. Before version 6 of the schema a time without
 // zone was read as one of UTC: rows from then are of the same event.
-func (db *DB) sameCreated(created, recorded string) string {
+func (m *mapping) sameCreated(created, recorded string) string {
 	condition := fmt.Sprintf("(%[1]s is null or %[1]s = now() or %[1]s = %[2]s", created, recorded)
-	if zone := db.mapped.Load().zone; zone != "" {
-		condition += fmt.Sprintf(" or %s at time zone %s at time zone 'UTC' = %s", created, quoteText(zone), recorded)
+	if m.zone != "" {
+		condition += fmt.Sprintf(" or %s at time zone %s at time zone 'UTC' = %s", created, quoteText(m.zone), recorded)
 	}
 	return condition + ")"
 }
@@ -183,10 +190,10 @@ func (c Config) patterns() Patterns {
 
 // isRecorded is the condition that an event has a delivery row for an endpoint, given the expressions for what tells the event and for the
 // endpoint's id. A row of another event under the same id is none; that the event has no row for it may stand among the attempts, though.
-func (db *DB) isRecorded(id, venue, eventType, created, endpointID string) string {
+func (m *mapping) isRecorded(id, venue, eventType, created, endpointID string) string {
 	return fmt.Sprintf(`exists (select from webhooks.deliveries d where d.event_id = %[1]s and d.endpoint_id = %[2]s
           and (d.venue = %[3]s and d.type = %[4]s and %[5]s or %[6]s))`,
-		logTextSQL(id), endpointID, venue, eventType, db.sameCreated(created, "d.created"), isTold("d.event_id", "d.endpoint_id", created))
+		logTextSQL(id), endpointID, venue, eventType, m.sameCreated(created, "d.created"), isTold("d.event_id", "d.endpoint_id", created))
 }
 
 // isTold is the condition that it was told of an event that it has no row since another one with its id has. It may be told again of an event that claims

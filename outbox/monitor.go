@@ -32,13 +32,13 @@ select coalesce(pg_current_wal_lsn() - s.confirmed_flush_lsn, 0)::bigint, coales
 from (select) here left join pg_replication_slots s on s.slot_name = $1`
 
 // Vitals reads them, and sets Clock right.
-func (db *DB) Vitals(ctx context.Context) (v Vitals, err error) {
-	if v.ClockSkew, err = db.readClock(ctx, db.pool); err != nil {
-		return v, db.cfg.explain("read the clock", err)
+func (slot *Slot) Vitals(ctx context.Context) (v Vitals, err error) {
+	if v.ClockSkew, err = slot.db.readClock(ctx, slot.db.pool); err != nil {
+		return v, slot.cfg.explain("read the clock", err)
 	}
-	row := db.pool.QueryRow(ctx, selectVitals, db.cfg.Slot, MaxOverviewCount)
+	row := slot.db.pool.QueryRow(ctx, selectVitals, slot.cfg.Slot, MaxOverviewCount)
 	err = row.Scan(&v.LagBytes, &v.RetainedBytes, &v.WALStatus, &v.Pending)
-	return v, db.cfg.explain("look at the slot", err)
+	return v, slot.cfg.explain("look at the slot", err)
 }
 
 // retainedBytes is the expression for the WAL that a slot keeps, 0 when there is none.
@@ -49,22 +49,22 @@ const selectRetainedBytes = `select ` + retainedBytes
 
 // RetainedBytes returns how much WAL the slot keeps on the server's disk. It asks the catalogue alone, so that it can be asked whatever
 // is wrong with the schema.
-func (db *DB) RetainedBytes(ctx context.Context) (bytes int64, err error) {
-	err = db.pool.QueryRow(ctx, selectRetainedBytes, db.cfg.Slot).Scan(&bytes)
-	return bytes, db.cfg.explain("look at the slot", err)
+func (slot *Slot) RetainedBytes(ctx context.Context) (bytes int64, err error) {
+	err = slot.db.pool.QueryRow(ctx, selectRetainedBytes, slot.cfg.Slot).Scan(&bytes)
+	return bytes, slot.cfg.explain("look at the slot", err)
 }
 
 const selectEpoch = `
 select epoch from webhooks.checkpoint where slot = $1`
 
 // CheckEpoch returns ErrFenced when the term is over because another agent has taken over.
-func (db *DB) CheckEpoch(ctx context.Context, term Term) error {
+func (slot *Slot) CheckEpoch(ctx context.Context, term Term) error {
 	var epoch int64
-	err := db.pool.QueryRow(ctx, selectEpoch, db.cfg.Slot).Scan(&epoch)
+	err := slot.db.pool.QueryRow(ctx, selectEpoch, slot.cfg.Slot).Scan(&epoch)
 	if errors.Is(err, pgx.ErrNoRows) || err == nil && epoch != term.Epoch {
 		return ErrFenced
 	}
-	return db.cfg.explain("read the checkpoint", err)
+	return slot.cfg.explain("read the checkpoint", err)
 }
 
 const selectSlotMoved = `
@@ -74,16 +74,16 @@ from webhooks.checkpoint c join pg_replication_slots s on s.slot_name = c.slot w
 // CheckSlot returns ErrSlotMoved when slot, checkpoint and server do not stand where the stream of t left them: while it was away,
 // someone has advanced the slot or made it anew, or put back an earlier state of the server. It must be asked before
 // the stream is started again, which would pass over what is in between without a word.
-func (db *DB) CheckSlot(ctx context.Context, t *Tailer) error {
+func (slot *Slot) CheckSlot(ctx context.Context, t *Tailer) error {
 	var moved bool
-	err := db.pool.QueryRow(ctx, selectSlotMoved, db.cfg.Slot, LSN(t.confirmed.Load()), LSN(t.received.Load())).Scan(&moved)
+	err := slot.db.pool.QueryRow(ctx, selectSlotMoved, slot.cfg.Slot, LSN(t.confirmed.Load()), LSN(t.received.Load())).Scan(&moved)
 	if moved {
 		return ErrSlotMoved
 	}
 	if errors.Is(err, pgx.ErrNoRows) {
 		return ErrSlotGone
 	}
-	return db.cfg.explain("look at the slot", err)
+	return slot.cfg.explain("look at the slot", err)
 }
 
 // ManagedEndpoint is an endpoint of the configuration file. Venue and URL identify it.
@@ -169,7 +169,7 @@ func (db *DB) SyncManaged(ctx context.Context, endpoints []ManagedEndpoint) erro
 						return err
 					}
 					stored = db.cfg.Keys.Seal(r.id, e.Secret)
-					if err := exec(ctx, tx, rotateSecret, r.id, stored.Reveal(), ManagedOverlap); err != nil {
+					if _, err := (narrowed{tx, db.AllVenues().view}).Exec(ctx, rotateSecret, r.id, stored.Reveal(), ManagedOverlap); err != nil {
 						return err
 					}
 				}

@@ -75,7 +75,7 @@ func TestSyncManaged_ASecretThatChangesInTheFileIsARotation(t *testing.T) {
 		for range 2 { // the second time it is the same
 			must(t, db.SyncManaged(t.Context(), []ManagedEndpoint{e}))
 		}
-		found, err := db.EndpointWithSecret(t.Context(), id)
+		found, err := db.AllVenues().EndpointWithSecret(t.Context(), id)
 		must(t, err)
 		if got := formerText(found); got != want {
 			t.Errorf("%s, want %s", got, want)
@@ -86,7 +86,7 @@ func TestSyncManaged_ASecretThatChangesInTheFileIsARotation(t *testing.T) {
 func TestVitals_ShowSlotBacklogAndClock(t *testing.T) {
 	t.Parallel()
 	db, env := openDB(t)
-	v, err := db.Vitals(t.Context())
+	v, err := db.configured().Vitals(t.Context())
 	must(t, err)
 	if v.WALStatus != "" || v.LagBytes != 0 || v.Pending != 0 {
 		t.Errorf("without a slot: %+v", v)
@@ -95,7 +95,7 @@ func TestVitals_ShowSlotBacklogAndClock(t *testing.T) {
 	addEvents(t, env, "evt", 100)
 	addPending(t, env, "evt_1", "ep_1", time.Now(), 0)
 	addDelivery(t, env, "evt_2", "ep_1", "v", "t", Failed, 1)
-	v, err = db.Vitals(t.Context())
+	v, err = db.configured().Vitals(t.Context())
 	must(t, err)
 	if v.WALStatus != "reserved" || v.LagBytes <= 0 || v.RetainedBytes < v.LagBytes || v.Pending != 1 || v.ClockSkew.Abs() > time.Second {
 		t.Errorf("got %+v", v)

@@ -61,14 +61,14 @@ func TestComparison_ReadsNoMoreThanItsPart(t *testing.T) {
 	addEndpoint(t, env, "ep_1", "venue_a", "*")
 	env.Exec(t, `insert into webhooks.endpoints (id, venue, url, events, secret) select 'ep_' || i, 'venue_' || i, 'https://example.com', '{*}', 's' from generate_series(2, 2000) i`)
 	conn := monthOfEvents(t, env)
-	h, err := db.Horizon(t.Context())
+	h, err := db.configured().Horizon(t.Context())
 	must(t, err)
 	last := h
 	last.At = h.At.Add(-time.Hour)
-	all, err := db.walkPlaces(t.Context(), db.comparison(lastHorizon{}, h, false))
+	all, err := db.configured().walkPlaces(t.Context(), db.configured().comparison(lastHorizon{}, h, false))
 	must(t, err)
 	all.next = all.end / 2
-	latest, err := db.walkLatest(t.Context(), db.comparison(last.last(), h, true))
+	latest, err := db.configured().walkLatest(t.Context(), db.configured().comparison(last.last(), h, true))
 	must(t, err)
 	c := all.comparison
 	for _, test := range []struct {
@@ -79,7 +79,7 @@ func TestComparison_ReadsNoMoreThanItsPart(t *testing.T) {
 	}{
 		{"a part of all", all.sql, all.params(all.next + all.pace.step), []string{"Tid Range Scan on outbox o", "deliveries_pkey"}, 64 + 64*150*4},
 		{"the latest", latest.sql, latest.params(latest.end), []string{"outbox_created"}, 2000},
-		{"give rows", db.giveSQL("true"), c.args([]uint32{all.relations[0], all.relations[0]}, []string{"(0,1)", "(0,2)"}, "", giveLimit),
+		{"give rows", all.mapping.giveSQL("true"), c.args([]uint32{all.relations[0], all.relations[0]}, []string{"(0,1)", "(0,2)"}, "", giveLimit),
 			[]string{"TID Cond: (ctid = l.place)", "endpoints_venue_id on endpoints"}, 100},
 	} {
 		plan := explain(t, conn, test.sql, test.args...)
@@ -131,7 +131,7 @@ func TestPruning_ReadsOnlyWhatItDeletes(t *testing.T) {
 	conn := monthOfEvents(t, env)
 	must(t, p.Begin(t.Context()))
 	settleHorizon(t, db, env)
-	listEvents, listDeliveries := db.listPlaces("webhooks.outbox", "created", "$2::timestamptz", "true"), db.listPlaces("webhooks.deliveries", "created", "$2::timestamptz", "o.status <> 'pending'")
+	listEvents, listDeliveries := listPlaces("webhooks.outbox", "created", "$2::timestamptz", "true"), listPlaces("webhooks.deliveries", "created", "$2::timestamptz", "o.status <> 'pending'")
 	var tables []uint32
 	var events, deliveries []string
 	for _, list := range []struct {
@@ -155,9 +155,9 @@ func TestPruning_ReadsOnlyWhatItDeletes(t *testing.T) {
 		{"list events", listEvents, []any{beginning.created, p.cutoff, 0, beginning.row}, []string{"outbox_created on outbox"}, 600},
 		{"list deliveries", listDeliveries, []any{beginning.created, p.cutoff, 0, beginning.row}, []string{"deliveries_created on deliveries"}, 600},
 		// A row costs a few pages of each index, whatever the size of the tables.
-		{"delete events", db.deleteEventsSQL(), []any{slot, epoch, p.cutoff, tables[:pruneBatch], events, db.cfg.table(), db.cfg.Publication},
+		{"delete events", p.mapping.deleteEventsSQL(), []any{slot, epoch, p.cutoff, tables[:pruneBatch], events, db.cfg.table(), db.cfg.Publication},
 			[]string{"TID Cond: (ctid = l.place)", "deliveries_pkey on deliveries", "replays_open on replays"}, 15 * pruneBatch},
-		{"delete deliveries", db.deleteDeliveriesSQL(), []any{slot, epoch, p.cutoff, deliveries},
+		{"delete deliveries", p.mapping.deleteDeliveriesSQL(), []any{slot, epoch, p.cutoff, deliveries},
 			[]string{"Tid Scan on deliveries d ", "outbox_pkey on outbox", "attempts_delivery on attempts"}, 25 * pruneBatch},
 		{"delete replays", deleteReplays, []any{slot, epoch, p.cutoff, pruneBatch}, []string{"replays_finished on replays"}, 6 * pruneBatch},
 	} {

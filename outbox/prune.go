@@ -41,8 +41,9 @@ const (
 
 // Pruner deletes what is older than Config.Retention. It belongs to one goroutine.
 type Pruner struct {
-	db      *DB
+	slot    *Slot
 	term    Term
+	mapping *mapping // that of the run or the step under way
 	cutoff  time.Time
 	restart time.Time // when the walks begin anew, by the host's clock
 	walks   map[PrunedTable]*walk
@@ -68,18 +69,18 @@ type place struct {
 var beginning = place{created: "-infinity", row: "(0,0)"}
 
 // NewPruner returns one for a term. It does nothing by itself.
-func (db *DB) NewPruner(term Term) *Pruner { return &Pruner{db: db, term: term} }
+func (slot *Slot) NewPruner(term Term) *Pruner { return &Pruner{slot: slot, term: term} }
 
 const selectCutoff = `
 select clock_timestamp() - make_interval(secs => $1)`
 
 // Begin begins a run: everything older than the retention now is to go.
-func (p *Pruner) Begin(ctx context.Context) error {
-	retention := p.db.cfg.Retention
-	if err := p.db.pool.QueryRow(ctx, selectCutoff, retention.Seconds()).Scan(&p.cutoff); err != nil {
-		return p.db.cfg.explain("read the clock", err)
+func (p *Pruner) Begin(ctx context.Context) (err error) {
+	retention := p.slot.cfg.Retention
+	if err := p.slot.db.pool.QueryRow(ctx, selectCutoff, retention.Seconds()).Scan(&p.cutoff); err != nil {
+		return p.slot.cfg.explain("read the clock", err)
 	}
-	if err := p.db.loadIDType(ctx); err != nil {
+	if p.mapping, err = p.slot.mapping(ctx); err != nil {
 		return err
 	}
 	if err := p.lookForObstacles(ctx); err != nil {
@@ -103,23 +104,23 @@ func (p *Pruner) Step(ctx context.Context, table PrunedTable) (pruned Pruned, do
 	if obstacle := p.obstacles[table]; obstacle != nil {
 		return nil, true, obstacle
 	}
-	if err := p.db.loadIDType(ctx); err != nil { // it may have been forgotten since Begin
+	if p.mapping, err = p.slot.mapping(ctx); err != nil { // it may have been forgotten since Begin
 		return nil, true, err
 	}
 	switch table {
 	case PrunedReplays:
 		pruned, done, err = p.replays(ctx)
 	case PrunedOutbox:
-		pruned, done, err = p.walk(ctx, table, p.db.listPlaces(p.db.cfg.table(), p.db.cfg.Columns.Created, p.db.asCreated("$2::timestamptz"), "true"), p.events)
+		pruned, done, err = p.walk(ctx, table, listPlaces(p.mapping.cfg.table(), p.mapping.cfg.Columns.Created, p.mapping.asCreated("$2::timestamptz"), "true"), p.events)
 	default:
-		pruned, done, err = p.walk(ctx, table, p.db.listPlaces("webhooks.deliveries", "created", "$2::timestamptz", "o.status <> 'pending'"), p.deliveries)
+		pruned, done, err = p.walk(ctx, table, listPlaces("webhooks.deliveries", "created", "$2::timestamptz", "o.status <> 'pending'"), p.deliveries)
 	}
-	return pruned, done, p.db.explainPrune(table, err)
+	return pruned, done, p.slot.explainPrune(table, err)
 }
 
 // listPlaces returns the statement that lists the places of rows older than before, an expression of $2, from $1 on. Neither null nor an infinite time says how
 // old a row is, so such rows stay.
-func (db *DB) listPlaces(table, created, before, condition string) string {
+func listPlaces(table, created, before, condition string) string {
 	return fmt.Sprintf(`
 select o.%[2]s::timestamptz::text, o.tableoid, o.ctid::text from %[1]s o
 where o.%[2]s >= $1::text::timestamptz and o.%[2]s < %[5]s and o.%[2]s > '-infinity'
@@ -173,7 +174,7 @@ select set_config('lock_timeout', '500ms', true), set_config('statement_timeout'
 
 // briefly runs a transaction on a connection of the pool.
 func (p *Pruner) briefly(ctx context.Context, work func(pgx.Tx) error) error {
-	return pgx.BeginFunc(ctx, p.db.pool, func(tx pgx.Tx) error {
+	return pgx.BeginFunc(ctx, p.slot.db.pool, func(tx pgx.Tx) error {
 		if err := exec(ctx, tx, briefSettings); err != nil {
 			return err
 		}
@@ -215,7 +216,7 @@ const inOpenReplay = `exists (select from webhooks.replays r
 
 // deleteEventsSQL deletes events of the outbox by their places and returns how many were to go and how many did. A partition of which
 // the horizon does not speak may hold rows that the stream has not brought.
-func (db *DB) deleteEventsSQL() string {
+func (m *mapping) deleteEventsSQL() string {
 	return fmt.Sprintf(passedSQL+`, listed as (
     select * from unnest($4::oid[], $5::text[]::tid[]) l (place_table, place)
 ), old as materialized (
@@ -229,7 +230,7 @@ func (db *DB) deleteEventsSQL() string {
     delete from %[1]s o using old where o.tableoid = old.place_table and o.ctid = old.place returning 1
 )
 select (select count(*) from old), (select count(*) from deleted)`,
-		db.cfg.table(), isOld("o."+quoteIdent(db.cfg.Columns.Created), db.asCreated("$3::timestamptz")), quoteIdent(db.cfg.Columns.ID), hasPassed("o"),
+		m.cfg.table(), isOld("o."+quoteIdent(m.cfg.Columns.Created), m.asCreated("$3::timestamptz")), quoteIdent(m.cfg.Columns.ID), hasPassed("o"),
 		fmt.Sprintf(relationsOf, "$6::text", "$7::text"), inOpenReplay)
 }
 
@@ -242,7 +243,7 @@ func (p *Pruner) events(ctx context.Context, tx pgx.Tx, batch []place) (Pruned, 
 		tables[i], rows[i] = at.table, at.row
 	}
 	var old, deleted int64
-	err := tx.QueryRow(ctx, p.db.deleteEventsSQL(), planAnew, p.db.cfg.Slot, p.term.Epoch, p.cutoff, tables, rows, p.db.cfg.table(), p.db.cfg.Publication).Scan(&old, &deleted)
+	err := tx.QueryRow(ctx, p.mapping.deleteEventsSQL(), planAnew, p.slot.cfg.Slot, p.term.Epoch, p.cutoff, tables, rows, p.slot.cfg.table(), p.slot.cfg.Publication).Scan(&old, &deleted)
 	if err == nil && old > 0 && deleted == 0 {
 		err = errKept
 	}
@@ -251,7 +252,7 @@ func (p *Pruner) events(ctx context.Context, tx pgx.Tx, batch []place) (Pruned, 
 
 // deleteDeliveriesSQL deletes deliveries by their places, with their attempts. What the ledger is writing now is left alone. That the
 // transaction that wrote a row has passed tells as well that its event would be visible if it were there.
-func (db *DB) deleteDeliveriesSQL() string {
+func (m *mapping) deleteDeliveriesSQL() string {
 	return fmt.Sprintf(passedSQL+`, old as materialized (
     select d.ctid as place
     from passed, webhooks.deliveries d
@@ -266,8 +267,8 @@ func (db *DB) deleteDeliveriesSQL() string {
     delete from webhooks.attempts a using deleted d where a.event_id = d.event_id and a.endpoint_id = d.endpoint_id returning 1
 )
 select (select count(*) from deleted), (select count(*) from tried)`,
-		db.cfg.table(), quoteIdent(db.cfg.Columns.ID), hasPassed("d"), inOpenReplay,
-		eventKey("d.event_id", db.idType()), isOld("d.created", "$3::timestamptz"))
+		m.cfg.table(), quoteIdent(m.cfg.Columns.ID), hasPassed("d"), inOpenReplay,
+		eventKey("d.event_id", m.idType), isOld("d.created", "$3::timestamptz"))
 }
 
 // eventKey returns the expression that makes a key of the outbox of an event's id. A text that is no such key, since it comes
@@ -291,7 +292,7 @@ func (p *Pruner) deliveries(ctx context.Context, tx pgx.Tx, batch []place) (Prun
 		rows[i] = at.row
 	}
 	var deliveries, attempts int64
-	err := tx.QueryRow(ctx, p.db.deleteDeliveriesSQL(), planAnew, p.db.cfg.Slot, p.term.Epoch, p.cutoff, rows).Scan(&deliveries, &attempts)
+	err := tx.QueryRow(ctx, p.mapping.deleteDeliveriesSQL(), planAnew, p.slot.cfg.Slot, p.term.Epoch, p.cutoff, rows).Scan(&deliveries, &attempts)
 	return Pruned{PrunedDeliveries: deliveries, PrunedAttempts: attempts}, err
 }
 
@@ -307,7 +308,7 @@ delete from webhooks.replays r using old where r.ctid = old.place`
 func (p *Pruner) replays(ctx context.Context) (pruned Pruned, done bool, err error) {
 	var n int64
 	err = p.briefly(ctx, func(tx pgx.Tx) error {
-		tag, err := tx.Exec(ctx, deleteReplays, p.db.cfg.Slot, p.term.Epoch, p.cutoff, pruneBatch)
+		tag, err := tx.Exec(ctx, deleteReplays, p.slot.cfg.Slot, p.term.Epoch, p.cutoff, pruneBatch)
 		n = tag.RowsAffected()
 		return err
 	})
@@ -315,15 +316,15 @@ func (p *Pruner) replays(ctx context.Context) (pruned Pruned, done bool, err err
 }
 
 // explainPrune words what keeps a table from being pruned.
-func (db *DB) explainPrune(table PrunedTable, err error) error {
+func (slot *Slot) explainPrune(table PrunedTable, err error) error {
 	if table != PrunedOutbox || !refusesDelete(err) {
-		return db.cfg.explain("prune "+string(table), err)
+		return slot.cfg.explain("prune "+string(table), err)
 	}
 	reason := err.Error()
 	if refusal, ok := errors.AsType[*pgconn.PgError](err); ok {
 		reason = refusal.Message
 	}
-	return &Problem{Thing: "outbox " + db.cfg.Table, Reason: "it cannot be pruned: " + reason,
+	return &Problem{Thing: "outbox " + slot.cfg.Table, Reason: "it cannot be pruned: " + reason,
 		Remedy: "let its rows be deleted (a foreign key can have ON DELETE CASCADE), or set outbox.retention = \"0s\" and prune it otherwise", Err: err}
 }
 

@@ -160,7 +160,7 @@ func BenchmarkPrune(b *testing.B) {
 	env.Exec(b, `insert into webhooks.checkpoint (slot, lsn, epoch, holder, system_identifier, timeline, database, horizon, relations)
 	    values ($2, '0/0', 1, '', '', 0, '', pg_current_snapshot(), `+fmt.Sprintf(relationsOf, "$1::text", "$3::text")+`)`, db.cfg.table(), env.Slot, db.cfg.Publication)
 	env.Exec(b, `vacuum analyze`)
-	p := db.NewPruner(Term{Epoch: 1})
+	p := db.configured().NewPruner(Term{Epoch: 1})
 	if err := p.Begin(b.Context()); err != nil {
 		b.Fatal(err)
 	}
@@ -202,7 +202,7 @@ func BenchmarkPeriods(b *testing.B) {
 	db.cfg.Retention = 30 * 24 * time.Hour
 	env.Exec(b, `insert into webhooks.checkpoint (slot, lsn, epoch, holder, system_identifier, timeline, database) values ($1, '0/0', 1, '', '', 0, '')`, env.Slot)
 	env.Exec(b, `create index outbox_brin on webhooks.outbox using brin (created) with (autosummarize = on)`)
-	p := db.NewPruner(Term{Epoch: 1})
+	p := db.configured().NewPruner(Term{Epoch: 1})
 	base := time.Now().Add(-1000 * 24 * time.Hour).Truncate(time.Second)
 	second := func(n int) time.Time { return base.Add(time.Duration(n) * time.Second) }
 	tick := time.NewTicker(time.Second * step / perSecond)

@@ -21,7 +21,7 @@ type pruning struct {
 func newPruning(t *testing.T, db *DB, env *testenv.DB) *pruning {
 	t.Helper()
 	db.cfg.Retention = 30 * 24 * time.Hour
-	return &pruning{db.NewPruner(newTerm(t, db)), env}
+	return &pruning{db.configured().NewPruner(newTerm(t, db)), env}
 }
 
 // settleHorizon gives the checkpoint a horizon that sees all that is committed now, as a comparison does.
@@ -291,7 +291,7 @@ func TestPruner_LeavesWhatBecamePendingMeanwhile(t *testing.T) {
 	settleHorizon(t, db, env)
 	must(t, p.Begin(t.Context()))
 	for table, list := range map[PrunedTable]string{
-		PrunedOutbox: db.listPlaces("webhooks.outbox", "created", "$2::timestamptz", "true"), PrunedDeliveries: db.listPlaces("webhooks.deliveries", "created", "$2::timestamptz", "true"),
+		PrunedOutbox: listPlaces("webhooks.outbox", "created", "$2::timestamptz", "true"), PrunedDeliveries: listPlaces("webhooks.deliveries", "created", "$2::timestamptz", "true"),
 	} {
 		listed, err := p.list(t.Context(), list, beginning)
 		must(t, err)
@@ -338,7 +338,7 @@ func TestPruner_NeverHasAComparisonMakeADeliveryAnew(t *testing.T) {
 		addOld(t, env, fmt.Sprintf("evt_%d", i), 31, Succeeded)
 	}
 	c.runSettled(t, true)
-	p := &pruning{db.NewPruner(c.cfg.Term), env}
+	p := &pruning{db.configured().NewPruner(c.cfg.Term), env}
 	must(t, p.Begin(t.Context()))
 	p.batch = 1
 	deleted := int64(0)

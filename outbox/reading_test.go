@@ -59,9 +59,9 @@ func TestReading_IsTheSameFromTheStreamAndFromSQL(t *testing.T) {
 				env.Exec(t, `truncate ob`)
 				env.Exec(t, fmt.Sprintf(`alter table ob alter id type %[2]s using null, alter type type %[1]s using null, alter venue type %[1]s using null`, name, id))
 				env.Exec(t, fmt.Sprintf(`insert into ob select place, v::%[2]s, v::%[1]s, v::%[1]s, json '{}', now() from unnest($1::text[]) with ordinality x (v, place) union all select 99, null, null, null, json '{}', now() order by 1`, name, id), of.values)
-				db.mapped.Store(nil)
-				must(t, db.loadIDType(t.Context()))
-				readID, venue, created, eventType := db.eventColumns()
+				m, err := db.configured().mapping(t.Context())
+				must(t, err)
+				readID, venue, created, eventType := m.eventColumns()
 				rows, err := db.pool.Query(t.Context(), fmt.Sprintf(`select coalesce(%s, ''), %s, %s, %s from ob o order by n`, logTextSQL(readID+"::text"), eventType, venue, created), planAnew)
 				must(t, err)
 				read, err := pgx.CollectRows(rows, pgx.RowToStructByPos[struct {
@@ -176,11 +176,12 @@ func TestCreated_IsReadInTheDatabasesZone(t *testing.T) {
 			for i, created := range append(odd, "") {
 				env.Exec(t, `insert into ob values ('odd ' || $1::int, 't', 'v', '1', nullif($2, '')::timestamp)`, i, created)
 			}
-			must(t, db.loadIDType(t.Context()))
+			m, err := db.configured().mapping(t.Context())
+			must(t, err)
 			for range len(odd) + 2 {
 				b := f.next(t)
 				e := b.Changes[0].Event
-				read := testenv.QueryOne[*time.Time](t, env, `select `+db.usableCreated("o")+` from ob o where id = $1`, e.ID)
+				read := testenv.QueryOne[*time.Time](t, env, `select `+m.usableCreated("o")+` from ob o where id = $1`, e.ID)
 				switch {
 				case e.ID == "noon":
 					if got := e.Created.Format(time.RFC3339); got != test.want || read == nil || !read.Equal(e.Created) || e.Undated {

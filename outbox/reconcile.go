@@ -52,12 +52,12 @@ select pg_current_snapshot()::text, pg_current_wal_insert_lsn(), clock_timestamp
 
 // Horizon takes one. The coverage is read first: what changes after that is found by the next
 // comparison.
-func (db *DB) Horizon(ctx context.Context) (h Horizon, err error) {
-	if h.Coverage, err = db.Coverage(ctx); err != nil {
+func (slot *Slot) Horizon(ctx context.Context) (h Horizon, err error) {
+	if h.Coverage, err = slot.db.Coverage(ctx); err != nil {
 		return h, err
 	}
-	if err = db.pool.QueryRow(ctx, selectHorizon).Scan(&h.Snapshot, &h.LSN, &h.At); err != nil {
-		return h, db.cfg.explain("take a horizon", err)
+	if err = slot.db.pool.QueryRow(ctx, selectHorizon).Scan(&h.Snapshot, &h.LSN, &h.At); err != nil {
+		return h, slot.cfg.explain("take a horizon", err)
 	}
 	s, err := ParseSnapshot(h.Snapshot)
 	h.xmin = s.xmin
@@ -88,10 +88,10 @@ func (h Horizon) last() lastHorizon {
 	return lastHorizon{&h.Snapshot, &h.At, h.Coverage.Relations}
 }
 
-func (db *DB) comparison(last lastHorizon, to Horizon, periodic bool) comparison {
+func (slot *Slot) comparison(last lastHorizon, to Horizon, periodic bool) comparison {
 	c := comparison{last: last, to: to, periodic: periodic}
-	if db.cfg.Retention > 0 {
-		floor := to.At.Add(-db.cfg.Retention)
+	if slot.cfg.Retention > 0 {
+		floor := to.At.Add(-slot.cfg.Retention)
 		c.floor = &floor
 	}
 	return c
@@ -103,15 +103,15 @@ where slot = $1 and epoch = $2`
 
 // compared reads what the last comparison has left in the checkpoint: its horizon, and where a
 // comparison stands that was not completed.
-func (db *DB) compared(ctx context.Context, term Term) (last lastHorizon, unfinished *sweep, err error) {
+func (slot *Slot) compared(ctx context.Context, term Term) (last lastHorizon, unfinished *sweep, err error) {
 	var text *string
-	err = db.pool.QueryRow(ctx, selectCompared, db.cfg.Slot, term.Epoch).
+	err = slot.db.pool.QueryRow(ctx, selectCompared, slot.cfg.Slot, term.Epoch).
 		Scan(&last.snapshot, &last.at, &last.relations, &text)
 	switch {
 	case errors.Is(err, pgx.ErrNoRows):
 		return last, nil, ErrFenced
 	case err != nil:
-		return last, nil, db.cfg.explain("read the checkpoint", err)
+		return last, nil, slot.cfg.explain("read the checkpoint", err)
 	case last.at == nil: // a horizon of before its time was kept
 		last.snapshot = nil
 	}
@@ -128,15 +128,15 @@ func (db *DB) compared(ctx context.Context, term Term) (last lastHorizon, unfini
 // must have recorded everything before h (AwaitRecorded). gap says that the stream is known to have
 // passed events over; such a comparison goes on where an earlier one of it stood, of this term or
 // another. A recovery is complete when Reconcile has run with a horizon beyond Term.Barrier.
-func (db *DB) Reconcile(ctx context.Context, l *Ledger, h Horizon, gap bool) (added int64, err error) {
-	last, unfinished, err := db.compared(ctx, l.cfg.Term)
+func (slot *Slot) Reconcile(ctx context.Context, l *Ledger, h Horizon, gap bool) (added int64, err error) {
+	last, unfinished, err := slot.compared(ctx, l.cfg.Term)
 	if err != nil {
 		return 0, err
 	}
-	defer func() { db.forgetMapping(err) }()
+	defer func() { slot.mapped.forgetAfter(err) }()
 	// One that was begun under other row filters judged events by those, which may name columns that are gone.
 	if gap && unfinished != nil && slices.EqualFunc(unfinished.Horizon.Coverage.Filters, h.Coverage.Filters, RowFilter.same) {
-		if added, err = db.sweep(ctx, l, last, *unfinished); err != nil {
+		if added, err = slot.sweep(ctx, l, last, *unfinished); err != nil {
 			return added, err
 		}
 		last = unfinished.Horizon.last()
@@ -144,13 +144,13 @@ func (db *DB) Reconcile(ctx context.Context, l *Ledger, h Horizon, gap bool) (ad
 	switch {
 	case gap:
 		var n int64
-		n, err = db.sweep(ctx, l, last, sweep{Horizon: h})
+		n, err = slot.sweep(ctx, l, last, sweep{Horizon: h})
 		return added + n, err
 	case last.snapshot == nil:
 		// Nothing says which rows are new, nor which endpoints have not changed.
 		return 0, l.setHorizon(ctx, h)
 	}
-	added, err = db.compareLatest(ctx, l, db.comparison(last, h, true))
+	added, err = slot.compareLatest(ctx, l, slot.comparison(last, h, true))
 	if err != nil {
 		return added, err
 	}

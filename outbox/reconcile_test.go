@@ -46,10 +46,10 @@ func eachComparison(t *testing.T, test func(t *testing.T, gap bool)) {
 // run makes one comparison and returns how many rows were lacking.
 func (c *compared) run(t *testing.T, gap bool) int64 {
 	t.Helper()
-	h, err := c.db.Horizon(t.Context())
+	h, err := c.db.configured().Horizon(t.Context())
 	must(t, err)
 	h.Completes = true
-	added, err := c.db.Reconcile(t.Context(), c.Ledger, h, gap)
+	added, err := c.db.configured().Reconcile(t.Context(), c.Ledger, h, gap)
 	must(t, err)
 	return added
 }
@@ -247,10 +247,10 @@ func TestReconcile_OfAFormerTermWritesNothing(t *testing.T) {
 	addEndpoint(t, env, "ep_1", "venue_a", "*")
 	c := compare(t, db, env)
 	addEvents(t, env, "evt", 1)
-	h, err := db.Horizon(t.Context())
+	h, err := db.configured().Horizon(t.Context())
 	must(t, err)
 	env.Exec(t, `update webhooks.checkpoint set epoch = epoch + 1`)
-	_, err = db.Reconcile(t.Context(), c.Ledger, h, true)
+	_, err = db.configured().Reconcile(t.Context(), c.Ledger, h, true)
 	wantError(t, err, ErrFenced)
 	if got := recordedKeys(t, env); len(got) != 0 {
 		t.Errorf("recorded %q", got)
@@ -282,9 +282,9 @@ func TestReconcile_LeavesARecoveryOpenThatItDoesNotComplete(t *testing.T) {
 	t.Parallel()
 	db, env := openDB(t)
 	c := compareFirst(t, db, env)
-	h, err := db.Horizon(t.Context())
+	h, err := db.configured().Horizon(t.Context())
 	must(t, err)
-	_, err = db.Reconcile(t.Context(), c.Ledger, h, true)
+	_, err = db.configured().Reconcile(t.Context(), c.Ledger, h, true)
 	must(t, err)
 	if !testenv.QueryOne[bool](t, env, `select recovering from webhooks.checkpoint`) {
 		t.Error("the recovery has ended")

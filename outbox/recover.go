@@ -17,9 +17,9 @@ import (
 const giveLimit = 1000
 
 // giveRows has the Ledger give events their missing rows, and returns how many there were.
-func (db *DB) giveRows(ctx context.Context, l *Ledger, c comparison, events []found) (int64, error) {
+func (w *partWalk) giveRows(ctx context.Context, l *Ledger, events []found) (int64, error) {
 	done := make(chan jobResult, 1)
-	return l.await(ctx, &recoverJob{sql: db.giveSQL(c.to.Coverage.streamed()), args: c.args, found: events, recovered: l.cfg.Recovered, done: done}, done)
+	return l.await(ctx, &recoverJob{sql: w.mapping.giveSQL(w.to.Coverage.streamed()), args: w.args, found: events, recovered: l.cfg.Recovered, done: done}, done)
 }
 
 // recoverJob gives events their missing rows, a bounded number with each step.

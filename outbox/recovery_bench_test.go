@@ -55,18 +55,18 @@ func recoverBeside(b *testing.B, db *DB, want int) (recorded []time.Duration) {
 		b.Fatal(err)
 	}
 	defer tailer.Close()
-	if _, err := db.PrepareSlot(b.Context(), tailer, "bench", asItIs, func(error) {}); err != nil {
+	if _, err := db.configured().PrepareSlot(b.Context(), tailer, "bench", asItIs, func(error) {}); err != nil {
 		b.Fatal(err)
 	}
 	began := time.Now()
-	term, err := db.TakeOver(b.Context(), tailer, "bench")
+	term, err := db.configured().TakeOver(b.Context(), tailer, "bench")
 	if err != nil {
 		b.Fatal(err)
 	}
 	b.ReportMetric(float64(time.Since(began).Microseconds())/1000, "takeover-ms")
 	committed := make(chan struct{}, 1)
 	book := keepBook(b, db.cfg, term, func(_ *book, lc *LedgerConfig) { lc.Committed = func([]*Result) { committed <- struct{}{} } })
-	h, err := db.Horizon(b.Context())
+	h, err := db.configured().Horizon(b.Context())
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -74,7 +74,7 @@ func recoverBeside(b *testing.B, db *DB, want int) (recorded []time.Duration) {
 	began = time.Now()
 	go func() { // ends with the recovery
 		defer close(done)
-		if added, err := db.Reconcile(b.Context(), book.Ledger, h, true); err != nil || added != int64(want) {
+		if added, err := db.configured().Reconcile(b.Context(), book.Ledger, h, true); err != nil || added != int64(want) {
 			b.Errorf("recovered %d of %d: %v", added, want, err)
 		}
 		b.ReportMetric(time.Since(began).Seconds(), "recovery-s")

@@ -68,16 +68,16 @@ from unnest($1::text[]) w (endpoint_id),
 
 // Due fetches what is due at now for the endpoints in wants, with the bodies: about maxBytes of deliveries (Delivery.Size)
 // at most and one at least. The result has an entry for each endpoint asked for. It makes two statements, however many endpoints there are.
-func (db *DB) Due(ctx context.Context, wants []Want, now time.Time, maxBytes int) (map[string]*Refill, error) {
+func (slot *Slot) Due(ctx context.Context, wants []Want, now time.Time, maxBytes int) (map[string]*Refill, error) {
 	refills := make(map[string]*Refill, len(wants))
-	wanted, err := db.dueRows(ctx, wants, now, refills)
+	wanted, err := slot.dueRows(ctx, wants, now, refills)
 	if err != nil {
 		return nil, err
 	}
-	events, err := db.fetchEvents(ctx, wanted, maxBytes)
+	events, err := slot.fetchEvents(ctx, wanted, maxBytes)
 	if err != nil {
-		db.forgetMapping(err)
-		return nil, db.cfg.explain("fetch events", err)
+		slot.mapped.forgetAfter(err)
+		return nil, slot.cfg.explain("fetch events", err)
 	}
 	for _, d := range wanted {
 		r := refills[d.EndpointID]
@@ -100,7 +100,7 @@ func (db *DB) Due(ctx context.Context, wants []Want, now time.Time, maxBytes int
 }
 
 // dueRows returns the rows that are due and that memory does not hold, and makes a Refill for each endpoint.
-func (db *DB) dueRows(ctx context.Context, wants []Want, now time.Time, refills map[string]*Refill) (wanted []dueRow, err error) {
+func (slot *Slot) dueRows(ctx context.Context, wants []Want, now time.Time, refills map[string]*Refill) (wanted []dueRow, err error) {
 	ids, limits := make([]string, len(wants)), make([]int32, len(wants))
 	skip := make(map[string]func(string) bool, len(wants))
 	room := make(map[string]int, len(wants))
@@ -109,7 +109,7 @@ func (db *DB) dueRows(ctx context.Context, wants []Want, now time.Time, refills 
 		skip[w.EndpointID], room[w.EndpointID] = w.Skip, w.Limit
 		refills[w.EndpointID] = &Refill{}
 	}
-	_, err = queryRows(ctx, db.pool, selectDueRows, func(row pgx.CollectableRow) (struct{}, error) {
+	_, err = queryRows(ctx, slot.db.pool, selectDueRows, func(row pgx.CollectableRow) (struct{}, error) {
 		d := dueRow{Delivery: &Delivery{recorded: true, Refilled: true}}
 		var eventID *string
 		var created, next *time.Time
@@ -130,7 +130,7 @@ func (db *DB) dueRows(ctx context.Context, wants []Want, now time.Time, refills 
 		}
 		return struct{}{}, nil
 	}, ids, limits, now)
-	return wanted, db.cfg.explain("fetch due deliveries", err)
+	return wanted, slot.cfg.explain("fetch due deliveries", err)
 }
 
 // identity is what tells an event from others.
@@ -157,9 +157,9 @@ const manyRows = 9
 // fetchSQL returns the statement that fetches events by what tells them from others. Their rows are found by the index of the id, if there is one.
 // The sizes that it adds up are those of the stored, perhaps compressed data, which costs no reading of them; what there is no room for is not
 // read. Rows that nothing tells apart must have the same data.
-func (db *DB) fetchSQL() string {
-	c := db.cfg.Columns
-	created := db.usableCreated("o")
+func (m *mapping) fetchSQL() string {
+	c := m.cfg.Columns
+	created := m.usableCreated("o")
 	venue, eventType := logTextSQL("coalesce(o."+quoteIdent(c.Venue)+"::text, '')"), logTextSQL("coalesce(o."+quoteIdent(c.Type)+"::text, '')")
 	return fmt.Sprintf(`
 with want as materialized (
@@ -184,21 +184,22 @@ with want as materialized (
 )
 select place, same, coalesce(differ, false), total <= $5 or total = size, case when same and (total <= $5 or total = size) then coalesce(data::text, '') end
 from summed order by place`,
-		eventKey("w.event_id", db.idType()), quoteIdent(c.ID), quoteIdent(c.Data), venue, eventType, db.sameCreated(created, "w.created"),
-		db.cfg.table(), manyRows, DeliveryBytes)
+		eventKey("w.event_id", m.idType), quoteIdent(c.ID), quoteIdent(c.Data), venue, eventType, m.sameCreated(created, "w.created"),
+		m.cfg.table(), manyRows, DeliveryBytes)
 }
 
 // fetchEvents returns what is found of the deliveries' events. The time in a body is the one that was recorded: a row without a usable time has
 // no other that stays the same.
-func (db *DB) fetchEvents(ctx context.Context, deliveries []dueRow, maxBytes int) (map[identity]fetched, error) {
+func (slot *Slot) fetchEvents(ctx context.Context, deliveries []dueRow, maxBytes int) (map[identity]fetched, error) {
 	events := make(map[identity]fetched, len(deliveries))
 	if len(deliveries) == 0 {
 		return events, nil
 	}
-	if err := db.loadIDType(ctx); err != nil {
+	m, err := slot.mapping(ctx)
+	if err != nil {
 		return nil, err
 	}
-	patterns := db.cfg.patterns()
+	patterns := slot.cfg.patterns()
 	var (
 		ids, venues, types []string
 		created            []time.Time
@@ -209,7 +210,7 @@ func (db *DB) fetchEvents(ctx context.Context, deliveries []dueRow, maxBytes int
 		if _, seen := events[key]; seen {
 			continue
 		}
-		if why := db.cfg.unfit(d.EventID, d.Type, d.Venue, nil); why != "" {
+		if why := slot.cfg.unfit(d.EventID, d.Type, d.Venue, nil); why != "" {
 			events[key] = fetched{lost: why, final: true}
 			continue
 		}
@@ -225,7 +226,7 @@ func (db *DB) fetchEvents(ctx context.Context, deliveries []dueRow, maxBytes int
 		return events, nil
 	}
 	total := 0
-	_, err := queryRows(ctx, db.pool, db.fetchSQL(), func(row pgx.CollectableRow) (struct{}, error) {
+	_, err = queryRows(ctx, slot.db.pool, m.fetchSQL(), func(row pgx.CollectableRow) (struct{}, error) {
 		var place int
 		var same, differ, room bool
 		var data []byte
@@ -234,7 +235,7 @@ func (db *DB) fetchEvents(ctx context.Context, deliveries []dueRow, maxBytes int
 		}
 		d := asked[place-1]
 		e := fetched{}
-		switch why := db.cfg.unfit(d.EventID, d.Type, d.Venue, data); {
+		switch why := slot.cfg.unfit(d.EventID, d.Type, d.Venue, data); {
 		case !same:
 			e.lost = lostOther
 		case differ:
@@ -281,7 +282,7 @@ where exists (select from webhooks.deliveries d
               where d.event_id = e.id and d.venue = e.venue and d.type = e.type and d.created = e.created)`
 
 // MarkLate sets Late for those of some events that the log has a delivery of, to whatever endpoint.
-func (db *DB) MarkLate(ctx context.Context, events []*Event) error {
+func (slot *Slot) MarkLate(ctx context.Context, events []*Event) error {
 	var (
 		ids, venues, types []string
 		created            []time.Time
@@ -289,17 +290,17 @@ func (db *DB) MarkLate(ctx context.Context, events []*Event) error {
 	for _, e := range events {
 		ids, venues, types, created = append(ids, e.ID), append(venues, e.Venue), append(types, e.Type), append(created, e.Created)
 	}
-	known, err := queryRows(ctx, db.pool, selectHanded, pgx.RowTo[int], ids, venues, types, created)
+	known, err := queryRows(ctx, slot.db.pool, selectHanded, pgx.RowTo[int], ids, venues, types, created)
 	for _, i := range known {
 		events[i].Late = true
 	}
-	return db.cfg.explain("look up deliveries", err)
+	return slot.cfg.explain("look up deliveries", err)
 }
 
 // Lookup returns which deliveries are recorded already, each given by the ids of its event and its endpoint at the same place.
-func (db *DB) Lookup(ctx context.Context, eventIDs, endpointIDs []string) (Recorded, error) {
+func (slot *Slot) Lookup(ctx context.Context, eventIDs, endpointIDs []string) (Recorded, error) {
 	r := Recorded{}
-	_, err := queryRows(ctx, db.pool, selectRecorded, func(row pgx.CollectableRow) (struct{}, error) {
+	_, err := queryRows(ctx, slot.db.pool, selectRecorded, func(row pgx.CollectableRow) (struct{}, error) {
 		var key deliveryKey
 		var is recordedRow
 		err := row.Scan(&key.eventID, &key.endpointID, &is.venue, &is.eventType, &is.created)
@@ -307,7 +308,7 @@ func (db *DB) Lookup(ctx context.Context, eventIDs, endpointIDs []string) (Recor
 		return struct{}{}, err
 	}, eventIDs, endpointIDs)
 	if err != nil {
-		return nil, db.cfg.explain("look up deliveries", err)
+		return nil, slot.cfg.explain("look up deliveries", err)
 	}
 	return r, nil
 }

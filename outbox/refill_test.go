@@ -57,7 +57,7 @@ func TestDue_ComesInTheOrderOfDueTimes(t *testing.T) {
 		{"limit", wantAll("ep_1", 2), []string{"evt_1", "evt_3"}, true},
 		{"held in memory", Want{"ep_1", 3, func(id string) bool { return id != "evt_0" }}, []string{"evt_0"}, true},
 	} {
-		refills, err := db.Due(t.Context(), []Want{test.want, wantAll("ep_2", 10), wantAll("ep_3", 10)}, now, 1<<20)
+		refills, err := db.configured().Due(t.Context(), []Want{test.want, wantAll("ep_2", 10), wantAll("ep_3", 10)}, now, 1<<20)
 		must(t, err)
 		r := refills["ep_1"]
 		if got := deliveredIDs(r.Deliveries); !slices.Equal(got, test.ids) || r.More != test.more {
@@ -82,7 +82,7 @@ func TestDue_BringsBackWhatARowHolds(t *testing.T) {
 	addPending(t, env, "evt_1", "ep_1", now, 0)
 	env.Exec(t, `update webhooks.deliveries set replay_id = 'rpl_1', created = $1`, now)
 	env.Exec(t, `update webhooks.outbox set created = $1`, now)
-	refills, err := db.Due(t.Context(), []Want{wantAll("ep_1", 10)}, now, 1<<20)
+	refills, err := db.configured().Due(t.Context(), []Want{wantAll("ep_1", 10)}, now, 1<<20)
 	must(t, err)
 	d := refills["ep_1"].Deliveries[0]
 	if d.Attempts != 2 || d.ReplayID != "rpl_1" || d.Venue != "venue_a" || d.Type != "lead.created" || !d.Created.Equal(now) || !d.Committed.IsZero() {
@@ -102,7 +102,7 @@ func TestDue_StopsAtTheByteBudgetButNotBeforeOne(t *testing.T) {
 	}
 	env.Exec(t, `update webhooks.outbox set data = json_build_object('x', (select string_agg(md5(random()::text), '') from generate_series(1, 40)))`) // 1.3 kB each
 	for maxBytes, want := range map[int][]string{0: {"evt_0"}, 4000: {"evt_0", "evt_1"}, 1 << 20: {"evt_0", "evt_1", "evt_2", "evt_3"}} {
-		refills, err := db.Due(t.Context(), []Want{wantAll("ep_1", 10)}, now, maxBytes)
+		refills, err := db.configured().Due(t.Context(), []Want{wantAll("ep_1", 10)}, now, maxBytes)
 		must(t, err)
 		r := refills["ep_1"]
 		if got := deliveredIDs(r.Deliveries); !slices.Equal(got, want) || r.More != (len(want) < 4) {
@@ -120,7 +120,7 @@ func TestDue_TellsLostEvents(t *testing.T) {
 	env.Exec(t, `delete from webhooks.outbox where id = 'evt_1'`)
 	// While a transaction of another test may still be about to make the event visible, it is not lost yet.
 	testenv.Eventually(t, patience, func() error {
-		refills, err := db.Due(t.Context(), []Want{wantAll("ep_1", 10)}, now, 1<<20)
+		refills, err := db.configured().Due(t.Context(), []Want{wantAll("ep_1", 10)}, now, 1<<20)
 		must(t, err)
 		r := refills["ep_1"]
 		if lost, found := lostIDs(r.Lost), deliveredIDs(r.Deliveries); !slices.Equal(lost, []string{"evt_1"}) || !slices.Equal(found, []string{"evt_2"}) || r.More {
@@ -140,13 +140,13 @@ func TestDue_KeepsAnEventThatIsNotVisibleYet(t *testing.T) {
 	must(t, tx.QueryRow(t.Context(), `select created from webhooks.outbox`).Scan(&created))
 	addDelivery(t, env, "evt_1", "ep_1", "venue_a", "lead.created", Pending, 0)
 	env.Exec(t, `update webhooks.deliveries set created = $1`, created)
-	refills, err := db.Due(t.Context(), []Want{wantAll("ep_1", 10)}, now.Add(time.Second), 1<<20)
+	refills, err := db.configured().Due(t.Context(), []Want{wantAll("ep_1", 10)}, now.Add(time.Second), 1<<20)
 	must(t, err)
 	if r := refills["ep_1"]; len(r.Lost) > 0 || len(r.Deliveries) > 0 || r.Next.IsZero() {
 		t.Errorf("while its transaction is open: %+v", r)
 	}
 	must(t, tx.Commit(t.Context()))
-	refills, err = db.Due(t.Context(), []Want{wantAll("ep_1", 10)}, now.Add(time.Second), 1<<20)
+	refills, err = db.configured().Due(t.Context(), []Want{wantAll("ep_1", 10)}, now.Add(time.Second), 1<<20)
 	must(t, err)
 	if got := deliveredIDs(refills["ep_1"].Deliveries); !slices.Equal(got, []string{"evt_1"}) {
 		t.Errorf("after its commit: %q", got)
@@ -159,7 +159,7 @@ func TestLookup_FindsWhatIsRecordedOfTheSameEvent(t *testing.T) {
 	created := time.Date(2026, 1, 1, 0, 0, 0, 123_456_000, time.UTC)
 	env.Exec(t, `insert into webhooks.deliveries (event_id, endpoint_id, venue, type, status, created) values
 	    ('evt_1', 'ep_1', 'venue_a', 't', 'succeeded', $1), ('evt_2', 'ep_2', 'venue_a', 't', 'pending', $1)`, created)
-	recorded, err := db.Lookup(t.Context(), []string{"evt_1", "evt_2", "evt_9"}, []string{"ep_1", "ep_1", "ep_1"})
+	recorded, err := db.configured().Lookup(t.Context(), []string{"evt_1", "evt_2", "evt_9"}, []string{"ep_1", "ep_1", "ep_1"})
 	must(t, err)
 	event := func(change func(*Event)) *Event {
 		e := &Event{ID: "evt_1", Venue: "venue_a", Type: "t", Created: created}

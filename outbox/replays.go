@@ -57,7 +57,7 @@ const countReplay = `
 select count(*) from (
     select from webhooks.deliveries
     where endpoint_id = $1 and status = any($2) and venue = coalesce((select venue from webhooks.endpoints where id = $1), venue)
-      and ($3::timestamptz is null or created >= $3) and created < coalesce($4, now())
+      and ($3::timestamptz is null or created >= $3) and created < coalesce($4, now()){ and venue = @venue}
     limit $5
 ) found`
 
@@ -65,22 +65,22 @@ const selectReplayEvents = `
 select endpoint_id, array_agg(event_id order by event_id)
 from webhooks.deliveries
 where event_id = any($1) and ($2 = '' or endpoint_id = $2) and status = any($3)
-  and venue = coalesce((select venue from webhooks.endpoints where id = deliveries.endpoint_id), venue)
+  and venue = coalesce((select venue from webhooks.endpoints where id = deliveries.endpoint_id), venue){ and venue = @venue}
 group by endpoint_id order by endpoint_id limit $4`
 
 const selectUnknownEvents = `
-select id from unnest($1::text[]) id where not exists (select from webhooks.deliveries d where d.event_id = id) order by id limit 1`
+select id from unnest($1::text[]) id where not exists (select from webhooks.deliveries d where d.event_id = id{ and d.venue = @venue}) order by id limit 1`
 
 // PlanReplay returns what StartReplay would do, one plan for each endpoint concerned. An endpoint that was removed, or that is disabled
 // or unusable, has a plan that is Refused. It is an error when all are, and when an event is not known.
-func (db *DB) PlanReplay(ctx context.Context, r ReplayRequest) (plans []ReplayPlan, err error) {
-	err = db.look(ctx, "plan a replay", func(tx pgx.Tx) error {
+func (v view) PlanReplay(ctx context.Context, r ReplayRequest) (plans []ReplayPlan, err error) {
+	err = v.look(ctx, "plan a replay", func(q narrowed) error {
 		if len(r.EventIDs) == 0 {
 			plan := ReplayPlan{EndpointID: r.EndpointID, Statuses: r.Statuses, Since: r.Since, Until: r.Until}
 			plans = []ReplayPlan{plan}
-			return tx.QueryRow(ctx, countReplay, r.EndpointID, texts(r.Statuses), r.Since, r.Until, MaxReplayCount).Scan(&plans[0].Deliveries)
+			return q.QueryRow(ctx, countReplay, r.EndpointID, texts(r.Statuses), r.Since, r.Until, MaxReplayCount).Scan(&plans[0].Deliveries)
 		}
-		unknown, err := queryRows(ctx, tx, selectUnknownEvents, pgx.RowTo[string], r.EventIDs)
+		unknown, err := queryRows(ctx, q, selectUnknownEvents, pgx.RowTo[string], r.EventIDs)
 		if err != nil {
 			return err
 		}
@@ -88,7 +88,7 @@ func (db *DB) PlanReplay(ctx context.Context, r ReplayRequest) (plans []ReplayPl
 			return &Problem{Thing: fmt.Sprintf("event %q", unknown[0]), Reason: "the delivery log does not have it",
 				Remedy: "webhook-agent deliveries show " + unknown[0] + " says why"}
 		}
-		plans, err = queryRows(ctx, tx, selectReplayEvents, func(row pgx.CollectableRow) (p ReplayPlan, err error) {
+		plans, err = queryRows(ctx, q, selectReplayEvents, func(row pgx.CollectableRow) (p ReplayPlan, err error) {
 			p.Statuses = r.Statuses
 			err = row.Scan(&p.EndpointID, &p.EventIDs)
 			p.Deliveries = int64(len(p.EventIDs))
@@ -101,7 +101,7 @@ func (db *DB) PlanReplay(ctx context.Context, r ReplayRequest) (plans []ReplayPl
 	}
 	var refusals []error
 	for i, plan := range plans {
-		refusal, err := db.refuseReplay(ctx, plan.EndpointID)
+		refusal, err := v.refuseReplay(ctx, plan.EndpointID)
 		if err != nil {
 			return nil, err
 		}
@@ -117,8 +117,8 @@ func (db *DB) PlanReplay(ctx context.Context, r ReplayRequest) (plans []ReplayPl
 }
 
 // refuseReplay says why nothing can be sent to an endpoint, or returns nil.
-func (db *DB) refuseReplay(ctx context.Context, endpointID string) (*Problem, error) {
-	found, err := db.Endpoints(ctx, EndpointFilter{ID: endpointID, Limit: 1})
+func (v view) refuseReplay(ctx context.Context, endpointID string) (*Problem, error) {
+	found, err := v.Endpoints(ctx, EndpointFilter{ID: endpointID, Limit: 1})
 	if err != nil {
 		return nil, err
 	}
@@ -140,27 +140,38 @@ func (db *DB) refuseReplay(ctx context.Context, endpointID string) (*Problem, er
 const replayColumns = `id, endpoint_id, state, coalesce(total, 0), done, unsent, coalesce(error, ''), created, finished`
 
 const insertReplay = `
-insert into webhooks.replays (endpoint_id, event_ids, since, until, statuses) values ($1, $2, $3, $4, $5)
+insert into webhooks.replays (endpoint_id, event_ids, since, until, statuses)
+select $1::text, $2::text[], $3::timestamptz, $4::timestamptz, $5::text[]{
+where exists (select from webhooks.endpoints where id = $1::text and venue = @venue)}
 returning ` + replayColumns
 
 // StartReplay hands a plan to the agent, through its stream, and returns the replay. What is missed or failed when the agent
 // gets to it is sent, which may be more or less than the plan counted.
-func (db *DB) StartReplay(ctx context.Context, p ReplayPlan) (ReplayInfo, error) {
-	started, err := queryRows(ctx, db.pool, insertReplay, scanReplayInfo, p.EndpointID, p.EventIDs, p.Since, p.Until, texts(p.Statuses))
+func (v view) StartReplay(ctx context.Context, p ReplayPlan) (ReplayInfo, error) {
+	q, err := v.do()
 	if err != nil {
-		return ReplayInfo{}, db.cfg.explain("start a replay", err)
+		return ReplayInfo{}, err
+	}
+	started, err := queryRows(ctx, q, insertReplay, scanReplayInfo, p.EndpointID, p.EventIDs, p.Since, p.Until, texts(p.Statuses))
+	if err != nil {
+		return ReplayInfo{}, v.db.cfg.explain("start a replay", err)
+	}
+	if len(started) == 0 { // the endpoint is another venue's
+		return ReplayInfo{}, noEndpoint(p.EndpointID)
 	}
 	return started[0], nil
 }
 
 const selectReplays = `
 select ` + replayColumns + `
-from webhooks.replays where id = any($1) order by id`
+from webhooks.replays r where id = any($1){ and exists (
+    select from webhooks.endpoints e where e.id = r.endpoint_id and e.venue = @venue)}
+order by id`
 
 // Replays returns how far the replays with these ids are, in the order of their ids.
-func (db *DB) Replays(ctx context.Context, ids []string) (replays []ReplayInfo, err error) {
-	err = db.look(ctx, "read replays", func(tx pgx.Tx) error {
-		replays, err = queryRows(ctx, tx, selectReplays, scanReplayInfo, ids)
+func (v view) Replays(ctx context.Context, ids []string) (replays []ReplayInfo, err error) {
+	err = v.look(ctx, "read replays", func(q narrowed) error {
+		replays, err = queryRows(ctx, q, selectReplays, scanReplayInfo, ids)
 		return err
 	})
 	return replays, err

@@ -66,9 +66,9 @@ const selectOpenReplays = `
 select id from webhooks.replays where state in ('pending', 'running') order by created`
 
 // LoadState reads endpoints, their health, what is due and the open replays, all in one snapshot.
-func (db *DB) LoadState(ctx context.Context) (State, error) {
+func (slot *Slot) LoadState(ctx context.Context) (State, error) {
 	s := State{Due: map[string]time.Time{}}
-	err := pgx.BeginTxFunc(ctx, db.pool, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}, func(tx pgx.Tx) error {
+	err := pgx.BeginTxFunc(ctx, slot.db.pool, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}, func(tx pgx.Tx) error {
 		var snapshot string
 		tx = withoutPreparing(tx)
 		if err := tx.QueryRow(ctx, `select pg_current_snapshot()::text`).Scan(&snapshot); err != nil {
@@ -101,7 +101,7 @@ func (db *DB) LoadState(ctx context.Context) (State, error) {
 		})
 		return err
 	})
-	return s, db.cfg.explain("load the endpoints", err)
+	return s, slot.cfg.explain("load the endpoints", err)
 }
 
 func scanEndpointState(row pgx.CollectableRow) (e EndpointState, err error) {

@@ -69,12 +69,9 @@ select coalesce(max(pg_relation_size(r.relation)) / current_setting('block_size'
            where i.indrelid = r.relation and i.indisvalid and i.indpred is null and m.amname in ('btree', 'brin') and a.attname = $2)), false)
 from unnest($1::oid[]) r (relation)`
 
-func (db *DB) layout(ctx context.Context, relations []uint32) (l layout, err error) {
-	if err := db.loadIDType(ctx); err != nil { // for the statements of the walk
-		return l, err
-	}
-	err = db.pool.QueryRow(ctx, selectLayout, relations, db.cfg.Columns.Created, least).Scan(&l.blocks, &l.perBlock, &l.files, &l.indexed)
-	return l, db.cfg.explain("look at the tables of "+db.cfg.Table, err)
+func (slot *Slot) layout(ctx context.Context, relations []uint32) (l layout, err error) {
+	err = slot.db.pool.QueryRow(ctx, selectLayout, relations, slot.cfg.Columns.Created, least).Scan(&l.blocks, &l.perBlock, &l.files, &l.indexed)
+	return l, slot.cfg.explain("look at the tables of "+slot.cfg.Table, err)
 }
 
 // errRewritten reports that places mean nothing any more.
@@ -82,8 +79,8 @@ var errRewritten = errors.New("the table was rewritten meanwhile; the comparison
 
 // sweep compares all of the outbox that the horizon of s sees and the last one does not, from where s
 // stands, and makes its horizon the last one.
-func (db *DB) sweep(ctx context.Context, l *Ledger, last lastHorizon, s sweep) (added int64, err error) {
-	w, err := db.walkPlaces(ctx, db.comparison(last, s.Horizon, false))
+func (slot *Slot) sweep(ctx context.Context, l *Ledger, last lastHorizon, s sweep) (added int64, err error) {
+	w, err := slot.walkPlaces(ctx, slot.comparison(last, s.Horizon, false))
 	if err != nil {
 		return 0, err
 	}
@@ -111,7 +108,7 @@ func (db *DB) sweep(ctx context.Context, l *Ledger, last lastHorizon, s sweep) (
 		err = errors.Join(err, l.noteSweep(ctx, nil))
 	}
 	if err != nil {
-		return added, db.cfg.explain("compare "+db.cfg.Table+" with the log", err)
+		return added, slot.cfg.explain("compare "+slot.cfg.Table+" with the log", err)
 	}
 	return added, l.setHorizon(ctx, s.Horizon)
 }
@@ -132,17 +129,18 @@ func (l *Ledger) noteSweep(ctx context.Context, s *sweep) error {
 }
 
 // compareLatest compares the latest events.
-func (db *DB) compareLatest(ctx context.Context, l *Ledger, c comparison) (added int64, err error) {
-	w, err := db.walkLatest(ctx, c)
+func (slot *Slot) compareLatest(ctx context.Context, l *Ledger, c comparison) (added int64, err error) {
+	w, err := slot.walkLatest(ctx, c)
 	if err == nil {
 		added, err = w.run(ctx, l)
 	}
-	return added, db.cfg.explain("compare "+db.cfg.Table+" with the log", err)
+	return added, slot.cfg.explain("compare "+slot.cfg.Table+" with the log", err)
 }
 
 // partWalk goes through the outbox in parts.
 type partWalk struct {
-	db *DB
+	slot    *Slot
+	mapping *mapping
 	comparison
 	layout    layout
 	relations []uint32
@@ -156,12 +154,22 @@ type partWalk struct {
 	passed    func() error  // called after each part; nil for nothing
 }
 
+// newWalk makes a walk that has no statement yet.
+func (slot *Slot) newWalk(ctx context.Context, c comparison) (*partWalk, error) {
+	w := &partWalk{slot: slot, comparison: c, relations: c.to.Coverage.oids()}
+	var err error
+	if w.mapping, err = slot.mapping(ctx); err != nil {
+		return nil, err
+	}
+	w.layout, err = slot.layout(ctx, w.relations)
+	return w, err
+}
+
 // walkPlaces makes a walk through all rows by their places. A position is a block times perBlock and the place in the
 // block.
-func (db *DB) walkPlaces(ctx context.Context, c comparison) (*partWalk, error) {
-	w := &partWalk{db: db, comparison: c, relations: c.to.Coverage.oids()}
-	var err error
-	if w.layout, err = db.layout(ctx, w.relations); err != nil {
+func (slot *Slot) walkPlaces(ctx context.Context, c comparison) (*partWalk, error) {
+	w, err := slot.newWalk(ctx, c)
+	if err != nil {
 		return nil, err
 	}
 	w.byPlace("true")
@@ -171,7 +179,7 @@ func (db *DB) walkPlaces(ctx context.Context, c comparison) (*partWalk, error) {
 func (w *partWalk) byPlace(condition string) {
 	perBlock := w.layout.perBlock
 	place := func(at int64) string { return fmt.Sprintf("(%d,%d)", at/perBlock, at%perBlock) }
-	w.sql = w.db.findSQL(condition + " and " + w.to.Coverage.streamed() + " and o.ctid >= $7::text::tid and o.ctid < $8::text::tid")
+	w.sql = w.mapping.findSQL(condition + " and " + w.to.Coverage.streamed() + " and o.ctid >= $7::text::tid and o.ctid < $8::text::tid")
 	w.bounds = func(from, to int64) (low, high any) { return place(from), place(to) }
 	w.end = w.layout.blocks * perBlock
 	w.pace = pace{step: firstBlocks * perBlock, most: mostBlocks * perBlock}
@@ -179,21 +187,20 @@ func (w *partWalk) byPlace(condition string) {
 
 // walkLatest makes a walk through the latest rows: by created, a position being microseconds since the
 // first of them, or by their places where no index leads to them. It begins with one part for all.
-func (db *DB) walkLatest(ctx context.Context, c comparison) (*partWalk, error) {
-	w := &partWalk{db: db, comparison: c, relations: c.to.Coverage.oids()}
-	var err error
-	if w.layout, err = db.layout(ctx, w.relations); err != nil {
+func (slot *Slot) walkLatest(ctx context.Context, c comparison) (*partWalk, error) {
+	w, err := slot.newWalk(ctx, c)
+	if err != nil {
 		return nil, err
 	}
-	created := "o." + quoteIdent(db.cfg.Columns.Created)
+	created := "o." + quoteIdent(slot.cfg.Columns.Created)
 	first := c.last.at.Add(-backdated)
 	if !w.layout.indexed {
 		w.files = w.layout.files
-		w.byPlace(created + " >= " + db.asCreated(fmt.Sprintf("'%s'::timestamptz", first.Format(time.RFC3339Nano))))
+		w.byPlace(created + " >= " + w.mapping.asCreated(fmt.Sprintf("'%s'::timestamptz", first.Format(time.RFC3339Nano))))
 		return w, nil
 	}
-	w.sql = db.findSQL(fmt.Sprintf("%[1]s >= %[2]s and ($8::timestamptz is null or %[1]s < %[3]s) and ",
-		created, db.asCreated("$7::timestamptz"), db.asCreated("$8::timestamptz")) + c.to.Coverage.streamed())
+	w.sql = w.mapping.findSQL(fmt.Sprintf("%[1]s >= %[2]s and ($8::timestamptz is null or %[1]s < %[3]s) and ",
+		created, w.mapping.asCreated("$7::timestamptz"), w.mapping.asCreated("$8::timestamptz")) + c.to.Coverage.streamed())
 	w.end = max(1, c.to.At.Sub(first).Microseconds())
 	w.bounds = func(from, to int64) (low, high any) {
 		at := func(position int64) time.Time { return first.Add(time.Duration(position) * time.Microsecond) }
@@ -239,7 +246,7 @@ func (w *partWalk) part(ctx context.Context, l *Ledger, to int64) (added int64, 
 		if err != nil || len(events) == 0 {
 			return added, most, err
 		}
-		n, err := w.db.giveRows(ctx, l, w.comparison, events)
+		n, err := w.giveRows(ctx, l, events)
 		added += n
 		if err != nil {
 			return added, most, err
@@ -253,10 +260,10 @@ func (w *partWalk) part(ctx context.Context, l *Ledger, to int64) (added int64, 
 // them. One statement looks at all, so no row escapes it; when so many have moved that they do not all go at once, the walk begins
 // anew.
 func (w *partWalk) follow(ctx context.Context, l *Ledger, horizon Horizon) (added int64, err error) {
-	if !w.db.ownsTable() {
+	if !w.mapping.ownsTable() {
 		return 0, nil // a row that the horizon does not see is a suspect for the next comparison
 	}
-	w.sql = w.db.findSQL("not webhooks.handed_over(o.xmin, $7::text::pg_snapshot) and $8::text is null and " + w.to.Coverage.streamed())
+	w.sql = w.mapping.findSQL("not webhooks.handed_over(o.xmin, $7::text::pg_snapshot) and $8::text is null and " + w.to.Coverage.streamed())
 	w.bounds = func(int64, int64) (low, high any) { return horizon.Snapshot, nil }
 	w.pace.step = 1 // there is no smaller part
 	given := int64(0)
@@ -265,7 +272,7 @@ func (w *partWalk) follow(ctx context.Context, l *Ledger, horizon Horizon) (adde
 		if err != nil || len(events) == 0 {
 			return added, err
 		}
-		if given, err = w.db.giveRows(ctx, l, w.comparison, events); err != nil {
+		if given, err = w.giveRows(ctx, l, events); err != nil {
 			return added + given, err
 		}
 		added += given
@@ -293,7 +300,7 @@ func (w *partWalk) find(ctx context.Context, to int64) (events []found, err erro
 	)
 	began := time.Now()
 	defer func() { w.looked = time.Since(began) }()
-	err = pgx.BeginTxFunc(ctx, w.db.pool, pgx.TxOptions{AccessMode: pgx.ReadOnly}, func(tx pgx.Tx) error {
+	err = pgx.BeginTxFunc(ctx, w.slot.db.pool, pgx.TxOptions{AccessMode: pgx.ReadOnly}, func(tx pgx.Tx) error {
 		if err := exec(ctx, tx, limitPart, milliText(timeout), milliText(partLockTimeout)); err != nil {
 			return err
 		}

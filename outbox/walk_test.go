@@ -16,7 +16,7 @@ const blocksOfEvents = 3000
 // stopAt makes a sweep that says that all before the middle of the table was compared already.
 func stopAt(t *testing.T, c *compared, h Horizon) (next int64) {
 	t.Helper()
-	w, err := c.db.walkPlaces(t.Context(), c.db.comparison(lastHorizon{}, h, false))
+	w, err := c.db.configured().walkPlaces(t.Context(), c.db.configured().comparison(lastHorizon{}, h, false))
 	must(t, err)
 	next = w.end / 2
 	must(t, c.noteSweep(t.Context(), &sweep{Horizon: h, Files: w.layout.files, Next: next}))
@@ -28,7 +28,7 @@ func settledHorizon(t *testing.T, db *DB, env *testenv.DB) (h Horizon) {
 	t.Helper()
 	last := testenv.QueryOne[int64](t, env, `select pg_current_xact_id()::text::bigint`)
 	testenv.Eventually(t, othersPatience, func() (err error) {
-		if h, err = db.Horizon(t.Context()); err == nil && h.xmin <= uint64(last) {
+		if h, err = db.configured().Horizon(t.Context()); err == nil && h.xmin <= uint64(last) {
 			err = fmt.Errorf("a transaction is open that is older than %d", last)
 		}
 		return err
@@ -65,10 +65,10 @@ func TestSweep_NotesWhereItStands(t *testing.T) {
 	db, env := openDB(t)
 	c := compareFirst(t, db, env)
 	addEvents(t, env, "evt", blocksOfEvents)
-	h, err := db.Horizon(t.Context())
+	h, err := db.configured().Horizon(t.Context())
 	must(t, err)
 	next := stopAt(t, c, h)
-	_, unfinished, err := db.compared(t.Context(), c.cfg.Term)
+	_, unfinished, err := db.configured().compared(t.Context(), c.cfg.Term)
 	must(t, err)
 	if got := unfinished; got.Next != next || next == 0 || got.Horizon.Snapshot != h.Snapshot || got.Horizon.LSN != h.LSN || !got.Horizon.At.Equal(h.At) ||
 		!slices.Equal(got.Horizon.Coverage.Relations, h.Coverage.Relations) || len(got.Files) != len(h.Coverage.Relations) {
@@ -82,11 +82,11 @@ func TestSweep_BeginsAnewWhenTheTableWasRewritten(t *testing.T) {
 	addEndpoint(t, env, "ep_1", "venue_a", "*")
 	c := compareFirst(t, db, env)
 	addEvents(t, env, "evt", blocksOfEvents)
-	h, err := db.Horizon(t.Context())
+	h, err := db.configured().Horizon(t.Context())
 	must(t, err)
 	stopAt(t, c, h)
 	env.Exec(t, `vacuum full webhooks.outbox`)
-	if _, err := db.Reconcile(t.Context(), c.Ledger, h, true); !errors.Is(err, errRewritten) {
+	if _, err := db.configured().Reconcile(t.Context(), c.Ledger, h, true); !errors.Is(err, errRewritten) {
 		t.Errorf("the comparison of a table that was rewritten in the middle returns %v", err)
 	}
 	if got := c.runSettled(t, true); got != blocksOfEvents {
@@ -98,7 +98,7 @@ func TestTakeOver_KeepsNoPlaceOfAComparisonOfAnotherServer(t *testing.T) {
 	t.Parallel()
 	db, env := openDB(t)
 	c := compareFirst(t, db, env)
-	h, err := db.Horizon(t.Context())
+	h, err := db.configured().Horizon(t.Context())
 	must(t, err)
 	for _, change := range []string{`system_identifier = '1'`, `database = 'other'`, `sweep = jsonb_set(sweep, '{Horizon,Snapshot}', '"900000000:900000000:"')`} {
 		stopAt(t, c, h)
@@ -145,10 +145,10 @@ func TestReconcile_GoesByTheHorizonThatWasTakenBeforeItLooked(t *testing.T) {
 		db, env := openDB(t)
 		addEndpoint(t, env, "ep_1", "venue_a", "*")
 		c := compare(t, db, env)
-		h, err := db.Horizon(t.Context())
+		h, err := db.configured().Horizon(t.Context())
 		must(t, err)
 		addEvents(t, env, "evt", 3)
-		added, err := db.Reconcile(t.Context(), c.Ledger, h, gap)
+		added, err := db.configured().Reconcile(t.Context(), c.Ledger, h, gap)
 		if must(t, err); added != 0 {
 			t.Errorf("%d rows were given to events that the stream may be about to bring", added)
 		}
@@ -217,7 +217,7 @@ func TestSweep_FindsRowsThatMoveWhileItWalks(t *testing.T) {
 	h := settledHorizon(t, db, env)
 	must(t, c.noteSweep(t.Context(), &sweep{Horizon: h, Files: filesNow(t, c, h), Next: 1 << 40})) // all of it was walked
 	env.Exec(t, `update webhooks.outbox set type = type where id > 'evt_02000'`)
-	added, err := db.Reconcile(t.Context(), c.Ledger, h, true)
+	added, err := db.configured().Reconcile(t.Context(), c.Ledger, h, true)
 	must(t, err)
 	if want := testenv.QueryOne[int64](t, env, `select count(*) from webhooks.outbox where id > 'evt_02000'`); added != want || want == 0 {
 		t.Errorf("%d rows were given, want those of the %d events that have moved", added, want)
@@ -227,7 +227,7 @@ func TestSweep_FindsRowsThatMoveWhileItWalks(t *testing.T) {
 // filesNow returns the files of the outbox.
 func filesNow(t *testing.T, c *compared, h Horizon) []string {
 	t.Helper()
-	w, err := c.db.walkPlaces(t.Context(), c.db.comparison(lastHorizon{}, h, false))
+	w, err := c.db.configured().walkPlaces(t.Context(), c.db.configured().comparison(lastHorizon{}, h, false))
 	must(t, err)
 	return w.layout.files
 }
@@ -239,12 +239,12 @@ func TestSweep_BeginsAnewUnderOtherRowFilters(t *testing.T) {
 	addEndpoint(t, env, "ep_1", "venue_a", "*")
 	c := compareFirst(t, db, env)
 	addEvents(t, env, "evt", 10)
-	h, err := db.Horizon(t.Context())
+	h, err := db.configured().Horizon(t.Context())
 	must(t, err)
 	former := h
 	former.Coverage.Filters = []RowFilter{{Relations: h.Coverage.oids(), Name: `"webhooks"."outbox"`, Condition: "(region = 'eu'::text)"}}
 	must(t, c.noteSweep(t.Context(), &sweep{Horizon: former, Files: filesNow(t, c, h)}))
-	added, err := db.Reconcile(t.Context(), c.Ledger, h, true)
+	added, err := db.configured().Reconcile(t.Context(), c.Ledger, h, true)
 	if must(t, err); added != 10 {
 		t.Errorf("%d of 10 events were found", added)
 	}

@@ -109,7 +109,7 @@ func (a *app) deliveriesListCommand() *cobra.Command {
 			return checkLimit(cmd, limit)
 		},
 		RunE: a.withDatabase(func(ctx context.Context, d *desk, _ []string) error {
-			deliveries, err := d.db.Deliveries(ctx, filter)
+			deliveries, err := d.db.AllVenues().Deliveries(ctx, filter)
 			if err != nil {
 				return err
 			}
@@ -197,7 +197,7 @@ func (a *app) deliveriesShowCommand() *cobra.Command {
 			if len(args) == 2 {
 				endpointID = args[1]
 			}
-			details, err := d.db.EventDeliveries(ctx, args[0], endpointID)
+			details, err := d.db.AllVenues().EventDeliveries(ctx, args[0], endpointID)
 			if err != nil {
 				return err
 			}

@@ -49,7 +49,7 @@ func (a *app) endpointsListCommand() *cobra.Command {
 			return checkLimit(cmd, filter.Limit)
 		},
 		RunE: a.withDatabase(func(ctx context.Context, d *desk, _ []string) error {
-			endpoints, err := d.db.Endpoints(ctx, filter)
+			endpoints, err := d.db.AllVenues().Endpoints(ctx, filter)
 			if err != nil {
 				return err
 			}
@@ -159,7 +159,7 @@ the base64 of its bytes.`,
   webhook-agent endpoints show ep_01K5M2 --secret --json | jq -r .library_secret`,
 		Args: exactly(1, "an endpoint id"),
 		RunE: a.withDatabase(func(ctx context.Context, d *desk, args []string) error {
-			e, err := d.db.Endpoint(ctx, args[0])
+			e, err := d.db.AllVenues().Endpoint(ctx, args[0])
 			if err != nil {
 				return err
 			}
@@ -211,7 +211,7 @@ type shownSecret struct {
 }
 
 func (d *desk) revealSecret(ctx context.Context, id string) (shown shownSecret, err error) {
-	e, err := d.db.EndpointWithSecret(ctx, id)
+	e, err := d.db.AllVenues().EndpointWithSecret(ctx, id)
 	if err != nil {
 		return shown, err
 	}

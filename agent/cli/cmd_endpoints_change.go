@@ -51,7 +51,7 @@ it once: give it to the customer, it is not shown again.`,
 			if err := checkNewEndpoint(d.cfg, url, events); err != nil {
 				return err
 			}
-			id, err := d.db.AddEndpoint(ctx, outbox.Endpoint{Venue: venue, URL: secret.New(url), Events: events, Secret: s}, description)
+			id, err := d.db.AllVenues().AddEndpoint(ctx, outbox.Endpoint{Venue: venue, URL: secret.New(url), Events: events, Secret: s}, description)
 			if err != nil {
 				return err
 			}
@@ -130,7 +130,7 @@ deliveries replay.`,
   webhook-agent deliveries replay --endpoint ep_01K5M2 --status missed`,
 		Args: exactly(1, "an endpoint id"),
 		RunE: a.withDatabase(func(ctx context.Context, d *desk, args []string) error {
-			changed, err := d.db.EnableEndpoint(ctx, args[0])
+			changed, err := d.db.AllVenues().EnableEndpoint(ctx, args[0])
 			if err != nil {
 				return err
 			}
@@ -150,7 +150,7 @@ func (a *app) endpointsDisableCommand() *cobra.Command {
 		Example: "  webhook-agent endpoints disable ep_01K5M2",
 		Args:    exactly(1, "an endpoint id"),
 		RunE: a.withDatabase(func(ctx context.Context, d *desk, args []string) error {
-			changed, err := d.db.DisableEndpoint(ctx, args[0])
+			changed, err := d.db.AllVenues().DisableEndpoint(ctx, args[0])
 			if err != nil {
 				return err
 			}
@@ -174,7 +174,7 @@ func (a *app) endpointsRemoveCommand() *cobra.Command {
 			if err := d.refuseManaged(ctx, args[0]); err != nil {
 				return err
 			}
-			if err := d.db.RemoveEndpoint(ctx, args[0]); err != nil {
+			if err := d.db.AllVenues().RemoveEndpoint(ctx, args[0]); err != nil {
 				return err
 			}
 			return d.answerChange(endpointChange{ID: args[0], Change: "removed"}, "removed %s; what was pending for it is kept as missed", args[0])
@@ -184,7 +184,7 @@ func (a *app) endpointsRemoveCommand() *cobra.Command {
 
 // refuseManaged refuses to change what the configuration file would change back at the next start.
 func (d *desk) refuseManaged(ctx context.Context, id string) error {
-	e, err := d.db.Endpoint(ctx, id)
+	e, err := d.db.AllVenues().Endpoint(ctx, id)
 	if err != nil {
 		return err
 	}
@@ -222,14 +222,14 @@ over at any time in between. Former secrets of earlier rotations, five together 
 			if err := d.refuseManaged(ctx, args[0]); err != nil {
 				return err
 			}
-			e, err := d.db.EndpointWithSecret(ctx, args[0])
+			e, err := d.db.AllVenues().EndpointWithSecret(ctx, args[0])
 			if err != nil {
 				return err
 			}
 			if now, err := d.cfg.Keyring().Open(e.ID, e.Secret); err == nil && now.Equal(s) {
 				return d.answerChange(endpointChange{ID: args[0], Change: "none"}, "%s has this secret already; nothing changed", args[0])
 			}
-			until, err := d.db.RotateSecret(ctx, args[0], s, overlap)
+			until, err := d.db.AllVenues().RotateSecret(ctx, args[0], s, overlap)
 			if err != nil {
 				return err
 			}
@@ -270,14 +270,14 @@ enabled. The command ends with status 1 when the attempt failed.`,
   webhook-agent endpoints test ep_01K5M2 --json | jq .error`,
 		Args: exactly(1, "an endpoint id"),
 		RunE: a.withDatabase(func(ctx context.Context, d *desk, args []string) error {
-			e, err := d.db.EndpointWithSecret(ctx, args[0])
+			e, err := d.db.AllVenues().EndpointWithSecret(ctx, args[0])
 			if err != nil {
 				return err
 			}
 			if _, err := outbox.ParsePatterns(e.Events); err != nil {
 				return fmt.Errorf("endpoint %s: %w", e.ID, err)
 			}
-			event, err := d.db.SampleEvent(ctx, e)
+			event, err := d.db.AllVenues().SampleEvent(ctx, e)
 			if err != nil {
 				return err
 			}

@@ -50,7 +50,7 @@ background, also when this command is interrupted or the agent is restarted in t
 			return completeReplay(cmd, &request)
 		},
 		RunE: a.withDatabase(func(ctx context.Context, d *desk, _ []string) error {
-			plans, err := d.db.PlanReplay(ctx, request)
+			plans, err := d.db.AllVenues().PlanReplay(ctx, request)
 			if err != nil {
 				return err
 			}
@@ -127,7 +127,7 @@ func announceReplay(out *printer, plans []outbox.ReplayPlan) (answers, refused [
 // startReplay hands the plans to the agent.
 func (d *desk) startReplay(ctx context.Context, answers []replayAnswer) error {
 	for i := range answers {
-		started, err := d.db.StartReplay(ctx, answers[i].ReplayPlan)
+		started, err := d.db.AllVenues().StartReplay(ctx, answers[i].ReplayPlan)
 		if err != nil {
 			return err
 		}
@@ -178,7 +178,7 @@ func (d *desk) refreshReplay(ctx context.Context, answers []replayAnswer) error 
 	for _, answer := range answers {
 		ids = append(ids, answer.Replay.ID)
 	}
-	replays, err := d.db.Replays(ctx, ids)
+	replays, err := d.db.AllVenues().Replays(ctx, ids)
 	if err != nil {
 		return err
 	}
