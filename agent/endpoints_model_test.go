@@ -444,14 +444,14 @@ func (p *endpointsPlay) track(_ context.Context, b *outbox.Tracked) error {
 		p.holds[b.Piece] = b.Last
 	}
 	p.mu.Unlock()
-	return p.record(b.Results...)
+	return p.record(b.Records...)
 }
 
 // take stands for Ledger.Write.
 func (p *endpointsPlay) take(_ context.Context, entries ...outbox.Entry) error {
 	for _, e := range entries {
 		switch e := e.(type) {
-		case *outbox.Result:
+		case *outbox.Record:
 			if err := p.record(e); err != nil {
 				return err
 			}
@@ -466,7 +466,7 @@ func (p *endpointsPlay) take(_ context.Context, entries ...outbox.Entry) error {
 	return nil
 }
 
-func (p *endpointsPlay) record(results ...*outbox.Result) error {
+func (p *endpointsPlay) record(results ...*outbox.Record) error {
 	p.mu.Lock()
 	for _, r := range results {
 		key := modelKey{r.Delivery.EndpointID, r.Delivery.EventID}

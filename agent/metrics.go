@@ -123,7 +123,7 @@ func (m *metrics) NotMade(fault sink.Fault) { m.notMade.WithLabelValues(string(f
 func (m *metrics) EndpointDisabled(reason string) { m.disabled.WithLabelValues(reason).Inc() }
 
 // recorded counts what a transaction of the ledger made durable.
-func (m *metrics) recorded(results []*outbox.Result) {
+func (m *metrics) recorded(results []*outbox.Record) {
 	m.groupSize.Observe(float64(len(results)))
 	for _, r := range results {
 		switch {

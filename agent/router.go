@@ -297,9 +297,9 @@ func (r *router) hand(take, ctx context.Context, pairings []pairing) (*outbox.Tr
 		switch {
 		case r.suspects.aside(p.at) || r.suspects.aside(d.Subject()):
 			r.metrics.setAside.WithLabelValues("event").Inc()
-			t.Results = append(t.Results, lanes.FailedAside(d, now))
+			t.Records = append(t.Records, lanes.FailedAside(d, now))
 		case p.deferred && p.sub.off != "": // it may have been enabled, or mended, since
-			t.Results = append(t.Results, lanes.Missed(d, p.sub.off, now))
+			t.Records = append(t.Records, lanes.Missed(d, p.sub.off, now))
 		default:
 			if d.Unfit == "" {
 				d.Body = p.body()
@@ -307,7 +307,7 @@ func (r *router) hand(take, ctx context.Context, pairings []pairing) (*outbox.Tr
 			offers = append(offers, lanes.Offer{Lane: p.sub.lane, Delivery: d})
 		}
 	}
-	t.Results = append(t.Results, r.lanes.Offer(offers)...)
+	t.Records = append(t.Records, r.lanes.Offer(offers)...)
 	return t, nil
 }
 

@@ -36,8 +36,8 @@ func (n *notes) note(_ context.Context, b *outbox.Tracked) error {
 	}
 	for _, d := range b.Deliveries {
 		line += " " + d.EventID + ">" + d.EndpointID
-		if i := slices.IndexFunc(b.Results, func(r *outbox.Result) bool { return r.Delivery == d }); i >= 0 {
-			line += " " + string(b.Results[i].Status)
+		if i := slices.IndexFunc(b.Records, func(r *outbox.Record) bool { return r.Delivery == d }); i >= 0 {
+			line += " " + string(b.Records[i].Status)
 		}
 	}
 	if b.Opens != nil {

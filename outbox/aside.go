@@ -47,7 +47,7 @@ func (g *group) writeCarefully(ctx context.Context, tx querier) error {
 	if g.asides == nil {
 		g.asides = map[deliveryKey]aside{}
 	}
-	if err := g.writePiece(ctx, tx, g.results); err != nil {
+	if err := g.writePiece(ctx, tx, g.records); err != nil {
 		return err
 	}
 	var b pgx.Batch
@@ -60,10 +60,10 @@ func (g *group) writeCarefully(ctx context.Context, tx querier) error {
 	return g.writeTaken(ctx, tx)
 }
 
-// writePiece writes results, and halves a piece that is refused.
-func (g *group) writePiece(ctx context.Context, tx querier, results []*Result) error {
-	kept := make([]*Result, 0, len(results))
-	for _, r := range results {
+// writePiece writes records, and halves a piece that is refused.
+func (g *group) writePiece(ctx context.Context, tx querier, records []*Record) error {
+	kept := make([]*Record, 0, len(records))
+	for _, r := range records {
 		if g.asides[r.key()] != asNoRow {
 			kept = append(kept, r)
 		}
@@ -74,7 +74,7 @@ func (g *group) writePiece(ctx context.Context, tx querier, results []*Result) e
 	reused := g.reused
 	err := within(ctx, tx, func() error {
 		var b pgx.Batch
-		g.queueResults(&b, kept)
+		g.queueRecords(&b, kept)
 		if err := tx.SendBatch(ctx, &b).Close(); err != nil {
 			return err
 		}
@@ -100,10 +100,10 @@ func (g *group) writePiece(ctx context.Context, tx querier, results []*Result) e
 }
 
 // setAside leaves less of a delivery's row. One that is pending ends: it would come back and be refused again.
-func (g *group) setAside(r *Result) {
+func (g *group) setAside(r *Record) {
 	key := r.key()
 	g.asides[key]++
-	if latest := g.results[g.rows[key].latest]; latest.Status == Pending && !r.Taken {
+	if latest := g.records[g.rows[key].latest]; latest.Status == Pending && !r.Taken {
 		latest.Status, latest.NextAttempt, latest.Finished = Failed, time.Time{}, latest.at()
 	}
 }

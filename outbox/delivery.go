@@ -58,8 +58,8 @@ type Tracked struct {
 	Idle       bool
 	Read       time.Time
 	Deliveries []*Delivery
-	// Results are those that stand already: deliveries that did not fit into memory, or cannot be sent.
-	Results []*Result
+	// Records are those that stand already: deliveries that did not fit into memory, or cannot be sent.
+	Records []*Record
 	// Opens keeps the watermark before this batch: further deliveries of it come later, each batch of them as a
 	// Piece of the hold. Last marks the piece after which there is none.
 	Opens *Hold
@@ -67,8 +67,9 @@ type Tracked struct {
 	Last  bool
 }
 
-// Result is the new state of a delivery, to be recorded.
-type Result struct {
+// Record is what the row of a delivery is to say: what came of an attempt, that it has ended, or that it waits. One that waits,
+// parked or left to the database, has no Attempt.
+type Record struct {
 	Delivery *Delivery
 	Status   Status
 	// NextAttempt is when a pending delivery is due.
@@ -84,7 +85,7 @@ type Result struct {
 	Error string
 	// Health is the endpoint's failure counter after the attempt, nil when it has not changed.
 	Health *Health
-	// Parked marks a row that the Ledger wrote because the result was not there in time; memory still holds the
+	// Parked marks a row that the Ledger wrote because an attempt had not ended in time; memory still holds the
 	// delivery.
 	Parked bool
 	// Disable is the reason for which the attempt disables the endpoint, "" when it does not.
@@ -101,9 +102,9 @@ const ClassIDTaken = "id_taken"
 // in its place, nothing tells, so nothing is sent.
 const foundTaken = "a comparison found an event in the outbox whose id the delivery log has for another event (other venue, type or created): it was not sent; ids must be unique, and rows must stay as they were written"
 
-// IDTaken is the result of a delivery whose event has the id of another one that the same endpoint still waits for.
-func IDTaken(d *Delivery, now time.Time) *Result {
-	return &Result{Delivery: d, Status: Failed, Finished: now, Taken: true, Attempt: &Attempt{At: now, Class: ClassIDTaken, Error: d.takenText("it was not sent")}}
+// IDTaken is the record of a delivery whose event has the id of another one that the same endpoint still waits for.
+func IDTaken(d *Delivery, now time.Time) *Record {
+	return &Record{Delivery: d, Status: Failed, Finished: now, Taken: true, Attempt: &Attempt{At: now, Class: ClassIDTaken, Error: d.takenText("it was not sent")}}
 }
 
 // takenText tells of a second event with the id of one that is pending.

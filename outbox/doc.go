@@ -25,7 +25,7 @@
 //
 // # Recording
 //
-// A delivery is recorded when its first row is committed: by its result if that comes within ParkAfter of being read,
+// A delivery is recorded when its first row is committed: by what came of its attempt if that comes within ParkAfter of being read,
 // as pending otherwise ("parked"), so that one slow customer holds back neither the watermark nor WAL. From then on
 // the row is the truth and memory a cache of it.
 //

@@ -6,7 +6,7 @@ import (
 	"time"
 )
 
-// Entry is one thing that the Ledger takes in with Write: a *Result, a *Health, a Missing, a StopMissing, a Disabling or a
+// Entry is one thing that the Ledger takes in with Write: a *Record, a *Health, a Missing, a StopMissing, a Disabling or a
 // Replay.
 type Entry interface{ entry() }
 
@@ -14,7 +14,7 @@ type Entry interface{ entry() }
 type Missing struct {
 	EndpointID string
 	Reason     string
-	// Keep are events whose attempts are under way: their results will tell.
+	// Keep are events whose attempts are under way: their records say what came of them.
 	Keep []string
 	// Removed reports that the endpoint is gone, and its health with it.
 	Removed bool
@@ -31,11 +31,11 @@ type StopMissing struct {
 // jobEntry is a job of the package's own.
 type jobEntry struct{ job }
 
-func (*Result) entry()     {}
+func (*Record) entry()     {}
 func (*Health) entry()     {}
 func (Missing) entry()     {}
 func (StopMissing) entry() {}
-func (Disabling) entry()   {} // the endpoint, outside a result
+func (Disabling) entry()   {} // the endpoint, outside a record
 func (Replay) entry()      {} // may be written again for one that is under way
 func (jobEntry) entry()    {}
 
@@ -59,7 +59,7 @@ func (l *Ledger) Write(ctx context.Context, entries ...Entry) error {
 func (l *Ledger) take(g *group, entries []Entry) {
 	for _, e := range entries {
 		switch e := e.(type) {
-		case *Result:
+		case *Record:
 			g.add(e)
 			l.mark.recorded(e.Delivery)
 			l.takeHealth(g, e.Health)

@@ -11,7 +11,7 @@ import (
 
 // group is what one commit of the Ledger records.
 type group struct {
-	results []*Result // all of them, in the order they came
+	records []*Record // all of them, in the order they came
 	rows    map[deliveryKey]groupRow
 	health  map[string]*Health // latest by endpoint
 	former  []string           // endpoints whose recorded health is that of a removed one with the same id
@@ -25,14 +25,14 @@ type group struct {
 	// it was not one of the reasons above.
 	careful bool
 	asides  map[deliveryKey]aside // rows that PostgreSQL has refused
-	clashes []*Result             // results of events whose id another event of the group has
-	taken   []*Result             // results of the last write that have no row, since another event with the same id is pending
+	clashes []*Record             // records of events whose id another event of the group has
+	taken   []*Record             // records of the last write that have no row, since another event with the same id is pending
 	reused  int64                 // deliveries of the last write whose row was of another event with the same id
 }
 
 // groupRow is the row that a group writes for a delivery: one statement must not write it twice.
 type groupRow struct {
-	latest int  // index into results
+	latest int  // index into records
 	first  bool // there was none before
 }
 
@@ -43,7 +43,7 @@ func newGroup() *group {
 }
 
 func (g *group) empty() bool {
-	return len(g.results) == 0 && len(g.health) == 0 && len(g.former) == 0
+	return len(g.records) == 0 && len(g.health) == 0 && len(g.former) == 0
 }
 
 // forgetHealth has the recorded health of an endpoint deleted before what comes in later is written.
@@ -52,24 +52,24 @@ func (g *group) forgetHealth(endpointID string) {
 	g.former = append(g.former, endpointID)
 }
 
-// add takes a result in. It must be called before the watermark learns that its delivery is recorded.
-func (g *group) add(r *Result) {
+// add takes a record in. It must be called before the watermark learns that its delivery is recorded.
+func (g *group) add(r *Record) {
 	if r.Taken {
-		g.results = append(g.results, r)
+		g.records = append(g.records, r)
 		return
 	}
 	key := r.key()
-	if row, ok := g.rows[key]; ok && g.results[row.latest].Delivery.identity() != r.Delivery.identity() {
+	if row, ok := g.rows[key]; ok && g.records[row.latest].Delivery.identity() != r.Delivery.identity() {
 		r.Taken = true // two events with one id: the first has the row
 		g.clashes = append(g.clashes, r)
-		g.results = append(g.results, r)
+		g.records = append(g.records, r)
 		return
 	}
-	g.rows[key] = groupRow{latest: len(g.results), first: g.rows[key].first || !r.Delivery.recorded}
-	g.results = append(g.results, r)
+	g.rows[key] = groupRow{latest: len(g.records), first: g.rows[key].first || !r.Delivery.recorded}
+	g.records = append(g.records, r)
 }
 
-func (r *Result) key() deliveryKey { return deliveryKey{r.Delivery.EventID, r.Delivery.EndpointID} }
+func (r *Record) key() deliveryKey { return deliveryKey{r.Delivery.EventID, r.Delivery.EndpointID} }
 
 // refused learns why PostgreSQL has refused the group, so that the next try is not refused again. It reports whether the
 // next try differs.
@@ -95,7 +95,7 @@ select * from unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::timesta
        $9::int[], $10::text[], $11::text[], $12::int[], $13::text[], $14::timestamptz[])`
 
 // upsertDeliveries writes later states. A row of another event with the same id is taken over once that one has ended. While it is pending it
-// stays, and what came of the second event stands among the attempts. It returns how many rows were of another event, and which of the results
+// stays, and what came of the second event stands among the attempts. It returns how many rows were of another event, and which of the records
 // by their places have no row.
 const upsertDeliveries = `
 with incoming as materialized (
@@ -154,7 +154,7 @@ func (g *group) write(ctx context.Context, tx querier) error {
 	}
 	var b pgx.Batch
 	g.queueHealth(&b)
-	g.queueResults(&b, g.results)
+	g.queueRecords(&b, g.records)
 	g.queueReplays(&b)
 	if err := tx.SendBatch(ctx, &b).Close(); err != nil {
 		return err
@@ -162,23 +162,23 @@ func (g *group) write(ctx context.Context, tx querier) error {
 	return g.writeTaken(ctx, tx)
 }
 
-// queueResults writes results with their attempts.
-func (g *group) queueResults(b *pgx.Batch, results []*Result) {
-	first, later, restored := g.latest(results)
+// queueRecords writes records with their attempts.
+func (g *group) queueRecords(b *pgx.Batch, records []*Record) {
+	first, later, restored := g.latest(records)
 	g.queueFirst(b, first)
 	g.queueLater(b, later)
 	queueRestored(b, restored)
-	g.queueAttempts(b, results)
+	g.queueAttempts(b, records)
 }
 
-// latest returns the latest result of each delivery among results: of those without a row, of those that have one, and of
+// latest returns the latest record of each delivery among records: of those without a row, of those that have one, and of
 // those whose row is to be what it was before a replay.
-func (g *group) latest(results []*Result) (first, later, restored []*Result) {
-	for _, r := range results {
+func (g *group) latest(records []*Record) (first, later, restored []*Record) {
+	for _, r := range records {
 		switch row := g.rows[r.key()]; {
 		case r.Taken:
 			g.reused++
-		case g.results[row.latest] != r:
+		case g.records[row.latest] != r:
 		case r.restores():
 			restored = append(restored, r)
 		case row.first && !g.rowsExist:
@@ -190,29 +190,29 @@ func (g *group) latest(results []*Result) (first, later, restored []*Result) {
 	return first, later, restored
 }
 
-// queueFirst writes the rows of results that have none.
-func (g *group) queueFirst(b *pgx.Batch, results []*Result) {
-	if len(results) > 0 {
-		b.Queue(insertDeliveries, g.columns(results)...)
+// queueFirst writes the rows of records that have none.
+func (g *group) queueFirst(b *pgx.Batch, records []*Record) {
+	if len(records) > 0 {
+		b.Queue(insertDeliveries, g.columns(records)...)
 	}
 }
 
-// queueLater writes the rows of results that may have one.
-func (g *group) queueLater(b *pgx.Batch, results []*Result) {
-	if len(results) == 0 {
+// queueLater writes the rows of records that may have one.
+func (g *group) queueLater(b *pgx.Batch, records []*Record) {
+	if len(records) == 0 {
 		return
 	}
-	undated := make([]bool, 0, len(results))
-	for _, r := range results {
+	undated := make([]bool, 0, len(records))
+	for _, r := range records {
 		undated = append(undated, r.Delivery.undated)
 	}
-	b.Queue(upsertDeliveries, append(g.columns(results), undated)...).Query(func(rows pgx.Rows) error {
+	b.Queue(upsertDeliveries, append(g.columns(records), undated)...).Query(func(rows pgx.Rows) error {
 		var place int
 		var pending bool
 		_, err := pgx.ForEachRow(rows, []any{&place, &pending}, func() error {
 			g.reused++
 			if pending {
-				g.taken = append(g.taken, results[place])
+				g.taken = append(g.taken, records[place])
 			}
 			return nil
 		})
@@ -220,19 +220,19 @@ func (g *group) queueLater(b *pgx.Batch, results []*Result) {
 	})
 }
 
-// writeTaken tells, among the attempts, of the results that have no row since another event with the same id is pending.
+// writeTaken tells, among the attempts, of the records that have no row since another event with the same id is pending.
 func (g *group) writeTaken(ctx context.Context, tx querier) error {
 	taken := slices.Concat(g.taken, g.clashes)
 	if len(taken) == 0 {
 		return nil
 	}
-	told := make([]*Result, len(taken))
+	told := make([]*Record, len(taken))
 	for i, r := range taken {
 		outcome := "its delivery was " + string(r.Status)
 		if r.Status == Pending {
 			outcome = "its delivery had not ended, and is not attempted again"
 		}
-		told[i] = &Result{Taken: true, Delivery: r.Delivery, Attempt: &Attempt{At: r.at(), Class: ClassIDTaken, Error: r.Delivery.takenText(outcome)}}
+		told[i] = &Record{Taken: true, Delivery: r.Delivery, Attempt: &Attempt{At: r.at(), Class: ClassIDTaken, Error: r.Delivery.takenText(outcome)}}
 	}
 	g.taken = nil
 	var b pgx.Batch
@@ -240,8 +240,8 @@ func (g *group) writeTaken(ctx context.Context, tx querier) error {
 	return tx.SendBatch(ctx, &b).Close()
 }
 
-// at returns a time for an attempt that tells of the result.
-func (r *Result) at() time.Time {
+// at returns a time for an attempt that tells of the record.
+func (r *Record) at() time.Time {
 	for _, t := range []time.Time{r.Finished, r.NextAttempt} {
 		if !t.IsZero() {
 			return t
@@ -251,8 +251,8 @@ func (r *Result) at() time.Time {
 }
 
 // columns returns the parameters of insertDeliveries.
-func (g *group) columns(results []*Result) []any {
-	n := len(results)
+func (g *group) columns(records []*Record) []any {
+	n := len(records)
 	var (
 		eventIDs, endpointIDs = make([]string, 0, n), make([]string, 0, n)
 		venues, types         = make([]string, 0, n), make([]string, 0, n)
@@ -264,7 +264,7 @@ func (g *group) columns(results []*Result) []any {
 		classes, errs         = make([]*string, 0, n), make([]*string, 0, n)
 		replayIDs             = make([]*string, 0, n)
 	)
-	for _, r := range results {
+	for _, r := range records {
 		d := r.Delivery
 		eventIDs, endpointIDs = append(eventIDs, d.EventID), append(endpointIDs, d.EndpointID)
 		venues, types, created = append(venues, d.Venue), append(types, d.Type), append(created, d.Created)
@@ -284,7 +284,7 @@ func (g *group) columns(results []*Result) []any {
 		codes, classes, errs, latencies, replayIDs, finished}
 }
 
-func (g *group) queueAttempts(b *pgx.Batch, results []*Result) {
+func (g *group) queueAttempts(b *pgx.Batch, records []*Record) {
 	var (
 		eventIDs, endpointIDs []string
 		numbers               []int16
@@ -292,7 +292,7 @@ func (g *group) queueAttempts(b *pgx.Batch, results []*Result) {
 		codes, latencies      []*int32
 		classes, errs, bodies []*string
 	)
-	for _, r := range results {
+	for _, r := range records {
 		a := r.Attempt
 		if a == nil || r.Taken && a.Class != ClassIDTaken || g.asides[r.key()] != asNothing {
 			continue
@@ -345,7 +345,7 @@ func (g *group) text(s string) *string {
 }
 
 // attempts returns how many attempts were made, this one included.
-func (r *Result) attempts() int {
+func (r *Record) attempts() int {
 	if r.Attempt != nil {
 		return r.Attempt.Number
 	}
@@ -356,7 +356,7 @@ func (r *Result) attempts() int {
 }
 
 // finished returns when the delivery ended, nil while it is pending.
-func (r *Result) finished() *time.Time {
+func (r *Record) finished() *time.Time {
 	if r.Status == Pending {
 		return nil
 	}
@@ -364,7 +364,7 @@ func (r *Result) finished() *time.Time {
 }
 
 // last returns the columns last_code, last_class, last_error and last_latency_ms, zero where there is nothing to say.
-func (r *Result) last() (code int32, class, text string, latency *int32) {
+func (r *Record) last() (code int32, class, text string, latency *int32) {
 	switch {
 	case r.Attempt != nil:
 		text = r.Attempt.Error

@@ -150,7 +150,7 @@ type book struct {
 
 	mu        sync.Mutex
 	confirmed LSN
-	committed []*Result
+	committed []*Record
 	requeued  []string
 	stalls    []bool
 }
@@ -177,7 +177,7 @@ func keepBook(t testing.TB, cfg Config, term Term, adjust func(*book, *LedgerCon
 	lc := LedgerConfig{
 		Config: cfg, Term: term, Log: testLog(t), Clock: &Clock{}, ServerEnds: func() {},
 		Confirm:   func(lsn LSN) { b.locked(func() { b.confirmed = lsn }) },
-		Committed: func(r []*Result) { b.locked(func() { b.committed = append(b.committed, r...) }) },
+		Committed: func(r []*Record) { b.locked(func() { b.committed = append(b.committed, r...) }) },
 		Requeued:  func(id string) { b.locked(func() { b.requeued = append(b.requeued, id) }) },
 		Stalled:   func(stalled bool) { b.locked(func() { b.stalls = append(b.stalls, stalled) }) },
 	}
@@ -257,14 +257,14 @@ func newDelivery(eventID, endpointID string) *Delivery {
 }
 
 // success is the result of a first attempt that was answered 200.
-func success(d *Delivery) *Result {
-	return &Result{Delivery: d, Status: Succeeded, Finished: time.Now(), Code: 200, Latency: 12 * time.Millisecond}
+func success(d *Delivery) *Record {
+	return &Record{Delivery: d, Status: Succeeded, Finished: time.Now(), Code: 200, Latency: 12 * time.Millisecond}
 }
 
 // failedAttempt is the result of the given attempt, answered 500; the next one is due in an hour.
-func failedAttempt(d *Delivery, number int) *Result {
+func failedAttempt(d *Delivery, number int) *Record {
 	now := time.Now()
-	return &Result{Delivery: d, Status: Pending, NextAttempt: now.Add(time.Hour), Finished: now,
+	return &Record{Delivery: d, Status: Pending, NextAttempt: now.Add(time.Hour), Finished: now,
 		Attempt: &Attempt{Number: number, At: now, Code: 500, Class: "http_status", Error: "status 500", Latency: time.Millisecond, Response: "oops"}}
 }
 

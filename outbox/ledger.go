@@ -33,7 +33,7 @@ const (
 	// groupInterval is how soon after a commit the next one may come. A commit has a price whatever it holds: four statements,
 	// a flush of the WAL, a version of the checkpoint's row. It is less than an attempt takes, and adds to no attempt.
 	groupInterval = 20 * time.Millisecond
-	// busyInterval and idleInterval are how often a watermark is stored that has moved without any result: over
+	// busyInterval and idleInterval are how often a watermark is stored that has moved without any record: over
 	// events that nobody subscribed to, and over positions of other tables. The second is stored only after idleBytes
 	// more, for storing it writes WAL as well, which would go round for ever.
 	busyInterval = time.Second
@@ -51,8 +51,8 @@ type LedgerConfig struct {
 	Clock *Clock
 	// Confirm tells that the checkpoint holds this position.
 	Confirm func(LSN)
-	// Committed tells that these results are durable.
-	Committed func([]*Result)
+	// Committed is called with the records that are durable now.
+	Committed func([]*Record)
 	// Requeued tells that an endpoint has pending rows that are due at once.
 	Requeued func(endpointID string)
 	// Recovered tells that a comparison has given so many deliveries their rows; nil for nothing.
@@ -198,7 +198,7 @@ func (l *Ledger) Run(ctx context.Context) error {
 		l.wakeJobs(now)
 		l.mark.overdue(now.Add(-ParkAfter), parkRows, func(d *Delivery) {
 			l.stats.parked.Add(1)
-			g.add(&Result{Delivery: d, Status: Pending, NextAttempt: l.cfg.Clock.Now(), Parked: true})
+			g.add(&Record{Delivery: d, Status: Pending, NextAttempt: l.cfg.Clock.Now(), Parked: true})
 			l.mark.recorded(d)
 		})
 		l.mark.advance()
@@ -214,10 +214,10 @@ func (l *Ledger) Run(ctx context.Context) error {
 	return nil
 }
 
-// gather takes what waits already, results first, and what comes within groupInterval of the last commit. It returns true when
+// gather takes what waits already, entries first, and what comes within groupInterval of the last commit. It returns true when
 // the group is full and more may wait.
 func (l *Ledger) gather(ctx context.Context, g *group) (full bool) {
-	for len(g.results)+len(g.health)+len(g.former) < groupRows {
+	for len(g.records)+len(g.health)+len(g.former) < groupRows {
 		select {
 		case e := <-l.entries:
 			l.take(g, e)
@@ -254,7 +254,7 @@ func (l *Ledger) gather(ctx context.Context, g *group) (full bool) {
 func (l *Ledger) track(g *group, b *Tracked) {
 	l.waiting.Release(b.weight())
 	l.mark.track(b)
-	for _, r := range b.Results {
+	for _, r := range b.Records {
 		g.add(r)
 		l.mark.recorded(r.Delivery)
 	}
@@ -297,7 +297,7 @@ func (l *Ledger) wait(now time.Time) time.Duration {
 	return max(0, next.Sub(now))
 }
 
-// storeInterval is how long a watermark may stay unstored that no result takes along.
+// storeInterval is how long a watermark may stay unstored that no record takes along.
 func (l *Ledger) storeInterval() time.Duration {
 	switch {
 	case l.mark.busy:
@@ -334,13 +334,13 @@ func (l *Ledger) commit(ctx context.Context, g *group, last bool) error {
 	l.tellReused(g.reused)
 	l.stats.groups.Add(1)
 	l.stats.rows.Add(int64(len(g.rows)))
-	for _, r := range g.results {
+	for _, r := range g.records {
 		if r.Disable != "" {
 			l.jobs = append(l.jobs, &disableJob{Disabling: Disabling{r.Delivery.EndpointID, r.Disable, r.Health.Generation}})
 		}
 	}
-	if len(g.results) > 0 {
-		l.cfg.Committed(g.results)
+	if len(g.records) > 0 {
+		l.cfg.Committed(g.records)
 	}
 	return nil
 }

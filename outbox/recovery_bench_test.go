@@ -65,7 +65,7 @@ func recoverBeside(b *testing.B, db *DB, want int) (recorded []time.Duration) {
 	}
 	b.ReportMetric(float64(time.Since(began).Microseconds())/1000, "takeover-ms")
 	committed := make(chan struct{}, 1)
-	book := keepBook(b, db.cfg, term, func(_ *book, lc *LedgerConfig) { lc.Committed = func([]*Result) { committed <- struct{}{} } })
+	book := keepBook(b, db.cfg, term, func(_ *book, lc *LedgerConfig) { lc.Committed = func([]*Record) { committed <- struct{}{} } })
 	h, err := db.configured().Horizon(b.Context())
 	if err != nil {
 		b.Fatal(err)

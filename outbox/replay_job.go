@@ -330,16 +330,16 @@ where d.event_id = x.event_id and d.endpoint_id = x.endpoint_id and d.replay_id 
 
 // restores reports whether the delivery is to be what it was before its replay: one that had succeeded, and that nobody
 // has attempted to the end.
-func (r *Result) restores() bool {
+func (r *Record) restores() bool {
 	return r.Delivery.hadSucceeded && (r.Status == Missed || r.unsent())
 }
 
 // unsent reports whether the delivery has ended without an attempt in this round.
-func (r *Result) unsent() bool {
+func (r *Record) unsent() bool {
 	return (r.Status == Missed || r.Status == Failed) && r.attempts() == 0
 }
 
-func queueRestored(b *pgx.Batch, results []*Result) {
+func queueRestored(b *pgx.Batch, results []*Record) {
 	if len(results) == 0 {
 		return
 	}
@@ -354,7 +354,7 @@ func queueRestored(b *pgx.Batch, results []*Result) {
 func (g *group) queueReplays(b *pgx.Batch) {
 	var counts replayCounts
 	for _, row := range g.rows {
-		switch r := g.results[row.latest]; {
+		switch r := g.records[row.latest]; {
 		case r.Status == Pending:
 		case !r.unsent():
 			counts.add(r.Delivery.ReplayID, 1, 0, "")

@@ -62,8 +62,8 @@ func TestReplay_WhatItDoesNotSendHadSucceededAndHasSucceeded(t *testing.T) {
 	}{
 		{"disabled", func(_ *book, tried *Delivery) []Entry {
 			return []Entry{
-				&Result{Delivery: replayed("evt_00003", 0), Status: Missed, Finished: time.Now(), Error: off},
-				&Result{Delivery: tried, Status: Missed, Finished: time.Now(), Error: off},
+				&Record{Delivery: replayed("evt_00003", 0), Status: Missed, Finished: time.Now(), Error: off},
+				&Record{Delivery: tried, Status: Missed, Finished: time.Now(), Error: off},
 				Missing{EndpointID: "ep_1", Reason: off, Version: 1},
 			}
 		}, [5]string{"succeeded 1 200", "failed 6 500", wasSucceeded, wasSucceeded, wasSucceeded},
@@ -73,8 +73,8 @@ func TestReplay_WhatItDoesNotSendHadSucceededAndHasSucceeded(t *testing.T) {
 		}, [5]string{"succeeded 1 200", "failed 6 500", wasSucceeded, wasSucceeded, wasSucceeded},
 			"failed 5 3 2 2 of 5 deliveries were not sent: the endpoint is disabled; once that is mended, replay again"},
 		{"the events are gone", func(_ *book, tried *Delivery) []Entry {
-			lost := func(d *Delivery) *Result {
-				return &Result{Delivery: d, Status: Failed, Finished: time.Now(), Error: lostGone}
+			lost := func(d *Delivery) *Record {
+				return &Record{Delivery: d, Status: Failed, Finished: time.Now(), Error: lostGone}
 			}
 			return []Entry{lost(replayed("evt_00003", 0)), lost(tried), success(replayed("evt_00005", 0))}
 		}, [5]string{"succeeded 1 200", "failed 6 500", wasSucceeded, "failed 1 500", "succeeded 1 200"},

@@ -36,7 +36,7 @@ func (e *entry) complete() bool { return e.open == 0 && e.kept == 0 }
 // batch that opens it; its content belongs to the Ledger.
 type Hold struct{ entry *entry }
 
-// track adds a batch with its deliveries. Some may be recorded already: results do not wait for the batch that they
+// track adds a batch with its deliveries. Some may be recorded already: records do not wait for the batch that they
 // belong to.
 func (w *watermark) track(b *Tracked) {
 	e := &entry{end: b.End, idle: b.Idle, read: b.Read, deliveries: b.Deliveries}

@@ -41,7 +41,7 @@ type book struct {
 	rows     map[deliveryKey]*bookRow
 	pending  map[string]map[string]*bookRow // of rows, by endpoint and event, as an index has them
 	counts   map[outbox.Status]int          // of rows
-	waiting  []func() *outbox.Result
+	waiting  []func() *outbox.Record
 	tracked  []trackedAt // not looked at for parking yet, oldest first
 	jobs     []outbox.Missing
 	stopped  map[string]int
@@ -87,7 +87,7 @@ func (b *book) addPending(endpointID, eventID string) *bookRow {
 }
 
 // enter takes something in to be committed. The wait before is what a sender sees while the ledger's queue is full.
-func (b *book) enter(ctx context.Context, writes ...func() *outbox.Result) error {
+func (b *book) enter(ctx context.Context, writes ...func() *outbox.Record) error {
 	if !backoff.Sleep(ctx, b.lt.delays()) {
 		return context.Cause(ctx)
 	}
@@ -107,7 +107,7 @@ func (b *book) signal() {
 
 // write stands for Ledger.Write.
 func (b *book) write(ctx context.Context, entries ...outbox.Entry) error {
-	var writes []func() *outbox.Result
+	var writes []func() *outbox.Record
 	for _, e := range entries {
 		writes = append(writes, b.entering(e))
 	}
@@ -118,11 +118,11 @@ func (b *book) write(ctx context.Context, entries ...outbox.Entry) error {
 }
 
 // entering returns what takes an entry in.
-func (b *book) entering(e outbox.Entry) func() *outbox.Result {
-	if r, isResult := e.(*outbox.Result); isResult {
+func (b *book) entering(e outbox.Entry) func() *outbox.Record {
+	if r, isResult := e.(*outbox.Record); isResult {
 		return b.writing(r)
 	}
-	return func() *outbox.Result {
+	return func() *outbox.Record {
 		switch e := e.(type) {
 		case *outbox.Health:
 			b.healthLocked(e)
@@ -142,8 +142,8 @@ func (b *book) entering(e outbox.Entry) func() *outbox.Result {
 }
 
 // writing returns what puts a result into its row.
-func (b *book) writing(r *outbox.Result) func() *outbox.Result {
-	return func() *outbox.Result {
+func (b *book) writing(r *outbox.Record) func() *outbox.Record {
+	return func() *outbox.Record {
 		key := deliveryKey{r.Delivery.EndpointID, r.Delivery.EventID}
 		row := b.rows[key]
 		if row == nil { // not from send
@@ -269,8 +269,8 @@ func (b *book) expect(deliveries []*outbox.Delivery, bodyBytes int) {
 }
 
 // track takes in new deliveries with the results that stand already, and parks those that have no result in time.
-func (b *book) track(ctx context.Context, deliveries []*outbox.Delivery, results []*outbox.Result) error {
-	var writes []func() *outbox.Result
+func (b *book) track(ctx context.Context, deliveries []*outbox.Delivery, results []*outbox.Record) error {
+	var writes []func() *outbox.Record
 	for _, r := range results {
 		writes = append(writes, b.writing(r))
 	}
@@ -305,7 +305,7 @@ func (b *book) run(ctx context.Context) {
 			return
 		}
 		b.mu.Lock()
-		var results []*outbox.Result
+		var results []*outbox.Record
 		for _, write := range group {
 			if r := write(); r != nil {
 				results = append(results, r)
@@ -336,7 +336,7 @@ func (b *book) untilPark() time.Duration {
 func (b *book) parkLocked(deadline time.Time) {
 	for len(b.tracked) > 0 && !b.tracked[0].at.After(deadline) {
 		for _, d := range b.tracked[0].deliveries {
-			b.waiting = append(b.waiting, func() *outbox.Result {
+			b.waiting = append(b.waiting, func() *outbox.Record {
 				key := deliveryKey{d.EndpointID, d.EventID}
 				row := b.rows[key]
 				if row.status != "" {
@@ -344,7 +344,7 @@ func (b *book) parkLocked(deadline time.Time) {
 				}
 				b.becomeLocked(key, row, outbox.Pending)
 				row.next = time.Now()
-				return &outbox.Result{Delivery: d, Status: outbox.Pending, NextAttempt: row.next, Parked: true}
+				return &outbox.Record{Delivery: d, Status: outbox.Pending, NextAttempt: row.next, Parked: true}
 			})
 		}
 		b.tracked = b.tracked[1:]

@@ -25,10 +25,10 @@ const (
 // asideEvent is why a delivery failed that is set aside. A restart tries it again.
 const asideEvent = "the agent failed over this event again and again by a fault of its own; its log names the place. Replay it with a version that mends that"
 
-// FailedAside is the result of a delivery that is set aside.
-func FailedAside(d *outbox.Delivery, now time.Time) *outbox.Result {
+// FailedAside is the record of a delivery that is set aside.
+func FailedAside(d *outbox.Delivery, now time.Time) *outbox.Record {
 	d.Body = nil
-	return &outbox.Result{Delivery: d, Status: outbox.Failed, Error: asideEvent, Finished: now}
+	return &outbox.Record{Delivery: d, Status: outbox.Failed, Error: asideEvent, Finished: now}
 }
 
 // Config bounds the lanes and connects them with their surroundings.
@@ -126,9 +126,9 @@ type Offer struct {
 	Delivery *outbox.Delivery
 }
 
-// Offer takes new deliveries in. It returns the results of those that it does not take: left to the database, because
+// Offer takes new deliveries in. It returns the records of those that it does not take: left to the database, because
 // they do not fit, or missed, because they cannot be sent.
-func (s *Scheduler) Offer(offers []Offer) (results []*outbox.Result) {
+func (s *Scheduler) Offer(offers []Offer) (records []*outbox.Record) {
 	now := s.cfg.Now()
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -139,25 +139,25 @@ func (s *Scheduler) Offer(offers []Offer) (results []*outbox.Result) {
 		at = d.Subject()
 		switch {
 		case l.off != "":
-			results = append(results, Missed(d, l.off, now))
+			records = append(records, Missed(d, l.off, now))
 		case d.Venue != l.endpoint.Venue: // it has moved since the event was matched
-			results = append(results, Missed(d, otherVenue, now))
+			records = append(records, Missed(d, otherVenue, now))
 		case d.Unfit != "":
-			results = append(results, &outbox.Result{Delivery: d, Status: outbox.Failed, Error: d.Unfit, Finished: now})
+			records = append(records, &outbox.Record{Delivery: d, Status: outbox.Failed, Error: d.Unfit, Finished: now})
 		case s.heldLocked(l, d):
-			results = append(results, outbox.IDTaken(d, now))
+			records = append(records, outbox.IDTaken(d, now))
 		case s.fits(l, d, now):
 			s.pushLocked(l, d)
 			continue
 		default:
 			l.backlog = true
 			l.left++
-			results = append(results, &outbox.Result{Delivery: d, Status: outbox.Pending, NextAttempt: now})
+			records = append(records, &outbox.Record{Delivery: d, Status: outbox.Pending, NextAttempt: now})
 		}
 		d.Body = nil
 	}
 	s.dispatchLocked()
-	return results
+	return records
 }
 
 // heldLocked reports whether memory has a delivery of another event with the same id.
@@ -170,8 +170,8 @@ func (s *Scheduler) heldLocked(l *Lane, d *outbox.Delivery) bool {
 	})
 }
 
-func Missed(d *outbox.Delivery, reason string, now time.Time) *outbox.Result {
-	return &outbox.Result{Delivery: d, Status: outbox.Missed, Error: reason, Finished: now}
+func Missed(d *outbox.Delivery, reason string, now time.Time) *outbox.Record {
+	return &outbox.Record{Delivery: d, Status: outbox.Missed, Error: reason, Finished: now}
 }
 
 // fits reports whether a new delivery may wait in memory. A lane with a backlog in the database sends its new ones
@@ -215,7 +215,7 @@ func (s *Scheduler) finish(l *Lane, d *outbox.Delivery, result sink.Result) []ou
 	l.madeLocked()
 	if result.Outcome == sink.Succeeded {
 		s.succeededLocked(l, now)
-		r := &outbox.Result{Delivery: d, Status: outbox.Succeeded, Finished: now, Code: result.Code, Latency: result.Latency}
+		r := &outbox.Record{Delivery: d, Status: outbox.Succeeded, Finished: now, Code: result.Code, Latency: result.Latency}
 		if l.failures > 0 && l.off != offRemoved {
 			l.failures, l.firstFailure = 0, time.Time{}
 			r.Health = s.healthLocked(l, now)
@@ -229,7 +229,7 @@ func (s *Scheduler) finish(l *Lane, d *outbox.Delivery, result sink.Result) []ou
 	}
 	window := l.window
 	l.window = max(1, window/2)
-	r := &outbox.Result{
+	r := &outbox.Record{
 		Delivery: d, Finished: now,
 		Attempt: &outbox.Attempt{
 			Number: d.Attempts + 1, At: now, Code: result.Code, Class: string(result.Class), Error: result.Error,
@@ -281,7 +281,7 @@ func (s *Scheduler) finish(l *Lane, d *outbox.Delivery, result sink.Result) []ou
 // unsendable ends a delivery that no attempt can make: the producer's doing, which is not counted against the endpoint.
 func (s *Scheduler) unsendable(d *outbox.Delivery, result sink.Result, now time.Time) []outbox.Entry {
 	s.cfg.Log.Warn("an event cannot be sent", "error", result.Error, "venue", d.Venue)
-	return []outbox.Entry{&outbox.Result{
+	return []outbox.Entry{&outbox.Record{
 		Delivery: d, Status: outbox.Failed, Finished: now,
 		Attempt: &outbox.Attempt{Number: d.Attempts + 1, At: now, Class: string(result.Class), Error: result.Error},
 	}}
@@ -360,10 +360,10 @@ func (s *Scheduler) turnOnLocked(l *Lane) []outbox.Entry {
 
 // Committed takes note of what is recorded: it leaves memory, and what is to be attempted again comes back when it is
 // due. The ledger's goroutine calls it.
-func (s *Scheduler) Committed(results []*outbox.Result) {
+func (s *Scheduler) Committed(records []*outbox.Record) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for _, r := range results {
+	for _, r := range records {
 		if r.Parked || r.Taken && r.Attempt != nil {
 			continue // memory still holds the delivery, or that of another event with the same id
 		}
@@ -381,7 +381,7 @@ func (s *Scheduler) Committed(results []*outbox.Result) {
 }
 
 // releaseLocked has a lane let go of a delivery that is recorded.
-func (s *Scheduler) releaseLocked(l *Lane, r *outbox.Result) {
+func (s *Scheduler) releaseLocked(l *Lane, r *outbox.Record) {
 	id := r.Delivery.EventID
 	left := r.Status == outbox.Pending && r.Attempt == nil
 	_, leaving := l.leaving[id]

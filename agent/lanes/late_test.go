@@ -72,7 +72,7 @@ func TestLanes_AnAttemptWhoseResultIsCommittedKeepsNoRowPending(t *testing.T) {
 		if calls := n.take(); len(calls) != 1 || len(calls[0].Keep) != 1 {
 			t.Errorf("with the attempt under way the ledger was told %+v, want one call that keeps its row", calls)
 		}
-		lt.Committed([]*outbox.Result{{Delivery: &outbox.Delivery{EventID: id, EndpointID: "ep"}, Status: outbox.Pending,
+		lt.Committed([]*outbox.Record{{Delivery: &outbox.Delivery{EventID: id, EndpointID: "ep"}, Status: outbox.Pending,
 			NextAttempt: time.Now(), Attempt: &outbox.Attempt{Number: 1}}})
 		agenttest.Pass(time.Second)
 		if calls := n.take(); len(calls) != 1 || len(calls[0].Keep) > 0 {

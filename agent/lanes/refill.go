@@ -179,7 +179,7 @@ func (s *Scheduler) feedLaneLocked(l *Lane, r *outbox.Refill, released eventSet,
 	for _, d := range r.Lost {
 		if _, done := released[d.EventID]; !done {
 			l.held.add(d.EventID)
-			entries = append(entries, &outbox.Result{Delivery: d.Delivery, Status: outbox.Failed, Finished: now, Error: d.Reason})
+			entries = append(entries, &outbox.Record{Delivery: d.Delivery, Status: outbox.Failed, Finished: now, Error: d.Reason})
 		}
 	}
 	// The event of a row may not be visible yet; then there is a time to look again.

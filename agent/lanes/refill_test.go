@@ -36,7 +36,7 @@ func TestRefill_ALostEventIsRecordedOnceAndNotOverAResult(t *testing.T) {
 			return &outbox.Refill{Lost: []outbox.Lost{{Delivery: &outbox.Delivery{EventID: "e1", EndpointID: "ep"}}}}
 		}
 		n := fetched(lt, lost(), func() {
-			lt.Committed([]*outbox.Result{{Delivery: &outbox.Delivery{EventID: "e1", EndpointID: "ep"}, Status: outbox.Succeeded}})
+			lt.Committed([]*outbox.Record{{Delivery: &outbox.Delivery{EventID: "e1", EndpointID: "ep"}, Status: outbox.Succeeded}})
 		})
 		if n != 0 {
 			t.Errorf("%d records of an event whose result came in meanwhile", n)
@@ -91,7 +91,7 @@ func TestLanes_NothingOfAFormerVenueIsSent(t *testing.T) {
 		l := lt.changeTo(outbox.Endpoint{ID: "ep", Generation: 1, Venue: "venue_a"}, "")
 		agenttest.Pass(time.Minute)
 		lt.Stall(true) // so that they wait
-		offerOf := func(venue string) []*outbox.Result {
+		offerOf := func(venue string) []*outbox.Record {
 			return lt.Offer([]Offer{{l, &outbox.Delivery{EventID: "of " + venue, EndpointID: "ep", Venue: venue, Body: []byte("{}")}}})
 		}
 		offerOf("venue_a")

@@ -333,7 +333,7 @@ func (s *Scheduler) giveBackLocked(l *Lane, now time.Time) (entries []outbox.Ent
 		}
 		l.left++
 		l.leaving.add(d.EventID)
-		entries = append(entries, &outbox.Result{Delivery: d, Status: outbox.Pending, NextAttempt: now})
+		entries = append(entries, &outbox.Record{Delivery: d, Status: outbox.Pending, NextAttempt: now})
 	}
 	l.queue, l.refilled, l.full, l.backlog = nil, false, false, true
 	s.dueLocked(l, now)
