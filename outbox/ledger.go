@@ -11,6 +11,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"golang.org/x/sync/semaphore"
 
+	"github.com/quintago/webhook-agent/backoff"
 	"github.com/quintago/webhook-agent/panics"
 )
 
@@ -87,7 +88,7 @@ type Ledger struct {
 	stored   LSN // the checkpoint as committed
 	storedAt time.Time
 	pause    *time.Timer                  // of gather
-	failing  string                       // why the last try to commit failed, "" when it did not; logged when it changes
+	trouble  backoff.Trouble              // why it cannot commit
 	panicked atomic.Pointer[panics.Error] // of a timer; it ends Run
 
 	stats ledgerStats
@@ -121,7 +122,10 @@ type resting struct {
 
 // NewLedger makes a Ledger for one term. It starts nothing.
 func NewLedger(cfg LedgerConfig) *Ledger {
-	l := &Ledger{cfg: cfg, sequence: cfg.Term.Sequence, stored: cfg.Term.LSN,
+	l := &Ledger{cfg: cfg, trouble: backoff.Trouble{
+		Log: cfg.Log, Level: slog.LevelError, Begins: "cannot record deliveries; the agent keeps them and tries again", Ends: "recording deliveries again",
+	},
+		sequence: cfg.Term.Sequence, stored: cfg.Term.LSN,
 		batches: make(chan *Tracked, batchQueue), entries: make(chan []Entry, resultQueue), closed: make(chan struct{}),
 		waiting:  semaphore.NewWeighted(batchQueue),
 		versions: map[string]int64{}}

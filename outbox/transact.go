@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/sethvargo/go-retry"
 
 	"github.com/quintago/webhook-agent/backoff"
 	"github.com/quintago/webhook-agent/crashpoint"
@@ -22,36 +21,28 @@ func (l *Ledger) transact(ctx context.Context, lsn LSN, write func(context.Conte
 	if p := l.panicked.Load(); p != nil {
 		return p
 	}
-	err := retry.Do(ctx, backoff.New(), func(ctx context.Context) error {
+	fenced := func(err error) bool { return errors.Is(err, ErrFenced) }
+	err := backoff.Retry(ctx, backoff.New(), &l.trouble, fenced, func(ctx context.Context) error {
 		err := l.try(ctx, lsn, write)
-		switch {
-		case err == nil, errors.Is(err, ErrFenced):
+		for errors.Is(err, errWrittenAnew) {
+			err = l.try(ctx, lsn, write)
+		}
+		if err == nil || fenced(err) || ctx.Err() != nil {
 			return err
-		case ctx.Err() != nil:
-			return context.Cause(ctx)
 		}
 		// A connection that was ended (57P01) may have been so before a restart; one that is refused tells of now.
 		if SQLState(err) == codeCannotConnectNow {
 			l.cfg.ServerEnds()
 		}
-		if errors.Is(err, errWrittenAnew) {
-			return retry.RetryableError(err)
-		}
-		if text := l.cfg.explain("record", err).Error(); text != l.failing {
-			l.failing = text
-			l.stats.failing.Store(&text)
-			l.cfg.Log.Error("cannot record deliveries; the agent keeps them and tries again", "error", text)
-		}
-		return retry.RetryableError(err)
+		err = l.cfg.explain("record", err)
+		text := err.Error()
+		l.stats.failing.Store(&text)
+		return err
 	})
 	if err != nil {
 		return err
 	}
-	if l.failing != "" {
-		l.failing = ""
-		l.stats.failing.Store(nil)
-		l.cfg.Log.Info("recording deliveries again")
-	}
+	l.stats.failing.Store(nil)
 	l.sequence++
 	if lsn > l.stored {
 		l.stored = lsn
