@@ -2,7 +2,7 @@
 # PostgreSQL server binaries 14 or newer, which they start themselves (see testenv/find.go for how they are found).
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test test-versions torture torture-short mutants zoo bench bench-short check format vet lint race differences fuzz tidy vulnerabilities clean
+.PHONY: help build demo test test-versions torture torture-short mutants zoo bench bench-short check format vet lint lint-tools race differences fuzz tidy vulnerabilities have-golangci-lint have-deadcode have-govulncheck clean
 
 VERSION  := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 LDFLAGS  := -s -w -X github.com/quintago/webhook-agent/agent/cli.version=$(VERSION)
@@ -18,6 +18,12 @@ VERSIONS := 14 15 16 17 18
 # detector, which makes them work for longer.
 # A package may take more than the ten minutes that go test allows by itself where the machine is busy.
 GO_TEST  := go test -timeout 30m -parallel 6
+# The tools of lint and vulnerabilities, pinned. Each version has a folder of its own in the user's cache, and so has each version of
+# Go, since a tool reads code of the Go that built it at most. Whatever else is in the PATH is not used.
+GOLANGCI_LINT = $(TOOLS)/golangci-lint@v2.15.0/golangci-lint
+DEADCODE      = $(TOOLS)/deadcode@v0.52.0/deadcode
+GOVULNCHECK   = $(TOOLS)/govulncheck@v1.9.0/govulncheck
+TOOLS        := $(dir $(shell go env GOCACHE))quintago-tools/$(shell go env GOVERSION)
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -60,7 +66,7 @@ bench: build ## measure the agent beside a bare POST loop and other floors, in o
 bench-short: ARGS = -short
 bench-short: bench ## the same with hardly anything, to see that it works
 
-check: format vet lint race differences fuzz tidy vulnerabilities bench-short ## what continuous integration runs, beside a demo and the tests with the oldest PostgreSQL
+check: format vet lint race differences fuzz tidy bench-short vulnerabilities ## what continuous integration runs, beside a demo and the tests with the oldest PostgreSQL
 
 format: ## fail when a file is not formatted by gofmt
 	@files=$$(gofmt -l .); if [ -n "$$files" ]; then echo "not formatted by gofmt:"; echo "$$files"; exit 1; fi
@@ -68,8 +74,37 @@ format: ## fail when a file is not formatted by gofmt
 vet: ## run go vet
 	go vet ./...
 
-lint: ## run golangci-lint where it is installed
-	@if command -v golangci-lint >/dev/null; then golangci-lint run; else echo "golangci-lint is not installed: left out"; fi
+# deadcode ends with 0 whatever it finds.
+lint: have-golangci-lint have-deadcode ## run golangci-lint as .golangci.yml says, and deadcode
+	$(GOLANGCI_LINT) run
+	@echo '$(DEADCODE) -test -tags nethttp,crashpoints ./...'
+	@found=$$($(DEADCODE) -test -tags nethttp,crashpoints ./...) || exit 1; \
+		if [ -n "$$found" ]; then echo "nothing calls these functions, and no test does:"; echo "$$found"; exit 1; fi
+
+lint-tools: $(GOLANGCI_LINT) $(DEADCODE) $(GOVULNCHECK) ## install the tools of lint and vulnerabilities in the user's cache folder
+
+# install_tool installs the package $(1) at the version that the name of the target's folder has. The folder appears when it is whole.
+define install_tool
+	@echo "install $(notdir $(@D))"
+	@mkdir -p $(TOOLS)
+	@GOBIN=$(@D).part CGO_ENABLED=0 go install -ldflags '-s -w' $(1)@$(lastword $(subst @, ,$(notdir $(@D))))
+	@rm -rf $(@D) && mv $(@D).part $(@D)
+endef
+
+$(GOLANGCI_LINT):
+	$(call install_tool,github.com/golangci/golangci-lint/v2/cmd/golangci-lint)
+
+$(DEADCODE):
+	$(call install_tool,golang.org/x/tools/cmd/deadcode)
+
+$(GOVULNCHECK):
+	$(call install_tool,golang.org/x/vuln/cmd/govulncheck)
+
+have-golangci-lint: TOOL = $(GOLANGCI_LINT)
+have-deadcode:      TOOL = $(DEADCODE)
+have-govulncheck:   TOOL = $(GOVULNCHECK)
+have-golangci-lint have-deadcode have-govulncheck:
+	@test -x $(TOOL) || { echo "$(notdir $(patsubst %/,%,$(dir $(TOOL)))) is not installed: run make lint-tools, which takes some minutes the first time" >&2; exit 1; }
 
 # With -short two tests make fewer rounds of the same: the race detector takes ten times as long for them, and they have no goroutines to
 # compare. test makes all rounds.
@@ -90,8 +125,14 @@ fuzz: ## fuzz every target with FUZZTIME inputs each
 tidy: ## fail when go.mod or go.sum is not tidy
 	go mod tidy -diff
 
-vulnerabilities: ## run govulncheck where it is installed
-	@if command -v govulncheck >/dev/null; then govulncheck ./...; else echo "govulncheck is not installed: left out"; fi
+# Without its database govulncheck has checked nothing. This is said as the last thing and is no failure, since a machine may
+# have no way there. Any other failure is one.
+vulnerabilities: have-govulncheck ## run govulncheck; say so where it cannot reach its database
+	@out=$$($(GOVULNCHECK) ./... 2>&1); status=$$?; printf '%s\n' "$$out"; \
+		case "$$status:$$out" in \
+		1:*"fetching vulnerabilities"*) echo "NOT CHECKED: govulncheck did not run, since its database (https://vuln.go.dev) cannot be reached." ;; \
+		*) exit $$status ;; \
+		esac
 
 clean: ## remove what build and demo made
 	rm -rf bin

@@ -4,6 +4,7 @@ package crashpoint
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"strings"
@@ -20,10 +21,10 @@ func TestMain(m *testing.M) {
 		os.Exit(m.Run())
 	}
 	for _, p := range []Point{AfterRead, AfterRead, BeforeDial} {
-		os.Stdout.WriteString("at " + string(p) + "\n")
+		fmt.Println("at", p)
 		Hit(p)
 	}
-	os.Stdout.WriteString("survived\n")
+	fmt.Println("survived")
 }
 
 // child runs a child with the Variable set to value.

@@ -56,25 +56,30 @@ func pool(client net.Conn, server string, edit func(map[string]string) string) e
 			backend.Send(&pgproto3.ErrorResponse{Severity: "FATAL", Code: codeProtocolViolation, Message: refusal})
 			return backend.Flush()
 		}
-		to, err := net.Dial("tcp", server)
-		if err != nil {
-			return err
-		}
-		defer func() { _ = to.Close() }()
-		begin, err := startup.Encode(nil)
-		if err == nil {
-			_, err = to.Write(begin)
-		}
-		if err != nil {
-			return err
-		}
-		go func() { // ends with either end
-			_, _ = io.Copy(client, to)
-			_ = client.Close()
-		}()
-		_, err = io.Copy(to, client)
+		return forward(client, server, startup)
+	}
+}
+
+// forward connects a client to the server and returns when either ends the connection.
+func forward(client net.Conn, server string, startup *pgproto3.StartupMessage) error {
+	to, err := net.Dial("tcp", server)
+	if err != nil {
 		return err
 	}
+	defer to.Close()
+	begin, err := startup.Encode(nil)
+	if err == nil {
+		_, err = to.Write(begin)
+	}
+	if err != nil {
+		return err
+	}
+	go func() { // ends with either end
+		_, _ = io.Copy(client, to)
+		_ = client.Close()
+	}()
+	_, err = io.Copy(to, client)
+	return err
 }
 
 func TestCheck_SaysThatAPoolerStandsBetween(t *testing.T) {

@@ -15,12 +15,12 @@ import (
 // word. So the catalogue is compared with what it was.
 type Coverage struct {
 	// Fingerprint names the publications, their members and the tables by what changes whenever they are made or altered.
-	Fingerprint string
+	Fingerprint string `json:"Fingerprint"`
 	// Relations are the tables that hold the rows of the outbox, itself, its partitions and its children by inheritance, each as
 	// "oid:attachment".
-	Relations []string
+	Relations []string `json:"Relations"`
 	// Filters are the row filters of the publication for them. A change of one changes the Fingerprint.
-	Filters []RowFilter `json:",omitempty"`
+	Filters []RowFilter `json:"Filters,omitempty"`
 }
 
 // treeOf begins a statement about the outbox and all tables below it, by partitions or by inheritance, whatever the level: each

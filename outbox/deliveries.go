@@ -62,9 +62,9 @@ type DeliveryFilter struct {
 // cursor is the place of a delivery in the list: the columns of its order. Created is what PostgreSQL wrote, since
 // it may be infinity.
 type cursor struct {
-	Created    string
-	EventID    string
-	EndpointID string
+	Created    string `json:"Created"`
+	EventID    string `json:"EventID"`
+	EndpointID string `json:"EndpointID"`
 }
 
 func (c cursor) String() string {

@@ -10,14 +10,14 @@ import (
 	"github.com/quintago/webhook-agent/testenv"
 )
 
-// addLog writes n deliveries evt_00001 to evt_n of an endpoint, one created each second from 2026-01-01 00:00:01 on. Each ten after
+// addLog writes n deliveries evt_00001 to evt_n of ep_1, one created each second from 2026-01-01 00:00:01 on. Each ten after
 // the first are of the same second.
-func addLog(t *testing.T, env *testenv.DB, endpointID string, status Status, n int) {
+func addLog(t *testing.T, env *testenv.DB, status Status, n int) {
 	t.Helper()
 	env.Exec(t, `insert into webhooks.deliveries (event_id, endpoint_id, venue, type, status, attempts, next_attempt_at, created, finished)
-	    select 'evt_' || lpad(i::text, 5, '0'), $1, 'venue_a', 'lead.created', $2, 6, case when $2 = 'pending' then now() end,
-	           '2026-01-01 00:00:00+00'::timestamptz + make_interval(secs => i - i % 10), case when $2 <> 'pending' then now() end
-	    from generate_series(1, $3::int) i`, endpointID, string(status), n)
+	    select 'evt_' || lpad(i::text, 5, '0'), 'ep_1', 'venue_a', 'lead.created', $1, 6, case when $1 = 'pending' then now() end,
+	           '2026-01-01 00:00:00+00'::timestamptz + make_interval(secs => i - i % 10), case when $1 <> 'pending' then now() end
+	    from generate_series(1, $2::int) i`, string(status), n)
 }
 
 // addReplay asks for a replay of ep_1 by statuses.
@@ -47,7 +47,7 @@ func countByStatus(t *testing.T, env *testenv.DB) string {
 func TestMissPending_EndsAllButWhatIsUnderWay(t *testing.T) {
 	t.Parallel()
 	db, env := openDB(t)
-	addLog(t, env, "ep_1", Pending, 2*jobStep+3)
+	addLog(t, env, Pending, 2*jobStep+3)
 	addPending(t, env, "evt_1", "ep_2", time.Now(), 0)
 	env.Exec(t, `insert into webhooks.endpoint_health (endpoint_id, generation, consecutive_failures) values ('ep_1', 1, 5), ('ep_2', 1, 5)`)
 	env.Exec(t, `insert into webhooks.replays (id, endpoint_id, state, total, done, requeued) values ('rpl_1', 'ep_1', 'running', 10, 1, true)`)
@@ -90,7 +90,7 @@ func TestDisabling_ThatATriggerRefusesStopsNobody(t *testing.T) {
 func TestStopMissing_EndsVersionsUpToItsOwn(t *testing.T) {
 	t.Parallel()
 	db, env := openDB(t)
-	addLog(t, env, "ep_1", Pending, 5)
+	addLog(t, env, Pending, 5)
 	b := keepBook(t, db.cfg, newTerm(t, db), nil)
 	must(t, b.Write(t.Context(), StopMissing{EndpointID: "ep_1", Version: 2}))
 	must(t, b.Write(t.Context(), Missing{EndpointID: "ep_1", Reason: "overtaken", Version: 2}))
@@ -162,7 +162,7 @@ func TestReplay_ResumesFromItsCursorAndCountsExactly(t *testing.T) {
 	db, env := openDB(t)
 	addEndpoint(t, env, "ep_1", "venue_a", "*")
 	const n = 2*jobStep + 11
-	addLog(t, env, "ep_1", Missed, n)
+	addLog(t, env, Missed, n)
 	addReplay(t, env, "rpl_1", `{missed,failed}`)
 
 	// One step, and the agent dies. Some of what was requeued fails again before the next agent comes: it must not be requeued once more.
@@ -220,7 +220,7 @@ func TestReplay_RefusesDisabledAndUnknownEndpoints(t *testing.T) {
 	db, env := openDB(t)
 	addEndpoint(t, env, "ep_1", "venue_a", "*")
 	env.Exec(t, `update webhooks.endpoints set disabled_at = now()`)
-	addLog(t, env, "ep_1", Missed, 3)
+	addLog(t, env, Missed, 3)
 	addReplay(t, env, "rpl_1", `{missed}`)
 	env.Exec(t, `insert into webhooks.replays (id, endpoint_id) values ('rpl_2', 'ep_x')`)
 	b := keepBook(t, db.cfg, newTerm(t, db), nil)
@@ -242,7 +242,7 @@ func TestReplay_RefusesDisabledAndUnknownEndpoints(t *testing.T) {
 func TestJobs_TakeTurns(t *testing.T) {
 	t.Parallel()
 	db, env := openDB(t)
-	addLog(t, env, "ep_1", Pending, 3*jobStep)
+	addLog(t, env, Pending, 3*jobStep)
 	addPending(t, env, "evt_1", "ep_2", time.Now(), 0)
 	l := NewLedger(LedgerConfig{Config: db.cfg, Term: newTerm(t, db), Log: testLog(t), Clock: db.Clock(), ServerEnds: func() {}, Confirm: func(LSN) {}, Stalled: func(bool) {}})
 	l.miss(Missing{EndpointID: "ep_1", Version: 1})

@@ -80,7 +80,7 @@ func TestEndpoint_SinceIsTheLastChangeOfItsSubscription(t *testing.T) {
 	state, err := db.configured().LoadState(t.Context())
 	must(t, err)
 	loaded := state.Endpoints[0]
-	if first.Since() != first.Created || !second.Since().After(first.Created) || !loaded.Since().Equal(second.Since()) {
+	if !first.Since().Equal(first.Created) || !second.Since().After(first.Created) || !loaded.Since().Equal(second.Since()) {
 		t.Errorf("since %v, then %v, loaded %v", first.Since().Format(time.RFC3339Nano), second.Since(), loaded.Since())
 	}
 }

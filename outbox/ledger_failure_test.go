@@ -90,7 +90,7 @@ func TestLedger_CountsAStepOfAJobWhoseAnswerWasLostOnce(t *testing.T) {
 			db, env := openDB(t)
 			p := behindProxy(t, db, env)
 			addEndpoint(t, env, "ep_1", "venue_a", "*")
-			addLog(t, env, "ep_1", Missed, 2*jobStep+7)
+			addLog(t, env, Missed, 2*jobStep+7)
 			addReplay(t, env, "rpl_1", `{missed}`)
 			p.BreakCommit(fault)
 			b := keepBook(t, db.cfg, newTerm(t, db), nil)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
+	"strings"
 	"testing"
 	"time"
 
@@ -120,7 +121,10 @@ func TestLedger_EndsWhenItsTimerHasPanicked(t *testing.T) {
 	// A transaction that waits for the timer is one that takes long.
 	must(t, l.transact(t.Context(), 1, func(context.Context, querier) error {
 		select {
-		case <-caught:
+		case p := <-caught:
+			if !strings.HasPrefix(p.Place, "outbox/panic_test.go:") {
+				t.Errorf("the panic was at %s", p.Place)
+			}
 		case <-time.After(patience):
 			t.Error("the timer did not panic")
 		}

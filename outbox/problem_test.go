@@ -62,7 +62,7 @@ func TestExplain_LeavesOtherErrorsWithTheirOperation(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 	p := &Problem{Thing: "a", Reason: "b", Remedy: "c"}
-	if err := cfg.explain("do something", p); err != error(p) || err.Error() != "a: b; c" {
+	if err := cfg.explain("do something", p); err != error(p) || err.Error() != "a: b; c" { //nolint:errorlint // it is returned as it is
 		t.Errorf("a Problem became %v", err)
 	}
 }

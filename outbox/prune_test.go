@@ -338,7 +338,7 @@ func TestPruner_NeverHasAComparisonMakeADeliveryAnew(t *testing.T) {
 		addOld(t, env, fmt.Sprintf("evt_%d", i), 31, Succeeded)
 	}
 	c.runSettled(t, true)
-	p := &pruning{db.configured().NewPruner(c.cfg.Term), env}
+	p := db.configured().NewPruner(c.cfg.Term)
 	must(t, p.Begin(t.Context()))
 	p.batch = 1
 	deleted := int64(0)

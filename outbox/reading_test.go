@@ -133,8 +133,9 @@ func TestLocalTime_IsReadAsPostgreSQLReadsIt(t *testing.T) {
 			locals = append(locals, time.Unix(r.Int64N(l.end+6e9)-6e9, int64(r.IntN(1e6))*1000).UTC())
 		}
 		for _, from := range l.from { // about each change, by less than a second and by some hours
-			for _, d := range []time.Duration{-1, 0, 1, -1e6, 1e6, -3600e6, 3600e6, -1800e6, 1800e6} {
-				locals = append(locals, time.Unix(from, 0).Add(d*time.Microsecond).UTC())
+			for _, d := range []time.Duration{-time.Microsecond, 0, time.Microsecond, -time.Second, time.Second,
+				-time.Hour, time.Hour, -30 * time.Minute, 30 * time.Minute} {
+				locals = append(locals, time.Unix(from, 0).Add(d).UTC())
 			}
 		}
 		rows, err := conn.Query(t.Context(), `select at at time zone $1 from unnest($2::timestamp[]) with ordinality x (at, place) order by place`, zone, locals)

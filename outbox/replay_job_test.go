@@ -19,7 +19,7 @@ func replayed(event string, attempts int) *Delivery {
 // addSucceeded writes n deliveries of ep_1 that have succeeded, as addLog does, with what their successes left.
 func addSucceeded(t *testing.T, env *testenv.DB, n int) {
 	t.Helper()
-	addLog(t, env, "ep_1", Succeeded, n)
+	addLog(t, env, Succeeded, n)
 	env.Exec(t, `update webhooks.deliveries set attempts = 2, last_code = 204, last_latency_ms = 7, finished = '2026-01-02 00:00:00+00'`)
 }
 

@@ -14,10 +14,12 @@ import (
 
 // RowFilter is the condition under which rows of some of the outbox's tables are published.
 type RowFilter struct {
-	Relations []uint32
-	// Name is the name, quoted, of the table that Condition is about: an expression over its columns,
-	// without a prefix, as PostgreSQL prints it.
-	Name, Condition string
+	Relations []uint32 `json:"Relations"`
+	// Name is the name, quoted, of the table that Condition is about.
+	Name string `json:"Name"`
+	// Condition is an expression over the columns of that table, without a prefix, as PostgreSQL
+	// prints it.
+	Condition string `json:"Condition"`
 }
 
 func (f RowFilter) same(other RowFilter) bool {

@@ -45,11 +45,11 @@ const (
 // sweep is a comparison of all of the outbox: its horizon and where it stands. It is kept in the
 // checkpoint as JSON.
 type sweep struct {
-	Horizon Horizon
+	Horizon Horizon `json:"Horizon"`
 	// Files are those of the relations of Horizon.Coverage, and Next is the place before which all
 	// was compared, as partWalk.next. Files is nil before the beginning.
-	Files []string
-	Next  int64
+	Files []string `json:"Files"`
+	Next  int64    `json:"Next"`
 }
 
 // layout is what a walk needs to know of the outbox's tables.

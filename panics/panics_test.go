@@ -28,7 +28,7 @@ func TestGuard_TellsThePlaceAndNothingOfTheValue(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			var told *Error
 			err := Guard(func(e *Error) { told = e }, func() error { test.f(); return nil })()
-			if err == nil || err != error(told) {
+			if err == nil || err != error(told) { //nolint:errorlint // the very one
 				t.Fatalf("Guard returned %v and told %v", err, told)
 			}
 			if !strings.Contains(told.What, test.what) {
@@ -46,7 +46,7 @@ func TestGuard_TellsThePlaceAndNothingOfTheValue(t *testing.T) {
 
 func TestGuard_PassesResultsOn(t *testing.T) {
 	fails := func(*Error) { t.Error("a panic was told") }
-	if err := Guard(fails, func() error { return errors.ErrUnsupported })(); err != errors.ErrUnsupported {
+	if err := Guard(fails, func() error { return errors.ErrUnsupported })(); err != errors.ErrUnsupported { //nolint:errorlint // it is returned as it is
 		t.Errorf("the error is %v", err)
 	}
 	called := false
@@ -71,7 +71,7 @@ func TestRecovered_KeepsThePlaceOfAPanicThatGoesOn(t *testing.T) {
 		defer func() { panic(Recovered(recover())) }()
 		panic(first)
 	})()
-	if err != error(first) {
+	if err != error(first) { //nolint:errorlint // the very one
 		t.Errorf("the panic became %v", err)
 	}
 }

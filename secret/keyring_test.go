@@ -115,7 +115,7 @@ func TestNewKeyring_SaysWhichKeyIsWrongAndShowsNone(t *testing.T) {
 
 func TestKeyring_ShowsNoKey(t *testing.T) {
 	ring := newRing(t, hexKeys...)
-	encoded, err := json.Marshal(ring)
+	encoded, err := json.Marshal(ring) //nolint:staticcheck // that nothing comes out is what is shown
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -184,12 +184,11 @@ func TestAttempt_ReadsWhatWasSaidBeforeAReset(t *testing.T) {
 		if err != nil {
 			return nil, err
 		}
-		for { // until the reset is here, of which a write tells
-			if _, err := opened.Write([]byte("P")); err != nil {
-				return opened, nil
-			}
-			runtime.Gosched()
+		for arrived := false; !arrived; runtime.Gosched() { // a write fails once the reset is here
+			_, err := opened.Write([]byte("P"))
+			arrived = err != nil
 		}
+		return opened, nil
 	}
 	if got := attempt(t, w, requestTo("http://"+address)); got.Code != 503 || got.RetryAfter != 7*time.Second || got.Response != "busy" {
 		t.Errorf("%+v", got)

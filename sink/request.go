@@ -30,7 +30,8 @@ func (m *message) free() {
 // newMessage writes out a request. The key signer signs X-Quintago-Signature.
 func (w *Webhook) newMessage(r Request, signer *signingKey) *message {
 	m := messages.Get().(*message)
-	b := append(m.first[:0], r.Target.start...)
+	b := m.first[:0]
+	b = append(b, r.Target.start...)
 	b = append(b, "\r\nUser-Agent: "...)
 	b = append(b, w.userAgent...)
 	b = append(b, "\r\nContent-Type: application/json\r\nContent-Length: "...)

@@ -46,7 +46,7 @@ func TestAttempt_SendsTheContractAndNothingElse(t *testing.T) {
 	if result := attempt(t, w, r); result.Outcome != Succeeded || result.Code != 200 || result.Latency <= 0 {
 		t.Fatalf("%+v", result)
 	}
-	if got.Method != "POST" || got.RequestURI != sentinelPath+"?"+sentinelQuery || !bytes.Equal(body, r.Body) {
+	if got.Method != http.MethodPost || got.RequestURI != sentinelPath+"?"+sentinelQuery || !bytes.Equal(body, r.Body) {
 		t.Errorf("%s %s with body %s", got.Method, got.RequestURI, body)
 	}
 	if err := Verify(got.Header, body, time.Now(), r.Secret).Standard; err != nil {
@@ -165,7 +165,7 @@ func TestAttempt_DoesNotInflate(t *testing.T) {
 	got := attempt(t, newTestWebhook(t, nil), requestTo(serve(t, func(rw http.ResponseWriter, r *http.Request) {
 		accept.Store(r.Header.Get("Accept-Encoding"))
 		rw.Header().Set("Content-Encoding", "gzip")
-		rw.WriteHeader(500)
+		rw.WriteHeader(http.StatusInternalServerError)
 		_, _ = rw.Write(bomb.Bytes())
 	})))
 	if accept.Load() != "" {

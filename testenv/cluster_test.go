@@ -199,8 +199,11 @@ func TestSweep_StopsAnOrphanedServer(t *testing.T) {
 			return errors.New("the server still runs")
 		}
 		_, err := os.Stat(c.Folder())
+		if err == nil {
+			return errors.New("the folder is still there")
+		}
 		if !errors.Is(err, fs.ErrNotExist) {
-			return fmt.Errorf("the folder is still there: %v", err)
+			return err
 		}
 		return nil
 	})

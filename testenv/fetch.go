@@ -129,7 +129,10 @@ func makeSymlinks(dir string) error {
 	if err != nil {
 		return fmt.Errorf("read the list of links: %w", err)
 	}
-	var links []struct{ Source, Target string }
+	var links []struct {
+		Source string `json:"source"`
+		Target string `json:"target"`
+	}
 	if err := json.Unmarshal(list, &links); err != nil {
 		return fmt.Errorf("read the list of links: %w", err)
 	}

@@ -37,8 +37,8 @@ func makePattern(ctx context.Context) (*Cluster, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := c.makeTemplate(ctx); err != nil {
-		return c, err
+	if err = c.makeTemplate(ctx); err == nil {
+		err = c.Stop(ctx, Fast)
 	}
-	return c, c.Stop(ctx, Fast)
+	return c, err
 }

@@ -1,6 +1,7 @@
 package testenv
 
 import (
+	"errors"
 	"os/exec"
 	"syscall"
 	"testing"
@@ -14,7 +15,7 @@ func TestProcess_TellsHowItEnded(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	exit, ok := p.Wait().(*exec.ExitError)
+	exit, ok := errors.AsType[*exec.ExitError](p.Wait())
 	if !ok || exit.ExitCode() != 3 {
 		t.Errorf("ended with %v, want exit status 3", exit)
 	}

@@ -462,26 +462,12 @@ func (l *link) admit(d direction, n int) int {
 
 // pass writes data to the one end, or does what is to happen to it instead. It returns false when the link is over.
 func (l *link) pass(d direction, to *net.TCPConn, data []byte) bool {
-	if d == down && l.answerLost.Load() {
+	if d == up && l.halfClosed.Load() {
+		return true
+	}
+	if d == down && l.answerLost.Load() || d == up && l.losesCommit(data) {
 		l.reset()
 		return false
-	}
-	if d == up {
-		if l.halfClosed.Load() {
-			return true
-		}
-		if do := l.proxy.takeBefore(data); do != nil {
-			do()
-		}
-		if l.commits.ends(data) {
-			switch l.proxy.takeCommitFault() {
-			case LoseCommit:
-				l.reset()
-				return false
-			case LoseAnswer:
-				l.answerLost.Store(true)
-			}
-		}
 	}
 	if wait := l.proxy.turn(l, d); wait > 0 {
 		select {
@@ -499,6 +485,23 @@ func (l *link) pass(d direction, to *net.TCPConn, data []byte) bool {
 		return false
 	}
 	return true
+}
+
+// losesCommit does what is to happen before data goes on to the target, and reports whether data is a commit that is not to arrive.
+func (l *link) losesCommit(data []byte) bool {
+	if do := l.proxy.takeBefore(data); do != nil {
+		do()
+	}
+	if !l.commits.ends(data) {
+		return false
+	}
+	switch l.proxy.takeCommitFault() {
+	case LoseCommit:
+		return true
+	case LoseAnswer:
+		l.answerLost.Store(true)
+	}
+	return false
 }
 
 // commitScanner finds the statement commit in a stream of messages, by its text and the zero that ends it.

@@ -69,6 +69,14 @@ func (c pair) write(to *net.TCPConn, text string) {
 	}
 }
 
+// closeWrite ends what one end sends.
+func (c pair) closeWrite(of *net.TCPConn) {
+	c.t.Helper()
+	if err := of.CloseWrite(); err != nil {
+		c.t.Fatal(err)
+	}
+}
+
 // read reads as many bytes as want has, and wants these.
 func (c pair) read(from *net.TCPConn, want string) {
 	c.t.Helper()
@@ -100,11 +108,11 @@ func (c pair) ends(from *net.TCPConn, want error) {
 	}
 }
 
-func awaitConnections(t *testing.T, p *Proxy, want int) {
+func awaitNoConnections(t *testing.T, p *Proxy) {
 	t.Helper()
 	Eventually(t, soon, func() error {
-		if n := p.Connections(); n != want {
-			return fmt.Errorf("%d connections are open, want %d", n, want)
+		if n := p.Connections(); n != 0 {
+			return fmt.Errorf("%d connections are open, want none", n)
 		}
 		return nil
 	})
@@ -167,13 +175,13 @@ func TestProxy_PassesBothDirectionsAndTheirEnds(t *testing.T) {
 	c.read(c.client, "last")
 	c.server.Close()
 	c.ends(c.client, io.EOF)
-	awaitConnections(t, p, 0)
+	awaitNoConnections(t, p)
 
 	c = connect()
 	_ = c.client.SetLinger(0)
 	c.client.Close()
 	c.ends(c.server, syscall.ECONNRESET)
-	awaitConnections(t, p, 0)
+	awaitNoConnections(t, p)
 }
 
 func TestProxy_RefuseResetsAndLetsNobodyIn(t *testing.T) {
@@ -184,7 +192,7 @@ func TestProxy_RefuseResetsAndLetsNobodyIn(t *testing.T) {
 	c.ends(c.server, syscall.ECONNRESET)
 	refused := dial(t, p)
 	c.ends(refused, io.EOF)
-	awaitConnections(t, p, 0)
+	awaitNoConnections(t, p)
 
 	p.SetFault(Pass)
 	c = connect() // the listener gets this one next, so the refused one has not come to it
@@ -216,11 +224,13 @@ func TestProxy_StallHoldsEverythingBackAndThenGoesOn(t *testing.T) {
 	p.SetFault(Stall)
 	c.write(c.client, "question")
 	c.write(c.server, "answer")
-	c.client.CloseWrite()
+	c.closeWrite(c.client)
 	c.nothing(c.server)
 	c.nothing(c.client)
 	second := connect()
-	second.client.SetLinger(0)
+	if err := second.client.SetLinger(0); err != nil {
+		t.Fatal(err)
+	}
 	second.client.Close()
 	second.nothing(second.server)
 
@@ -261,7 +271,7 @@ func TestProxy_HalfOpenPassesToTheServerOnly(t *testing.T) {
 	c.write(c.client, "question")
 	c.read(c.server, "question")
 	c.write(c.server, "answer")
-	c.server.CloseWrite()
+	c.closeWrite(c.server)
 	c.nothing(c.client)
 	c.write(c.client, "again")
 	c.read(c.server, "again")
@@ -310,7 +320,7 @@ func TestProxy_ResetEndsBothSidesAtOnce(t *testing.T) {
 	p.Reset()
 	c.ends(c.client, syscall.ECONNRESET)
 	c.ends(c.server, syscall.ECONNRESET)
-	awaitConnections(t, p, 0)
+	awaitNoConnections(t, p)
 	c = connect()
 	c.write(c.client, "question")
 	c.read(c.server, "question")
@@ -401,7 +411,6 @@ func TestProxy_StandsBeforePostgreSQLAndReceivers(t *testing.T) {
 
 func TestNewProxy_RefusesWhatIsNoAddress(t *testing.T) {
 	if p, err := NewProxy("http://127.0.0.1"); err == nil {
-		p.Close()
-		t.Error("it took a URL for an address")
+		t.Errorf("it took a URL for an address; closed: %v", p.Close())
 	}
 }

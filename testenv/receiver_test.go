@@ -52,7 +52,7 @@ func TestReceiver_RecordsAndVerifiesWhatArrives(t *testing.T) {
 		{"/other", "evt_1", "another secret"},
 		{"/other", "evt_2", testSecret},
 	} {
-		if res, err := send(t, noRedirects, r.URL+c.path, c.id, c.secret, "body of "+c.id); err != nil || res.StatusCode != 200 {
+		if res, err := send(t, noRedirects, r.URL+c.path, c.id, c.secret, "body of "+c.id); err != nil || res.StatusCode != http.StatusOK {
 			t.Fatalf("answer %v, %v", res, err)
 		}
 	}
@@ -139,7 +139,7 @@ func TestReceiver_ResetsConnections(t *testing.T) {
 	plain, secure := StartReceiver(t, testSecret), StartTLSReceiver(t, testSecret)
 	trusting := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: secure.RootCAs}}}
 	defer trusting.CloseIdleConnections()
-	if res, err := send(t, trusting, secure.URL, "evt_1", testSecret, "{}"); err != nil || res.StatusCode != 200 {
+	if res, err := send(t, trusting, secure.URL, "evt_1", testSecret, "{}"); err != nil || res.StatusCode != http.StatusOK {
 		t.Fatalf("answer by TLS: %v, %v", res, err)
 	}
 	for client, r := range map[*http.Client]*Receiver{noRedirects: plain, trusting: secure} {

@@ -100,7 +100,8 @@ func (c *Cluster) startStandby(ctx context.Context) (_ *Cluster, err error) {
 	if err := standby.writeFile("standby.signal", nil); err != nil {
 		return nil, err
 	}
-	return standby, standby.Resume(ctx)
+	err = standby.Resume(ctx)
+	return standby, err
 }
 
 // followSettings returns the settings of c's options with those that make it follow the primary.

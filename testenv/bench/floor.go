@@ -71,7 +71,8 @@ func ask[R any](ctx context.Context, role string, task any) (result R, err error
 	if err := p.Wait(); err != nil {
 		return result, fmt.Errorf("the %s: %w: %s", role, err, complaint.String())
 	}
-	return result, json.Unmarshal(output.Bytes(), &result)
+	err = json.Unmarshal(output.Bytes(), &result)
+	return result, err
 }
 
 // floorTask is what the floor is to do.

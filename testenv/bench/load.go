@@ -41,67 +41,87 @@ type written struct {
 const insertEvents = `
 insert into webhooks.outbox (type, venue, data) select $1, v, $2::text::json from unnest($3::text[]) v returning id`
 
+// writing is a load that is being written, by several writers.
+type writing struct {
+	d        *database
+	load     load
+	began    time.Time
+	answered int64        // by the customers before it began
+	begun    atomic.Int64 // events
+
+	mu      sync.Mutex // guards written
+	written written
+}
+
 // write writes events. It returns when all that were begun are committed.
-func (d *database) write(ctx context.Context, l load) (w written, err error) {
-	var (
-		writers      errgroup.Group
-		mu           sync.Mutex // guards w
-		begun        atomic.Int64
-		began        = time.Now()
-		answered     = d.b.customers.answered.Load()
-		transactions atomic.Int64
-	)
-	w.commits = map[string]time.Time{}
+func (d *database) write(ctx context.Context, l load) (written, error) {
+	w := &writing{d: d, load: l, began: time.Now(), answered: d.b.customers.answered.Load()}
+	w.written.commits = map[string]time.Time{}
+	var writers errgroup.Group
 	for range l.writers {
-		writers.Go(func() (err error) {
-			conn, err := pgx.Connect(ctx, d.b.cluster.URL(d.name))
-			if err != nil {
-				return err
-			}
-			defer func() { err = errors.Join(err, conn.Close(context.WithoutCancel(ctx))) }()
-			venues := make([]string, l.rows)
-			for time.Since(began) < l.length || l.length == 0 {
-				first := begun.Add(int64(l.rows)) - int64(l.rows)
-				if l.events > 0 && first >= l.events {
-					return nil
-				}
-				if l.rate > 0 {
-					time.Sleep(time.Until(began.Add(time.Duration(float64(first) / l.rate * float64(time.Second)))))
-				}
-				for l.lead > 0 && first-(d.b.customers.answered.Load()-answered)/l.fanout > l.lead && ctx.Err() == nil {
-					time.Sleep(time.Millisecond)
-				}
-				for i := range venues {
-					venues[i] = venue(int(first+int64(i)) % l.venues)
-				}
-				rows, err := conn.Query(ctx, insertEvents, eventType, data, venues)
-				if err != nil {
-					return err
-				}
-				ids, err := pgx.CollectRows(rows, pgx.RowTo[string])
-				if err != nil {
-					return err
-				}
-				transactions.Add(1)
-				now := time.Now()
-				mu.Lock()
-				w.events += int64(len(ids))
-				if l.times {
-					for _, id := range ids {
-						w.commits[id] = now
-					}
-				}
-				mu.Unlock()
-			}
-			return nil
-		})
+		writers.Go(func() error { return w.run(ctx) })
 	}
-	err = writers.Wait()
-	w.transactions = transactions.Load()
+	if err := writers.Wait(); err != nil {
+		return w.written, fmt.Errorf("write events: %w", err)
+	}
+	return w.written, nil
+}
+
+// run is one writer. It writes transactions until the load has no more.
+func (w *writing) run(ctx context.Context) (err error) {
+	conn, err := pgx.Connect(ctx, w.d.b.cluster.URL(w.d.name))
 	if err != nil {
-		return w, fmt.Errorf("write events: %w", err)
+		return err
 	}
-	return w, nil
+	defer func() { err = errors.Join(err, conn.Close(context.WithoutCancel(ctx))) }()
+	venues := make([]string, w.load.rows)
+	for time.Since(w.began) < w.load.length || w.load.length == 0 {
+		first := w.begun.Add(int64(w.load.rows)) - int64(w.load.rows)
+		if w.load.events > 0 && first >= w.load.events {
+			return nil
+		}
+		w.await(ctx, first)
+		for i := range venues {
+			venues[i] = venue(int(first+int64(i)) % w.load.venues)
+		}
+		rows, err := conn.Query(ctx, insertEvents, eventType, data, venues)
+		if err != nil {
+			return err
+		}
+		ids, err := pgx.CollectRows(rows, pgx.RowTo[string])
+		if err != nil {
+			return err
+		}
+		w.committed(ids)
+	}
+	return nil
+}
+
+// await waits until the event with this number may be written, by the rate of the load and by how far it may be ahead.
+func (w *writing) await(ctx context.Context, number int64) {
+	if w.load.rate > 0 {
+		time.Sleep(time.Until(w.began.Add(time.Duration(float64(number) / w.load.rate * float64(time.Second)))))
+	}
+	if w.load.lead == 0 {
+		return
+	}
+	for number-(w.d.b.customers.answered.Load()-w.answered)/w.load.fanout > w.load.lead && ctx.Err() == nil {
+		time.Sleep(time.Millisecond)
+	}
+}
+
+// committed takes in a transaction whose COMMIT has just returned.
+func (w *writing) committed(ids []string) {
+	now := time.Now()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.written.transactions++
+	w.written.events += int64(len(ids))
+	if w.load.times {
+		for _, id := range ids {
+			w.written.commits[id] = now
+		}
+	}
 }
 
 // delivered is what a load came to with an agent.

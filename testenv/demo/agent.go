@@ -202,6 +202,7 @@ func (a *agent) watch(cancel context.CancelCauseFunc) (stop func()) {
 	go func() {
 		select {
 		case <-a.process.Ended():
+			//nolint:errorlint // Wait returns nil for an agent that ended with status 0
 			cancel(fmt.Errorf("the agent failed: %w: %v; its log ends:\n%s", errEndedEarly, a.process.Wait(), testenv.LogTail(a.log)))
 		case <-stopped:
 		}

@@ -220,36 +220,39 @@ func (c *checker) gatherEvents() {
 			end.Fate = c.resolve(w, stored)
 		}
 		for _, e := range w.Events {
-			known := &knownEvent{writtenEvent: e, fate: end.Fate, ended: end.At}
-			if e.Undone {
-				known.fate = rolledBack
-			}
-			c.events[e.ID] = known
-			if known.fate != committed {
-				c.v.rolledBack++
-				if stored[e.ID] {
-					c.fail(ruleRun, "event %s is in the outbox, although its transaction %s was rolled back",
-						e.ID, w.Tx)
-				}
-				continue
-			}
-			c.v.committed++
-			if !stored[e.ID] {
-				c.fail(ruleLost, "event %s is not in the outbox, although its transaction %s was committed", e.ID, w.Tx)
-			}
-			hash := sha256.Sum256(envelope(e))
-			known.hash = hex.EncodeToString(hash[:])
-			for _, endpoint := range c.endpoints {
-				if endpoint.Venue == e.Venue && endpoint.wants(e.Type) {
-					c.pair(e.ID, endpoint.ID).wanted = true
-					c.v.deliveries++
-				}
-			}
+			c.gatherEvent(&knownEvent{writtenEvent: e, fate: end.Fate, ended: end.At}, w.Tx, stored[e.ID])
 		}
 	}
 	for id := range stored {
 		if c.events[id] == nil {
 			c.fail(ruleRun, "event %s is in the outbox, and no writer wrote it", id)
+		}
+	}
+}
+
+// gatherEvent takes in an event of a transaction that ended as e.fate says. Its endpoints want it if it was committed.
+func (c *checker) gatherEvent(e *knownEvent, tx string, stored bool) {
+	if e.Undone {
+		e.fate = rolledBack
+	}
+	c.events[e.ID] = e
+	if e.fate != committed {
+		c.v.rolledBack++
+		if stored {
+			c.fail(ruleRun, "event %s is in the outbox, although its transaction %s was rolled back", e.ID, tx)
+		}
+		return
+	}
+	c.v.committed++
+	if !stored {
+		c.fail(ruleLost, "event %s is not in the outbox, although its transaction %s was committed", e.ID, tx)
+	}
+	hash := sha256.Sum256(envelope(e.writtenEvent))
+	e.hash = hex.EncodeToString(hash[:])
+	for _, endpoint := range c.endpoints {
+		if endpoint.Venue == e.Venue && endpoint.wants(e.Type) {
+			c.pair(e.ID, endpoint.ID).wanted = true
+			c.v.deliveries++
 		}
 	}
 }

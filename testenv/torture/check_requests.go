@@ -71,7 +71,7 @@ func (c *checker) checkArrival() {
 	for key, p := range c.pairs {
 		if !p.wanted {
 			if p.row != nil {
-				c.failUnwanted(key, p)
+				c.failUnwanted(key)
 			}
 			continue
 		}
@@ -93,7 +93,7 @@ func (c *checker) checkArrival() {
 }
 
 // failUnwanted says why a delivery should not be in the log.
-func (c *checker) failUnwanted(key pairKey, p *pair) {
+func (c *checker) failUnwanted(key pairKey) {
 	switch event := c.events[key.event]; {
 	case event == nil || event.fate != committed:
 		c.v.phantoms++

@@ -220,7 +220,7 @@ func TestCheck_AllowsWhatFaultsExplain(t *testing.T) {
 
 func TestCheck_TakesWhatAnAttemptSendsOnceMoreForOne(t *testing.T) {
 	at := func(agent string, start, end time.Duration, status int) *seen {
-		return &seen{request: request{Agent: agent, At: moment(start)}, end: moment(end), status: status}
+		return &seen{request: request{Agent: agent, At: start}, end: end, status: status}
 	}
 	const ms = time.Millisecond
 	for _, test := range []struct {

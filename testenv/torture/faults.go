@@ -158,19 +158,20 @@ func (t *tormentor) endAgents(ctx context.Context, s stroke, hit []*agent, f *fa
 	if s.Kind == upgrade {
 		end = (*agent).terminate
 	}
-	errs := make([]error, len(hit))
+	ends := make([]error, len(hit))
 	var all sync.WaitGroup
 	for i, a := range hit {
-		all.Go(func() { errs[i] = end(a) })
+		all.Go(func() { ends[i] = end(a) })
 	}
 	all.Wait()
+	err := errors.Join(ends...)
 	f.End = t.clock.now()
 	pause(ctx, s.Lasts)
 	f.Restart = t.clock.now()
 	for _, a := range hit {
-		errs = append(errs, a.start())
+		err = errors.Join(err, a.start())
 	}
-	return errors.Join(errs...)
+	return err
 }
 
 func (t *tormentor) freeze(ctx context.Context, s stroke, hit []*agent, f *fault) error {

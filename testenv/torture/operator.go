@@ -32,7 +32,8 @@ func (o *operator) run(ctx context.Context) {
 		if ctx.Err() != nil {
 			return
 		}
-		o.work(context.WithoutCancel(ctx), func(ctx context.Context, conn *pgx.Conn) error {
+		// PostgreSQL is away now and then. The next look makes up for it.
+		_ = o.work(context.WithoutCancel(ctx), func(ctx context.Context, conn *pgx.Conn) error {
 			err := o.enable(ctx, conn, func(e *endpointInfo) bool {
 				// Those that keep failing are left alone for a while.
 				return e.Behavior == healthy || e.Behavior == slow || e.Behavior == flaky || o.random.IntN(3) == 0

@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"math/rand/v2"
 	"regexp"
 	"testing"
@@ -14,7 +15,7 @@ func TestPayload_IsJSONThatAParserWouldSpellAnew(t *testing.T) {
 		var value any
 		if err := json.Unmarshal([]byte(text), &value); err != nil {
 			// Numbers beyond a float64, which PostgreSQL takes as well.
-			if _, ok := err.(*json.UnmarshalTypeError); !ok {
+			if _, ok := errors.AsType[*json.UnmarshalTypeError](err); !ok {
 				t.Errorf("%s is no JSON: %v", text, err)
 			}
 		}

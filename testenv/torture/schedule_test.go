@@ -12,7 +12,7 @@ func TestSchedule_FollowsFromTheSeed(t *testing.T) {
 		main, side := newSchedule(seed, 10*time.Minute, nil)
 		return fmt.Sprint(main, side)
 	}
-	if list(1) != list(1) {
+	if first, second := list(1), list(1); first != second {
 		t.Error("the same seed gives two schedules")
 	}
 	if list(1) == list(2) {

@@ -212,6 +212,7 @@ func (w *world) awaitReady(ctx context.Context, a *agent) error {
 			return nil
 		}
 		if w.clock.now() > deadline {
+			//nolint:errorlint // err is nil where the agent says that it is not ready
 			return fmt.Errorf("agent %s is not ready within %s: %s%v; its log ends:\n%s",
 				a.name, readyTimeout, said, err, testenv.LogTail(a.log))
 		}

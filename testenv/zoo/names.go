@@ -92,37 +92,41 @@ func (z *Zoo) serveDNS(names map[string]name) error {
 		return fmt.Errorf("start DNS: %w", err)
 	}
 	z.keep(packets)
-	z.serving.Go(func() {
-		question := make([]byte, 4096)
-		for {
-			n, from, err := packets.ReadFrom(question)
-			if errors.Is(err, net.ErrClosed) {
-				return
-			}
-			if err != nil {
-				continue
-			}
-			if reply := answer(names, question[:n], maxDatagram); reply != nil {
-				_, _ = packets.WriteTo(reply, from) // DNS asks again for what gets lost
-			}
-		}
-	})
-	z.serving.Go(func() {
-		for {
-			conn, err := listener.Accept()
-			if err != nil {
-				return
-			}
-			if !z.keep(conn) {
-				return
-			}
-			z.serving.Go(func() {
-				defer z.release(conn)
-				answerStream(names, conn)
-			})
-		}
-	})
+	z.serving.Go(func() { answerPackets(names, packets) })
+	z.serving.Go(func() { z.acceptStreams(names, listener) })
 	return nil
+}
+
+// answerPackets answers the questions that come by UDP, until packets is closed.
+func answerPackets(names map[string]name, packets net.PacketConn) {
+	question := make([]byte, 4096)
+	for {
+		n, from, err := packets.ReadFrom(question)
+		if errors.Is(err, net.ErrClosed) {
+			return
+		}
+		if err != nil {
+			continue
+		}
+		if reply := answer(names, question[:n], maxDatagram); reply != nil {
+			_, _ = packets.WriteTo(reply, from) // DNS asks again for what gets lost
+		}
+	}
+}
+
+// acceptStreams answers the questions that come by TCP, until listener is closed. Each connection has a goroutine, which ends with
+// Close at the latest.
+func (z *Zoo) acceptStreams(names map[string]name, listener net.Listener) {
+	for {
+		conn, err := listener.Accept()
+		if err != nil || !z.keep(conn) {
+			return
+		}
+		z.serving.Go(func() {
+			defer z.release(conn)
+			answerStream(names, conn)
+		})
+	}
 }
 
 // answerStream answers the questions of a TCP connection (RFC 1035, section 4.2.2).

@@ -65,7 +65,8 @@ func Open() (z *Zoo, err error) {
 	if err := z.addUnreachable(); err != nil {
 		return z, err
 	}
-	return z, z.addNamed(tame)
+	err = z.addNamed(tame)
+	return z, err
 }
 
 // Start opens a zoo until the end of the test.

@@ -2,6 +2,7 @@ package zoo
 
 import (
 	"context"
+	"errors"
 	"net"
 	"net/http"
 	"net/url"
@@ -74,7 +75,7 @@ func TestFull_TakesNoConnection(t *testing.T) {
 		t.Fatal(err)
 	}
 	conn, err := net.DialTimeout("tcp", u.Host, 300*time.Millisecond)
-	if timeout, ok := err.(net.Error); !ok || !timeout.Timeout() {
+	if timeout, ok := errors.AsType[net.Error](err); !ok || !timeout.Timeout() {
 		t.Errorf("%v, want a timeout", err)
 	}
 	if conn != nil {
