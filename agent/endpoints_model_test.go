@@ -163,7 +163,8 @@ func playEndpoints(t *testing.T, seed uint64, webhook *sink.Webhook, m *metrics)
 			p.mu.Lock()
 			defer p.mu.Unlock()
 			p.targets[target], p.urls[target] = e.ID, e.URL.Reveal()
-			return target, target.Err()
+			err := target.Err()
+			return target, err
 		},
 		seal: func(*outbox.Endpoint) {}, removed: func(string) {}, tune: func(int) {},
 		term: outbox.Term{LSN: 100, LookupUntil: 200},

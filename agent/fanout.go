@@ -149,7 +149,7 @@ func isWide(n, before int) bool {
 func (r *router) expand(take, ctx context.Context) error {
 	began := time.Now()
 	pairings, hold, last := r.backlog.piece()
-	tracked, err := r.hand(take, ctx, pairings)
+	tracked, err := r.hand(take, pairings)
 	if err != nil {
 		return err
 	}

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"errors"
 	"slices"
 	"strings"
 	"testing"
@@ -38,7 +39,7 @@ func TestLeastRole_MayDoNothingElse(t *testing.T) {
 		`copy webhooks.event_types to program 'true'`,
 	} {
 		_, err := conn.Exec(t.Context(), sql)
-		if pe, ok := err.(*pgconn.PgError); !ok || pe.Code != "42501" {
+		if pe, ok := errors.AsType[*pgconn.PgError](err); !ok || pe.Code != "42501" {
 			t.Errorf("%s: %v, want insufficient_privilege", sql, err)
 		}
 	}

@@ -11,7 +11,7 @@ import (
 // lifetime is how long a term lasts, in two levels. When take ends, nothing new is taken in, and what is under way may end and be recorded.
 // When alive ends, everything ends at once, and what is not recorded is repeated by whoever leads next.
 type lifetime struct {
-	take, alive context.Context
+	take, alive context.Context         //nolint:containedctx // this is what a lifetime is
 	stop        context.CancelCauseFunc // ends take
 	kill        context.CancelCauseFunc // ends both
 	note        func(*panics.Error)     // takes note of a panic

@@ -214,7 +214,7 @@ func TestRouter_SetsAnEventAsideThatItPanicsOver(t *testing.T) {
 			t.Errorf("the panic is about %+v, want %+v", p.Subject, want)
 		}
 		rt.suspect(p.Subject, setAsideAfter-1)
-		rt.panicking(b)
+		_ = rt.panicking(b)
 		rt.suspect(p.Subject, 1)
 		got := rt.take(b)
 		if len(got) != 1 || !strings.HasPrefix(got[0], "end 310: e1>a e1>b e2>") || strings.Count(got[0], " failed") != 2 || !strings.HasSuffix(got[0], " e3>a e3>b") {
@@ -286,12 +286,12 @@ func TestLifetime_APanicEndsTheTerm(t *testing.T) {
 	fault := func() error { panic("sentinel") }
 	life := newPanicTest(t).life
 	err := life.guarded(fault)()
-	if p, ok := errors.AsType[*panics.Error](err); !ok || context.Cause(life.take) != error(p) || life.alive.Err() != nil {
+	if p, ok := errors.AsType[*panics.Error](err); !ok || !errors.Is(context.Cause(life.take), p) || life.alive.Err() != nil {
 		t.Errorf("guarded returned %v; no new work because of %v, everything ended because of %v", err, context.Cause(life.take), context.Cause(life.alive))
 	}
 	life = newPanicTest(t).life
 	err = life.vital(fault)()
-	if p, ok := errors.AsType[*panics.Error](err); !ok || context.Cause(life.take) != error(p) || context.Cause(life.alive) != error(p) {
+	if p, ok := errors.AsType[*panics.Error](err); !ok || !errors.Is(context.Cause(life.take), p) || !errors.Is(context.Cause(life.alive), p) {
 		t.Errorf("vital returned %v; no new work because of %v, everything ended because of %v", err, context.Cause(life.take), context.Cause(life.alive))
 	}
 }

@@ -212,7 +212,7 @@ func (r *recovery) tellRecovered(recovered int64, at stage, uncovered bool) {
 func (r *recovery) look(ctx context.Context) error {
 	now, err := r.db.Coverage(ctx)
 	if err != nil {
-		return nil // an error shows elsewhere
+		return nil //nolint:nilerr // it shows elsewhere
 	}
 	if now.Continues(r.term.Coverage) {
 		if r.uncovered.Load() != nil {
@@ -225,10 +225,10 @@ func (r *recovery) look(ctx context.Context) error {
 	}
 	r.mendPublications(ctx)
 	problem := r.db.Published(ctx)
-	if ctx.Err() != nil {
-		return nil
-	}
-	if problem == nil {
+	switch {
+	case ctx.Err() != nil:
+		return nil //nolint:nilerr // what could not be looked at says nothing
+	case problem == nil:
 		return errCoverage
 	}
 	if p, ok := errors.AsType[*outbox.Problem](problem); !ok || !p.Fatal {

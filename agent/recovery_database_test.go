@@ -188,7 +188,7 @@ func fillDisk(s *outage, cluster *testenv.Cluster) (free func()) {
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	defer file.Close()
+	defer func() { _ = file.Close() }()
 	if _, err := file.ReadFrom(zeros{}); !errors.Is(err, syscall.ENOSPC) {
 		s.t.Fatalf("the small file system did not fill up: %v", err)
 	}

@@ -246,7 +246,7 @@ func (p *passage) handOver(take, ctx context.Context, end outbox.LSN, opens *out
 		return err
 	}
 	p.entries = nil // the ledger keeps the slice
-	tracked, err := p.hand(take, ctx, p.pairings)
+	tracked, err := p.hand(take, p.pairings)
 	if err != nil {
 		return err
 	}
@@ -267,7 +267,7 @@ func (r *router) retune() {
 }
 
 // hand makes deliveries of pairings that have no row yet, and offers them to their lanes.
-func (r *router) hand(take, ctx context.Context, pairings []pairing) (*outbox.Tracked, error) {
+func (r *router) hand(take context.Context, pairings []pairing) (*outbox.Tracked, error) {
 	var (
 		t      = &outbox.Tracked{}
 		offers []lanes.Offer

@@ -93,7 +93,8 @@ func newRouterTest(t *testing.T) *routerTest {
 		},
 		target: func(e *outbox.Endpoint) (*sink.Target, error) {
 			target := webhook.Target(e.URL.Reveal(), secret.New("key"))
-			return target, target.Err()
+			err := target.Err()
+			return target, err
 		},
 		seal: func(*outbox.Endpoint) {}, removed: func(string) {}, tune: func(int) {},
 		term: outbox.Term{LSN: 100, LookupUntil: 200},

@@ -24,10 +24,10 @@ func OpenTarget(webhook *sink.Webhook, keys secret.Keyring, e *outbox.Endpoint) 
 		}
 	}
 	target := webhook.Target(e.URL.Reveal(), current, former...)
-	if err != nil {
-		return target, err
+	if err == nil {
+		err = target.Err()
 	}
-	return target, target.Err()
+	return target, err
 }
 
 // sealBatch is how many endpoints are tried before a pause, if one of them could not be sealed.

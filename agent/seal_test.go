@@ -35,7 +35,7 @@ func waitSealed(t *testing.T, env *testenv.DB, keys []secret.Text, id string, pl
 		for i, s := range stored {
 			opened, err := ring.Open(id, secret.New(s))
 			if err != nil || ring.Outdated(id, secret.New(s)) || opened.Reveal() != plain[i] {
-				return fmt.Errorf("stored as %s: %v", s, err)
+				return fmt.Errorf("stored as %s: %w", s, err)
 			}
 		}
 		return nil

@@ -26,7 +26,7 @@ func (t *term) stream(batches chan<- *outbox.Batch, ended <-chan error) error {
 	waits, began := backoff.New(), time.Now()
 	for err := <-ended; ; err = t.tailer.Run(take, t.life.alive, batches) {
 		if err == nil || take.Err() != nil {
-			return nil // a connection that broke while draining is of no importance: the checkpoint is in the database
+			return nil //nolint:nilerr // a connection that broke while draining is of no importance: the checkpoint is in the database
 		}
 		if errors.Is(err, outbox.ErrUndecodable) {
 			t.noteUndecodable(t.tailer, err)
@@ -50,7 +50,7 @@ func (t *term) stream(batches chan<- *outbox.Batch, ended <-chan error) error {
 		})
 		switch {
 		case take.Err() != nil:
-			return nil
+			return nil //nolint:nilerr // so is one that did not come back by then
 		case resumed != nil:
 			return resumed
 		}

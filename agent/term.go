@@ -118,7 +118,7 @@ func (t *term) routeAll(batches <-chan *outbox.Batch) error {
 func (t *term) loadAnew() error {
 	state, err := t.slot.LoadState(t.life.take)
 	if err != nil {
-		return nil // it shows elsewhere, and there is a next time
+		return nil //nolint:nilerr // it shows elsewhere, and there is a next time
 	}
 	return t.router.reload(t.life.alive, state)
 }

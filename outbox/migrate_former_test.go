@@ -207,10 +207,10 @@ func TestMigrate_RefusesATableThatDoesNotSayTheVersion(t *testing.T) {
 
 func TestMigrate_NeedsOneConnectionAndTheRightToCreateInTheDatabase(t *testing.T) {
 	t.Parallel()
-	env, cfg := emptyDB(t)
+	env, _ := emptyDB(t)
 	url := plainRole(t, env)
 	role, _, _ := strings.Cut(urlUser(url), ":")
-	cfg = testConfig(url, env.Slot)
+	cfg := testConfig(url, env.Slot)
 	must(t, testenv.ExecSQL(t.Context(), env.SuperuserURL, `alter role `+role+` noreplication connection limit 1; grant create on database `+env.Name+` to `+role))
 	for _, version := range []int{0, SchemaVersion()} {
 		from, to, err := Migrate(t.Context(), cfg)

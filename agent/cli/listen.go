@@ -160,8 +160,10 @@ type reception struct {
 func (r *receiver) examine(h http.Header, body []byte, now time.Time) reception {
 	got := reception{Received: now, ID: h.Get(sink.HeaderID), Bytes: len(body), Signed: isSigned(h), Problems: []string{}}
 	var envelope struct {
-		ID, Type, Venue string
-		Data            json.RawMessage
+		ID    string          `json:"id"`
+		Type  string          `json:"type"`
+		Venue string          `json:"venue"`
+		Data  json.RawMessage `json:"data"`
 	}
 	if json.Unmarshal(body, &envelope) == nil {
 		got.ID, got.Type, got.Venue, got.Data = envelope.ID, envelope.Type, envelope.Venue, envelope.Data

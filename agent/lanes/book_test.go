@@ -216,8 +216,9 @@ func (b *book) state(row outbox.Endpoint) outbox.EndpointState {
 	return s
 }
 
-// healthOf returns what was recorded last of an endpoint's counter.
-func (b *book) healthOf(id string) outbox.Health {
+// healthOfEP returns what was recorded last of the counter of the endpoint ep.
+func (b *book) healthOfEP() outbox.Health {
+	const id = "ep"
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if h := b.health[id]; h != nil {

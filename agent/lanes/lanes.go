@@ -103,7 +103,7 @@ type Scheduler struct {
 	// wake tells refill that a lane may be due earlier or late; sent without waiting, so one place is enough.
 	wake chan struct{}
 	// work is the context of all attempts; canceling it ends them. It lives as long as the session.
-	work       context.Context
+	work       context.Context //nolint:containedctx // attempts begin in a call of somebody else's, and outlive it
 	cancelWork context.CancelFunc
 }
 

@@ -47,7 +47,7 @@ func TestLanes_AnAttemptThatCouldNotBeMadeIsTriedAgain(t *testing.T) {
 		if states := lt.book.states(); states[outbox.Missed] != 1 || states[outbox.Succeeded] != 3 {
 			t.Errorf("in the end %v", states)
 		}
-		if h := lt.book.healthOf("ep"); h.Failures != 0 {
+		if h := lt.book.healthOfEP(); h.Failures != 0 {
 			t.Errorf("%d failures are counted", h.Failures)
 		}
 		lt.quiet()

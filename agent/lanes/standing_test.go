@@ -207,7 +207,7 @@ func TestLanes_ARetryAfterHoldsTheWholeEndpoint(t *testing.T) {
 				if held.Queued != 0 || held.Held != 1 {
 					t.Errorf("%s, pace %s: %+v while held", wait, interval, held)
 				}
-				if h := lt.book.healthOf("ep"); h.HeldBy != outbox.HeldByRetryAfter || h.HeldUntil.IsZero() {
+				if h := lt.book.healthOfEP(); h.HeldBy != outbox.HeldByRetryAfter || h.HeldUntil.IsZero() {
 					t.Errorf("%s, pace %s: recorded %+v", wait, interval, h)
 				}
 				lt.everythingSucceeded(wait/20 + 10*time.Second)
@@ -257,7 +257,7 @@ func TestLanes_APaceOutlivesACrashAndEndsWithASuccess(t *testing.T) {
 		down = false
 		lt.mu.Unlock()
 		lt.everythingSucceeded(interval + interval/5 + 6*time.Second) // nothing waits longer than for one attempt and its own retry
-		if h := lt.book.healthOf("ep"); h.Failures != 0 || !h.HeldUntil.IsZero() {
+		if h := lt.book.healthOfEP(); h.Failures != 0 || !h.HeldUntil.IsZero() {
 			t.Errorf("recorded %+v", h)
 		}
 		lt.quiet()
@@ -282,7 +282,7 @@ func TestLanes_FailuresThatCameAtOnceShortenNoOutage(t *testing.T) {
 		down = time.Now()
 		lt.mu.Unlock()
 		agenttest.Pass(time.Second)
-		if n := lt.book.healthOf("ep").Failures; n < lt.cfg.EndpointConcurrency {
+		if n := lt.book.healthOfEP().Failures; n < lt.cfg.EndpointConcurrency {
 			t.Errorf("%d failures at once, want those in flight: the test shows nothing", n)
 		}
 		for !lt.book.hasDisabled() {
