@@ -159,7 +159,7 @@ select pubinsert, pubupdate, pubdelete from pg_publication where pubname = $1`
 
 // selectPublicationTables works from 14 on: there the view has neither filters nor column lists, and its row as JSON has no such key.
 // The last column lists the columns of the table that are not published. Tables below the outbox, which $2 names, are left out.
-var selectPublicationTables = fmt.Sprintf(treeOf, "$2::text") + `
+var selectPublicationTables = treeOf("$2::text") + `
 select t.schemaname || '.' || t.tablename, coalesce(to_jsonb(t) ->> 'rowfilter', ''),
        array(select a.attname::text
              from pg_attribute a

@@ -24,17 +24,19 @@ type Coverage struct {
 }
 
 // treeOf begins a statement about the outbox and all tables below it, by partitions or by inheritance, whatever the level: each
-// with the row of pg_inherits that ties it to the one above. Its argument is the name of the table.
-const treeOf = `
+// with the row of pg_inherits that ties it to the one above.
+func treeOf(outbox string) string { return pieces{"outbox": outbox}.in(tree) }
+
+const tree = `
 with recursive tree (relation, attachment) as (
-    select to_regclass(%[1]s)::oid, null::xid
+    select to_regclass(${outbox})::oid, null::xid
     union
     select i.inhrelid, i.xmin from tree t join pg_inherits i on i.inhparent = t.relation
 )`
 
 // selectChildren names the children by inheritance of the outbox. A publication that was made for the outbox holds those that it had
 // then; later ones are added to it one by one.
-var selectChildren = fmt.Sprintf(treeOf, "$1::text") + `
+var selectChildren = treeOf("$1::text") + `
 select format('%I.%I', n.nspname, c.relname) from tree t
 join pg_class c on c.oid = t.relation join pg_namespace n on n.oid = c.relnamespace
 where t.relation <> to_regclass($1::text) and c.relkind = 'r' and not c.relispartition group by 1 order by 1`
@@ -73,16 +75,20 @@ func (db *DB) checkChildren(ctx context.Context, tx pgx.Tx) ([]Finding, error) {
 // relationsOf is Coverage.Relations of a table, given the expressions for its name and that of its publication. Children by
 // inheritance are members of the publication one by one, so what each is of it belongs to what is told of the child. Where a
 // table has two parents, either ties it.
-const relationsOf = `(` + treeOf + `
-       select coalesce(array_agg(format('%%s:%%s%%s', relation, attachment, member) order by relation), array[':'])
+func relationsOf(outbox, publication string) string {
+	return pieces{"outbox": outbox, "publication": publication}.in(relations)
+}
+
+const relations = `(` + tree + `
+       select coalesce(array_agg(format('%s:%s%s', relation, attachment, member) order by relation), array[':'])
        from (select relation, min(attachment::text) as attachment,
                     (select '/' || r.xmin::text from pg_publication_rel r join pg_publication p on p.oid = r.prpubid
-                     where p.pubname = %[2]s and r.prrelid = t.relation and t.relation <> to_regclass(%[1]s)) as member
+                     where p.pubname = ${publication} and r.prrelid = t.relation and t.relation <> to_regclass(${outbox})) as member
              from tree t join pg_class c on c.oid = t.relation where c.relkind = 'r' group by relation) r)`
 
 // selectCoverage reads catalogue rows with their xmin, which every change of such a row renews.
 var selectCoverage = `
-with here as materialized (select ` + fmt.Sprintf(relationsOf, "$3::text", "$4::text") + ` as relations)
+with here as materialized (select ` + relationsOf("$3::text", "$4::text") + ` as relations)
 select coalesce((select string_agg(fact, ' ' order by fact) from (
            select format('publication %s/%s', oid, xmin) as fact from pg_publication where pubname = any($1)
            union all

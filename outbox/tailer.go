@@ -138,7 +138,7 @@ func (t *Tailer) Connect(ctx context.Context) error {
 	return nil
 }
 
-var selectBelow = fmt.Sprintf(treeOf, "$1") + `
+var selectBelow = treeOf("$1") + `
 select relation from tree where relation <> to_regclass($1)`
 
 // tablesBelow returns the partitions of the outbox and its children by inheritance. A change of a child names the child, whatever
