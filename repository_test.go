@@ -124,7 +124,7 @@ func TestRepository_OnlyOutboxHoldsSQL(t *testing.T) {
 func TestReadme_NamesWhatExists(t *testing.T) {
 	readme := read(t, "README.md")
 
-	metrics := read(t, "agent/metrics.go")
+	metrics := read(t, "agent/metrics.go") + read(t, "agent/collector.go")
 	for _, name := range regexp.MustCompile(`webhook_agent_([a-z_]+)`).FindAllStringSubmatch(readme, -1) {
 		if name[1] != "" && !strings.Contains(metrics, `"`+name[1]+`"`) {
 			t.Errorf("there is no metric %s", name[0])

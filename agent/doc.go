@@ -1,87 +1,100 @@
-// Package agent is the process: commands, configuration, and the data path from the outbox to the customers' servers.
+// Package agent is the process: it leads, or stands by, and brings each event from the outbox to the customers' servers.
 //
-// # Data path
+// Three packages below it have parts of their own: agent/config the configuration, agent/lanes the attempts, agent/admin the
+// listener for operators. agent/cli, above it, has the commands.
 //
-//	PostgreSQL WAL ─ outbox.Tailer ─► router ─► lanes (one per endpoint) ─► sink.Webhook ─► the customer's server
-//	      ▲                                       ▲    │                        │
-//	      │                                refill │    │ overflow               │ result
-//	      └─── confirmed LSN ◄── outbox.Ledger ◄──┴────┴────────────────────────┘
+// # Follow an event
 //
-// The Tailer yields committed transactions in commit order. The router applies each change of an endpoint where it
-// stands between the events, finds the endpoints that want an event (subscriptions), offers the deliveries to their
-// lanes, and tells the ledger what it is to wait for (Track). A lane holds a bounded number of deliveries; what does
-// not fit is recorded as pending at once and comes back by a refill. A worker makes one attempt and hands the result
-// to the ledger, which commits it with others, the failure counters and the position of the stream in one
-// transaction. A delivery that has no result a second after it was read is recorded as pending, so the position moves
-// on however long an attempt takes.
+//		PostgreSQL WAL ─ outbox.Tailer ─► router ─► lanes.Scheduler ─► sink.Webhook ─► the customer's server
+//		      ▲                             │             ▲  │                 │
+//		      │                             │      refill │  │ what does       │ result
+//		      │                             ▼             │  ▼ not fit         ▼
+//		      └──── confirmed LSN ◄──── outbox.Ledger ◄───┴──┴─────────────────┘
 //
-// An event that very many endpoints want is handed over in pieces behind what the stream brings next, while the
-// position waits for it (fanout.go). Venues take turns, and none holds all of the memory (dispatch.go). A bulk import of
-// one venue therefore delays no other, as long as its data fit into an eighth of delivery.queue_memory: a larger one holds
-// the stream until a part of it is handed over.
+//	 1. candidate.try starts the tailer, which yields committed transactions in commit order (outbox.Batch).
+//	 2. term.routeAll gives each batch to router.route. It finds the endpoints that want an event (subscriptions.match) and makes
+//	    a delivery for each of them.
+//	 3. router.hand offers the deliveries to their lanes (lanes.Scheduler.Offer) and tells the ledger what it has to wait for
+//	    (outbox.Ledger.Track). A lane holds a bounded number of deliveries. What does not fit is recorded as pending at once, and
+//	    a refill brings it back later.
+//	 4. A worker of the scheduler makes one attempt (term.attempt, sink.Webhook.Attempt).
 //
-// # Endpoints that fail
+// # Follow a result
 //
-// Each attempt counts, and the hundredth failure in a row disables the endpoint. What is left to the agent is how fast it
-// spends them (standing.go). After a failure the lane is held, for twice as long after each further one, until from the tenth
-// on attempts are made one at a time, delivery.failing_interval apart. A Retry-After holds it as well. A lane that is held for
-// long has nothing in memory: its deliveries are pending rows, and a refill brings one when the hold is over. What holds an
-// endpoint is recorded with its counter, so another agent goes on with it. A server that refuses some events for their number
-// is given a gap between two attempts, and one that breaks at several attempts at a time gets fewer.
+//  1. Scheduler.finish draws the conclusions of an attempt and returns outbox.Entry values: the delivery's new state, the
+//     endpoint's failure counter, its disabling.
+//  2. The worker hands them to outbox.Ledger.Write.
+//  3. The ledger commits them, together with others and with the position of the stream, in one transaction.
+//  4. It then tells the lanes (Scheduler.Committed), which let go of what is recorded, and the tailer (Confirm), which lets
+//     PostgreSQL forget the WAL up to that position.
 //
-// An attempt that fails on this side of the wire (sink.NotMade) is none: its delivery goes back to the lane, which tries again
-// within seconds, and /readyz says what it was (local.go).
+// A delivery that has no result one second after it was read is recorded as pending. So the position moves on, however long
+// an attempt takes.
+//
+// # Follow a change of an endpoint
+//
+// It comes by the same stream. router.change applies it where it stands between the events: it replaces the subscription,
+// and Scheduler.Change puts the new row into the lane. Events before the change are matched without it, events after it
+// with it.
+//
+// # Large events and large venues
+//
+// An event that very many endpoints want is handed over in pieces, behind what the stream brings next, and the position waits
+// for it (fanout.go). Venues take turns, and none holds all of the memory (package lanes). So a bulk import of one venue
+// delays no other, as long as its data fit into an eighth of delivery.queue_memory. A larger one holds the stream until a
+// part of it is handed over.
 //
 // # Guarantee
 //
-// At least once. The position that PostgreSQL may forget is never ahead of what is recorded, and what is recorded as
-// pending is attempted again until it ends as succeeded, failed or missed. An attempt is repeated only when its
-// result was not committed: by a process or a connection that died. New attempts wait while a commit takes longer
-// than a second, so those are the ones of about the last second.
+// At least once. The position that PostgreSQL may forget is never ahead of what is recorded. What is recorded as pending is
+// attempted again until it ends as succeeded, failed or missed. An attempt is repeated only if its result was not committed,
+// because a process or a connection died. New attempts wait while a commit takes longer than a second, so at most the
+// attempts of about the last second are repeated.
+//
+// # Candidate and term
+//
+// A candidate is this agent as it tries to lead with a slot. It waits for the slot, which has one consumer, and takes over by
+// counting up the checkpoint's epoch. That fences every earlier leader: it can record nothing any more. takeOver returns a
+// term, which is one time of leading with all of its parts. A broken replication connection is replaced within the term
+// (stream.go). Another epoch, another server, or a change of what is published ends it, and the candidate tries again.
+//
+// The epoch keeps a former leader from recording. The lease keeps it from sending (lease.go): no attempt starts unless the
+// server was heard a moment ago, or the epoch was found to be this agent's own. The next leader waits for the slot longer
+// than that.
+//
+// # Stopping
+//
+// A lifetime has two levels (lifetime.go). When take ends, nothing new is taken in; when alive ends, everything ends at once.
+// A shutdown goes in this order: the stream is no longer read but its connection is kept; no attempt starts; the attempts
+// under way end; the ledger commits what it has; the position is confirmed and the slot is free; the admin listener closes.
+// All that may take delivery.shutdown_timeout. Then alive ends: attempts are canceled and not recorded, so the next leader
+// makes them again.
 //
 // # Goroutines
 //
 //	name      owns                                             ends
-//	admin     the HTTP listener                                after the last session
-//	slot      the look at what the slot keeps, if not leading  after the last session
-//	stream    the Tailer and its connection                    when hold ends (last of a session), or the agent is fenced
-//	router    the subscriptions; the goroutine of lead         when take ends
-//	ledger    the Ledger and its connection                    after Close, when all is committed; when alive ends
-//	refill    the queries for due deliveries                   after the lanes have stopped
-//	watch     the look at slot lag, clocks and coverage        after the lanes have stopped, or when coverage has changed
-//	reconcile the comparison of outbox and delivery log;      after the lanes have stopped
-//	          after a gap the recovery, beside the stream
-//	prune     the Pruner                                       after the lanes have stopped
-//	seal      the sealing of secrets                           after the lanes have stopped
-//	lease     the lease                                        after the lanes have stopped, or the agent is fenced
+//	admin     the HTTP listener                                after the last term
+//	slot      the look at what the slot keeps, if not leading  after the last term
+//	stream    the Tailer and its connection                    when alive ends, or this agent is fenced
+//	router    the subscriptions; it is the goroutine of lead   when take ends
+//	ledger    the Ledger and its connection                    when all is committed after Close; when alive ends
+//	refill    the queries for due deliveries                   when take ends
+//	watch     the look at slot lag, clocks and coverage        when take ends, or when coverage has changed
+//	recovery  the comparison of outbox and delivery log        when take ends
+//	prune     the Pruner                                       when take ends
+//	seal      the sealing of secrets                           when take ends
+//	lease     the lease                                        when take ends, or this agent is fenced
 //	workers   one attempt each, at most delivery.concurrency   when no lane has anything to start
-//
-// The state of lanes and workers is in lanes, guarded by one mutex. Nothing waits while it holds that mutex; what is
-// to be recorded is collected under it and handed over after it.
-//
-// # Leading, standing by, draining
-//
-// A session is one try to lead. It waits for the slot, which has one consumer, and takes over by counting the
-// checkpoint's epoch up, which fences every earlier leader. A broken replication connection is replaced within the
-// session; a new epoch, another server, or a change of what is published ends it.
-//
-// The epoch keeps a former leader from recording, the lease keeps it from sending: no attempt starts unless the server was
-// heard a moment ago or the epoch was found to be this agent's own. The next leader waits longer than that for the slot.
-//
-// Two levels of stopping: take ends what brings new work in, alive ends everything. On shutdown, in this order: the
-// stream is no longer read but kept alive; no attempt starts; those under way finish, for at most
-// delivery.shutdown_timeout, then they are canceled, which leaves them unrecorded; the ledger commits what it has;
-// the position is confirmed and the slot is free; the admin listener closes.
 //
 // # Panics
 //
-// A panic is a fault of ours. It ends the term and not the process: every goroutine and timer is guarded (panic.go,
-// package panics; a test of the repository looks for those that are not). It is counted and logged once for each place,
-// without the value, which may quote an event. The next term builds its memory anew from the database.
+// A panic is a fault of ours. It ends the term, not the process: every goroutine and timer is guarded (lifetime.go, package
+// panics), and a test of the repository looks for those that are not. It is counted, and logged once for each place, without
+// its value, which may quote an event. The next term builds its memory anew from the database.
 //
-// What makes the agent panic in one term after the other is set aside by what was being handled (outbox.Subject): after
-// the third panic a delivery is recorded as failed, an endpoint is shown as unusable, a change that cannot be read is
-// passed over, and pruning or sealing is left out; after the sixth nothing is done with an event or an endpoint. The
-// counts are in memory, so a restart tries everything again. A panic in an attempt harms nothing in memory and is that
-// attempt's own: class internal_error, which is tried again like any failure and counts for no endpoint.
+// What makes the agent panic in one term after the other is set aside, by what was being handled (outbox.Subject, panic.go).
+// After the third panic a delivery is recorded as failed, an endpoint is shown as unusable, a change that cannot be read is
+// passed over, and pruning or sealing is left out. After the sixth nothing is done with an event or an endpoint. The counts
+// are in memory, so a restart tries everything again. A panic in an attempt harms nothing in memory: it is that attempt's
+// own, of the class internal_error, is tried again like any failure, and counts against no endpoint.
 package agent

@@ -35,7 +35,7 @@ func TestEndpoints_EachEventGoesToThoseThatStoodThereWhenItWasCommitted(t *testi
 	if err != nil {
 		t.Fatal(err)
 	}
-	m := newMetrics("test", (&agent{}).source())
+	m := newMetrics("test", &outbox.Counts{})
 	for seed := range histories {
 		synctest.Test(t, func(t *testing.T) { playEndpoints(t, seed, webhook, m) })
 		if t.Failed() {

@@ -47,8 +47,8 @@ func (m *matched) body() []byte {
 	return m.envelope
 }
 
-// candidate is an event with an endpoint that wants it.
-type candidate struct {
+// pairing is an event with an endpoint that wants it.
+type pairing struct {
 	*matched
 	sub *subscription
 }
@@ -108,13 +108,13 @@ func (b *backlog) add(m *matched, subs []*subscription, hold *outbox.Hold) {
 }
 
 // piece takes the next deliveries of one hold out.
-func (b *backlog) piece() (candidates []candidate, hold *outbox.Hold, last bool) {
+func (b *backlog) piece() (pairings []pairing, hold *outbox.Hold, last bool) {
 	hold = b.queue[0].hold
-	for len(b.queue) > 0 && len(candidates) < pieceLength && !last {
+	for len(b.queue) > 0 && len(pairings) < pieceLength && !last {
 		w := b.queue[0]
-		n := min(pieceLength-len(candidates), len(w.subs)-w.next)
+		n := min(pieceLength-len(pairings), len(w.subs)-w.next)
 		for _, sub := range w.subs[w.next : w.next+n] {
-			candidates = append(candidates, candidate{w.matched, sub})
+			pairings = append(pairings, pairing{w.matched, sub})
 		}
 		if w.next += n; w.next < len(w.subs) {
 			break
@@ -130,7 +130,7 @@ func (b *backlog) piece() (candidates []candidate, hold *outbox.Hold, last bool)
 			b.queue, b.shared, b.sharedIsCurrent = nil, nil, false // frees what it has walked along
 		}
 	}
-	return candidates, hold, last
+	return pairings, hold, last
 }
 
 // due reports whether the backlog has its turn while the stream has more: each gets half of the time.
@@ -148,8 +148,8 @@ func isWide(n, before int) bool {
 // disabled then does not get it although it may be enabled now. What has become of the others the lanes know.
 func (r *router) expand(take, ctx context.Context) error {
 	began := time.Now()
-	candidates, hold, last := r.backlog.piece()
-	tracked, err := r.hand(take, ctx, candidates)
+	pairings, hold, last := r.backlog.piece()
+	tracked, err := r.hand(take, ctx, pairings)
 	if err != nil {
 		return err
 	}

@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"errors"
+	"sync/atomic"
 	"time"
 
 	"github.com/quintago/webhook-agent/outbox"
@@ -25,13 +26,26 @@ const (
 	leaseQuery = 2 * time.Second
 )
 
-// leads tells whether an attempt may start. It is called by many goroutines.
-func (s *session) leads() bool {
-	return !s.broken.Load() && time.Since(*s.lease.Load()) < leaseTime
+// lease is how long this agent may be sure that it leads.
+type lease struct {
+	renewed atomic.Pointer[time.Time]
+	broken  atomic.Bool // the stream is down and being reconnected
 }
 
+// newLease makes one that is fresh.
+func newLease() *lease {
+	l := &lease{}
+	l.renew(time.Now())
+	return l
+}
+
+func (l *lease) renew(at time.Time) { l.renewed.Store(&at) }
+
+// holds reports whether an attempt may start. It is called by many goroutines.
+func (l *lease) holds() bool { return !l.broken.Load() && time.Since(*l.renewed.Load()) < leaseTime }
+
 // keepLease renews the lease until ctx ends, or returns ErrFenced when another agent has taken over.
-func (s *session) keepLease(ctx context.Context) error {
+func (t *term) keepLease(ctx context.Context) error {
 	tick := time.NewTicker(leaseTick)
 	defer tick.Stop()
 	last := time.Now()
@@ -45,22 +59,22 @@ func (s *session) keepLease(ctx context.Context) error {
 		// A look that comes late was held up with the whole process, and what is in the socket may be from before that.
 		late := looked.Sub(last) > leaseTime
 		last = looked
-		if late || time.Since(s.tailer.Heard()) > leaseHeard {
-			switch err := s.askLeader(ctx); {
+		if late || time.Since(t.tailer.Heard()) > leaseHeard {
+			switch err := t.askLeader(ctx); {
 			case errors.Is(err, outbox.ErrFenced):
 				return err
 			case err != nil:
 				continue // it shows elsewhere; the lease runs out
 			}
 		}
-		s.lease.Store(&looked)
-		s.lanes.Resume() // what did not start while the lease had run out
+		t.lease.renew(looked)
+		t.lanes.Resume() // what did not start while the lease had run out
 	}
 }
 
 // askLeader returns ErrFenced when another agent has taken over.
-func (s *session) askLeader(ctx context.Context) error {
+func (t *term) askLeader(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, leaseQuery)
 	defer cancel()
-	return s.slot.CheckEpoch(ctx, s.term)
+	return t.slot.CheckEpoch(ctx, t.Term)
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"net"
 	"os"
 	"testing"
 	"time"
@@ -15,7 +16,6 @@ import (
 
 // TestMain gives the tests of this package one PostgreSQL, whose databases begin with the agent's schema and publications.
 func TestMain(m *testing.M) {
-	resolveZoo()
 	forget, err := trustZoo()
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "trust the zoo:", err)
@@ -29,8 +29,16 @@ func TestMain(m *testing.M) {
 // start runs an agent until the test ends or end is called.
 func start(t testing.TB, cfg *config.Config) *agenttest.Agent {
 	t.Helper()
+	return startWith(t, cfg, nil)
+}
+
+// startWith is start with a resolver for the names of endpoints.
+func startWith(t testing.TB, cfg *config.Config, resolver *net.Resolver) *agenttest.Agent {
+	t.Helper()
 	return agenttest.Start(t, cfg, func(ctx context.Context, cfg *config.Config, log *slog.Logger) error {
-		return Run(ctx, testOptions(cfg, log))
+		o := testOptions(cfg, log)
+		o.Resolver = resolver
+		return Run(ctx, o)
 	})
 }
 

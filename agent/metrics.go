@@ -38,23 +38,10 @@ type vitalsMetrics struct {
 	lagBytes, retainedBytes, pending, clockSkew prometheus.Gauge
 }
 
-// source is what is read when /metrics is asked for.
-type source struct {
-	leading         func() float64
-	recovering      func() float64
-	lagSeconds      func() float64
-	attemptsRunning func() float64
-	queued          func() float64
-	lanesActive     func() float64
-	endpointsOff    func() float64
-	endpointsHeld   func() float64
-	counts          *outbox.Counts
-	queuedBytes     func() float64
-}
-
 const namespace = "webhook_agent"
 
-func newMetrics(version string, src source) *metrics {
+// newMetrics makes the metrics of a version of the agent, whose parts count in counts. newCollector has those that are read from a term.
+func newMetrics(version string, counts *outbox.Counts) *metrics {
 	m := &metrics{registry: prometheus.NewRegistry()}
 	counter := func(name, help string) prometheus.Counter {
 		c := prometheus.NewCounter(prometheus.CounterOpts{Namespace: namespace, Name: name, Help: help})
@@ -75,9 +62,6 @@ func newMetrics(version string, src source) *metrics {
 		g := prometheus.NewGauge(prometheus.GaugeOpts{Namespace: namespace, Name: name, Help: help})
 		m.registry.MustRegister(g)
 		return g
-	}
-	asked := func(name, help string, read func() float64) {
-		m.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Namespace: namespace, Name: name, Help: help}, read))
 	}
 	seconds := []float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 15, 30, 60}
 
@@ -102,24 +86,13 @@ func newMetrics(version string, src source) *metrics {
 		pending:       gauge("pending_deliveries", "Deliveries recorded as pending; counted up to 100000."),
 		clockSkew:     gauge("clock_skew_seconds", "The database's clock minus this host's."),
 	}
-	if counts := src.counts; counts != nil {
-		counted := func(name, help string, n *atomic.Int64) {
-			m.registry.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{Namespace: namespace, Name: name, Help: help},
-				func() float64 { return float64(n.Load()) }))
-		}
-		counted("events_filtered_total", "Events read from the outbox whose type outbox.types does not ask for.", &counts.Filtered)
-		counted("reused_ids_total", "Deliveries of events whose id the delivery log had for another event.", &counts.Reused)
-		counted("deliveries_set_aside_total", "Deliveries that PostgreSQL refused to record.", &counts.SetAside)
+	counted := func(name, help string, n *atomic.Int64) {
+		m.registry.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{Namespace: namespace, Name: name, Help: help},
+			func() float64 { return float64(n.Load()) }))
 	}
-	asked("leading", "1 while this agent holds the slot, 0 while it stands by.", src.leading)
-	asked("recovering", "1 while events may have passed the stream unseen and the outbox has not been compared with the log completely.", src.recovering)
-	asked("slot_lag_seconds", "How long the oldest part of the stream that is not recorded completely has been read.", src.lagSeconds)
-	asked("attempts_in_flight", "Attempts under way.", src.attemptsRunning)
-	asked("lane_queue_length", "Deliveries that wait in memory, all lanes together.", src.queued)
-	asked("lane_queue_bytes", "Bodies in memory, waiting or being sent, all lanes together.", src.queuedBytes)
-	asked("lanes_active", "Endpoints with deliveries in memory.", src.lanesActive)
-	asked("endpoints_held", "Endpoints to which no attempt starts for a while: they keep failing, or their server asked for it (Retry-After).", src.endpointsHeld)
-	asked("endpoints_not_sending", "Endpoints that are disabled or unusable.", src.endpointsOff)
+	counted("events_filtered_total", "Events read from the outbox whose type outbox.types does not ask for.", &counts.Filtered)
+	counted("reused_ids_total", "Deliveries of events whose id the delivery log had for another event.", &counts.Reused)
+	counted("deliveries_set_aside_total", "Deliveries that PostgreSQL refused to record.", &counts.SetAside)
 
 	info := prometheus.NewGaugeVec(prometheus.GaugeOpts{Namespace: namespace, Name: "build_info", Help: "The version that runs."}, []string{"version"})
 	info.WithLabelValues(version).Set(1)

@@ -72,34 +72,13 @@ func (a *agent) caught(p *panics.Error) {
 	}
 }
 
-// caught takes note of a panic and ends the term.
-func (s *session) caught(p *panics.Error) {
-	s.agent.caught(p)
-	s.stopTaking(p)
-}
-
-// guarded wraps the function of a goroutine: a panic of it ends the term.
-func (s *session) guarded(f func() error) func() error { return panics.Guard(s.caught, f) }
-
-// vital is guarded for a goroutine without which nothing can go on: with an error of it everything ends at once.
-func (s *session) vital(f func() error) func() error {
-	return func() error {
-		err := s.guarded(f)()
-		if err != nil {
-			s.stopTaking(err)
-			s.kill(err)
-		}
-		return err
-	}
-}
-
 // dispensable is guarded for a helper without which deliveries go on. One that panics again and again is
 // left out.
-func (s *session) dispensable(part string, f func()) func() error {
+func (t *term) dispensable(part string, f func()) func() error {
 	at := outbox.Subject{Part: part}
-	return s.guarded(func() error {
-		if s.suspects.aside(at) {
-			s.log.Error("a helper of the agent is left out until the agent is restarted: it failed again and again by a fault of its own", "helper", part)
+	return t.life.guarded(func() error {
+		if t.suspects.aside(at) {
+			t.log.Error("a helper of the agent is left out until the agent is restarted: it failed again and again by a fault of its own", "helper", part)
 			return nil
 		}
 		defer at.Blame()
@@ -109,11 +88,11 @@ func (s *session) dispensable(part string, f func()) func() error {
 }
 
 // setAside reports whether the tailer is to pass over a change.
-func (s *session) setAside(x outbox.Subject) bool {
-	aside := s.suspects.aside(x)
+func (a *agent) setAside(x outbox.Subject) bool {
+	aside := a.suspects.aside(x)
 	if aside {
-		s.metrics.setAside.WithLabelValues("change").Inc()
-		s.log.Error("a change in the stream is passed over: the agent failed to read it again and again by a fault of its own; the comparison with the outbox brings its event",
+		a.metrics.setAside.WithLabelValues("change").Inc()
+		a.log.Error("a change in the stream is passed over: the agent failed to read it again and again by a fault of its own; the comparison with the outbox brings its event",
 			"commit", x.Commit.String(), "change", x.Index)
 	}
 	return aside

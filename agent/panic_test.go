@@ -10,6 +10,7 @@ import (
 	"sync"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"github.com/quintago/webhook-agent/agent/config"
 	"github.com/quintago/webhook-agent/outbox"
@@ -87,15 +88,14 @@ func startPanicking(t *testing.T, cfg *config.Config, times map[string]int) (*ag
 func bareAgent(t *testing.T, cfg *config.Config) (*agent, *agenttest.Buffer) {
 	t.Helper()
 	log := &agenttest.Buffer{}
-	a := &agent{cfg: cfg, log: slog.New(slog.NewTextHandler(log, nil)), holder: "test", tune: func(int) {}, vitals: testVitals, warned: map[string]bool{}}
-	a.metrics = newMetrics("test", a.source())
+	a := &agent{cfg: cfg, log: slog.New(slog.NewTextHandler(log, nil)), holder: "test", tune: func(int) {}, vitals: testVitals}
+	a.metrics = newMetrics("test", &a.counts)
 	db := cfg.OutboxConfig()
 	db.Watchful, db.Caught = true, a.caught
 	var err error
 	if a.db, err = outbox.Open(t.Context(), db); err != nil {
 		t.Fatal(err)
 	}
-	a.slot = a.db.Slot(db.Slot)
 	t.Cleanup(a.db.Close)
 	return a, log
 }
@@ -154,9 +154,10 @@ func TestPanic_ShowsAnEndpointAsUnusableThatCausesItAgainAndAgain(t *testing.T) 
 	endpoint := agenttest.AddEndpoint(t, env, "venue_1", "http://hook.example", "*")
 	event := agenttest.AddEvent(t, env, "venue_1", "lead.created", "{}")
 	a, log := bareAgent(t, cfg)
+	c := newCandidate(a, a.db.Slot(cfg.Outbox.Slot))
 	ctx, stop := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
-	go func() { ended <- a.lead(ctx) }() // a.webhook is nil, which http:// is looked up in
+	go func() { ended <- c.lead(ctx) }() // a.webhook is nil, which http:// is looked up in
 	agenttest.WaitStatus(t, env, event, endpoint, "missed, attempts 0, the endpoint cannot be sent to: "+asideEndpoint)
 	testenv.Eventually(t, agenttest.Patience, func() error {
 		shown := testenv.QueryOne[string](t, env, `select coalesce((select unusable from webhooks.endpoint_health where endpoint_id = $1), '')`, endpoint)
@@ -165,7 +166,7 @@ func TestPanic_ShowsAnEndpointAsUnusableThatCausesItAgainAndAgain(t *testing.T) 
 		}
 		return nil
 	})
-	if status, err := a.ready(); status != "leading" || err != nil {
+	if status, err := c.ready(); status != "leading" || err != nil {
 		t.Errorf("the agent is %q, %v", status, err)
 	}
 	stop()
@@ -272,41 +273,40 @@ func TestRouter_ATruncateEndsTheLaneOfAnEndpointThatIsSetAside(t *testing.T) {
 	})
 }
 
-// newPanicTest makes a session as far as a panic needs one.
-func newPanicTest(t *testing.T) (s *session, take, alive context.Context) {
+// newPanicTest makes a term as far as a panic needs one.
+func newPanicTest(t *testing.T) *term {
 	t.Helper()
-	s = &session{agent: &agent{log: slog.New(slog.DiscardHandler), metrics: newMetrics("test", source{})}}
-	take, s.stopTaking = context.WithCancelCause(t.Context())
-	alive, s.kill = context.WithCancelCause(t.Context())
-	t.Cleanup(func() { s.stopTaking(nil); s.kill(nil) })
-	return s, take, alive
+	a := &agent{log: slog.New(slog.DiscardHandler), metrics: newMetrics("test", &outbox.Counts{})}
+	life := newLifetime(t.Context(), time.Hour, a.caught)
+	t.Cleanup(func() { life.kill(nil) })
+	return &term{candidate: newCandidate(a, nil), life: life}
 }
 
-func TestSession_APanicEndsTheTerm(t *testing.T) {
+func TestLifetime_APanicEndsTheTerm(t *testing.T) {
 	fault := func() error { panic("sentinel") }
-	s, take, alive := newPanicTest(t)
-	err := s.guarded(fault)()
-	if p, ok := errors.AsType[*panics.Error](err); !ok || context.Cause(take) != error(p) || alive.Err() != nil {
-		t.Errorf("guarded returned %v; no new work because of %v, everything ended because of %v", err, context.Cause(take), context.Cause(alive))
+	life := newPanicTest(t).life
+	err := life.guarded(fault)()
+	if p, ok := errors.AsType[*panics.Error](err); !ok || context.Cause(life.take) != error(p) || life.alive.Err() != nil {
+		t.Errorf("guarded returned %v; no new work because of %v, everything ended because of %v", err, context.Cause(life.take), context.Cause(life.alive))
 	}
-	s, take, alive = newPanicTest(t)
-	err = s.vital(fault)()
-	if p, ok := errors.AsType[*panics.Error](err); !ok || context.Cause(take) != error(p) || context.Cause(alive) != error(p) {
-		t.Errorf("vital returned %v; no new work because of %v, everything ended because of %v", err, context.Cause(take), context.Cause(alive))
+	life = newPanicTest(t).life
+	err = life.vital(fault)()
+	if p, ok := errors.AsType[*panics.Error](err); !ok || context.Cause(life.take) != error(p) || context.Cause(life.alive) != error(p) {
+		t.Errorf("vital returned %v; no new work because of %v, everything ended because of %v", err, context.Cause(life.take), context.Cause(life.alive))
 	}
 }
 
-func TestSession_LeavesOutAHelperThatPanicsAgainAndAgain(t *testing.T) {
-	s, _, _ := newPanicTest(t)
+func TestTerm_LeavesOutAHelperThatPanicsAgainAndAgain(t *testing.T) {
+	held := newPanicTest(t)
 	calls := 0
 	for range setAsideAfter + 2 {
-		_ = s.dispensable("seal", func() { calls++; panic("sentinel") })()
+		_ = held.dispensable("seal", func() { calls++; panic("sentinel") })()
 	}
 	if calls != setAsideAfter {
 		t.Errorf("the helper ran %d times, want %d", calls, setAsideAfter)
 	}
 	called := false
-	if err := s.dispensable("prune", func() { called = true })(); err != nil || !called {
+	if err := held.dispensable("prune", func() { called = true })(); err != nil || !called {
 		t.Errorf("another helper: called %t, %v", called, err)
 	}
 }
@@ -324,8 +324,10 @@ func TestSuspects_AreBounded(t *testing.T) {
 func TestMetrics_APanicAsTheyAreReadIsCounted(t *testing.T) {
 	log := &agenttest.Buffer{}
 	a := &agent{log: slog.New(slog.NewTextHandler(log, nil))}
-	a.metrics = newMetrics("test", a.source())
-	a.current.Store(&session{agent: a}) // without a ledger and lanes, so that the metrics that ask for them panic
+	a.metrics = newMetrics("test", &a.counts)
+	c := newCandidate(a, nil)
+	a.metrics.registry.MustRegister(newCollector(c))
+	c.term.Store(&term{candidate: c}) // without a ledger and lanes, so that the metrics that ask for them panic
 	counted(t, a.metrics, "panics_total")
 	if n := counted(t, a.metrics, "panics_total"); n < 1 {
 		t.Errorf("%v panics were counted, want those of the metrics", n)

@@ -464,7 +464,7 @@ func TestRun_AStandbyTakesOverAndIsReadyMeanwhile(t *testing.T) {
 	}
 }
 
-// slotReached tells whether the slot's confirmed position has come to lsn.
+// slotReached reports whether the slot's confirmed position has come to lsn.
 func slotReached(t testing.TB, env *testenv.DB, lsn string) error {
 	t.Helper()
 	reached := testenv.QueryOne[bool](t, env, `select confirmed_flush_lsn >= $2::pg_lsn from pg_replication_slots where slot_name = $1`, env.Slot, lsn)

@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"time"
 
 	"github.com/quintago/webhook-agent/backoff"
@@ -26,17 +27,17 @@ var pruneOrder = []outbox.PrunedTable{outbox.PrunedOutbox, outbox.PrunedDeliveri
 
 // prune deletes what is older than the retention, again and again, until ctx ends. It begins after the first comparison of the term,
 // which takes the horizon that it goes by.
-func (s *session) prune(ctx context.Context) {
-	retention := s.cfg.Outbox.Retention
+func (t *term) prune(ctx context.Context) {
+	retention := t.cfg.Outbox.Retention
 	if retention == 0 {
 		return
 	}
 	select {
-	case <-s.compared:
+	case <-t.recovery.compared:
 	case <-ctx.Done():
 		return
 	}
-	run := pruneRun{session: s, pruner: s.slot.NewPruner(s.term), told: map[outbox.PrunedTable]string{}}
+	run := pruneRun{term: t, pruner: t.slot.NewPruner(t.Term), troubles: map[outbox.PrunedTable]*backoff.Trouble{}}
 	for {
 		run.once(ctx)
 		if !backoff.Sleep(ctx, min(pruneInterval, retention/4)) { // a retention that short is a test's
@@ -47,26 +48,26 @@ func (s *session) prune(ctx context.Context) {
 
 // pruneRun is what runs of prune have in common.
 type pruneRun struct {
-	*session
-	pruner *outbox.Pruner
-	told   map[outbox.PrunedTable]string // the last error of each table that was logged
+	*term
+	pruner   *outbox.Pruner
+	troubles map[outbox.PrunedTable]*backoff.Trouble
 }
 
 // once makes one run.
 func (r *pruneRun) once(ctx context.Context) {
 	began := time.Now()
 	if err := r.pruner.Begin(ctx); err != nil {
-		r.tell(ctx, everyTable, err)
+		r.note(ctx, everyTable, err)
 		return
 	}
-	r.tell(ctx, everyTable, nil)
+	r.note(ctx, everyTable, nil)
 	total := outbox.Pruned{}
 	for _, table := range pruneOrder {
 		err := r.table(ctx, table, total)
 		if ctx.Err() != nil {
 			return
 		}
-		r.tell(ctx, table, err)
+		r.note(ctx, table, err)
 	}
 	var rows int64
 	for _, n := range total {
@@ -93,22 +94,15 @@ func (r *pruneRun) table(ctx context.Context, table outbox.PrunedTable, total ou
 	}
 }
 
-// tell logs why a table is not pruned once, when it changes, and that it is again. What the preflight has found is known.
-func (r *pruneRun) tell(ctx context.Context, table outbox.PrunedTable, err error) {
-	text := ""
-	if err != nil {
-		text = err.Error()
-	}
-	if text == r.told[table] || ctx.Err() != nil {
+// note takes note of whether a table can be pruned. What the preflight has found is known.
+func (r *pruneRun) note(ctx context.Context, table outbox.PrunedTable, err error) {
+	if problem, is := errors.AsType[*outbox.Problem](err); ctx.Err() != nil || is && r.warned[problem.Thing+": "+problem.Reason] {
 		return
 	}
-	r.told[table] = text
-	problem, isProblem := errors.AsType[*outbox.Problem](err)
-	switch {
-	case err == nil:
-		r.log.Info("pruning goes on", "table", table)
-	case isProblem && r.warned[problem.Thing+": "+problem.Reason]:
-	default:
-		r.log.Warn("old rows are not pruned; trying again", "table", table, "error", err)
+	trouble := r.troubles[table]
+	if trouble == nil {
+		trouble = &backoff.Trouble{Log: r.log, Level: slog.LevelWarn, Begins: "old rows are not pruned; trying again", Ends: "pruning goes on"}
+		r.troubles[table] = trouble
 	}
+	trouble.Note(err, "table", table)
 }

@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"math"
 	"strings"
 	"testing"
@@ -13,13 +14,13 @@ import (
 	"github.com/quintago/webhook-agent/testenv/agenttest"
 )
 
-// comparing makes a session that compares and does nothing else. Its ledger does not run.
-func comparing(t *testing.T, barrier uint64) *session {
+// comparing makes a recovery whose ledger does not run.
+func comparing(t *testing.T, barrier uint64) *recovery {
 	t.Helper()
 	s := newQuietOutage(t, testenv.NewDB(t))
 	db := s.open()
 	term := outbox.Term{Gap: "a test", Barrier: barrier, Coverage: s.coverage()}
-	return &session{agent: &agent{db: db}, term: term, ledger: outbox.NewLedger(outbox.LedgerConfig{Term: term})}
+	return newRecovery(newCandidate(&agent{db: db, log: slog.New(slog.DiscardHandler)}, db.Slot(s.cfg.Outbox.Slot)), term, outbox.NewLedger(outbox.LedgerConfig{Term: term}))
 }
 
 // A transaction that was open when the slot was made may hold events that neither the stream nor an earlier look brings.

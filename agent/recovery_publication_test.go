@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"testing"
 
 	"github.com/quintago/webhook-agent/agent/config"
@@ -303,7 +304,7 @@ func TestRecovery_ATableThatIsNoneOfTheAgentsEndsNoTerm(t *testing.T) {
 	s.eachOnce()
 }
 
-// A periodic comparison may come before the look that ends the session.
+// A periodic comparison may come before the look that ends the term.
 func TestRecovery_AComparisonStoresNoHorizonOverAChangeOfWhatIsPublished(t *testing.T) {
 	t.Parallel()
 	s := newOutage(t, testenv.NewDB(t))
@@ -312,7 +313,7 @@ func TestRecovery_AComparisonStoresNoHorizonOverAChangeOfWhatIsPublished(t *test
 	s.env.Exec(t, `drop publication webhooks_outbox`)
 	s.env.Exec(t, `create publication webhooks_outbox for table webhooks.outbox, webhooks.replays with (publish = 'insert')`)
 	db := s.open()
-	late := &session{agent: &agent{db: db}, term: outbox.Term{Coverage: before}}
+	late := newRecovery(newCandidate(&agent{db: db, log: slog.New(slog.DiscardHandler)}, db.Slot(s.cfg.Outbox.Slot)), outbox.Term{Coverage: before}, nil)
 	if _, _, err := late.compare(t.Context(), wellKnown, false); !errors.Is(err, errCoverage) {
 		t.Errorf("the comparison returns %v, want %v", err, errCoverage)
 	}

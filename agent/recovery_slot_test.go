@@ -11,6 +11,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/quintago/webhook-agent/outbox"
 	"github.com/quintago/webhook-agent/secret"
 	"github.com/quintago/webhook-agent/testenv"
 	"github.com/quintago/webhook-agent/testenv/agenttest"
@@ -323,13 +324,15 @@ func TestRecovery_ASlotIsGivenUpOnlyWhileItStandsBeforeWhatCannotBeDecoded(t *te
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			s := newOutage(t, testenv.NewDB(t))
-			late := newSession(&agent{cfg: s.cfg, db: s.open(), log: slog.New(slog.DiscardHandler), holder: "late", tune: func(int) {}, vitals: testVitals, warned: map[string]bool{}, undecodable: 1})
+			a := &agent{cfg: s.cfg, db: s.open(), log: slog.New(slog.DiscardHandler), holder: "late", tune: func(int) {}, vitals: testVitals}
+			late, tailer := newCandidate(a, a.db.Slot(s.cfg.Outbox.Slot)), outbox.NewTailer(a.outboxConfig(), a.log)
+			late.undecodable = 1
 			if ahead {
 				late.undecodable = 1 << 62
 			}
-			defer late.tailer.Close()
+			defer tailer.Close()
 			done := make(chan error, 1)
-			go func() { done <- late.acquire(t.Context()) }()
+			go func() { done <- late.acquire(t.Context(), tailer) }()
 			testenv.Eventually(t, agenttest.Patience, func() error {
 				if !late.standby.Load() {
 					return errors.New("it does not stand by")

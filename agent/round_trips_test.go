@@ -2,7 +2,9 @@ package agent
 
 import (
 	"testing"
+	"time"
 
+	"github.com/quintago/webhook-agent/outbox"
 	"github.com/quintago/webhook-agent/secret"
 	"github.com/quintago/webhook-agent/testenv"
 	"github.com/quintago/webhook-agent/testenv/agenttest"
@@ -12,9 +14,9 @@ import (
 // is half a minute.
 const mostRoundTrips = 100
 
-// TestSession_LeadsAfterAsManyRoundTripsWhateverTheNumberOfEndpoints counts what an agent waits for, one after the other,
+// TestCandidate_LeadsAfterAsManyRoundTripsWhateverTheNumberOfEndpoints counts what an agent waits for, one after the other,
 // between its start and its term.
-func TestSession_LeadsAfterAsManyRoundTripsWhateverTheNumberOfEndpoints(t *testing.T) {
+func TestCandidate_LeadsAfterAsManyRoundTripsWhateverTheNumberOfEndpoints(t *testing.T) {
 	t.Parallel()
 	env := testenv.NewDB(t)
 	lead := func() int {
@@ -22,12 +24,14 @@ func TestSession_LeadsAfterAsManyRoundTripsWhateverTheNumberOfEndpoints(t *testi
 		cfg := agenttest.Config(env)
 		cfg.Database.URL = secret.New(p.Via(env.LeastURL))
 		a, _ := bareAgent(t, cfg)
-		s := newSession(a)
-		defer s.tailer.Close()
-		if err := s.acquire(t.Context()); err != nil {
+		c, tailer := newCandidate(a, a.db.Slot(cfg.Outbox.Slot)), outbox.NewTailer(a.outboxConfig(), a.log)
+		defer tailer.Close()
+		if err := c.acquire(t.Context(), tailer); err != nil {
 			t.Fatal(err)
 		}
-		if _, _, err := s.takeOver(t.Context(), t.Context()); err != nil {
+		life := newLifetime(t.Context(), time.Hour, a.caught)
+		defer life.kill(nil)
+		if _, _, err := c.takeOver(t.Context(), life, tailer); err != nil {
 			t.Fatal(err)
 		}
 		return p.Turns()

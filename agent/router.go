@@ -148,86 +148,111 @@ func (r *router) route(take, ctx context.Context, b *outbox.Batch) error {
 	if b.Idle() {
 		return r.track(ctx, &outbox.Tracked{End: b.End, Idle: true, Read: read})
 	}
-	// What the loaded state contains is not applied once more: an old row would undo a newer one, and a counter would
-	// be cleared twice.
-	loaded := r.snapshot.Sees(b.XID)
-	var (
-		subs       []*subscription
-		candidates []candidate    // that are matched and not handed over
-		entries    []outbox.Entry // of changes before the candidates, that are not written
-		hold       *outbox.Hold
-		at         = outbox.Subject{Commit: b.Commit}
-	)
+	at := outbox.Subject{Commit: b.Commit}
 	defer at.Blame()
-	handOver := func(end outbox.LSN, opens *outbox.Hold) error {
-		if err := r.write(ctx, entries...); err != nil {
-			return err
-		}
-		entries = nil // the ledger keeps the slice
-		tracked, err := r.hand(take, ctx, candidates)
-		if err != nil {
-			return err
-		}
-		candidates = candidates[:0]
-		tracked.End, tracked.Read, tracked.Opens = end, read, opens
-		return r.track(ctx, tracked)
-	}
-	// flush hands over what has been matched so far.
-	flush := func() error {
-		if len(candidates) == 0 {
-			return nil
-		}
-		return handOver(0, nil)
-	}
 	if err := r.markSuspects(take, b); err != nil {
 		return err
 	}
+	p := passage{router: r, batch: b, read: read, loaded: r.snapshot.Sees(b.XID)}
 	for _, c := range b.Changes {
 		at.Index = c.Index
-		switch {
-		case c.Event != nil:
-			r.metrics.events.Inc()
-			if b.Commit < r.term.LSN || r.passesOver(at) {
-				continue // recorded before this term, or hopeless
-			}
-			if r.term.Repeats && r.backlog.holds(c.Event) {
-				continue // its row has moved to another partition while it waits
-			}
-			m := &matched{event: c.Event, at: at, committed: b.Committed, loaded: loaded}
-			subs = r.match(subs[:0], at, c.Event)
-			if isWide(len(subs), r.made) {
-				if hold == nil {
-					hold = &outbox.Hold{}
-				}
-				r.backlog.add(m, subs, hold)
-				continue
-			}
-			r.made += len(subs)
-			for _, sub := range subs {
-				if candidates = append(candidates, candidate{m, sub}); len(candidates) >= pieceLength {
-					if err := flush(); err != nil {
-						return err
-					}
-				}
-			}
-		case c.Endpoint != nil && !loaded:
-			// A change of an endpoint takes effect between the events before and after it.
-			if err := flush(); err != nil {
-				return err
-			}
-			entries = append(entries, r.change(c.Endpoint)...)
-		case c.Replay != nil && !loaded:
-			entries = append(entries, outbox.Replay{ID: c.Replay.ID, XID: b.XID})
+		if err := p.add(take, ctx, c, at); err != nil {
+			return err
 		}
 	}
-	if hold != nil {
+	if p.hold != nil {
 		r.backlog.queue[len(r.backlog.queue)-1].last = true
 	}
 	if b.End != 0 {
 		r.made = 0
 	}
 	r.retune()
-	return handOver(b.End, hold)
+	return p.handOver(take, ctx, b.End, p.hold)
+}
+
+// passage is a batch on its way through the router.
+type passage struct {
+	*router
+	batch *outbox.Batch
+	read  time.Time // when it was read
+	// loaded reports that the loaded state contains the batch. Its changes are not applied once more: an old row would undo a newer one,
+	// and a counter would be cleared twice.
+	loaded bool
+
+	subs     []*subscription // of the event at hand
+	pairings []pairing       // that are not handed over yet
+	entries  []outbox.Entry  // of changes before the pairings, that are not written yet
+	hold     *outbox.Hold    // of events that go to the backlog
+}
+
+// add takes in a change of the batch, which is at.
+func (p *passage) add(take, ctx context.Context, c outbox.Change, at outbox.Subject) error {
+	switch {
+	case c.Event != nil:
+		return p.addEvent(take, ctx, c.Event, at)
+	case p.loaded:
+	case c.Endpoint != nil:
+		// A change of an endpoint takes effect between the events before and after it.
+		if err := p.flush(take, ctx); err != nil {
+			return err
+		}
+		p.entries = append(p.entries, p.change(c.Endpoint)...)
+	case c.Replay != nil:
+		p.entries = append(p.entries, outbox.Replay{ID: c.Replay.ID, XID: p.batch.XID})
+	}
+	return nil
+}
+
+// addEvent finds the endpoints that want an event. What very many want goes to the backlog.
+func (p *passage) addEvent(take, ctx context.Context, e *outbox.Event, at outbox.Subject) error {
+	p.metrics.events.Inc()
+	if p.batch.Commit < p.term.LSN || p.passesOver(at) {
+		return nil // recorded before this term, or hopeless
+	}
+	if p.term.Repeats && p.backlog.holds(e) {
+		return nil // its row has moved to another partition while it waits
+	}
+	m := &matched{event: e, at: at, committed: p.batch.Committed, loaded: p.loaded}
+	p.subs = p.match(p.subs[:0], at, e)
+	if isWide(len(p.subs), p.made) {
+		if p.hold == nil {
+			p.hold = &outbox.Hold{}
+		}
+		p.backlog.add(m, p.subs, p.hold)
+		return nil
+	}
+	p.made += len(p.subs)
+	for _, sub := range p.subs {
+		if p.pairings = append(p.pairings, pairing{m, sub}); len(p.pairings) >= pieceLength {
+			if err := p.flush(take, ctx); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// flush hands over what has been matched so far.
+func (p *passage) flush(take, ctx context.Context) error {
+	if len(p.pairings) == 0 {
+		return nil
+	}
+	return p.handOver(take, ctx, 0, nil)
+}
+
+// handOver writes the entries, and then hands over what has been matched since. End is that of the batch, zero before its last piece.
+func (p *passage) handOver(take, ctx context.Context, end outbox.LSN, opens *outbox.Hold) error {
+	if err := p.write(ctx, p.entries...); err != nil {
+		return err
+	}
+	p.entries = nil // the ledger keeps the slice
+	tracked, err := p.hand(take, ctx, p.pairings)
+	if err != nil {
+		return err
+	}
+	p.pairings = p.pairings[:0]
+	tracked.End, tracked.Read, tracked.Opens = end, p.read, opens
+	return p.track(ctx, tracked)
 }
 
 // tuneStep is how many endpoints more or fewer are not worth telling of.
@@ -241,20 +266,20 @@ func (r *router) retune() {
 	}
 }
 
-// hand makes deliveries of candidates that have no row yet, and offers them to their lanes.
-func (r *router) hand(take, ctx context.Context, candidates []candidate) (*outbox.Tracked, error) {
+// hand makes deliveries of pairings that have no row yet, and offers them to their lanes.
+func (r *router) hand(take, ctx context.Context, pairings []pairing) (*outbox.Tracked, error) {
 	var (
 		t      = &outbox.Tracked{}
 		offers []lanes.Offer
 		at     outbox.Subject
 	)
 	defer at.Blame()
-	recorded, err := r.lookUp(take, candidates)
+	recorded, err := r.lookUp(take, pairings)
 	if err != nil {
 		return nil, err
 	}
 	now := r.lanes.Now()
-	for _, p := range candidates {
+	for _, p := range pairings {
 		at = p.at
 		e, endpoint := p.event, p.sub.endpoint
 		if e.Late && endpoint.Since().After(e.Created) {
@@ -300,18 +325,18 @@ func (r *router) match(subs []*subscription, at outbox.Subject, e *outbox.Event)
 	return subs
 }
 
-// underWay tells that the delivery waits, or is being sent, and has no row yet. It is asked only where events may come again.
+// underWay reports that the delivery waits, or is being sent, and has no row yet. It is asked only where events may come again.
 func (r *router) underWay(sub *subscription, eventID string, deliveries []*outbox.Delivery) bool {
 	return r.lanes.Holds(sub.lane, eventID) || slices.ContainsFunc(deliveries, func(d *outbox.Delivery) bool {
 		return d.EventID == eventID && d.EndpointID == sub.endpoint.ID
 	})
 }
 
-// lookUp finds out which of some candidates an earlier term has recorded. Beyond the position where this term began there
+// lookUp finds out which of some pairings an earlier term has recorded. Beyond the position where this term began there
 // are none, but for those of events that are written once more. It tries again while the database is away, until take ends.
-func (r *router) lookUp(take context.Context, candidates []candidate) (recorded outbox.Recorded, err error) {
+func (r *router) lookUp(take context.Context, pairings []pairing) (recorded outbox.Recorded, err error) {
 	var events, endpoints []string
-	for _, p := range candidates {
+	for _, p := range pairings {
 		if p.at.Commit < r.term.LookupUntil || p.event.Late {
 			events, endpoints = append(events, p.event.ID), append(endpoints, p.sub.endpoint.ID)
 		}
@@ -343,24 +368,8 @@ func (r *router) markSuspects(take context.Context, b *outbox.Batch) error {
 
 // insist asks the database until it answers, or until take ends.
 func (r *router) insist(take context.Context, ask func() error) error {
-	waits := backoff.New()
-	for told := false; ; {
-		err := ask()
-		if err == nil {
-			return nil
-		}
-		if take.Err() != nil {
-			return context.Cause(take)
-		}
-		if !told {
-			told = true
-			r.log.Error("cannot look up deliveries; trying again", "error", err)
-		}
-		wait, _ := waits.Next()
-		if !backoff.Sleep(take, wait) {
-			return context.Cause(take)
-		}
-	}
+	trouble := backoff.Trouble{Log: r.log, Level: slog.LevelError, Begins: "cannot look up deliveries; trying again", Ends: "looking up deliveries again"}
+	return backoff.Retry(take, backoff.New(), &trouble, backoff.Never, func(context.Context) error { return ask() })
 }
 
 // change applies a change of the endpoints.

@@ -74,7 +74,7 @@ type routerTest struct {
 
 func newRouterTest(t *testing.T) *routerTest {
 	n := &notes{unusable: map[string]string{}}
-	m, log := newMetrics("test", (&agent{}).source()), slog.New(slog.DiscardHandler)
+	m, log := newMetrics("test", &outbox.Counts{}), slog.New(slog.DiscardHandler)
 	d := config.Default().Delivery
 	stalled := lanes.New(t.Context(), lanes.Config{
 		Concurrency: d.Concurrency, EndpointConcurrency: d.EndpointConcurrency, DisableAfter: d.DisableAfter, Retries: d.Retries,

@@ -1,7 +1,10 @@
 package agent
 
 import (
+	"cmp"
 	"context"
+	"errors"
+	"log/slog"
 	"sync"
 
 	"github.com/quintago/webhook-agent/backoff"
@@ -35,7 +38,7 @@ const sealBatch = 100
 type unsealed struct {
 	mu  sync.Mutex      // guards ids
 	ids map[string]bool // whether it is to be tried; false while seal tries it, and until the router has seen what came of it
-	// more tells that there are some; sent without waiting, so one place is enough.
+	// more reports that there are some; sent without waiting, so one place is enough.
 	more chan struct{}
 }
 
@@ -96,18 +99,18 @@ func (u *unsealed) again(ids []string) (left bool) {
 	return left
 }
 
-// seal seals the secrets of the endpoints in s.unsealed, one by one, until ctx ends. What it cannot seal, because the app holds the row
+// seal seals the secrets of the endpoints in t.unsealed, one by one, until ctx ends. What it cannot seal, because the app holds the row
 // or the database is away, it tries again, after the others; and so what it finds nothing to seal of, since the stream tells of a
 // commit before queries see it. The rows tell what is done, so an agent that begins to lead goes on where
 // the last one ended.
-func (s *session) seal(ctx context.Context) {
+func (t *term) seal(ctx context.Context) {
 	waits := backoff.New()
-	failing := false // logged when it changes
+	trouble := backoff.Trouble{Log: t.log, Level: slog.LevelWarn, Begins: "cannot seal the secrets of an endpoint; trying again", Ends: "sealing goes on"}
 	for {
-		ids := s.unsealed.take(sealBatch)
+		ids := t.unsealed.take(sealBatch)
 		if len(ids) == 0 {
 			select {
-			case <-s.unsealed.more:
+			case <-t.unsealed.more:
 				continue
 			case <-ctx.Done():
 				return
@@ -115,24 +118,22 @@ func (s *session) seal(ctx context.Context) {
 		}
 		var again []string
 		for _, id := range ids {
-			sealed, err := s.db.SealSecrets(ctx, id)
+			sealed, err := t.db.SealSecrets(ctx, id)
 			switch {
 			case ctx.Err() != nil:
 				return
 			case err != nil:
 				again = append(again, id)
-				if !failing {
-					failing = true
-					s.log.Warn("cannot seal the secrets of an endpoint; trying again", "endpoint", id, "error", err)
-				}
+				trouble.Note(cmp.Or(errors.Unwrap(err), err), "endpoint", id) // err names the endpoint, so each would be another trouble
 			case sealed:
-				s.metrics.sealed.Inc()
+				t.metrics.sealed.Inc()
 			default:
 				again = append(again, id)
 			}
 		}
-		if !s.unsealed.again(again) {
-			waits, failing = backoff.New(), false
+		if !t.unsealed.again(again) {
+			waits = backoff.New()
+			trouble.Note(nil)
 			continue
 		}
 		wait, _ := waits.Next()

@@ -12,7 +12,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"sync/atomic"
 	"testing"
 	"text/tabwriter"
 	"time"
@@ -27,16 +26,10 @@ import (
 
 var update = flag.Bool("update", false, "write testdata/zoo.golden anew")
 
-// zooDNS answers for the names of a zoo that is open.
-var zooDNS atomic.Pointer[zoo.Zoo]
-
-// resolveZoo has all names of this process looked up at zooDNS while a zoo is open.
-func resolveZoo() {
-	net.DefaultResolver = &net.Resolver{PreferGo: true, Dial: func(ctx context.Context, network, address string) (net.Conn, error) {
-		if z := zooDNS.Load(); z != nil {
-			address = z.DNS.String()
-		}
-		return new(net.Dialer).DialContext(ctx, network, address)
+// zooResolver looks all names up at a zoo.
+func zooResolver(z *zoo.Zoo) *net.Resolver {
+	return &net.Resolver{PreferGo: true, Dial: func(ctx context.Context, network, _ string) (net.Conn, error) {
+		return new(net.Dialer).DialContext(ctx, network, z.DNS.String())
 	}}
 }
 
@@ -77,8 +70,6 @@ var clockNow, manyX = regexp.MustCompile(`clock says [-0-9TZ:]+`), regexp.MustCo
 func TestZoo_EachAnimalMeetsAClearAnswer(t *testing.T) {
 	t.Parallel()
 	z := zoo.Start(t)
-	zooDNS.Store(z)
-	t.Cleanup(func() { zooDNS.Store(nil) })
 	env := testenv.NewDB(t)
 	for _, a := range z.Animals {
 		env.Exec(t, `insert into webhooks.endpoints (id, venue, url, events, secret) values ($1, 'zoo', $2, '{*}', $3)`, a.Name, a.URL, agenttest.Secret)
@@ -86,7 +77,7 @@ func TestZoo_EachAnimalMeetsAClearAnswer(t *testing.T) {
 	cfg := agenttest.Config(env)
 	cfg.Delivery.Timeout = 4 * time.Second                   // enough for a large certificate on a machine that is busy, less than the resolver gives a DNS server
 	cfg.Delivery.Retries = []time.Duration{10 * time.Minute} // less than the longest Retry-After
-	agent := start(t, cfg)
+	agent := startWith(t, cfg, zooResolver(z))
 	agent.WaitLog("msg=leading")
 	agenttest.AddEvent(t, env, "zoo", "lead.created", `{}`)
 	var rows []string

@@ -267,8 +267,8 @@ func (db *DB) checkSchema(ctx context.Context, tx pgx.Tx) ([]Finding, error) {
 	if ok, err := readable(ctx, tx, versionTable); err != nil || !ok {
 		return nil, err
 	}
-	var version int
-	if err := tx.QueryRow(ctx, selectSchemaVersion).Scan(&version); err != nil {
+	version, err := readVersion(ctx, tx)
+	if err != nil {
 		return nil, err
 	}
 	missing, err := missingTables(ctx, tx, schemaTables())

@@ -63,6 +63,10 @@ func TestCheck_NamesEachFaultWithItsRemedy(t *testing.T) {
 			sql:  []string{`update webhooks.schema_version set version = 99`},
 			want: []string{"fail schema webhooks: it has version 99", "run a newer webhook-agent"},
 		}, {
+			name: "schema without a version",
+			sql:  []string{`delete from webhooks.schema_version`},
+			want: []string{"fail webhooks.schema_version: it does not say which version the schema has | give it one row"},
+		}, {
 			name:   "no outbox table",
 			change: func(c *Config) { c.Table = "app.events" },
 			want:   []string{"fail outbox app.events: there is no such table | correct outbox.table", "fail publication webhooks_outbox: it does not hold app.events"},

@@ -6,10 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"path"
 	"strings"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/tern/v2/migrate"
 
 	"github.com/quintago/webhook-agent/crashpoint"
 )
@@ -23,20 +23,25 @@ const versionTable = "webhooks.schema_version"
 // one.
 const migrationLock int64 = 0x776562686f6f6b01
 
-// migrations returns the embedded migrations, first to last. They only go forward.
-func migrations() ([]*migrate.Migration, error) {
-	files, err := fs.Sub(migrationFiles, "migrations")
+// migration brings the schema from one version to the next.
+type migration struct{ name, sql string }
+
+// migrations returns the embedded migrations, first to last. The n-th leads to version n. They only
+// go forward, and change no setting of the session.
+func migrations() ([]migration, error) {
+	paths, err := fs.Glob(migrationFiles, "migrations/*.sql") // sorted by name
 	if err != nil {
 		return nil, err
 	}
-	m, err := migrate.NewMigrator(context.Background(), nil, versionTable)
-	if err != nil {
-		return nil, err
+	var ms []migration
+	for _, p := range paths {
+		sql, err := migrationFiles.ReadFile(p)
+		if err != nil {
+			return nil, err
+		}
+		ms = append(ms, migration{name: path.Base(p), sql: strings.TrimSpace(string(sql))})
 	}
-	if err := m.LoadMigrations(files); err != nil {
-		return nil, fmt.Errorf("load migrations: %w", err)
-	}
-	return m.Migrations, nil
+	return ms, nil
 }
 
 // SchemaVersion is the version of the schema that this binary works with.
@@ -62,60 +67,81 @@ func Migrate(ctx context.Context, cfg Config) (from, to int, err error) {
 	}
 	defer func() { _ = conn.Close(context.WithoutCancel(ctx)) }()
 
-	// The lock goes with the connection. tern takes one of its own, but only after it has made its version table.
+	// The lock ends with the connection.
 	if _, err := conn.Exec(ctx, `select pg_advisory_lock($1)`, migrationLock); err != nil {
 		return 0, 0, cfg.explain("lock migrations", err)
 	}
 	if _, err := conn.Exec(ctx, `create schema if not exists webhooks`); err != nil {
 		return 0, 0, cfg.explain("create schema webhooks", err)
 	}
-	m, err := migrate.NewMigrator(ctx, conn, versionTable)
+	ms, err := migrations()
 	if err != nil {
-		return 0, 0, cfg.explain("create "+versionTable, err)
-	}
-	if m.Migrations, err = migrations(); err != nil {
 		return 0, 0, err
 	}
-	if err := identifyVersion(ctx, conn); err != nil {
+	if err := prepareVersion(ctx, conn); err != nil {
 		return 0, 0, cfg.explain("prepare "+versionTable, err)
 	}
-	version, err := m.GetCurrentVersion(ctx)
+	version, err := readVersion(ctx, conn)
 	if err != nil {
 		return 0, 0, cfg.explain("read "+versionTable, err)
 	}
-	if int(version) > len(m.Migrations) {
-		return int(version), int(version), schemaNewer(int(version))
+	if version > len(ms) {
+		return version, version, schemaNewer(version)
 	}
-	// tern resets the settings of the session after each migration. An error of settle is the next statement's too.
-	m.OnStart = func(int32, string, string, string) { _ = settle(ctx, conn) }
-	if err := m.Migrate(ctx); err != nil {
-		if me, ok := errors.AsType[migrate.MigrationPgError](err); ok {
-			return 0, 0, cfg.explain("migrate "+me.MigrationName, me.PgError)
+	for i, m := range ms[version:] {
+		if err := m.apply(ctx, conn, version+i+1); err != nil {
+			return 0, 0, cfg.explain("migrate "+m.name, err)
 		}
-		return 0, 0, cfg.explain("migrate", err)
 	}
 	crashpoint.Hit(crashpoint.InMigration)
-	if err := settle(ctx, conn); err != nil {
-		return 0, 0, cfg.explain("prepare the connection", err)
-	}
 	if err := cfg.ensurePublications(ctx, conn); err != nil {
 		return 0, 0, err
 	}
-	return int(version), len(m.Migrations), nil
+	return version, len(ms), nil
 }
 
+// The version is one row of a table without a key. The replica identity lets it be updated also
+// where another system publishes all tables. Databases of early agents lack the identity.
 const (
-	selectVersionIdentified = `select relreplident = 'f' from pg_class where oid = '` + versionTable + `'::regclass`
+	selectVersionIdentified = `select relreplident = 'f' from pg_class where oid = to_regclass('` + versionTable + `')`
+	createVersionTable      = `create table if not exists ` + versionTable + ` (version int4 not null)`
 	identifyVersionTable    = `alter table ` + versionTable + ` replica identity full`
+	insertVersion           = `insert into ` + versionTable + ` (version) values (0)`
+	updateVersion           = `update ` + versionTable + ` set version = $1`
 )
 
-// identifyVersion lets the table of the version, which has no key, be updated also when another system publishes all tables.
-func identifyVersion(ctx context.Context, conn *pgx.Conn) error {
+// prepareVersion makes the table of the version where it is missing. It looks first: a role that
+// may not create tables in the schema can still find that there is nothing to do.
+func prepareVersion(ctx context.Context, conn *pgx.Conn) error {
 	var identified bool
-	if err := conn.QueryRow(ctx, selectVersionIdentified).Scan(&identified); err != nil || identified {
+	err := conn.QueryRow(ctx, selectVersionIdentified).Scan(&identified)
+	switch {
+	case errors.Is(err, pgx.ErrNoRows):
+		return exec(ctx, conn, createVersionTable+"; "+identifyVersionTable+"; "+insertVersion) // one transaction
+	case err != nil || identified:
 		return err
 	}
 	return exec(ctx, conn, identifyVersionTable)
+}
+
+// readVersion returns the version of the schema, 0 before the first migration.
+func readVersion(ctx context.Context, q querier) (version int, err error) {
+	err = q.QueryRow(ctx, selectSchemaVersion).Scan(&version)
+	if errors.Is(err, pgx.ErrNoRows) || err == nil && version < 0 {
+		return 0, &Problem{Thing: versionTable, Reason: "it does not say which version the schema has",
+			Remedy: "give it one row, with the schema number that webhook-agent version shows of the binary that migrated last", Fatal: true, Err: err}
+	}
+	return version, err
+}
+
+// apply runs the migration and records its version, both or neither.
+func (m migration) apply(ctx context.Context, conn *pgx.Conn, version int) error {
+	return pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
+		if err := exec(ctx, tx, m.sql); err != nil {
+			return err
+		}
+		return exec(ctx, tx, updateVersion, version)
+	})
 }
 
 // PrintMigrations returns the SQL that Migrate would run on an empty database, for people who run their own migrations:
@@ -125,19 +151,23 @@ func PrintMigrations(cfg Config) (string, error) {
 	if err != nil {
 		return "", err
 	}
+	return printMigrations(cfg, ms), nil
+}
+
+func printMigrations(cfg Config, ms []migration) string {
 	var b strings.Builder
 	b.WriteString("-- The schema of the webhook agent, for an empty database: one that holds no schema webhooks.\n\nbegin;\n\n")
 	b.WriteString("create schema if not exists webhooks;\n")
-	fmt.Fprintf(&b, "create table if not exists %s (version int4 not null);\n%s;\n", versionTable, identifyVersionTable)
+	b.WriteString(createVersionTable + ";\n" + identifyVersionTable + ";\n")
 	for _, m := range ms {
-		fmt.Fprintf(&b, "\n-- %s\n%s\n", m.Name, m.UpSQL)
+		fmt.Fprintf(&b, "\n-- %s\n%s\n", m.name, m.sql)
 	}
 	fmt.Fprintf(&b, "\ninsert into %s (version) values (%d);\n\n", versionTable, len(ms))
 	for _, p := range cfg.publications() {
 		b.WriteString(p.create() + ";\n")
 	}
 	b.WriteString("\ncommit;\n")
-	return b.String(), nil
+	return b.String()
 }
 
 // publication is one of the two that the agent streams.

@@ -2,6 +2,7 @@ package outbox
 
 import (
 	"errors"
+	"fmt"
 	"strings"
 	"testing"
 	"unicode"
@@ -75,11 +76,17 @@ func TestMigrate_RunsOnceWhenStartedSeveralTimes(t *testing.T) {
 func TestMigrate_RefusesANewerSchema(t *testing.T) {
 	t.Parallel()
 	env := testenv.NewDB(t)
-	env.Exec(t, `update webhooks.schema_version set version = 999`)
-	_, _, err := Migrate(t.Context(), testConfig(env.URL, env.Slot))
-	wantProblem(t, err, "schema webhooks", "version 999", "run a newer webhook-agent")
-	if p, _ := errors.AsType[*Problem](err); !p.Fatal {
-		t.Error("waiting would help?")
+	for _, version := range []int{SchemaVersion() + 1, 999} {
+		env.Exec(t, `update webhooks.schema_version set version = $1`, version)
+		before := catalogue(t, env)
+		_, _, err := Migrate(t.Context(), testConfig(env.URL, env.Slot))
+		wantProblem(t, err, "schema webhooks", fmt.Sprintf("version %d,", version), "run a newer webhook-agent")
+		if p, _ := errors.AsType[*Problem](err); !p.Fatal {
+			t.Error("waiting would help?")
+		}
+		if diff := cmp.Diff(before, catalogue(t, env)); diff != "" {
+			t.Errorf("version %d: the refusal changed (-before +after):\n%s", version, diff)
+		}
 	}
 }
 
@@ -152,9 +159,9 @@ func TestMigrations_HoldNothingThatADatabaseOfAnotherEncodingLacks(t *testing.T)
 	ms, err := migrations()
 	must(t, err)
 	for _, m := range ms {
-		for _, r := range m.UpSQL {
+		for _, r := range m.sql {
 			if r > unicode.MaxASCII {
-				t.Errorf("%s holds %q", m.Name, r)
+				t.Errorf("%s holds %q", m.name, r)
 			}
 		}
 	}

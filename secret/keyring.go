@@ -29,7 +29,7 @@ type key struct {
 	aead cipher.AEAD
 }
 
-// ErrNoKey tells that a secret is sealed with a key that the Keyring does not have.
+// ErrNoKey reports that a secret is sealed with a key that the Keyring does not have.
 var ErrNoKey = errors.New("is not among security.keys")
 
 // NewKeyring makes a Keyring of keys in hexadecimal. Its errors number the keys from one and hold no part of them.
@@ -79,13 +79,13 @@ func (r Keyring) find(id string) *key {
 	return nil
 }
 
-// Seals tells whether the Keyring has a key to seal with.
+// Seals reports whether the Keyring has a key to seal with.
 func (r Keyring) Seals() bool { return len(r.keys) > 0 }
 
-// Has tells whether the Keyring has the key of this name, as it stands in sealed texts.
+// Has reports whether the Keyring has the key of this name, as it stands in sealed texts.
 func (r Keyring) Has(keyID string) bool { return r.find(keyID) != nil }
 
-// IsFirst tells whether the key of this name is the one to seal with.
+// IsFirst reports whether the key of this name is the one to seal with.
 func (r Keyring) IsFirst(keyID string) bool { return r.Seals() && r.keys[0].id == keyID }
 
 // Seal seals a secret of an owner. An empty secret stays as it is, and so does everything without a key.
@@ -118,7 +118,7 @@ func (r Keyring) Open(owner string, stored Text) (Text, error) {
 	return New(string(raw)), nil
 }
 
-// Outdated tells whether a stored text of an owner is to be sealed anew: it holds a secret, and is not sealed with the first key.
+// Outdated reports whether a stored text of an owner is to be sealed anew: it holds a secret, and is not sealed with the first key.
 // It is false for what cannot be opened, and without keys.
 func (r Keyring) Outdated(owner string, stored Text) bool {
 	if id, _, _ := parseSealed(stored); !r.Seals() || stored.IsZero() || r.IsFirst(id) {

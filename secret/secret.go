@@ -31,10 +31,10 @@ func (t Text) Reveal() string {
 	return *t.value
 }
 
-// IsZero tells whether the secret is empty.
+// IsZero reports whether the secret is empty.
 func (t Text) IsZero() bool { return t.Reveal() == "" }
 
-// Equal tells whether both hold the same secret, in a time that depends on their lengths only.
+// Equal reports whether both hold the same secret, in a time that depends on their lengths only.
 func (t Text) Equal(u Text) bool {
 	return subtle.ConstantTimeCompare([]byte(t.Reveal()), []byte(u.Reveal())) == 1
 }

@@ -211,7 +211,7 @@ func isReset(err error) bool {
 	return false
 }
 
-// isNetwork tells whether the operating system reported the error.
+// isNetwork reports whether the operating system reported the error.
 func isNetwork(err error) bool {
 	_, ok := errors.AsType[syscall.Errno](err)
 	return ok

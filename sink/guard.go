@@ -120,7 +120,7 @@ func (g *guard) judge(a netip.Addr) refusal {
 	return refusal{}
 }
 
-// opens tells whether the operator named the address, public or not, in allow_networks, and may.
+// opens reports whether the operator named the address, public or not, in allow_networks, and may.
 func (g *guard) opens(a netip.Addr) bool { return g.inAllow(plain(a)) && g.judge(a) == (refusal{}) }
 
 func (g *guard) inAllow(a netip.Addr) bool {

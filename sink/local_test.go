@@ -19,7 +19,7 @@ import (
 
 func newNamedWebhook(t *testing.T, resolver *net.Resolver, timeout time.Duration) *Webhook {
 	t.Helper()
-	w, err := newWebhook(WebhookConfig{Version: "test", Timeout: timeout, AllowHTTP: true, AllowNetworks: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}, MaxIdlePerHost: 1}, resolver)
+	w, err := NewWebhook(WebhookConfig{Version: "test", Timeout: timeout, AllowHTTP: true, AllowNetworks: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}, MaxIdlePerHost: 1, Resolver: resolver})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -60,6 +60,7 @@ type WebhookConfig struct {
 	DenyAddrs      []netip.Addr   // the host's and the database's addresses, refused unless AllowNetworks covers them
 	MaxIdlePerHost int            // idle connections kept open to one host
 	MaxIdle        int            // and to all hosts together; 0 for DefaultMaxIdle
+	Resolver       *net.Resolver  // of the names of URLs; nil for net.DefaultResolver
 }
 
 // Webhook delivers events by HTTP. Its methods may be called by any number of goroutines.
@@ -75,10 +76,7 @@ type Webhook struct {
 
 // NewWebhook makes a Webhook. It fails, naming every problem, if a value of cfg is missing or out of range, or if
 // cfg.AllowNetworks would open an address that is never allowed.
-func NewWebhook(cfg WebhookConfig) (*Webhook, error) { return newWebhook(cfg, nil) }
-
-// newWebhook is NewWebhook with a resolver, nil for net.DefaultResolver.
-func newWebhook(cfg WebhookConfig, resolver *net.Resolver) (*Webhook, error) {
+func NewWebhook(cfg WebhookConfig) (*Webhook, error) {
 	var problems []error
 	if !visibleASCII(cfg.Version) {
 		problems = append(problems, errors.New("the version must be visible ASCII, for it is sent as part of the User-Agent"))
@@ -96,7 +94,7 @@ func newWebhook(cfg WebhookConfig, resolver *net.Resolver) (*Webhook, error) {
 	if err := errors.Join(append(problems, err)...); err != nil {
 		return nil, err
 	}
-	n := &names{resolver: resolver}
+	n := &names{resolver: cfg.Resolver}
 	return &Webhook{
 		timeout:   cfg.Timeout,
 		userAgent: "QuintaGo-Webhooks/" + cfg.Version,
@@ -233,7 +231,7 @@ func failed(class Class, sentence string) Result {
 	return Result{Outcome: Failed, Class: class, Error: Sanitize(Printable(sentence), maxErrorBytes)}
 }
 
-// visibleASCII tells whether s is fit for a header value: not empty, without spaces, controls and other alphabets.
+// visibleASCII reports whether s is fit for a header value: not empty, without spaces, controls and other alphabets.
 func visibleASCII(s string) bool {
 	return s != "" && !strings.ContainsFunc(s, func(r rune) bool { return r <= ' ' || r > '~' })
 }

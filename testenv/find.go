@@ -21,7 +21,7 @@ type Binaries struct {
 	Minor int    // 5
 }
 
-// NotFoundError tells that there is no usable PostgreSQL server on this machine, and what to do.
+// NotFoundError reports that there is no usable PostgreSQL server on this machine, and what to do.
 type NotFoundError struct {
 	Reason string // what was looked at
 }

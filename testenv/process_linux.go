@@ -33,7 +33,7 @@ func childProcesses(pid int) []int {
 	return children
 }
 
-// processRuns tells whether pid exists and is no zombie: what is left of an orphan where nobody reaps (a container without
+// processRuns reports whether pid exists and is no zombie: what is left of an orphan where nobody reaps (a container without
 // an init) holds no resources.
 func processRuns(pid int) bool {
 	state, _ := processState(pid)

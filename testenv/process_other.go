@@ -13,5 +13,5 @@ func processAttributes(syscall.Signal) *syscall.SysProcAttr {
 // childProcesses returns none: PostgreSQL's children notice the death of their postmaster and end themselves.
 func childProcesses(int) []int { return nil }
 
-// processRuns tells whether pid exists.
+// processRuns reports whether pid exists.
 func processRuns(pid int) bool { return syscall.Kill(pid, 0) == nil }

@@ -504,7 +504,7 @@ func (l *link) pass(d direction, to *net.TCPConn, data []byte) bool {
 // commitScanner finds the statement commit in a stream of messages, by its text and the zero that ends it.
 type commitScanner struct{ tail []byte } // what came last, shorter than the text by one byte
 
-// ends tells whether a commit ends in data.
+// ends reports whether a commit ends in data.
 func (s *commitScanner) ends(data []byte) bool {
 	const text = "commit\x00"
 	s.tail = append(s.tail, data...)

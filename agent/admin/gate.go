@@ -27,10 +27,10 @@ func newGate(cfg config.Admin) *gate {
 	return &gate{required: !cfg.Token.IsZero(), token: sha256.Sum256([]byte(cfg.Token.Reveal())), hosts: cfg.Hosts}
 }
 
-// trusts tells whether a request may see everything.
+// trusts reports whether a request may see everything.
 func (g *gate) trusts(r *http.Request) bool { return !g.required || g.hasToken(r) }
 
-// hasToken tells whether a request carries the token (RFC 6750, section 2.1).
+// hasToken reports whether a request carries the token (RFC 6750, section 2.1).
 func (g *gate) hasToken(r *http.Request) bool {
 	scheme, given, _ := strings.Cut(r.Header.Get("Authorization"), " ")
 	sum := sha256.Sum256([]byte(strings.TrimSpace(given)))
@@ -65,7 +65,7 @@ func (g *gate) names(next http.Handler) http.Handler {
 	})
 }
 
-// knows tells whether a Host header names this listener: by an address, which no foreign page can be at, or by a known name. Browsers
+// knows reports whether a Host header names this listener: by an address, which no foreign page can be at, or by a known name. Browsers
 // always send one; the checks of simple load balancers do not.
 func (g *gate) knows(host string) bool {
 	if host == "" {

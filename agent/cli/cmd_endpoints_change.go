@@ -281,7 +281,7 @@ enabled. The command ends with status 1 when the attempt failed.`,
 			if err != nil {
 				return err
 			}
-			webhook, err := d.cfg.NewWebhook(ctx, version, 1)
+			webhook, err := d.cfg.NewWebhook(ctx, version, 1, nil)
 			if err != nil {
 				return err
 			}

@@ -115,7 +115,7 @@ func (d *decoder) secret(name string) func(string) (secret.Text, error) {
 	}
 }
 
-// hasPassword tells whether a URL, or words as PostgreSQL takes them, hold a password.
+// hasPassword reports whether a URL, or words as PostgreSQL takes them, hold a password.
 func hasPassword(text string) bool {
 	u, err := url.Parse(text)
 	if err != nil || u.Scheme == "" {

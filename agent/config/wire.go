@@ -43,7 +43,8 @@ func (c *Config) Managed() []outbox.ManagedEndpoint {
 
 // NewWebhook returns the Webhook that delivers, with so many idle connections at most. It refuses the addresses of this host
 // and of the database. It resolves the database's name and fails if that cannot be done, since the guard would have a hole.
-func (c *Config) NewWebhook(ctx context.Context, version string, idle int) (*sink.Webhook, error) {
+// The names of endpoints are looked up at resolver, or at net.DefaultResolver when it is nil.
+func (c *Config) NewWebhook(ctx context.Context, version string, idle int, resolver *net.Resolver) (*sink.Webhook, error) {
 	deny, err := sink.HostAddrs()
 	if err != nil {
 		return nil, err
@@ -60,5 +61,6 @@ func (c *Config) NewWebhook(ctx context.Context, version string, idle int) (*sin
 		DenyAddrs:      append(deny, database...),
 		MaxIdlePerHost: min(c.Delivery.Concurrency, idle),
 		MaxIdle:        idle,
+		Resolver:       resolver,
 	})
 }

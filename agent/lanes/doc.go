@@ -13,6 +13,20 @@
 // an endpoint that fails is held, paced and tried again is in standing.go. An endpoint's own row comes by Load, Change and
 // Remove (endpoint.go).
 //
+// # Endpoints that fail
+//
+// Each attempt counts, and the hundredth failure in a row disables the endpoint (delivery.disable_after). How fast it spends
+// its failures is left to the agent. After a failure the lane is held, for twice as long after each further one. From the
+// tenth on, attempts are made one at a time, delivery.failing_interval apart. A Retry-After holds the lane as well. A lane
+// that is held for long has nothing in memory: its deliveries are pending rows, and a refill brings one when the hold is
+// over. What holds an endpoint is recorded with its counter, so another agent goes on with it. A server that refuses some
+// events for their number gets a gap between two attempts, and one that breaks at several attempts at a time gets fewer.
+//
+// An attempt that fails on this side of the wire (sink.NotMade) is none. Its delivery goes back to the lane, which tries
+// again within seconds.
+//
+// # Locking
+//
 // One mutex guards everything. Nothing waits while it is held: what is to be recorded is collected under it, returned as
 // entries, and written after it.
 package lanes

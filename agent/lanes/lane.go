@@ -38,7 +38,7 @@ type Lane struct {
 	// delivery.endpoint_concurrency and halves with each failure, so that an endpoint that is down or new costs
 	// little.
 	window int
-	// proven tells that the last attempt was quick. All other lanes together may use only a part of the global limit.
+	// proven reports that the last attempt was quick. All other lanes together may use only a part of the global limit.
 	proven bool
 	listed [classes]bool // whether it stands among the ready ones of a venue
 	// refilled reports that a refill has brought some of queue.
@@ -53,7 +53,7 @@ type Lane struct {
 	// it has none.
 	due      time.Time
 	dueIndex int // in Scheduler.due, -1 when it is not there
-	// backlog tells that more waits in the database than one refill brings, so that new deliveries queue up behind it
+	// backlog reports that more waits in the database than one refill brings, so that new deliveries queue up behind it
 	// there.
 	backlog bool
 	// left counts the new deliveries that were left to the database and have no committed row yet: no refill can see
@@ -61,10 +61,10 @@ type Lane struct {
 	left int
 	// leaving are the events that were given back to the database and have no committed row yet. They are held until then.
 	leaving eventSet
-	// full tells that a refill found more than there is memory for. The end of an attempt clears it: a lane that is
+	// full reports that a refill found more than there is memory for. The end of an attempt clears it: a lane that is
 	// full holds something.
 	full bool
-	// fetching tells that a refill is under way; released are the events that left held meanwhile, whose rows it may
+	// fetching reports that a refill is under way; released are the events that left held meanwhile, whose rows it may
 	// still see as pending.
 	fetching bool
 	released eventSet
@@ -105,12 +105,12 @@ func (l *Lane) limit(cfg *Config) int {
 	return min(l.window, cfg.EndpointConcurrency, left)
 }
 
-// canStart tells whether the lane has an attempt to make.
+// canStart reports whether the lane has an attempt to make.
 func (l *Lane) canStart(cfg *Config) bool {
 	return l.off == "" && len(l.queue) > 0 && l.attempts < l.limit(cfg) && (l.trouble == nil || l.heldFor(cfg.Now()) == 0)
 }
 
-// wantsRefill tells whether the lane is to be refilled once it is due.
+// wantsRefill reports whether the lane is to be refilled once it is due.
 func (l *Lane) wantsRefill() bool {
 	if l.off != "" || l.due.IsZero() || l.fetching || l.full {
 		return false

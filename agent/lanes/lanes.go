@@ -44,7 +44,7 @@ type Config struct {
 	QueueBytes int
 	// Attempt makes one attempt. It is called by many goroutines.
 	Attempt func(context.Context, sink.Request) sink.Result
-	// Leads tells whether an attempt may start: this agent is sure that no other has taken over.
+	// Leads reports whether an attempt may start: this agent is sure that no other has taken over.
 	Leads func() bool
 	// Now is the database's clock, by which deliveries are due.
 	Now func() time.Time
@@ -174,7 +174,7 @@ func Missed(d *outbox.Delivery, reason string, now time.Time) *outbox.Result {
 	return &outbox.Result{Delivery: d, Status: outbox.Missed, Error: reason, Finished: now}
 }
 
-// fits tells whether a new delivery may wait in memory. A lane with a backlog in the database sends its new ones
+// fits reports whether a new delivery may wait in memory. A lane with a backlog in the database sends its new ones
 // there as well, which keeps them roughly in order and no old one waiting for ever. So does one that is held for long.
 func (s *Scheduler) fits(l *Lane, d *outbox.Delivery, now time.Time) bool {
 	return !l.backlog && len(l.queue) < laneLength && l.heldFor(now) <= keepFor && s.hasRoom(l, d)
@@ -374,23 +374,31 @@ func (s *Scheduler) Committed(results []*outbox.Result) {
 		}
 		if l == nil {
 			s.forgetLocked(r.Delivery)
-			continue
-		}
-		_, leaving := l.leaving[r.Delivery.EventID]
-		l.leaving.remove(r.Delivery.EventID)
-		if left := r.Status == outbox.Pending && r.Attempt == nil; !left || leaving { // held is that of a refill, if it is
-			l.held.remove(r.Delivery.EventID)
-		}
-		if l.fetching {
-			l.released.add(r.Delivery.EventID)
-		}
-		if r.Status == outbox.Pending {
-			if r.Attempt == nil {
-				l.left = max(0, l.left-1) // a former lane of the same id may have left it
-			}
-			s.dueLocked(l, r.NextAttempt)
+		} else {
+			s.releaseLocked(l, r)
 		}
 	}
+}
+
+// releaseLocked has a lane let go of a delivery that is recorded.
+func (s *Scheduler) releaseLocked(l *Lane, r *outbox.Result) {
+	id := r.Delivery.EventID
+	left := r.Status == outbox.Pending && r.Attempt == nil
+	_, leaving := l.leaving[id]
+	l.leaving.remove(id)
+	if !left || leaving { // held is that of a refill, if it is
+		l.held.remove(id)
+	}
+	if l.fetching {
+		l.released.add(id)
+	}
+	if r.Status != outbox.Pending {
+		return
+	}
+	if left {
+		l.left = max(0, l.left-1) // a former lane of the same id may have left it
+	}
+	s.dueLocked(l, r.NextAttempt)
 }
 
 // forgetLocked takes note that a delivery of an endpoint that is gone is recorded.

@@ -3,6 +3,7 @@ package lanes
 import (
 	"container/heap"
 	"context"
+	"log/slog"
 	"time"
 
 	"github.com/quintago/webhook-agent/backoff"
@@ -33,7 +34,7 @@ type dueFunc func(ctx context.Context, wants []outbox.Want, now time.Time, maxBy
 func (s *Scheduler) Refill(ctx context.Context, due dueFunc) error {
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
-	failing := false
+	trouble := backoff.Trouble{Log: s.cfg.Log, Level: slog.LevelError, Begins: "cannot fetch due deliveries; trying again", Ends: "fetching due deliveries again"}
 	for {
 		if err := s.cfg.Write(ctx, s.takeLate()...); err != nil {
 			return nil
@@ -46,16 +47,10 @@ func (s *Scheduler) Refill(ctx context.Context, due dueFunc) error {
 			if terr := s.cfg.Write(ctx, entries...); terr != nil {
 				return nil
 			}
-			switch {
-			case ctx.Err() != nil:
+			if ctx.Err() != nil {
 				return nil
-			case err != nil && !failing:
-				failing = true
-				s.cfg.Log.Error("cannot fetch due deliveries; trying again", "error", err)
-			case err == nil && failing:
-				failing = false
-				s.cfg.Log.Info("fetching due deliveries again")
 			}
+			trouble.Note(err)
 			if err != nil {
 				backoff.Sleep(ctx, refillPause) // the lanes are due at once and have woken this loop
 			}
@@ -131,13 +126,10 @@ func (s *Scheduler) Holds(l *Lane, eventID string) bool {
 }
 
 // feed puts what was fetched into the lanes. Without refills, after a failure, the lanes are due again at once.
-func (s *Scheduler) feed(wants []outbox.Want, refills map[string]*outbox.Refill, now time.Time) []outbox.Entry {
+func (s *Scheduler) feed(wants []outbox.Want, refills map[string]*outbox.Refill, now time.Time) (entries []outbox.Entry) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	var (
-		entries []outbox.Entry
-		at      outbox.Subject
-	)
+	var at outbox.Subject
 	defer at.Blame()
 	for _, w := range wants {
 		l := s.byID[w.EndpointID]
@@ -147,60 +139,59 @@ func (s *Scheduler) feed(wants []outbox.Want, refills map[string]*outbox.Refill,
 		l.fetching = false
 		released := l.released
 		l.released = nil
-		r := refills[w.EndpointID]
-		if r == nil {
+		if r := refills[w.EndpointID]; r != nil {
+			entries = append(entries, s.feedLaneLocked(l, r, released, now, &at)...)
+		} else {
 			s.dueLocked(l, now)
-			continue
 		}
-		// It may have been held since the rows were read, as an endpoint that is asked too much is.
-		held := l.heldFor(s.cfg.Now()) > keepFor
-		for _, d := range r.Deliveries {
-			at = d.Subject()
-			_, done := released[d.EventID]
-			_, known := l.held[d.EventID] // since the rows were read
-			if done || known || l.off != "" {
-				continue
-			}
-			if s.cfg.Aside(at) {
-				l.held.add(d.EventID)
-				entries = append(entries, FailedAside(d, now))
-				continue
-			}
-			if d.Venue != l.endpoint.Venue {
-				d.Body = nil
-				l.held.add(d.EventID)
-				entries = append(entries, Missed(d, otherVenue, now))
-				continue
-			}
-			if held {
-				r.More = true
-				continue
-			}
-			if l.full = l.full || !s.hasRoom(l, d); l.full {
-				r.More = true
-				continue
-			}
+	}
+	s.dispatchLocked()
+	return entries
+}
+
+// feedLaneLocked puts what was fetched for a lane into it. Released are the events whose results were recorded since the rows were read. At
+// becomes the delivery at hand.
+func (s *Scheduler) feedLaneLocked(l *Lane, r *outbox.Refill, released eventSet, now time.Time, at *outbox.Subject) (entries []outbox.Entry) {
+	// It may have been held since the rows were read, as an endpoint that is asked too much is.
+	held := l.heldFor(s.cfg.Now()) > keepFor
+	for _, d := range r.Deliveries {
+		*at = d.Subject()
+		_, done := released[d.EventID]
+		_, known := l.held[d.EventID] // since the rows were read
+		switch {
+		case done || known || l.off != "":
+		case s.cfg.Aside(*at):
+			l.held.add(d.EventID)
+			entries = append(entries, FailedAside(d, now))
+		case d.Venue != l.endpoint.Venue:
+			d.Body = nil
+			l.held.add(d.EventID)
+			entries = append(entries, Missed(d, otherVenue, now))
+		case held:
+			r.More = true
+		case l.full || !s.hasRoom(l, d):
+			l.full, r.More = true, true
+		default:
 			l.refilled = true
 			s.pushLocked(l, d)
 		}
-		for _, d := range r.Lost {
-			if _, done := released[d.EventID]; !done {
-				l.held.add(d.EventID)
-				entries = append(entries, &outbox.Result{Delivery: d.Delivery, Status: outbox.Failed, Finished: now, Error: d.Reason})
-			}
-		}
-		// The event of a row may not be visible yet; then there is a time to look again.
-		nothing := len(r.Deliveries)+len(r.Lost) == 0
-		switch {
-		case r.More && (!nothing || r.Next.IsZero()):
-			s.dueLocked(l, now)
-		case !r.Next.IsZero():
-			s.dueLocked(l, r.Next)
-		default:
-			s.scheduleLocked(l)
-		}
-		l.backlog = l.left > 0 || !l.due.IsZero() && !l.due.After(s.cfg.Now())
 	}
-	s.dispatchLocked()
+	for _, d := range r.Lost {
+		if _, done := released[d.EventID]; !done {
+			l.held.add(d.EventID)
+			entries = append(entries, &outbox.Result{Delivery: d.Delivery, Status: outbox.Failed, Finished: now, Error: d.Reason})
+		}
+	}
+	// The event of a row may not be visible yet; then there is a time to look again.
+	nothing := len(r.Deliveries)+len(r.Lost) == 0
+	switch {
+	case r.More && (!nothing || r.Next.IsZero()):
+		s.dueLocked(l, now)
+	case !r.Next.IsZero():
+		s.dueLocked(l, r.Next)
+	default:
+		s.scheduleLocked(l)
+	}
+	l.backlog = l.left > 0 || !l.due.IsZero() && !l.due.After(s.cfg.Now())
 	return entries
 }

@@ -23,7 +23,7 @@ func newPrinter(w io.Writer, color bool) *printer {
 	return &printer{w: w, color: color, begun: time.Now()}
 }
 
-// useColor tells whether f is a terminal that wants colors; see https://no-color.org.
+// useColor reports whether f is a terminal that wants colors; see https://no-color.org.
 func useColor(f *os.File) bool {
 	return os.Getenv("NO_COLOR") == "" && os.Getenv("TERM") != "dumb" && term.IsTerminal(int(f.Fd()))
 }
@@ -51,7 +51,7 @@ func (p *printer) line(format string, args ...any) {
 	fmt.Fprintln(p.w, strings.TrimRight(fmt.Sprintf(format, args...), " "))
 }
 
-// step tells that a part of the demo stands.
+// step reports that a part of the demo stands.
 func (p *printer) step(format string, args ...any) {
 	p.line("  %s  %s", p.paint(green, "✓"), fmt.Sprintf(format, args...))
 }

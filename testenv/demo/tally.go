@@ -178,7 +178,7 @@ func (t *tally) summary() summary {
 	return summary{t.n, percentile(t.firsts, 50), percentile(t.firsts, 99)}
 }
 
-// sound tells whether everything arrived that should, and nothing else.
+// sound reports whether everything arrived that should, and nothing else.
 func (s summary) sound() bool { return s.accepted == s.expected && s.faults == 0 }
 
 // percentile returns the smallest value that at least p percent of the values do not exceed (nearest rank), 0 of none.

@@ -68,7 +68,7 @@ func makeVenues() []*venue {
 	}
 }
 
-// wants tells whether the endpoint subscribes to a type. It is written from the customers' documentation, independently of the
+// wants reports whether the endpoint subscribes to a type. It is written from the customers' documentation, independently of the
 // agent.
 func (e *endpoint) wants(eventType string) bool {
 	return slices.ContainsFunc(e.events, func(pattern string) bool {

@@ -111,7 +111,7 @@ func newAgent(
 	return a, nil
 }
 
-// checkBinary tells whether the binary is one of `torture build`, since the torture means nothing with another.
+// checkBinary reports whether the binary is one of `torture build`, since the torture means nothing with another.
 func checkBinary(ctx context.Context, binary string) error {
 	const probe = "probe.1"
 	cmd := exec.CommandContext(ctx, binary, "version")
@@ -270,7 +270,7 @@ func (a *agent) get(ctx context.Context, route string) (string, error) {
 	return string(body), err
 }
 
-// leads tells whether the agent says that it leads.
+// leads reports whether the agent says that it leads.
 func (a *agent) leads(ctx context.Context) bool {
 	body, err := a.get(ctx, "/metrics")
 	return err == nil && metric(body, "webhook_agent_leading") == 1

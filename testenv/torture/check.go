@@ -83,7 +83,7 @@ type seen struct {
 	status int    // that was written, 0 for none
 }
 
-// accepted tells whether the receiver has answered with success, as far as it knows.
+// accepted reports whether the receiver has answered with success, as far as it knows.
 func (s *seen) accepted() bool { return s.status >= 200 && s.status < 300 }
 
 // knownEvent is an event with what became of it.

@@ -28,10 +28,10 @@ type duplicates struct {
 	worstAllowed  int
 }
 
-// hit tells whether a fault hit a process.
+// hit reports whether a fault hit a process.
 func (f *fault) hit(agent string) bool { return slices.Contains(f.Agents, agent) }
 
-// mayForget tells whether a fault can have kept the agent from recording the result of a request.
+// mayForget reports whether a fault can have kept the agent from recording the result of a request.
 func (f *fault) mayForget(s *seen) bool {
 	if !f.hit(s.Agent) {
 		return false
@@ -55,12 +55,12 @@ func (f *fault) mayForget(s *seen) bool {
 	return false
 }
 
-// mayLoseAnswer tells whether a fault of the network before the receivers can have kept an answer from the agent.
+// mayLoseAnswer reports whether a fault of the network before the receivers can have kept an answer from the agent.
 func (f *fault) mayLoseAnswer(s *seen) bool {
 	return f.Kind == receivers && s.end >= f.Start-underWay && s.At <= f.End+underWay
 }
 
-// explained tells whether the agent may know nothing of the answer to a request.
+// explained reports whether the agent may know nothing of the answer to a request.
 func (c *checker) explained(s *seen) bool {
 	return slices.ContainsFunc(c.faults, func(f fault) bool { return f.mayForget(s) || f.mayLoseAnswer(s) })
 }

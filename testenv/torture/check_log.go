@@ -141,7 +141,7 @@ func (c *checker) checkSilence(key pairKey, p *pair) {
 	}
 }
 
-// outOfReach tells whether an attempt that ended then, by the clock of some agent, may have failed before it reached its
+// outOfReach reports whether an attempt that ended then, by the clock of some agent, may have failed before it reached its
 // receiver, or its answer on the way back.
 func (c *checker) outOfReach(ended moment) bool {
 	return slices.ContainsFunc(c.faults, func(f fault) bool {

@@ -96,7 +96,7 @@ func (c *checker) firstArrivals() []*seen {
 	return firsts
 }
 
-// disturbed tells whether another fault may have held up deliveries in a time. A moved clock holds nothing up.
+// disturbed reports whether another fault may have held up deliveries in a time. A moved clock holds nothing up.
 func (c *checker) disturbed(f *fault, from, until moment) bool {
 	const aftermath = time.Second // what most faults take to be recovered from
 	return slices.ContainsFunc(c.faults, func(g fault) bool {

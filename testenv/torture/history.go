@@ -47,7 +47,7 @@ const (
 	hung      behavior = "hung"      // never answers
 )
 
-// answers tells whether the endpoint can answer with success, at the end of the run at the latest.
+// answers reports whether the endpoint can answer with success, at the end of the run at the latest.
 func (b behavior) answers() bool { return b != dead && b != hung }
 
 // endpointInfo is one endpoint as it was registered.

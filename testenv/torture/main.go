@@ -46,7 +46,7 @@ func main() {
 	os.Exit(run(ctx, os.Args[1:], os.Stdout, os.Stderr))
 }
 
-// errBroken tells that a promise was broken; the report says which.
+// errBroken reports that a promise was broken; the report says which.
 var errBroken = errors.New("the agent has broken a promise")
 
 // run returns the exit status: 0 when all promises were kept, 1 when one was not or the run failed, 2 for a wrong command

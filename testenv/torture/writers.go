@@ -179,7 +179,7 @@ func pause(ctx context.Context, d time.Duration) {
 	}
 }
 
-// wants tells whether an endpoint subscribes to a type, as the customers' documentation says.
+// wants reports whether an endpoint subscribes to a type, as the customers' documentation says.
 func (e *endpointInfo) wants(eventType string) bool {
 	for _, pattern := range e.Events {
 		group, wildcard := strings.CutSuffix(pattern, "*")

@@ -23,7 +23,7 @@ type Animal struct {
 	Name string // lower-case letters, digits and hyphens
 	Does string // what it does, for a person
 	URL  string
-	// Named tells that it lives at a name that only Zoo.DNS knows.
+	// Named reports that it lives at a name that only Zoo.DNS knows.
 	Named bool
 }
 

@@ -13,28 +13,28 @@ import (
 	"github.com/quintago/webhook-agent/testenv/agenttest"
 )
 
-// resumable makes a session that has begun a term and whose stream may be resumed, behind a proxy.
-func resumable(t *testing.T, env *testenv.DB) (*session, *testenv.Proxy) {
+// resumable makes a term whose stream may be resumed, behind a proxy.
+func resumable(t *testing.T, env *testenv.DB) (*term, *testenv.Proxy) {
 	t.Helper()
 	p := testenv.StartProxy(t, env.Addr())
 	cfg := agenttest.Config(env)
 	cfg.Database.URL = secret.New(p.Via(env.LeastURL))
 	a, _ := bareAgent(t, cfg)
-	s := newSession(a)
-	t.Cleanup(s.tailer.Close)
-	if err := s.acquire(t.Context()); err != nil {
+	c, tailer := newCandidate(a, a.db.Slot(cfg.Outbox.Slot)), outbox.NewTailer(a.outboxConfig(), a.log)
+	t.Cleanup(tailer.Close)
+	if err := c.acquire(t.Context(), tailer); err != nil {
 		t.Fatal(err)
 	}
-	var err error
-	if s.term, err = s.slot.TakeOver(t.Context(), s.tailer, s.holder); err != nil {
+	held, err := c.slot.TakeOver(t.Context(), tailer, c.holder)
+	if err != nil {
 		t.Fatal(err)
 	}
-	return s, p
+	return &term{candidate: c, Term: held, tailer: tailer}, p
 }
 
-// TestSession_ResumesOnlyTheTermThatItHolds goes through what may have happened while the stream was broken. The last look is
+// TestTerm_ResumesOnlyTheTermThatItHolds goes through what may have happened while the stream was broken. The last look is
 // that between the checks and the start of the stream.
-func TestSession_ResumesOnlyTheTermThatItHolds(t *testing.T) {
+func TestTerm_ResumesOnlyTheTermThatItHolds(t *testing.T) {
 	t.Parallel()
 	const (
 		begin   = `update webhooks.checkpoint set epoch = epoch + 1`
@@ -89,11 +89,10 @@ func TestSession_ResumesOnlyTheTermThatItHolds(t *testing.T) {
 	}
 }
 
-func TestSession_LeadsWhileItsLeaseIsFreshAndItsStreamIsWhole(t *testing.T) {
+func TestLease_HoldsWhileItIsFreshAndTheStreamIsWhole(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		var s session
 		renewed := time.Now()
-		s.lease.Store(&renewed)
+		l := newLease()
 		for _, test := range []struct {
 			passes time.Duration
 			broken bool
@@ -107,15 +106,14 @@ func TestSession_LeadsWhileItsLeaseIsFreshAndItsStreamIsWhole(t *testing.T) {
 			{time.Hour, false, false},
 		} {
 			agenttest.Pass(test.passes)
-			s.broken.Store(test.broken)
-			if got := s.leads(); got != test.want {
-				t.Errorf("%s after the lease was renewed, broken %t: leads is %t", time.Since(renewed), test.broken, got)
+			l.broken.Store(test.broken)
+			if got := l.holds(); got != test.want {
+				t.Errorf("%s after the lease was renewed, broken %t: it holds: %t", time.Since(renewed), test.broken, got)
 			}
 		}
-		again := time.Now()
-		s.lease.Store(&again)
-		s.broken.Store(false)
-		if !s.leads() {
+		l.renew(time.Now())
+		l.broken.Store(false)
+		if !l.holds() {
 			t.Error("it does not lead after the lease was renewed")
 		}
 	})

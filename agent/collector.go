@@ -1,0 +1,96 @@
+package agent
+
+import (
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/quintago/webhook-agent/agent/lanes"
+	"github.com/quintago/webhook-agent/panics"
+)
+
+// lookInterval is how old the numbers of the lanes may be that /metrics shows: a look goes through all lanes, and holds them up.
+const lookInterval = time.Second
+
+// gauges are the metrics that are read from the term as /metrics is asked for. They are zero while there is none.
+var gauges = []struct {
+	name, help string
+	read       func(*term, lanes.Stats) float64
+}{
+	{"leading", "1 while this agent holds the slot, 0 while it stands by.", func(*term, lanes.Stats) float64 { return 1 }},
+	{"recovering", "1 while events may have passed the stream unseen and the outbox has not been compared with the log completely.",
+		func(t *term, _ lanes.Stats) float64 { return oneIf(t.recovery.isOpen()) }},
+	{"slot_lag_seconds", "How long the oldest part of the stream that is not recorded completely has been read.",
+		func(t *term, _ lanes.Stats) float64 { return t.ledger.Stats().Lag.Seconds() }},
+	{"attempts_in_flight", "Attempts under way.", func(_ *term, s lanes.Stats) float64 { return float64(s.InFlight) }},
+	{"lane_queue_length", "Deliveries that wait in memory, all lanes together.", func(_ *term, s lanes.Stats) float64 { return float64(s.Queued) }},
+	{"lane_queue_bytes", "Bodies in memory, waiting or being sent, all lanes together.", func(_ *term, s lanes.Stats) float64 { return float64(s.Bytes) }},
+	{"lanes_active", "Endpoints with deliveries in memory.", func(_ *term, s lanes.Stats) float64 { return float64(s.Active) }},
+	{"endpoints_held", "Endpoints to which no attempt starts for a while: they keep failing, or their server asked for it (Retry-After).",
+		func(_ *term, s lanes.Stats) float64 { return float64(s.Held) }},
+	{"endpoints_not_sending", "Endpoints that are disabled or unusable.", func(_ *term, s lanes.Stats) float64 { return float64(s.Off) }},
+}
+
+func oneIf(is bool) float64 {
+	if is {
+		return 1
+	}
+	return 0
+}
+
+// collector reads gauges. It implements prometheus.Collector.
+type collector struct {
+	candidate *candidate
+	descs     []*prometheus.Desc
+
+	mu     sync.Mutex // guards the rest
+	stats  lanes.Stats
+	of     *term
+	looked time.Time
+}
+
+func newCollector(c *candidate) *collector {
+	k := &collector{candidate: c}
+	for _, g := range gauges {
+		k.descs = append(k.descs, prometheus.NewDesc(prometheus.BuildFQName(namespace, "", g.name), g.help, nil, nil))
+	}
+	return k
+}
+
+// Describe implements prometheus.Collector.
+func (k *collector) Describe(descs chan<- *prometheus.Desc) {
+	for _, d := range k.descs {
+		descs <- d
+	}
+}
+
+// Collect implements prometheus.Collector. It is called on a goroutine of the library's, so a panic is caught here.
+func (k *collector) Collect(metrics chan<- prometheus.Metric) {
+	values := make([]float64, len(gauges))
+	err := panics.Catch(func() error {
+		if t := k.candidate.term.Load(); t != nil {
+			stats := k.look(t)
+			for i, g := range gauges {
+				values[i] = g.read(t, stats)
+			}
+		}
+		return nil
+	})
+	if p, is := err.(*panics.Error); is { //nolint:errorlint // Catch wraps nothing
+		k.candidate.caught(p)
+	}
+	for i, d := range k.descs {
+		metrics <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, values[i])
+	}
+}
+
+// look returns what the lanes of a term hold.
+func (k *collector) look(t *term) lanes.Stats {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if now := time.Now(); k.of != t || now.Sub(k.looked) >= lookInterval {
+		k.stats, k.of, k.looked = t.lanes.Stats(), t, now
+	}
+	return k.stats
+}
