@@ -356,3 +356,21 @@ func (db *DB) checkEndpoints(ctx context.Context, tx pgx.Tx) ([]Finding, error) 
 	}
 	return found, err
 }
+
+// firstFailure runs some checks and returns the first failure as a Problem.
+func (db *DB) firstFailure(ctx context.Context, checks ...check) error {
+	return db.look(ctx, "check", func(tx pgx.Tx) error {
+		for _, look := range checks {
+			found, err := look(db, ctx, tx)
+			if err != nil {
+				return err
+			}
+			for _, f := range found {
+				if f.Level == LevelFail && !f.tolerated {
+					return f.problem()
+				}
+			}
+		}
+		return nil
+	})
+}

@@ -2,7 +2,6 @@ package outbox
 
 import (
 	"context"
-	"strings"
 
 	"github.com/jackc/pgx/v5"
 )
@@ -65,16 +64,4 @@ func (db *DB) withoutGenerated(ctx context.Context, tx pgx.Tx, thing, alter stri
 		}
 	}
 	return rest, found, nil
-}
-
-// publicationsOn is publications as this server makes them: with generated columns where one is read and can be published.
-func (c Config) publicationsOn(ctx context.Context, q querier) ([]publication, error) {
-	generated, err := c.generatedColumns(ctx, q)
-	publications := c.publications()
-	for _, g := range generated {
-		if g.published && !strings.Contains(publications[0].options, "publish_generated_columns") {
-			publications[0].options += ", publish_generated_columns = stored"
-		}
-	}
-	return publications, err
 }

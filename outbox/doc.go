@@ -1,17 +1,43 @@
 // Package outbox knows PostgreSQL: it is the only package with SQL in it.
 //
-// # Parts
+// # Types
 //
-//	Tailer   owns the replication connection and yields what was committed, in commit order
-//	Ledger   owns the recording connection; its transactions are the only writes to deliveries, attempts, endpoint_health
-//	         and checkpoint while a term lasts, but for what the Pruner deletes
-//	Pruner   deletes what is older than the retention, on a connection of the pool
-//	DB       a small pool for everything else, and what concerns the database as a whole: checks, adoption,
-//	         publications, the clock, the endpoints of the configuration file, the overview
-//	Slot     what a leader needs of the DB, by the name of its replication slot: to take over, to load state, to refill
-//	         lanes, to compare outbox and log
-//	Venue    what people and the API see of one venue: endpoints, deliveries, replays. Every statement names the venue
-//	AllVenues  the same for the operator, who sees all venues
+// Who needs what:
+//
+//	DB         everybody: Open gives one. A small pool, and what concerns the database as a whole: checks, the schema,
+//	           adoption, publications, the clock, the endpoints of the configuration file, sealing, the overview
+//	Slot       a leader (DB.Slot): what goes by the name of a replication slot or by a term. It takes over, loads the
+//	           state, refills lanes, and compares the outbox with the log
+//	Venue      the API and whatever works for one venue (DB.Venue): its endpoints, deliveries and replays
+//	AllVenues  the operator's commands (DB.AllVenues): the same, of all venues
+//	Tailer     a leader: owns the replication connection and yields what was committed, in commit order
+//	Ledger     a leader: owns the recording connection. While a term lasts its transactions are the only writes to
+//	           deliveries, attempts, endpoint_health and checkpoint, but for what the Pruner deletes
+//	Pruner     a leader (Slot.NewPruner): deletes what is older than the retention, on a connection of the pool
+//
+// A process may have several slots. No type keeps anything for the process: what a term learns of the database is kept by
+// its Slot, its Tailer and its Ledger, which have the same Config.Slot. Only the clock belongs to the DB, since all slots
+// of a database have the same.
+//
+// # Where to find what
+//
+//	a term begins              leader.go (the slot and the checkpoint), state.go (what memory holds)
+//	the stream                 tailer.go, decode.go, group.go (what one commit writes), ledger.go, transact.go
+//	what an event is           event.go, mapping.go (an app's columns), pattern.go (types), zone.go
+//	pending deliveries         refill.go
+//	passed-over events         reconcile.go, walk.go (in parts), recover.go (their rows), event_sql.go (the statements)
+//	publications               publication.go, check_publication.go, coverage.go (what reaches the stream), row_filter.go
+//	what people see            view.go (whose rows), endpoints.go, deliveries.go, replays.go, status.go
+//	endpoints of the file      managed.go
+//	webhook-agent check        check.go and check_*.go
+//	how statements are built   compose.go (named pieces and values), query.go (how they are run)
+//
+// # Venues
+//
+// A view runs no statement that does not name the venue (view.go). In the view of one venue each statement has the
+// condition that its rows are of that venue, also where ids are given, and also where it changes something. A row of
+// webhooks.attempts or webhooks.replays has no venue of its own: it is of the venue of its delivery or its endpoint, so
+// the replays of an endpoint that was removed are seen by the operator alone.
 //
 // # Positions
 //

@@ -5,46 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strconv"
 	"time"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgtype"
 
 	"github.com/quintago/webhook-agent/secret"
 )
-
-// lookTimeout bounds what a command reads, on the server too: a person waits, and the agent needs the machine.
-const lookTimeout = 10 * time.Second
-
-const beginLook = `begin isolation level repeatable read read only; set local statement_timeout = `
-
-// codeQueryCanceled is what PostgreSQL answers when a statement_timeout ends a query.
-const codeQueryCanceled = "57014"
-
-// look runs the queries of do in one read-only transaction that sees one state and ends after lookTimeout for each query.
-func (db *DB) look(ctx context.Context, operation string, do func(tx pgx.Tx) error) error {
-	options := pgx.TxOptions{BeginQuery: beginLook + strconv.FormatInt(lookTimeout.Milliseconds(), 10)}
-	err := pgx.BeginTxFunc(ctx, db.pool, options, func(tx pgx.Tx) error { return do(withoutPreparing(tx)) })
-	if SQLState(err) == codeQueryCanceled {
-		return &Problem{Thing: operation, Reason: fmt.Sprintf("it took more than %v", lookTimeout),
-			Remedy: "ask for less: one endpoint, a shorter time, a smaller limit", Err: err}
-	}
-	return db.cfg.explain(operation, err)
-}
-
-// moment scans a timestamptz for people, into a time that may be nil. The app may write infinity, or a year that JSON cannot hold: one
-// such row must not hide the others, so it shows no time.
-type moment struct{ to **time.Time }
-
-// ScanTimestamptz implements pgtype.TimestamptzScanner.
-func (m moment) ScanTimestamptz(v pgtype.Timestamptz) error {
-	*m.to = nil
-	if year := v.Time.UTC().Year(); v.Valid && v.InfinityModifier == pgtype.Finite && year >= 1 && year <= 9999 {
-		*m.to = &v.Time
-	}
-	return nil
-}
 
 // EndpointInfo is an endpoint as people see it: with its state, without its secrets. Times are nil where nothing happened, and where
 // the row holds none that can be shown (moment).

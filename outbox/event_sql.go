@@ -1,8 +1,6 @@
 package outbox
 
 import (
-	"fmt"
-
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgtype"
 )
@@ -33,32 +31,32 @@ const nextXID = `(select pg_snapshot_xmax(pg_current_snapshot())::text::bigint a
 // committed an event. Rows that were written in a savepoint carry the id of a subtransaction, which no
 // snapshot lists, so handed_over compares with the snapshot's xmin alone.
 func (m *mapping) seenBy(snapshot string) string {
-	byRow := fmt.Sprintf("webhooks.handed_over(o.xmin, %s::text::pg_snapshot)", snapshot)
+	p := pieces{"xid": eventXID, "snapshot": snapshot + "::text::pg_snapshot"}
 	if !m.ownsTable() {
-		return byRow
+		return p.in(`webhooks.handed_over(o.xmin, ${snapshot})`)
 	}
-	return fmt.Sprintf(`case when %[1]s is null then %[2]s else pg_visible_in_snapshot(%[1]s, %[3]s::text::pg_snapshot) end`,
-		eventXID, byRow, snapshot)
+	return p.in(`case when ${xid} is null then webhooks.handed_over(o.xmin, ${snapshot}) else pg_visible_in_snapshot(${xid}, ${snapshot}) end`)
 }
 
 // eventSQL selects the events that the new horizon sees and the last one does not, from these tables
-// (the outbox is o) where a condition holds. Its parameters are the first of comparison.args.
+// (the outbox is o) where a condition holds, by the values of comparison.args.
 // fresh says that an event was committed after the last horizon for certain.
 func (m *mapping) eventSQL(from, where string) string {
 	id, venue, created, eventType := m.eventColumns()
 	fresh := "false"
 	if m.ownsTable() {
 		from += ", " + nextXID
-		fresh = fmt.Sprintf("coalesce(not pg_visible_in_snapshot(%s, $1::text::pg_snapshot), false)", eventXID)
+		fresh = "coalesce(not pg_visible_in_snapshot(" + eventXID + ", @last::text::pg_snapshot), false)"
 	}
-	return fmt.Sprintf(`
-    select o.tableoid as relation, o.ctid as place, %[1]s::text as id, %[2]s as venue, %[3]s as created,
-           %[4]s as type, %[5]s as fresh
-    from %[6]s
-    where %[7]s and %[1]s is not null and %[10]s and coalesce(%[9]s, false)
-      and not coalesce(%[8]s and coalesce(o.tableoid = any($2::oid[]), true), false)`,
-		id, venue, created, eventType, fresh, from, where, m.seenBy("$1"), m.seenBy("$3"),
-		m.cfg.isOurs(eventType))
+	return pieces{
+		"id": id, "venue": venue, "created": created, "type": eventType, "fresh": fresh, "from": from, "where": where,
+		"ours": m.cfg.isOurs(eventType), "seen by the new": m.seenBy("@horizon"), "seen by the last": m.seenBy("@last"),
+	}.in(`
+    select o.tableoid as relation, o.ctid as place, ${id}::text as id, ${venue} as venue, ${created} as created,
+           ${type} as type, ${fresh} as fresh
+    from ${from}
+    where ${where} and ${id} is not null and ${ours} and coalesce(${seen by the new}, false)
+      and not coalesce(${seen by the last} and coalesce(o.tableoid = any(@known::oid[]), true), false)`)
 }
 
 // mayWant is the condition that an endpoint e is to have an event of eventSQL, whether it has a row
@@ -66,22 +64,24 @@ func (m *mapping) eventSQL(from, where string) string {
 // that want today what they wanted when it was created: such an endpoint has a row if the event was
 // ever handed over, unless the event is older than what the log keeps.
 func mayWant(endpointXMIN string) string {
-	const until = "case when event.fresh then greatest(event.created, $5::timestamptz) else event.created end"
-	return fmt.Sprintf(`%s
-      and (event.fresh or event.created >= $5::timestamptz
-           or coalesce(e.subscribed, e.created) <= event.created and ($6::timestamptz is null or event.created >= $6::timestamptz))
-      and ($4::text is null or webhooks.handed_over(%s, $4::text::pg_snapshot))`,
-		wants("event.venue", until, "event.type"), endpointXMIN)
+	const until = "case when event.fresh then greatest(event.created, @last_at::timestamptz) else event.created end"
+	return pieces{"wants": wants("event.venue", until, "event.type"), "xmin": endpointXMIN}.in(`${wants}
+      and (event.fresh or event.created >= @last_at::timestamptz
+           or coalesce(e.subscribed, e.created) <= event.created and (@floor::timestamptz is null or event.created >= @floor::timestamptz))
+      and (@unchanged_since::text is null or webhooks.handed_over(${xmin}, @unchanged_since::text::pg_snapshot))`)
 }
 
-// args are the parameters of eventSQL and mayWant, and further ones of a statement.
-func (c comparison) args(further ...any) []any {
-	var endpoints *string
+// args are the values of eventSQL and mayWant, and further ones of a statement.
+func (c comparison) args(further values) []any {
+	var unchangedSince *string // of endpoints; nil where they may have changed
 	if c.periodic {
-		endpoints = c.last.snapshot
+		unchangedSince = c.last.snapshot
 	}
-	args := []any{planAnew, c.last.snapshot, c.to.Coverage.known(c.last.relations), c.to.Snapshot, endpoints, c.last.at, c.floor}
-	return append(args, further...)
+	of := values{
+		"last": c.last.snapshot, "last_at": c.last.at, "known": c.to.Coverage.known(c.last.relations),
+		"horizon": c.to.Snapshot, "unchanged_since": unchangedSince, "floor": c.floor,
+	}
+	return []any{planAnew, of.and(further)}
 }
 
 // planAnew has a statement planned with each execution: a plan from before the log was filled reads
@@ -96,58 +96,64 @@ type found struct {
 }
 
 // findSQL returns the events of a part of the outbox that lack a row. part is the condition for the
-// part, by the parameters $7 and $8. It also returns the files of the relations $9, as of filesOf.
+// part. It also returns the files of @relations, as of filesOf.
 func (m *mapping) findSQL(part string) string {
-	return fmt.Sprintf(`
-with event as (%[1]s
+	return pieces{
+		"event": m.eventSQL(m.cfg.table()+" o", part), "may want": mayWant("e.xmin"), "files": filesOf("@relations"),
+		"is recorded": m.isRecorded("event.id", "event.venue", "event.type", "event.created", "e.id"),
+	}.in(`
+with event as (${event}
 ), found as materialized (
     select relation, place, venue from event
-    where exists (select from webhooks.endpoints e where %[2]s and not %[3]s)
+    where exists (select from webhooks.endpoints e where ${may want} and not ${is recorded})
 ), venues as (
     select venue, count(*) as endpoints from webhooks.endpoints where venue in (select venue from found) group by venue
 )
-select %[4]s, coalesce(array_agg(relation order by relation, place), '{}'), coalesce(array_agg(place order by relation, place), '{}'),
+select ${files}, coalesce(array_agg(relation order by relation, place), '{}'), coalesce(array_agg(place order by relation, place), '{}'),
        coalesce(array_agg(endpoints order by relation, place), '{}')
-from found join venues using (venue)`,
-		m.eventSQL(m.cfg.table()+" o", part), mayWant("e.xmin"), m.isRecorded("event.id", "event.venue", "event.type", "event.created", "e.id"), fmt.Sprintf(filesOf, "$9"))
+from found join venues using (venue)`)
 }
 
-// giveSQL gives the events at the places $8 of the relations $7 their missing rows: those to the first
-// endpoints of each venue after $9, $10 at most. It returns the last endpoint that it looked at,
+// giveSQL gives the events at @places of @relations their missing rows: those to the first
+// endpoints of each venue after the endpoint @after, @limit at most. It returns the last endpoint that it looked at,
 // how many it looked at, and the endpoints of the new rows, one for each. The rows of endpoints that are disabled
 // are missed at once; whether an endpoint can be sent to the lanes know. Where the row of another event with the same id is in the
 // way, that is told among the attempts. streamed is the condition that the stream brings an event (Coverage.streamed).
 func (m *mapping) giveSQL(streamed string) string {
-	from := m.cfg.table() + " o, unnest($7::oid[], $8::tid[]) l (relation, place)"
-	return fmt.Sprintf(`
-with event as materialized (%[1]s
+	from := m.cfg.table() + " o, unnest(@relations::oid[], @places::tid[]) l (relation, place)"
+	return pieces{
+		"event": m.eventSQL(from, "o.tableoid = l.relation and o.ctid = l.place and "+streamed), "may want": mayWant("e.row_xmin"),
+		"is recorded": m.isRecorded("event.id", "event.venue", "event.type", "event.created", "e.id"), "id": logTextSQL("event.id"),
+		"created": firstCreated("looked.id", "looked.venue", "looked.type", "looked.created"),
+		"taken":   quoteText(ClassIDTaken), "why taken": quoteText(foundTaken),
+	}.in(`
+with event as materialized (${event}
 ), looked as materialized (
-    select %[4]s as id, event.venue, event.type, event.created, e.id as endpoint_id,
+    select ${id} as id, event.venue, event.type, event.created, e.id as endpoint_id,
            case when e.disabled_at is not null then 'the endpoint is disabled' end as off,
-           %[2]s and not %[3]s as lacks
+           ${may want} and not ${is recorded} as lacks
     from event, lateral (
         select e.*, e.xmin as row_xmin from webhooks.endpoints e
-        where e.venue = event.venue and e.id > $9 order by e.id limit $10) e
+        where e.venue = event.venue and e.id > @after order by e.id limit @limit) e
 ), added as (
     insert into webhooks.deliveries (event_id, endpoint_id, venue, type, status, next_attempt_at, created, finished, last_error)
     select id, endpoint_id, venue, type, case when off is null then 'pending' else 'missed' end,
-           case when off is null then now() end, %[5]s, case when off is not null then now() end, off
+           case when off is null then now() end, ${created}, case when off is not null then now() end, off
     from looked where lacks
     on conflict (event_id, endpoint_id) do nothing
     returning endpoint_id
 ), told as (
     insert into webhooks.attempts (event_id, endpoint_id, attempt, at, class, error)
-    select l.id, l.endpoint_id, 0, now(), '`+ClassIDTaken+`', '`+foundTaken+`'
+    select l.id, l.endpoint_id, 0, now(), ${taken}, ${why taken}
     from looked l join webhooks.deliveries d on d.event_id = l.id and d.endpoint_id = l.endpoint_id
     where l.lacks
 )
 select coalesce((select max(endpoint_id) from looked), ''), (select count(*) from looked),
-       coalesce((select array_agg(endpoint_id) from added), '{}')`,
-		m.eventSQL(from, "o.tableoid = l.relation and o.ctid = l.place and "+streamed), mayWant("e.row_xmin"),
-		m.isRecorded("event.id", "event.venue", "event.type", "event.created", "e.id"), logTextSQL("event.id"),
-		firstCreated("looked.id", "looked.venue", "looked.type", "looked.created"))
+       coalesce((select array_agg(endpoint_id) from added), '{}')`)
 }
 
 // filesOf is the expression for the files in which relations are kept. A place means nothing any more
 // once they are others.
-const filesOf = `array(select coalesce(pg_relation_filenode(relation)::text, '') from unnest(%s::oid[]) with ordinality r (relation, n) order by n)`
+func filesOf(relations string) string {
+	return `array(select coalesce(pg_relation_filenode(relation)::text, '') from unnest(` + relations + `::oid[]) with ordinality r (relation, n) order by n)`
+}

@@ -122,12 +122,18 @@ func (slot *Slot) PrepareSlot(ctx context.Context, t *Tailer, holder string, rep
 	if err := slot.mustBeAdopted(ctx, slot.db.pool, t.System.SystemID); err != nil {
 		return 0, err
 	}
-	var (
-		active, inCreation, lost, staysBehind bool
-		confirmed                             LSN
-		giveUp                                bool
-	)
-	err := unprepared{slot.db.pool}.QueryRow(ctx, selectSlot, slot.cfg.Slot).Scan(&active, &confirmed, &inCreation, &lost, &staysBehind)
+	confirmed, err := slot.ensure(ctx, t, holder, replace, waiting)
+	if err != nil {
+		return 0, err
+	}
+	t.beginAt(confirmed)
+	return slot.start(ctx, t, holder)
+}
+
+// ensure sees that the slot exists and can be streamed from, and returns the position that is confirmed there.
+func (slot *Slot) ensure(ctx context.Context, t *Tailer, holder string, replace func(confirmed LSN) (bool, error), waiting func(error)) (confirmed LSN, err error) {
+	var active, inCreation, lost, staysBehind, giveUp bool
+	err = unprepared{slot.db.pool}.QueryRow(ctx, selectSlot, slot.cfg.Slot).Scan(&active, &confirmed, &inCreation, &lost, &staysBehind)
 	if err == nil && !active && !lost {
 		if giveUp, err = replace(confirmed); err != nil {
 			return 0, err
@@ -147,19 +153,20 @@ func (slot *Slot) PrepareSlot(ctx context.Context, t *Tailer, holder string, rep
 			return 0, slot.cfg.explain(fmt.Sprintf("drop the slot %q", slot.cfg.Slot), err)
 		}
 		confirmed = 0
-		err = slot.createSlot(ctx, t, holder, waiting)
+		err = slot.create(ctx, t, holder, waiting)
 	case err == nil && staysBehind:
 		err = t.enableFailover(ctx)
 	case errors.Is(err, pgx.ErrNoRows):
-		err = slot.createSlot(ctx, t, holder, waiting)
+		err = slot.create(ctx, t, holder, waiting)
 	}
 	if err == nil && confirmed == 0 { // it was made just now
 		err = unprepared{slot.db.pool}.QueryRow(ctx, selectConfirmed, slot.cfg.Slot).Scan(&confirmed)
 	}
-	if err != nil {
-		return 0, slot.cfg.explain("look for the slot", err)
-	}
-	t.beginAt(confirmed)
+	return confirmed, slot.cfg.explain("look for the slot", err)
+}
+
+// start returns where the stream is to start by the checkpoint, zero where it says nothing.
+func (slot *Slot) start(ctx context.Context, t *Tailer, holder string) (LSN, error) {
 	c, err := scanCheckpoint(unprepared{slot.db.pool}.QueryRow(ctx, selectCheckpoint, slot.cfg.Slot))
 	if errors.Is(err, pgx.ErrNoRows) {
 		// The slot is there and its checkpoint is not: what the slot has skipped so far is not known to be recorded.
@@ -214,7 +221,7 @@ const (
 	failoverVersion = 170000
 )
 
-func (slot *Slot) createSlot(ctx context.Context, t *Tailer, holder string, waiting func(error)) error {
+func (slot *Slot) create(ctx context.Context, t *Tailer, holder string, waiting func(error)) error {
 	var foreign string
 	err := slot.db.pool.QueryRow(ctx, selectForeignSlot, slot.cfg.Slot).Scan(&foreign)
 	if err == nil {

@@ -122,7 +122,7 @@ func TestLeader_SeveralAgentsPrepareTheSlotAtOnce(t *testing.T) {
 	if err := agents.Wait(); err != nil {
 		t.Errorf("one of the agents: %v", err)
 	}
-	if err := db.configured().createSlot(t.Context(), &Tailer{}, "late", func(error) {}); err != nil {
+	if err := db.configured().create(t.Context(), &Tailer{}, "late", func(error) {}); err != nil {
 		t.Errorf("an agent that saw no slot and came too late: %v", err)
 	}
 	if n := testenv.QueryOne[int64](t, env, `select count(*) from pg_replication_slots where slot_name = $1`, env.Slot); n != 1 {

@@ -137,9 +137,9 @@ func (m *mapping) eventColumns() (id, venue, created, eventType string) {
 func (m *mapping) usableCreated(row string) string {
 	at := row + "." + quoteIdent(m.cfg.Columns.Created)
 	if m.zone != "" {
-		return fmt.Sprintf("case when %[1]s >= '0001-01-02' and %[1]s < '%[2]s' then %[1]s at time zone %[3]s end", at, lastLocal, quoteText(m.zone))
+		return pieces{"at": at, "end": quoteText(lastLocal), "zone": quoteText(m.zone)}.in("case when ${at} >= '0001-01-02' and ${at} < ${end} then ${at} at time zone ${zone} end")
 	}
-	return fmt.Sprintf("case when %[1]s >= '0001-01-01 00:00:00+00' and %[1]s < '10000-01-01 00:00:00+00' then %[1]s end", at)
+	return pieces{"at": at}.in("case when ${at} >= '0001-01-01 00:00:00+00' and ${at} < '10000-01-01 00:00:00+00' then ${at} end")
 }
 
 // asCreated is the expression for a moment that the column created, whatever its type, can be compared with by its index.
@@ -153,18 +153,18 @@ func (m *mapping) asCreated(moment string) string {
 // sameCreated is the condition that an event's created, which may be null, is what the log has. Before version 6 of the schema a time without
 // zone was read as one of UTC: rows from then are of the same event.
 func (m *mapping) sameCreated(created, recorded string) string {
-	condition := fmt.Sprintf("(%[1]s is null or %[1]s = now() or %[1]s = %[2]s", created, recorded)
-	if m.zone != "" {
-		condition += fmt.Sprintf(" or %s at time zone %s at time zone 'UTC' = %s", created, quoteText(m.zone), recorded)
+	p := pieces{"created": created, "recorded": recorded, "zone": quoteText(m.zone)}
+	if m.zone == "" {
+		return p.in("(${created} is null or ${created} = now() or ${created} = ${recorded})")
 	}
-	return condition + ")"
+	return p.in("(${created} is null or ${created} = now() or ${created} = ${recorded} or ${created} at time zone ${zone} at time zone 'UTC' = ${recorded})")
 }
 
 // wants is the condition that an endpoint e wants an event, given the expressions for the event's venue, its type and the time
 // until which the endpoint can have been registered.
 func wants(venue, until, eventType string) string {
-	return fmt.Sprintf(`e.venue = %[1]s and e.created <= %[2]s
-      and webhooks.event_matches(e.events, %[3]s)`, venue, until, eventType)
+	return pieces{"venue": venue, "until": until, "type": eventType}.in(`e.venue = ${venue} and e.created <= ${until}
+      and webhooks.event_matches(e.events, ${type})`)
 }
 
 // isOurs is the condition that an event is one that Config.Types asks for, given the expression for its type.
@@ -191,23 +191,27 @@ func (c Config) patterns() Patterns {
 // isRecorded is the condition that an event has a delivery row for an endpoint, given the expressions for what tells the event and for the
 // endpoint's id. A row of another event under the same id is none; that the event has no row for it may stand among the attempts, though.
 func (m *mapping) isRecorded(id, venue, eventType, created, endpointID string) string {
-	return fmt.Sprintf(`exists (select from webhooks.deliveries d where d.event_id = %[1]s and d.endpoint_id = %[2]s
-          and (d.venue = %[3]s and d.type = %[4]s and %[5]s or %[6]s))`,
-		logTextSQL(id), endpointID, venue, eventType, m.sameCreated(created, "d.created"), isTold("d.event_id", "d.endpoint_id", created))
+	return pieces{
+		"id": logTextSQL(id), "endpoint": endpointID, "venue": venue, "type": eventType,
+		"same created": m.sameCreated(created, "d.created"), "is told": isTold("d.event_id", "d.endpoint_id", created),
+	}.in(`exists (select from webhooks.deliveries d where d.event_id = ${id} and d.endpoint_id = ${endpoint}
+          and (d.venue = ${venue} and d.type = ${type} and ${same created} or ${is told}))`)
 }
 
 // isTold is the condition that it was told of an event that it has no row since another one with its id has. It may be told again of an event that claims
 // to be of the future.
 func isTold(id, endpointID, created string) string {
-	return fmt.Sprintf(`exists (select from webhooks.attempts a where a.event_id = %s and a.endpoint_id = %s and a.class = '%s'
-          and a.at >= least(%s, now() - interval '1 day'))`, id, endpointID, ClassIDTaken, created)
+	return pieces{"id": id, "endpoint": endpointID, "class": quoteText(ClassIDTaken), "created": created}.in(
+		`exists (select from webhooks.attempts a where a.event_id = ${id} and a.endpoint_id = ${endpoint} and a.class = ${class}
+          and a.at >= least(${created}, now() - interval '1 day'))`)
 }
 
 // firstCreated is the expression for the created of a new row of the log, given those that tell its event: all rows of an event must have the
 // same, which its body holds, and one that is not usable was chosen with the first row.
 func firstCreated(id, venue, eventType, created string) string {
-	return fmt.Sprintf(`case when %[4]s = now() then coalesce((select min(d.created) from webhooks.deliveries d
-           where d.event_id = %[1]s and d.venue = %[2]s and d.type = %[3]s), now()) else %[4]s end`, id, venue, eventType, created)
+	return pieces{"id": id, "venue": venue, "type": eventType, "created": created}.in(
+		`case when ${created} = now() then coalesce((select min(d.created) from webhooks.deliveries d
+           where d.event_id = ${id} and d.venue = ${venue} and d.type = ${type}), now()) else ${created} end`)
 }
 
 // usable reports whether a time is one that an event can have been created at.

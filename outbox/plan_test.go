@@ -79,7 +79,7 @@ func TestComparison_ReadsNoMoreThanItsPart(t *testing.T) {
 	}{
 		{"a part of all", all.sql, all.params(all.next + all.pace.step), []string{"Tid Range Scan on outbox o", "deliveries_pkey"}, 64 + 64*150*4},
 		{"the latest", latest.sql, latest.params(latest.end), []string{"outbox_created"}, 2000},
-		{"give rows", all.mapping.giveSQL("true"), c.args([]uint32{all.relations[0], all.relations[0]}, []string{"(0,1)", "(0,2)"}, "", giveLimit),
+		{"give rows", all.mapping.giveSQL("true"), c.args(values{"relations": []uint32{all.relations[0], all.relations[0]}, "places": []string{"(0,1)", "(0,2)"}, "after": "", "limit": giveLimit}),
 			[]string{"TID Cond: (ctid = l.place)", "endpoints_venue_id on endpoints"}, 100},
 	} {
 		plan := explain(t, conn, test.sql, test.args...)
@@ -131,7 +131,7 @@ func TestPruning_ReadsOnlyWhatItDeletes(t *testing.T) {
 	conn := monthOfEvents(t, env)
 	must(t, p.Begin(t.Context()))
 	settleHorizon(t, db, env)
-	listEvents, listDeliveries := listPlaces("webhooks.outbox", "created", "$2::timestamptz", "true"), listPlaces("webhooks.deliveries", "created", "$2::timestamptz", "o.status <> 'pending'")
+	listEvents := p.mapping.listEventsSQL()
 	var tables []uint32
 	var events, deliveries []string
 	for _, list := range []struct {
@@ -145,23 +145,22 @@ func TestPruning_ReadsOnlyWhatItDeletes(t *testing.T) {
 			tables = append(tables, at.table)
 		}
 	}
-	slot, epoch := db.cfg.Slot, p.term.Epoch
 	for _, test := range []struct {
 		name, sql string
-		args      []any
+		args      values
 		want      []string
 		pages     int // it may read, at most
 	}{
-		{"list events", listEvents, []any{beginning.created, p.cutoff, 0, beginning.row}, []string{"outbox_created on outbox"}, 600},
-		{"list deliveries", listDeliveries, []any{beginning.created, p.cutoff, 0, beginning.row}, []string{"deliveries_created on deliveries"}, 600},
+		{"list events", listEvents, beginning.values(p.cutoff), []string{"outbox_created on outbox"}, 600},
+		{"list deliveries", listDeliveries, beginning.values(p.cutoff), []string{"deliveries_created on deliveries"}, 600},
 		// A row costs a few pages of each index, whatever the size of the tables.
-		{"delete events", p.mapping.deleteEventsSQL(), []any{slot, epoch, p.cutoff, tables[:pruneBatch], events, db.cfg.table(), db.cfg.Publication},
+		{"delete events", p.mapping.deleteEventsSQL(), p.values().and(values{"tables": tables[:pruneBatch], "rows": events, "outbox": db.cfg.table(), "publication": db.cfg.Publication}),
 			[]string{"TID Cond: (ctid = l.place)", "deliveries_pkey on deliveries", "replays_open on replays"}, 15 * pruneBatch},
-		{"delete deliveries", p.mapping.deleteDeliveriesSQL(), []any{slot, epoch, p.cutoff, deliveries},
+		{"delete deliveries", p.mapping.deleteDeliveriesSQL(), p.values().and(values{"rows": deliveries}),
 			[]string{"Tid Scan on deliveries d ", "outbox_pkey on outbox", "attempts_delivery on attempts"}, 25 * pruneBatch},
-		{"delete replays", deleteReplays, []any{slot, epoch, p.cutoff, pruneBatch}, []string{"replays_finished on replays"}, 6 * pruneBatch},
+		{"delete replays", deleteReplays, p.values().and(values{"limit": pruneBatch}), []string{"replays_finished on replays"}, 6 * pruneBatch},
 	} {
-		plan := explain(t, conn, test.sql, append([]any{planAnew}, test.args...)...)
+		plan := explain(t, conn, test.sql, planAnew, test.args)
 		for _, want := range test.want {
 			if !strings.Contains(plan, want) {
 				t.Errorf("%s: no %q in\n%s", test.name, want, plan)

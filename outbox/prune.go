@@ -65,6 +65,11 @@ type place struct {
 	row     string // ctid
 }
 
+// values are those of listPlaces for what comes after this place.
+func (at place) values(cutoff time.Time) values {
+	return values{"created": at.created, "table": at.table, "row": at.row, "cutoff": cutoff, "limit": pruneRead}
+}
+
 // beginning is before every place.
 var beginning = place{created: "-infinity", row: "(0,0)"}
 
@@ -111,21 +116,29 @@ func (p *Pruner) Step(ctx context.Context, table PrunedTable) (pruned Pruned, do
 	case PrunedReplays:
 		pruned, done, err = p.replays(ctx)
 	case PrunedOutbox:
-		pruned, done, err = p.walk(ctx, table, listPlaces(p.mapping.cfg.table(), p.mapping.cfg.Columns.Created, p.mapping.asCreated("$2::timestamptz"), "true"), p.events)
+		pruned, done, err = p.walk(ctx, table, p.mapping.listEventsSQL(), p.events)
 	default:
-		pruned, done, err = p.walk(ctx, table, listPlaces("webhooks.deliveries", "created", "$2::timestamptz", "o.status <> 'pending'"), p.deliveries)
+		pruned, done, err = p.walk(ctx, table, listDeliveries, p.deliveries)
 	}
 	return pruned, done, p.slot.explainPrune(table, err)
 }
 
-// listPlaces returns the statement that lists the places of rows older than before, an expression of $2, from $1 on. Neither null nor an infinite time says how
+// listPlaces lists the places of rows that are older than a moment, from a place on. Neither null nor an infinite time says how
 // old a row is, so such rows stay.
-func listPlaces(table, created, before, condition string) string {
-	return fmt.Sprintf(`
-select o.%[2]s::timestamptz::text, o.tableoid, o.ctid::text from %[1]s o
-where o.%[2]s >= $1::text::timestamptz and o.%[2]s < %[5]s and o.%[2]s > '-infinity'
-  and (o.%[2]s > $1::text::timestamptz or (o.tableoid, o.ctid) > ($3::oid, $4::text::tid)) and %[3]s
-order by o.%[2]s, o.tableoid, o.ctid limit %[4]d`, table, quoteIdent(created), condition, pruneRead, before)
+const listPlaces = `
+select o.${created}::timestamptz::text, o.tableoid, o.ctid::text from ${table} o
+where o.${created} >= @created::text::timestamptz and o.${created} < ${cutoff} and o.${created} > '-infinity'
+  and (o.${created} > @created::text::timestamptz or (o.tableoid, o.ctid) > (@table::oid, @row::text::tid)) and ${condition}
+order by o.${created}, o.tableoid, o.ctid limit @limit`
+
+var listDeliveries = pieces{
+	"table": "webhooks.deliveries", "created": "created", "cutoff": "@cutoff::timestamptz", "condition": "o.status <> 'pending'",
+}.in(listPlaces)
+
+func (m *mapping) listEventsSQL() string {
+	return pieces{
+		"table": m.cfg.table(), "created": quoteIdent(m.cfg.Columns.Created), "cutoff": m.asCreated("@cutoff::timestamptz"), "condition": "true",
+	}.in(listPlaces)
 }
 
 // walk judges the next places of a table by remove, which returns what it deleted.
@@ -160,7 +173,7 @@ func (p *Pruner) list(ctx context.Context, sql string, after place) (listed []pl
 		listed, err = queryRows(ctx, tx, sql, func(row pgx.CollectableRow) (at place, err error) {
 			err = row.Scan(&at.created, &at.table, &at.row)
 			return at, err
-		}, planAnew, after.created, p.cutoff, after.table, after.row)
+		}, planAnew, after.values(p.cutoff))
 		return err
 	})
 	return listed, err
@@ -182,19 +195,19 @@ func (p *Pruner) briefly(ctx context.Context, work func(pgx.Tx) error) error {
 	})
 }
 
-// passedSQL begins the statements that delete: what has passed for good, as the checkpoint of the term $1, $2 tells; nothing without one.
+// passedSQL begins the statements that delete: what has passed for good, as the checkpoint of the term tells (Pruner.values); nothing without one.
 // Ids of transactions have 32 bits and go round, and a row that is kept for a month may be older than half a round. The ids that have not
 // passed are those from the horizon to now, so a row has passed when its id is none of these.
 const passedSQL = `
 with passed as materialized (
     select pg_snapshot_xmin(horizon)::text::bigint as horizon, pg_snapshot_xmax(pg_current_snapshot())::text::bigint as now, relations
-    from webhooks.checkpoint where slot = $1 and epoch = $2 and not recovering and horizon is not null
+    from webhooks.checkpoint where slot = @slot and epoch = @epoch and not recovering and horizon is not null
 )`
 
 // isOld is the condition that a row's created is before a moment. Its form keeps the planner from an index on created: the places are given, and
 // the index would lead to all that is old.
 func isOld(created, before string) string {
-	return fmt.Sprintf(`(%[1]s < %[2]s and %[1]s > '-infinity') is true`, created, before)
+	return pieces{"created": created, "before": before}.in(`(${created} < ${before} and ${created} > '-infinity') is true`)
 }
 
 // xidsAfter is the expression for how many transaction ids after the id from that of the transaction is that wrote a row. Ids of rows
@@ -217,21 +230,28 @@ const inOpenReplay = `exists (select from webhooks.replays r
 // deleteEventsSQL deletes events of the outbox by their places and returns how many were to go and how many did. A partition of which
 // the horizon does not speak may hold rows that the stream has not brought.
 func (m *mapping) deleteEventsSQL() string {
-	return fmt.Sprintf(passedSQL+`, listed as (
-    select * from unnest($4::oid[], $5::text[]::tid[]) l (place_table, place)
+	created := "o." + quoteIdent(m.cfg.Columns.Created)
+	return pieces{
+		"table": m.cfg.table(), "id": quoteIdent(m.cfg.Columns.ID), "is old": isOld(created, m.asCreated("@cutoff::timestamptz")),
+		"has passed": hasPassed("o"), "relations": relationsOf("@outbox::text", "@publication::text"), "in open replay": inOpenReplay,
+	}.in(passedSQL + `, listed as (
+    select * from unnest(@tables::oid[], @rows::text[]::tid[]) l (place_table, place)
 ), old as materialized (
     select o.tableoid as place_table, o.ctid as place
-    from passed, listed l, %[1]s o
-    where o.tableoid = l.place_table and o.ctid = l.place and %[2]s and %[4]s
-      and o.tableoid in (select split_part(relation, ':', 1)::oid from unnest(%[5]s) relation
+    from passed, listed l, ${table} o
+    where o.tableoid = l.place_table and o.ctid = l.place and ${is old} and ${has passed}
+      and o.tableoid in (select split_part(relation, ':', 1)::oid from unnest(${relations}) relation
                          where relation in (select unnest(relations) from passed))
-      and not exists (select from webhooks.deliveries d where d.event_id = o.%[3]s::text and (d.status = 'pending' or %[6]s))
+      and not exists (select from webhooks.deliveries d where d.event_id = o.${id}::text and (d.status = 'pending' or ${in open replay}))
 ), deleted as (
-    delete from %[1]s o using old where o.tableoid = old.place_table and o.ctid = old.place returning 1
+    delete from ${table} o using old where o.tableoid = old.place_table and o.ctid = old.place returning 1
 )
-select (select count(*) from old), (select count(*) from deleted)`,
-		m.cfg.table(), isOld("o."+quoteIdent(m.cfg.Columns.Created), m.asCreated("$3::timestamptz")), quoteIdent(m.cfg.Columns.ID), hasPassed("o"),
-		fmt.Sprintf(relationsOf, "$6::text", "$7::text"), inOpenReplay)
+select (select count(*) from old), (select count(*) from deleted)`)
+}
+
+// values are those that all statements of a run which delete have.
+func (p *Pruner) values() values {
+	return values{"slot": p.slot.cfg.Slot, "epoch": p.term.Epoch, "cutoff": p.cutoff}
 }
 
 // errKept reports that DELETE deletes nothing, without an error.
@@ -243,7 +263,9 @@ func (p *Pruner) events(ctx context.Context, tx pgx.Tx, batch []place) (Pruned, 
 		tables[i], rows[i] = at.table, at.row
 	}
 	var old, deleted int64
-	err := tx.QueryRow(ctx, p.mapping.deleteEventsSQL(), planAnew, p.slot.cfg.Slot, p.term.Epoch, p.cutoff, tables, rows, p.slot.cfg.table(), p.slot.cfg.Publication).Scan(&old, &deleted)
+	err := tx.QueryRow(ctx, p.mapping.deleteEventsSQL(), planAnew, p.values().and(values{
+		"tables": tables, "rows": rows, "outbox": p.slot.cfg.table(), "publication": p.slot.cfg.Publication,
+	})).Scan(&old, &deleted)
 	if err == nil && old > 0 && deleted == 0 {
 		err = errKept
 	}
@@ -253,35 +275,37 @@ func (p *Pruner) events(ctx context.Context, tx pgx.Tx, batch []place) (Pruned, 
 // deleteDeliveriesSQL deletes deliveries by their places, with their attempts. What the ledger is writing now is left alone. That the
 // transaction that wrote a row has passed tells as well that its event would be visible if it were there.
 func (m *mapping) deleteDeliveriesSQL() string {
-	return fmt.Sprintf(passedSQL+`, old as materialized (
+	return pieces{
+		"outbox": m.cfg.table(), "id": quoteIdent(m.cfg.Columns.ID), "key": eventKey("d.event_id", m.idType), "is old": isOld("d.created", "@cutoff::timestamptz"),
+		"has passed": hasPassed("d"), "in open replay": inOpenReplay,
+	}.in(passedSQL + `, old as materialized (
     select d.ctid as place
     from passed, webhooks.deliveries d
-    where d.ctid = any($4::text[]::tid[]) and %[6]s and d.status <> 'pending'
-      and %[3]s
-      and not %[4]s
-      and not exists (select from %[1]s o where o.%[2]s = %[5]s)
+    where d.ctid = any(@rows::text[]::tid[]) and ${is old} and d.status <> 'pending'
+      and ${has passed}
+      and not ${in open replay}
+      and not exists (select from ${outbox} o where o.${id} = ${key})
     for update of d skip locked
 ), deleted as (
     delete from webhooks.deliveries d using old where d.ctid = old.place returning d.event_id, d.endpoint_id
 ), tried as (
     delete from webhooks.attempts a using deleted d where a.event_id = d.event_id and a.endpoint_id = d.endpoint_id returning 1
 )
-select (select count(*) from deleted), (select count(*) from tried)`,
-		m.cfg.table(), quoteIdent(m.cfg.Columns.ID), hasPassed("d"), inOpenReplay,
-		eventKey("d.event_id", m.idType), isOld("d.created", "$3::timestamptz"))
+select (select count(*) from deleted), (select count(*) from tried)`)
 }
 
 // eventKey returns the expression that makes a key of the outbox of an event's id. A text that is no such key, since it comes
 // from an outbox that was used before, gives null, where a plain cast would end the statement.
 func eventKey(id, keyType string) string {
+	p := pieces{"id": id}
 	switch keyType {
 	case "uuid":
-		return fmt.Sprintf("case when %[1]s ~ '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$' then %[1]s::uuid end", id)
+		return p.in("case when ${id} ~ '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$' then ${id}::uuid end")
 	case "smallint", "integer", "bigint":
-		return fmt.Sprintf(`case when %[1]s ~ '^-?[0-9]{1,19}$' then
-        case when %[1]s::numeric between -9223372036854775808 and 9223372036854775807 then %[1]s::bigint end end`, id)
+		return p.in(`case when ${id} ~ '^-?[0-9]{1,19}$' then
+        case when ${id}::numeric between -9223372036854775808 and 9223372036854775807 then ${id}::bigint end end`)
 	case "numeric":
-		return fmt.Sprintf("case when %[1]s ~ '^(-?[0-9]+([.][0-9]+)?|NaN|-?Infinity)$' then %[1]s::numeric end", id)
+		return p.in("case when ${id} ~ '^(-?[0-9]+([.][0-9]+)?|NaN|-?Infinity)$' then ${id}::numeric end")
 	}
 	return id + "::" + keyType
 }
@@ -292,23 +316,23 @@ func (p *Pruner) deliveries(ctx context.Context, tx pgx.Tx, batch []place) (Prun
 		rows[i] = at.row
 	}
 	var deliveries, attempts int64
-	err := tx.QueryRow(ctx, p.mapping.deleteDeliveriesSQL(), planAnew, p.slot.cfg.Slot, p.term.Epoch, p.cutoff, rows).Scan(&deliveries, &attempts)
+	err := tx.QueryRow(ctx, p.mapping.deleteDeliveriesSQL(), planAnew, p.values().and(values{"rows": rows})).Scan(&deliveries, &attempts)
 	return Pruned{PrunedDeliveries: deliveries, PrunedAttempts: attempts}, err
 }
 
 // deleteReplays needs no walk: nothing keeps a replay that has ended.
 const deleteReplays = `
 with old as materialized (
-    select ctid as place from webhooks.replays where finished < $3 and state in ('done', 'failed')
-      and exists (select from webhooks.checkpoint where slot = $1 and epoch = $2)
-    order by finished limit $4 for update skip locked
+    select ctid as place from webhooks.replays where finished < @cutoff and state in ('done', 'failed')
+      and exists (select from webhooks.checkpoint where slot = @slot and epoch = @epoch)
+    order by finished limit @limit for update skip locked
 )
 delete from webhooks.replays r using old where r.ctid = old.place`
 
 func (p *Pruner) replays(ctx context.Context) (pruned Pruned, done bool, err error) {
 	var n int64
 	err = p.briefly(ctx, func(tx pgx.Tx) error {
-		tag, err := tx.Exec(ctx, deleteReplays, p.slot.cfg.Slot, p.term.Epoch, p.cutoff, pruneBatch)
+		tag, err := tx.Exec(ctx, deleteReplays, p.values().and(values{"limit": pruneBatch}))
 		n = tag.RowsAffected()
 		return err
 	})

@@ -158,7 +158,7 @@ func BenchmarkPrune(b *testing.B) {
 	b.Cleanup(db.Close)
 	db.cfg.Retention = 30 * 24 * time.Hour
 	env.Exec(b, `insert into webhooks.checkpoint (slot, lsn, epoch, holder, system_identifier, timeline, database, horizon, relations)
-	    values ($2, '0/0', 1, '', '', 0, '', pg_current_snapshot(), `+fmt.Sprintf(relationsOf, "$1::text", "$3::text")+`)`, db.cfg.table(), env.Slot, db.cfg.Publication)
+	    values ($2, '0/0', 1, '', '', 0, '', pg_current_snapshot(), `+relationsOf("$1::text", "$3::text")+`)`, db.cfg.table(), env.Slot, db.cfg.Publication)
 	env.Exec(b, `vacuum analyze`)
 	p := db.configured().NewPruner(Term{Epoch: 1})
 	if err := p.Begin(b.Context()); err != nil {
@@ -216,7 +216,7 @@ func BenchmarkPeriods(b *testing.B) {
 		    insert into webhooks.deliveries (event_id, endpoint_id, venue, type, status, attempts, created, finished)
 		    select id, 'ep_' || lpad((right(id, 6)::int % 50)::text, 26, '0'), venue, type, 'succeeded', 1, created, created from e`,
 			second(n), n, step)
-		env.Exec(b, `update webhooks.checkpoint set horizon = pg_current_snapshot(), relations = `+fmt.Sprintf(relationsOf, "$1::text", "$2::text"), db.cfg.table(), db.cfg.Publication)
+		env.Exec(b, `update webhooks.checkpoint set horizon = pg_current_snapshot(), relations = `+relationsOf("$1::text", "$2::text"), db.cfg.table(), db.cfg.Publication)
 		if err := p.Begin(b.Context()); err != nil {
 			b.Fatal(err)
 		}

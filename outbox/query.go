@@ -2,10 +2,14 @@ package outbox
 
 import (
 	"context"
+	"fmt"
 	"slices"
+	"strconv"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgtype"
 )
 
 // queryRows runs a query and collects what scan makes of each row.
@@ -76,4 +80,36 @@ func (u unpreparedTx) QueryRow(ctx context.Context, sql string, args ...any) pgx
 // Exec implements pgx.Tx.
 func (u unpreparedTx) Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandTag, error) {
 	return u.q.Exec(ctx, sql, args...)
+}
+
+// lookTimeout bounds what a command reads, on the server too: a person waits, and the agent needs the machine.
+const lookTimeout = 10 * time.Second
+
+const beginLook = `begin isolation level repeatable read read only; set local statement_timeout = `
+
+// codeQueryCanceled is what PostgreSQL answers when a statement_timeout ends a query.
+const codeQueryCanceled = "57014"
+
+// look runs the queries of do in one read-only transaction that sees one state and ends after lookTimeout for each query.
+func (db *DB) look(ctx context.Context, operation string, do func(tx pgx.Tx) error) error {
+	options := pgx.TxOptions{BeginQuery: beginLook + strconv.FormatInt(lookTimeout.Milliseconds(), 10)}
+	err := pgx.BeginTxFunc(ctx, db.pool, options, func(tx pgx.Tx) error { return do(withoutPreparing(tx)) })
+	if SQLState(err) == codeQueryCanceled {
+		return &Problem{Thing: operation, Reason: fmt.Sprintf("it took more than %v", lookTimeout),
+			Remedy: "ask for less: one endpoint, a shorter time, a smaller limit", Err: err}
+	}
+	return db.cfg.explain(operation, err)
+}
+
+// moment scans a timestamptz for people, into a time that may be nil. The app may write infinity, or a year that JSON cannot hold: one
+// such row must not hide the others, so it shows no time.
+type moment struct{ to **time.Time }
+
+// ScanTimestamptz implements pgtype.TimestamptzScanner.
+func (m moment) ScanTimestamptz(v pgtype.Timestamptz) error {
+	*m.to = nil
+	if year := v.Time.UTC().Year(); v.Valid && v.InfinityModifier == pgtype.Finite && year >= 1 && year <= 9999 {
+		*m.to = &v.Time
+	}
+	return nil
 }

@@ -25,7 +25,7 @@ func (w *partWalk) giveRows(ctx context.Context, l *Ledger, events []found) (int
 // recoverJob gives events their missing rows, a bounded number with each step.
 type recoverJob struct {
 	sql   string
-	args  func(further ...any) []any
+	args  func(further values) []any
 	found []found
 	// first is the first event that is not done, and after the endpoint behind which it goes on there.
 	first int
@@ -52,7 +52,7 @@ func (j *recoverJob) step(ctx context.Context, tx querier) (finished bool, err e
 		last   string
 		looked int64
 	)
-	err = tx.QueryRow(ctx, j.sql, j.args(relations, places, j.after, giveLimit)...).Scan(&last, &looked, &j.endpoints)
+	err = tx.QueryRow(ctx, j.sql, j.args(values{"relations": relations, "places": places, "after": j.after, "limit": giveLimit})...).Scan(&last, &looked, &j.endpoints)
 	j.nextFirst, j.nextAfter = j.first+len(piece), ""
 	if len(piece) == 1 && looked == giveLimit {
 		j.nextFirst, j.nextAfter = j.first, last // its venue has more endpoints

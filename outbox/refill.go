@@ -2,7 +2,6 @@ package outbox
 
 import (
 	"context"
-	"fmt"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -161,31 +160,32 @@ func (m *mapping) fetchSQL() string {
 	c := m.cfg.Columns
 	created := m.usableCreated("o")
 	venue, eventType := logTextSQL("coalesce(o."+quoteIdent(c.Venue)+"::text, '')"), logTextSQL("coalesce(o."+quoteIdent(c.Type)+"::text, '')")
-	return fmt.Sprintf(`
+	return pieces{
+		"key": eventKey("w.event_id", m.idType), "id": quoteIdent(c.ID), "data": quoteIdent(c.Data), "venue": venue, "type": eventType,
+		"same created": m.sameCreated(created, "w.created"), "outbox": m.cfg.table(),
+	}.in(`
 with want as materialized (
-    select w.*, %[1]s as key
-    from unnest($1::text[], $2::text[], $3::text[], $4::timestamptz[]) with ordinality w (event_id, venue, type, created, place)
+    select w.*, ${key} as key
+    from unnest(@ids::text[], @venues::text[], @types::text[], @created::timestamptz[]) with ordinality w (event_id, venue, type, created, place)
 ), matched as (
-    select w.place, o.%[3]s as data, %[4]s = w.venue and %[5]s = w.type and %[6]s as same
-    from want w join %[7]s o on o.%[2]s = w.key and o.%[2]s::text = w.event_id
+    select w.place, o.${data} as data, ${venue} = w.venue and ${type} = w.type and ${same created} as same
+    from want w join ${outbox} o on o.${id} = w.key and o.${id}::text = w.event_id
 ), counted as (
     select place, data, same, count(*) filter (where same) over (partition by place) as rows,
            row_number() over (partition by place order by same desc) as nth
     from matched
 ), compared as (
-    select place, data, same, rows, nth, case when same and rows > 1 and nth <= %[8]d then md5(data::text) end as digest from counted
+    select place, data, same, rows, nth, case when same and rows > 1 and nth <= @many then md5(data::text) end as digest from counted
 ), judged as (
-    select place, data, same, nth, rows > %[8]d or min(digest) over (partition by place) <> max(digest) over (partition by place) as differ
+    select place, data, same, nth, rows > @many or min(digest) over (partition by place) <> max(digest) over (partition by place) as differ
     from compared
 ), chosen as (
-    select place, data, same, differ, case when same then %[9]d + coalesce(pg_column_size(data), 0) else 0 end as size from judged where nth = 1
+    select place, data, same, differ, case when same then @overhead + coalesce(pg_column_size(data), 0) else 0 end as size from judged where nth = 1
 ), summed as (
     select *, sum(size) over (order by place) as total from chosen
 )
-select place, same, coalesce(differ, false), total <= $5 or total = size, case when same and (total <= $5 or total = size) then coalesce(data::text, '') end
-from summed order by place`,
-		eventKey("w.event_id", m.idType), quoteIdent(c.ID), quoteIdent(c.Data), venue, eventType, m.sameCreated(created, "w.created"),
-		m.cfg.table(), manyRows, DeliveryBytes)
+select place, same, coalesce(differ, false), total <= @most or total = size, case when same and (total <= @most or total = size) then coalesce(data::text, '') end
+from summed order by place`)
 }
 
 // fetchEvents returns what is found of the deliveries' events. The time in a body is the one that was recorded: a row without a usable time has
@@ -251,7 +251,9 @@ func (slot *Slot) fetchEvents(ctx context.Context, deliveries []dueRow, maxBytes
 		}
 		events[d.identity()] = e
 		return struct{}{}, nil
-	}, ids, venues, types, created, maxBytes)
+	}, values{
+		"ids": ids, "venues": venues, "types": types, "created": created, "many": manyRows, "overhead": DeliveryBytes, "most": maxBytes,
+	})
 	return events, err
 }
 

@@ -30,7 +30,7 @@ func (f RowFilter) same(other RowFilter) bool {
 // publications $2. A partition is published by the filter of the outbox, a child by inheritance by
 // its own. Of several publications it is enough that one publishes a row. Before PostgreSQL 15 the
 // view has no filters.
-var selectRowFilters = fmt.Sprintf(treeOf, "$1::text") + `, listed as (
+var selectRowFilters = treeOf("$1::text") + `, listed as (
     select c.oid, c.relname, to_jsonb(pt) ->> 'rowfilter' as condition
     from pg_publication_tables pt join pg_namespace n on n.nspname = pt.schemaname
     join pg_class c on c.relnamespace = n.oid and c.relname = pt.tablename

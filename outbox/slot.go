@@ -1,6 +1,12 @@
 package outbox
 
-import "context"
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+)
 
 // Slot has what a leader needs of the database: whatever goes by the name of a replication slot, or by
 // a term of its leadership. Several slots of one DB do not know of each other. Its methods are safe
@@ -25,4 +31,79 @@ func (db *DB) configured() *Slot { return db.Slot(db.cfg.Slot) }
 // mapping returns what the outbox's columns are, as this slot saw them last.
 func (slot *Slot) mapping(ctx context.Context) (*mapping, error) {
 	return slot.mapped.load(ctx, slot.cfg, slot.db.pool)
+}
+
+// Vitals are what a running agent watches in the database.
+type Vitals struct {
+	// LagBytes is how far the slot's confirmed position is behind the server's.
+	LagBytes int64
+	// RetainedBytes is the WAL that the slot keeps on the server's disk.
+	RetainedBytes int64
+	// WALStatus is reserved, extended, unreserved or lost; "" when there is no slot.
+	WALStatus string
+	// Pending counts pending deliveries, at most MaxOverviewCount.
+	Pending int64
+	// ClockSkew is the server's clock minus this host's.
+	ClockSkew time.Duration
+}
+
+const selectVitals = `
+select coalesce(pg_current_wal_lsn() - s.confirmed_flush_lsn, 0)::bigint, coalesce(pg_current_wal_lsn() - s.restart_lsn, 0)::bigint,
+       coalesce(s.wal_status, ''),
+       (select count(*) from (select from webhooks.deliveries where status = 'pending' limit $2) p)
+from (select) here left join pg_replication_slots s on s.slot_name = $1`
+
+// Vitals reads them, and sets Clock right.
+func (slot *Slot) Vitals(ctx context.Context) (v Vitals, err error) {
+	if v.ClockSkew, err = slot.db.readClock(ctx, slot.db.pool); err != nil {
+		return v, slot.cfg.explain("read the clock", err)
+	}
+	row := slot.db.pool.QueryRow(ctx, selectVitals, slot.cfg.Slot, MaxOverviewCount)
+	err = row.Scan(&v.LagBytes, &v.RetainedBytes, &v.WALStatus, &v.Pending)
+	return v, slot.cfg.explain("look at the slot", err)
+}
+
+// retainedBytes is the expression for the WAL that a slot keeps, 0 when there is none.
+const retainedBytes = `coalesce((select case when pg_is_in_recovery() then pg_last_wal_replay_lsn() else pg_current_wal_lsn() end - restart_lsn
+          from pg_replication_slots where slot_name = $1), 0)::bigint`
+
+const selectRetainedBytes = `select ` + retainedBytes
+
+// RetainedBytes returns how much WAL the slot keeps on the server's disk. It asks the catalogue alone, so that it can be asked whatever
+// is wrong with the schema.
+func (slot *Slot) RetainedBytes(ctx context.Context) (bytes int64, err error) {
+	err = slot.db.pool.QueryRow(ctx, selectRetainedBytes, slot.cfg.Slot).Scan(&bytes)
+	return bytes, slot.cfg.explain("look at the slot", err)
+}
+
+const selectEpoch = `
+select epoch from webhooks.checkpoint where slot = $1`
+
+// CheckEpoch returns ErrFenced when the term is over because another agent has taken over.
+func (slot *Slot) CheckEpoch(ctx context.Context, term Term) error {
+	var epoch int64
+	err := slot.db.pool.QueryRow(ctx, selectEpoch, slot.cfg.Slot).Scan(&epoch)
+	if errors.Is(err, pgx.ErrNoRows) || err == nil && epoch != term.Epoch {
+		return ErrFenced
+	}
+	return slot.cfg.explain("read the checkpoint", err)
+}
+
+const selectSlotMoved = `
+select s.confirmed_flush_lsn > c.lsn or c.lsn < $2 or pg_current_wal_insert_lsn() < $3
+from webhooks.checkpoint c join pg_replication_slots s on s.slot_name = c.slot where c.slot = $1`
+
+// CheckSlot returns ErrSlotMoved when slot, checkpoint and server do not stand where the stream of t left them: while it was away,
+// someone has advanced the slot or made it anew, or put back an earlier state of the server. It must be asked before
+// the stream is started again, which would pass over what is in between without a word.
+func (slot *Slot) CheckSlot(ctx context.Context, t *Tailer) error {
+	var moved bool
+	err := slot.db.pool.QueryRow(ctx, selectSlotMoved, slot.cfg.Slot, LSN(t.confirmed.Load()), LSN(t.received.Load())).Scan(&moved)
+	if moved {
+		return ErrSlotMoved
+	}
+	if errors.Is(err, pgx.ErrNoRows) {
+		return ErrSlotGone
+	}
+	return slot.cfg.explain("look at the slot", err)
 }

@@ -138,7 +138,7 @@ func (t *Tailer) Connect(ctx context.Context) error {
 	return nil
 }
 
-var selectBelow = fmt.Sprintf(treeOf, "$1") + `
+var selectBelow = treeOf("$1") + `
 select relation from tree where relation <> to_regclass($1)`
 
 // tablesBelow returns the partitions of the outbox and its children by inheritance. A change of a child names the child, whatever
@@ -265,24 +265,36 @@ func (t *Tailer) read(take context.Context, out chan<- *Batch) error {
 		if take.Err() != nil {
 			return nil
 		}
-		// Frontend().Receive with a deadline of the connection may be repeated after a timeout; ReceiveMessage with a
-		// context per message may not.
-		msg, err := t.conn.Frontend().Receive()
+		msg, err := t.receive(take)
 		if err != nil {
-			if errors.Is(err, os.ErrDeadlineExceeded) {
-				// A server that lives answers when it is asked. What has become of it nobody may ever tell.
-				if silent := time.Since(t.Heard()); silent > senderTimeout && take.Err() == nil {
-					return fmt.Errorf("read the stream: the server has said nothing for %s", silent.Round(time.Second))
-				}
-				continue
-			}
-			return t.cfg.explain("read the stream", err)
+			return err
 		}
-		t.hear()
+		if msg == nil {
+			continue
+		}
 		if err := t.handle(take, out, msg); err != nil {
 			return err
 		}
 	}
+}
+
+// receive returns the next message, nil when none came before the deadline of the connection.
+func (t *Tailer) receive(take context.Context) (pgproto3.BackendMessage, error) {
+	// Frontend().Receive with a deadline of the connection may be repeated after a timeout; ReceiveMessage with a
+	// context per message may not.
+	msg, err := t.conn.Frontend().Receive()
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		// A server that lives answers when it is asked. What has become of it nobody may ever tell.
+		if silent := time.Since(t.Heard()); silent > senderTimeout && take.Err() == nil {
+			return nil, fmt.Errorf("read the stream: the server has said nothing for %s", silent.Round(time.Second))
+		}
+		return nil, nil
+	}
+	if err != nil {
+		return nil, t.cfg.explain("read the stream", err)
+	}
+	t.hear()
+	return msg, nil
 }
 
 // hold answers keepalives by the clock, without reading, until ctx ends.

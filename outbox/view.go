@@ -85,7 +85,7 @@ func (v view) look(ctx context.Context, operation string, do func(q narrowed) er
 	if v.db == nil {
 		return errNoVenue
 	}
-	return v.db.look(ctx, operation, func(tx pgx.Tx) error { return do(narrowed{tx, v}) })
+	return v.db.look(ctx, operation, func(tx pgx.Tx) error { return do(v.on(tx)) })
 }
 
 // do is for single statements that change something.
@@ -93,8 +93,11 @@ func (v view) do() (narrowed, error) {
 	if v.db == nil {
 		return narrowed{}, errNoVenue
 	}
-	return narrowed{v.db.pool, v}, nil
+	return v.on(v.db.pool), nil
 }
+
+// on runs statements of the view on q.
+func (v view) on(q querier) narrowed { return narrowed{q, v} }
 
 // narrowed runs statements of a view.
 type narrowed struct {

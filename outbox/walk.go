@@ -62,7 +62,7 @@ type layout struct {
 
 var selectLayout = `
 select coalesce(max(pg_relation_size(r.relation)) / current_setting('block_size')::bigint, 0),
-       current_setting('block_size')::bigint / $3 + 1, ` + fmt.Sprintf(filesOf, "$1") + `,
+       current_setting('block_size')::bigint / $3 + 1, ` + filesOf("$1") + `,
        coalesce(bool_and(exists (
            select from pg_index i join pg_class c on c.oid = i.indexrelid join pg_am m on m.oid = c.relam
            join pg_attribute a on a.attrelid = i.indrelid and a.attnum = i.indkey[0]
@@ -146,8 +146,8 @@ type partWalk struct {
 	relations []uint32
 	files     []string // those that places are of; nil where they do not matter
 	sql       string
-	// bounds returns the parameters $7 and $8 for the part from one position to another.
-	bounds    func(from, to int64) (low, high any)
+	// bounds returns the values for the part from one position to another.
+	bounds    func(from, to int64) values
 	next, end int64
 	pace      pace
 	looked    time.Duration // how long the last look took
@@ -179,8 +179,8 @@ func (slot *Slot) walkPlaces(ctx context.Context, c comparison) (*partWalk, erro
 func (w *partWalk) byPlace(condition string) {
 	perBlock := w.layout.perBlock
 	place := func(at int64) string { return fmt.Sprintf("(%d,%d)", at/perBlock, at%perBlock) }
-	w.sql = w.mapping.findSQL(condition + " and " + w.to.Coverage.streamed() + " and o.ctid >= $7::text::tid and o.ctid < $8::text::tid")
-	w.bounds = func(from, to int64) (low, high any) { return place(from), place(to) }
+	w.sql = w.mapping.findSQL(condition + " and " + w.to.Coverage.streamed() + " and o.ctid >= @low::text::tid and o.ctid < @high::text::tid")
+	w.bounds = func(from, to int64) values { return values{"low": place(from), "high": place(to)} }
 	w.end = w.layout.blocks * perBlock
 	w.pace = pace{step: firstBlocks * perBlock, most: mostBlocks * perBlock}
 }
@@ -199,15 +199,16 @@ func (slot *Slot) walkLatest(ctx context.Context, c comparison) (*partWalk, erro
 		w.byPlace(created + " >= " + w.mapping.asCreated(fmt.Sprintf("'%s'::timestamptz", first.Format(time.RFC3339Nano))))
 		return w, nil
 	}
-	w.sql = w.mapping.findSQL(fmt.Sprintf("%[1]s >= %[2]s and ($8::timestamptz is null or %[1]s < %[3]s) and ",
-		created, w.mapping.asCreated("$7::timestamptz"), w.mapping.asCreated("$8::timestamptz")) + c.to.Coverage.streamed())
+	w.sql = w.mapping.findSQL(pieces{
+		"created": created, "low": w.mapping.asCreated("@low::timestamptz"), "high": w.mapping.asCreated("@high::timestamptz"),
+	}.in("${created} >= ${low} and (@high::timestamptz is null or ${created} < ${high}) and ") + c.to.Coverage.streamed())
 	w.end = max(1, c.to.At.Sub(first).Microseconds())
-	w.bounds = func(from, to int64) (low, high any) {
+	w.bounds = func(from, to int64) values {
 		at := func(position int64) time.Time { return first.Add(time.Duration(position) * time.Microsecond) }
 		if to == w.end {
-			return at(from), nil // the app may give an event a time of the future
+			return values{"low": at(from), "high": nil} // the app may give an event a time of the future
 		}
-		return at(from), at(to)
+		return values{"low": at(from), "high": at(to)}
 	}
 	w.pace = pace{step: w.end, most: w.end}
 	return w, nil
@@ -263,8 +264,8 @@ func (w *partWalk) follow(ctx context.Context, l *Ledger, horizon Horizon) (adde
 	if !w.mapping.ownsTable() {
 		return 0, nil // a row that the horizon does not see is a suspect for the next comparison
 	}
-	w.sql = w.mapping.findSQL("not webhooks.handed_over(o.xmin, $7::text::pg_snapshot) and $8::text is null and " + w.to.Coverage.streamed())
-	w.bounds = func(int64, int64) (low, high any) { return horizon.Snapshot, nil }
+	w.sql = w.mapping.findSQL("not webhooks.handed_over(o.xmin, @walked::text::pg_snapshot) and " + w.to.Coverage.streamed())
+	w.bounds = func(int64, int64) values { return values{"walked": horizon.Snapshot} }
 	w.pace.step = 1 // there is no smaller part
 	given := int64(0)
 	for range looksAtMoved {
@@ -320,8 +321,7 @@ func (w *partWalk) find(ctx context.Context, to int64) (events []found, err erro
 
 // params are the parameters of w.sql for the part up to a position.
 func (w *partWalk) params(to int64) []any {
-	low, high := w.bounds(w.next, to)
-	return w.args(low, high, w.relations)
+	return w.args(w.bounds(w.next, to).and(values{"relations": w.relations}))
 }
 
 // rewritten reports whether a relation is kept in another file now. One that is gone does not matter.

@@ -1,0 +1,68 @@
+package outbox
+
+import (
+	"context"
+	"fmt"
+	"regexp"
+	"unicode/utf8"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// A statement that depends on the configuration is composed of named parts. ${name} stands for a piece
+// of SQL, such as a quoted column or a condition, and @name for a value that is sent beside the text:
+//
+//	select o.${created} from ${table} o where o.${created} < @cutoff
+
+// pieces are parts of SQL by their names.
+type pieces map[string]string
+
+var pieceName = regexp.MustCompile(`\$\{[a-z ]+\}`)
+
+// in puts the pieces into a text. They are taken as they are: what looks like a name within a piece is
+// none. A name without a piece is a fault of this package.
+func (p pieces) in(text string) string {
+	return pieceName.ReplaceAllStringFunc(text, func(name string) string {
+		piece, ok := p[name[2:len(name)-1]]
+		if !ok {
+			panic("a statement has no piece " + name)
+		}
+		return piece
+	})
+}
+
+// values are those of a statement by their names. Each must be there, and each must be used.
+type values map[string]any
+
+// and returns the values with further ones.
+func (v values) and(further values) values {
+	all := make(values, len(v)+len(further))
+	for _, some := range []values{v, further} {
+		for name, value := range some {
+			all[name] = value
+		}
+	}
+	return all
+}
+
+// RewriteQuery implements pgx.QueryRewriter.
+func (v values) RewriteQuery(ctx context.Context, conn *pgx.Conn, sql string, args []any) (string, []any, error) {
+	if utf8.ValidString(sql) {
+		return pgx.StrictNamedArgs(v).RewriteQuery(ctx, conn, sql, args)
+	}
+	// A database whose encoding is SQL_ASCII may have any bytes in the condition of a row filter, and pgx
+	// ends a text at the first that is not UTF-8. So each byte is shown to it as one character.
+	characters := make([]rune, len(sql))
+	for i := range len(sql) {
+		characters[i] = rune(sql[i])
+	}
+	rewritten, args, err := pgx.StrictNamedArgs(v).RewriteQuery(ctx, conn, string(characters), args)
+	if err != nil {
+		return "", nil, fmt.Errorf("name the values of a statement: %w", err)
+	}
+	var bytes []byte
+	for _, r := range rewritten {
+		bytes = append(bytes, byte(r))
+	}
+	return string(bytes), args, nil
+}

@@ -1,0 +1,119 @@
+package outbox
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// publicationsOn is publications as this server makes them: with generated columns where one is read and can be published.
+func (c Config) publicationsOn(ctx context.Context, q querier) ([]publication, error) {
+	generated, err := c.generatedColumns(ctx, q)
+	publications := c.publications()
+	for _, g := range generated {
+		if g.published && !strings.Contains(publications[0].options, "publish_generated_columns") {
+			publications[0].options += ", publish_generated_columns = stored"
+		}
+	}
+	return publications, err
+}
+
+// holds is the condition that a publication holds a table. It goes by names, since asking for the oid of a table is an error where the
+// role may not use its schema.
+func holds(publication, table string) string {
+	return fmt.Sprintf(`exists (select from pg_publication_tables pt join pg_namespace n on n.nspname = pt.schemaname
+      join pg_class c on c.relnamespace = n.oid and c.relname = pt.tablename where pt.pubname = %s and c.oid = %s)`, publication, table)
+}
+
+// selectChildren names the children by inheritance of the outbox. A publication that was made for the outbox holds those that it had
+// then; later ones are added to it one by one.
+var selectChildren = treeOf("$1::text") + `
+select format('%I.%I', n.nspname, c.relname) from tree t
+join pg_class c on c.oid = t.relation join pg_namespace n on n.oid = c.relnamespace
+where t.relation <> to_regclass($1::text) and c.relkind = 'r' and not c.relispartition group by 1 order by 1`
+
+// selectUnpublishedChildren names those that a publication does not hold.
+var selectUnpublishedChildren = `
+select name from (` + selectChildren + `) child (name)
+where not ` + holds("$2", "to_regclass(name)") + ` order by name`
+
+// Published returns the first reason why the outbox or the endpoints do not reach the stream as a Problem, nil when all is
+// well.
+func (db *DB) Published(ctx context.Context) error {
+	return db.firstFailure(ctx, (*DB).checkOutbox, (*DB).checkPublications)
+}
+
+// selectMendable tells what exists of a publication, and what the role may make: it must own the publication and the
+// tables, or, for a new publication, be allowed to create in the database. Asking first keeps errors out of the server's
+// log.
+var selectMendable = `
+select p.oid is not null,
+       coalesce(pg_has_role(p.pubowner, 'USAGE'), has_database_privilege(current_database(), 'CREATE')),
+       array(select t.name from unnest($2::text[]) with ordinality t (name, place)
+             where to_regclass(t.name) is not null and not ` + holds("$1", "to_regclass(t.name)") + `
+             order by place),
+       coalesce((select bool_and(pg_has_role(c.relowner, 'USAGE')) from unnest($2::text[]) t (name) join pg_class c on c.oid = to_regclass(t.name)), false)
+from (select) here left join pg_publication p on p.pubname = $1`
+
+// setLockTimeout goes before what can be tried again: a table that is being vacuumed or indexed, or a row that the app is changing, holds
+// up no more than that, and the agent does not stand in the app's way.
+const setLockTimeout = `set local lock_timeout = '1s'`
+
+// MendPublications makes what is missing of the publications, as far as the role may, and tells what it did. What it may not
+// make it leaves to Preflight, which says so.
+func (db *DB) MendPublications(ctx context.Context) (mended []string, err error) {
+	publications, err := db.cfg.publicationsOn(ctx, unprepared{db.pool})
+	if err != nil {
+		return nil, db.cfg.explain("look at the outbox", err)
+	}
+	for _, p := range publications {
+		statements, err := db.mendingOf(ctx, p)
+		if err != nil {
+			return mended, db.cfg.explain("look at publication "+p.name, err)
+		}
+		for _, statement := range statements {
+			err := pgx.BeginFunc(ctx, db.pool, func(tx pgx.Tx) error {
+				if err := exec(ctx, tx, setLockTimeout); err != nil {
+					return err
+				}
+				return exec(ctx, tx, statement)
+			})
+			if err != nil && SQLState(err) != codeDuplicateObject { // another agent was quicker
+				return mended, db.cfg.explain("mend publication "+p.name, err)
+			}
+			mended = append(mended, statement)
+		}
+	}
+	return mended, nil
+}
+
+func (db *DB) mendingOf(ctx context.Context, p publication) (statements []string, err error) {
+	var (
+		exists, mayAlter, ownsTables bool
+		missing                      []string
+	)
+	tables := p.tables
+	if p.name == db.cfg.Publication {
+		children, err := queryRows(ctx, unprepared{db.pool}, selectChildren, pgx.RowTo[string], db.cfg.table())
+		if err != nil {
+			return nil, err
+		}
+		tables = slices.Concat(tables, children)
+	}
+	err = unprepared{db.pool}.QueryRow(ctx, selectMendable, p.name, tables).Scan(&exists, &mayAlter, &missing, &ownsTables)
+	switch {
+	case err != nil:
+		return nil, err
+	case !mayAlter || !ownsTables:
+		return nil, nil
+	case !exists:
+		return []string{p.create()}, nil
+	case len(missing) > 0:
+		missing, err = db.filtered(ctx, db.pool, missing)
+		return []string{fmt.Sprintf("alter publication %s add table %s", quoteIdent(p.name), strings.Join(missing, ", "))}, err
+	}
+	return nil, nil
+}
