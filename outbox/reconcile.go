@@ -37,10 +37,10 @@ const (
 // Horizon is a snapshot with a position of the WAL that was read after it, and with what was
 // streamed at that time.
 type Horizon struct {
-	Snapshot string // pg_snapshot
-	LSN      LSN
-	At       time.Time
-	Coverage Coverage
+	Snapshot string    `json:"Snapshot"` // pg_snapshot
+	LSN      LSN       `json:"LSN"`
+	At       time.Time `json:"At"`
+	Coverage Coverage  `json:"Coverage"`
 	// Completes reports whether a recovery is over once this horizon is stored.
 	Completes bool `json:"-"`
 
