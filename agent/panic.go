@@ -9,31 +9,34 @@ import (
 	"github.com/quintago/webhook-agent/panics"
 )
 
-// A panic is a fault of the agent that nobody has foreseen. What is in memory may be wrong after it, so
-// the term ends and the next one builds everything anew from the database, which mends most of them. What
-// makes the agent panic again and again, in one term after the other, is set aside, so that the rest goes
-// on. An attempt that panics (sink.ClassInternalError) harms nothing in memory: it is that delivery's own.
+// A panic is a fault of the agent that nobody has foreseen. Memory may be wrong after it. So the
+// term ends, and the next one builds everything again from the database, which solves most panics.
+// A subject over which the agent panics in one term after the other is set aside, so that the rest
+// goes on. A panic in an attempt (sink.ClassInternalError) harms nothing in memory: only that
+// attempt fails.
 const (
-	// setAsideAfter is how many panics a subject may cause before it is set aside: an event is recorded
-	// as failed, an endpoint is shown as unusable.
+	// setAsideAfter is how many panics a subject may cause before it is set aside: an event is
+	// recorded as failed, an endpoint is shown as unusable.
 	setAsideAfter = 3
-	// passOverAfter is how many it may cause before nothing at all is done with it: setting it aside
-	// fails as well.
+	// passOverAfter is how many panics it may cause before it is skipped, because setting it aside
+	// panics as well.
 	passOverAfter = 6
-	// maxSuspects bounds the subjects that are remembered.
+	// maxSuspects limits the subjects that are remembered.
 	maxSuspects = 1000
 )
 
-// asideEndpoint is why an endpoint is set aside. A restart tries it again.
+// asideEndpoint is the reason why an endpoint that is set aside is unusable. A restart tries the
+// endpoint again.
 const asideEndpoint = "the agent failed over this endpoint again and again by a fault of its own; its log names the place. It is tried again when the agent is restarted"
 
-// suspects counts the panics of the process by what was being handled. A nil *suspects has none.
+// suspects counts the panics of the process by their subject: what was being handled. A nil
+// *suspects has none.
 type suspects struct {
-	mu     sync.Mutex // held while counts is replaced
+	mu     sync.Mutex // held while counts is replaced; readers need no lock
 	counts atomic.Pointer[map[outbox.Subject]int]
 }
 
-// add counts a panic over x.
+// add counts a panic over x. When maxSuspects subjects are known, it forgets them all.
 func (s *suspects) add(x outbox.Subject) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -60,20 +63,20 @@ func (s *suspects) count(x outbox.Subject) int {
 // aside reports whether x is set aside.
 func (s *suspects) aside(x outbox.Subject) bool { return s.count(x) >= setAsideAfter }
 
-// caught takes note of a panic: it is counted, and logged where it is the first of its place.
+// caught counts a panic, and logs it when it is the first at its place. Any goroutine may call it.
 func (a *agent) caught(p *panics.Error) {
 	a.metrics.panics.Inc()
 	if x, known := p.Subject.(outbox.Subject); known {
 		a.suspects.add(x)
 	}
-	if _, told := a.panicked.LoadOrStore(p.Place, true); !told {
+	if _, logged := a.panicked.LoadOrStore(p.Place, true); !logged {
 		a.log.Error("a fault of the agent itself; please report it. More panics at this place are only counted",
 			"place", p.Place, "panic", p.What, "stack", p.Stack)
 	}
 }
 
-// dispensable is guarded for a helper without which deliveries go on. One that panics again and again is
-// left out.
+// dispensable is guarded for a helper without which deliveries go on. A helper that panics again
+// and again is left out.
 func (t *term) dispensable(part string, f func()) func() error {
 	at := outbox.Subject{Part: part}
 	return t.life.guarded(func() error {
@@ -87,7 +90,7 @@ func (t *term) dispensable(part string, f func()) func() error {
 	})
 }
 
-// setAside reports whether the tailer is to pass over a change.
+// setAside reports whether the tailer is to skip a change. It logs and counts that.
 func (a *agent) setAside(x outbox.Subject) bool {
 	aside := a.suspects.aside(x)
 	if aside {

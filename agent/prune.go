@@ -11,22 +11,23 @@ import (
 )
 
 const (
-	// pruneInterval is how often what has become older than the retention is deleted.
+	// pruneInterval is the time between two runs that delete rows older than outbox.retention.
 	pruneInterval = time.Minute
-	// pruneShare bounds what pruning may cost: after each transaction it rests that many times as long as that took.
+	// pruneShare limits the cost of pruning: after each transaction it rests for this many times
+	// the time that the transaction took.
 	pruneShare = 4
-	// muchPruned is how many rows a run must delete to be worth a line in the log.
+	// muchPruned is how many rows a run must delete for a line in the log.
 	muchPruned = 100_000
 )
 
-// everyTable stands for all of them in a message.
+// everyTable stands for all tables in a log message.
 const everyTable outbox.PrunedTable = "all"
 
-// pruneOrder is that of the rules of outbox.Pruner.
+// pruneOrder is the order of tables that outbox.Pruner requires.
 var pruneOrder = []outbox.PrunedTable{outbox.PrunedOutbox, outbox.PrunedDeliveries, outbox.PrunedReplays}
 
-// prune deletes what is older than the retention, again and again, until ctx ends. It begins after the first comparison of the term,
-// which takes the horizon that it goes by.
+// prune deletes rows older than outbox.retention, run after run, until ctx ends. It begins after
+// the first complete comparison of the term, which stores the horizon that pruning needs.
 func (t *term) prune(ctx context.Context) {
 	retention := t.cfg.Outbox.Retention
 	if retention == 0 {
@@ -40,20 +41,21 @@ func (t *term) prune(ctx context.Context) {
 	run := pruneRun{term: t, pruner: t.slot.NewPruner(t.Term), troubles: map[outbox.PrunedTable]*backoff.Trouble{}}
 	for {
 		run.once(ctx)
-		if !backoff.Sleep(ctx, min(pruneInterval, retention/4)) { // a retention that short is a test's
+		// Only tests have a retention that short.
+		if !backoff.Sleep(ctx, min(pruneInterval, retention/4)) {
 			return
 		}
 	}
 }
 
-// pruneRun is what runs of prune have in common.
+// pruneRun is the state that the runs of prune share.
 type pruneRun struct {
 	*term
 	pruner   *outbox.Pruner
 	troubles map[outbox.PrunedTable]*backoff.Trouble
 }
 
-// once makes one run.
+// once makes one run over all tables.
 func (r *pruneRun) once(ctx context.Context) {
 	began := time.Now()
 	if err := r.pruner.Begin(ctx); err != nil {
@@ -79,7 +81,7 @@ func (r *pruneRun) once(ctx context.Context) {
 	}
 }
 
-// table prunes one table, resting between the transactions.
+// table prunes one table, and rests between the transactions. It adds the deleted rows to total.
 func (r *pruneRun) table(ctx context.Context, table outbox.PrunedTable, total outbox.Pruned) error {
 	for {
 		began := time.Now()
@@ -94,7 +96,8 @@ func (r *pruneRun) table(ctx context.Context, table outbox.PrunedTable, total ou
 	}
 }
 
-// note takes note of whether a table can be pruned. What the preflight has found is known.
+// note logs once when a table cannot be pruned, and once when it can again. It skips a problem that
+// the preflight has logged.
 func (r *pruneRun) note(ctx context.Context, table outbox.PrunedTable, err error) {
 	if problem, is := errors.AsType[*outbox.Problem](err); ctx.Err() != nil || is && r.warned[problem.Thing+": "+problem.Reason] {
 		return

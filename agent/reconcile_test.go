@@ -23,7 +23,8 @@ func comparing(t *testing.T, barrier uint64) *recovery {
 	return newRecovery(newCandidate(&agent{db: db, log: slog.New(slog.DiscardHandler)}, db.Slot(s.cfg.Outbox.Slot)), term, outbox.NewLedger(outbox.LedgerConfig{Term: term}))
 }
 
-// A transaction that was open when the slot was made may hold events that neither the stream nor an earlier look brings.
+// A transaction that was open when the slot was made may hold events that neither the stream nor an
+// earlier look brings.
 func TestCompare_CompletesNoRecoveryBeforeTheTransactionsOfItsBeginningHaveEnded(t *testing.T) {
 	t.Parallel()
 	s := comparing(t, math.MaxInt64)

@@ -13,13 +13,15 @@ import (
 	"github.com/quintago/webhook-agent/sink"
 )
 
-// OpenTarget makes the target of an endpoint whose secrets may be sealed. With an error nothing can be sent there. A former secret that
-// cannot be opened signs nothing.
+// OpenTarget returns the target of an endpoint whose secrets may be sealed. With an error, nothing
+// can be sent to the target. A former secret that cannot be opened is left out, so it signs
+// nothing.
 func OpenTarget(webhook *sink.Webhook, keys secret.Keyring, e *outbox.Endpoint) (*sink.Target, error) {
 	current, err := keys.Open(e.ID, e.Secret)
 	var former []sink.Former
 	for _, f := range e.Former() {
-		if opened, err := keys.Open(e.ID, f.Secret); err == nil { // check names the key that is missing
+		// The command check names the missing key.
+		if opened, err := keys.Open(e.ID, f.Secret); err == nil {
 			former = append(former, sink.Former{Secret: opened, Until: f.Until})
 		}
 	}
@@ -33,12 +35,15 @@ func OpenTarget(webhook *sink.Webhook, keys secret.Keyring, e *outbox.Endpoint) 
 // sealBatch is how many endpoints are tried before a pause, if one of them could not be sealed.
 const sealBatch = 100
 
-// unsealed are the endpoints whose latest row, as the router knows it, has secrets that are to be sealed. The router adds and removes
-// them, seal tries them.
+// unsealed has the endpoints whose secrets are to be sealed, by the latest row that the router
+// knows. The router adds and removes them, and term.seal tries them.
 type unsealed struct {
-	mu  sync.Mutex      // guards ids
-	ids map[string]bool // whether it is to be tried; false while seal tries it, and until the router has seen what came of it
-	// more reports that there are some; sent without waiting, so one place is enough.
+	mu sync.Mutex // guards ids
+	// True for an endpoint that is to be tried; false from when seal takes it until seal gives it
+	// back or the router has its new row.
+	ids map[string]bool
+	// more wakes seal, because there are endpoints to try. The sender does not wait, so one place
+	// is enough.
 	more chan struct{}
 }
 
@@ -52,24 +57,24 @@ func (u *unsealed) add(ids ...string) {
 	for _, id := range ids {
 		u.ids[id] = true
 	}
-	u.tellLocked()
+	u.wakeLocked()
 }
 
-func (u *unsealed) tellLocked() {
+func (u *unsealed) wakeLocked() {
 	select {
 	case u.more <- struct{}{}:
 	default:
 	}
 }
 
-// remove takes an endpoint out: its latest row has nothing to seal, or it is gone.
+// remove removes an endpoint: its latest row has nothing to seal, or it is gone.
 func (u *unsealed) remove(id string) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	delete(u.ids, id)
 }
 
-// take returns up to n that are to be tried.
+// take returns up to n endpoints to try. The caller gives back those that were not sealed (again).
 func (u *unsealed) take(n int) (ids []string) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
@@ -85,8 +90,8 @@ func (u *unsealed) take(n int) (ids []string) {
 	return ids
 }
 
-// again has endpoints tried once more that were taken, but for those that the router has removed since. It reports whether
-// there are any.
+// again gives back endpoints that were taken and not sealed, so that they are tried once more. It
+// skips those that the router has removed since. left reports whether there are any.
 func (u *unsealed) again(ids []string) (left bool) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
@@ -95,14 +100,14 @@ func (u *unsealed) again(ids []string) (left bool) {
 			u.ids[id], left = true, true
 		}
 	}
-	u.tellLocked()
+	u.wakeLocked()
 	return left
 }
 
-// seal seals the secrets of the endpoints in t.unsealed, one by one, until ctx ends. What it cannot seal, because the app holds the row
-// or the database is away, it tries again, after the others; and so what it finds nothing to seal of, since the stream tells of a
-// commit before queries see it. The rows tell what is done, so an agent that begins to lead goes on where
-// the last one ended.
+// seal seals the secrets of the endpoints in t.unsealed, one by one, until ctx ends. It tries again
+// later what it cannot seal because the app has locked the row or the database is away. It also
+// tries again when a row has nothing to seal: the stream brings a commit before queries see it. The
+// rows themselves show what is sealed, so the next leader goes on where this one ended.
 func (t *term) seal(ctx context.Context) {
 	waits := backoff.New()
 	trouble := backoff.Trouble{Log: t.log, Level: slog.LevelWarn, Begins: "cannot seal the secrets of an endpoint; trying again", Ends: "sealing goes on"}
@@ -124,7 +129,9 @@ func (t *term) seal(ctx context.Context) {
 				return
 			case err != nil:
 				again = append(again, id)
-				trouble.Note(cmp.Or(errors.Unwrap(err), err), "endpoint", id) // err names the endpoint, so each would be another trouble
+				// Err itself names the endpoint, so each endpoint would be logged as another
+				// trouble.
+				trouble.Note(cmp.Or(errors.Unwrap(err), err), "endpoint", id)
 			case sealed:
 				t.metrics.sealed.Inc()
 			default:

@@ -11,29 +11,31 @@ import (
 )
 
 const (
-	// soundConnection is how long a connection must have lasted for the next one to be tried at once.
+	// soundConnection is how long a connection must have lasted so that the next one is tried with
+	// the shortest wait.
 	soundConnection = 10 * time.Second
-	// resumeTimeout bounds one try to go on with a stream that broke.
+	// resumeTimeout limits one try to continue a stream that broke.
 	resumeTimeout = 10 * time.Second
 )
 
-// stream keeps the stream going until the lifetime ends: a connection that broke is replaced. What was handed over stays with the lanes
-// meanwhile. It returns an error when another agent has taken over, the slot is gone, or the server is no longer the same. What ends the
-// first connection comes by ended.
+// stream runs the stream until the lifetime ends. It replaces a connection that broke; the lanes
+// keep what was handed over meanwhile. It returns an error when another agent has taken over, when
+// the slot is gone or was moved, when the server is another one, or when a change cannot be
+// decoded. ended receives the error that ends the first connection.
 func (t *term) stream(batches chan<- *outbox.Batch, ended <-chan error) error {
 	take := t.life.take
 	trouble := backoff.Trouble{Log: t.log, Level: slog.LevelWarn, Begins: "the stream broke; reconnecting", Ends: "the stream is back"}
 	waits, began := backoff.New(), time.Now()
 	for err := <-ended; ; err = t.tailer.Run(take, t.life.alive, batches) {
 		if err == nil || take.Err() != nil {
-			return nil //nolint:nilerr // a connection that broke while draining is of no importance: the checkpoint is in the database
+			return nil //nolint:nilerr // the connection is not needed any more: the checkpoint is in the database
 		}
 		if errors.Is(err, outbox.ErrUndecodable) {
 			t.noteUndecodable(t.tailer, err)
 			return err
 		}
 		t.lease.broken.Store(true)
-		t.db.Reset() // what has broken the stream may have cut these connections off too
+		t.db.Reset() // the same cause may have cut off these connections too
 		trouble.Note(err)
 		if time.Since(began) > soundConnection {
 			waits = backoff.New()
@@ -44,13 +46,15 @@ func (t *term) stream(batches chan<- *outbox.Batch, ended <-chan error) error {
 		resumed := backoff.Retry(take, waits, &trouble, endsTerm, func(ctx context.Context) error {
 			again := t.resume(ctx)
 			if errors.Is(again, outbox.ErrSlotActive) {
-				return err // the server has not noticed yet that this agent's connection is gone: nothing new
+				// The server has not noticed yet that this agent's old connection is gone, so the
+				// cause is still err.
+				return err
 			}
 			return again
 		})
 		switch {
 		case take.Err() != nil:
-			return nil //nolint:nilerr // so is one that did not come back by then
+			return nil //nolint:nilerr // the term is ending, so the connection is not needed any more
 		case resumed != nil:
 			return resumed
 		}
@@ -59,7 +63,7 @@ func (t *term) stream(batches chan<- *outbox.Batch, ended <-chan error) error {
 	}
 }
 
-// endsTerm reports whether the stream cannot be resumed within the term after this error: another one must begin.
+// endsTerm reports whether this error ends the term, because its stream cannot be continued.
 func endsTerm(err error) bool {
 	for _, end := range []error{outbox.ErrFenced, outbox.ErrSlotGone, outbox.ErrSlotMoved, outbox.ErrOtherServer} {
 		if errors.Is(err, end) {
@@ -69,7 +73,7 @@ func endsTerm(err error) bool {
 	return false
 }
 
-// resume reconnects and goes on with the same term.
+// resume reconnects and continues the stream within the same term.
 func (t *term) resume(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, resumeTimeout)
 	defer cancel()
@@ -85,6 +89,6 @@ func (t *term) resume(ctx context.Context) error {
 	if err := t.tailer.Start(ctx, 0); err != nil {
 		return err
 	}
-	// Between the check and the start another agent may have come and gone.
+	// Another agent may have taken over and ended between the first check and Start.
 	return t.slot.CheckEpoch(ctx, t.Term)
 }

@@ -32,8 +32,8 @@ func resumable(t *testing.T, env *testenv.DB) (*term, *testenv.Proxy) {
 	return &term{candidate: c, Term: held, tailer: tailer}, p
 }
 
-// TestTerm_ResumesOnlyTheTermThatItHolds goes through what may have happened while the stream was broken. The last look is
-// that between the checks and the start of the stream.
+// TestTerm_ResumesOnlyTheTermThatItHolds goes through what may have happened while the stream was
+// broken. The last look is that between the checks and the start of the stream.
 func TestTerm_ResumesOnlyTheTermThatItHolds(t *testing.T) {
 	t.Parallel()
 	const (

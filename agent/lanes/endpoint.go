@@ -81,7 +81,8 @@ func (s *Scheduler) Change(e *outbox.Endpoint, to *sink.Target, unusable string)
 		s.joinLocked(l)
 		// An endpoint with the same id may have been removed.
 		if former := s.removed[e.ID]; former != nil {
-			l.held, l.leaving = former.held, former.leaving // the new lane must not send again what that one has under way
+			// The new lane must not send again what that one has under way.
+			l.held, l.leaving = former.held, former.leaving
 			delete(s.removed, e.ID)
 		}
 		entries := []outbox.Entry{s.stopMissingLocked(e.ID)}

@@ -109,7 +109,8 @@ func (l *Lane) limit(cfg *Config) int {
 	}
 	left := cfg.DisableAfter - l.failures
 	if cfg.FailingInterval > 0 {
-		left = max(1, left/2) // attempts that are under way together fail together; keep half of the failures for later
+		// Attempts that are under way together fail together; keep half of the failures for later.
+		left = max(1, left/2)
 	}
 	return min(l.window, cfg.EndpointConcurrency, left)
 }
@@ -125,7 +126,8 @@ func (l *Lane) wantsRefill() bool {
 		return false
 	}
 	if l.failures > 0 || l.isBlocked() {
-		return len(l.queue)+l.attempts == 0 // one delivery may be all that it can send for a long time
+		// One delivery may be all that it can send for a long time.
+		return len(l.queue)+l.attempts == 0
 	}
 	return len(l.queue) <= refillBelow
 }

@@ -255,7 +255,8 @@ func (s *Scheduler) finish(l *Lane, d *outbox.Delivery, result sink.Result) []ou
 			Latency: result.Latency, Response: result.Response,
 		},
 	}
-	counts := result.Class != sink.ClassInternalError // the agent's own fault, which is not counted against the endpoint
+	// The agent's own fault, which is not counted against the endpoint.
+	counts := result.Class != sink.ClassInternalError
 	if counts {
 		if l.failures++; l.failures == 1 {
 			l.firstFailure = now
@@ -411,7 +412,8 @@ func (s *Scheduler) releaseLocked(l *Lane, r *outbox.Record) {
 	left := r.Status == outbox.Pending && r.Attempt == nil
 	_, leaving := l.leaving[id]
 	l.leaving.remove(id)
-	if !left || leaving { // otherwise held may come from a refill that has brought the delivery back
+	// Otherwise held may come from a refill that has brought the delivery back.
+	if !left || leaving {
 		l.held.remove(id)
 	}
 	if l.fetching {

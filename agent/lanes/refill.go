@@ -53,7 +53,8 @@ func (s *Scheduler) Refill(ctx context.Context, due dueFunc) error {
 			}
 			trouble.Note(err)
 			if err != nil {
-				backoff.Sleep(ctx, refillPause) // otherwise the loop would spin: the lanes are due again at once
+				// Otherwise the loop would spin: the lanes are due again at once.
+				backoff.Sleep(ctx, refillPause)
 			}
 			continue
 		}
@@ -102,7 +103,8 @@ func (s *Scheduler) nextWants(now time.Time) (wants []outbox.Want, room int, wai
 			break
 		}
 		heap.Pop(&s.due)
-		l.due = time.Time{} // feedLaneLocked sets it again; what becomes due meanwhile is noted from here on
+		// feedLaneLocked sets it again; what becomes due meanwhile is noted from here on.
+		l.due = time.Time{}
 		l.fetching = true
 		room += max(0, s.cfg.QueueBytes/laneShare-l.bytes)
 		wants = append(wants, outbox.Want{

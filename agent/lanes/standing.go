@@ -50,10 +50,11 @@ const (
 //   - An attempt could not be made, for example because of too few file descriptors (local). That is
 //     no fault of the endpoint, and is tried again soon.
 type trouble struct {
-	paced     time.Time // end of the wait after failures in a row; a success ends it
-	asked     time.Time // end of the wait that a Retry-After asked for
-	spaced    time.Time // earliest time of the next attempt by gap
-	local     time.Time // end of the wait after an attempt that could not be made; localWait is its length
+	paced  time.Time // end of the wait after failures in a row; a success ends it
+	asked  time.Time // end of the wait that a Retry-After asked for
+	spaced time.Time // earliest time of the next attempt by gap
+	// End of the wait after an attempt that could not be made; localWait is its length.
+	local     time.Time
 	since     time.Time // when the failures in a row reached pacedFrom; zero before
 	gap       time.Duration
 	localWait time.Duration
@@ -227,7 +228,8 @@ func (s *Scheduler) succeededLocked(l *Lane, now time.Time) {
 	}
 	t.successes++
 	if t.ceiling > 0 && l.window > t.ceiling && t.successes == 2*l.window {
-		t.ceiling, t.patience = l.window, max(t.patience/2, firstPatience) // the server takes so many
+		// The server takes so many.
+		t.ceiling, t.patience = l.window, max(t.patience/2, firstPatience)
 	}
 	if beyond := t.ceiling > 0 && l.window >= t.ceiling; l.window < most && (!beyond || t.successes >= t.patience) {
 		l.window, t.successes = l.window+1, 0
