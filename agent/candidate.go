@@ -178,8 +178,8 @@ func (c *candidate) acquire(ctx context.Context, tailer *outbox.Tailer) error {
 func (c *candidate) startStream(ctx context.Context, tailer *outbox.Tailer) error {
 	replacing := false
 	replace := func(confirmed outbox.LSN) (bool, error) {
-		// The preflight has passed, so what could not be decoded may be solved. Another agent may
-		// have made a new slot since.
+		// The preflight has passed, so the cause of the changes that cannot be decoded may be gone.
+		// Another agent may have made a new slot since.
 		if replacing = c.undecodable != 0 && confirmed <= c.undecodable; !replacing {
 			return false, nil
 		}
