@@ -44,8 +44,9 @@ func (l *lease) renew(at time.Time) { l.renewed.Store(&at) }
 // holds reports whether an attempt may start. It is called by many goroutines.
 func (l *lease) holds() bool { return !l.broken.Load() && time.Since(*l.renewed.Load()) < leaseTime }
 
-// keepLease renews the lease until ctx ends, or returns ErrFenced when another agent has taken over.
-func (t *term) keepLease(ctx context.Context) error {
+// keep renews the lease until ctx ends. Heard returns when the server was heard last. Ask asks the database whether this agent still leads
+// and returns ErrFenced when another one has taken over, which ends keep. Renewed is called after each renewal.
+func (l *lease) keep(ctx context.Context, heard func() time.Time, ask func(context.Context) error, renewed func()) error {
 	tick := time.NewTicker(leaseTick)
 	defer tick.Stop()
 	last := time.Now()
@@ -59,22 +60,22 @@ func (t *term) keepLease(ctx context.Context) error {
 		// A look that comes late was held up with the whole process, and what is in the socket may be from before that.
 		late := looked.Sub(last) > leaseTime
 		last = looked
-		if late || time.Since(t.tailer.Heard()) > leaseHeard {
-			switch err := t.askLeader(ctx); {
+		if late || time.Since(heard()) > leaseHeard {
+			switch err := soon(ctx, ask); {
 			case errors.Is(err, outbox.ErrFenced):
 				return err
 			case err != nil:
 				continue // it shows elsewhere; the lease runs out
 			}
 		}
-		t.lease.renew(looked)
-		t.lanes.Resume() // what did not start while the lease had run out
+		l.renew(looked)
+		renewed()
 	}
 }
 
-// askLeader returns ErrFenced when another agent has taken over.
-func (t *term) askLeader(ctx context.Context) error {
+// soon asks within leaseQuery.
+func soon(ctx context.Context, ask func(context.Context) error) error {
 	ctx, cancel := context.WithTimeout(ctx, leaseQuery)
 	defer cancel()
-	return t.slot.CheckEpoch(ctx, t.Term)
+	return ask(ctx)
 }

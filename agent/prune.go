@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/quintago/webhook-agent/backoff"
 	"github.com/quintago/webhook-agent/outbox"
 )
@@ -25,36 +26,37 @@ const everyTable outbox.PrunedTable = "all"
 // pruneOrder is that of the rules of outbox.Pruner.
 var pruneOrder = []outbox.PrunedTable{outbox.PrunedOutbox, outbox.PrunedDeliveries, outbox.PrunedReplays}
 
-// prune deletes what is older than the retention, again and again, until ctx ends. It begins after the first comparison of the term,
-// which takes the horizon that it goes by.
-func (t *term) prune(ctx context.Context) {
-	retention := t.cfg.Outbox.Retention
-	if retention == 0 {
+// pruning deletes what is older than the retention.
+type pruning struct {
+	pruner    *outbox.Pruner
+	retention time.Duration // outbox.retention, zero for ever
+	log       *slog.Logger
+	pruned    *prometheus.CounterVec     // by table
+	known     func(*outbox.Problem) bool // reports whether the preflight has found it
+	troubles  map[outbox.PrunedTable]*backoff.Trouble
+}
+
+// run prunes again and again until ctx ends. It begins after the first comparison of the term, which takes the horizon that it goes by.
+func (r *pruning) run(ctx context.Context, compared <-chan struct{}) {
+	if r.retention == 0 {
 		return
 	}
 	select {
-	case <-t.recovery.compared:
+	case <-compared:
 	case <-ctx.Done():
 		return
 	}
-	run := pruneRun{term: t, pruner: t.slot.NewPruner(t.Term), troubles: map[outbox.PrunedTable]*backoff.Trouble{}}
+	r.troubles = map[outbox.PrunedTable]*backoff.Trouble{}
 	for {
-		run.once(ctx)
-		if !backoff.Sleep(ctx, min(pruneInterval, retention/4)) { // a retention that short is a test's
+		r.once(ctx)
+		if !backoff.Sleep(ctx, min(pruneInterval, r.retention/4)) { // a retention that short is a test's
 			return
 		}
 	}
 }
 
-// pruneRun is what runs of prune have in common.
-type pruneRun struct {
-	*term
-	pruner   *outbox.Pruner
-	troubles map[outbox.PrunedTable]*backoff.Trouble
-}
-
 // once makes one run.
-func (r *pruneRun) once(ctx context.Context) {
+func (r *pruning) once(ctx context.Context) {
 	began := time.Now()
 	if err := r.pruner.Begin(ctx); err != nil {
 		r.note(ctx, everyTable, err)
@@ -80,12 +82,12 @@ func (r *pruneRun) once(ctx context.Context) {
 }
 
 // table prunes one table, resting between the transactions.
-func (r *pruneRun) table(ctx context.Context, table outbox.PrunedTable, total outbox.Pruned) error {
+func (r *pruning) table(ctx context.Context, table outbox.PrunedTable, total outbox.Pruned) error {
 	for {
 		began := time.Now()
 		pruned, done, err := r.pruner.Step(ctx, table)
 		for from, n := range pruned {
-			r.metrics.pruned.WithLabelValues(string(from)).Add(float64(n))
+			r.pruned.WithLabelValues(string(from)).Add(float64(n))
 			total[from] += n
 		}
 		if err != nil || done || !backoff.Sleep(ctx, pruneShare*time.Since(began)) {
@@ -95,8 +97,8 @@ func (r *pruneRun) table(ctx context.Context, table outbox.PrunedTable, total ou
 }
 
 // note takes note of whether a table can be pruned. What the preflight has found is known.
-func (r *pruneRun) note(ctx context.Context, table outbox.PrunedTable, err error) {
-	if problem, is := errors.AsType[*outbox.Problem](err); ctx.Err() != nil || is && r.warned[problem.Thing+": "+problem.Reason] {
+func (r *pruning) note(ctx context.Context, table outbox.PrunedTable, err error) {
+	if problem, is := errors.AsType[*outbox.Problem](err); ctx.Err() != nil || is && r.known(problem) {
 		return
 	}
 	trouble := r.troubles[table]

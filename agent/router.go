@@ -255,6 +255,22 @@ func (p *passage) handOver(take, ctx context.Context, end outbox.LSN, opens *out
 	return p.track(ctx, tracked)
 }
 
+// expand hands over a piece of the backlog. Matching was done when the event was committed; an endpoint that was
+// disabled then does not get it although it may be enabled now. What has become of the others the lanes know.
+func (r *router) expand(take, ctx context.Context) error {
+	began := time.Now()
+	pairings, hold, last := r.backlog.piece()
+	tracked, err := r.hand(take, pairings)
+	if err != nil {
+		return err
+	}
+	tracked.Read, tracked.Piece, tracked.Last = began, hold, last
+	err = r.track(ctx, tracked)
+	r.backlog.pieceEnded = time.Now()
+	r.backlog.pieceTook = r.backlog.pieceEnded.Sub(began)
+	return err
+}
+
 // tuneStep is how many endpoints more or fewer are not worth telling of.
 const tuneStep = 4096
 

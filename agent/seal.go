@@ -7,78 +7,72 @@ import (
 	"log/slog"
 	"sync"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/quintago/webhook-agent/backoff"
 	"github.com/quintago/webhook-agent/outbox"
-	"github.com/quintago/webhook-agent/secret"
-	"github.com/quintago/webhook-agent/sink"
 )
-
-// OpenTarget makes the target of an endpoint whose secrets may be sealed. With an error nothing can be sent there. A former secret that
-// cannot be opened signs nothing.
-func OpenTarget(webhook *sink.Webhook, keys secret.Keyring, e *outbox.Endpoint) (*sink.Target, error) {
-	current, err := keys.Open(e.ID, e.Secret)
-	var former []sink.Former
-	for _, f := range e.Former() {
-		if opened, err := keys.Open(e.ID, f.Secret); err == nil { // check names the key that is missing
-			former = append(former, sink.Former{Secret: opened, Until: f.Until})
-		}
-	}
-	target := webhook.Target(e.URL.Reveal(), current, former...)
-	if err == nil {
-		err = target.Err()
-	}
-	return target, err
-}
 
 // sealBatch is how many endpoints are tried before a pause, if one of them could not be sealed.
 const sealBatch = 100
 
-// unsealed are the endpoints whose latest row, as the router knows it, has secrets that are to be sealed. The router adds and removes
-// them, seal tries them.
-type unsealed struct {
+// sealer seals the secrets of endpoints. It knows those whose latest row, as the router knows it, has secrets that are to be sealed.
+type sealer struct {
+	db     *outbox.DB
+	log    *slog.Logger
+	sealed prometheus.Counter
+
 	mu  sync.Mutex      // guards ids
-	ids map[string]bool // whether it is to be tried; false while seal tries it, and until the router has seen what came of it
+	ids map[string]bool // whether it is to be tried; false while run tries it, and until the router has seen what came of it
 	// more reports that there are some; sent without waiting, so one place is enough.
 	more chan struct{}
 }
 
-func newUnsealed() *unsealed {
-	return &unsealed{ids: map[string]bool{}, more: make(chan struct{}, 1)}
+func newSealer(db *outbox.DB, log *slog.Logger, sealed prometheus.Counter) *sealer {
+	return &sealer{db: db, log: log, sealed: sealed, ids: map[string]bool{}, more: make(chan struct{}, 1)}
 }
 
-func (u *unsealed) add(ids ...string) {
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	for _, id := range ids {
-		u.ids[id] = true
+// look takes note of an endpoint's latest row.
+func (s *sealer) look(e *outbox.Endpoint) {
+	if s.db.Unsealed(e) {
+		s.add(e.ID)
+	} else {
+		s.remove(e.ID)
 	}
-	u.tellLocked()
 }
 
-func (u *unsealed) tellLocked() {
+func (s *sealer) add(ids ...string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, id := range ids {
+		s.ids[id] = true
+	}
+	s.tellLocked()
+}
+
+func (s *sealer) tellLocked() {
 	select {
-	case u.more <- struct{}{}:
+	case s.more <- struct{}{}:
 	default:
 	}
 }
 
 // remove takes an endpoint out: its latest row has nothing to seal, or it is gone.
-func (u *unsealed) remove(id string) {
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	delete(u.ids, id)
+func (s *sealer) remove(id string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.ids, id)
 }
 
 // take returns up to n that are to be tried.
-func (u *unsealed) take(n int) (ids []string) {
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	for id, due := range u.ids {
+func (s *sealer) take(n int) (ids []string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for id, due := range s.ids {
 		if len(ids) == n {
 			break
 		}
 		if due {
-			u.ids[id] = false
+			s.ids[id] = false
 			ids = append(ids, id)
 		}
 	}
@@ -87,30 +81,30 @@ func (u *unsealed) take(n int) (ids []string) {
 
 // again has endpoints tried once more that were taken, but for those that the router has removed since. It reports whether
 // there are any.
-func (u *unsealed) again(ids []string) (left bool) {
-	u.mu.Lock()
-	defer u.mu.Unlock()
+func (s *sealer) again(ids []string) (left bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	for _, id := range ids {
-		if _, is := u.ids[id]; is {
-			u.ids[id], left = true, true
+		if _, is := s.ids[id]; is {
+			s.ids[id], left = true, true
 		}
 	}
-	u.tellLocked()
+	s.tellLocked()
 	return left
 }
 
-// seal seals the secrets of the endpoints in t.unsealed, one by one, until ctx ends. What it cannot seal, because the app holds the row
+// run seals secrets, one endpoint after the other, until ctx ends. What it cannot seal, because the app holds the row
 // or the database is away, it tries again, after the others; and so what it finds nothing to seal of, since the stream tells of a
 // commit before queries see it. The rows tell what is done, so an agent that begins to lead goes on where
 // the last one ended.
-func (t *term) seal(ctx context.Context) {
+func (s *sealer) run(ctx context.Context) {
 	waits := backoff.New()
-	trouble := backoff.Trouble{Log: t.log, Level: slog.LevelWarn, Begins: "cannot seal the secrets of an endpoint; trying again", Ends: "sealing goes on"}
+	trouble := backoff.Trouble{Log: s.log, Level: slog.LevelWarn, Begins: "cannot seal the secrets of an endpoint; trying again", Ends: "sealing goes on"}
 	for {
-		ids := t.unsealed.take(sealBatch)
+		ids := s.take(sealBatch)
 		if len(ids) == 0 {
 			select {
-			case <-t.unsealed.more:
+			case <-s.more:
 				continue
 			case <-ctx.Done():
 				return
@@ -118,7 +112,7 @@ func (t *term) seal(ctx context.Context) {
 		}
 		var again []string
 		for _, id := range ids {
-			sealed, err := t.db.SealSecrets(ctx, id)
+			sealed, err := s.db.SealSecrets(ctx, id)
 			switch {
 			case ctx.Err() != nil:
 				return
@@ -126,12 +120,12 @@ func (t *term) seal(ctx context.Context) {
 				again = append(again, id)
 				trouble.Note(cmp.Or(errors.Unwrap(err), err), "endpoint", id) // err names the endpoint, so each would be another trouble
 			case sealed:
-				t.metrics.sealed.Inc()
+				s.sealed.Inc()
 			default:
 				again = append(again, id)
 			}
 		}
-		if !t.unsealed.again(again) {
+		if !s.again(again) {
 			waits = backoff.New()
 			trouble.Note(nil)
 			continue

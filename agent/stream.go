@@ -17,23 +17,33 @@ const (
 	resumeTimeout = 10 * time.Second
 )
 
-// stream keeps the stream going until the lifetime ends: a connection that broke is replaced. What was handed over stays with the lanes
+// stream keeps the stream of a term going.
+type stream struct {
+	life   *lifetime
+	term   outbox.Term
+	db     *outbox.DB
+	slot   *outbox.Slot
+	tailer *outbox.Tailer
+	lease  *lease
+	log    *slog.Logger
+}
+
+// run replaces a connection that broke by another one, until the lifetime ends. What was handed over stays with the lanes
 // meanwhile. It returns an error when another agent has taken over, the slot is gone, or the server is no longer the same. What ends the
 // first connection comes by ended.
-func (t *term) stream(batches chan<- *outbox.Batch, ended <-chan error) error {
-	take := t.life.take
-	trouble := backoff.Trouble{Log: t.log, Level: slog.LevelWarn, Begins: "the stream broke; reconnecting", Ends: "the stream is back"}
+func (s *stream) run(batches chan<- *outbox.Batch, ended <-chan error) error {
+	take := s.life.take
+	trouble := backoff.Trouble{Log: s.log, Level: slog.LevelWarn, Begins: "the stream broke; reconnecting", Ends: "the stream is back"}
 	waits, began := backoff.New(), time.Now()
-	for err := <-ended; ; err = t.tailer.Run(take, t.life.alive, batches) {
+	for err := <-ended; ; err = s.tailer.Run(take, s.life.alive, batches) {
 		if err == nil || take.Err() != nil {
 			return nil //nolint:nilerr // a connection that broke while draining is of no importance: the checkpoint is in the database
 		}
 		if errors.Is(err, outbox.ErrUndecodable) {
-			t.noteUndecodable(t.tailer, err)
 			return err
 		}
-		t.lease.broken.Store(true)
-		t.db.Reset() // what has broken the stream may have cut these connections off too
+		s.lease.broken.Store(true)
+		s.db.Reset() // what has broken the stream may have cut these connections off too
 		trouble.Note(err)
 		if time.Since(began) > soundConnection {
 			waits = backoff.New()
@@ -42,7 +52,7 @@ func (t *term) stream(batches chan<- *outbox.Batch, ended <-chan error) error {
 			return nil
 		}
 		resumed := backoff.Retry(take, waits, &trouble, endsTerm, func(ctx context.Context) error {
-			again := t.resume(ctx)
+			again := s.resume(ctx)
 			if errors.Is(again, outbox.ErrSlotActive) {
 				return err // the server has not noticed yet that this agent's connection is gone: nothing new
 			}
@@ -54,7 +64,7 @@ func (t *term) stream(batches chan<- *outbox.Batch, ended <-chan error) error {
 		case resumed != nil:
 			return resumed
 		}
-		t.lease.broken.Store(false)
+		s.lease.broken.Store(false)
 		began = time.Now()
 	}
 }
@@ -70,21 +80,21 @@ func endsTerm(err error) bool {
 }
 
 // resume reconnects and goes on with the same term.
-func (t *term) resume(ctx context.Context) error {
+func (s *stream) resume(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, resumeTimeout)
 	defer cancel()
-	if err := t.tailer.Connect(ctx); err != nil {
+	if err := s.tailer.Connect(ctx); err != nil {
 		return err
 	}
-	if err := t.slot.CheckEpoch(ctx, t.Term); err != nil {
+	if err := s.slot.CheckEpoch(ctx, s.term); err != nil {
 		return err
 	}
-	if err := t.slot.CheckSlot(ctx, t.tailer); err != nil {
+	if err := s.slot.CheckSlot(ctx, s.tailer); err != nil {
 		return err
 	}
-	if err := t.tailer.Start(ctx, 0); err != nil {
+	if err := s.tailer.Start(ctx, 0); err != nil {
 		return err
 	}
 	// Between the check and the start another agent may have come and gone.
-	return t.slot.CheckEpoch(ctx, t.Term)
+	return s.slot.CheckEpoch(ctx, s.term)
 }

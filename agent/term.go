@@ -18,11 +18,16 @@ import (
 // maxClockSkew is the difference of the clocks that is worth a warning: receivers check the time of a signature, mostly to five minutes.
 const maxClockSkew = 30 * time.Second
 
+// silence is how long the stream may say nothing before the agent counts as not ready. The server speaks every half of its own timeout of
+// ten seconds.
+const silence = 15 * time.Second
+
 // term is one time of leading, with all of its parts. candidate.takeOver makes it; it is over when run returns. See the package
 // documentation for its goroutines.
 type term struct {
-	*candidate
+	*agent
 	outbox.Term
+	slot     *outbox.Slot
 	life     *lifetime
 	tailer   *outbox.Tailer
 	router   *router
@@ -30,16 +35,19 @@ type term struct {
 	ledger   *outbox.Ledger
 	lease    *lease
 	recovery *recovery
-	unsealed *unsealed
+	sealer   *sealer
+	pruning  *pruning
+	leads    func() // is called when it begins to deliver
 }
 
 // run loads the state, delivers what the stream brings until take ends, and drains. It returns why the term is over, and reports whether it
 // has begun to deliver. The tailer fills batches; what ends its first connection comes by ended.
 func (t *term) run(state outbox.State, batches chan *outbox.Batch, ended <-chan error) (led bool, err error) {
 	life := t.life
-	var stream, ledger, helpers errgroup.Group
-	stream.Go(life.guarded(func() error {
-		err := t.stream(batches, ended)
+	var streaming, ledger, helpers errgroup.Group
+	s := &stream{life: life, term: t.Term, db: t.db, slot: t.slot, tailer: t.tailer, lease: t.lease, log: t.log}
+	streaming.Go(life.guarded(func() error {
+		err := s.run(batches, ended)
 		life.stop(err)
 		return err
 	}))
@@ -48,17 +56,19 @@ func (t *term) run(state outbox.State, batches chan *outbox.Batch, ended <-chan 
 	helpers.Go(life.guarded(func() error { return t.lanes.Refill(life.take, t.slot.Due) }))
 	helpers.Go(life.guarded(func() error { t.watch(life.take); return nil }))
 	helpers.Go(life.guarded(func() error { t.recovery.run(life.take); return nil }))
-	helpers.Go(t.dispensable("prune", func() { t.prune(life.take) }))
-	helpers.Go(t.dispensable("seal", func() { t.seal(life.take) }))
-	helpers.Go(life.vital(func() error { return t.keepLease(life.take) }))
+	helpers.Go(t.dispensable("prune", func() { t.pruning.run(life.take, t.recovery.compared) }))
+	helpers.Go(t.dispensable("seal", func() { t.sealer.run(life.take) }))
+	helpers.Go(life.vital(func() error {
+		ask := func(ctx context.Context) error { return t.slot.CheckEpoch(ctx, t.Term) }
+		return t.lease.keep(life.take, t.tailer.Heard, ask, t.lanes.Resume) // what did not start while the lease had run out
+	}))
 
 	err = life.guarded(func() error {
 		if err := t.router.load(life.alive, state); err != nil {
 			return err
 		}
 		led = true
-		t.candidate.term.Store(t)
-		t.problem.Store(nil)
+		t.leads()
 		t.log.Info("leading", "slot", t.cfg.Outbox.Slot, "epoch", t.Epoch, "from", t.LSN.String(), "endpoints", len(state.Endpoints))
 		state = outbox.State{} // it may be large
 		return t.routeAll(batches)
@@ -71,7 +81,7 @@ func (t *term) run(state outbox.State, batches chan *outbox.Batch, ended <-chan 
 	t.ledger.Close()
 	err = errors.Join(err, ledger.Wait())
 	life.kill(nil) // the stream, which has kept its connection so that the position could be confirmed
-	err = errors.Join(err, stream.Wait())
+	err = errors.Join(err, streaming.Wait())
 	t.recovery.end()
 	return led, err
 }
@@ -142,15 +152,6 @@ func (t *term) target(e *outbox.Endpoint) (*sink.Target, error) {
 	return OpenTarget(t.webhook, t.keys, e)
 }
 
-// sealLater has the secrets of an endpoint sealed if they are to be.
-func (t *term) sealLater(e *outbox.Endpoint) {
-	if t.db.Unsealed(e) {
-		t.unsealed.add(e.ID)
-	} else {
-		t.unsealed.remove(e.ID)
-	}
-}
-
 // watch looks at the slot, the clocks and what is published until ctx ends. It ends the term when that has changed.
 func (t *term) watch(ctx context.Context) {
 	tick := time.NewTicker(t.vitals)
@@ -200,4 +201,19 @@ func (t *term) unready() error {
 		return errors.New("deliveries cannot be recorded in time: the commit under way takes long")
 	}
 	return nil
+}
+
+// dispensable is guarded for a helper without which deliveries go on. One that panics again and again is
+// left out.
+func (t *term) dispensable(part string, f func()) func() error {
+	at := outbox.Subject{Part: part}
+	return t.life.guarded(func() error {
+		if t.suspects.aside(at) {
+			t.log.Error("a helper of the agent is left out until the agent is restarted: it failed again and again by a fault of its own", "helper", part)
+			return nil
+		}
+		defer at.Blame()
+		f()
+		return nil
+	})
 }
