@@ -17,9 +17,6 @@ import (
 const (
 	// standbyInterval is the wait between two tries to get the slot while another agent holds it.
 	standbyInterval = time.Second
-	// silence is how long the stream may bring nothing before the agent counts as not ready. The
-	// server sends something at least every five seconds, which is half of its own timeout.
-	silence = 15 * time.Second
 	// batchQueue is how many batches may wait between the tailer and the router.
 	batchQueue = 4
 )
@@ -47,7 +44,8 @@ type candidate struct {
 func newCandidate(a *agent, slot *outbox.Slot) *candidate {
 	return &candidate{
 		agent: a, slot: slot, warned: map[string]bool{},
-		trouble: backoff.Trouble{Log: a.log, Level: slog.LevelError, Begins: "cannot stream the outbox; trying again"}, // its end is the log line "leading"
+		// The log line "leading" says that the trouble is over.
+		trouble: backoff.Trouble{Log: a.log, Level: slog.LevelError, Begins: "cannot stream the outbox; trying again"},
 	}
 }
 
@@ -133,6 +131,7 @@ func (c *candidate) try(ctx context.Context) (led bool, err error) {
 	}
 	defer c.term.Store(nil)
 	led, err = t.run(state, batches, ended)
+	c.noteUndecodable(tailer, err)
 	if err == nil && ctx.Err() == nil {
 		err = context.Cause(life.take)
 	}
@@ -214,6 +213,9 @@ func (c *candidate) mendPublications(ctx context.Context) {
 	}
 }
 
+// hasWarned reports whether the preflight has found and logged this problem.
+func (c *candidate) hasWarned(p *outbox.Problem) bool { return c.warned[p.Thing+": "+p.Reason] }
+
 // noteUndecodable stores the position at which a stream ended that met changes which cannot be
 // decoded.
 func (c *candidate) noteUndecodable(tailer *outbox.Tailer, err error) {
@@ -229,7 +231,17 @@ func (c *candidate) takeOver(ctx context.Context, life *lifetime, tailer *outbox
 	if err != nil {
 		return nil, outbox.State{}, err
 	}
-	t := &term{candidate: c, Term: held, life: life, tailer: tailer, lease: newLease(), unsealed: newUnsealed()}
+	t := &term{
+		agent: c.agent, Term: held, slot: c.slot, life: life, tailer: tailer, lease: newLease(),
+		sealer: newSealer(c.db, c.log, c.metrics.sealed),
+		pruning: &pruning{
+			pruner: c.slot.NewPruner(held), retention: c.cfg.Outbox.Retention, log: c.log, pruned: c.metrics.pruned, known: c.hasWarned,
+		},
+	}
+	t.leads = func() {
+		c.term.Store(t)
+		c.problem.Store(nil)
+	}
 	if err := c.db.SyncManaged(ctx, c.cfg.Managed()); err != nil {
 		return nil, outbox.State{}, err
 	}
@@ -257,10 +269,10 @@ func (c *candidate) takeOver(ctx context.Context, life *lifetime, tailer *outbox
 	})
 	t.router = &router{
 		subs: newSubscriptions(), lanes: t.lanes, track: t.ledger.Track, write: t.ledger.Write, lookup: c.slot.Lookup, markLate: c.slot.MarkLate,
-		target: t.target, seal: t.sealLater, removed: t.unsealed.remove, metrics: c.metrics, log: c.log, term: held, suspects: &c.suspects,
+		target: t.target, seal: t.sealer.look, removed: t.sealer.remove, metrics: c.metrics, log: c.log, term: held, suspects: &c.suspects,
 		tune: c.tune, tuned: endpoints,
 	}
-	t.recovery = newRecovery(c, held, t.ledger)
+	t.recovery = newRecovery(c.db, c.slot, c.log, held, t.ledger, c.mendPublications)
 	return t, state, nil
 }
 

@@ -1,7 +1,6 @@
 package agent
 
 import (
-	"context"
 	"time"
 
 	"github.com/quintago/webhook-agent/outbox"
@@ -152,21 +151,4 @@ func (b *backlog) due() bool {
 // deliveries its transaction has brought so far.
 func isWide(n, before int) bool {
 	return n >= wideFanout && before+n > pieceLength || n > 1 && before > longTransaction
-}
-
-// expand hands over a piece of the backlog. The event was matched when it was committed: an
-// endpoint that was disabled then does not get it, although it may be enabled now. The lanes decide
-// what happens if an endpoint was changed or removed since.
-func (r *router) expand(take, ctx context.Context) error {
-	began := time.Now()
-	pairings, hold, last := r.backlog.piece()
-	tracked, err := r.hand(take, pairings)
-	if err != nil {
-		return err
-	}
-	tracked.Read, tracked.Piece, tracked.Last = began, hold, last
-	err = r.track(ctx, tracked)
-	r.backlog.pieceEnded = time.Now()
-	r.backlog.pieceTook = r.backlog.pieceEnded.Sub(began)
-	return err
 }

@@ -48,9 +48,10 @@ func (l *lease) renew(at time.Time) { l.renewed.Store(&at) }
 // holds reports whether an attempt may start. Many goroutines call it.
 func (l *lease) holds() bool { return !l.broken.Load() && time.Since(*l.renewed.Load()) < leaseTime }
 
-// keepLease renews the lease until ctx ends. It returns ErrFenced when another agent has taken
-// over.
-func (t *term) keepLease(ctx context.Context) error {
+// keep renews the lease until ctx ends. heard returns when the server last answered. ask asks the
+// database whether this agent still leads; it returns ErrFenced when another one has taken over,
+// which ends keep. renewed is called after each renewal.
+func (l *lease) keep(ctx context.Context, heard func() time.Time, ask func(context.Context) error, renewed func()) error {
 	tick := time.NewTicker(leaseTick)
 	defer tick.Stop()
 	last := time.Now()
@@ -65,22 +66,22 @@ func (t *term) keepLease(ctx context.Context) error {
 		// before that, so they prove nothing.
 		late := looked.Sub(last) > leaseTime
 		last = looked
-		if late || time.Since(t.tailer.Heard()) > leaseHeard {
-			switch err := t.askLeader(ctx); {
+		if late || time.Since(heard()) > leaseHeard {
+			switch err := soon(ctx, ask); {
 			case errors.Is(err, outbox.ErrFenced):
 				return err
 			case err != nil:
 				continue // the ledger and the stream report the error, and the lease runs out
 			}
 		}
-		t.lease.renew(looked)
-		t.lanes.Resume() // starts what did not start while the lease had run out
+		l.renew(looked)
+		renewed()
 	}
 }
 
-// askLeader returns ErrFenced when another agent has taken over.
-func (t *term) askLeader(ctx context.Context) error {
+// soon calls ask with at most leaseQuery of time.
+func soon(ctx context.Context, ask func(context.Context) error) error {
 	ctx, cancel := context.WithTimeout(ctx, leaseQuery)
 	defer cancel()
-	return t.slot.CheckEpoch(ctx, t.Term)
+	return ask(ctx)
 }

@@ -280,7 +280,7 @@ func newPanicTest(t *testing.T) *term {
 	a := &agent{log: slog.New(slog.DiscardHandler), metrics: newMetrics("test", &outbox.Counts{})}
 	life := newLifetime(t.Context(), time.Hour, a.caught)
 	t.Cleanup(func() { life.kill(nil) })
-	return &term{candidate: newCandidate(a, nil), life: life}
+	return &term{agent: a, life: life}
 }
 
 func TestLifetime_APanicEndsTheTerm(t *testing.T) {
@@ -328,7 +328,7 @@ func TestMetrics_APanicAsTheyAreReadIsCounted(t *testing.T) {
 	a.metrics = newMetrics("test", &a.counts)
 	c := newCandidate(a, nil)
 	a.metrics.registry.MustRegister(newCollector(c))
-	c.term.Store(&term{candidate: c}) // without a ledger and lanes, so that the metrics that ask for them panic
+	c.term.Store(&term{agent: a}) // without a ledger and lanes, so that the metrics that ask for them panic
 	counted(t, a.metrics, "panics_total")
 	if n := counted(t, a.metrics, "panics_total"); n < 1 {
 		t.Errorf("%v panics were counted, want those of the metrics", n)

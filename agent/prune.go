@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/quintago/webhook-agent/backoff"
 	"github.com/quintago/webhook-agent/outbox"
 )
@@ -26,37 +27,40 @@ const everyTable outbox.PrunedTable = "all"
 // pruneOrder is the order of tables that outbox.Pruner requires.
 var pruneOrder = []outbox.PrunedTable{outbox.PrunedOutbox, outbox.PrunedDeliveries, outbox.PrunedReplays}
 
-// prune deletes rows older than outbox.retention, run after run, until ctx ends. It begins after
-// the first complete comparison of the term, which stores the horizon that pruning needs.
-func (t *term) prune(ctx context.Context) {
-	retention := t.cfg.Outbox.Retention
-	if retention == 0 {
+// pruning deletes rows that are older than outbox.retention.
+type pruning struct {
+	pruner    *outbox.Pruner
+	retention time.Duration // outbox.retention; zero means for ever
+	log       *slog.Logger
+	pruned    *prometheus.CounterVec // by table
+	// Reports whether the preflight has found and logged this problem.
+	known    func(*outbox.Problem) bool
+	troubles map[outbox.PrunedTable]*backoff.Trouble
+}
+
+// run prunes, run after run, until ctx ends. It waits until compared is closed, which is after the
+// first complete comparison of the term: that one stores the horizon that pruning needs.
+func (r *pruning) run(ctx context.Context, compared <-chan struct{}) {
+	if r.retention == 0 {
 		return
 	}
 	select {
-	case <-t.recovery.compared:
+	case <-compared:
 	case <-ctx.Done():
 		return
 	}
-	run := pruneRun{term: t, pruner: t.slot.NewPruner(t.Term), troubles: map[outbox.PrunedTable]*backoff.Trouble{}}
+	r.troubles = map[outbox.PrunedTable]*backoff.Trouble{}
 	for {
-		run.once(ctx)
+		r.once(ctx)
 		// Only tests have a retention that short.
-		if !backoff.Sleep(ctx, min(pruneInterval, retention/4)) {
+		if !backoff.Sleep(ctx, min(pruneInterval, r.retention/4)) {
 			return
 		}
 	}
 }
 
-// pruneRun is the state that the runs of prune share.
-type pruneRun struct {
-	*term
-	pruner   *outbox.Pruner
-	troubles map[outbox.PrunedTable]*backoff.Trouble
-}
-
 // once makes one run over all tables.
-func (r *pruneRun) once(ctx context.Context) {
+func (r *pruning) once(ctx context.Context) {
 	began := time.Now()
 	if err := r.pruner.Begin(ctx); err != nil {
 		r.note(ctx, everyTable, err)
@@ -82,12 +86,12 @@ func (r *pruneRun) once(ctx context.Context) {
 }
 
 // table prunes one table, and rests between the transactions. It adds the deleted rows to total.
-func (r *pruneRun) table(ctx context.Context, table outbox.PrunedTable, total outbox.Pruned) error {
+func (r *pruning) table(ctx context.Context, table outbox.PrunedTable, total outbox.Pruned) error {
 	for {
 		began := time.Now()
 		pruned, done, err := r.pruner.Step(ctx, table)
 		for from, n := range pruned {
-			r.metrics.pruned.WithLabelValues(string(from)).Add(float64(n))
+			r.pruned.WithLabelValues(string(from)).Add(float64(n))
 			total[from] += n
 		}
 		if err != nil || done || !backoff.Sleep(ctx, pruneShare*time.Since(began)) {
@@ -98,8 +102,8 @@ func (r *pruneRun) table(ctx context.Context, table outbox.PrunedTable, total ou
 
 // note logs once when a table cannot be pruned, and once when it can again. It skips a problem that
 // the preflight has logged.
-func (r *pruneRun) note(ctx context.Context, table outbox.PrunedTable, err error) {
-	if problem, is := errors.AsType[*outbox.Problem](err); ctx.Err() != nil || is && r.warned[problem.Thing+": "+problem.Reason] {
+func (r *pruning) note(ctx context.Context, table outbox.PrunedTable, err error) {
+	if problem, is := errors.AsType[*outbox.Problem](err); ctx.Err() != nil || is && r.known(problem) {
 		return
 	}
 	trouble := r.troubles[table]

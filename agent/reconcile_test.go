@@ -20,7 +20,7 @@ func comparing(t *testing.T, barrier uint64) *recovery {
 	s := newQuietOutage(t, testenv.NewDB(t))
 	db := s.open()
 	term := outbox.Term{Gap: "a test", Barrier: barrier, Coverage: s.coverage()}
-	return newRecovery(newCandidate(&agent{db: db, log: slog.New(slog.DiscardHandler)}, db.Slot(s.cfg.Outbox.Slot)), term, outbox.NewLedger(outbox.LedgerConfig{Term: term}))
+	return newRecovery(db, db.Slot(s.cfg.Outbox.Slot), slog.New(slog.DiscardHandler), term, outbox.NewLedger(outbox.LedgerConfig{Term: term}), nil)
 }
 
 // A transaction that was open when the slot was made may hold events that neither the stream nor an

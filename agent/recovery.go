@@ -49,7 +49,10 @@ const (
 // delivery log. It compares at once and completely after a gap, now and then while all is well, and
 // all the time while the stream does not bring every event. It runs beside the stream.
 type recovery struct {
-	*candidate
+	db     *outbox.DB
+	slot   *outbox.Slot
+	log    *slog.Logger
+	mend   func(context.Context) // makes what is missing of the publications where it may
 	term   outbox.Term
 	ledger *outbox.Ledger
 
@@ -74,19 +77,19 @@ type recovery struct {
 	mending  backoff.Trouble // that the stream does not bring every event
 }
 
-func newRecovery(c *candidate, held outbox.Term, ledger *outbox.Ledger) *recovery {
+func newRecovery(db *outbox.DB, slot *outbox.Slot, log *slog.Logger, held outbox.Term, ledger *outbox.Ledger, mend func(context.Context)) *recovery {
 	r := &recovery{
-		candidate: c, term: held, ledger: ledger,
+		db: db, slot: slot, log: log, mend: mend, term: held, ledger: ledger,
 		uncover: make(chan struct{}, 1), reloads: make(chan chan<- struct{}), looked: make(chan struct{}), compared: make(chan struct{}),
 		mending: backoff.Trouble{
-			Log: c.log, Level: slog.LevelError, // errCoverage is its end
+			Log: log, Level: slog.LevelError, // errCoverage is its end
 			Begins: "the stream does not bring all events any more; the outbox is compared with the delivery log instead",
 		},
 	}
 	r.hasLooked = sync.OnceFunc(func() { close(r.looked) })
 	if held.Gap != "" {
 		r.recovering.Store(true)
-		c.log.Info("events may have passed the stream unseen; the outbox is compared with the delivery log beside the stream", "gap", held.Gap)
+		log.Info("events may have passed the stream unseen; the outbox is compared with the delivery log beside the stream", "gap", held.Gap)
 	}
 	return r
 }
@@ -239,7 +242,7 @@ func (r *recovery) look(ctx context.Context) error {
 	if !r.passedOver.Swap(true) {
 		r.noteGap(ctx)
 	}
-	r.mendPublications(ctx)
+	r.mend(ctx)
 	problem := r.db.Published(ctx)
 	switch {
 	case ctx.Err() != nil:

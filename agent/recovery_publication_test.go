@@ -315,7 +315,7 @@ func TestRecovery_AComparisonStoresNoHorizonOverAChangeOfWhatIsPublished(t *test
 	s.env.Exec(t, `drop publication webhooks_outbox`)
 	s.env.Exec(t, `create publication webhooks_outbox for table webhooks.outbox, webhooks.replays with (publish = 'insert')`)
 	db := s.open()
-	late := newRecovery(newCandidate(&agent{db: db, log: slog.New(slog.DiscardHandler)}, db.Slot(s.cfg.Outbox.Slot)), outbox.Term{Coverage: before}, nil)
+	late := newRecovery(db, db.Slot(s.cfg.Outbox.Slot), slog.New(slog.DiscardHandler), outbox.Term{Coverage: before}, nil, nil)
 	if _, _, err := late.compare(t.Context(), wellKnown, false); !errors.Is(err, errCoverage) {
 		t.Errorf("the comparison returns %v, want %v", err, errCoverage)
 	}

@@ -82,7 +82,7 @@ func (r *router) subscribe(sub *subscription) {
 }
 
 // passesOver reports whether a change or an endpoint is skipped because the agent panics over it
-// even when it is set aside. It logs and counts that.
+// even when it is set aside. It logs and counts what is skipped.
 func (r *router) passesOver(x outbox.Subject) bool {
 	if r.suspects.count(x) < passOverAfter {
 		return false
@@ -271,6 +271,23 @@ func (p *passage) handOver(take, ctx context.Context, end outbox.LSN, opens *out
 	p.pairings = p.pairings[:0]
 	tracked.End, tracked.Read, tracked.Opens = end, p.read, opens
 	return p.track(ctx, tracked)
+}
+
+// expand hands over a piece of the backlog. The event was matched when it was committed: an
+// endpoint that was disabled then does not get it, although it may be enabled now. The lanes decide
+// what happens if an endpoint was changed or removed since.
+func (r *router) expand(take, ctx context.Context) error {
+	began := time.Now()
+	pairings, hold, last := r.backlog.piece()
+	tracked, err := r.hand(take, pairings)
+	if err != nil {
+		return err
+	}
+	tracked.Read, tracked.Piece, tracked.Last = began, hold, last
+	err = r.track(ctx, tracked)
+	r.backlog.pieceEnded = time.Now()
+	r.backlog.pieceTook = r.backlog.pieceEnded.Sub(began)
+	return err
 }
 
 // tuneStep is the change in the number of endpoints below which tune is not called again.

@@ -7,7 +7,6 @@ import (
 	"log/slog"
 	"net"
 	"os"
-	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -16,30 +15,10 @@ import (
 	"github.com/quintago/webhook-agent/agent/config"
 	"github.com/quintago/webhook-agent/outbox"
 	"github.com/quintago/webhook-agent/panics"
-	"github.com/quintago/webhook-agent/secret"
-	"github.com/quintago/webhook-agent/sink"
 )
 
 // vitalsInterval is the default of Options.VitalsInterval.
 const vitalsInterval = 10 * time.Second
-
-// agent has what all terms of the process share.
-type agent struct {
-	cfg     *config.Config
-	log     *slog.Logger
-	holder  string
-	db      *outbox.DB
-	webhook *sink.Webhook
-	keys    secret.Keyring
-	metrics *metrics
-	tune    func(endpoints int) // Options.Endpoints
-	vitals  time.Duration       // Options.VitalsInterval
-	counts  outbox.Counts
-	local   localFaults
-
-	suspects suspects
-	panicked sync.Map // the places of panics that are logged already
-}
 
 // Options are the parameters of Run.
 type Options struct {
@@ -118,12 +97,4 @@ func Run(ctx context.Context, o Options) error {
 		log.Info("webhook-agent ends")
 	}
 	return err
-}
-
-// outboxConfig returns the configuration of package outbox. All its users share the process's
-// counters.
-func (a *agent) outboxConfig() outbox.Config {
-	c := a.cfg.OutboxConfig()
-	c.Counts, c.Caught = &a.counts, a.caught
-	return c
 }

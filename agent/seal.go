@@ -7,83 +7,78 @@ import (
 	"log/slog"
 	"sync"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/quintago/webhook-agent/backoff"
 	"github.com/quintago/webhook-agent/outbox"
-	"github.com/quintago/webhook-agent/secret"
-	"github.com/quintago/webhook-agent/sink"
 )
-
-// OpenTarget returns the target of an endpoint whose secrets may be sealed. With an error, nothing
-// can be sent to the target. A former secret that cannot be opened is left out, so it signs
-// nothing.
-func OpenTarget(webhook *sink.Webhook, keys secret.Keyring, e *outbox.Endpoint) (*sink.Target, error) {
-	current, err := keys.Open(e.ID, e.Secret)
-	var former []sink.Former
-	for _, f := range e.Former() {
-		// The command check names the missing key.
-		if opened, err := keys.Open(e.ID, f.Secret); err == nil {
-			former = append(former, sink.Former{Secret: opened, Until: f.Until})
-		}
-	}
-	target := webhook.Target(e.URL.Reveal(), current, former...)
-	if err == nil {
-		err = target.Err()
-	}
-	return target, err
-}
 
 // sealBatch is how many endpoints are tried before a pause, if one of them could not be sealed.
 const sealBatch = 100
 
-// unsealed has the endpoints whose secrets are to be sealed, by the latest row that the router
-// knows. The router adds and removes them, and term.seal tries them.
-type unsealed struct {
+// sealer seals the secrets of endpoints, one by one. The router reports each new row to it (look,
+// remove), and run does the sealing.
+type sealer struct {
+	db     *outbox.DB
+	log    *slog.Logger
+	sealed prometheus.Counter
+
 	mu sync.Mutex // guards ids
-	// True for an endpoint that is to be tried; false from when seal takes it until seal gives it
-	// back or the router has its new row.
+	// ids are the endpoints whose latest row, as the router knows it, has secrets to seal. The
+	// value is true for one that is to be tried. It is false while run tries it, and after that
+	// until the router has its new row.
 	ids map[string]bool
 	// more wakes seal, because there are endpoints to try. The sender does not wait, so one place
 	// is enough.
 	more chan struct{}
 }
 
-func newUnsealed() *unsealed {
-	return &unsealed{ids: map[string]bool{}, more: make(chan struct{}, 1)}
+func newSealer(db *outbox.DB, log *slog.Logger, sealed prometheus.Counter) *sealer {
+	return &sealer{db: db, log: log, sealed: sealed, ids: map[string]bool{}, more: make(chan struct{}, 1)}
 }
 
-func (u *unsealed) add(ids ...string) {
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	for _, id := range ids {
-		u.ids[id] = true
+// look adds an endpoint whose latest row has secrets to seal, and removes another one. The router
+// calls it with each new row.
+func (s *sealer) look(e *outbox.Endpoint) {
+	if s.db.Unsealed(e) {
+		s.add(e.ID)
+	} else {
+		s.remove(e.ID)
 	}
-	u.wakeLocked()
 }
 
-func (u *unsealed) wakeLocked() {
+func (s *sealer) add(ids ...string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, id := range ids {
+		s.ids[id] = true
+	}
+	s.wakeLocked()
+}
+
+func (s *sealer) wakeLocked() {
 	select {
-	case u.more <- struct{}{}:
+	case s.more <- struct{}{}:
 	default:
 	}
 }
 
 // remove removes an endpoint: its latest row has nothing to seal, or it is gone.
-func (u *unsealed) remove(id string) {
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	delete(u.ids, id)
+func (s *sealer) remove(id string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.ids, id)
 }
 
 // take returns up to n endpoints to try. The caller gives back those that were not sealed (again).
-func (u *unsealed) take(n int) (ids []string) {
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	for id, due := range u.ids {
+func (s *sealer) take(n int) (ids []string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for id, due := range s.ids {
 		if len(ids) == n {
 			break
 		}
 		if due {
-			u.ids[id] = false
+			s.ids[id] = false
 			ids = append(ids, id)
 		}
 	}
@@ -92,30 +87,30 @@ func (u *unsealed) take(n int) (ids []string) {
 
 // again gives back endpoints that were taken and not sealed, so that they are tried once more. It
 // skips those that the router has removed since. left reports whether there are any.
-func (u *unsealed) again(ids []string) (left bool) {
-	u.mu.Lock()
-	defer u.mu.Unlock()
+func (s *sealer) again(ids []string) (left bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	for _, id := range ids {
-		if _, is := u.ids[id]; is {
-			u.ids[id], left = true, true
+		if _, is := s.ids[id]; is {
+			s.ids[id], left = true, true
 		}
 	}
-	u.wakeLocked()
+	s.wakeLocked()
 	return left
 }
 
-// seal seals the secrets of the endpoints in t.unsealed, one by one, until ctx ends. It tries again
-// later what it cannot seal because the app has locked the row or the database is away. It also
-// tries again when a row has nothing to seal: the stream brings a commit before queries see it. The
-// rows themselves show what is sealed, so the next leader goes on where this one ended.
-func (t *term) seal(ctx context.Context) {
+// run seals secrets, one endpoint after the other, until ctx ends. It tries again later what it
+// cannot seal because the app has locked the row or the database is away. It also tries again when
+// a row has nothing to seal: the stream brings a commit before queries see it. The rows themselves
+// show what is sealed, so the next leader goes on where this one ended.
+func (s *sealer) run(ctx context.Context) {
 	waits := backoff.New()
-	trouble := backoff.Trouble{Log: t.log, Level: slog.LevelWarn, Begins: "cannot seal the secrets of an endpoint; trying again", Ends: "sealing goes on"}
+	trouble := backoff.Trouble{Log: s.log, Level: slog.LevelWarn, Begins: "cannot seal the secrets of an endpoint; trying again", Ends: "sealing goes on"}
 	for {
-		ids := t.unsealed.take(sealBatch)
+		ids := s.take(sealBatch)
 		if len(ids) == 0 {
 			select {
-			case <-t.unsealed.more:
+			case <-s.more:
 				continue
 			case <-ctx.Done():
 				return
@@ -123,7 +118,7 @@ func (t *term) seal(ctx context.Context) {
 		}
 		var again []string
 		for _, id := range ids {
-			sealed, err := t.db.SealSecrets(ctx, id)
+			sealed, err := s.db.SealSecrets(ctx, id)
 			switch {
 			case ctx.Err() != nil:
 				return
@@ -133,12 +128,12 @@ func (t *term) seal(ctx context.Context) {
 				// trouble.
 				trouble.Note(cmp.Or(errors.Unwrap(err), err), "endpoint", id)
 			case sealed:
-				t.metrics.sealed.Inc()
+				s.sealed.Inc()
 			default:
 				again = append(again, id)
 			}
 		}
-		if !t.unsealed.again(again) {
+		if !s.again(again) {
 			waits = backoff.New()
 			trouble.Note(nil)
 			continue

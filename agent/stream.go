@@ -18,24 +18,34 @@ const (
 	resumeTimeout = 10 * time.Second
 )
 
-// stream runs the stream until the lifetime ends. It replaces a connection that broke; the lanes
-// keep what was handed over meanwhile. It returns an error when another agent has taken over, when
-// the slot is gone or was moved, when the server is another one, or when a change cannot be
-// decoded. ended receives the error that ends the first connection.
-func (t *term) stream(batches chan<- *outbox.Batch, ended <-chan error) error {
-	take := t.life.take
-	trouble := backoff.Trouble{Log: t.log, Level: slog.LevelWarn, Begins: "the stream broke; reconnecting", Ends: "the stream is back"}
+// stream keeps the stream of a term going.
+type stream struct {
+	life   *lifetime
+	term   outbox.Term
+	db     *outbox.DB
+	slot   *outbox.Slot
+	tailer *outbox.Tailer
+	lease  *lease
+	log    *slog.Logger
+}
+
+// run runs the stream until the lifetime ends. It replaces a connection that broke; the lanes keep
+// what was handed over meanwhile. It returns an error when another agent has taken over, when the
+// slot is gone or was moved, when the server is another one, or when a change cannot be decoded.
+// ended receives the error that ends the first connection.
+func (s *stream) run(batches chan<- *outbox.Batch, ended <-chan error) error {
+	take := s.life.take
+	trouble := backoff.Trouble{Log: s.log, Level: slog.LevelWarn, Begins: "the stream broke; reconnecting", Ends: "the stream is back"}
 	waits, began := backoff.New(), time.Now()
-	for err := <-ended; ; err = t.tailer.Run(take, t.life.alive, batches) {
+	for err := <-ended; ; err = s.tailer.Run(take, s.life.alive, batches) {
 		if err == nil || take.Err() != nil {
 			return nil //nolint:nilerr // the connection is not needed any more: the checkpoint is in the database
 		}
 		if errors.Is(err, outbox.ErrUndecodable) {
-			t.noteUndecodable(t.tailer, err)
 			return err
 		}
-		t.lease.broken.Store(true)
-		t.db.Reset() // the same cause may have cut off these connections too
+		s.lease.broken.Store(true)
+		s.db.Reset() // the same cause may have cut off these connections too
 		trouble.Note(err)
 		if time.Since(began) > soundConnection {
 			waits = backoff.New()
@@ -44,7 +54,7 @@ func (t *term) stream(batches chan<- *outbox.Batch, ended <-chan error) error {
 			return nil
 		}
 		resumed := backoff.Retry(take, waits, &trouble, endsTerm, func(ctx context.Context) error {
-			again := t.resume(ctx)
+			again := s.resume(ctx)
 			if errors.Is(again, outbox.ErrSlotActive) {
 				// The server has not noticed yet that this agent's old connection is gone, so the
 				// cause is still err.
@@ -58,7 +68,7 @@ func (t *term) stream(batches chan<- *outbox.Batch, ended <-chan error) error {
 		case resumed != nil:
 			return resumed
 		}
-		t.lease.broken.Store(false)
+		s.lease.broken.Store(false)
 		began = time.Now()
 	}
 }
@@ -74,21 +84,21 @@ func endsTerm(err error) bool {
 }
 
 // resume reconnects and continues the stream within the same term.
-func (t *term) resume(ctx context.Context) error {
+func (s *stream) resume(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, resumeTimeout)
 	defer cancel()
-	if err := t.tailer.Connect(ctx); err != nil {
+	if err := s.tailer.Connect(ctx); err != nil {
 		return err
 	}
-	if err := t.slot.CheckEpoch(ctx, t.Term); err != nil {
+	if err := s.slot.CheckEpoch(ctx, s.term); err != nil {
 		return err
 	}
-	if err := t.slot.CheckSlot(ctx, t.tailer); err != nil {
+	if err := s.slot.CheckSlot(ctx, s.tailer); err != nil {
 		return err
 	}
-	if err := t.tailer.Start(ctx, 0); err != nil {
+	if err := s.tailer.Start(ctx, 0); err != nil {
 		return err
 	}
 	// Another agent may have taken over and ended between the first check and Start.
-	return t.slot.CheckEpoch(ctx, t.Term)
+	return s.slot.CheckEpoch(ctx, s.term)
 }

@@ -19,11 +19,16 @@ import (
 // the time of a signature; most accept a difference of five minutes.
 const maxClockSkew = 30 * time.Second
 
+// silence is how long the stream may bring nothing before the agent counts as not ready. The server
+// sends something at least every five seconds, which is half of its own timeout.
+const silence = 15 * time.Second
+
 // term is one period in which this agent leads, with all of its parts. candidate.takeOver makes it,
 // and it is over when run returns. The package documentation has a table of its goroutines.
 type term struct {
-	*candidate
+	*agent
 	outbox.Term
+	slot     *outbox.Slot
 	life     *lifetime
 	tailer   *outbox.Tailer
 	router   *router
@@ -31,7 +36,9 @@ type term struct {
 	ledger   *outbox.Ledger
 	lease    *lease
 	recovery *recovery
-	unsealed *unsealed
+	sealer   *sealer
+	pruning  *pruning
+	leads    func() // called when the term begins to deliver
 }
 
 // run loads the state, delivers what the stream brings until take ends, and drains. led reports
@@ -39,9 +46,10 @@ type term struct {
 // ended receives the error that ends its first connection.
 func (t *term) run(state outbox.State, batches chan *outbox.Batch, ended <-chan error) (led bool, err error) {
 	life := t.life
-	var stream, ledger, helpers errgroup.Group
-	stream.Go(life.guarded(func() error {
-		err := t.stream(batches, ended)
+	var streaming, ledger, helpers errgroup.Group
+	s := &stream{life: life, term: t.Term, db: t.db, slot: t.slot, tailer: t.tailer, lease: t.lease, log: t.log}
+	streaming.Go(life.guarded(func() error {
+		err := s.run(batches, ended)
 		life.stop(err)
 		return err
 	}))
@@ -51,17 +59,20 @@ func (t *term) run(state outbox.State, batches chan *outbox.Batch, ended <-chan 
 	helpers.Go(life.guarded(func() error { return t.lanes.Refill(life.take, t.slot.Due) }))
 	helpers.Go(life.guarded(func() error { t.watch(life.take); return nil }))
 	helpers.Go(life.guarded(func() error { t.recovery.run(life.take); return nil }))
-	helpers.Go(t.dispensable("prune", func() { t.prune(life.take) }))
-	helpers.Go(t.dispensable("seal", func() { t.seal(life.take) }))
-	helpers.Go(life.vital(func() error { return t.keepLease(life.take) }))
+	helpers.Go(t.dispensable("prune", func() { t.pruning.run(life.take, t.recovery.compared) }))
+	helpers.Go(t.dispensable("seal", func() { t.sealer.run(life.take) }))
+	helpers.Go(life.vital(func() error {
+		ask := func(ctx context.Context) error { return t.slot.CheckEpoch(ctx, t.Term) }
+		// Resume starts what did not start while the lease had run out.
+		return t.lease.keep(life.take, t.tailer.Heard, ask, t.lanes.Resume)
+	}))
 
 	err = life.guarded(func() error {
 		if err := t.router.load(life.alive, state); err != nil {
 			return err
 		}
 		led = true
-		t.candidate.term.Store(t)
-		t.problem.Store(nil)
+		t.leads()
 		t.log.Info("leading", "slot", t.cfg.Outbox.Slot, "epoch", t.Epoch, "from", t.LSN.String(), "endpoints", len(state.Endpoints))
 		state = outbox.State{} // frees the memory, which may be large
 		return t.routeAll(batches)
@@ -74,7 +85,7 @@ func (t *term) run(state outbox.State, batches chan *outbox.Batch, ended <-chan 
 	t.ledger.Close()
 	err = errors.Join(err, ledger.Wait())
 	life.kill(nil) // ends the stream, whose connection was kept to confirm the position
-	err = errors.Join(err, stream.Wait())
+	err = errors.Join(err, streaming.Wait())
 	t.recovery.end()
 	return led, err
 }
@@ -136,7 +147,7 @@ func (t *term) attempt(ctx context.Context, r sink.Request) sink.Result {
 	}
 	if result.Outcome == sink.NotMade {
 		if t.local.met(result.Fault, result.Error) && result.Fault == sink.FaultDescriptors {
-			t.webhook.Close() // lets go of idle connections, for the database may need the files
+			t.webhook.Close() // closes idle connections, because the database may need the files
 		}
 	}
 	return result
@@ -145,15 +156,6 @@ func (t *term) attempt(ctx context.Context, r sink.Request) sink.Result {
 // target returns the target of an endpoint. The error says why nothing can be sent there.
 func (t *term) target(e *outbox.Endpoint) (*sink.Target, error) {
 	return OpenTarget(t.webhook, t.keys, e)
-}
-
-// sealLater queues an endpoint for sealing if its secrets are not sealed.
-func (t *term) sealLater(e *outbox.Endpoint) {
-	if t.db.Unsealed(e) {
-		t.unsealed.add(e.ID)
-	} else {
-		t.unsealed.remove(e.ID)
-	}
 }
 
 // watch looks at the slot, the clocks and what is published every VitalsInterval, until ctx ends.
@@ -207,4 +209,19 @@ func (t *term) unready() error {
 		return errors.New("deliveries cannot be recorded in time: the commit under way takes long")
 	}
 	return nil
+}
+
+// dispensable is guarded for a helper without which deliveries go on. A helper that panics again
+// and again is left out.
+func (t *term) dispensable(part string, f func()) func() error {
+	at := outbox.Subject{Part: part}
+	return t.life.guarded(func() error {
+		if t.suspects.aside(at) {
+			t.log.Error("a helper of the agent is left out until the agent is restarted: it failed again and again by a fault of its own", "helper", part)
+			return nil
+		}
+		defer at.Blame()
+		f()
+		return nil
+	})
 }

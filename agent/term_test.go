@@ -13,8 +13,8 @@ import (
 	"github.com/quintago/webhook-agent/testenv/agenttest"
 )
 
-// resumable makes a term whose stream may be resumed, behind a proxy.
-func resumable(t *testing.T, env *testenv.DB) (*term, *testenv.Proxy) {
+// resumable makes the stream of a term, behind a proxy.
+func resumable(t *testing.T, env *testenv.DB) (*stream, *testenv.Proxy) {
 	t.Helper()
 	p := testenv.StartProxy(t, env.Addr())
 	cfg := agenttest.Config(env)
@@ -29,12 +29,12 @@ func resumable(t *testing.T, env *testenv.DB) (*term, *testenv.Proxy) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &term{candidate: c, Term: held, tailer: tailer}, p
+	return &stream{term: held, db: c.db, slot: c.slot, tailer: tailer}, p
 }
 
-// TestTerm_ResumesOnlyTheTermThatItHolds goes through what may have happened while the stream was
+// TestStream_ResumesOnlyTheTermThatItHolds goes through what may have happened while the stream was
 // broken. The last look is that between the checks and the start of the stream.
-func TestTerm_ResumesOnlyTheTermThatItHolds(t *testing.T) {
+func TestStream_ResumesOnlyTheTermThatItHolds(t *testing.T) {
 	t.Parallel()
 	const (
 		begin   = `update webhooks.checkpoint set epoch = epoch + 1`

@@ -22,7 +22,8 @@
 // # Where to find what
 //
 //	a term begins              leader.go (the slot and the checkpoint), state.go (what memory holds)
-//	the stream                 tailer.go, decode.go, group.go (what one commit writes), ledger.go, transact.go
+//	the stream                 tailer.go, decode.go (its messages), message.go
+//	the recording              ledger.go, entry.go, group.go (what one commit writes), watermark.go, jobs.go, transact.go
 //	what an event is           event.go, mapping.go (an app's columns), pattern.go (types), zone.go
 //	pending deliveries         refill.go
 //	passed-over events         reconcile.go, walk.go (in parts), recover.go (their rows), event_sql.go (the statements)

@@ -1,8 +1,11 @@
 package outbox
 
 import (
+	"slices"
 	"testing"
 	"time"
+
+	"github.com/quintago/webhook-agent/testenv"
 )
 
 func TestVitals_ShowSlotBacklogAndClock(t *testing.T) {
@@ -21,5 +24,34 @@ func TestVitals_ShowSlotBacklogAndClock(t *testing.T) {
 	must(t, err)
 	if v.WALStatus != "reserved" || v.LagBytes <= 0 || v.RetainedBytes < v.LagBytes || v.Pending != 1 || v.ClockSkew.Abs() > time.Second {
 		t.Errorf("got %+v", v)
+	}
+}
+
+// Two slots of one process: a term of one neither fences that of the other nor makes it look at the outbox anew.
+func TestSlots_OfOneDatabaseDoNotKnowOfEachOther(t *testing.T) {
+	t.Parallel()
+	db, env := openDB(t)
+	env.Exec(t, `insert into webhooks.checkpoint (slot, lsn, epoch, holder, system_identifier, timeline, database)
+	    select name, '0/0', 0, '', '', 0, current_database() from unnest(array['one', 'two']) name`)
+	one, two := db.Slot("one"), db.Slot("two")
+	first, err := one.TakeOver(t.Context(), &Tailer{}, "test")
+	must(t, err)
+	kept, err := one.mapping(t.Context())
+	must(t, err)
+	for range 2 {
+		_, err := two.TakeOver(t.Context(), &Tailer{}, "test")
+		must(t, err)
+	}
+	must(t, one.CheckEpoch(t.Context(), first))
+	wantError(t, two.CheckEpoch(t.Context(), first), ErrFenced)
+	if again, err := one.mapping(t.Context()); err != nil || again != kept {
+		t.Errorf("a term of the other slot has had the outbox looked at anew (%v)", err)
+	}
+	must(t, two.NoteGap(t.Context(), Term{Epoch: 2}))
+	if got := testenv.QueryAll[string](t, env, `select slot from webhooks.checkpoint where recovering`); !slices.Contains(got, "two") || one.cfg.Slot == two.cfg.Slot {
+		t.Errorf("gaps are noted of %q", got)
+	}
+	if db.cfg.Slot != env.Slot {
+		t.Errorf("the configured slot is %q now", db.cfg.Slot)
 	}
 }

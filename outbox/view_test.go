@@ -144,6 +144,29 @@ func isNothing(result any) bool {
 	return !v.IsValid() || v.IsZero() || v.Kind() == reflect.Slice && v.Len() == 0
 }
 
+// tryAs makes the call by the view of venue_ant, and fails the test unless it comes to what it should.
+func (c venueCall) tryAs(t *testing.T, ant Venue) {
+	t.Helper()
+	result, err := c.call(t, ant)
+	met := map[outcome]bool{refused: err != nil && isNothing(result), empty: err == nil && isNothing(result),
+		own: err == nil && strings.Contains(seen(t, result), "ant"), ended: err == nil}[c.want]
+	if !met {
+		t.Errorf("%s of %q found %s, %v", c.method, c.given, seen(t, result), err)
+	}
+	if text := seen(t, result); strings.Contains(text, "bee") {
+		t.Errorf("%s of %q shows another venue: %s", c.method, c.given, text)
+	}
+	if err != nil {
+		text := err.Error()
+		for _, given := range strings.Fields(c.given) {
+			text = strings.ReplaceAll(text, given, "")
+		}
+		if strings.Contains(text, "bee") {
+			t.Errorf("%s of %q says more of another venue than it was given: %v", c.method, c.given, err)
+		}
+	}
+}
+
 // TestVenue_SeesNothingOfAnother walks all methods, so one that comes later needs a line in venueCalls.
 func TestVenue_SeesNothingOfAnother(t *testing.T) {
 	db, env := openDB(t)
@@ -156,24 +179,7 @@ func TestVenue_SeesNothingOfAnother(t *testing.T) {
 	}
 	before := digest(t, env)
 	for _, c := range calls {
-		result, err := c.call(t, db.Venue("venue_ant"))
-		met := map[outcome]bool{refused: err != nil && isNothing(result), empty: err == nil && isNothing(result),
-			own: err == nil && strings.Contains(seen(t, result), "ant"), ended: err == nil}[c.want]
-		if !met {
-			t.Errorf("%s of %q found %s, %v", c.method, c.given, seen(t, result), err)
-		}
-		if text := seen(t, result); strings.Contains(text, "bee") {
-			t.Errorf("%s of %q shows another venue: %s", c.method, c.given, text)
-		}
-		if err != nil {
-			text := err.Error()
-			for _, given := range strings.Fields(c.given) {
-				text = strings.ReplaceAll(text, given, "")
-			}
-			if strings.Contains(text, "bee") {
-				t.Errorf("%s of %q says more of another venue than it was given: %v", c.method, c.given, err)
-			}
-		}
+		c.tryAs(t, db.Venue("venue_ant"))
 	}
 	if after := digest(t, env); after != before {
 		t.Errorf("the calls have changed rows: %s, then %s", before, after)

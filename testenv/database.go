@@ -14,7 +14,7 @@ import (
 const (
 	templateDatabase = "template_test"
 	// dropTimeout bounds the clean-up of one database. A walsender notices that its client has gone in well under a second.
-	dropTimeout = 10 * time.Second
+	dropTimeout = time.Minute
 )
 
 // shared is the cluster of this test binary: one for all tests, because making one takes a second.

@@ -45,10 +45,10 @@ const (
 //     slowly: an outage of a quarter of an hour disables no endpoint.
 //   - A Retry-After holds it (asked).
 //   - A server that takes some events and refuses others for their number gets a gap between two
-//     attempts (spaced). The gap doubles with each refusal and shrinks with each success, as TCP finds
-//     the rate of a path.
-//   - An attempt could not be made, for example because of too few file descriptors (local). That is
-//     no fault of the endpoint, and is tried again soon.
+//     attempts (spaced). The gap doubles with each refusal and shrinks with each success, as TCP
+//     finds the rate of a path.
+//   - An attempt could not be made, for example because of too few file descriptors (local). That
+//     is no fault of the endpoint, and is tried again soon.
 type trouble struct {
 	paced  time.Time // end of the wait after failures in a row; a success ends it
 	asked  time.Time // end of the wait that a Retry-After asked for

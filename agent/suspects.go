@@ -6,7 +6,6 @@ import (
 	"sync/atomic"
 
 	"github.com/quintago/webhook-agent/outbox"
-	"github.com/quintago/webhook-agent/panics"
 )
 
 // A panic is a fault of the agent that nobody has foreseen. Memory may be wrong after it. So the
@@ -62,41 +61,3 @@ func (s *suspects) count(x outbox.Subject) int {
 
 // aside reports whether x is set aside.
 func (s *suspects) aside(x outbox.Subject) bool { return s.count(x) >= setAsideAfter }
-
-// caught counts a panic, and logs it when it is the first at its place. Any goroutine may call it.
-func (a *agent) caught(p *panics.Error) {
-	a.metrics.panics.Inc()
-	if x, known := p.Subject.(outbox.Subject); known {
-		a.suspects.add(x)
-	}
-	if _, logged := a.panicked.LoadOrStore(p.Place, true); !logged {
-		a.log.Error("a fault of the agent itself; please report it. More panics at this place are only counted",
-			"place", p.Place, "panic", p.What, "stack", p.Stack)
-	}
-}
-
-// dispensable is guarded for a helper without which deliveries go on. A helper that panics again
-// and again is left out.
-func (t *term) dispensable(part string, f func()) func() error {
-	at := outbox.Subject{Part: part}
-	return t.life.guarded(func() error {
-		if t.suspects.aside(at) {
-			t.log.Error("a helper of the agent is left out until the agent is restarted: it failed again and again by a fault of its own", "helper", part)
-			return nil
-		}
-		defer at.Blame()
-		f()
-		return nil
-	})
-}
-
-// setAside reports whether the tailer is to skip a change. It logs and counts that.
-func (a *agent) setAside(x outbox.Subject) bool {
-	aside := a.suspects.aside(x)
-	if aside {
-		a.metrics.setAside.WithLabelValues("change").Inc()
-		a.log.Error("a change in the stream is passed over: the agent failed to read it again and again by a fault of its own; the comparison with the outbox brings its event",
-			"commit", x.Commit.String(), "change", x.Index)
-	}
-	return aside
-}
