@@ -13,8 +13,8 @@ import (
 	"github.com/quintago/webhook-agent/testenv/agenttest"
 )
 
-// The tests of this file show what becomes of promise P2 (nothing is sent for a transaction that
-// does not exist) when PostgreSQL itself loses transactions whose COMMIT returned.
+// The tests of this file show what happens to promise P2 (nothing is sent for a transaction that
+// does not exist) when PostgreSQL itself loses transactions whose COMMIT has returned.
 
 // With synchronous_commit = off a crash loses the last transactions. The walsender sends only what
 // is on disk, so none of them was sent; an agent that polls the table would have seen and sent

@@ -120,7 +120,7 @@ func (p *endpointsPlay) truncate(table *endpointsTable) {
 }
 
 // transaction commits statements, events and replays to the table, and returns what the stream
-// tells of it.
+// brings of it.
 func (p *endpointsPlay) transaction() (parts []*outbox.Batch) {
 	p.now = p.now.Add(time.Second)
 	p.xid++

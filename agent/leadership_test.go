@@ -211,8 +211,8 @@ func TestLeadership_ALeaderThatIsCutOffIsReplacedAndSendsNothingAfter(t *testing
 	t.Logf("cut off for %s", time.Since(cut).Round(time.Second))
 }
 
-// What is in memory would be sent by the new leader as well, so the former one must stop before
-// there is one.
+// The new leader sends again what the former one has in memory, so the former one must stop before
+// a new one leads.
 func TestLeadership_ALeaderThatIsCutOffStopsSendingWithinAboutASecond(t *testing.T) {
 	t.Parallel()
 	env := testenv.NewDB(t)

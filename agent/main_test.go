@@ -27,7 +27,7 @@ func TestMain(m *testing.M) {
 	forget()
 }
 
-// start runs an agent until the test ends or end is called.
+// start runs an agent until the test ends or End is called.
 func start(t testing.TB, cfg *config.Config) *agenttest.Agent {
 	t.Helper()
 	return startWith(t, cfg, nil)

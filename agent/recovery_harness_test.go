@@ -103,7 +103,8 @@ func (s *outage) wrote(sql string) {
 	s.events = append(s.events, testenv.QueryAll[string](s.t, s.env, sql)...)
 }
 
-// forget says that the latest n events, which were delivered, are in the database no more.
+// forget removes the latest n events from the expected ones that the database must still have. They
+// were delivered.
 func (s *outage) forget(n int) {
 	kept := len(s.events) - n
 	s.gone = append(s.gone, s.events[kept:]...)
@@ -166,8 +167,7 @@ func (s *outage) unready(why ...string) {
 	})
 }
 
-// recovered waits until the agent has told, in its log and its metrics, of a recovery with n
-// deliveries.
+// recovered waits until the agent's log and metrics show a recovery with n deliveries.
 func (s *outage) recovered(n int) {
 	s.t.Helper()
 	s.eventually(func() error {
@@ -207,7 +207,8 @@ func (s *outage) metric(name string) string {
 	return ""
 }
 
-// eachOnce wants every event to have arrived exactly once, and the agent to be well and to go on.
+// eachOnce fails the test unless every event has arrived exactly once, and the agent is well and
+// goes on.
 func (s *outage) eachOnce() {
 	s.t.Helper()
 	s.wait(s.events...)
@@ -235,8 +236,8 @@ func (s *outage) eachOnce() {
 	}
 }
 
-// super runs statements as a superuser, whom settings of the database that trouble the agent do
-// not.
+// super runs statements as a superuser, who is not affected by the settings of the database that
+// disturb the agent.
 func (s *outage) super(statements ...string) {
 	s.t.Helper()
 	const untroubled = "&options=-c%20default_transaction_read_only%3Doff%20-c%20statement_timeout%3D0"

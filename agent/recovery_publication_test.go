@@ -13,7 +13,7 @@ import (
 	"github.com/quintago/webhook-agent/testenv/agenttest"
 )
 
-// The tests of this file change what is published. PostgreSQL tells nobody of it, and the rows that
+// The tests of this file change what is published. PostgreSQL informs nobody of that, and rows that
 // are written meanwhile do not reach the stream.
 
 const twoEvents = `insert into webhooks.outbox (type, venue, data) select 'lead.created', 'venue_1', '{}' from generate_series(1, 2) returning id`

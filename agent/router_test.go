@@ -21,14 +21,14 @@ import (
 	"github.com/quintago/webhook-agent/testenv/agenttest"
 )
 
-// notes writes down what the ledger is told, one line for each call.
+// notes records the calls of the ledger's functions, one line for each call.
 type notes struct {
 	lines    []string
 	unusable map[string]string // why, of the endpoints whose health was written
 	missing  []string          // endpoints whose pending deliveries are to be missed, and why
 }
 
-// note stands for Ledger.Track.
+// note replaces Ledger.Track.
 func (n *notes) note(_ context.Context, b *outbox.Tracked) error {
 	line := fmt.Sprintf("end %d:", b.End)
 	if b.Idle {
@@ -50,7 +50,7 @@ func (n *notes) note(_ context.Context, b *outbox.Tracked) error {
 	return nil
 }
 
-// write stands for Ledger.Write.
+// write replaces Ledger.Write.
 func (n *notes) write(_ context.Context, entries ...outbox.Entry) error {
 	for _, e := range entries {
 		switch e := e.(type) {
@@ -116,7 +116,7 @@ func (rt *routerTest) loadState(state outbox.State) {
 	}
 }
 
-// take routes a transaction and returns what the ledger was told.
+// take routes a transaction and returns the calls of the ledger.
 func (rt *routerTest) take(b *outbox.Batch) []string {
 	rt.t.Helper()
 	rt.lines = nil

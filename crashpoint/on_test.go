@@ -12,7 +12,7 @@ import (
 	"testing"
 )
 
-// childVariable tells TestMain that the process is a child.
+// childVariable is set in a process that TestMain must run as a child.
 const childVariable = "CRASHPOINT_CHILD"
 
 // TestMain runs the tests or, in a process that child has started, what a child does: it passes one
