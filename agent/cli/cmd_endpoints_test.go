@@ -97,8 +97,8 @@ func TestEndpoints_RefusalsAreOneSentence(t *testing.T) {
 	}
 }
 
-// A secret of the whsec_ form is for libraries as it is; one that cannot sign is shown, so that it
-// can be mended.
+// A secret with the prefix whsec_ is shown as it is, because libraries take it so. One that cannot
+// sign is shown too, so that it can be corrected.
 func TestEndpointsShow_ShowsASecretOnlyWhenAsked(t *testing.T) {
 	env := testenv.NewDB(t)
 	id := agenttest.AddEndpoint(t, env, "venue_a", "https://h.example/", "*")

@@ -94,9 +94,8 @@ var doctorCases = []doctorCase{
 		select current_database() || '_slot', '0/1', 1, 'x', (select system_identifier::text from pg_control_system()), 1, 'production'`, level: outbox.LevelFail, said: "webhook-agent adopt"},
 }
 
-// TestDoctor_FindsWhateverKeepsAnAgentFromLeading has check look first, and then an agent run, at
-// each fault. What keeps the agent from leading check has said, and what check passes an agent can
-// lead with.
+// For each fault, check looks first, and then an agent runs. check must report what keeps the agent
+// from leading, and an agent must be able to lead with everything that check accepts.
 func TestDoctor_FindsWhateverKeepsAnAgentFromLeading(t *testing.T) {
 	t.Parallel()
 	for _, f := range doctorCases {

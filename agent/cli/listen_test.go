@@ -121,7 +121,7 @@ func send(t *testing.T, url, text string) {
 	_, _ = io.Copy(io.Discard, conn) // a reset is an end as well
 }
 
-// Whatever it refuses, it says so in its own output and not to the client alone.
+// The server reports what it refuses in its own output, not only to the client.
 func TestListen_SaysWhyItRefused(t *testing.T) {
 	const head = "POST /hook HTTP/1.1\r\nHost: h\r\n"
 	length := fmt.Sprintf("Content-Length: %d\r\n\r\n", len(listenBody))
