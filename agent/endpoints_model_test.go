@@ -21,10 +21,11 @@ import (
 	"github.com/quintago/webhook-agent/sink"
 )
 
-// TestEndpoints_EachEventGoesToThoseThatStoodThereWhenItWasCommitted plays random histories of the table of endpoints,
-// with every statement that the contract allows, between events, replays and loads of the state, against the router,
-// its subscriptions and the lanes. A naive model of the table says for each event which endpoints get a delivery, and
-// whether it is sent: exactly those of its venue (P5) with a matching pattern at that place of the history (P10).
+// TestEndpoints_EachEventGoesToThoseThatStoodThereWhenItWasCommitted plays random histories of the
+// table of endpoints, with every statement that the contract allows, between events, replays and
+// loads of the state, against the router, its subscriptions and the lanes. A naive model of the
+// table says for each event which endpoints get a delivery, and whether it is sent: exactly those
+// of its venue (P5) with a matching pattern at that place of the history (P10).
 func TestEndpoints_EachEventGoesToThoseThatStoodThereWhenItWasCommitted(t *testing.T) {
 	t.Parallel()
 	histories := uint64(2000)
@@ -69,7 +70,8 @@ var endpointStatements = []struct {
 	{1, "truncate", (*endpointsPlay).truncate},
 }
 
-// endpointsTable is webhooks.endpoints, with the changes that the statements of a transaction have made to it.
+// endpointsTable is webhooks.endpoints, with the changes that the statements of a transaction have
+// made to it.
 type endpointsTable struct {
 	rows    map[string]outbox.Endpoint
 	changes []outbox.Change
@@ -93,7 +95,8 @@ func (f fate) String() string {
 // server is where an endpoint of a venue has had its events sent.
 type server struct{ endpointID, url, venue string }
 
-// modelRow is an endpoint as the model sees it at the place of the history that the router has come to.
+// modelRow is an endpoint as the model sees it at the place of the history that the router has come
+// to.
 type modelRow struct {
 	outbox.Endpoint
 	life int // counts how often the id was registered
@@ -278,8 +281,8 @@ func (p *endpointsPlay) see(b *outbox.Batch, c outbox.Change) {
 	}
 }
 
-// become gives the model's endpoint its next row, nil when it is gone. What waits for one that is not sent to any more
-// is missed, unless it was sent before.
+// become gives the model's endpoint its next row, nil when it is gone. What waits for one that is
+// not sent to any more is missed, unless it was sent before.
 func (p *endpointsPlay) become(id string, row *outbox.Endpoint) {
 	before, existed := p.view[id]
 	after := modelRow{life: before.life}
@@ -330,8 +333,8 @@ func (p *endpointsPlay) stall(stalled bool) {
 	p.settle()
 }
 
-// expand has the router go on with its backlog. An endpoint that is not sent to at this moment does not get what was
-// waiting for it there.
+// expand has the router go on with its backlog. An endpoint that is not sent to at this moment does
+// not get what was waiting for it there.
 func (p *endpointsPlay) expand() {
 	if len(p.router.backlog.queue) == 0 {
 		return
@@ -355,7 +358,8 @@ func (p *endpointsPlay) expand() {
 	p.settle()
 }
 
-// reload has the router load a state that the stream has not come to yet, and then routes what leads there.
+// reload has the router load a state that the stream has not come to yet, and then routes what
+// leads there.
 func (p *endpointsPlay) reload() {
 	p.say("ahead of a reload:")
 	var ahead []*outbox.Batch
@@ -406,7 +410,8 @@ func naivelyOn(e *outbox.Endpoint) bool {
 	return !e.Disabled && len(e.Events) > 0 && !wrong && strings.HasPrefix(e.URL.Reveal(), "https://v") && e.Secret.Reveal() != ""
 }
 
-// attempt is lanesConfig.attempt: a server that takes everything, and watches that it is its venue's.
+// attempt is lanesConfig.attempt: a server that takes everything, and watches that it is its
+// venue's.
 func (p *endpointsPlay) attempt(_ context.Context, r sink.Request) sink.Result {
 	p.mu.Lock()
 	defer p.mu.Unlock()

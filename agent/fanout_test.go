@@ -150,7 +150,8 @@ func TestRouter_ARowThatMovesWhileItWaitsInTheBacklogIsNotTakenTwice(t *testing.
 	})
 }
 
-// A restart in the middle of a transaction looks up what it has recorded of each piece, and no more than that.
+// A restart in the middle of a transaction looks up what it has recorded of each piece, and no more
+// than that.
 func TestRouter_LooksPiecesUpUntilTheDatabaseAnswers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		rt := newRouterTest(t)

@@ -324,7 +324,8 @@ func TestRun_AnIDWithADotFailsVisiblyAndCountsAgainstNobody(t *testing.T) {
 	}
 }
 
-// An event with more data than delivery.max_body fails at once, by the stream and when it is fetched again, and stops no other.
+// An event with more data than delivery.max_body fails at once, by the stream and when it is
+// fetched again, and stops no other.
 func TestInputs_AnEventThatIsTooLargeFailsAtOnce(t *testing.T) {
 	t.Parallel()
 	env := testenv.NewDB(t)

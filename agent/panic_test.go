@@ -37,8 +37,8 @@ func counted(t *testing.T, m *metrics, name string) (sum float64) {
 	return sum
 }
 
-// panickyLog panics in whatever goroutine logs one of its messages, as often as it says, with a value that must not be
-// shown anywhere.
+// panickyLog panics in whatever goroutine logs one of its messages, as often as it says, with a
+// value that must not be shown anywhere.
 type panickyLog struct {
 	slog.Handler
 	mu    sync.Mutex
@@ -146,7 +146,8 @@ func TestPanic_SetsADeliveryAsideThatCausesItAgainAndAgain(t *testing.T) {
 	s.eachOnce()
 }
 
-// TestPanic_ShowsAnEndpointAsUnusableThatCausesItAgainAndAgain has an agent in which making a target panics, whatever the endpoint.
+// TestPanic_ShowsAnEndpointAsUnusableThatCausesItAgainAndAgain has an agent in which making a
+// target panics, whatever the endpoint.
 func TestPanic_ShowsAnEndpointAsUnusableThatCausesItAgainAndAgain(t *testing.T) {
 	t.Parallel()
 	env := testenv.NewDB(t)

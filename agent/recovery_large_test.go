@@ -20,8 +20,8 @@ import (
 
 const (
 	largeTransaction = 40_000
-	// largeMemory is what the agent may take from the system: the queues hold 64 MiB of events, and tuneMemory lets garbage grow up to
-	// 224 MiB in all.
+	// largeMemory is what the agent may take from the system: the queues hold 64 MiB of events, and
+	// tuneMemory lets garbage grow up to 224 MiB in all.
 	largeMemory = 256 << 20
 )
 
@@ -112,7 +112,8 @@ func (p *process) metric(t *testing.T, name string) float64 {
 	return 0
 }
 
-// Before version 15 PostgreSQL tells the agent of every transaction, from it on now and then of a position.
+// Before version 15 PostgreSQL tells the agent of every transaction, from it on now and then of a
+// position.
 func TestRecovery_WhatIsWrittenElsewhereKeepsLittleWALAndIsSeldomNoted(t *testing.T) {
 	t.Parallel()
 	s, _ := ownOutage(t, nil)
@@ -127,7 +128,8 @@ func TestRecovery_WhatIsWrittenElsewhereKeepsLittleWALAndIsSeldomNoted(t *testin
 	for range 64 {
 		s.env.Exec(t, megabyte)
 	}
-	// A checkpoint notes which transactions run; the slot forgets what is before the note when it has been told of a position after it.
+	// A checkpoint notes which transactions run; the slot forgets what is before the note when it
+	// has been told of a position after it.
 	kept := 0
 	for range 3 {
 		s.super(`checkpoint`)

@@ -48,7 +48,8 @@ func (r *restartable) up() {
 
 func (r *restartable) down() { _ = r.server.Close() }
 
-// A deployment at a customer's: two seconds without a server, at fifty events a second, with the product's own limits.
+// A deployment at a customer's: two seconds without a server, at fifty events a second, with the
+// product's own limits.
 func TestRun_ARestartOfAReceiverDisablesNobodyAndMissesNothing(t *testing.T) {
 	t.Parallel()
 	env := testenv.NewDB(t)

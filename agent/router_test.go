@@ -126,7 +126,8 @@ func (rt *routerTest) take(b *outbox.Batch) []string {
 	return rt.lines
 }
 
-// transaction is one that no snapshot of loadState has seen, at a position that belongs to the term.
+// transaction is one that no snapshot of loadState has seen, at a position that belongs to the
+// term.
 func transaction(changes ...outbox.Change) *outbox.Batch {
 	return &outbox.Batch{Changes: changes, XID: 60, Commit: 300, End: 310, Committed: time.Unix(2000, 0)}
 }
@@ -306,7 +307,8 @@ func TestRouter_PassesIdlePositionsOn(t *testing.T) {
 	})
 }
 
-// TestRouter_SkipsDeliveriesThatHaveARowAndNotThoseOfAnotherEvent looks up in a real database, as only that makes a set of recorded deliveries.
+// TestRouter_SkipsDeliveriesThatHaveARowAndNotThoseOfAnotherEvent looks up in a real database, as
+// only that makes a set of recorded deliveries.
 func TestRouter_SkipsDeliveriesThatHaveARowAndNotThoseOfAnotherEvent(t *testing.T) {
 	env := testenv.NewDB(t)
 	env.Exec(t, `insert into webhooks.deliveries (event_id, endpoint_id, venue, type, status, attempts, created, finished)
@@ -331,8 +333,8 @@ func TestRouter_SkipsDeliveriesThatHaveARowAndNotThoseOfAnotherEvent(t *testing.
 	})
 }
 
-// An app may register a hundred thousand endpoints in one transaction; with the memory limit of before, the garbage collector
-// would take most of the processor.
+// An app may register a hundred thousand endpoints in one transaction; with the memory limit of
+// before, the garbage collector would take most of the processor.
 func TestRouter_TellsOfEndpointsThatBecomeMany(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		rt := newRouterTest(t)

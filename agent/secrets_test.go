@@ -21,7 +21,8 @@ import (
 
 const sentinel = "sentinel0hunter2"
 
-// plant puts the sentinel wherever v holds a secret, and one element into each list of what holds some.
+// plant puts the sentinel wherever v holds a secret, and one element into each list of what holds
+// some.
 func plant(v reflect.Value) (planted int) {
 	switch {
 	case v.Type() == reflect.TypeFor[secret.Text]():

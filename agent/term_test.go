@@ -32,8 +32,8 @@ func resumable(t *testing.T, env *testenv.DB) (*stream, *testenv.Proxy) {
 	return &stream{term: held, db: c.db, slot: c.slot, tailer: tailer}, p
 }
 
-// TestStream_ResumesOnlyTheTermThatItHolds goes through what may have happened while the stream was broken. The last look is
-// that between the checks and the start of the stream.
+// TestStream_ResumesOnlyTheTermThatItHolds goes through what may have happened while the stream was
+// broken. The last look is that between the checks and the start of the stream.
 func TestStream_ResumesOnlyTheTermThatItHolds(t *testing.T) {
 	t.Parallel()
 	const (

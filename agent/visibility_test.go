@@ -36,8 +36,9 @@ func hideCommits(t *testing.T, env *testenv.DB) (show func()) {
 	return func() { standby("") }
 }
 
-// A commit is streamed when its record is on disk; queries see it only when a synchronous standby has answered too. With
-// a standby that does not exist the time between is as long as the test wants.
+// A commit is streamed when its record is on disk; queries see it only when a synchronous standby
+// has answered too. With a standby that does not exist the time between is as long as the test
+// wants.
 func TestRun_WhatIsStreamedBeforeItIsVisibleIsNeitherLostNorForgotten(t *testing.T) {
 	t.Parallel()
 	cluster := testenv.NewCluster(t, testenv.Options{})

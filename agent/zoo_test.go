@@ -33,8 +33,8 @@ func zooResolver(z *zoo.Zoo) *net.Resolver {
 	}}
 }
 
-// trustZoo has this process, and those that it starts, trust the animals that have nothing wrong with their certificates. It must be
-// called before the first connection by TLS.
+// trustZoo has this process, and those that it starts, trust the animals that have nothing wrong
+// with their certificates. It must be called before the first connection by TLS.
 func trustZoo() (forget func(), err error) {
 	authority, err := zoo.Authority()
 	if err != nil {
@@ -65,8 +65,8 @@ where d.attempts = 1`
 // clockNow is the only text of a sentence that differs from run to run.
 var clockNow, manyX = regexp.MustCompile(`clock says [-0-9TZ:]+`), regexp.MustCompile(`xxx+`)
 
-// TestZoo_EachAnimalMeetsAClearAnswer has each animal of the zoo get an event and compares what the delivery log says of its first attempt
-// with testdata/zoo.golden.
+// TestZoo_EachAnimalMeetsAClearAnswer has each animal of the zoo get an event and compares what the
+// delivery log says of its first attempt with testdata/zoo.golden.
 func TestZoo_EachAnimalMeetsAClearAnswer(t *testing.T) {
 	t.Parallel()
 	z := zoo.Start(t)
@@ -143,8 +143,9 @@ func checkGolden(t *testing.T, file, text string) {
 	}
 }
 
-// TestZoo_ServersThatHaveTheirOwnWayWithConnectionsGetEveryEvent has animals get several events, some close together and some after a
-// pause in which they close what they have kept. Each event arrives, and no attempt fails that the animal has not refused.
+// TestZoo_ServersThatHaveTheirOwnWayWithConnectionsGetEveryEvent has animals get several events,
+// some close together and some after a pause in which they close what they have kept. Each event
+// arrives, and no attempt fails that the animal has not refused.
 func TestZoo_ServersThatHaveTheirOwnWayWithConnectionsGetEveryEvent(t *testing.T) {
 	t.Parallel()
 	const (
@@ -197,8 +198,8 @@ func TestZoo_ServersThatHaveTheirOwnWayWithConnectionsGetEveryEvent(t *testing.T
 	}
 }
 
-// TestZoo_HealthyEndpointsDoNotNoticeIt has sound endpoints get two hundred deliveries a second while each animal of the zoo gets ten events
-// a second and is tried again and again.
+// TestZoo_HealthyEndpointsDoNotNoticeIt has sound endpoints get two hundred deliveries a second
+// while each animal of the zoo gets ten events a second and is tried again and again.
 func TestZoo_HealthyEndpointsDoNotNoticeIt(t *testing.T) {
 	t.Parallel()
 	const (

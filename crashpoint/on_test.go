@@ -15,7 +15,8 @@ import (
 // childVariable tells TestMain that the process is a child.
 const childVariable = "CRASHPOINT_CHILD"
 
-// TestMain runs the tests or, in a process that child has started, what a child does: it passes one point twice, then another.
+// TestMain runs the tests or, in a process that child has started, what a child does: it passes one
+// point twice, then another.
 func TestMain(m *testing.M) {
 	if os.Getenv(childVariable) == "" {
 		os.Exit(m.Run())

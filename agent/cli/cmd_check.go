@@ -36,12 +36,14 @@ ends with status 1 when one of them keeps the agent from working.`,
 				return err
 			}
 			files := agent.OpenFilesFor(cfg.Delivery.Concurrency).Finding()
-			return printFindings(a.printer(), slices.Insert(findings, 1, files)) // behind the configuration
+			// After the finding about the configuration.
+			return printFindings(a.printer(), slices.Insert(findings, 1, files))
 		},
 	}
 }
 
-// examine returns the findings of a database; that it cannot be reached is the only one then. The error is that of ctx.
+// examine returns the findings about a database. When the database cannot be reached, that is the
+// only finding. The error is that of ctx.
 func examine(ctx context.Context, db *outbox.DB) ([]outbox.Finding, error) {
 	config := outbox.Finding{Level: outbox.LevelOK, Thing: "configuration", Reason: "it is complete"}
 	if err := ping(ctx, db); err != nil {
@@ -51,7 +53,8 @@ func examine(ctx context.Context, db *outbox.DB) ([]outbox.Finding, error) {
 	return append([]outbox.Finding{config, connection}, db.Check(ctx)...), ctx.Err()
 }
 
-// printFindings writes one line for each finding and returns errFindings if one of them is a failure.
+// printFindings prints one line for each finding. It returns errFindings if one of them is a
+// failure.
 func printFindings(out *printer, findings []outbox.Finding) error {
 	counts := map[outbox.Level]int{}
 	for _, f := range findings {

@@ -94,8 +94,9 @@ var doctorCases = []doctorCase{
 		select current_database() || '_slot', '0/1', 1, 'x', (select system_identifier::text from pg_control_system()), 1, 'production'`, level: outbox.LevelFail, said: "webhook-agent adopt"},
 }
 
-// TestDoctor_FindsWhateverKeepsAnAgentFromLeading has check look first, and then an agent run, at each fault. What keeps the agent
-// from leading check has said, and what check passes an agent can lead with.
+// TestDoctor_FindsWhateverKeepsAnAgentFromLeading has check look first, and then an agent run, at
+// each fault. What keeps the agent from leading check has said, and what check passes an agent can
+// lead with.
 func TestDoctor_FindsWhateverKeepsAnAgentFromLeading(t *testing.T) {
 	t.Parallel()
 	for _, f := range doctorCases {

@@ -23,7 +23,8 @@ import (
 // planted is a secret that no text may show.
 const planted = "sentinel0hunter2"
 
-// ugly holds what must not reach a terminal: a colour sequence, a C1 control, a mark that turns text around, a new line.
+// ugly holds what must not reach a terminal: a colour sequence, a C1 control, a mark that turns
+// text around, a new line.
 const ugly = "a\x1b[31mb\u009bc\u202ed\ne"
 
 const testDatabaseURL = "postgres://agent:sentinel-database@db.example.com:5432/app"
@@ -234,7 +235,8 @@ endpoint[3]: has the venue and the url of endpoint[2]; keep one of them`,
 	}
 }
 
-// TestLoadConfig_TellsNoSecret puts a sentinel wherever a secret can stand, rightly and wrongly, and searches what is printed.
+// TestLoadConfig_TellsNoSecret puts a sentinel wherever a secret can stand, rightly and wrongly,
+// and searches what is printed.
 func TestLoadConfig_TellsNoSecret(t *testing.T) {
 	for _, text := range []string{
 		"[database]\nurl = 'postgres://u:" + planted + "@[bad/db'",

@@ -9,8 +9,9 @@ import (
 	"github.com/quintago/webhook-agent/testenv/agenttest"
 )
 
-// TestLanes_AnEndpointThatComesBackLeavesAttemptsUnderWayAlone registers an endpoint again under its id while an attempt that was
-// made before it was removed is under way. Its row is pending, and due; laneTest sees a second attempt beside the first.
+// TestLanes_AnEndpointThatComesBackLeavesAttemptsUnderWayAlone registers an endpoint again under
+// its id while an attempt that was made before it was removed is under way. Its row is pending, and
+// due; laneTest sees a second attempt beside the first.
 func TestLanes_AnEndpointThatComesBackLeavesAttemptsUnderWayAlone(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		lt := newLaneTest(t, nil)

@@ -31,8 +31,9 @@ type trackedAt struct {
 	deliveries []*outbox.Delivery
 }
 
-// book stands for outbox.Ledger and the rows it writes: it commits what comes in after a delay, in groups, parks what
-// is late, and makes pending rows missed in small steps between the groups. due reads it as DB.Due reads the database.
+// book stands for outbox.Ledger and the rows it writes: it commits what comes in after a delay, in
+// groups, parks what is late, and makes pending rows missed in small steps between the groups. due
+// reads it as DB.Due reads the database.
 type book struct {
 	lt   *laneTest
 	wake chan struct{} // tells run that there is something to commit; one place is enough
@@ -54,8 +55,8 @@ type book struct {
 	broken   error // what due answers
 }
 
-// becomeLocked gives a row another status. due and states, which tests call at every tick of a bubble, look at what
-// it keeps and not at all rows.
+// becomeLocked gives a row another status. due and states, which tests call at every tick of a
+// bubble, look at what it keeps and not at all rows.
 func (b *book) becomeLocked(key deliveryKey, row *bookRow, status outbox.Status) {
 	b.counts[row.status]--
 	b.counts[status]++
@@ -86,7 +87,8 @@ func (b *book) addPending(endpointID, eventID string) *bookRow {
 	return row
 }
 
-// enter takes something in to be committed. The wait before is what a sender sees while the ledger's queue is full.
+// enter takes something in to be committed. The wait before is what a sender sees while the
+// ledger's queue is full.
 func (b *book) enter(ctx context.Context, writes ...func() *outbox.Record) error {
 	if !backoff.Sleep(ctx, b.lt.delays()) {
 		return context.Cause(ctx)
@@ -179,8 +181,8 @@ func (b *book) healthLocked(h *outbox.Health) {
 	}
 }
 
-// crash forgets what is not committed. It returns the deliveries without a row, by event, and when the first pending one of
-// each endpoint is due.
+// crash forgets what is not committed. It returns the deliveries without a row, by event, and when
+// the first pending one of each endpoint is due.
 func (b *book) crash() (unrecorded []*outbox.Delivery, due map[string]time.Time) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -269,7 +271,8 @@ func (b *book) expect(deliveries []*outbox.Delivery, bodyBytes int) {
 	}
 }
 
-// track takes in new deliveries with the results that stand already, and parks those that have no result in time.
+// track takes in new deliveries with the results that stand already, and parks those that have no
+// result in time.
 func (b *book) track(ctx context.Context, deliveries []*outbox.Delivery, results []*outbox.Record) error {
 	var writes []func() *outbox.Record
 	for _, r := range results {
@@ -370,8 +373,8 @@ func (b *book) stepLocked() {
 	b.jobs = b.jobs[1:]
 }
 
-// due is a dueFunc over the rows. Like the real one it looks at the rows, asks Skip some time later, and answers later
-// still.
+// due is a dueFunc over the rows. Like the real one it looks at the rows, asks Skip some time
+// later, and answers later still.
 func (b *book) due(ctx context.Context, wants []outbox.Want, now time.Time, maxBytes int) (map[string]*outbox.Refill, error) {
 	backoff.Sleep(ctx, b.lt.delays())
 	refills := map[string]*outbox.Refill{}
@@ -385,7 +388,8 @@ func (b *book) due(ctx context.Context, wants []outbox.Want, now time.Time, maxB
 	for _, w := range wants {
 		r := &outbox.Refill{}
 		refills[w.EndpointID] = r
-		// The first of those that are due, in order. Most rows of a backlog come after all that are kept, and cost one comparison.
+		// The first of those that are due, in order. Most rows of a backlog come after all that are
+		// kept, and cost one comparison.
 		first, many := []*outbox.Delivery{}, 0
 		for eventID, row := range b.pending[w.EndpointID] {
 			if row.next.After(now) {
@@ -440,7 +444,8 @@ func (b *book) due(ctx context.Context, wants []outbox.Want, now time.Time, maxB
 	return refills, nil
 }
 
-// breakReads has due answer with an error, or work again with nil. It returns how often due was called so far.
+// breakReads has due answer with an error, or work again with nil. It returns how often due was
+// called so far.
 func (b *book) breakReads(err error) (reads int) {
 	b.mu.Lock()
 	defer b.mu.Unlock()

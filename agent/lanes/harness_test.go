@@ -42,7 +42,8 @@ type attempts struct {
 	lastOpen time.Duration // when the last attempt began
 }
 
-// laneTest runs lanes in a synctest bubble against endpoints that answer as told and a book in place of the database.
+// laneTest runs lanes in a synctest bubble against endpoints that answer as told and a book in
+// place of the database.
 type laneTest struct {
 	*Scheduler
 	t      *testing.T
@@ -70,8 +71,9 @@ func (noMeter) EndpointDisabled(string)                            {}
 // asLong is Config.lengthen of tests that count on exact waits.
 func asLong(d time.Duration) time.Duration { return d }
 
-// newLaneTest begins a test with the product's own limits, which configure may change. Failing endpoints are not paced unless it
-// says so: most tests want many failures soon. Everything ends with the bubble.
+// newLaneTest begins a test with the product's own limits, which configure may change. Failing
+// endpoints are not paced unless it says so: most tests want many failures soon. Everything ends
+// with the bubble.
 func newLaneTest(t *testing.T, configure func(*Config)) *laneTest {
 	lt := &laneTest{t: t, log: &agenttest.Buffer{}, began: time.Now(), endpoints: map[string]*attempts{}, targets: map[*sink.Target]string{}}
 	lt.delays = func() time.Duration { return 2 * time.Millisecond }
@@ -112,9 +114,9 @@ func (lt *laneTest) begin(cfg Config) {
 	}
 }
 
-// crash ends the agent as it stands and starts another one, as session does: with the endpoints as the database has them, what
-// is pending there, and the stream from the checkpoint on. What was not committed is lost; rows are the endpoints of the
-// database.
+// crash ends the agent as it stands and starts another one, as session does: with the endpoints as
+// the database has them, what is pending there, and the stream from the checkpoint on. What was not
+// committed is lost; rows are the endpoints of the database.
 func (lt *laneTest) crash(rows []outbox.Endpoint) {
 	lt.t.Helper()
 	lt.kill()
@@ -288,7 +290,8 @@ func (lt *laneTest) made(id string) int {
 	return lt.endpoints[id].n
 }
 
-// quiet fails the test when the lanes still hold something: all their accounts must be back at zero.
+// quiet fails the test when the lanes still hold something: all their accounts must be back at
+// zero.
 func (lt *laneTest) quiet() {
 	lt.t.Helper()
 	lt.Scheduler.mu.Lock()

@@ -108,7 +108,8 @@ func TestLanes_DisableAtExactlyTheHundredthConsecutiveFailure(t *testing.T) {
 func TestLanes_InFlightNeverExceedsTheFailuresLeft(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		lt := newLaneTest(t, func(c *Config) { c.DisableAfter = 4 }) // less than the window at first
-		// Attempts that have begun count as failures here: the limit must hold even if all of them fail.
+		// Attempts that have begun count as failures here: the limit must hold even if all of them
+		// fail.
 		failures := 0
 		lt.send(lt.endpoint("ep", func(_ string, n int) answer {
 			if n <= 100 {
@@ -245,8 +246,8 @@ func TestLanes_GoOnWhenAnUnusableEndpointIsMended(t *testing.T) {
 	})
 }
 
-// TestLanes_DisableAnUnusableEndpointWhoseAttemptsUnderWayFail keeps a lane from standing at its limit for ever once it
-// is mended.
+// TestLanes_DisableAnUnusableEndpointWhoseAttemptsUnderWayFail keeps a lane from standing at its
+// limit for ever once it is mended.
 func TestLanes_DisableAnUnusableEndpointWhoseAttemptsUnderWayFail(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		lt := newLaneTest(t, func(c *Config) { c.DisableAfter = 1 })
@@ -261,8 +262,8 @@ func TestLanes_DisableAnUnusableEndpointWhoseAttemptsUnderWayFail(t *testing.T) 
 	})
 }
 
-// TestLanes_MissAResultThatIsOvertakenByTheDisabling holds a retry back on the way to the ledger while the endpoint is disabled:
-// its row must not stay pending.
+// TestLanes_MissAResultThatIsOvertakenByTheDisabling holds a retry back on the way to the ledger
+// while the endpoint is disabled: its row must not stay pending.
 func TestLanes_MissAResultThatIsOvertakenByTheDisabling(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		lt := newLaneTest(t, nil)

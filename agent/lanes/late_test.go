@@ -40,8 +40,9 @@ func (n *missingNotes) take() []outbox.Missing {
 	return calls
 }
 
-// TestLanes_TheCounterOfARemovedEndpointIsDeletedAfterItsLastResult removes an endpoint with an attempt under way. A counter that is
-// recorded after the removal would stay for ever, and count for an endpoint that is registered under the same id.
+// TestLanes_TheCounterOfARemovedEndpointIsDeletedAfterItsLastResult removes an endpoint with an
+// attempt under way. A counter that is recorded after the removal would stay for ever, and count
+// for an endpoint that is registered under the same id.
 func TestLanes_TheCounterOfARemovedEndpointIsDeletedAfterItsLastResult(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := &missingNotes{}
@@ -58,8 +59,8 @@ func TestLanes_TheCounterOfARemovedEndpointIsDeletedAfterItsLastResult(t *testin
 	})
 }
 
-// TestLanes_AnAttemptWhoseResultIsCommittedKeepsNoRowPending has the ledger commit a result before its worker comes to note the end
-// of the attempt, while the endpoint is disabled.
+// TestLanes_AnAttemptWhoseResultIsCommittedKeepsNoRowPending has the ledger commit a result before
+// its worker comes to note the end of the attempt, while the endpoint is disabled.
 func TestLanes_AnAttemptWhoseResultIsCommittedKeepsNoRowPending(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := &missingNotes{}

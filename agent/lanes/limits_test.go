@@ -31,7 +31,8 @@ func (lt *laneTest) many(prefix string, n int, answer func(string, int) answer) 
 	return lanes
 }
 
-// deliveredAll fails the test when not all deliveries to these endpoints have succeeded, each in one attempt.
+// deliveredAll fails the test when not all deliveries to these endpoints have succeeded, each in
+// one attempt.
 func (lt *laneTest) deliveredAll(lanes []*Lane, each int) {
 	lt.t.Helper()
 	for _, l := range lanes {
@@ -41,8 +42,8 @@ func (lt *laneTest) deliveredAll(lanes []*Lane, each int) {
 	}
 }
 
-// TestLanes_NoLaneWaitsForALongerOne shows the fairness of P9: 20 lanes are served in turn with a lane that came first
-// and has much more.
+// TestLanes_NoLaneWaitsForALongerOne shows the fairness of P9: 20 lanes are served in turn with a
+// lane that came first and has much more.
 func TestLanes_NoLaneWaitsForALongerOne(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		lt := newLaneTest(t, func(c *Config) { c.Concurrency = 16 })
@@ -53,7 +54,8 @@ func TestLanes_NoLaneWaitsForALongerOne(t *testing.T) {
 			lt.send(l, 10, 10)
 		}
 		agenttest.Pass(time.Minute)
-		// 200 of the small ones' and at most as many of the big one's, 16 at a time and a few less at first.
+		// 200 of the small ones' and at most as many of the big one's, 16 at a time and a few less
+		// at first.
 		if last := lt.lastAttempts(small); last > 4*time.Second {
 			t.Errorf("the small lanes were done after %v: they waited for the big one", last)
 		}
@@ -69,8 +71,8 @@ func TestLanes_NoLaneWaitsForALongerOne(t *testing.T) {
 	})
 }
 
-// TestLanes_NoVenueWaitsForALargerOne has a venue with two thousand endpoints, to each of which much is due, and one with a single
-// endpoint.
+// TestLanes_NoVenueWaitsForALargerOne has a venue with two thousand endpoints, to each of which
+// much is due, and one with a single endpoint.
 func TestLanes_NoVenueWaitsForALargerOne(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		lt := newLaneTest(t, func(c *Config) { c.Concurrency, c.QueueBytes = 16, 1<<20 })
@@ -103,8 +105,8 @@ func TestLanes_NoVenueWaitsForALargerOne(t *testing.T) {
 	})
 }
 
-// TestLanes_NewEventsDoNotWaitForWhatWasDueBefore has one delivery due to each of very many venues when an agent starts, none of which
-// has been tried, and new events of another venue meanwhile.
+// TestLanes_NewEventsDoNotWaitForWhatWasDueBefore has one delivery due to each of very many venues
+// when an agent starts, none of which has been tried, and new events of another venue meanwhile.
 func TestLanes_NewEventsDoNotWaitForWhatWasDueBefore(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		lt := newLaneTest(t, func(c *Config) { c.Concurrency = 16 })
@@ -134,7 +136,8 @@ func TestLanes_NewEventsDoNotWaitForWhatWasDueBefore(t *testing.T) {
 	})
 }
 
-// TestLanes_HungEndpointsSlowNoOther shows P9 with more hung endpoints than the global limit has places.
+// TestLanes_HungEndpointsSlowNoOther shows P9 with more hung endpoints than the global limit has
+// places.
 func TestLanes_HungEndpointsSlowNoOther(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		lt := newLaneTest(t, func(c *Config) { c.Concurrency = 16 })
@@ -169,8 +172,8 @@ func TestLanes_HungEndpointsSlowNoOther(t *testing.T) {
 	})
 }
 
-// TestLanes_ALaneThatIsQuickAgainDoesNotWaitAmongTheSlow has a lane that is listed as unproven become proven while the
-// unproven ones' share is taken.
+// TestLanes_ALaneThatIsQuickAgainDoesNotWaitAmongTheSlow has a lane that is listed as unproven
+// become proven while the unproven ones' share is taken.
 func TestLanes_ALaneThatIsQuickAgainDoesNotWaitAmongTheSlow(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		lt := newLaneTest(t, func(c *Config) { c.Concurrency, c.EndpointConcurrency = 8, 2 })
@@ -196,7 +199,8 @@ func TestLanes_ALaneThatIsQuickAgainDoesNotWaitAmongTheSlow(t *testing.T) {
 	})
 }
 
-// TestLanes_ALaneThatBecomesSlowWhileItWaitsKeepsItsTurn has a lane be unproven by the time a place is free.
+// TestLanes_ALaneThatBecomesSlowWhileItWaitsKeepsItsTurn has a lane be unproven by the time a place
+// is free.
 func TestLanes_ALaneThatBecomesSlowWhileItWaitsKeepsItsTurn(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		lt := newLaneTest(t, func(c *Config) { c.Concurrency = 4 })
@@ -272,8 +276,8 @@ func TestLanes_LeaveWhatDoesNotFitToTheDatabaseAndFetchItLater(t *testing.T) {
 	})
 }
 
-// TestLanes_ARefillDoesNotOverlookABacklogThatIsNotRecordedYet has a refill find nothing while deliveries are on their
-// way to the database.
+// TestLanes_ARefillDoesNotOverlookABacklogThatIsNotRecordedYet has a refill find nothing while
+// deliveries are on their way to the database.
 func TestLanes_ARefillDoesNotOverlookABacklogThatIsNotRecordedYet(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		lt := newLaneTest(t, func(c *Config) { c.EndpointConcurrency = 1 })
@@ -314,8 +318,8 @@ func TestLanes_NewDeliveriesQueueUpBehindABacklog(t *testing.T) {
 	})
 }
 
-// TestLanes_MemoryStaysWithinQueueBytes has hung endpoints with large events: in memory stands what the limit allows,
-// or one delivery for each lane.
+// TestLanes_MemoryStaysWithinQueueBytes has hung endpoints with large events: in memory stands what
+// the limit allows, or one delivery for each lane.
 func TestLanes_MemoryStaysWithinQueueBytes(t *testing.T) {
 	const body = 300
 	const each = body + outbox.DeliveryBytes
@@ -362,7 +366,8 @@ func TestLanes_MemoryStaysWithinQueueBytes(t *testing.T) {
 	})
 }
 
-// TestRefill_FetchesLittleMoreThanALaneMayHold has one lane with large events and much memory that is not for it alone.
+// TestRefill_FetchesLittleMoreThanALaneMayHold has one lane with large events and much memory that
+// is not for it alone.
 func TestRefill_FetchesLittleMoreThanALaneMayHold(t *testing.T) {
 	const body = 300
 	synctest.Test(t, func(t *testing.T) {
@@ -377,7 +382,8 @@ func TestRefill_FetchesLittleMoreThanALaneMayHold(t *testing.T) {
 	})
 }
 
-// TestLanes_ALaneThatMovesToAnotherVenueIsServedAgain has a lane that is full, with nothing in flight, move.
+// TestLanes_ALaneThatMovesToAnotherVenueIsServedAgain has a lane that is full, with nothing in
+// flight, move.
 func TestLanes_ALaneThatMovesToAnotherVenueIsServedAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		lt := newLaneTest(t, func(c *Config) { c.QueueBytes = laneShare * 3 * outbox.DeliveryBytes })
@@ -399,11 +405,13 @@ func TestLanes_ALaneThatMovesToAnotherVenueIsServedAgain(t *testing.T) {
 	})
 }
 
-// TestLanes_AnEventThatStandsTwiceDisturbsNoAccount has the same event twice in a lane, as a table without a unique id may.
+// TestLanes_AnEventThatStandsTwiceDisturbsNoAccount has the same event twice in a lane, as a table
+// without a unique id may.
 func TestLanes_AnEventThatStandsTwiceDisturbsNoAccount(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		lt := newLaneTest(t, func(c *Config) {
-			// laneTest and its book want no two attempts and no two results of one delivery, which cannot be had here.
+			// laneTest and its book want no two attempts and no two results of one delivery, which
+			// cannot be had here.
 			c.Write = func(context.Context, ...outbox.Entry) error { return nil }
 			c.Attempt = func(ctx context.Context, _ sink.Request) sink.Result {
 				backoff.Sleep(ctx, 10*time.Millisecond)

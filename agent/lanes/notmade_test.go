@@ -11,7 +11,8 @@ import (
 	"github.com/quintago/webhook-agent/testenv/agenttest"
 )
 
-// An attempt that cannot be made is tried again soon, less often while that lasts, and as soon as at first the next time.
+// An attempt that cannot be made is tried again soon, less often while that lasts, and as soon as
+// at first the next time.
 func TestLanes_AnAttemptThatCouldNotBeMadeIsTriedAgain(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

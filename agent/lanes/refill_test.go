@@ -10,7 +10,8 @@ import (
 	"github.com/quintago/webhook-agent/testenv/agenttest"
 )
 
-// fetched plays a refill of the lane ep during which meanwhile happens, and returns how many records came of it.
+// fetched plays a refill of the lane ep during which meanwhile happens, and returns how many
+// records came of it.
 func fetched(lt *laneTest, r *outbox.Refill, meanwhile func()) int {
 	lt.t.Helper()
 	now := time.Now()
@@ -25,8 +26,9 @@ func fetched(lt *laneTest, r *outbox.Refill, meanwhile func()) int {
 	return len(lt.feed(wants, map[string]*outbox.Refill{"ep": r}, now))
 }
 
-// TestRefill_ALostEventIsRecordedOnceAndNotOverAResult fetches a delivery whose event is gone: it is failed, but not where its result
-// was recorded while it was fetched, and not a second time while that is on its way.
+// TestRefill_ALostEventIsRecordedOnceAndNotOverAResult fetches a delivery whose event is gone: it
+// is failed, but not where its result was recorded while it was fetched, and not a second time
+// while that is on its way.
 func TestRefill_ALostEventIsRecordedOnceAndNotOverAResult(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		lt := newLaneTest(t, nil)
@@ -82,8 +84,8 @@ func TestLanes_KeepTheEarliestTimeAtWhichSomethingIsDue(t *testing.T) {
 	})
 }
 
-// TestLanes_NothingOfAFormerVenueIsSent has an endpoint that moves to another venue while deliveries of the former one wait in
-// memory and in the database.
+// TestLanes_NothingOfAFormerVenueIsSent has an endpoint that moves to another venue while
+// deliveries of the former one wait in memory and in the database.
 func TestLanes_NothingOfAFormerVenueIsSent(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		lt := newLaneTest(t, nil)

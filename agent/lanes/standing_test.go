@@ -102,7 +102,8 @@ func TestLanes_AnOutageOfAQuarterOfAnHourDisablesNobody(t *testing.T) {
 	}
 }
 
-// bucket is a server that takes rate events a second, and as many at once, and answers 429 to all others.
+// bucket is a server that takes rate events a second, and as many at once, and answers 429 to all
+// others.
 func bucket(rate float64) func(string, int) answer {
 	most := max(1, rate)
 	tokens, at := most, time.Now()
@@ -264,7 +265,8 @@ func TestLanes_APaceOutlivesACrashAndEndsWithASuccess(t *testing.T) {
 	})
 }
 
-// Attempts that were in flight together fail together. Those that are left take a quarter of an hour all the same.
+// Attempts that were in flight together fail together. Those that are left take a quarter of an
+// hour all the same.
 func TestLanes_FailuresThatCameAtOnceShortenNoOutage(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -294,7 +296,8 @@ func TestLanes_FailuresThatCameAtOnceShortenNoOutage(t *testing.T) {
 	})
 }
 
-// While an endpoint is held its events wait in the database. What a refill brings one that fails, it can use soon.
+// While an endpoint is held its events wait in the database. What a refill brings one that fails,
+// it can use soon.
 func TestLanes_EventsOfAHeldEndpointWaitInTheDatabase(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -308,7 +311,8 @@ func TestLanes_EventsOfAHeldEndpointWaitInTheDatabase(t *testing.T) {
 		if st := lt.Stats(); st.Queued != 0 || st.Held != 1 {
 			t.Errorf("%+v after events for a held endpoint", st)
 		}
-		// All that a refill has brought goes back, and nothing else is due: it comes again all the same.
+		// All that a refill has brought goes back, and nothing else is due: it comes again all the
+		// same.
 		agenttest.Pass(time.Minute + 5*time.Second)
 		if st := lt.Stats(); st.Queued != 0 || st.Active != 0 {
 			t.Errorf("%+v after the second answer", st)
@@ -334,7 +338,8 @@ func TestLanes_EventsOfAHeldEndpointWaitInTheDatabase(t *testing.T) {
 	})
 }
 
-// A lane that gives back what a refill has brought comes for it again, although the delivery that was held for has failed for good.
+// A lane that gives back what a refill has brought comes for it again, although the delivery that
+// was held for has failed for good.
 func TestLanes_WhatIsGivenBackComesAgain(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -429,7 +434,8 @@ func TestLanes_ARefillBringsAHeldLaneNothing(t *testing.T) {
 	})
 }
 
-// A hold that becomes shorter is heeded at once, although a timer waits for the end of the longer one.
+// A hold that becomes shorter is heeded at once, although a timer waits for the end of the longer
+// one.
 func TestLanes_AShorterHoldIsHeeded(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
