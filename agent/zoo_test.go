@@ -203,8 +203,8 @@ func TestZoo_HealthyEndpointsDoNotNoticeIt(t *testing.T) {
 	t.Parallel()
 	const (
 		events = 400
-		sound  = 2           // endpoints
-		slow   = time.Second // half of what an attempt at a silent animal takes; for nine of ten, since other tests run beside this one
+		sound  = 2               // endpoints
+		slow   = 2 * time.Second // what an attempt at a silent animal takes; for nine of ten, since other tests run beside this one
 		memory = 160 << 20
 	)
 	z := zoo.Start(t)
