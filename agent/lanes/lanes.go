@@ -35,14 +35,15 @@ func FailedAside(d *outbox.Delivery, now time.Time) *outbox.Record {
 
 // Config sets the limits of a Scheduler and connects it with the rest of the term.
 type Config struct {
-	Concurrency         int
-	EndpointConcurrency int
-	DisableAfter        int
-	Retries             []time.Duration
-	FailingInterval     time.Duration // delivery.failing_interval; zero paces nobody
+	Concurrency         int             // delivery.concurrency: attempts under way, all lanes together
+	EndpointConcurrency int             // delivery.endpoint_concurrency: attempts under way of one lane
+	DisableAfter        int             // delivery.disable_after: consecutive failures
+	Retries             []time.Duration // delivery.retries: the wait after each failed attempt
+	FailingInterval     time.Duration   // delivery.failing_interval; zero: failures hold no lane
 	// Lengthen makes a wait up to a tenth longer. Endpoints that failed together are then not tried
 	// again together. When it is nil, the wait is lengthened at random.
-	Lengthen   func(time.Duration) time.Duration
+	Lengthen func(time.Duration) time.Duration
+	// QueueBytes is delivery.queue_memory: the memory for the deliveries of all lanes.
 	QueueBytes int
 	// Attempt makes one attempt. Many goroutines call it.
 	Attempt func(context.Context, sink.Request) sink.Result
@@ -86,8 +87,8 @@ type Meter interface {
 type Scheduler struct {
 	cfg Config
 
-	mu   sync.Mutex
-	byID map[string]*Lane
+	mu   sync.Mutex       // guards the fields down to stopped
+	byID map[string]*Lane // the lanes of all endpoints that exist
 	// removed are the lanes of endpoints that are gone, as long as they hold deliveries. An
 	// endpoint may come back under its id, and must not get such a delivery twice.
 	removed  map[string]*Lane
