@@ -213,7 +213,7 @@ func TestAttempt_IsCanceledAsItSends(t *testing.T) {
 func TestConn_IsAliveBehindASessionTicket(t *testing.T) {
 	base, w := serveTLSWith(t, func(c *tls.Config) { c.ClientAuth = tls.RequestClientCert }) // the tickets come behind the handshake then
 	target := w.Target(base, requestTo(base).Secret)
-	c, err := w.client.connect(t.Context(), target.origin, time.Now().Add(time.Minute), new(progress))
+	c, err := w.client.connect(t.Context(), target.origin, time.Now().Add(time.Minute), 0, new(progress))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -10,7 +10,8 @@
 //     receiver has accepted last. While none was accepted it is the oldest, which the receiver is still on; then the newest, which
 //     it changes to; then the others. Target remembers it, in memory.
 //   - One deadline, delivery.timeout, covers DNS, connect, TLS, request, headers and body.
-//   - What fails on this side of the wire is no attempt (NotMade): descriptors, memory, ports, routes, and the resolver. Whether it
+//   - What fails on this side of the wire is no attempt (NotMade): descriptors, memory, ports, routes, root certificates, and the
+//     resolver. Certificates are judged by the time that is signed, which is the database's, not by this host's clock. Whether it
 //     is our resolver or a customer's DNS that fails is found out by asking for other names (local.go).
 //   - The status line decides: 2xx is a success whatever the body does afterwards, everything else is a failure.
 //   - The body is sent and signed as it is given, byte for byte, under both schemes (see Sign).

@@ -21,7 +21,8 @@ type Request struct {
 	EventID string
 	Body    []byte // the envelope, sent and signed as it is; Attempt does not change it
 	Test    bool   // a sample, which Webhook-Test: true tells from a real event
-	// At is the time that is signed and sent, and by which former secrets end; zero for this host's clock.
+	// At is the time that is signed and sent, and by which former secrets end and certificates are
+	// judged; zero for this host's clock.
 	At time.Time
 
 	keys []*signingKey // Target's at the time At
@@ -177,7 +178,7 @@ func refusesSignature(code int) bool {
 // X-Quintago-Signature.
 func (w *Webhook) exchange(ctx context.Context, r Request, start time.Time, signer *signingKey) (result Result) {
 	seen, began, deadline := new(progress), time.Now(), start.Add(w.timeout)
-	m := w.newMessage(r, signer)
+	m := w.newMessage(r, start, signer)
 	defer m.free()
 	crashpoint.Hit(crashpoint.BeforeDial)
 	a, err := w.client.post(ctx, r.Target.origin, deadline, m, seen)
@@ -200,6 +201,7 @@ func (w *Webhook) exchange(ctx context.Context, r Request, start time.Time, sign
 			phase:       phase(seen.phase.Load()),
 			blocked:     seen.blocked.Load(),
 			certificate: seen.certificate.Load(),
+			now:         time.Now().Add(m.ahead),
 		}
 		if fault, sentence := w.local(began, err, f); fault != "" {
 			result = notMade(fault, sentence)
