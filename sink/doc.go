@@ -4,8 +4,9 @@
 //
 //   - Attempt makes one attempt and returns a value. It never follows a redirect and never panics. It sends more than once in two
 //     cases, within the same deadline: on a fresh connection when a kept one ends before an answer, since servers close those
-//     whenever they like; and, while former secrets sign as well, with another secret after a 400, 401 or 403, three secrets
-//     at most. A server may so see an event more than once, which at-least-once allows.
+//     whenever they like; and, while former secrets sign as well, with another secret after a 400, 401, 403 or 410, three secrets
+//     at most. After another failure of a request that was sent the next attempt begins with another one, and an endpoint is
+//     Gone once each secret has got a 410. A server may so see an event more than once, which at-least-once allows.
 //   - Each valid secret has an entry in Webhook-Signature. X-Quintago-Signature has room for one: that of the secret which the
 //     receiver has accepted last. While none was accepted it is the oldest, which the receiver is still on; then the newest, which
 //     it changes to; then the others. Target remembers it, in memory.
