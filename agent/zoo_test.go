@@ -34,7 +34,7 @@ func zooResolver(z *zoo.Zoo) *net.Resolver {
 }
 
 // trustZoo has this process, and those that it starts, trust the animals that have nothing wrong
-// with their certificates. It must be called before the first connection by TLS.
+// with their certificates. It must be called before the first sink.Webhook is made.
 func trustZoo() (forget func(), err error) {
 	authority, err := zoo.Authority()
 	if err != nil {
