@@ -27,6 +27,8 @@ func TestRun_AnUnusableEndpointShowsWhyAndTheOthersGoOn(t *testing.T) {
 		agenttest.AddEndpoint(t, env, "venue_1", "not a url", "*"):                            "",
 		agenttest.AddEndpoint(t, env, "venue_1", r.URL, "lead.created", "lead*"):              "lead*",
 		testenv.QueryOne[string](t, env, badSecret, r.URL, "whsec_tooshort"):                  "secret",
+		testenv.QueryOne[string](t, env, badSecret, r.URL, "\ufeff"+agenttest.Secret):         "character 1",
+		testenv.QueryOne[string](t, env, badSecret, r.URL, "Bearer "+agenttest.Secret):        "from whsec_ on",
 		testenv.QueryOne[string](t, env, badSecret, r.URL, ""):                                "secret",
 		testenv.QueryOne[string](t, env, badEvents, r.URL, agenttest.Secret, `{{"a"},{"b"}}`): "",
 	}

@@ -34,7 +34,7 @@ func zooResolver(z *zoo.Zoo) *net.Resolver {
 }
 
 // trustZoo makes this process, and those that it starts, trust the animals whose certificates are
-// right. It must be called before the first TLS connection.
+// right. It must be called before the first sink.Webhook is made.
 func trustZoo() (forget func(), err error) {
 	authority, err := zoo.Authority()
 	if err != nil {

@@ -60,6 +60,7 @@ type failure struct {
 	blocked  *refusal // an address that the guard refused, or nil
 	// certificate reports whether the server has asked for a client certificate. It need not want one.
 	certificate bool
+	now         time.Time // by which certificates are judged
 }
 
 // classify names the class of an error of an exchange and says what happened in one sentence. It goes by types where there are
@@ -79,7 +80,7 @@ func classify(err error, f failure) (Class, string) {
 	case errors.As(err, &dns):
 		return ClassDNSError, dnsSentence(dns, host)
 	case errors.As(err, &cert):
-		return classifyCertificate(cert, host)
+		return classifyCertificate(cert, host, f.now.UTC())
 	case errors.Is(err, syscall.ECONNREFUSED):
 		return ClassConnectRefused, host + " refused the connection: nothing listens on that port, or a firewall rejects it"
 	case errors.Is(err, syscall.ETIMEDOUT) && f.phase <= phaseConnect:
@@ -154,26 +155,22 @@ func dnsSentence(err *net.DNSError, host string) string {
 	}
 }
 
-func classifyCertificate(err *tls.CertificateVerificationError, host string) (Class, string) {
+func classifyCertificate(err *tls.CertificateVerificationError, host string, now time.Time) (Class, string) {
 	var (
 		wrongHost x509.HostnameError
 		invalid   x509.CertificateInvalidError
-		roots     x509.SystemRootsError
 	)
 	switch {
 	case errors.As(err, &wrongHost):
 		// The names come from the certificate: as many and as long as a stranger likes.
 		return ClassTLSWrongHost, fmt.Sprintf("the certificate is %s, not for %s", certNames(wrongHost.Certificate), host)
 	case errors.As(err, &invalid) && invalid.Reason == x509.Expired:
-		now := time.Now().UTC()
 		if c := invalid.Cert; now.Before(c.NotBefore) {
 			return ClassTLSExpired, fmt.Sprintf("a certificate is not valid before %s; the agent's clock says %s",
 				c.NotBefore.UTC().Format(time.RFC3339), now.Format(time.RFC3339))
 		}
 		return ClassTLSExpired, fmt.Sprintf("a certificate expired on %s; the agent's clock says %s",
 			invalid.Cert.NotAfter.UTC().Format(time.RFC3339), now.Format(time.RFC3339))
-	case errors.As(err, &roots):
-		return ClassTLSUntrusted, "the agent's host has no root certificates; install ca-certificates there"
 	default:
 		return ClassTLSUntrusted, "the certificate is not signed by a known authority: " +
 			"it is self-signed, or an intermediate certificate is missing"

@@ -3,6 +3,7 @@ package sink
 import (
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"math/rand/v2"
 	"net/http"
@@ -28,6 +29,8 @@ type client struct {
 	dial dialFunc
 	tls  *tls.Config
 	idle *idle
+	// roots judge the servers' certificates.
+	roots *roots
 }
 
 func newClient(cfg WebhookConfig, g *guard, n *names) *client {
@@ -39,7 +42,8 @@ func newClient(cfg WebhookConfig, g *guard, n *names) *client {
 			NextProtos:         []string{"http/1.1"},
 			ClientSessionCache: tls.NewLRUClientSessionCache(tlsSessionCacheSize),
 		},
-		idle: newIdle(cfg.MaxIdlePerHost, cfg.MaxIdle),
+		idle:  newIdle(cfg.MaxIdlePerHost, cfg.MaxIdle),
+		roots: newRoots(),
 	}
 }
 
@@ -60,7 +64,7 @@ func (c *client) post(ctx context.Context, to origin, deadline time.Time, m *mes
 		c.idle.lost(to)
 		seen.restart()
 	}
-	fresh, err := c.connect(ctx, to, deadline, seen)
+	fresh, err := c.connect(ctx, to, deadline, m.ahead, seen)
 	if err != nil {
 		return answer{}, err
 	}
@@ -89,10 +93,18 @@ func (c *client) done(used *conn, keep bool) {
 	}
 }
 
-// connect opens a connection, with TLS if the origin has it.
-func (c *client) connect(ctx context.Context, to origin, deadline time.Time, seen *progress) (*conn, error) {
+// connect opens a connection, with TLS if the origin has it. Certificates are judged by a clock that
+// is so far ahead of this host's.
+func (c *client) connect(ctx context.Context, to origin, deadline time.Time, ahead time.Duration, seen *progress) (*conn, error) {
 	ctx, cancel := context.WithDeadline(context.WithValue(ctx, progressKey{}, seen), deadline)
 	defer cancel()
+	var trusted *x509.CertPool
+	if to.serverName != "" {
+		var err error
+		if trusted, err = c.roots.get(); err != nil {
+			return nil, err
+		}
+	}
 	opened, err := c.dial(ctx, "tcp", to.address)
 	if err != nil {
 		return nil, err
@@ -101,6 +113,8 @@ func (c *client) connect(ctx context.Context, to origin, deadline time.Time, see
 		seen.reach(phaseTLS)
 		cfg := c.tls.Clone()
 		cfg.ServerName = to.serverName
+		cfg.RootCAs = trusted
+		cfg.Time = func() time.Time { return time.Now().Add(ahead) }
 		cfg.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
 			seen.certificate.Store(true)
 			return new(tls.Certificate), nil // none, as without this function

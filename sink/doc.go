@@ -4,13 +4,15 @@
 //
 //   - Attempt makes one attempt and returns a value. It never follows a redirect and never panics. It sends more than once in two
 //     cases, within the same deadline: on a fresh connection when a kept one ends before an answer, since servers close those
-//     whenever they like; and, while former secrets sign as well, with another secret after a 400, 401 or 403, three secrets
-//     at most. A server may so see an event more than once, which at-least-once allows.
+//     whenever they like; and, while former secrets sign as well, with another secret after a 400, 401, 403 or 410, three secrets
+//     at most. After another failure of a request that was sent the next attempt begins with another one, and an endpoint is
+//     Gone once each secret has got a 410. A server may so see an event more than once, which at-least-once allows.
 //   - Each valid secret has an entry in Webhook-Signature. X-Quintago-Signature has room for one: that of the secret which the
 //     receiver has accepted last. While none was accepted it is the oldest, which the receiver is still on; then the newest, which
 //     it changes to; then the others. Target remembers it, in memory.
 //   - One deadline, delivery.timeout, covers DNS, connect, TLS, request, headers and body.
-//   - What fails on this side of the wire is no attempt (NotMade): descriptors, memory, ports, routes, and the resolver. Whether it
+//   - What fails on this side of the wire is no attempt (NotMade): descriptors, memory, ports, routes, root certificates, and the
+//     resolver. Certificates are judged by the time that is signed, which is the database's, not by this host's clock. Whether it
 //     is our resolver or a customer's DNS that fails is found out by asking for other names (local.go).
 //   - The status line decides: 2xx is a success whatever the body does afterwards, everything else is a failure.
 //   - The body is sent and signed as it is given, byte for byte, under both schemes (see Sign).
@@ -44,7 +46,7 @@
 //     fresh connection. A server that does so three times in a row gets fresh connections for a minute.
 //   - A server may answer before it has read a long request: its status counts. The rest is then sent for a second more if that was 2xx,
 //     and not at all otherwise.
-//   - The rest of an answer is waited for: 50 ms after a 2xx, a second after another status, whose body the log shows.
+//   - The rest of an answer is waited for: 50 ms after a 2xx, 100 ms after another status, whose body the log shows.
 //   - At most MaxIdlePerHost and MaxIdle connections are kept, those that were used last. One takes 3 KiB, and 12 KiB over TLS.
 //
 // Command make differences compares it with net/http: in the zoo, and over 100,000 generated answers.

@@ -24,10 +24,11 @@ const (
 	FaultPorts       Fault = "ports"       // all ports for connections to this address are taken
 	FaultRoute       Fault = "route"       // this host has no route to anywhere
 	FaultResolver    Fault = "resolver"    // the host's DNS resolver answers for no name
+	FaultRoots       Fault = "roots"       // the host has no root certificates, or they cannot be read
 )
 
 // Faults are all of them.
-var Faults = []Fault{FaultDescriptors, FaultMemory, FaultPorts, FaultRoute, FaultResolver}
+var Faults = []Fault{FaultDescriptors, FaultMemory, FaultPorts, FaultRoute, FaultResolver, FaultRoots}
 
 // notMade makes the result of an attempt that was none.
 func notMade(fault Fault, sentence string) Result {
@@ -39,6 +40,9 @@ func notMade(fault Fault, sentence string) Result {
 func (w *Webhook) local(began time.Time, err error, f failure) (Fault, string) {
 	if fault, sentence := exhausted(err); fault != "" {
 		return fault, sentence
+	}
+	if none, ok := errors.AsType[errNoRoots](err); ok {
+		return FaultRoots, none.Error()
 	}
 	if f.phase > phaseConnect {
 		return "", ""

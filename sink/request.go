@@ -6,6 +6,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"time"
 )
 
 // oneWrite is the longest body that goes out with the head, without TLS in one system call. The socket's buffers take that much even if the server
@@ -16,6 +17,8 @@ const oneWrite = 32 << 10
 type message struct {
 	first []byte // the head, and the body if it is short
 	rest  []byte // the body if it is long
+	// ahead is the time that is signed, minus this host's clock.
+	ahead time.Duration
 }
 
 // messages keeps the buffers of message.first.
@@ -27,8 +30,9 @@ func (m *message) free() {
 	messages.Put(m)
 }
 
-// newMessage writes out a request. The key signer signs X-Quintago-Signature.
-func (w *Webhook) newMessage(r Request, signer *signingKey) *message {
+// newMessage writes out a request of an attempt that began at start. The key signer signs
+// X-Quintago-Signature.
+func (w *Webhook) newMessage(r Request, start time.Time, signer *signingKey) *message {
 	m := messages.Get().(*message)
 	b := m.first[:0]
 	b = append(b, r.Target.start...)
@@ -46,7 +50,7 @@ func (w *Webhook) newMessage(r Request, signer *signingKey) *message {
 	} else {
 		m.rest = r.Body
 	}
-	m.first = b
+	m.first, m.ahead = b, r.At.Round(0).Sub(start)
 	return m
 }
 

@@ -25,6 +25,8 @@ type Target struct {
 	// order is in which order the keys are tried for X-Quintago-Signature, which has room for one.
 	// It is nil without a former one. What it points to is never changed.
 	order *atomic.Pointer[[]*signingKey]
+	// wentWith are the keys that got a 410 since another answer came. It is nil without a former one.
+	wentWith *atomic.Pointer[[]*signingKey]
 
 	// err is why nothing can be sent, and class what every attempt fails with; the rest is not
 	// valid then.
@@ -60,7 +62,7 @@ func (w *Webhook) Target(rawURL string, current secret.Text, former ...Former) *
 		}
 	}
 	if len(t.keys) > 1 {
-		t.order = new(atomic.Pointer[[]*signingKey])
+		t.order, t.wentWith = new(atomic.Pointer[[]*signingKey]), new(atomic.Pointer[[]*signingKey])
 		t.begin(t.keys[len(t.keys)-1])
 	}
 	return t
@@ -127,6 +129,24 @@ func (t *Target) begin(with *signingKey) {
 // postpone has the next attempts try keys last, which the receiver seems not to be on.
 func (t *Target) postpone(keys ...*signingKey) {
 	t.setOrder(append(without(*t.order.Load(), keys...), keys...))
+}
+
+// gone takes note of an answer to a request that a key has signed, and reports whether each of keys
+// has got a 410 in a row. Of answers that come at once one may be forgotten: a later one counts then.
+func (t *Target) gone(keys []*signingKey, signer *signingKey, is410 bool) bool {
+	before := t.wentWith.Load()
+	if !is410 {
+		if before != nil {
+			t.wentWith.Store(nil)
+		}
+		return false
+	}
+	all := []*signingKey{signer}
+	if before != nil {
+		all = append(all, without(*before, signer)...)
+	}
+	t.wentWith.Store(&all)
+	return len(without(keys, all...)) == 0
 }
 
 func (t *Target) setOrder(order []*signingKey) { t.order.Store(&order) }

@@ -21,7 +21,8 @@ type Request struct {
 	EventID string
 	Body    []byte // the envelope, sent and signed as it is; Attempt does not change it
 	Test    bool   // a sample, which Webhook-Test: true tells from a real event
-	// At is the time that is signed and sent, and by which former secrets end; zero for this host's clock.
+	// At is the time that is signed and sent, and by which former secrets end and certificates are
+	// judged; zero for this host's clock.
 	At time.Time
 
 	keys []*signingKey // Target's at the time At
@@ -136,30 +137,42 @@ func (w *Webhook) Attempt(ctx context.Context, r Request) (result Result) {
 	}
 	r.keys = r.Target.valid(r.At)
 	if len(r.keys) == 1 {
-		return w.exchange(ctx, r, start, r.keys[0])
+		result, _ := w.exchange(ctx, r, start, r.keys[0])
+		return result
 	}
 	return w.rotate(ctx, r, start)
 }
 
 // rotate is Attempt while former secrets sign as well. A receiver written to the customers' page reads X-Quintago-Signature
 // alone, and changes to a new secret at a time of its own: what it refuses is sent once more with another secret.
+//
+// A 410 disables the endpoint at once, and may be what a receiver says to a wrong signature. So it counts as such until each
+// secret has got it.
 func (w *Webhook) rotate(ctx context.Context, r Request, start time.Time) (result Result) {
 	choices := r.Target.choices(r.keys)
 	for i, signer := range choices {
-		next := w.exchange(ctx, r, start, signer)
+		next, sent := w.exchange(ctx, r, start, signer)
 		if next.Code == 0 && next.Outcome != Canceled && i > 0 {
 			r.Target.postpone(choices[:i]...)
 			return result // which is what is known of the server
 		}
 		result = next
+		if result.Code != 0 && r.Target.gone(r.keys, signer, result.Outcome == Gone) {
+			return result
+		}
+		if result.Outcome == Gone {
+			result.Outcome = Failed
+			result.Error = "the server answered 410, which counts as a refused signature until each secret of the rotation has got it"
+		}
 		switch {
 		case refusesSignature(result.Code):
 			if i+1 < len(choices) && result.RetryAfter == 0 && ctx.Err() == nil {
 				continue
 			}
 			r.Target.postpone(choices[:i+1]...)
-		case result.Outcome == Failed && result.Code != 0 && i == 0:
-			r.Target.postpone(signer) // some answer 500 to a signature that is wrong: the next attempt tries another
+		case result.Outcome == Failed && sent && i == 0:
+			// Some answer 500 to a signature that is wrong, some end the connection, and some are silent.
+			r.Target.postpone(signer) // so the next attempt tries another
 		case result.Code != 0:
 			r.Target.begin(signer)
 		}
@@ -170,14 +183,18 @@ func (w *Webhook) rotate(ctx context.Context, r Request, start time.Time) (resul
 
 // refusesSignature reports whether a receiver that finds a signature wrong may answer so.
 func refusesSignature(code int) bool {
-	return code == http.StatusBadRequest || code == http.StatusUnauthorized || code == http.StatusForbidden
+	switch code {
+	case http.StatusBadRequest, http.StatusUnauthorized, http.StatusForbidden, http.StatusGone:
+		return true
+	}
+	return false
 }
 
 // exchange sends r, of an attempt that began at start and ends at the deadline or with ctx, and reads the answer. The key signer signs
-// X-Quintago-Signature.
-func (w *Webhook) exchange(ctx context.Context, r Request, start time.Time, signer *signingKey) (result Result) {
+// X-Quintago-Signature. It reports whether the server has all of the request, as far as this side knows.
+func (w *Webhook) exchange(ctx context.Context, r Request, start time.Time, signer *signingKey) (result Result, sent bool) {
 	seen, began, deadline := new(progress), time.Now(), start.Add(w.timeout)
-	m := w.newMessage(r, signer)
+	m := w.newMessage(r, start, signer)
 	defer m.free()
 	crashpoint.Hit(crashpoint.BeforeDial)
 	a, err := w.client.post(ctx, r.Target.origin, deadline, m, seen)
@@ -200,6 +217,7 @@ func (w *Webhook) exchange(ctx context.Context, r Request, start time.Time, sign
 			phase:       phase(seen.phase.Load()),
 			blocked:     seen.blocked.Load(),
 			certificate: seen.certificate.Load(),
+			now:         time.Now().Add(m.ahead),
 		}
 		if fault, sentence := w.local(began, err, f); fault != "" {
 			result = notMade(fault, sentence)
@@ -208,7 +226,7 @@ func (w *Webhook) exchange(ctx context.Context, r Request, start time.Time, sign
 		}
 	}
 	result.Latency = latency
-	return result
+	return result, err == nil || phase(seen.phase.Load()) == phaseHeaders
 }
 
 // resultOf makes the result of an answer, which is decided by its status. Asked is the URL, and now is what Retry-After is reckoned from.

@@ -16,7 +16,7 @@ func (a *app) checkCommand() *cobra.Command {
 		Use:   "check",
 		Short: "Say what is missing in the configuration and the database, with the remedy",
 		Long: `check looks at everything the agent needs: the configuration, the server, the role and its privileges, the schema,
-the outbox table, the publications, the slot and the clock. It changes nothing. It prints one line for each finding and
+the outbox table, the publications, the slot, the clock and this host's root certificates. It changes nothing. It prints one line for each finding and
 ends with status 1 when one of them keeps the agent from working.`,
 		Example: `  webhook-agent check
   webhook-agent check --json | jq '.[] | select(.level != "ok")'`,
@@ -35,11 +35,24 @@ ends with status 1 when one of them keeps the agent from working.`,
 			if err != nil {
 				return err
 			}
-			files := agent.OpenFilesFor(cfg.Delivery.Concurrency).Finding()
-			// After the finding about the configuration.
-			return printFindings(a.printer(), slices.Insert(findings, 1, files))
+			checker, err := cfg.Network.Checker()
+			if err != nil {
+				return err
+			}
+			defer checker.Close()
+			files, roots := agent.OpenFilesFor(cfg.Delivery.Concurrency).Finding(), rootsFinding(checker.CheckRoots())
+			return printFindings(a.printer(), slices.Insert(findings, 1, files, roots)) // after the finding about the configuration
 		},
 	}
+}
+
+// rootsFinding is that of sink.Webhook.CheckRoots.
+func rootsFinding(reason, remedy string) outbox.Finding {
+	f := outbox.Finding{Level: outbox.LevelOK, Thing: "root certificates", Reason: "this host has some", Remedy: remedy}
+	if reason != "" {
+		f.Level, f.Reason = outbox.LevelFail, reason+", so nothing is delivered over https"
+	}
+	return f
 }
 
 // examine returns the findings about a database. When the database cannot be reached, that is the

@@ -11,6 +11,7 @@ import (
 
 	"github.com/quintago/webhook-agent/agent/config"
 	"github.com/quintago/webhook-agent/outbox"
+	"github.com/quintago/webhook-agent/secret"
 	"github.com/quintago/webhook-agent/sink"
 )
 
@@ -166,6 +167,9 @@ the base64 of its bytes.`,
 				return err
 			}
 			e.URL = sink.RedactURL(e.URL)
+			if err := d.keepSigning(ctx, &e); err != nil {
+				return err
+			}
 			var shown shownSecret
 			if withSecret {
 				if shown, err = d.revealSecret(ctx, e.ID); err != nil {
@@ -226,6 +230,33 @@ func (d *desk) revealSecret(ctx context.Context, id string) (shown shownSecret, 
 		shown.LibrarySecret = library.Reveal()
 	}
 	return shown, nil
+}
+
+// keepSigning leaves those times of former secrets that an attempt signs with: each secret once, the current one not
+// among them, and none that cannot sign.
+func (d *desk) keepSigning(ctx context.Context, info *outbox.EndpointInfo) error {
+	e, err := d.db.AllVenues().EndpointWithSecret(ctx, info.ID)
+	if err != nil {
+		return err
+	}
+	info.PreviousSecretUntil, info.OlderSecretsUntil = nil, []time.Time{}
+	var signing []secret.Text
+	if current, err := d.cfg.Keyring().Open(e.ID, e.Secret); err == nil {
+		signing = append(signing, current)
+	}
+	for _, f := range e.Former() {
+		s, err := d.cfg.Keyring().Open(e.ID, f.Secret)
+		if err != nil || sink.CheckSecret(s) != nil || !time.Now().Before(f.Until) || slices.ContainsFunc(signing, s.Equal) {
+			continue
+		}
+		signing = append(signing, s)
+		if info.PreviousSecretUntil == nil {
+			info.PreviousSecretUntil = &f.Until
+		} else {
+			info.OlderSecretsUntil = append(info.OlderSecretsUntil, f.Until)
+		}
+	}
+	return nil
 }
 
 func managedText(e outbox.EndpointInfo) string {

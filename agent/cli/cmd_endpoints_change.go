@@ -232,6 +232,13 @@ over at any time in between. Former secrets of earlier rotations, five together 
 				return err
 			}
 			if now, err := d.cfg.Keyring().Open(e.ID, e.Secret); err == nil && now.Equal(s) {
+				if overlap == 0 && len(e.Former()) > 0 {
+					if _, err := d.db.AllVenues().RotateSecret(ctx, args[0], s, 0); err != nil {
+						return err
+					}
+					return d.answerChange(endpointChange{ID: args[0], Change: "former secrets ended"},
+						"%s has this secret already; its former secrets sign no more", args[0])
+				}
 				return d.answerChange(endpointChange{ID: args[0], Change: "none"}, "%s has this secret already; nothing changed", args[0])
 			}
 			until, err := d.db.AllVenues().RotateSecret(ctx, args[0], s, overlap)

@@ -216,3 +216,14 @@ func awaitOutcome(t *testing.T, log *agenttest.Buffer, done <-chan error) (outco
 	})
 	return outcome
 }
+
+// A host without root certificates can judge no customer's certificate.
+func TestCheck_FailsWithoutRootCertificates(t *testing.T) {
+	if f := rootsFinding("", ""); f.Level != outbox.LevelOK || f.Remedy != "" {
+		t.Errorf("%+v", f)
+	}
+	f := rootsFinding("this host has no root certificates", "install ca-certificates")
+	if f.Level != outbox.LevelFail || !strings.Contains(f.Reason, "no root certificates") || f.Remedy != "install ca-certificates" {
+		t.Errorf("%+v", f)
+	}
+}

@@ -207,6 +207,8 @@ line 2: delivery.retries: "-2s" must be between 1s and 7d`,
 		"[admin]\ntoken = 'file:/'":                      `line 2: admin.token: / is not a file`,
 		"[admin]\ntoken = 'file:" + open + "'":           `line 2: admin.token: file ` + open + ` is open to all users (mode 0604); run chmod 600 ` + open,
 		"[admin]\ntoken = 'file:" + empty + "'":          `line 2: admin.token: file ` + empty + ` is empty`,
+		"[admin]\ntoken = 'ENV:TOKEN'":                   `line 2: admin.token: the value looks like a reference; write env: or file: in small letters, with no blank before it`,
+		"[admin]\ntoken = \"\\ufeffx\"":                  `line 2: admin.token: the value is no plain text in UTF-8, or has a zero byte or a byte order mark in it; write it without`,
 		"[log]\nlevel = 'loud'":                          `line 2: log.level: "loud" is not one of debug, info, warn, error`,
 		"[log]\nlevel = 'info'\nlevel = 'warn'":          `line 3 is not valid TOML (last key log.level): Key (hidden) has already been defined`,
 		"[[endpoint]]\nurl = 'https://a.example/'\nevents = ['lead.*']\nsecret = 's'\n[[endpoint]]\nvenue = 'v'\nurl = 'https://a.example/'\nevents = ['*']\nsecret = 's'\n" +

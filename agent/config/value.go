@@ -123,8 +123,20 @@ func (b ByteSize) String() string {
 // path, such as a log or a device, out of memory.
 const maxSecretFileBytes = 64 << 10
 
-// ResolveSecret resolves a reference, env:NAME or file:/path. It returns any other value as it is.
+// ResolveSecret resolves a reference, env:NAME or file:/path. It returns any other value as it is. It
+// refuses what looks like a reference and is none, and what no setting can hold.
 func ResolveSecret(value string, getenv func(string) string) (secret.Text, error) {
+	text, err := followReference(value, getenv)
+	if err != nil {
+		return secret.Text{}, err
+	}
+	if s := text.Reveal(); !utf8.ValidString(s) || strings.ContainsAny(s, "\x00\ufeff") {
+		return secret.Text{}, errors.New("the value is no plain text in UTF-8, or has a zero byte or a byte order mark in it; write it without")
+	}
+	return text, nil
+}
+
+func followReference(value string, getenv func(string) string) (secret.Text, error) {
 	if name, found := strings.CutPrefix(value, "env:"); found {
 		text := getenv(name)
 		if text == "" {
@@ -134,6 +146,9 @@ func ResolveSecret(value string, getenv func(string) string) (secret.Text, error
 	}
 	if path, found := strings.CutPrefix(value, "file:"); found {
 		return readSecretFile(path)
+	}
+	if lower := strings.ToLower(strings.TrimSpace(value)); strings.HasPrefix(lower, "env:") || strings.HasPrefix(lower, "file:") {
+		return secret.Text{}, errors.New("the value looks like a reference; write env: or file: in small letters, with no blank before it")
 	}
 	return secret.New(value), nil
 }
