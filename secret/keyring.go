@@ -11,28 +11,32 @@ import (
 	"strings"
 )
 
-// SealedPrefix begins a sealed text: sealed:v1:KEY:BASE64, where KEY names the key and BASE64 (RFC 4648, section 4, without padding) is
-// the nonce, the ciphertext and the tag of AES-256-GCM (NIST SP 800-38D).
+// SealedPrefix begins every sealed text. The format is sealed:v1:KEY:BASE64. KEY is the name of the
+// key. BASE64 (RFC 4648, section 4, without padding) is the nonce, the ciphertext and the tag of
+// AES-256-GCM (NIST SP 800-38D).
 const SealedPrefix = "sealed:v1:"
 
-// KeyBytes is the length of a key of a Keyring.
+// KeyBytes is the length of a Keyring's key in bytes.
 const KeyBytes = 32
 
-// Keyring seals secrets for storage and opens them again. What it seals is bound to its owner, so that a sealed secret in another
-// owner's row opens to nothing. It protects what is stored where the keys are not: dumps, standbys, backups.
+// Keyring seals secrets for storage and opens them again. It protects what is stored where the keys
+// are not: dumps, standbys, backups. A sealed secret is bound to its owner, so it cannot be opened
+// in the row of another owner.
 //
-// The zero Keyring has no keys: it seals nothing and opens only what is not sealed. A Keyring may be used by any number of goroutines.
-type Keyring struct{ keys []*key } // the first one seals, all open
+// The zero Keyring has no keys. It seals nothing, and opens only what is not sealed. Any number of
+// goroutines may use a Keyring at the same time.
+type Keyring struct{ keys []*key } // the first key seals, all keys open
 
 type key struct {
-	id   string // the first four bytes, in hexadecimal, of the SHA-256 of what it names and the key
+	id   string // hexadecimal of the first four bytes of the SHA-256 of a prefix and the key
 	aead cipher.AEAD
 }
 
-// ErrNoKey reports that a secret is sealed with a key that the Keyring does not have.
+// ErrNoKey means that a secret is sealed with a key that the Keyring does not have.
 var ErrNoKey = errors.New("is not among security.keys")
 
-// NewKeyring makes a Keyring of keys in hexadecimal. Its errors number the keys from one and hold no part of them.
+// NewKeyring makes a Keyring from keys in hexadecimal. The error names every problem. It gives the
+// number of a key, counted from one, and no part of it.
 func NewKeyring(hexKeys []Text) (Keyring, error) {
 	var (
 		ring Keyring
@@ -57,17 +61,17 @@ func NewKeyring(hexKeys []Text) (Keyring, error) {
 func newKey(raw []byte) *key {
 	block, err := aes.NewCipher(raw)
 	if err != nil {
-		panic(err) // it refuses lengths only
+		panic(err) // the only error is a wrong length, and the length was checked
 	}
 	aead, err := cipher.NewGCMWithRandomNonce(block)
 	if err != nil {
-		panic(err) // it refuses ciphers of other block sizes only
+		panic(err) // the only error is a wrong block size, and AES has the right one
 	}
 	sum := sha256.Sum256(append([]byte("webhook-agent key id:"), raw...))
 	return &key{hex.EncodeToString(sum[:4]), aead}
 }
 
-// Format implements fmt.Formatter without the keys, for every verb and flag.
+// Format implements fmt.Formatter and hides the keys, for every verb and flag.
 func (r Keyring) Format(f fmt.State, _ rune) { _, _ = fmt.Fprintf(f, "[%d keys]", len(r.keys)) }
 
 func (r Keyring) find(id string) *key {
@@ -82,13 +86,14 @@ func (r Keyring) find(id string) *key {
 // Seals reports whether the Keyring has a key to seal with.
 func (r Keyring) Seals() bool { return len(r.keys) > 0 }
 
-// Has reports whether the Keyring has the key of this name, as it stands in sealed texts.
+// Has reports whether the Keyring has a key with this name. Sealed texts hold the name.
 func (r Keyring) Has(keyID string) bool { return r.find(keyID) != nil }
 
-// IsFirst reports whether the key of this name is the one to seal with.
+// IsFirst reports whether keyID is the name of the key that seals.
 func (r Keyring) IsFirst(keyID string) bool { return r.Seals() && r.keys[0].id == keyID }
 
-// Seal seals a secret of an owner. An empty secret stays as it is, and so does everything without a key.
+// Seal returns the secret of an owner in sealed form. It returns an empty secret unchanged, and
+// every secret if the Keyring has no keys.
 func (r Keyring) Seal(owner string, s Text) Text {
 	if !r.Seals() || s.IsZero() {
 		return s
@@ -97,8 +102,9 @@ func (r Keyring) Seal(owner string, s Text) Text {
 	return New(SealedPrefix + r.keys[0].id + ":" + base64.RawStdEncoding.EncodeToString(sealed))
 }
 
-// Open returns the secret of an owner that a stored text holds: the text itself where it is not sealed. The error says in one sentence
-// why it cannot be had, and wraps ErrNoKey when a key is missing.
+// Open returns the secret that a stored text of an owner holds. A text that is not sealed is the
+// secret itself. The error says in one sentence why the secret cannot be opened. It wraps ErrNoKey
+// if a key is missing.
 func (r Keyring) Open(owner string, stored Text) (Text, error) {
 	id, sealed, ok := parseSealed(stored)
 	if !ok {
@@ -118,8 +124,8 @@ func (r Keyring) Open(owner string, stored Text) (Text, error) {
 	return New(string(raw)), nil
 }
 
-// Outdated reports whether a stored text of an owner is to be sealed anew: it holds a secret, and is not sealed with the first key.
-// It is false for what cannot be opened, and without keys.
+// Outdated reports whether a stored text of an owner should be sealed anew: it can be opened, and
+// the first key has not sealed it. It is false for an empty text, and if the Keyring has no keys.
 func (r Keyring) Outdated(owner string, stored Text) bool {
 	if id, _, _ := parseSealed(stored); !r.Seals() || stored.IsZero() || r.IsFirst(id) {
 		return false
@@ -128,7 +134,8 @@ func (r Keyring) Outdated(owner string, stored Text) bool {
 	return err == nil
 }
 
-// parseSealed takes a sealed text apart; ok is false when it is not sealed.
+// parseSealed splits a sealed text into the name of its key and the base64. ok is false if it is
+// not sealed.
 func parseSealed(stored Text) (id, sealed string, ok bool) {
 	rest, ok := strings.CutPrefix(stored.Reveal(), SealedPrefix)
 	if !ok {
@@ -138,7 +145,8 @@ func parseSealed(stored Text) (id, sealed string, ok bool) {
 	return id, sealed, true
 }
 
-// KeyName returns the name of a key as it stands in a sealed text, if it looks like one: the text is whatever somebody has written.
+// KeyName returns the name of a key for a message. A stored text may hold anything as its key's
+// name. If it does not look like a name, KeyName returns "of no name" instead of repeating it.
 func KeyName(id string) string {
 	if raw, err := hex.DecodeString(id); err != nil || len(raw) != 4 {
 		return "of no name"
@@ -146,5 +154,6 @@ func KeyName(id string) string {
 	return id
 }
 
-// boundTo is the additional data that the tag covers.
+// boundTo returns the additional data that the tag of AES-GCM covers. It binds a sealed text to its
+// owner.
 func boundTo(owner string) []byte { return []byte("webhook-agent secret of " + owner) }

@@ -10,15 +10,17 @@ import (
 )
 
 const (
-	maxHeaderBytes = 32 << 10 // of an answer's head, with the informational ones before it
-	maxBodyBytes   = 4 << 10  // of what is read of an answer's body
-	// maxFramingBytes bounds what surrounds the content of a chunked body: sizes, extensions, the trailer.
+	maxHeaderBytes = 32 << 10 // for the head of an answer and the informational heads before it
+	maxBodyBytes   = 4 << 10  // how much of an answer's body is read
+	// maxFramingBytes bounds the parts of a chunked body that are not content: sizes, extensions,
+	// the trailer.
 	maxFramingBytes = 8 << 10
-	// answerBytes is room for nearly every answer; the buffer grows for the rest.
+	// answerBytes is the size of a buffer. Nearly every answer fits; the buffer grows for the
+	// others.
 	answerBytes = 4 << 10
 )
 
-// Errors of an answer. None of their texts holds what a server sent.
+// These are the errors of an answer. Their texts hold nothing that a server sent.
 var (
 	errMalformed    = errors.New("the answer is not valid HTTP")
 	errNoStatusLine = errors.New("the answer does not begin with a status line")
@@ -26,28 +28,29 @@ var (
 	errHeadTooLarge = errors.New("the answer's headers are too large")
 )
 
-// head is what the head of an answer says, as far as an attempt needs it.
+// head is the part of an answer's head that an attempt needs.
 type head struct {
 	code       int
 	length     int64         // Content-Length, or -1
-	chunked    bool          // wins over the length (RFC 9112, section 6.3)
+	chunked    bool          // takes precedence over length (RFC 9112, section 6.3)
 	last       bool          // no other request may follow on the connection
-	keepFor    time.Duration // Keep-Alive: timeout, or -1
+	keepFor    time.Duration // the timeout of Keep-Alive, or -1
 	retryAfter string
 	location   string
 }
 
-// empty reports whether no body follows (RFC 9112, section 6.3).
+// empty reports whether the answer has no body (RFC 9112, section 6.3).
 func (h *head) empty() bool {
 	return h.code == 204 || h.code == 304 || !h.chunked && h.length == 0
 }
 
-// informational reports whether another head follows. 101 is the last one that is HTTP.
+// informational reports whether another head follows this one. After 101 no more HTTP follows.
 func (h *head) informational() bool { return 100 <= h.code && h.code < 200 && h.code != 101 }
 
-// parseHead parses a status line and the header fields behind it, with the blank line at their end (RFC 9112, sections 4 and 5). It
-// takes a bare LF for the end of a line, as that section allows, and refuses whatever leaves room for two readings: fields that are
-// spelled wrongly, lengths that differ, and transfer codings other than chunked.
+// parseHead parses a head: the status line, the header fields, and the blank line at the end (RFC
+// 9112, sections 4 and 5). It accepts a bare LF as the end of a line, as that section allows. It
+// refuses everything that could be read in two ways: malformed fields, lengths that differ, and
+// transfer codings other than chunked.
 func parseHead(b []byte) (head, error) {
 	line, b := cutLine(b)
 	h, old, err := parseStatusLine(line)
@@ -61,7 +64,8 @@ func parseHead(b []byte) (head, error) {
 			break
 		}
 		if line[0] == ' ' || line[0] == '\t' {
-			// A value that goes on (obs-fold). It may not decide how long the answer is, or that another one follows.
+			// This line continues the value before it (obs-fold). Such a value must not decide how
+			// long the answer is.
 			if name == nil || foldsTo(name, "content-length") || foldsTo(name, "transfer-encoding") || !validValue(line) {
 				return head{}, errMalformed
 			}
@@ -81,15 +85,16 @@ func parseHead(b []byte) (head, error) {
 	return h, nil
 }
 
-// framing is what the fields say of the length of an answer and of its connection.
+// framing is what the header fields say about the length of the answer and about its connection.
 type framing struct {
-	old             bool // before HTTP/1.1
+	old             bool // the version is before HTTP/1.1
 	coded           bool // there is a Transfer-Encoding
-	closes, keepsOn bool // what Connection says
+	closes, keepsOn bool // Connection has close, or keep-alive
 }
 
-// parseStatusLine parses HTTP/x.y, a blank, three digits, and a reason that is not looked at (RFC 9112, section 4). It reports whether the
-// version is older than 1.1. A later one is read as 1.1, for some servers write one before an answer that is.
+// parseStatusLine parses HTTP/x.y, a blank, three digits, and a reason, which it ignores (RFC 9112,
+// section 4). old reports whether the version is older than 1.1. A later version is read as 1.1,
+// because some servers send one before an answer of HTTP/1.1.
 func parseStatusLine(line []byte) (h head, old bool, err error) {
 	const major, minor, digits = len("HTTP/"), len("HTTP/1."), len("HTTP/1.1 ")
 	if len(line) < digits+3 || !bytes.HasPrefix(line, []byte("HTTP/")) || !isDigit(line[major]) || line[major+1] != '.' || !isDigit(line[minor]) || line[minor+1] != ' ' {
@@ -108,7 +113,8 @@ func parseStatusLine(line []byte) (h head, old bool, err error) {
 	return h, line[major] == '0' || string(line[major:minor+1]) == "1.0", nil
 }
 
-// field takes note of one header field. Of Retry-After and Location the first one counts.
+// field reads one header field into h and f. If Retry-After or Location occurs twice, the first one
+// counts.
 func (h *head) field(name, value []byte, f *framing) error {
 	switch {
 	case foldsTo(name, "content-length"):
@@ -138,11 +144,11 @@ func (h *head) field(name, value []byte, f *framing) error {
 	return nil
 }
 
-// frame decides how the answer ends and whether its connection may be used again.
+// frame decides how the answer ends, and whether its connection may be used again.
 func (h *head) frame(f framing) {
 	h.chunked = f.coded && !f.old
-	// Whatever could be read in two ways ends the connection: two lengths, a coding from a server that knows none, a body where
-	// none may be (RFC 9112, sections 6.1 and 6.3).
+	// An answer that could be read in two ways ends the connection: two lengths, a transfer coding
+	// from a server of HTTP/1.0, a body where none is allowed (RFC 9112, sections 6.1 and 6.3).
 	twice := f.coded && h.length >= 0
 	bodyless := (h.code == 204 || h.code == 304) && (f.coded || h.code == 204 && h.length > 0)
 	if f.coded && f.old {
@@ -154,7 +160,7 @@ func (h *head) frame(f framing) {
 	}
 }
 
-// cutLine returns the first line of b without its end, and what is behind it.
+// cutLine returns the first line of b without its line end, and what follows it.
 func cutLine(b []byte) (line, rest []byte) {
 	i := bytes.IndexByte(b, '\n')
 	if i < 0 {
@@ -167,7 +173,8 @@ func cutLine(b []byte) (line, rest []byte) {
 	return line, rest
 }
 
-// keepAliveTimeout reads "timeout=5, max=100", or returns -1. The field is of RFC 2068, section 19.7.1, and is sent by most servers.
+// keepAliveTimeout returns the timeout of a value like "timeout=5, max=100", or -1. The field is
+// from RFC 2068, section 19.7.1, and most servers send it.
 func keepAliveTimeout(value []byte) time.Duration {
 	for parameter := range bytes.SplitSeq(value, []byte{','}) {
 		name, number, _ := bytes.Cut(parameter, []byte{'='})
@@ -181,7 +188,7 @@ func keepAliveTimeout(value []byte) time.Duration {
 	return -1
 }
 
-// parseLength reads digits, at most 18 of them.
+// parseLength parses a decimal number of at most 18 digits.
 func parseLength(b []byte) (n int64, ok bool) {
 	if len(b) == 0 || len(b) > 18 {
 		return 0, false
@@ -197,7 +204,7 @@ func parseLength(b []byte) (n int64, ok bool) {
 
 func isDigit(c byte) bool { return '0' <= c && c <= '9' }
 
-// foldsTo reports whether b is the word lower, in whatever case.
+// foldsTo reports whether b equals lower, which has small letters, without regard to case.
 func foldsTo(b []byte, lower string) bool {
 	if len(b) != len(lower) {
 		return false
@@ -215,14 +222,15 @@ func foldsTo(b []byte, lower string) bool {
 
 func trimBlanks(b []byte) []byte { return bytes.Trim(b, " \t") }
 
-// isToken reports whether b is a token (RFC 9110, section 5.6.2). There is no blank in one, so none stands before the colon either.
+// isToken reports whether b is a token (RFC 9110, section 5.6.2). A token has no blank, so this
+// also refuses a blank before the colon.
 func isToken(b []byte) bool {
 	return !bytes.ContainsFunc(b, func(r rune) bool {
 		return r <= ' ' || r > '~' || strings.ContainsRune(`"(),/:;<=>?@[\]{}`, r)
 	})
 }
 
-// validValue reports whether b has no control characters but tabs (RFC 9110, section 5.5).
+// validValue reports whether b has no control characters except tabs (RFC 9110, section 5.5).
 func validValue(b []byte) bool {
 	for _, c := range b {
 		if c < ' ' && c != '\t' || c == 0x7f {
@@ -232,19 +240,20 @@ func validValue(b []byte) bool {
 	return true
 }
 
-// incoming reads answers from a connection. What it has read of from and not used is b[r:w].
+// incoming reads answers from a connection. b[r:w] are the bytes that were read and not used yet.
 type incoming struct {
 	from io.Reader
 	b    []byte
 	r, w int
 }
 
-// begun reports whether anything has come.
+// begun reports whether a byte has arrived.
 func (in *incoming) begun() bool { return in.w > 0 }
 
 func (in *incoming) unused() []byte { return in.b[in.r:in.w] }
 
-// more reads once. It makes room first: the buffer grows up to maxHeaderBytes.
+// more reads once from the connection. If the buffer is full, it first makes room or grows it, to
+// maxHeaderBytes and answerBytes together at most.
 func (in *incoming) more() error {
 	switch {
 	case in.w < len(in.b):
@@ -259,16 +268,17 @@ func (in *incoming) more() error {
 	in.w += n
 	switch {
 	case n > 0:
-		return nil // an error comes again
+		return nil // the next read returns the error again
 	case err == nil:
-		return io.ErrNoProgress // no connection does this
+		return io.ErrNoProgress // a connection never does this
 	case err == io.EOF && in.w > in.r:
 		return io.ErrUnexpectedEOF
 	}
 	return err
 }
 
-// head reads the head of an answer, of at most limit bytes, and says how many it has.
+// head reads the head of an answer, and returns it with its size in bytes. limit is the largest
+// size that it accepts.
 func (in *incoming) head(limit int) (h head, size int, err error) {
 	for looked := 0; ; {
 		unused := in.unused()
@@ -289,15 +299,16 @@ func (in *incoming) head(limit int) (h head, size int, err error) {
 	}
 }
 
-// checkStart finds out with the first bytes that they are not of a status line: a server that speaks something else may send no end of a
-// line, and wait.
+// checkStart returns an error as soon as b cannot be the start of a status line. It must not wait
+// for the end of the line: a server of another protocol may never send one.
 func checkStart(b []byte) error {
 	const status = "HTTP/"
 	if n := min(len(b), len(status)); string(b[:n]) == status[:n] {
 		return nil
 	}
-	// A server that speaks HTTP/2 begins with a SETTINGS frame, or refuses by GOAWAY (RFC 9113, sections 3.4 and 4.1): three bytes
-	// of length, the type, flags, and stream 0.
+	// A server that speaks HTTP/2 begins with a SETTINGS frame, or refuses by GOAWAY (RFC 9113,
+	// sections 3.4 and 4.1). The frame header has three bytes of length, the type, the flags, and
+	// stream 0.
 	const frameHeader = 9
 	if b[0] == 0 && len(b) < frameHeader {
 		return nil
@@ -308,7 +319,8 @@ func checkStart(b []byte) error {
 	return errNoStatusLine
 }
 
-// endOfHead returns the length of the head that b begins with, or 0 if its end is not there yet. It has looked at so many bytes before.
+// endOfHead returns the length of the head at the beginning of b, or 0 if its end has not arrived
+// yet. The first looked bytes were searched before.
 func endOfHead(b []byte, looked int) int {
 	for i := looked; ; {
 		n := bytes.IndexByte(b[i:], '\n')
@@ -325,8 +337,9 @@ func endOfHead(b []byte, looked int) int {
 	}
 }
 
-// body reads the body behind a head, at most maxBodyBytes of it. It returns the content, when keep is set, and reports whether the answer
-// has ended, so that another one may follow. What ended the reading is no matter: the status is known.
+// body reads the body, at most maxBodyBytes of it. It returns the content if keep is set. ended
+// reports whether the answer has ended, so that another one may follow. An error of reading is
+// dropped, because the status is known already.
 func (in *incoming) body(h *head, keep bool) (content []byte, ended bool) {
 	c := contentOf{in: in, keep: keep, left: maxBodyBytes}
 	switch {
@@ -337,21 +350,22 @@ func (in *incoming) body(h *head, keep bool) (content []byte, ended bool) {
 	case h.length >= 0:
 		ended = c.copy(h.length)
 	default:
-		c.copy(maxBodyBytes + 1) // until the connection ends
+		c.copy(maxBodyBytes + 1) // there is no length: the body ends with the connection
 	}
 	return c.content, ended
 }
 
-// contentOf is the content of a body that is being read.
+// contentOf reads the content of a body.
 type contentOf struct {
 	in      *incoming
 	keep    bool
-	left    int // how many bytes more may be read
-	framing int // bytes of a chunked body that are no content
+	left    int // how many more bytes of content may be read
+	framing int // how many bytes of framing a chunked body had so far
 	content []byte
 }
 
-// copy reads n bytes, and reports whether they came and were not too many.
+// copy reads n bytes of content, and reports whether all of them came and maxBodyBytes was not
+// exceeded.
 func (c *contentOf) copy(n int64) bool {
 	for n > 0 && c.left > 0 {
 		unused := c.in.unused()
@@ -372,8 +386,8 @@ func (c *contentOf) copy(n int64) bool {
 	return n == 0
 }
 
-// chunks reads chunks and the trailer behind them (RFC 9112, section 7.1), strictly: a line ends with CR and LF, and a size has at most
-// fifteen digits.
+// chunks reads the chunks and the trailer behind them (RFC 9112, section 7.1). It is strict: a line
+// ends with CR and LF, and a size has at most fifteen digits. It reports whether the body ended.
 func (c *contentOf) chunks() bool {
 	for {
 		line, ok := c.line()
@@ -392,7 +406,7 @@ func (c *contentOf) chunks() bool {
 	}
 }
 
-// trailer reads fields that nobody needs, up to the blank line.
+// trailer reads the trailer up to its blank line. Nothing needs its fields.
 func (c *contentOf) trailer() bool {
 	for {
 		line, ok := c.line()
@@ -405,7 +419,7 @@ func (c *contentOf) trailer() bool {
 	}
 }
 
-// line reads a line of the framing. It is valid until the next read.
+// line reads one line of the framing. The result is valid until the next read.
 func (c *contentOf) line() ([]byte, bool) {
 	for {
 		unused := c.in.unused()
@@ -424,7 +438,8 @@ func (c *contentOf) line() ([]byte, bool) {
 	}
 }
 
-// parseChunkSize reads hexadecimal digits and checks the extensions behind them, which mean nothing here.
+// parseChunkSize parses the size of a chunk, which is hexadecimal. It checks the extensions behind
+// the size and ignores them.
 func parseChunkSize(line []byte) (size int64, ok bool) {
 	digits := 0
 	for ; digits < len(line); digits++ {

@@ -14,7 +14,7 @@ import (
 	"time"
 )
 
-// Class is a stable word for what kind of failure an attempt met; the package documentation explains each.
+// Class is a stable word for the kind of a failure. The package documentation explains each.
 type Class string
 
 const (
@@ -46,25 +46,27 @@ const (
 
 const (
 	maxErrorBytes = 300
-	maxNameLength = 60 // of a host name in a sentence
+	maxNameLength = 60 // the most characters of a host name in a sentence
 	maxCertNames  = 3
 )
 
-// failure is what is known of an attempt besides its error.
+// failure is what an attempt knows about its failure, besides the error.
 type failure struct {
 	host     string
 	tls      bool // the URL is https
 	timeout  time.Duration
-	deadline bool     // the attempt's own deadline has passed
-	phase    phase    // how far it came
-	blocked  *refusal // an address that the guard refused, or nil
-	// certificate reports whether the server has asked for a client certificate. It need not want one.
+	deadline bool     // the attempt's deadline has passed
+	phase    phase    // how far the attempt came
+	blocked  *refusal // the first address that the guard refused, or nil
+	// certificate reports whether the server asked for a client certificate. Asking does not mean
+	// that it requires one.
 	certificate bool
 	now         time.Time // by which certificates are judged
 }
 
-// classify names the class of an error of an exchange and says what happened in one sentence. It goes by types where there are
-// any, and quotes an error's text only if that comes from a fixed table: other texts hold what the server sent.
+// classify returns the class of an exchange's error, and one sentence about it. It decides by error
+// types where there are any. It quotes the text of an error only if the text comes from a fixed
+// table, because other texts hold what the server sent.
 func classify(err error, f failure) (Class, string) {
 	host := shorten(f.host, maxNameLength)
 	var (
@@ -72,7 +74,7 @@ func classify(err error, f failure) (Class, string) {
 		cert *tls.CertificateVerificationError
 	)
 	switch {
-	// A refused address does not matter if another address of the same name was connected to.
+	// A refused address only matters if no other address of the name was connected to.
 	case f.blocked != nil && f.phase <= phaseConnect:
 		return ClassBlockedAddress, fmt.Sprintf("%s leads to %v", host, f.blocked)
 	case f.deadline:
@@ -102,7 +104,7 @@ func classify(err error, f failure) (Class, string) {
 	case errors.Is(err, errHeadTooLarge):
 		return ClassResponseTooLarge, fmt.Sprintf("the response headers exceed %d KiB", maxHeaderBytes>>10)
 	default:
-		// Nothing else is left once there is a connection and the network is not at fault.
+		// There was a connection and the network works, so only the answer can be wrong.
 		return ClassNotHTTP, "the server's answer is not valid HTTP: is another service on this port?"
 	}
 }
@@ -121,14 +123,16 @@ func isAlert(err error) bool {
 	return ok && op.Op == "remote error"
 }
 
-// isAlertOf reports whether it was this alert. Package crypto/tls gives those of the other side a type of its own, with the same texts.
+// isAlertOf reports whether the server ended the connection by this TLS alert. crypto/tls has a
+// type of its own for alerts of the other side, but with the same texts.
 func isAlertOf(err error, alert tls.AlertError) bool {
 	op, ok := errors.AsType[*net.OpError](err)
 	return ok && op.Op == "remote error" && op.Err.Error() == alert.Error()
 }
 
-// refusesNone reports whether a server that has asked for a client certificate ended the handshake for want of one. TLS 1.2 has no alert of
-// its own for that: OpenSSL sends handshake_failure (RFC 5246, section 7.4.6), Go bad_certificate.
+// refusesNone reports whether a server that asked for a client certificate ended the handshake
+// because it got none. TLS 1.2 has no alert of its own for that: OpenSSL sends handshake_failure
+// (RFC 5246, section 7.4.6), Go sends bad_certificate.
 func refusesNone(err error) bool {
 	return isAlertOf(err, alertHandshakeFailure) || isAlertOf(err, alertBadCertificate)
 }
@@ -162,7 +166,7 @@ func classifyCertificate(err *tls.CertificateVerificationError, host string, now
 	)
 	switch {
 	case errors.As(err, &wrongHost):
-		// The names come from the certificate: as many and as long as a stranger likes.
+		// The names come from the certificate, so a stranger chooses their number and length.
 		return ClassTLSWrongHost, fmt.Sprintf("the certificate is %s, not for %s", certNames(wrongHost.Certificate), host)
 	case errors.As(err, &invalid) && invalid.Reason == x509.Expired:
 		if c := invalid.Cert; now.Before(c.NotBefore) {
@@ -177,7 +181,7 @@ func classifyCertificate(err *tls.CertificateVerificationError, host string, now
 	}
 }
 
-// certNames says whom a certificate is for, in a bounded text.
+// certNames returns the names that a certificate is for, as a text of bounded length.
 func certNames(c *x509.Certificate) string {
 	names := c.DNSNames
 	if len(names) == 0 {
@@ -232,7 +236,7 @@ func tlsSentence(err error) string {
 	case errors.As(err, &record):
 		return "the server does not speak TLS on this port"
 	case errors.As(err, &remote) && remote.Op == "remote error":
-		// An alert is one byte, its text is from a table of crypto/tls.
+		// An alert is one byte, and its text comes from a table of crypto/tls.
 		return fmt.Sprintf("the server refused the TLS handshake (%v)", remote.Err)
 	default:
 		return "the TLS handshake failed: does the server support TLS 1.2 or newer?"
@@ -241,13 +245,13 @@ func tlsSentence(err error) string {
 
 func networkSentence(err error, host string) string {
 	if errno, ok := errors.AsType[syscall.Errno](err); ok {
-		return fmt.Sprintf("the connection to %s failed: %v", host, errno) // the text is from a table of package syscall
+		return fmt.Sprintf("the connection to %s failed: %v", host, errno) // the text comes from a table of package syscall
 	}
 	return fmt.Sprintf("the connection to %s failed", host)
 }
 
-// redirectsTo says where a redirect leads, as far as that is no secret: the path and the query may be one, and the rest is the server's
-// text.
+// redirectsTo returns where a redirect leads, for the sentence, or an empty text. It leaves out the
+// path and the query, which may be secrets, and everything else that is the server's own text.
 func redirectsTo(asked *url.URL, location string) string {
 	to, err := asked.Parse(location)
 	switch {
@@ -269,7 +273,8 @@ func redirectsTo(asked *url.URL, location string) string {
 	return " to another path of the same host"
 }
 
-// classifyStatus is for a status that is not 2xx. It uses the number only: the reason phrase is the server's own text.
+// classifyStatus returns the class and the sentence of a status that is not 2xx. It uses the number
+// only, because the reason phrase is the server's own text.
 func classifyStatus(code int, asked *url.URL, location string) (Class, string) {
 	switch {
 	case code < 100:

@@ -11,20 +11,21 @@ import (
 )
 
 const (
-	// connAge is the longest age of a connection. A name that has moved to other addresses is followed within it, although the
-	// former server still answers. A quarter of it is taken away at random, so that connections of one age do not end together.
+	// connAge is the longest age of a connection. If a name moves to other addresses, the agent
+	// follows within this time, even if the former server still answers. A random part, up to a
+	// quarter, is taken away, so that connections of the same age do not all end together.
 	connAge             = time.Minute
 	tlsSessionCacheSize = 1024
 )
 
-// origin is where a connection leads. Endpoints of one origin share connections.
+// origin is the server that a connection leads to. Endpoints of one origin share connections.
 type origin struct {
 	address    string // host:port
-	serverName string // of the certificate; empty without TLS
+	serverName string // the name that the certificate must have; empty without TLS
 }
 
-// client makes POSTs over HTTP/1.1 (RFC 9110, RFC 9112), each on the goroutine of its caller, and one at a time on a connection. The
-// package documentation has its rules.
+// client makes POSTs over HTTP/1.1 (RFC 9110, RFC 9112). Each runs on the goroutine of its caller,
+// and a connection carries one at a time. The package documentation has the rules.
 type client struct {
 	dial dialFunc
 	tls  *tls.Config
@@ -38,7 +39,8 @@ func newClient(cfg WebhookConfig, g *guard, n *names) *client {
 		dial: newDial(g, n),
 		tls: &tls.Config{
 			MinVersion: tls.VersionTLS12,
-			// Only this is spoken here: HTTP/2 brings nothing to one POST at a time, and a stranger's server can abuse more of it.
+			// No other protocol is offered. HTTP/2 has no advantage for one POST at a time, and
+			// gives a hostile server more to abuse.
 			NextProtos:         []string{"http/1.1"},
 			ClientSessionCache: tls.NewLRUClientSessionCache(tlsSessionCacheSize),
 		},
@@ -47,8 +49,9 @@ func newClient(cfg WebhookConfig, g *guard, n *names) *client {
 	}
 }
 
-// post sends m and reads the answer. It goes once more, on a fresh connection, when a kept one turns out to have ended: servers close
-// those whenever they like. Whether the request was read before is not known then; it may arrive twice, as any delivery may.
+// post sends m and reads the answer. If a kept connection turns out to have ended, it sends m again
+// on a fresh one, because servers close idle connections whenever they like. Nobody knows then
+// whether the server has read the first request. It may arrive twice, as any delivery may.
 func (c *client) post(ctx context.Context, to origin, deadline time.Time, m *message, seen *progress) (answer, error) {
 	if kept := c.idle.take(to); kept != nil {
 		seen.reach(phaseSend)
@@ -74,8 +77,10 @@ func (c *client) post(ctx context.Context, to origin, deadline time.Time, m *mes
 	return a, err
 }
 
-// isStale reports whether what an exchange on a kept connection met is no answer to its request: the connection's end, bytes behind the
-// answer before, or what some servers say before they close an idle connection (RFC 9110, section 15.5.9).
+// isStale reports whether an exchange on a kept connection failed because the connection was stale,
+// so that the server has not answered this request. Signs of that are: the connection ended; there
+// were bytes behind the answer before; or the server sent the 408 that some servers send before
+// they close an idle connection (RFC 9110, section 15.5.9).
 func isStale(a *answer, err error) bool {
 	if _, ended := errors.AsType[errEnded](err); ended {
 		return true
@@ -83,18 +88,18 @@ func isStale(a *answer, err error) bool {
 	return errors.Is(err, errNoStatusLine) || err == nil && a.code == http.StatusRequestTimeout && a.last
 }
 
-// done keeps or closes a connection after an exchange.
+// done keeps a connection for the next exchange, or closes it.
 func (c *client) done(used *conn, keep bool) {
 	used.used = time.Now()
 	if !keep {
 		used.abandon()
 	} else if !c.idle.put(used) {
-		_ = used.Close() // nothing more is expected of it
+		_ = used.Close() // an error has no effect: nobody uses it again
 	}
 }
 
-// connect opens a connection, with TLS if the origin has it. Certificates are judged by a clock that
-// is so far ahead of this host's.
+// connect opens a connection to an origin, with TLS if the origin has a server name. Certificates
+// are judged by a clock that is so far ahead of this host's.
 func (c *client) connect(ctx context.Context, to origin, deadline time.Time, ahead time.Duration, seen *progress) (*conn, error) {
 	ctx, cancel := context.WithDeadline(context.WithValue(ctx, progressKey{}, seen), deadline)
 	defer cancel()
@@ -117,7 +122,7 @@ func (c *client) connect(ctx context.Context, to origin, deadline time.Time, ahe
 		cfg.Time = func() time.Time { return time.Now().Add(ahead) }
 		cfg.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
 			seen.certificate.Store(true)
-			return new(tls.Certificate), nil // none, as without this function
+			return new(tls.Certificate), nil // an empty one means none, the default
 		}
 		encrypted := tls.Client(opened, cfg)
 		if err := encrypted.HandshakeContext(ctx); err != nil {

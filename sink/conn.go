@@ -17,40 +17,44 @@ import (
 )
 
 const (
-	// drainTimeout is what a connection's reuse is worth: after a 2xx the attempt waits no longer than this for the body.
+	// drainTimeout is how long an attempt waits for the rest of the body after a 2xx. Waiting is
+	// only good for using the connection again, so it is short.
 	drainTimeout = 50 * time.Millisecond
-	// excerptTimeout is what the body of another answer is worth, of which the log shows the beginning.
+	// excerptTimeout is how long an attempt waits for the body of any other answer, because the log
+	// shows its beginning.
 	excerptTimeout = 100 * time.Millisecond
-	// earlyTimeout is how long a 2xx that came early waits for the rest of the request to be read.
+	// earlyTimeout is how long a server that answered 2xx early has to read the rest of the request.
 	earlyTimeout = time.Second
-	// recordTimeout is how long it may take to look at what came over an idle TLS connection, which is there already.
+	// recordTimeout is how long alive may take to read the bytes that an idle TLS connection has
+	// received already.
 	recordTimeout = time.Millisecond
 )
 
-// longAgo is a deadline that ends whatever waits on a connection.
+// longAgo is a deadline in the past: setting it ends whatever waits on a connection.
 var longAgo = time.Unix(1, 0)
 
-// answer is what an attempt learns of a server's answer.
+// answer is what an attempt needs of a server's answer.
 type answer struct {
 	head
-	at      time.Time // when the head had come
-	excerpt []byte    // the beginning of the body, of a failure
+	at      time.Time // when the head had been read
+	excerpt []byte    // the beginning of the body; of failures only
 }
 
-// conn is a connection to a server, on which one exchange at a time is made. A mutex of the pool guards it while it is idle.
+// conn is a connection to a server. It makes one exchange at a time. In use it belongs to that
+// attempt's goroutine; while it is idle, idle.mu guards it.
 type conn struct {
 	net.Conn
 	origin origin
 	socket syscall.RawConn // nil in tests with pipes
 	peek   func(fd uintptr)
-	peeked error   // what peek has found
-	unread [1]byte // what alive has read
+	peeked error   // the result of peek
+	unread [1]byte // the buffer that alive reads into
 
-	ends    time.Time     // its longest age
+	ends    time.Time     // it is not used after this time (connAge)
 	reused  bool          // an exchange was made before
 	used    time.Time     // the end of the last exchange
-	keepFor time.Duration // the server closes it after so long without a request; -1 if it does not say
-	until   time.Time     // when it has been idle for too long
+	keepFor time.Duration // the server closes it after this time without a request; -1 if it does not say
+	until   time.Time     // when it will have been idle for too long
 }
 
 func newConn(c net.Conn, o origin, ends time.Time) *conn {
@@ -60,7 +64,7 @@ func newConn(c net.Conn, o origin, ends time.Time) *conn {
 		raw = t.NetConn()
 	}
 	if s, ok := raw.(syscall.Conn); ok {
-		nc.socket, _ = s.SyscallConn() // without one, an end is noticed as late as it may be anyway
+		nc.socket, _ = s.SyscallConn() // without one, alive cannot look; the next exchange notices an end
 	}
 	nc.peek = func(fd uintptr) {
 		var b [1]byte
@@ -73,8 +77,9 @@ func newConn(c net.Conn, o origin, ends time.Time) *conn {
 	return nc
 }
 
-// alive reports, without waiting, whether an idle connection looks as if it could be used: the server has not ended it, and has sent
-// nothing, such as bytes behind its last answer. There is no more certainty to be had before the next request.
+// alive reports whether an idle connection looks usable: the server has not closed it, and has sent
+// nothing, such as bytes behind its last answer. It does not wait. Only the next request can give
+// certainty.
 func (c *conn) alive() bool {
 	if c.socket == nil {
 		return true
@@ -87,8 +92,8 @@ func (c *conn) alive() bool {
 	if !encrypted || !silent && c.peeked != nil {
 		return silent
 	}
-	// Package crypto/tls may have read more than it has shown. What is in the socket may be a session ticket, which servers send when
-	// they like.
+	// crypto/tls may hold bytes that it has read but not returned. Bytes in the socket may be a
+	// session ticket, which a server may send at any time.
 	until := longAgo
 	if !silent {
 		until = time.Now().Add(recordTimeout)
@@ -100,25 +105,27 @@ func (c *conn) alive() bool {
 	return n == 0 && errors.Is(err, os.ErrDeadlineExceeded)
 }
 
-// abandon closes the connection without a word to the server: what TLS says at the end could wait for one that reads nothing.
+// abandon closes the connection without a TLS close message, because sending it could block if the
+// server reads nothing.
 func (c *conn) abandon() {
 	if t, ok := c.Conn.(*tls.Conn); ok {
-		_ = t.NetConn().Close() // nothing more is expected of it
+		_ = t.NetConn().Close() // an error has no effect: nobody uses it again
 		return
 	}
 	_ = c.Close()
 }
 
-// interrupt ends what waits on the connection.
+// interrupt makes every read and write on the connection return at once.
 func (c *conn) interrupt() { _ = c.SetDeadline(longAgo) } // fails on a closed one
 
-// errEnded is the error of an exchange on a connection that ended before a byte of an answer.
+// errEnded wraps the error of an exchange whose connection ended before the first byte of an
+// answer.
 type errEnded struct{ error }
 
 func (e errEnded) Unwrap() error { return e.error }
 
-// exchange sends m and reads the answer. It ends at the deadline, or with ctx. It reports whether the connection can be used for another
-// exchange. Seen is told how far it has come.
+// exchange sends m and reads the answer. It ends at the deadline, or with ctx. keep reports whether
+// the connection can be used for another exchange. seen records how far it has come.
 func (c *conn) exchange(ctx context.Context, deadline time.Time, m *message, seen *progress) (a answer, keep bool, err error) {
 	if err := ctx.Err(); err != nil {
 		return answer{}, false, err
@@ -157,18 +164,20 @@ func (c *conn) exchange(ctx context.Context, deadline time.Time, m *message, see
 	return a, ended && whole && !a.last && len(in.unused()) == 0, nil
 }
 
-// within sets a deadline that is so long from now, unless the attempt ends before.
+// within sets a deadline of patience from now, unless the attempt's own deadline is earlier. set is
+// a method of c that sets a deadline.
 func (c *conn) within(ctx context.Context, deadline time.Time, patience time.Duration, set func(time.Time) error) {
 	if until := time.Now().Add(patience); until.Before(deadline) {
-		_ = set(until) // fails on a closed one, as what follows then does
+		_ = set(until) // fails on a closed connection, and so does what follows
 	}
 	if ctx.Err() != nil {
-		c.interrupt() // that the context has ended must not be undone
+		c.interrupt() // ctx has ended meanwhile, and set must not undo that
 	}
 }
 
-// lost reads what a server has answered before it took no more of a request, which failed with err. The answer is here already, or never
-// comes. On a connection that was kept it would be to nobody's question.
+// lost is called when writing a request failed with err. It returns the answer that the server may
+// have sent before it stopped reading. Such an answer has arrived already, or never comes. On a
+// kept connection it would not belong to this request, so lost does not read there.
 func (c *conn) lost(ctx context.Context, deadline time.Time, in *incoming, err error) (answer, error) {
 	if !isReset(err) || c.reused {
 		return answer{}, err
@@ -180,10 +189,11 @@ func (c *conn) lost(ctx context.Context, deadline time.Time, in *incoming, err e
 	return answer{}, err
 }
 
-// sendRest sends the rest of a long request on a goroutine of its own, since a server may answer before it has read all. It ends with
-// endRest, and its error is sent to the channel then. What fails on this side of the wire ends the wait for an answer.
+// sendRest sends the body of a long request on a goroutine of its own, because a server may answer
+// before it has read everything. endRest ends the goroutine and receives its error from the
+// channel. If this side of the wire fails, the goroutine also ends the wait for an answer.
 func (c *conn) sendRest(rest []byte, seen *progress) <-chan error {
-	sent := make(chan error, 1) // so that the goroutine never waits
+	sent := make(chan error, 1) // room for the one error, so that the goroutine never waits
 	go func() {
 		err := panics.Catch(func() error {
 			_, err := c.Write(rest)
@@ -193,25 +203,27 @@ func (c *conn) sendRest(rest []byte, seen *progress) <-chan error {
 			return err
 		})
 		if isOurs(err) {
-			_ = c.SetReadDeadline(longAgo) // fails on a closed one
+			_ = c.SetReadDeadline(longAgo) // fails on a closed connection
 		}
 		sent <- err
 	}()
 	return sent
 }
 
-// isOurs reports whether it was no server that ended the sending of the rest, nor the end of its time.
+// isOurs reports whether sending the rest failed on this side of the wire: neither the server nor
+// the deadline ended it.
 func isOurs(err error) bool {
 	return err != nil && !isReset(err) && !errors.Is(err, os.ErrDeadlineExceeded)
 }
 
-// endRest ends the sending of the rest, after an answer with this code, or none but err. It reports whether all was sent. A server that has
-// accepted a request before all of it had come gets a second to read on.
+// endRest stops the sending of the rest and waits for its goroutine. code is the status of the
+// answer; err is set if there was none. whole reports whether everything was sent. A server that
+// answered 2xx early gets excerptTimeout to read the rest.
 func (c *conn) endRest(ctx context.Context, deadline time.Time, sent <-chan error, code int, err error) (whole bool, _ error) {
 	if err == nil && succeeds(code) {
 		c.within(ctx, deadline, earlyTimeout, c.SetWriteDeadline)
 	} else {
-		_ = c.SetWriteDeadline(longAgo) // fails on a closed one
+		_ = c.SetWriteDeadline(longAgo) // fails on a closed connection
 	}
 	failed := <-sent
 	if err != nil && isOurs(failed) {
@@ -220,7 +232,7 @@ func (c *conn) endRest(ctx context.Context, deadline time.Time, sent <-chan erro
 	return failed == nil, err
 }
 
-// receive reads heads up to the one that is not informational.
+// receive reads the heads of an answer until one is not informational, and returns that one.
 func receive(in *incoming) (answer, error) {
 	for left := maxHeaderBytes; ; {
 		h, size, err := in.head(left)
@@ -233,7 +245,8 @@ func receive(in *incoming) (answer, error) {
 	}
 }
 
-// readBody reads what is worth to be read of the body, and reports whether the answer has ended.
+// readBody reads as much of the body as is useful, and reports whether the answer has ended. It
+// keeps the beginning of a failure's body in a.excerpt.
 func (c *conn) readBody(ctx context.Context, deadline time.Time, in *incoming, a *answer) bool {
 	if a.code == http.StatusSwitchingProtocols {
 		return false
@@ -252,7 +265,7 @@ func (c *conn) readBody(ctx context.Context, deadline time.Time, in *incoming, a
 
 func succeeds(code int) bool { return 200 <= code && code < 300 }
 
-// buffers keeps those of answers: idle connections have none.
+// buffers is a pool of the buffers for answers. So an idle connection holds none.
 var buffers = sync.Pool{New: func() any { return &incoming{b: make([]byte, answerBytes)} }}
 
 func newIncoming(from io.Reader) *incoming {
@@ -261,7 +274,7 @@ func newIncoming(from io.Reader) *incoming {
 	return in
 }
 
-// free gives in back, unless it has grown.
+// free gives in back to the pool. A buffer that has grown is dropped.
 func (in *incoming) free() {
 	if len(in.b) > answerBytes {
 		return

@@ -14,11 +14,12 @@ import (
 
 const tcpKeepAlive = 30 * time.Second
 
-// dialFunc opens connections.
+// dialFunc opens a connection, as net.Dialer.DialContext does.
 type dialFunc func(ctx context.Context, network, address string) (net.Conn, error)
 
-// newDial makes the only way by which customers' servers are reached: through the guard, and without a proxy, whose address the guard
-// would judge in place of theirs. It notes the progress of the attempt, and the names that have addresses.
+// newDial returns the only function that connects to customers' servers. It applies the guard, and
+// uses no proxy: the guard would judge the proxy's address instead of the server's. It records the
+// progress of the attempt in ctx, and which names could be resolved.
 func newDial(g *guard, n *names) dialFunc {
 	d := &net.Dialer{KeepAlive: tcpKeepAlive, ControlContext: g.control, Resolver: n.resolver}
 	return func(ctx context.Context, network, address string) (net.Conn, error) {
@@ -26,7 +27,7 @@ func newDial(g *guard, n *names) dialFunc {
 		progressOf(ctx).reach(phaseDNS)
 		conn, err := d.DialContext(ctx, network, to)
 		host, _, _ := net.SplitHostPort(to)
-		if _, isDNS := errors.AsType[*net.DNSError](err); strings.HasSuffix(host, ".") && !isDNS { // also of a dial that was given up
+		if _, isDNS := errors.AsType[*net.DNSError](err); strings.HasSuffix(host, ".") && !isDNS { // the name was resolved, even if the dial failed or was canceled
 			n.resolved(host)
 		}
 		if err != nil {
@@ -36,8 +37,9 @@ func newDial(g *guard, n *names) dialFunc {
 	}
 }
 
-// absoluteName adds the final dot to the host name of a host:port, so that the search domains of resolv.conf do not apply:
-// by them a customer's "postgres.default" would be a service of the operator's cluster.
+// absoluteName adds the final dot to the host name of a host:port, so that the search domains of
+// resolv.conf do not apply. With them a customer's "postgres.default" would be a service in the
+// operator's cluster.
 func absoluteName(address string) string {
 	host, port, err := net.SplitHostPort(address)
 	if err != nil || strings.HasSuffix(host, ".") || isLocalhost(host) {
@@ -49,7 +51,7 @@ func absoluteName(address string) string {
 	return net.JoinHostPort(host+".", port)
 }
 
-// phase is how far an attempt came, which is what it was waiting for when its time ran out.
+// phase is how far an attempt has come. When its time runs out, this is what it was waiting for.
 type phase int32
 
 const (
@@ -76,8 +78,9 @@ func (p phase) String() string {
 	}
 }
 
-// progress is how far an exchange has come. Package net dials several addresses of a name on goroutines of its own, and a long request is
-// sent by one, so the fields are atomic and phases only advance.
+// progress is how far an exchange has come. Its fields are atomic because several goroutines write
+// them: net dials the addresses of a name on goroutines of its own, and a long request has a
+// goroutine to send it. A phase only advances.
 type progress struct {
 	phase       atomic.Int32
 	blocked     atomic.Pointer[refusal] // the first address that the guard refused, or nil
@@ -93,7 +96,7 @@ func (p *progress) reach(next phase) {
 	}
 }
 
-// restart begins again, with another connection.
+// restart resets the progress for another connection.
 func (p *progress) restart() {
 	p.phase.Store(int32(phaseDNS))
 	p.blocked.Store(nil)
@@ -102,7 +105,7 @@ func (p *progress) restart() {
 
 type progressKey struct{}
 
-// progressOf returns the progress of the attempt that ctx belongs to, or one that nobody reads.
+// progressOf returns the progress that ctx carries, or a new one that nobody reads.
 func progressOf(ctx context.Context) *progress {
 	if p, ok := ctx.Value(progressKey{}).(*progress); ok {
 		return p

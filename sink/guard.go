@@ -12,15 +12,19 @@ import (
 	"github.com/quintago/webhook-agent/panics"
 )
 
-// network is a range of addresses and the word for it in a sentence.
+// network is a range of addresses, with the word for it in a sentence.
 type network struct {
 	prefix netip.Prefix
 	kind   string
 }
 
-// never lists what no configuration opens. Metadata services hand out the credentials of the host; those that lie inside a
-// larger range are named so that allowing the range does not open them. The ranges that carry an IPv4 address are here because
-// a translator on the path would bring any of these addresses back. ::1 shares ::/96 but is judged by special.
+// never lists the networks that no configuration can allow. Metadata services give out the
+// credentials of the host. Those inside a larger range have an entry of their own, so that allowing
+// the larger range does not allow them.
+//
+// The ranges of IPv6 that carry an IPv4 address are here because a translator on the path would
+// turn them into any of these addresses. ::1 is also in ::/96, but special has the entry that
+// counts.
 var never = networks(
 	"link-local", "169.254.0.0/16", "fe80::/10",
 	"cloud metadata", "fd00:ec2::/32", "fd20:ce::254/128", "168.63.129.16/32", "100.100.100.200/32", "192.0.0.192/32",
@@ -30,9 +34,11 @@ var never = networks(
 	"translated IPv4", "64:ff9b::/96", "64:ff9b:1::/48", "2002::/16", "2001::/32", "::ffff:0:0:0/96", "::/96",
 )
 
-// special lists what is not on the public internet though it looks like an ordinary unicast address, from the IANA
-// special-purpose registries (https://www.iana.org/assignments/iana-ipv4-special-registry, .../iana-ipv6-special-registry).
-// IPv6 outside 2000::/3 needs no entry; loopback and unique local have one for the sake of their names.
+// special lists networks that look like ordinary unicast addresses but are not on the public
+// internet. They are from the IANA special-purpose registries
+// (https://www.iana.org/assignments/iana-ipv4-special-registry, .../iana-ipv6-special-registry).
+// IPv6 outside 2000::/3 needs no entry. Loopback and unique local have one only to be named in the
+// sentence.
 var special = networks(
 	"loopback", "127.0.0.0/8", "::1/128",
 	"private", "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7",
@@ -44,7 +50,8 @@ var special = networks(
 
 var globalUnicast = netip.MustParsePrefix("2000::/3")
 
-// networks reads a list in which each prefix has the kind named before it; a prefix is told by its slash.
+// networks parses a list of words. A word that is a prefix gets the kind named before it; any other
+// word is the next kind.
 func networks(list ...string) []network {
 	var result []network
 	var kind string
@@ -58,13 +65,15 @@ func networks(list ...string) []network {
 	return result
 }
 
-// guard decides which addresses may be dialed, by the table in the package documentation. It does not change once made.
+// guard decides which addresses may be dialed, by the table in the package documentation. It never
+// changes after newGuard.
 type guard struct {
 	allow []netip.Prefix
 	deny  []netip.Addr // unmapped and without zones
 }
 
-// newGuard checks the operator's lists; every problem of allow_networks is in the error.
+// newGuard makes a guard from the operator's lists. Its error names every problem of
+// allow_networks.
 func newGuard(allow []netip.Prefix, deny []netip.Addr) (*guard, error) {
 	g := &guard{allow: slices.Clone(allow)}
 	var problems []error
@@ -87,12 +96,13 @@ func newGuard(allow []netip.Prefix, deny []netip.Addr) (*guard, error) {
 	return g, errors.Join(problems...)
 }
 
-// plain takes away what netip.Prefix.Contains stumbles over: the IPv6 form of an IPv4 address, and a zone.
+// plain removes the IPv6 form of an IPv4 address, and the zone. netip.Prefix.Contains would not
+// match with them.
 func plain(a netip.Addr) netip.Addr { return a.Unmap().WithZone("") }
 
-// refusal says why an address is refused. The zero value means that it is not.
+// refusal is the reason why an address is refused. The zero value means that it is allowed.
 type refusal struct {
-	kind  string // what the address is, for a person
+	kind  string // what kind of address it is, for the sentence
 	never bool   // allow_networks cannot change it
 }
 
@@ -120,14 +130,15 @@ func (g *guard) judge(a netip.Addr) refusal {
 	return refusal{}
 }
 
-// opens reports whether the operator named the address, public or not, in allow_networks, and may.
+// opens reports whether network.allow_networks names the address, public or not, and nothing else
+// refuses it.
 func (g *guard) opens(a netip.Addr) bool { return g.inAllow(plain(a)) && g.judge(a) == (refusal{}) }
 
 func (g *guard) inAllow(a netip.Addr) bool {
 	return slices.ContainsFunc(g.allow, func(p netip.Prefix) bool { return p.Contains(a) })
 }
 
-// enclosing finds a network that the whole of p lies in.
+// enclosing returns the network of list that contains all of p.
 func enclosing(list []network, p netip.Prefix) (network, bool) {
 	for _, n := range list {
 		if n.prefix.Bits() <= p.Bits() && n.prefix.Contains(p.Addr()) {
@@ -146,8 +157,8 @@ func kindOf(list []network, a netip.Addr) string {
 	return ""
 }
 
-// String completes the sentence "... leads to". It names no address: a customer who reads it would learn what internal names
-// resolve to.
+// String completes the sentence "... leads to". It names no address: the customer who reads the
+// sentence would learn what internal names resolve to.
 func (r refusal) String() string {
 	if r.never {
 		return fmt.Sprintf("an address (%s) that is never allowed", r.kind)
@@ -155,12 +166,13 @@ func (r refusal) String() string {
 	return fmt.Sprintf("an address (%s) that network.allow_networks does not cover", r.kind)
 }
 
-// errBlocked stops a dial. It tells the attempt nothing: net reports the first error of several addresses, which may be
-// another one, so the refusal itself travels through progress.
+// errBlocked stops a dial. The attempt reads the reason from progress.blocked instead: if a name
+// has several addresses, net reports only the first error, which may be another one.
 var errBlocked = errors.New("address refused by policy")
 
-// control is net.Dialer.ControlContext: it is called for every address that is about to be connected to, after DNS and
-// before the first packet. A panic refuses the address too: net calls it on goroutines of its own.
+// control is net.Dialer.ControlContext. It is called for each address after DNS and before the
+// first packet. A panic refuses the address as well; it must be caught here, because net calls
+// control on goroutines of its own.
 func (g *guard) control(ctx context.Context, _, address string, _ syscall.RawConn) error {
 	return panics.Catch(func() error {
 		p := progressOf(ctx)
@@ -174,7 +186,8 @@ func (g *guard) control(ctx context.Context, _, address string, _ syscall.RawCon
 	})
 }
 
-// HostAddrs returns the addresses of the host's network interfaces as they are now, for WebhookConfig.DenyAddrs.
+// HostAddrs returns the addresses that the host's network interfaces have now, for
+// WebhookConfig.DenyAddrs.
 func HostAddrs() ([]netip.Addr, error) {
 	interfaces, err := net.InterfaceAddrs()
 	if err != nil {

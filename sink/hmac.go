@@ -6,17 +6,18 @@ import (
 	"sync"
 )
 
-// mac is a keyed hash, HMAC-SHA256 (RFC 2104), that is used again for other keys: two signatures of each attempt would otherwise be
-// twelve allocations, most of those that an attempt makes. FuzzMac compares it with crypto/hmac.
+// mac computes HMAC-SHA256 (RFC 2104) and is used again for other keys. Without that the two
+// signatures of an attempt would need twelve allocations, most of those that an attempt makes.
+// FuzzMac compares it with crypto/hmac.
 type mac struct {
-	hash.Hash // SHA-256, of what was written since begin
+	hash.Hash // SHA-256 of the inner pad and what was written after it
 	pad       [sha256.BlockSize]byte
 	sum       [sha256.Size]byte
 }
 
 var macs = sync.Pool{New: func() any { return &mac{Hash: sha256.New()} }}
 
-// newMac returns a mac that has begun with the key. The caller must end it.
+// newMac returns a mac for a key. The caller must call end, which gives the mac back to the pool.
 func newMac(key []byte) *mac {
 	m := macs.Get().(*mac)
 	m.Reset()
@@ -30,7 +31,7 @@ func newMac(key []byte) *mac {
 	return m
 }
 
-// end returns the hash of what was written, and gives the mac back.
+// end returns the HMAC of what was written, and gives the mac back to the pool.
 func (m *mac) end() [sha256.Size]byte {
 	defer m.free()
 	inner := m.Sum(m.sum[:0])
@@ -41,7 +42,7 @@ func (m *mac) end() [sha256.Size]byte {
 	return [sha256.Size]byte(m.Sum(m.sum[:0]))
 }
 
-// free leaves nothing of the key behind.
+// free clears the key from memory and gives the mac back to the pool.
 func (m *mac) free() {
 	clear(m.pad[:])
 	macs.Put(m)

@@ -11,19 +11,22 @@ import (
 )
 
 const (
-	// DefaultMaxIdle is how many idle connections are kept where WebhookConfig says nothing else.
+	// DefaultMaxIdle is how many idle connections are kept to all hosts if WebhookConfig.MaxIdle is
+	// zero.
 	DefaultMaxIdle  = 512
 	idleConnTimeout = time.Minute
 	// sweepEvery is how often idle connections that are too old are closed.
 	sweepEvery = idleConnTimeout / 4
 
-	// An origin whose kept connections end again and again as they are used, so many in a row, gets a fresh one for each request
-	// for a while: some servers close at once and do not say so.
+	// Some servers close a connection at once and do not say so. If lostInARow kept connections of
+	// an origin in a row had ended when they were used, its requests get fresh connections for the
+	// time freshFor.
 	lostInARow = 3
 	freshFor   = time.Minute
 )
 
-// idle keeps connections between exchanges. When there are too many, those that were used longest ago are closed.
+// idle keeps connections between exchanges. If there are too many, it closes those that were used
+// longest ago. Any number of goroutines may call its methods; mu guards the fields below it.
 type idle struct {
 	perOrigin, most int
 
@@ -34,11 +37,11 @@ type idle struct {
 	closed  bool
 }
 
-// kept is what is known of an origin. It is forgotten when nothing of it is left.
+// kept is what idle knows about an origin. sweep forgets it when it holds nothing any more.
 type kept struct {
-	conns []*list.Element // of idle.oldest, the last used last
-	lost  int             // kept connections in a row that had ended when they were used
-	fresh time.Time       // until then none is kept
+	conns []*list.Element // elements of idle.oldest; the one used last is last
+	lost  int             // how many kept connections in a row had ended when they were used
+	fresh time.Time       // no connection is kept before this time
 }
 
 func newIdle(perOrigin, most int) *idle {
@@ -50,7 +53,8 @@ func newIdle(perOrigin, most int) *idle {
 	}
 }
 
-// take returns an idle connection to an origin, the one used last, or nil.
+// take returns the idle connection to an origin that was used last, or nil. It closes those that
+// can no longer be used.
 func (i *idle) take(to origin) *conn {
 	for {
 		c := i.pop(to)
@@ -75,11 +79,12 @@ func (i *idle) pop(to origin) *conn {
 	return i.removeLocked(k, len(k.conns)-1)
 }
 
-// put keeps a connection, and reports whether it does.
+// put keeps a connection for later, and reports whether it did. If not, the caller must close it.
 func (i *idle) put(c *conn) bool {
 	c.until = c.used.Add(idleConnTimeout)
 	if c.keepFor >= 0 {
-		// The next request must arrive before the server closes: a second before, or half of a short time.
+		// The next request must arrive before the server closes the connection. So stop using it
+		// one second before that, or after half of a time below two seconds.
 		c.until = c.used.Add(min(idleConnTimeout, c.keepFor-min(time.Second, c.keepFor/2)))
 	}
 	if c.ends.Before(c.until) {
@@ -99,7 +104,7 @@ func (i *idle) put(c *conn) bool {
 		evicted = i.removeLocked(k, 0)
 	} else if i.oldest.Len() >= i.most {
 		oldest := i.oldest.Front().Value.(*conn)
-		evicted = i.removeLocked(i.origins[oldest.origin], 0) // the first of its origin's, too
+		evicted = i.removeLocked(i.origins[oldest.origin], 0) // the oldest of all is also the oldest of its origin
 	}
 	k.conns = append(k.conns, i.oldest.PushBack(c))
 	i.mu.Unlock()
@@ -109,7 +114,7 @@ func (i *idle) put(c *conn) bool {
 	return true
 }
 
-// lost takes note of a kept connection that had ended when it was used.
+// lost counts a kept connection that had ended when it was used.
 func (i *idle) lost(at origin) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
@@ -119,7 +124,7 @@ func (i *idle) lost(at origin) {
 	}
 }
 
-// worked takes note of a kept connection that was answered.
+// worked records that a kept connection was answered, so the count of lost ones starts again.
 func (i *idle) worked(at origin) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
@@ -128,7 +133,7 @@ func (i *idle) worked(at origin) {
 	}
 }
 
-// ofLocked returns what is known of an origin, which sweep forgets some time.
+// ofLocked returns the entry of an origin, and makes it if there is none. sweep deletes it later.
 func (i *idle) ofLocked(to origin) *kept {
 	k := i.origins[to]
 	if k == nil {
@@ -139,21 +144,22 @@ func (i *idle) ofLocked(to origin) *kept {
 	return k
 }
 
-// removeLocked takes away one of an origin's connections.
+// removeLocked removes and returns one of an origin's connections. at is its index in k.conns.
 func (i *idle) removeLocked(k *kept, at int) *conn {
 	c := i.oldest.Remove(k.conns[at]).(*conn)
-	k.conns = slices.Delete(k.conns, at, at+1) // which clears what is behind
+	k.conns = slices.Delete(k.conns, at, at+1) // Delete also clears the freed element
 	return c
 }
 
-// sweepLaterLocked starts the timer of sweep, unless it runs.
+// sweepLaterLocked starts the timer of sweep if it does not run yet.
 func (i *idle) sweepLaterLocked() {
 	if i.sweeper == nil && !i.closed {
 		i.sweeper = time.AfterFunc(sweepEvery, panics.GuardFunc(nil, i.sweep))
 	}
 }
 
-// sweep closes what has been idle for too long and forgets origins of which nothing is left, those of removed endpoints among them.
+// sweep closes connections that have been idle for too long. It also forgets origins without
+// connections, such as those of removed endpoints.
 func (i *idle) sweep() {
 	now := time.Now()
 	i.mu.Lock()
@@ -181,7 +187,8 @@ func (i *idle) sweep() {
 	}
 }
 
-// close closes idle connections, and all others when their exchange is over.
+// close closes all idle connections. A connection that is in use is closed after its exchange,
+// because put refuses it.
 func (i *idle) close() {
 	i.mu.Lock()
 	var ended []*conn

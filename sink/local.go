@@ -14,29 +14,30 @@ import (
 	"github.com/quintago/webhook-agent/panics"
 )
 
-// Fault is what fails on this side of the wire, a stable word. It is no fault of a customer's
-// server.
+// Fault is a stable word for what failed on this side of the wire. It is never the fault of a
+// customer's server.
 type Fault string
 
 const (
 	FaultDescriptors Fault = "descriptors" // the process, or the host, may open no more files
-	FaultMemory      Fault = "memory"      // the kernel has none for another connection
-	FaultPorts       Fault = "ports"       // all ports for connections to this address are taken
+	FaultMemory      Fault = "memory"      // the kernel has no memory for another connection
+	FaultPorts       Fault = "ports"       // all local ports for connections to this address are in use
 	FaultRoute       Fault = "route"       // this host has no route to anywhere
 	FaultResolver    Fault = "resolver"    // the host's DNS resolver answers for no name
 	FaultRoots       Fault = "roots"       // the host has no root certificates, or they cannot be read
 )
 
-// Faults are all of them.
+// Faults lists every Fault.
 var Faults = []Fault{FaultDescriptors, FaultMemory, FaultPorts, FaultRoute, FaultResolver, FaultRoots}
 
-// notMade makes the result of an attempt that was none.
+// notMade returns the result of an attempt that could not be made.
 func notMade(fault Fault, sentence string) Result {
 	return Result{Outcome: NotMade, Class: ClassLocalFault, Fault: fault, Error: Sanitize(Printable(sentence), maxErrorBytes)}
 }
 
-// local finds out whether an attempt that began then failed on this side of the wire, and says in
-// one sentence what it was and what mends it. The fault is empty where it is the customer's.
+// local reports whether an attempt failed on this side of the wire. It returns the fault, and one
+// sentence that says what it is and how to repair it. Both are empty if the fault is on the
+// customer's side. began is when the attempt began.
 func (w *Webhook) local(began time.Time, err error, f failure) (Fault, string) {
 	if fault, sentence := exhausted(err); fault != "" {
 		return fault, sentence
@@ -49,12 +50,12 @@ func (w *Webhook) local(began time.Time, err error, f failure) (Fault, string) {
 	}
 	var dns *net.DNSError
 	switch isDNS := errors.As(err, &dns); {
-	case isDNS && dns.IsNotFound: // an answer
+	case isDNS && dns.IsNotFound: // the resolver has answered, so it works
 	case isDNS, f.deadline && f.phase == phaseDNS:
 		if !w.names.answered(began, f.host) {
 			return FaultResolver, "this host's DNS resolver answers for no name: look at /etc/resolv.conf and at the servers that it names"
 		}
-	case errors.Is(err, syscall.EADDRNOTAVAIL) && (!toIPv6(err) || w.routes("udp6")): // without IPv6 there is no address of ours for it
+	case errors.Is(err, syscall.EADDRNOTAVAIL) && (!toIPv6(err) || w.routes("udp6")): // a host without IPv6 gives this error for every IPv6 address
 		return FaultPorts, "this host has no port left for another connection: widen net.ipv4.ip_local_port_range"
 	case errors.Is(err, syscall.ENETUNREACH) && !w.routes("udp4") && !w.routes("udp6"):
 		return FaultRoute, "this host has no route to anywhere: look at its network"
@@ -62,7 +63,8 @@ func (w *Webhook) local(began time.Time, err error, f failure) (Fault, string) {
 	return "", ""
 }
 
-// exhausted finds what the kernel has no more of. A lookup gives its error as a text.
+// exhausted returns the fault and the sentence if the kernel has run out of something. A DNS lookup
+// gives the kernel's error only as a text, so the text is compared as well.
 func exhausted(err error) (Fault, string) {
 	text := ""
 	if dns, ok := errors.AsType[*net.DNSError](err); ok {
@@ -80,7 +82,7 @@ func exhausted(err error) (Fault, string) {
 	return "", ""
 }
 
-// toIPv6 reports whether it was a connection to an IPv6 address that failed.
+// toIPv6 reports whether the connection that failed was one to an IPv6 address.
 func toIPv6(err error) bool {
 	op, ok := errors.AsType[*net.OpError](err)
 	if !ok {
@@ -90,14 +92,15 @@ func toIPv6(err error) bool {
 	return ok && to.IP.To4() == nil
 }
 
-// Addresses of documentation (RFC 5737, RFC 3849), which nobody has. To connect a datagram socket
-// to one sends nothing, and fails without a route.
+// These addresses are for documentation (RFC 5737, RFC 3849), and nobody has them. Connecting a
+// datagram socket to one sends nothing, and fails if there is no route.
 const (
 	documentation4 = "192.0.2.1:9"
 	documentation6 = "[2001:db8::1]:9"
 )
 
-// routes reports whether the host has a route to the addresses of a family, udp4 or udp6.
+// routes reports whether the host has a route to the addresses of a family. network is udp4 or
+// udp6.
 func routes(network string) bool {
 	address := documentation4
 	if network == "udp6" {
@@ -112,35 +115,37 @@ func routes(network string) bool {
 }
 
 const (
-	// knownNames is how many names that were resolved lately are asked for again. One more is kept,
-	// since it may be the one that fails.
+	// knownNames is how many of the names resolved lately are asked for again. One more is kept,
+	// because one of them may be the name that fails.
 	knownNames = 3
-	// probeTimeout is longer than a resolver waits for the first of its servers, which may be the
-	// only one that is down.
+	// probeTimeout is longer than a resolver waits for the first of its servers, because only that
+	// one may be down.
 	probeTimeout = 7 * time.Second
-	// brokenFor is how long a resolver that answered for no name is taken for broken without asking
-	// again.
+	// brokenFor is how long a resolver counts as broken, without another question, after it
+	// answered for no name.
 	brokenFor = 5 * time.Second
 )
 
-// names tells a customer's broken DNS from a resolver of ours that answers for nobody. It asks for
-// names that no cache can have, below those that were resolved lately: that there is none is an
-// answer, which no resolver gives that does not reach the internet. Where no other name was
-// resolved it asks for the root.
+// names distinguishes a customer's broken DNS from our own resolver being broken. It asks the
+// resolver for random names below those that were resolved lately. No cache can have these, so even
+// the answer "no such name" shows that the resolver reaches the internet. If no other name was
+// resolved lately, it asks for the root. mu guards the fields below it.
 type names struct {
 	resolver *net.Resolver // nil for net.DefaultResolver
 
 	mu    sync.Mutex
 	known []string // resolved lately, the latest last
-	// works is what was found last, by questions that began at found.
+	// works reports whether the resolver answered in the last round of questions, which began at
+	// found.
 	works bool
 	found time.Time
-	// probing is closed when the questions that are under way have ended; nil when there are none.
+	// probing is not nil while a round of questions is under way, and is closed when the round has
+	// ended.
 	probing chan struct{}
 }
 
-// resolved takes note of a name that has addresses. It says nothing of the resolver: they may be
-// from /etc/hosts or a cache.
+// resolved remembers a name that has addresses. It does not show that the resolver works: the
+// addresses may be from /etc/hosts or a cache.
 func (n *names) resolved(name string) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -152,8 +157,8 @@ func (n *names) resolved(name string) {
 	n.known = append(n.known, name)
 }
 
-// answered reports whether the resolver has answered for any other name than this one since then.
-// Many attempts share one round of questions.
+// answered reports whether the resolver has answered, since the time since, for any name other than
+// failing. If it does not know, it asks. Many attempts share one round of questions.
 func (n *names) answered(since time.Time, failing string) bool {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -166,7 +171,7 @@ func (n *names) answered(since time.Time, failing string) bool {
 		case n.probing != nil:
 			probing := n.probing
 			n.mu.Unlock()
-			<-probing // ends within probeTimeout
+			<-probing // the round ends within probeTimeout
 			n.mu.Lock()
 			continue
 		}
@@ -186,9 +191,9 @@ func sameName(a, b string) bool {
 	return strings.EqualFold(strings.TrimSuffix(a, "."), strings.TrimSuffix(b, "."))
 }
 
-// ask reports whether the resolver answers for anything below one of these names, or for the root
-// if there is none, be it that there is no such name. Its time is its own: that of the attempt is
-// over where DNS is silent.
+// ask reports whether the resolver answers for anything below one of the names known, or for the
+// root if there are none. "No such name" is an answer. It has a time limit of its own, because the
+// attempt's time is over already if DNS is silent.
 func (n *names) ask(known []string) bool {
 	ctx, cancel := context.WithTimeout(context.Background(), probeTimeout)
 	defer cancel()
@@ -197,7 +202,7 @@ func (n *names) ask(known []string) bool {
 		resolver = net.DefaultResolver
 	}
 	known = known[max(0, len(known)-knownNames):]
-	answers := make(chan bool, 1+len(known)) // sent to once by each question
+	answers := make(chan bool, 1+len(known)) // each question sends once; the room lets the late ones end
 	question := func(ask func() error) {
 		err := panics.Catch(ask)
 		dns, isDNS := errors.AsType[*net.DNSError](err)

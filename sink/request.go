@@ -9,11 +9,12 @@ import (
 	"time"
 )
 
-// oneWrite is the longest body that goes out with the head, without TLS in one system call. The socket's buffers take that much even if the server
-// reads nothing, so that its answer can be read on the same goroutine.
+// oneWrite is the longest body, in bytes, that is written together with the head (without TLS in
+// one system call). The socket's buffers take that much even if the server reads nothing. So the
+// same goroutine can write it and then read the answer.
 const oneWrite = 32 << 10
 
-// message is a request as it goes over the wire.
+// message is a request in the form in which it is sent.
 type message struct {
 	first []byte // the head, and the body if it is short
 	rest  []byte // the body if it is long
@@ -21,17 +22,17 @@ type message struct {
 	ahead time.Duration
 }
 
-// messages keeps the buffers of message.first.
+// messages is a pool, so that the buffers of message.first are used again.
 var messages = sync.Pool{New: func() any { return new(message) }}
 
-// free gives a message back. Nothing may use it any more.
+// free gives a message back to the pool. The caller must not use it any more.
 func (m *message) free() {
 	m.rest = nil
 	messages.Put(m)
 }
 
-// newMessage writes out a request of an attempt that began at start. The key signer signs
-// X-Quintago-Signature.
+// newMessage returns the bytes of a request, of an attempt that began at start. signer is the key
+// that signs X-Quintago-Signature.
 func (w *Webhook) newMessage(r Request, start time.Time, signer *signingKey) *message {
 	m := messages.Get().(*message)
 	b := m.first[:0]
@@ -54,7 +55,8 @@ func (w *Webhook) newMessage(r Request, start time.Time, signer *signingKey) *me
 	return m
 }
 
-// appendSignatures appends the fields that Sign sets, each behind the end of a line.
+// appendSignatures appends the fields that Sign sets. Each is preceded by the end of the line
+// before it.
 func (r *Request) appendSignatures(b []byte, signer *signingKey) []byte {
 	var scratch [20]byte
 	timestamp := strconv.AppendInt(scratch[:0], r.At.Unix(), 10)
@@ -74,12 +76,12 @@ func (r *Request) appendSignatures(b []byte, signer *signingKey) []byte {
 	return signer.appendQuintago(b, r.Body)
 }
 
-// startOf writes the lines of a request that are the same for all to a URL.
+// startOf returns the first lines of a request, which are the same for every request to a URL.
 func startOf(u *url.URL) []byte {
 	return []byte("POST " + u.RequestURI() + " HTTP/1.1\r\nHost: " + strings.TrimSuffix(u.Host, ":"))
 }
 
-// originOf says where a URL's server is.
+// originOf returns the address of a URL's server, and its name for TLS.
 func originOf(u *url.URL) origin {
 	o := origin{address: net.JoinHostPort(u.Hostname(), port(u))}
 	if u.Scheme == "https" {

@@ -6,15 +6,15 @@ import (
 	"time"
 )
 
-// maxRetryAfter is the longest wait that a customer's server can ask for (DESIGN section 4).
+// maxRetryAfter is the longest wait that a customer's server can ask for.
 const maxRetryAfter = time.Hour
 
-// parseRetryAfter reads the value of a Retry-After header (RFC 9110, section 10.2.3), seconds or a date, as a wait from
-// now between zero and maxRetryAfter. What is negative, past, too large for an integer or not of either form asks for
-// nothing and gives zero.
+// parseRetryAfter parses the value of a Retry-After header, seconds or a date (RFC 9110, section
+// 10.2.3). It returns the wait from now, between zero and maxRetryAfter. A value that is negative,
+// in the past, or of neither form gives zero.
 func parseRetryAfter(value string, now time.Time) time.Duration {
 	if seconds, err := strconv.ParseUint(value, 10, 64); err == nil {
-		// Compared before it is multiplied: a large count would overflow a Duration.
+		// Compare before multiplying: a large number of seconds would overflow a Duration.
 		if seconds > uint64(maxRetryAfter/time.Second) {
 			return maxRetryAfter
 		}

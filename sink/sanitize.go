@@ -7,15 +7,15 @@ import (
 	"unicode/utf8"
 )
 
-// Sanitize makes hostile text storable: each NUL and each byte that is not valid UTF-8 becomes U+FFFD, and the result
-// is cut on a rune boundary to at most max bytes. PostgreSQL refuses both kinds in a text column, and a row that cannot be
-// saved would have its delivery repeated for ever.
+// Sanitize makes hostile text storable. It replaces each NUL and each byte that is not valid UTF-8
+// by U+FFFD, and cuts the result to at most max bytes, between two characters. PostgreSQL refuses
+// both in a text column. A row that cannot be saved would make its delivery repeat for ever.
 func Sanitize(s string, max int) string {
 	if len(s) <= max && utf8.ValidString(s) && strings.IndexByte(s, 0) < 0 {
 		return s
 	}
 	var b strings.Builder
-	for _, r := range s { // an invalid byte yields utf8.RuneError
+	for _, r := range s { // range turns an invalid byte into utf8.RuneError
 		if r == 0 {
 			r = utf8.RuneError
 		}
@@ -27,9 +27,9 @@ func Sanitize(s string, max int) string {
 	return b.String()
 }
 
-// Printable makes stored text safe on a terminal: control characters (C0, DEL, C1, and with them ESC and newlines), line
-// and paragraph separators, and the marks that change the direction of text become visible Go escapes such as \x1b or
-// \u202e, and bytes that are not valid UTF-8 become U+FFFD.
+// Printable makes stored text safe on a terminal. It turns control characters (C0, DEL, C1, and so
+// ESC and newlines), line and paragraph separators, and marks that change the direction of text
+// into visible Go escapes such as \x1b or \u202e. Bytes that are not valid UTF-8 become U+FFFD.
 func Printable(s string) string {
 	var b strings.Builder
 	for _, r := range s {
@@ -45,7 +45,7 @@ func Printable(s string) string {
 	return b.String()
 }
 
-// shorten cuts s to at most max characters and marks the cut.
+// shorten cuts s to at most max characters. The last one is then an ellipsis.
 func shorten(s string, max int) string {
 	runes := []rune(s)
 	if len(runes) <= max {

@@ -21,11 +21,11 @@ import (
 // The headers of a signed request, in net/http's canonical spelling.
 const (
 	HeaderSignature         = "X-Quintago-Signature"          // sha256=<hex>, as in the customer documentation
-	HeaderSignaturePrevious = "X-Quintago-Signature-Previous" // the same with the former secret, during a rotation
+	HeaderSignaturePrevious = "X-Quintago-Signature-Previous" // the same with the newest former secret, during a rotation
 	HeaderID                = "Webhook-Id"                    // the event id, the same on every attempt
 	HeaderTimestamp         = "Webhook-Timestamp"             // Unix seconds of the attempt
 	HeaderStandardSignature = "Webhook-Signature"             // v1,<base64>, several separated by spaces
-	HeaderTest              = "Webhook-Test"                  // true on the sample of a test, else absent
+	HeaderTest              = "Webhook-Test"                  // true on a sample that `endpoints test` sends, else absent
 )
 
 const (
@@ -33,20 +33,26 @@ const (
 	standardPrefix = "v1,"
 	secretPrefix   = "whsec_"
 
-	// The length that Standard Webhooks asks of a decoded key.
+	// Standard Webhooks asks for decoded keys of this length.
 	minKeyBytes = 24
 	maxKeyBytes = 64
 )
 
-// Sign sets the signature headers of both schemes on h, for body as one attempt sends it at the time at:
+// Sign sets the signature headers of both schemes on h. It signs body for an attempt at the time
+// at:
 //
-//   - X-Quintago-Signature, an HMAC-SHA256 of the body alone, keyed with the secret's bytes as written;
-//   - Standard Webhooks 1.0.0 (https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/standard-webhooks.md),
-//     an HMAC-SHA256 of id, timestamp and body, keyed with the decoded form of a whsec_ secret and any other as written.
+//   - X-Quintago-Signature is an HMAC-SHA256 of the body alone. The key is the secret's bytes as
+//     written.
+//   - Webhook-Signature is that of Standard Webhooks 1.0.0
+//     (https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/standard-webhooks.md):
+//     an HMAC-SHA256 of id, timestamp and body. The key of a whsec_ secret is its decoded form, and
+//     of any other the secret as written.
 //
-// Former secrets, the newest first, sign as well: each has an entry in Webhook-Signature, and the
-// newest X-Quintago-Signature-Previous; empty ones are ignored. Sign fails if CheckSecret refuses
-// one of the secrets; h is then unchanged. The event id must be one that Attempt sends.
+// former are the former secrets, the newest first. Each adds an entry to Webhook-Signature, and the
+// newest also signs X-Quintago-Signature-Previous. Empty ones are ignored.
+//
+// Sign fails if CheckSecret refuses one of the secrets, and then leaves h unchanged. The event id
+// must be one that Attempt sends.
 func Sign(h http.Header, eventID string, at time.Time, body []byte, current secret.Text, former ...secret.Text) error {
 	key, err := parseSecret(current)
 	if err != nil {
@@ -71,17 +77,18 @@ func Sign(h http.Header, eventID string, at time.Time, body []byte, current secr
 	return nil
 }
 
-// CheckSecret says in one sentence why an endpoint's secret is not usable, or returns nil. A secret of the whsec_ form
-// must be standard padded base64 of 24 to 64 bytes that are not all alike. Any other must not be empty, nor look like a whsec_
-// secret that is misspelled. None may stand in quotes or beside blanks, nor hold what cannot be seen.
+// CheckSecret says in one sentence why an endpoint's secret is not usable, or returns nil. The
+// sentence holds no part of the secret. After whsec_ a secret must be standard padded base64 of 24
+// to 64 bytes that are not all alike. Any other secret must not be empty, and must not look like a
+// misspelled whsec_ secret. None may be in quotes or between blanks, or hold invisible characters.
 func CheckSecret(s secret.Text) error {
 	_, err := parseSecret(s)
 	return err
 }
 
-// StandardSecret returns the text that libraries of Standard Webhooks take for a secret, since they
-// decode all they are given: a whsec_ secret itself, and of any other whsec_ and the base64 of its
-// bytes. It fails if CheckSecret refuses the secret.
+// StandardSecret returns the form of a secret that libraries of Standard Webhooks take. They decode
+// everything they are given. So a whsec_ secret stays as it is, and any other becomes whsec_ and
+// the base64 of its bytes. It fails if CheckSecret refuses the secret.
 func StandardSecret(s secret.Text) (secret.Text, error) {
 	key, err := parseSecret(s)
 	if err != nil {
@@ -90,14 +97,14 @@ func StandardSecret(s secret.Text) (secret.Text, error) {
 	return secret.New(secretPrefix + base64.StdEncoding.EncodeToString(key.standard)), nil
 }
 
-// GenerateSecret makes a new secret: whsec_ and the base64 of 32 random bytes.
+// GenerateSecret returns a new random secret: whsec_ and the base64 of 32 bytes.
 func GenerateSecret() secret.Text {
 	key := make([]byte, 32)
-	_, _ = rand.Read(key) // never fails: crypto/rand ends the process rather than return an error
+	_, _ = rand.Read(key) // never fails: crypto/rand ends the process instead of returning an error
 	return secret.New(secretPrefix + base64.StdEncoding.EncodeToString(key))
 }
 
-// signingKey holds the keys that one secret gives.
+// signingKey holds the keys of one secret, one for each scheme.
 type signingKey struct {
 	quintago []byte // the secret as written
 	standard []byte // decoded if the secret has the whsec_ form
@@ -106,7 +113,8 @@ type signingKey struct {
 // is reports whether two keys come from the same secret.
 func (k *signingKey) is(other *signingKey) bool { return bytes.Equal(k.quintago, other.quintago) }
 
-// parseSecret's errors contain positions and lengths but no part of the secret.
+// parseSecret returns the keys of a secret. Its errors contain positions and lengths, but no part
+// of the secret.
 func parseSecret(s secret.Text) (signingKey, error) {
 	if s.IsZero() {
 		return signingKey{}, errors.New("the secret is empty")
@@ -139,7 +147,8 @@ func parseSecret(s secret.Text) (signingKey, error) {
 	return signingKey{quintago: text, standard: decoded}, nil
 }
 
-// checkSpelling refuses what was meant to be another text than it is: the key would be wrong, and nothing else would tell.
+// checkSpelling refuses what was meant to be another text than it is: the key would be wrong, and
+// nothing else would tell.
 func checkSpelling(s string) error {
 	if !utf8.ValidString(s) {
 		return errors.New("the secret is no text in UTF-8, and the database stores nothing else; use a random one of letters and digits")

@@ -12,37 +12,41 @@ import (
 	"github.com/quintago/webhook-agent/secret"
 )
 
-// Target is where an endpoint's events go and what they are signed with, checked and parsed once for all of its attempts. It may
-// be used by any number of goroutines.
+// Target is the destination of an endpoint's events, with the secrets that sign them. It is checked
+// and parsed once for all attempts. Any number of goroutines may use it at the same time.
 type Target struct {
 	url    *url.URL
 	origin origin
-	start  []byte // of every request: the request line and Host
-	// keys are those that sign: the current one, then the former ones, the newest first. until is
-	// when each of the latter ends.
+	start  []byte // the request line and Host, with which every request starts
+	// keys are the keys that sign: the current one, then the former ones, the newest first. until
+	// says when each former one ends, so until[i] belongs to keys[i+1].
 	keys  []*signingKey
 	until []time.Time
-	// order is in which order the keys are tried for X-Quintago-Signature, which has room for one.
-	// It is nil without a former one. What it points to is never changed.
+	// order is the order in which the keys are tried for X-Quintago-Signature, which has room for
+	// one. It is nil without a former key. The slice that it points to is never changed: a new
+	// order is a new slice.
 	order *atomic.Pointer[[]*signingKey]
 	// wentWith are the keys that got a 410 since another answer came. It is nil without a former one.
 	wentWith *atomic.Pointer[[]*signingKey]
 
-	// err is why nothing can be sent, and class what every attempt fails with; the rest is not
-	// valid then.
+	// err says why nothing can be sent, or is nil. class is then the class of every attempt, and
+	// the other fields are not valid.
 	err   error
 	class Class
 }
 
-// Former is a secret from before a rotation, which also signs until a time.
+// Former is a secret from before a rotation. It also signs, until the time Until.
 type Former struct {
 	Secret secret.Text
 	Until  time.Time
 }
 
-// Target makes the target of an endpoint with this URL and secret. Former are its secrets from
-// before rotations, the newest first. One that CheckSecret refuses has never signed anything, and
-// does not now; one that is there twice counts once.
+// Target makes the target of an endpoint. It never fails: the Err of the target says why nothing
+// can be sent to it.
+//
+// former are the endpoint's secrets from before rotations, the newest first. One that CheckSecret
+// refuses is left out, because it can never have signed anything. One that occurs twice counts
+// once.
 func (w *Webhook) Target(rawURL string, current secret.Text, former ...Former) *Target {
 	u, err := w.parseURL(rawURL)
 	if err != nil {
@@ -68,7 +72,8 @@ func (w *Webhook) Target(rawURL string, current secret.Text, former ...Former) *
 	return t
 }
 
-// Follow takes over from the target of before a rotation which secret the receiver is on.
+// Follow copies from an endpoint's earlier target which secret the receiver accepted last. Without
+// it every change of an endpoint would begin with the oldest secret again.
 func (t *Target) Follow(before *Target) {
 	if t.order == nil || len(before.keys) == 0 {
 		return
@@ -82,8 +87,8 @@ func (t *Target) Follow(before *Target) {
 	}
 }
 
-// valid returns the keys that sign at a time: the current one, then the former ones, the newest
-// first.
+// valid returns the keys that sign at the time at: the current one, then the former ones, the
+// newest first.
 func (t *Target) valid(at time.Time) []*signingKey {
 	ended := func(until time.Time) bool { return !at.Before(until) }
 	if !slices.ContainsFunc(t.until, ended) {
@@ -98,9 +103,9 @@ func (t *Target) valid(at time.Time) []*signingKey {
 	return keys
 }
 
-// choices returns those of keys that are tried for X-Quintago-Signature in one attempt, the first
-// one first. At first that is the oldest, which the receiver is still on, then the newest, which it
-// changes to.
+// choices returns the keys to try for X-Quintago-Signature in one attempt, in the order to try
+// them. While no key was accepted, the first is the oldest, which the receiver still has. The
+// second is the newest, which it will change to.
 func (t *Target) choices(keys []*signingKey) []*signingKey {
 	if len(keys) == 1 {
 		return keys
@@ -114,10 +119,10 @@ func (t *Target) choices(keys []*signingKey) []*signingKey {
 	return choices
 }
 
-// mostChoices is how many secrets one attempt tries at most; the next one goes on with others.
+// mostChoices bounds the secrets that one attempt tries. The next attempt tries others.
 const mostChoices = 3
 
-// begin has the next attempt begin with a key, which the receiver has accepted, and go on with the
+// begin makes the next attempt start with a key that the receiver has accepted, and go on with the
 // newest.
 func (t *Target) begin(with *signingKey) {
 	if before := t.order.Load(); before != nil && (*before)[0] == with {
@@ -126,7 +131,7 @@ func (t *Target) begin(with *signingKey) {
 	t.setOrder(append([]*signingKey{with}, without(t.keys, with)...))
 }
 
-// postpone has the next attempts try keys last, which the receiver seems not to be on.
+// postpone makes the next attempts try keys last, because the receiver seems not to have them.
 func (t *Target) postpone(keys ...*signingKey) {
 	t.setOrder(append(without(*t.order.Load(), keys...), keys...))
 }
@@ -155,8 +160,9 @@ func without(keys []*signingKey, not ...*signingKey) []*signingKey {
 	return slices.DeleteFunc(slices.Clone(keys), func(key *signingKey) bool { return slices.Contains(not, key) })
 }
 
-// Err says in one sentence why nothing can be sent there, as CheckURL or CheckSecret does, or returns nil.
+// Err says in one sentence why nothing can be sent to the target, as CheckURL or CheckSecret does,
+// or returns nil.
 func (t *Target) Err() error { return t.err }
 
-// Format implements fmt.Formatter without the secrets, for every verb and flag.
+// Format implements fmt.Formatter. It hides the URL and the secrets, for every verb and flag.
 func (t Target) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, "[target]") }

@@ -11,20 +11,22 @@ import (
 
 const maxURLBytes = 2048
 
-// addressError is the error of a URL whose host the address policy refuses.
+// addressError is returned for a URL whose host the address policy refuses. It gives the failure
+// the class blocked_address.
 type addressError struct{ sentence string }
 
 func (e addressError) Error() string { return e.sentence }
 
-// CheckURL says in one sentence why an endpoint's URL is not usable, or returns nil. The sentence holds no part of the URL
-// but its port: credentials, path and query are secrets. A nil does not mean that the host exists or that the addresses it
-// resolves to are allowed; an attempt finds that out.
+// CheckURL says in one sentence why an endpoint's URL is not usable, or returns nil. The sentence
+// holds no part of the URL but its port, because credentials, path and query are secrets. A nil
+// does not mean that the host exists, or that its addresses are allowed. Only an attempt finds that
+// out.
 func (w *Webhook) CheckURL(raw string) error {
 	_, err := w.parseURL(raw)
 	return err
 }
 
-// parseURL parses the URL of an attempt and applies every rule that its text can be held to.
+// parseURL parses a URL and applies every rule that its text alone can show to be broken.
 func (w *Webhook) parseURL(raw string) (*url.URL, error) {
 	if len(raw) > maxURLBytes {
 		return nil, fmt.Errorf("the URL is longer than %d characters", maxURLBytes)
@@ -60,8 +62,8 @@ func (w *Webhook) parseURL(raw string) (*url.URL, error) {
 	return u, nil
 }
 
-// escapeQuery percent-encodes what RFC 3986, section 3.4, does not allow in a query: to such a request many
-// servers answer 400. What is encoded already stays.
+// escapeQuery percent-encodes the characters that RFC 3986, section 3.4, does not allow in a query.
+// Without that many servers answer 400. Existing escapes stay as they are.
 func escapeQuery(query string) string {
 	if !strings.ContainsFunc(query, notInQuery) {
 		return query
@@ -94,7 +96,7 @@ func (w *Webhook) checkHost(u *url.URL) error {
 	if host == "" {
 		return errors.New("the URL has no host")
 	}
-	// Its ASCII form is another name, which no check of ours has seen.
+	// The ASCII form of such a name is a different name, and none of our checks would have seen it.
 	if strings.ContainsFunc(host, func(r rune) bool { return r > '~' }) {
 		return errors.New("the URL's host name must be ASCII; use its xn-- form")
 	}
@@ -120,7 +122,8 @@ func isLocalhost(host string) bool {
 	return strings.EqualFold(strings.TrimSuffix(host, "."), "localhost")
 }
 
-// checkName accepts a full domain name (RFC 1123, section 2.1), with underscores as DNS has them.
+// checkName accepts a full domain name (RFC 1123, section 2.1). It allows underscores, because DNS
+// has names with them.
 func checkName(host string) error {
 	host = strings.TrimSuffix(host, ".")
 	labels := strings.Split(host, ".")
@@ -135,7 +138,8 @@ func checkName(host string) error {
 	if len(labels) == 1 {
 		return errors.New("the URL's host must be a full domain name, with a dot in it")
 	}
-	// Some resolvers read 127.1 or 0x7f.0.0.1 as an address. No top-level domain begins with a digit.
+	// Some resolvers read 127.1 or 0x7f.0.0.1 as an address. No top-level domain begins with a
+	// digit.
 	if last := labels[len(labels)-1]; last[0] >= '0' && last[0] <= '9' {
 		return errors.New("the URL's host looks like an IP address but is not one")
 	}
@@ -146,7 +150,8 @@ func notInLabel(r rune) bool {
 	return (r < 'a' || r > 'z') && (r < 'A' || r > 'Z') && (r < '0' || r > '9') && r != '-' && r != '_'
 }
 
-// RedactURL returns the scheme and host of a URL, which may be shown where the rest of it may not.
+// RedactURL returns the scheme and the host of a URL. These may be shown; the path, query and
+// credentials may not.
 func RedactURL(raw string) string {
 	u, err := url.Parse(raw)
 	if err != nil || u.Scheme == "" || u.Host == "" {

@@ -12,22 +12,26 @@ import (
 	"github.com/quintago/webhook-agent/secret"
 )
 
-// timestampTolerance is how far a request's timestamp may be from the receiver's clock: five minutes, as in the reference
-// libraries of Standard Webhooks.
+// timestampTolerance is the largest difference between a request's timestamp and the receiver's
+// clock. Five minutes is what the reference libraries of Standard Webhooks have.
 const timestampTolerance = 5 * time.Minute
 
-// Verification is what a receiver finds out about one request: for each scheme nil, or one sentence why it failed.
+// Verification is the result of Verify. Each field is nil if its scheme verified, or says why it
+// did not in one sentence.
 type Verification struct {
 	Quintago error // X-Quintago-Signature
 	Standard error // Webhook-Id, -Timestamp and -Signature
 }
 
-// Err joins the failures; it is nil when both schemes verified.
+// Err returns both failures joined, or nil if both schemes verified.
 func (v Verification) Err() error { return errors.Join(v.Quintago, v.Standard) }
 
-// Verify checks both signatures of a received request against each secret: the current one and, during a rotation, the
-// former. Empty secrets are ignored. A scheme verifies if any signature in its header matches any secret. X-Quintago-Signature has one,
-// so a receiver that knows one secret may refuse a request, and the agent sends it once more with another. Signatures are compared in
+// Verify checks both signatures of a received request against each secret: the current one and,
+// during a rotation, the former ones. Empty secrets are ignored. A scheme verifies if any signature
+// in its header matches any secret.
+//
+// X-Quintago-Signature holds one signature only. So a receiver that knows one secret may refuse a
+// request, and the agent then sends it again with another secret. Signatures are compared in
 // constant time.
 func Verify(h http.Header, body []byte, now time.Time, secrets ...secret.Text) Verification {
 	var keys []signingKey
@@ -49,7 +53,7 @@ func Verify(h http.Header, body []byte, now time.Time, secrets ...secret.Text) V
 }
 
 func verifyQuintago(h http.Header, body []byte, keys []signingKey) error {
-	presented := h.Values(HeaderSignature) // alone, as a receiver written to the customers' page does
+	presented := h.Values(HeaderSignature) // only this header, as a receiver written to the customers' page does
 	if len(presented) == 0 {
 		return fmt.Errorf("%s is missing", HeaderSignature)
 	}
@@ -72,7 +76,8 @@ func verifyStandard(h http.Header, body []byte, now time.Time, keys []signingKey
 	if err != nil {
 		return fmt.Errorf("%s is not a count of seconds", HeaderTimestamp)
 	}
-	// Compared as times: the difference to an absurd timestamp would overflow a Duration.
+	// Compare times, not differences: the difference to an absurd timestamp would overflow a
+	// Duration.
 	sent := time.Unix(seconds, 0)
 	if sent.Before(now.Add(-timestampTolerance)) {
 		return fmt.Errorf("%s is more than %v in the past", HeaderTimestamp, timestampTolerance)
@@ -80,7 +85,7 @@ func verifyStandard(h http.Header, body []byte, now time.Time, keys []signingKey
 	if sent.After(now.Add(timestampTolerance)) {
 		return fmt.Errorf("%s is more than %v in the future", HeaderTimestamp, timestampTolerance)
 	}
-	// Entries of other versions (v1a) simply do not match.
+	// Entries of other versions (v1a) do not match anything.
 	for _, key := range keys {
 		if matches(strings.Fields(signatures), key.signStandard(id, timestamp, body)) {
 			return nil
@@ -90,7 +95,7 @@ func verifyStandard(h http.Header, body []byte, now time.Time, keys []signingKey
 		HeaderStandardSignature)
 }
 
-// matches tells in constant time whether one of presented is want.
+// matches reports whether one of presented is want, in constant time.
 func matches(presented []string, want string) bool {
 	for _, p := range presented {
 		if hmac.Equal([]byte(p), []byte(want)) {

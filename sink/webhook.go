@@ -20,36 +20,36 @@ type Request struct {
 	Target  *Target
 	EventID string
 	Body    []byte // the envelope, sent and signed as it is; Attempt does not change it
-	Test    bool   // a sample, which Webhook-Test: true tells from a real event
-	// At is the time that is signed and sent, and by which former secrets end and certificates are
-	// judged; zero for this host's clock.
+	Test    bool   // a sample: the header Webhook-Test: true marks it
+	// At is the time that is signed and sent. It also decides which former secrets still sign, and
+	// certificates are judged by it. Zero means the time of this host's clock.
 	At time.Time
 
-	keys []*signingKey // Target's at the time At
+	keys []*signingKey // those of Target that sign at the time At
 }
 
-// Outcome is what an attempt means for its delivery.
+// Outcome says what an attempt means for its delivery.
 type Outcome int
 
 const (
 	Succeeded Outcome = iota // a 2xx status line arrived
 	Failed                   // anything else
-	Gone                     // the server answered 410: the endpoint is to be disabled
+	Gone                     // the server answered 410: the caller should disable the endpoint
 	Canceled                 // the caller's context ended first; whether the server got the event is unknown
-	NotMade                  // what failed is on this side of the wire (Result.Fault): it was no attempt
+	NotMade                  // this side of the wire failed (Result.Fault), so it was no attempt
 )
 
-// Result is what came of one attempt.
+// Result is the result of one attempt. Which fields are set follows from the Outcome.
 type Result struct {
 	Outcome    Outcome
 	Code       int           // HTTP status; 0 when no status line arrived
 	Class      Class         // empty on success
 	Error      string        // one sentence of at most 300 bytes, fit for PostgreSQL and a terminal; empty on success
 	Latency    time.Duration // from the call to the status line, or to the failure
-	Response   string        // the first 4 KiB of the body, sanitized, not yet Printable; failures only
-	RetryAfter time.Duration // what an answer other than 2xx asked for, at most an hour; 0 when nothing usable
-	Panic      *panics.Error // with ClassInternalError
-	Fault      Fault         // with NotMade
+	Response   string        // at most 4 KiB of the body, for failures only; Sanitize was applied, Printable was not
+	RetryAfter time.Duration // the wait that an answer other than 2xx asked for, at most an hour; 0 for none
+	Panic      *panics.Error // set with ClassInternalError only
+	Fault      Fault         // set with NotMade only
 }
 
 // WebhookConfig configures a Webhook.
@@ -60,11 +60,11 @@ type WebhookConfig struct {
 	AllowNetworks  []netip.Prefix // network.allow_networks
 	DenyAddrs      []netip.Addr   // the host's and the database's addresses, refused unless AllowNetworks covers them
 	MaxIdlePerHost int            // idle connections kept open to one host
-	MaxIdle        int            // and to all hosts together; 0 for DefaultMaxIdle
-	Resolver       *net.Resolver  // of the names of URLs; nil for net.DefaultResolver
+	MaxIdle        int            // idle connections kept open to all hosts; 0 for DefaultMaxIdle
+	Resolver       *net.Resolver  // looks up the hosts of URLs; nil for net.DefaultResolver
 }
 
-// Webhook delivers events by HTTP. Its methods may be called by any number of goroutines.
+// Webhook delivers events by HTTP. Any number of goroutines may call its methods at the same time.
 type Webhook struct {
 	timeout   time.Duration
 	userAgent string
@@ -72,11 +72,12 @@ type Webhook struct {
 	guard     *guard
 	client    *client
 	names     *names
-	routes    func(network string) bool // routes; tests have another
+	routes    func(network string) bool // the function routes; tests set another
 }
 
-// NewWebhook makes a Webhook. It fails, naming every problem, if a value of cfg is missing or out of range, or if
-// cfg.AllowNetworks would open an address that is never allowed.
+// NewWebhook makes a Webhook. It starts nothing. It fails if a value of cfg is missing or out of
+// range, or if cfg.AllowNetworks would allow an address that is always refused. The error names
+// every problem.
 func NewWebhook(cfg WebhookConfig) (*Webhook, error) {
 	var problems []error
 	if !visibleASCII(cfg.Version) {
@@ -107,12 +108,14 @@ func NewWebhook(cfg WebhookConfig) (*Webhook, error) {
 	}, nil
 }
 
-// Close closes idle connections. Attempts that are under way end as they would have.
+// Close closes the idle connections. Attempts under way end normally.
 func (w *Webhook) Close() { w.client.idle.close() }
 
-// Attempt sends r once and reports what came of it. It returns after delivery.timeout at the latest, or when ctx ends, but for seven
-// seconds more that it may take to find out whether it is our resolver that is silent. A panic on the way, ours or the standard
-// library's, is a failed attempt of class internal_error.
+// Attempt makes one attempt to send r and returns its result.
+//
+// It returns when ctx ends, and after delivery.timeout at the latest. One case takes up to seven
+// seconds more: it has to find out whether our own resolver fails. A panic, in this package or in
+// the standard library, becomes a failed attempt of class internal_error.
 func (w *Webhook) Attempt(ctx context.Context, r Request) (result Result) {
 	start := time.Now()
 	defer func() {
@@ -143,18 +146,19 @@ func (w *Webhook) Attempt(ctx context.Context, r Request) (result Result) {
 	return w.rotate(ctx, r, start)
 }
 
-// rotate is Attempt while former secrets sign as well. A receiver written to the customers' page reads X-Quintago-Signature
-// alone, and changes to a new secret at a time of its own: what it refuses is sent once more with another secret.
+// rotate makes the attempt while former secrets sign as well. A receiver written to the customers'
+// page reads X-Quintago-Signature alone, and changes to a new secret at a time of its own. So if it
+// refuses a request, rotate sends the request again with another secret.
 //
-// A 410 disables the endpoint at once, and may be what a receiver says to a wrong signature. So it counts as such until each
-// secret has got it.
+// A 410 disables the endpoint at once, and a receiver may answer so to a wrong signature. It counts
+// once each secret has got it.
 func (w *Webhook) rotate(ctx context.Context, r Request, start time.Time) (result Result) {
 	choices := r.Target.choices(r.keys)
 	for i, signer := range choices {
 		next, sent := w.exchange(ctx, r, start, signer)
 		if next.Code == 0 && next.Outcome != Canceled && i > 0 {
 			r.Target.postpone(choices[:i]...)
-			return result // which is what is known of the server
+			return result // the answer before says more about the server than this failure
 		}
 		result = next
 		if result.Code != 0 && r.Target.gone(r.keys, signer, result.Outcome == Gone) {
@@ -181,7 +185,7 @@ func (w *Webhook) rotate(ctx context.Context, r Request, start time.Time) (resul
 	return result
 }
 
-// refusesSignature reports whether a receiver that finds a signature wrong may answer so.
+// refusesSignature reports whether code is one that receivers use to refuse a wrong signature.
 func refusesSignature(code int) bool {
 	switch code {
 	case http.StatusBadRequest, http.StatusUnauthorized, http.StatusForbidden, http.StatusGone:
@@ -190,8 +194,9 @@ func refusesSignature(code int) bool {
 	return false
 }
 
-// exchange sends r, of an attempt that began at start and ends at the deadline or with ctx, and reads the answer. The key signer signs
-// X-Quintago-Signature. It reports whether the server has all of the request, as far as this side knows.
+// exchange sends r once and reads the answer. The attempt began at start, and ends at its deadline
+// or with ctx. signer is the key that signs X-Quintago-Signature. It reports whether the server has
+// all of the request, as far as this side knows.
 func (w *Webhook) exchange(ctx context.Context, r Request, start time.Time, signer *signingKey) (result Result, sent bool) {
 	seen, began, deadline := new(progress), time.Now(), start.Add(w.timeout)
 	m := w.newMessage(r, start, signer)
@@ -207,7 +212,7 @@ func (w *Webhook) exchange(ctx context.Context, r Request, start time.Time, sign
 		result = Result{Outcome: Canceled, Class: ClassCanceled, Error: "the attempt was interrupted; its result is unknown"}
 	default:
 		if p, ok := errors.AsType[*panics.Error](err); ok {
-			panic(p) // of the goroutine that sends a long request
+			panic(p) // it happened on the goroutine that sends a long body; Attempt recovers it
 		}
 		f := failure{
 			host:        r.Target.url.Hostname(),
@@ -229,13 +234,14 @@ func (w *Webhook) exchange(ctx context.Context, r Request, start time.Time, sign
 	return result, err == nil || phase(seen.phase.Load()) == phaseHeaders
 }
 
-// resultOf makes the result of an answer, which is decided by its status. Asked is the URL, and now is what Retry-After is reckoned from.
+// resultOf returns the result for an answer. The status alone decides. asked is the URL of the
+// request. A Retry-After is counted from now.
 func resultOf(a *answer, asked *url.URL, now time.Time) Result {
 	if succeeds(a.code) {
 		return Result{Outcome: Succeeded, Code: a.code}
 	}
 	result := failed(classifyStatus(a.code, asked, a.location))
-	result.Code = a.code // 000 cannot be told from none, but for the sentence
+	result.Code = a.code // a status 000 looks like no status line here; only the sentence shows it
 	result.Response = Sanitize(string(a.excerpt), maxBodyBytes)
 	result.RetryAfter = parseRetryAfter(a.retryAfter, now)
 	if a.code == http.StatusGone {
@@ -244,12 +250,13 @@ func resultOf(a *answer, asked *url.URL, now time.Time) Result {
 	return result
 }
 
-// failed makes the result of an attempt that failed.
+// failed returns the result of a failed attempt.
 func failed(class Class, sentence string) Result {
 	return Result{Outcome: Failed, Class: class, Error: Sanitize(Printable(sentence), maxErrorBytes)}
 }
 
-// visibleASCII reports whether s is fit for a header value: not empty, without spaces, controls and other alphabets.
+// visibleASCII reports whether s can be a header value: it is not empty, and has no spaces,
+// controls or characters of other alphabets.
 func visibleASCII(s string) bool {
 	return s != "" && !strings.ContainsFunc(s, func(r rune) bool { return r <= ' ' || r > '~' })
 }

@@ -7,20 +7,22 @@ import (
 	"time"
 )
 
-// Answer is what a Receiver does with one request. The zero value is an empty answer of status 200.
+// Answer says what a Receiver does with one request. The zero value is an empty answer of status
+// 200.
 type Answer struct {
-	Status int               // 0 is 200
+	Status int               // 0 means 200
 	Header map[string]string // such as Retry-After, or Location of a redirect
 	Body   string
-	Delay  time.Duration // before the answer
-	Hang   bool          // answers only after Receiver.Release, or never when the client gives up before
+	Delay  time.Duration // the wait before the answer
+	Hang   bool          // waits for Receiver.Release before the answer; no answer if the client gives up first
 	Reset  bool          // resets the connection instead of answering
 }
 
-// Answerer decides the answer to a request. A Receiver calls it from several goroutines.
+// Answerer returns the answer to a request. A Receiver calls it from several goroutines at the same
+// time.
 type Answerer func(Received) Answer
 
-// Script answers the first request with the first answer, the next with the next, and all further ones with the last.
+// Script gives the answers in order, one for each request. Later requests get the last one.
 func Script(first Answer, further ...Answer) Answerer {
 	answers := append([]Answer{first}, further...)
 	var requests atomic.Int64
@@ -29,7 +31,7 @@ func Script(first Answer, further ...Answer) Answerer {
 	}
 }
 
-// Statuses is a Script of plain status codes.
+// Statuses is a Script of answers that have a status and nothing else.
 func Statuses(first int, further ...int) Answerer {
 	answers := make([]Answer, len(further))
 	for i, code := range further {
@@ -38,7 +40,7 @@ func Statuses(first int, further ...int) Answerer {
 	return Script(Answer{Status: first}, answers...)
 }
 
-// give carries out the answer. It returns early when the client has gone.
+// give sends the answer. It returns early if the client has gone.
 func (a Answer) give(w http.ResponseWriter, r *http.Request, released <-chan struct{}) {
 	if a.Hang {
 		select {
@@ -66,15 +68,15 @@ func (a Answer) give(w http.ResponseWriter, r *http.Request, released <-chan str
 	if a.Status != 0 {
 		w.WriteHeader(a.Status)
 	}
-	_, _ = w.Write([]byte(a.Body)) // the client may have gone, which its own side tells
+	_, _ = w.Write([]byte(a.Body)) // the client may have gone; its own side reports that
 }
 
-// reset ends the connection so that the client sees "connection reset by peer": a TCP connection closed without lingering
-// sends RST. Other connections are just closed.
+// reset makes the client see "connection reset by peer". A TCP connection that is closed with a
+// linger of zero sends RST. Connections that are not TCP are just closed.
 func reset(w http.ResponseWriter) {
 	conn, _, err := http.NewResponseController(w).Hijack()
 	if err != nil {
-		panic(http.ErrAbortHandler) // what cannot be hijacked is closed by this
+		panic(http.ErrAbortHandler) // net/http then closes the connection
 	}
 	inner := conn
 	if wrapped, ok := conn.(interface{ NetConn() net.Conn }); ok { // TLS

@@ -22,53 +22,58 @@ import (
 )
 
 const (
-	startTimeout = 30 * time.Second // for initdb, and for the server to accept connections
-	stopTimeout  = 30 * time.Second // for an immediate stop, which takes milliseconds on a sound machine
+	startTimeout = 30 * time.Second // for initdb, and then for the server to accept connections
+	stopTimeout  = 30 * time.Second // for an immediate stop, which takes milliseconds on a healthy machine
 
 	superuser = "postgres"
-	// maintenanceDatabase is what initdb makes; the others are created from there.
+	// maintenanceDatabase is the database that initdb makes. The others are created through it.
 	maintenanceDatabase = "postgres"
 )
 
-// The roles of every cluster. They have LOGIN and REPLICATION and no more, so that tests do not pass thanks to a superuser.
+// These are the roles of every cluster. They have LOGIN and REPLICATION only, because a test that
+// needs a superuser should not pass.
 const (
 	AgentRole = "agent"         // owns the databases of NewDB
-	LeastRole = "webhook_agent" // owns nothing: it has what Options.Template has granted it
+	LeastRole = "webhook_agent" // owns nothing; its rights are the grants of Options.Template
 )
 
-// Options say how a cluster is made. The zero value is right for most tests.
+// Options says how to make a cluster. The zero value is right for most tests.
 type Options struct {
-	// Template prepares the database that NewDB clones, once for each cluster. Its URL is that of the role that owns
-	// the database, as DB.URL. It must close its connections. A cluster of NewCluster without one has that of Main.
+	// Template prepares the database that NewDB clones. It is called once for each cluster. The URL
+	// connects as the role that owns the database, as DB.URL does. Template must close its
+	// connections. NewCluster uses the Template of Main if this one is nil.
 	Template func(ctx context.Context, url string) error
-	// Settings are server parameters (postgresql.conf) in addition to those that every cluster gets, or instead of them.
+	// Settings are server parameters (postgresql.conf). They are added to the parameters that every
+	// cluster has, or replace them.
 	Settings map[string]string
-	// Durable turns fsync on. Without it the data survive a crash of PostgreSQL, but not one of the machine.
+	// Durable turns fsync on. Without it the data survive a crash of PostgreSQL, but not a crash of
+	// the machine.
 	Durable bool
-	// OwnIdentity gives a cluster of NewCluster a system identifier that no other cluster has. To make one takes more than a
-	// second.
+	// OwnIdentity gives a cluster of NewCluster a system identifier that no other cluster has. This
+	// costs more than a second.
 	OwnIdentity bool
 
-	inMemory bool // it serves tests, which need no disk; see parentFolder
+	inMemory bool // the folder may be in memory (parentFolder), as tests need no disk
 }
 
-// StopMode is how a server is asked to stop.
+// StopMode says how to stop a server.
 type StopMode syscall.Signal
 
-// The modes of pg_ctl stop that tests use.
+// These are the modes of pg_ctl stop that tests use.
 const (
 	Fast      = StopMode(syscall.SIGINT)  // ends sessions, then waits until replication clients have confirmed everything
 	Immediate = StopMode(syscall.SIGQUIT) // ends at once; the next start recovers from WAL
 )
 
-// Cluster is a running PostgreSQL server in a temporary folder. Its methods may be called from several goroutines, but
-// Stop, Resume, Restart, Crash and Close only from one at a time.
+// Cluster is a running PostgreSQL server in a temporary folder. Any number of goroutines may call
+// its methods, except Stop, Resume, Restart, Crash and Close: only one goroutine at a time may call
+// these.
 type Cluster struct {
 	binaries Binaries
 	opts     Options
 	as       serverUser
 	folder   *folder
-	password string // of all roles, for TCP; the socket, in a closed folder, needs none
+	password string // of all roles, for TCP; the socket needs none, as its folder is closed to others
 	port     int
 	server   *Process // nil while stopped
 
@@ -80,13 +85,14 @@ type Cluster struct {
 	maintenance *pgx.Conn  // makes and drops databases; nil before the first one
 }
 
-// Start makes and starts a cluster, after removing those that died processes left. The caller must Close it. It returns a
-// *NotFoundError when there are no server binaries.
+// Start makes and starts a cluster. Before that it removes the clusters of processes that have
+// died. The caller must call Close. It returns a *NotFoundError if there are no server binaries.
 func Start(ctx context.Context, opts Options) (*Cluster, error) {
 	return start(ctx, opts, (*Cluster).initialize)
 }
 
-// start is Start; makeData finds the binaries and makes the data folder, with the roles of every cluster.
+// start is Start with a choice of how to make the data folder. makeData finds the binaries, makes
+// the folder with the roles of every cluster, and starts the server.
 func start(ctx context.Context, opts Options, makeData func(*Cluster, context.Context) error) (_ *Cluster, err error) {
 	if err := sweep(); err != nil {
 		return nil, err
@@ -140,30 +146,33 @@ func NewCluster(t testing.TB, opts Options) *Cluster {
 // Binaries returns the server binaries that the cluster runs on.
 func (c *Cluster) Binaries() Binaries { return c.binaries }
 
-// Folder returns the folder of the cluster: data, the unix socket, the file log. It goes with the cluster.
+// Folder returns the folder of the cluster. It holds the data, the unix socket, and the file log.
+// Close removes it.
 func (c *Cluster) Folder() string { return c.folder.path }
 
-// Addr returns where the server listens, "host:port".
+// Addr returns the address of the server, "host:port".
 func (c *Cluster) Addr() string { return fmt.Sprintf("127.0.0.1:%d", c.port) }
 
-// URL returns the connection URL of a superuser, by TCP. It holds a password.
+// URL returns the connection URL of a superuser, by TCP. The URL holds a password.
 func (c *Cluster) URL(database string) string { return c.RoleURL(superuser, database) }
 
-// RoleURL returns the connection URL of AgentRole or of a role made by CreateRole, by TCP. It holds a password.
+// RoleURL returns the connection URL of AgentRole, LeastRole or a role made by CreateRole, by TCP.
+// The URL holds a password.
 func (c *Cluster) RoleURL(role, database string) string {
 	u := url.URL{
 		Scheme: "postgres",
 		User:   url.UserPassword(role, c.password),
 		Host:   c.Addr(),
 		Path:   database,
-		// The server speaks no TLS. A client that asks first connects twice, and to start a backend is most of what a short
-		// test costs.
+		// The server speaks no TLS. A client that asks for it first connects twice, and starting a
+		// backend is most of the cost of a short test.
 		RawQuery: "sslmode=disable",
 	}
 	return u.String()
 }
 
-// CreateRole makes a role that can log in, with attributes in the words of SQL, such as "replication".
+// CreateRole makes a role that can log in. attributes are further ones in the words of SQL, such as
+// "replication".
 func (c *Cluster) CreateRole(ctx context.Context, role, attributes string) error {
 	if err := c.maintainSQL(ctx, fmt.Sprintf("create role %s login %s password '%s'", role, attributes, c.password)); err != nil {
 		return fmt.Errorf("create role %s: %w", role, err)
@@ -171,12 +180,12 @@ func (c *Cluster) CreateRole(ctx context.Context, role, attributes string) error
 	return nil
 }
 
-// maintain has use work as a superuser on a connection that is kept: a connection costs the server a process, and this one
-// makes and drops the databases of hundreds of tests.
+// maintain calls use with a superuser's connection that is kept open. Each connection costs the
+// server a process, and this one makes and drops the databases of hundreds of tests.
 func (c *Cluster) maintain(ctx context.Context, use func(*pgx.Conn) error) (err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.maintenance != nil && c.maintenance.Ping(ctx) != nil { // the server was started again since
+	if c.maintenance != nil && c.maintenance.Ping(ctx) != nil { // the server was restarted meanwhile
 		_ = c.maintenance.Close(ctx)
 		c.maintenance = nil
 	}
@@ -188,7 +197,7 @@ func (c *Cluster) maintain(ctx context.Context, use func(*pgx.Conn) error) (err 
 	return use(c.maintenance)
 }
 
-// maintainSQL is maintain with a statement.
+// maintainSQL runs one statement by maintain.
 func (c *Cluster) maintainSQL(ctx context.Context, sql string) error {
 	return c.maintain(ctx, func(conn *pgx.Conn) error {
 		_, err := conn.Exec(ctx, sql)
@@ -196,13 +205,14 @@ func (c *Cluster) maintainSQL(ctx context.Context, sql string) error {
 	})
 }
 
-// SocketDSN returns the connection string of a superuser by the unix socket, for psql. It holds no password, since the
-// folder of the socket is closed to other users.
+// SocketDSN returns a connection string for psql, as a superuser by the unix socket. It holds no
+// password, because the folder of the socket is closed to other users.
 func (c *Cluster) SocketDSN(database string) string {
 	return fmt.Sprintf("host=%s port=%d user=%s dbname=%s", c.folder.path, c.port, superuser, database)
 }
 
-// initialize makes the data folder by initdb, starts the server, and makes its roles.
+// initialize makes the data folder by initdb, starts the server, and makes the roles of every
+// cluster.
 func (c *Cluster) initialize(ctx context.Context) (err error) {
 	if c.binaries, err = FindPostgres(ctx); err != nil {
 		return err
@@ -246,7 +256,7 @@ func (c *Cluster) initdb(ctx context.Context) error {
 	return nil
 }
 
-// configuration returns postgresql.conf.
+// configuration returns the content of postgresql.conf.
 func (c *Cluster) configuration() []byte {
 	settings := map[string]string{
 		"listen_addresses":        "127.0.0.1",
@@ -278,8 +288,8 @@ func (c *Cluster) configuration() []byte {
 func (c *Cluster) dataDir() string { return c.folder.join("data") }
 func (c *Cluster) logFile() string { return c.folder.join("log") }
 
-// command returns a call of a server program as the user of the cluster, in a folder that this user may enter, and without
-// the PG variables of this process.
+// command returns a command for a server program. It runs as the user of the cluster, in a folder
+// that this user may enter, and without the PG variables of this process.
 func (c *Cluster) command(ctx context.Context, program string, args ...string) *exec.Cmd {
 	cmd := exec.CommandContext(ctx, filepath.Join(c.binaries.Dir, program), args...)
 	cmd.Dir = c.folder.path
@@ -289,7 +299,8 @@ func (c *Cluster) command(ctx context.Context, program string, args ...string) *
 	return cmd
 }
 
-// Resume starts the server after Stop or Crash, on the same port, and returns when it accepts connections.
+// Resume starts the server after Stop or Crash, on the same port. It returns when the server
+// accepts connections.
 func (c *Cluster) Resume(ctx context.Context) error {
 	if c.server != nil {
 		return errors.New("start PostgreSQL: it runs already")
@@ -298,8 +309,8 @@ func (c *Cluster) Resume(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("start PostgreSQL: %w", err)
 	}
-	defer func() { _ = log.Close() }() // the child has its own
-	// The server outlives ctx, which bounds the start only.
+	defer func() { _ = log.Close() }() // the child has a descriptor of its own
+	// The server must outlive ctx, which bounds the start only.
 	cmd := c.command(context.WithoutCancel(ctx), "postgres", "-D", c.dataDir())
 	cmd.Stdout, cmd.Stderr = log, log
 	server, err := StartProcess(cmd)
@@ -313,7 +324,8 @@ func (c *Cluster) Resume(ctx context.Context) error {
 	return nil
 }
 
-// awaitReady returns when the server accepts connections, or with an error when it ended or does not within startTimeout.
+// awaitReady waits until the server accepts connections. It returns an error if the server ends, or
+// does not accept one within startTimeout.
 func (c *Cluster) awaitReady(ctx context.Context) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, startTimeout, fmt.Errorf("no connection within %s", startTimeout))
 	defer cancel()
@@ -333,7 +345,8 @@ func (c *Cluster) awaitReady(ctx context.Context) error {
 	}
 }
 
-// LogTail returns the last lines of a log file, for an error that tells why the program that wrote it has failed.
+// LogTail returns the last 15 lines of a log file, for an error that shows why a program has
+// failed. If the file cannot be read, it returns that error's text.
 func LogTail(path string) string {
 	log, err := os.ReadFile(path)
 	if err != nil {
@@ -344,7 +357,8 @@ func LogTail(path string) string {
 	return strings.Join(lines[max(0, len(lines)-tailLines):], "\n")
 }
 
-// Stop stops the server and returns when it has ended. A fast stop waits for replication clients, so ctx should bound it.
+// Stop stops the server and returns when it has ended. A fast stop waits for replication clients,
+// so ctx should have a deadline.
 func (c *Cluster) Stop(ctx context.Context, mode StopMode) error {
 	if c.server == nil {
 		return nil
@@ -369,13 +383,14 @@ func (c *Cluster) Restart(ctx context.Context, mode StopMode) error {
 	return c.Resume(ctx)
 }
 
-// Crash kills all processes of the server by SIGKILL, as a crash of its machine would, and returns when they are gone.
-// Resume brings the server back. What was committed survives: the kernel keeps what was written.
+// Crash kills all processes of the server by SIGKILL, as a crash of its machine would, and returns
+// when they are gone. Resume starts the server again. Committed data survive, because the kernel
+// keeps what was written.
 func (c *Cluster) Crash() error {
 	if c.server == nil {
 		return nil
 	}
-	// Stopped, the postmaster cannot start another child while they are listed.
+	// A stopped postmaster cannot start another child while its children are listed.
 	if err := c.server.Signal(syscall.SIGSTOP); err != nil {
 		return fmt.Errorf("crash PostgreSQL: %w", err)
 	}
@@ -390,7 +405,7 @@ func (c *Cluster) Crash() error {
 	}
 	<-c.server.Ended()
 	c.server = nil
-	// A server that starts while a child of the last one is attached to shared memory refuses.
+	// A new server refuses to start while a child of the last one is attached to shared memory.
 	tick := time.NewTicker(pollInterval)
 	defer tick.Stop()
 	for deadline := time.Now().Add(stopTimeout); slices.ContainsFunc(children, processRuns); <-tick.C {
@@ -401,14 +416,14 @@ func (c *Cluster) Crash() error {
 	return nil
 }
 
-// Close stops the server at once and removes the folder. The cluster cannot be used any more.
+// Close stops the server at once and removes the folder. The cluster must not be used any more.
 func (c *Cluster) Close() error {
 	ctx, cancel := context.WithTimeout(context.Background(), stopTimeout)
 	defer cancel()
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.maintenance != nil {
-		_ = c.maintenance.Close(ctx) // the server is about to end
+		_ = c.maintenance.Close(ctx) // an error does not matter: the server is about to end
 	}
 	err := c.Stop(ctx, Immediate)
 	if err != nil {
@@ -417,9 +432,9 @@ func (c *Cluster) Close() error {
 	return errors.Join(err, c.folder.remove())
 }
 
-// FreePort returns a TCP port of 127.0.0.1 that nobody listens on. It is not one of those that the kernel gives to
-// outgoing connections: while the server restarts, a client that dials such a port in vain again and again may connect to
-// itself and keep the port.
+// FreePort returns a TCP port of 127.0.0.1 that nobody listens on. The port is outside the range
+// that the kernel uses for outgoing connections. With a port of that range, a client that dials
+// again and again while the server restarts may connect to itself and keep the port.
 func FreePort() (int, error) {
 	const lowest, highest = 20000, 32000 // below the ephemeral ranges of Linux (32768) and macOS (49152)
 	for range 100 {

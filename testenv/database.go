@@ -13,11 +13,12 @@ import (
 
 const (
 	templateDatabase = "template_test"
-	// dropTimeout bounds the clean-up of one database. A walsender notices that its client has gone in well under a second.
+	// dropTimeout bounds dropping one database. A walsender normally notices within a second that
+	// its client has gone.
 	dropTimeout = time.Minute
 )
 
-// shared is the cluster of this test binary: one for all tests, because making one takes a second.
+// shared is the cluster of this test binary. All tests share it, because making one takes a second.
 var shared struct {
 	start   sync.Once
 	opts    Options
@@ -25,8 +26,8 @@ var shared struct {
 	err     error
 }
 
-// Main runs the tests of a package; TestMain calls it. The cluster that it keeps for NewDB is started by the first
-// NewDB and closed after the last test.
+// Main runs the tests of a package. TestMain must call it. The first NewDB starts the cluster, and
+// Main closes it after the last test.
 func Main(m *testing.M, opts Options) {
 	shared.opts = opts
 	shared.opts.inMemory = true
@@ -36,30 +37,32 @@ func Main(m *testing.M, opts Options) {
 			continue
 		}
 		if err := c.Close(); err != nil {
-			panic(err) // the process is about to end, and there is no test left to report to
+			panic(err) // no test is left to report to
 		}
 	}
 }
 
-// DB is a database of one test. Its methods fail that test on an error.
+// DB is the database of one test. Its methods fail that test on an error.
 type DB struct {
 	Name string // unique in its cluster
-	URL  string // connects as the owner of the database, who may log in, replicate, and nothing else; holds a password
-	// LeastURL connects as LeastRole.
+	URL  string // connects as AgentRole, which owns the database; holds a password
+	// LeastURL connects as LeastRole, which owns nothing. It holds a password.
 	LeastURL string
-	Slot     string // a name for the replication slot; slots are named across the cluster, so it follows from Name
+	Slot     string // a name for a replication slot; it follows from Name, because all databases share the names of slots
 
-	// SuperuserURL connects as a superuser. Roles are shared by the whole cluster: name one after the database.
+	// SuperuserURL connects as a superuser. It holds a password. A test that makes a role should
+	// name it after the database, because all databases share the roles.
 	SuperuserURL string
 
 	cluster *Cluster
 	mu      sync.Mutex // guards conn
-	conn    *pgx.Conn  // of Exec and the queries; nil before the first one
+	conn    *pgx.Conn  // for Exec and the queries; nil before the first one
 }
 
-// NewDB clones the template into a database for one test, in the cluster of the test binary (see Main). At the test's end
-// the database goes, with its replication slots and whatever connections are open. Only replication connections the test
-// must have closed itself: a slot that is still active after dropTimeout is an error of the test.
+// NewDB clones the template into a database for one test, in the cluster of the test binary (see
+// Main). At the end of the test it drops the database with its replication slots, and ends the
+// connections to it. Only replication connections the test must close itself: if a slot is still
+// active after dropTimeout, the test fails.
 func NewDB(t testing.TB) *DB {
 	t.Helper()
 	shared.start.Do(func() {
@@ -71,7 +74,7 @@ func NewDB(t testing.TB) *DB {
 	return shared.cluster.NewDB(t)
 }
 
-// NewDB is as the function NewDB, in a cluster of the test's own.
+// NewDB does the same as the function NewDB, in this cluster.
 func (c *Cluster) NewDB(t testing.TB) *DB {
 	t.Helper()
 	c.template.Do(func() { c.templateErr = c.makeTemplate(context.Background()) })
@@ -100,8 +103,8 @@ func (c *Cluster) NewDB(t testing.TB) *DB {
 	return db
 }
 
-// copyStrategy has CREATE DATABASE copy files, as PostgreSQL 14 does. To write all of the template to the WAL, which is the
-// default since, takes three times as long.
+// copyStrategy returns the clause that makes CREATE DATABASE copy files, as PostgreSQL 14 does. The
+// default since then is to write all of the template to the WAL, which takes three times as long.
 func (c *Cluster) copyStrategy() string {
 	if c.binaries.Major < 15 {
 		return ""
@@ -109,10 +112,11 @@ func (c *Cluster) copyStrategy() string {
 	return " strategy file_copy"
 }
 
-// Addr returns where the server listens, "host:port".
+// Addr returns the address of the server, "host:port".
 func (db *DB) Addr() string { return db.cluster.Addr() }
 
-// identifier makes of a test's name one that needs no quotes in SQL and leaves room for suffixes within the 63 bytes of a name.
+// identifier turns the name of a test into an identifier that needs no quotes in SQL. It is short
+// enough for a suffix within the 63 bytes of a name.
 func identifier(testName string) string {
 	const maxBytes = 40
 	name := strings.Map(func(r rune) rune {

@@ -9,8 +9,8 @@ import (
 	"golang.org/x/net/dns/dnsmessage"
 )
 
-// DNS is a server of names on loopback. A name that it is told nothing of does not exist. Its
-// methods may be called by any number of goroutines.
+// DNS is a DNS server on loopback. A name that Say was not called for does not exist. Any number of
+// goroutines may call its methods.
 type DNS struct {
 	address string
 
@@ -19,15 +19,15 @@ type DNS struct {
 	asked map[string]int
 }
 
-// What DNS says of a name beside the codes of dnsmessage.
+// DNS knows these beside the codes of dnsmessage.
 const (
-	// EveryName stands for all names that it is told nothing of.
+	// EveryName stands for all names that Say was not called for.
 	EveryName = "*"
-	// SilentName has no answer at all.
+	// SilentName means that the server does not answer.
 	SilentName = dnsmessage.RCode(99)
 )
 
-// StartDNS starts a server, which ends with the test.
+// StartDNS starts a server. It ends with the test.
 func StartDNS(t testing.TB) *DNS {
 	conn, err := net.ListenPacket("udp", "127.0.0.1:0")
 	if err != nil {
@@ -39,29 +39,29 @@ func StartDNS(t testing.TB) *DNS {
 	return d
 }
 
-// Say has the answers for a name, which ends with a dot, be of this code. With
-// dnsmessage.RCodeSuccess its address is 127.0.0.1.
+// Say sets the code of all further answers for a name, which must end with a dot. With
+// dnsmessage.RCodeSuccess the name's address is 127.0.0.1.
 func (d *DNS) Say(name string, code dnsmessage.RCode) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.codes[name] = code
 }
 
-// Forget takes back all that was said.
+// Forget undoes all calls of Say.
 func (d *DNS) Forget() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	clear(d.codes)
 }
 
-// Asked returns how many questions there were for a name.
+// Asked returns how often a name was asked for.
 func (d *DNS) Asked(name string) int {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return d.asked[name]
 }
 
-// Resolver returns one that asks this server.
+// Resolver returns a resolver that asks this server.
 func (d *DNS) Resolver() *net.Resolver {
 	return &net.Resolver{PreferGo: true, Dial: func(ctx context.Context, _, _ string) (net.Conn, error) {
 		return new(net.Dialer).DialContext(ctx, "udp", d.address)
@@ -90,7 +90,7 @@ func (d *DNS) serve(conn net.PacketConn) {
 			m.Answers = []dnsmessage.Resource{{Header: header, Body: &dnsmessage.AResource{A: [4]byte{127, 0, 0, 1}}}}
 		}
 		if answer, err := m.Pack(); err == nil {
-			_, _ = conn.WriteTo(answer, from) // who asked may be gone
+			_, _ = conn.WriteTo(answer, from) // the client may have gone
 		}
 	}
 }

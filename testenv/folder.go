@@ -14,20 +14,22 @@ import (
 )
 
 const (
-	folderPrefix    = "quintago-pg-"     // of the folder of a cluster in use
-	newFolderPrefix = "quintago-new-pg-" // of one that is not locked yet
+	folderPrefix    = "quintago-pg-"     // of the folder of a cluster that is locked
+	newFolderPrefix = "quintago-new-pg-" // of a folder that is not locked yet
 )
 
 const (
-	// memoryFolder is a file system in memory that Linux has for every program.
+	// memoryFolder is a file system in memory, which Linux has for every program.
 	memoryFolder = "/dev/shm"
-	// enoughMemory is how many bytes must be free there. The clusters of a test binary take up to a tenth of it at a time.
+	// enoughMemory is how many bytes must be free in memoryFolder. The clusters of a test binary
+	// take up to a tenth of that at a time.
 	enoughMemory = 4 << 30
 )
 
-// parentFolder returns where the folder of a cluster goes. Clusters of tests go into memory where there is enough of it: to make
-// and to drop the databases of hundreds of tests is mostly to make and remove files, which takes five times as long on a disk.
-// Whoever sets TMPDIR has chosen another place.
+// parentFolder returns the folder in which to make the folder of a cluster. Clusters of tests go
+// into memory if there is enough of it. Making and dropping the databases of hundreds of tests is
+// mostly making and removing files, and a disk takes five times as long for that. TMPDIR, if it is
+// set, takes precedence.
 func (o Options) parentFolder() string {
 	if o.inMemory && !o.Durable && os.Getenv("TMPDIR") == "" && freeMemory(memoryFolder) >= enoughMemory {
 		return memoryFolder
@@ -35,14 +37,15 @@ func (o Options) parentFolder() string {
 	return os.TempDir()
 }
 
-// A folder holds everything of one cluster: data, socket, log. It is locked as long as its owner lives.
+// folder holds everything of one cluster: data, socket, log. It is locked as long as its owner
+// lives.
 type folder struct {
 	path string
 	lock *os.File // the open folder itself; the lock ends when it is closed or the process dies
 }
 
-// makeFolder makes and locks a folder in the folder parent. It belongs to the user who will run the server. See the package
-// documentation for the order of the steps.
+// makeFolder makes and locks a folder inside parent, and gives it to the user who will run the
+// server. The package documentation explains the order of the steps.
 func makeFolder(parent string, as serverUser) (*folder, error) {
 	path, err := os.MkdirTemp(parent, newFolderPrefix)
 	if err != nil {
@@ -67,16 +70,16 @@ func makeFolder(parent string, as serverUser) (*folder, error) {
 	return f, nil
 }
 
-// join returns the path of something in the folder.
+// join returns the path of name inside the folder.
 func (f *folder) join(name string) string { return filepath.Join(f.path, name) }
 
-// remove deletes the folder and gives up the lock, in this order, so that no sweep interferes.
+// remove deletes the folder and then gives up the lock. In this order no sweep interferes.
 func (f *folder) remove() error {
 	return errors.Join(os.RemoveAll(f.path), f.lock.Close())
 }
 
-// sweep removes the clusters whose owner died without removing them, and stops their servers where the kernel did not.
-// Folders of other users are left to them.
+// sweep removes the clusters whose owner died without removing them. It stops their servers if the
+// kernel has not done so. It leaves the folders of other users alone.
 func sweep() error {
 	var paths []string
 	for _, parent := range []string{os.TempDir(), memoryFolder} {
@@ -89,7 +92,7 @@ func sweep() error {
 	for _, path := range paths {
 		lock, err := os.Open(path)
 		if err != nil {
-			continue // another user's, or just removed by its owner
+			continue // it is another user's, or its owner has just removed it
 		}
 		f := &folder{path: path, lock: lock}
 		if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
@@ -107,10 +110,11 @@ func sweep() error {
 func (f *folder) stopOrphan() error {
 	content, err := os.ReadFile(f.join("data/postmaster.pid"))
 	if err != nil {
-		return nil // it was stopped in order, or never started
+		return nil // the server was stopped in good order, or never started
 	}
-	// The first line is the pid, the fourth the port, which names the socket. The pid alone proves nothing: the number may
-	// belong to another process by now. A server that answers on a socket in this very folder is the one.
+	// The first line is the pid, and the fourth is the port, which names the socket. The pid alone
+	// proves nothing, because it may belong to another process by now. A server that answers on a
+	// socket in this folder is the right one.
 	lines := strings.Split(string(content), "\n")
 	if len(lines) < 4 {
 		return nil
@@ -143,12 +147,14 @@ func (f *folder) stopOrphan() error {
 	return nil
 }
 
-// serverUser is who runs the server. PostgreSQL refuses root, so root hands it to an unprivileged user.
+// serverUser is the user who runs the server. PostgreSQL refuses to run as root, so root uses an
+// unprivileged user.
 type serverUser struct {
-	credential *syscall.Credential // nil: the user of this process
+	credential *syscall.Credential // nil for the user of this process
 }
 
-// findServerUser returns the current user, or for root the user postgres, or nobody where there is no postgres.
+// findServerUser returns the current user. For root it returns the user postgres, or nobody if
+// there is no postgres.
 func findServerUser() (serverUser, error) {
 	if os.Geteuid() != 0 {
 		return serverUser{}, nil
@@ -171,7 +177,7 @@ func findServerUser() (serverUser, error) {
 	return serverUser{}, errors.New("PostgreSQL does not run as root, and there is no user postgres or nobody to run it as")
 }
 
-// own gives a path to the user.
+// own changes the owner of a path to the user.
 func (u serverUser) own(path string) error {
 	if u.credential == nil {
 		return nil

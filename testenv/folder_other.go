@@ -2,5 +2,5 @@
 
 package testenv
 
-// freeMemory returns zero: only Linux has such a file system everywhere.
+// freeMemory returns zero, because only Linux has such a file system everywhere.
 func freeMemory(string) uint64 { return 0 }

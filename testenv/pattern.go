@@ -6,16 +6,17 @@ import (
 	"sync"
 )
 
-// pattern is a stopped cluster whose data folder the other clusters of a test binary are copies of: a copy takes a tenth of
-// what initdb and the template take. The copies have its roles, its password, its template database, and its system
-// identifier.
+// pattern is a stopped cluster. The data folders of the other clusters of a test binary are copies
+// of its data folder, because copying takes a tenth of the time of initdb and the template. A copy
+// has the same roles, password, template database and system identifier.
 var pattern struct {
 	make    sync.Once
 	cluster *Cluster
 	err     error
 }
 
-// copyPattern makes the data folder a copy of the pattern's, and starts the server. The first one makes the pattern.
+// copyPattern makes the data folder by copying that of the pattern, and starts the server. The
+// first call also makes the pattern.
 func (c *Cluster) copyPattern(ctx context.Context) error {
 	pattern.make.Do(func() { pattern.cluster, pattern.err = makePattern(context.WithoutCancel(ctx)) })
 	if pattern.err != nil {
@@ -25,7 +26,7 @@ func (c *Cluster) copyPattern(ctx context.Context) error {
 	if err := pattern.cluster.copyData(c.dataDir(), nil); err != nil {
 		return fmt.Errorf("copy the data folder: %w", err)
 	}
-	c.template.Do(func() {}) // it came with the copy
+	c.template.Do(func() {}) // the copy has the template already
 	if err := c.configure(); err != nil {
 		return err
 	}

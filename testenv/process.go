@@ -7,25 +7,27 @@ import (
 	"syscall"
 )
 
-// Process is a program that was started by StartProcess.
+// Process is a program that StartProcess has started. Any number of goroutines may call its
+// methods.
 type Process struct {
 	PID   int
-	ended chan struct{} // closed by the goroutine of StartProcess when the program has ended
-	err   error         // how it ended; valid once ended is closed
+	ended chan struct{} // StartProcess's goroutine closes it when the program has ended
+	err   error         // what exec.Cmd.Wait returned; valid once ended is closed
 }
 
-// StartProcess starts cmd in a process group of its own, so that Ctrl-C on the terminal does not reach it, and ties its
-// life to this process (on Linux): when this one dies, it is killed, or gets the Pdeathsig that cmd asks for itself. One
-// goroutine waits for the program and ends with it.
+// StartProcess starts cmd in a process group of its own, so that Ctrl-C on the terminal does not
+// reach it. On Linux it ties the program's life to this process: if this process dies, the kernel
+// kills the program, or sends it the Pdeathsig that cmd sets. One goroutine waits for the program
+// and ends with it.
 func StartProcess(cmd *exec.Cmd) (*Process, error) {
 	if cmd.SysProcAttr == nil {
 		cmd.SysProcAttr = processAttributes(syscall.SIGKILL)
 	}
-	started := make(chan error) // sent to once by the goroutine below
+	started := make(chan error) // the goroutine below sends once, and this function receives
 	p := &Process{ended: make(chan struct{})}
 	go func() {
-		// The kernel sends the signal of Pdeathsig when the thread ends that started the child, not when the process does.
-		// The thread is kept for as long as the child runs.
+		// The kernel sends Pdeathsig when the thread that started the child ends, not when the
+		// process ends. So this goroutine keeps its thread for as long as the child runs.
 		runtime.LockOSThread()
 		defer runtime.UnlockOSThread()
 		if err := cmd.Start(); err != nil {
@@ -46,14 +48,14 @@ func StartProcess(cmd *exec.Cmd) (*Process, error) {
 // Ended returns a channel that is closed when the program has ended.
 func (p *Process) Ended() <-chan struct{} { return p.ended }
 
-// Wait waits for the program's end and returns what exec.Cmd.Wait returned: nil for exit status 0. It may be called more
-// than once.
+// Wait waits for the program's end and returns what exec.Cmd.Wait returned: nil for exit status 0.
+// It may be called any number of times.
 func (p *Process) Wait() error {
 	<-p.ended
 	return p.err
 }
 
-// Signal sends sig to the program. One that has ended is no error.
+// Signal sends sig to the program. If the program has ended, Signal does nothing and returns nil.
 func (p *Process) Signal(sig syscall.Signal) error {
 	select {
 	case <-p.ended:

@@ -8,8 +8,9 @@ import (
 	"syscall"
 )
 
-// processAttributes puts a child in a process group of its own, so that Ctrl-C on the terminal reaches only this process,
-// which then stops the child in order. When this process dies, the kernel sends the child onParentDeath.
+// processAttributes puts a child in a process group of its own. So Ctrl-C on the terminal reaches
+// only this process, which then stops the child in good order. If this process dies, the kernel
+// sends the child onParentDeath.
 func processAttributes(onParentDeath syscall.Signal) *syscall.SysProcAttr {
 	return &syscall.SysProcAttr{Setpgid: true, Pdeathsig: onParentDeath}
 }
@@ -33,14 +34,15 @@ func childProcesses(pid int) []int {
 	return children
 }
 
-// processRuns reports whether pid exists and is no zombie: what is left of an orphan where nobody reaps (a container without
-// an init) holds no resources.
+// processRuns reports whether pid exists and is no zombie. Where nobody reaps an orphan (a
+// container without an init), a zombie remains, but it holds no resources.
 func processRuns(pid int) bool {
 	state, _ := processState(pid)
 	return state != 0 && state != 'Z'
 }
 
-// processState returns the state letter and the parent of pid, zero when there is no such process.
+// processState returns the state letter and the parent of pid, or zeros if there is no such
+// process.
 func processState(pid int) (state byte, parent int) {
 	fields, err := processStat(pid)
 	if err != nil || len(fields) < 2 {
@@ -53,8 +55,9 @@ func processState(pid int) (state byte, parent int) {
 	return fields[0][0], parent
 }
 
-// processStat returns the fields of /proc/PID/stat from the third on: the second, the name, stands in parentheses and may hold
-// anything. See proc(5), stat.
+// processStat returns the fields of /proc/PID/stat from the third on. It finds the third by the
+// parenthesis that ends the second: the second is the name, which may hold anything. See proc(5),
+// stat.
 func processStat(pid int) (fields [][]byte, err error) {
 	stat, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "stat"))
 	return bytes.Fields(stat[bytes.LastIndexByte(stat, ')')+1:]), err

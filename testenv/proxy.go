@@ -16,20 +16,20 @@ import (
 )
 
 const (
-	proxyBuffer  = 32 << 10        // bytes held of one direction of one connection, and no more
-	dripInterval = time.Second     // between two bytes under Drip
-	cutTimeout   = time.Second     // for both ends to close as well after Cut
+	proxyBuffer  = 32 << 10        // the most bytes that the proxy holds for one direction of one connection
+	dripInterval = time.Second     // the time between two bytes under Drip
+	cutTimeout   = time.Second     // how long both ends have to close as well after Cut
 	dialTimeout  = 5 * time.Second // for the connection to the target
 )
 
 // Fault is what a Proxy does to the connections that pass it.
 type Fault int
 
-// The faults hold from SetFault to the next one.
+// A fault holds from one SetFault to the next.
 const (
 	Pass     Fault = iota // none
-	Refuse                // connections are reset, new ones closed at once
-	Stall                 // connections are accepted and nothing passes, an end of the connection neither
+	Refuse                // open connections are reset, new ones are closed at once
+	Stall                 // connections are accepted, but nothing passes, not even their end
 	Drip                  // one byte a second passes in each direction of each connection
 	HalfOpen              // what the client sends passes, nothing comes back
 )
@@ -37,19 +37,20 @@ const (
 // CommitFault is how a Proxy breaks a commit.
 type CommitFault int
 
-// The faults hold for one commit.
+// A CommitFault holds for one commit.
 const (
 	KeepCommits CommitFault = iota // none
 	LoseCommit                     // the connection breaks before the server gets the commit
-	LoseAnswer                     // the connection breaks when the server has carried it out and before the client knows
+	LoseAnswer                     // the connection breaks after the server has carried it out, before the client knows
 )
 
-// Proxy stands between a TCP client and its server, PostgreSQL or a receiver, and breaks what passes as told. What it
-// holds back while a fault lasts it passes on afterwards, in order, as a network does that was away for a while; with
-// it the end of a connection. Its methods may be called from any goroutine.
+// Proxy stands between a TCP client and its server, PostgreSQL or a receiver, and breaks
+// connections as the test says. What it holds back while a fault lasts it passes on afterwards, in
+// order, and so does it with the end of a connection. So it behaves like a network that was away
+// for a while. Any goroutine may call its methods.
 //
-// It has one goroutine that accepts, which ends with the listener, and two for each connection, one in each direction,
-// which end with the connection. Close ends them all and waits for them.
+// It has one goroutine that accepts connections, which ends with the listener. Each connection has
+// two, one for each direction, which end with it. Close ends all of them and waits for them.
 type Proxy struct {
 	target   string
 	listener net.Listener
@@ -62,14 +63,15 @@ type Proxy struct {
 	links   map[*link]struct{}
 	closed  bool
 	turns   int
-	delay   time.Duration // of each answer
-	commit  CommitFault   // of the next commit
-	broken  int           // commits
-	text    string        // what before waits for, "" when there is none
+	delay   time.Duration // before each answer
+	commit  CommitFault   // for the next commit
+	broken  int           // how many commits were broken
+	text    string        // before is called when a client sends this; "" if nothing is set
 	before  func()
 }
 
-// NewProxy starts a proxy on a port of 127.0.0.1 that forwards to target, "host:port". The caller must Close it.
+// NewProxy starts a proxy on a port of 127.0.0.1 that forwards to target, "host:port". The caller
+// must call Close.
 func NewProxy(target string) (*Proxy, error) {
 	if _, port, err := net.SplitHostPort(target); err != nil {
 		return nil, fmt.Errorf("start a proxy: %w", err)
@@ -86,7 +88,7 @@ func NewProxy(target string) (*Proxy, error) {
 	return p, nil
 }
 
-// StartProxy is NewProxy for one test, at whose end it closes the proxy.
+// StartProxy starts a proxy for one test, and closes it at the end of the test.
 func StartProxy(t testing.TB, target string) *Proxy {
 	t.Helper()
 	p, err := NewProxy(target)
@@ -101,15 +103,15 @@ func StartProxy(t testing.TB, target string) *Proxy {
 	return p
 }
 
-// Addr returns where the proxy listens, "host:port".
+// Addr returns the address of the proxy, "host:port".
 func (p *Proxy) Addr() string { return p.listener.Addr().String() }
 
-// Via returns rawURL with the proxy's address in place of its own. One of PostgreSQL's also gets sslmode=disable, since
-// the proxy has to see commits. It panics on what is no URL.
+// Via returns rawURL with the proxy's address in place of its own. A URL of PostgreSQL also gets
+// sslmode=disable, because the proxy has to see commits. Via panics if rawURL is not a URL.
 func (p *Proxy) Via(rawURL string) string {
 	u, err := url.Parse(rawURL)
 	if err != nil {
-		panic("testenv: Proxy.Via was not given a URL") // which may hold a password
+		panic("testenv: Proxy.Via was not given a URL") // the text is not shown: it may hold a password
 	}
 	u.Host = p.Addr()
 	if u.Scheme == "postgres" || u.Scheme == "postgresql" {
@@ -120,7 +122,7 @@ func (p *Proxy) Via(rawURL string) string {
 	return u.String()
 }
 
-// SetFault sets what happens to all connections, those that are open included, until the next call.
+// SetFault sets the fault of all connections, also of those that are open already.
 func (p *Proxy) SetFault(f Fault) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -132,21 +134,21 @@ func (p *Proxy) SetFault(f Fault) {
 	}
 }
 
-// BreakCommit sets what happens to the next commit that passes.
+// BreakCommit sets the fault of the next commit that passes.
 func (p *Proxy) BreakCommit(f CommitFault) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.commit = f
 }
 
-// Before has do called once, when a client sends text within one write, before that passes on.
+// Before calls do once, when a client sends text within one write, and before that write passes on.
 func (p *Proxy) Before(text string, do func()) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.text, p.before = text, do
 }
 
-// takeBefore returns what is to be done before data passes, or nil.
+// takeBefore returns the function to call before data passes, or nil.
 func (p *Proxy) takeBefore(data []byte) (do func()) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -164,22 +166,24 @@ func (p *Proxy) BrokenCommits() int {
 	return p.broken
 }
 
-// Turns returns how often a client has sent something after the server's answer, or first: each is a round trip that it waits for.
+// Turns returns how many round trips the clients have waited for: how often a client has sent
+// something first, or after an answer of the server.
 func (p *Proxy) Turns() int {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.turns
 }
 
-// SetDelay has each answer, the first that comes after the client has sent something, come so much later: it is as if the server were
-// far away.
+// SetDelay delays each answer, as if the server were far away. An answer is the first that the
+// server sends after the client has sent something.
 func (p *Proxy) SetDelay(delay time.Duration) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.delay = delay
 }
 
-// turn counts where the direction of a link changes to d, and returns how long to wait then.
+// turn counts a round trip when the direction of a link changes to up. When it changes to down, it
+// returns how long to wait.
 func (p *Proxy) turn(l *link, d direction) (wait time.Duration) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -193,18 +197,20 @@ func (p *Proxy) turn(l *link, d direction) (wait time.Duration) {
 	return wait
 }
 
-// Cut closes all open connections in good order: both ends read what has passed so far, and then the end (FIN).
+// Cut closes all open connections in good order: both ends read what has passed so far, and then
+// the end of the connection (FIN).
 func (p *Proxy) Cut() { p.each((*link).cut) }
 
-// Freeze lets nothing pass any more on the connections that are open now, and tells neither end; new ones pass. So it looks to a client
-// when a host is gone behind a proxy or a network translator that lives.
+// Freeze stops all traffic on the connections that are open now, without notice to either end. New
+// connections pass. A client sees the same if a host is gone behind a proxy or a network translator
+// that still lives.
 func (p *Proxy) Freeze() { p.each(func(l *link) { l.frozen.Store(true) }) }
 
-// Reset breaks all open connections: both ends get a reset (RST), and what is under way is lost.
+// Reset breaks all open connections: both ends get a reset (RST), and data under way is lost.
 func (p *Proxy) Reset() { p.each((*link).reset) }
 
-// HalfClose closes the direction from the client to the server of all open connections. What the clients still send
-// goes nowhere; what the servers send passes.
+// HalfClose closes the direction from the client to the server of all open connections. What a
+// client sends after that is dropped; what a server sends passes.
 func (p *Proxy) HalfClose() { p.each((*link).halfClose) }
 
 // Connections returns how many connections are open.
@@ -214,7 +220,8 @@ func (p *Proxy) Connections() int {
 	return n
 }
 
-// Close stops listening, resets all connections and waits for the proxy's goroutines. Closing again does nothing.
+// Close stops listening, resets all connections and waits for the proxy's goroutines. A second call
+// does nothing.
 func (p *Proxy) Close() error {
 	p.mu.Lock()
 	again := p.closed
@@ -264,7 +271,8 @@ func (p *Proxy) accept(ctx context.Context) {
 	}
 }
 
-// serve connects client to the target and returns when both are closed. ctx ends the attempt to connect, no more.
+// serve connects client to the target and returns when both connections are closed. ctx only ends
+// the attempt to connect.
 func (p *Proxy) serve(ctx context.Context, client *net.TCPConn) {
 	defer client.Close()
 	l := &link{proxy: p, client: client, over: make(chan struct{})}
@@ -275,21 +283,21 @@ func (p *Proxy) serve(ctx context.Context, client *net.TCPConn) {
 	dialer := net.Dialer{Timeout: dialTimeout}
 	conn, err := dialer.DialContext(ctx, "tcp", p.target)
 	if err != nil {
-		_ = client.SetLinger(0) // the nearest to a refused connection that is left
+		_ = client.SetLinger(0) // a refused connection is not possible any more; a reset is the nearest
 		return
 	}
 	defer conn.Close()
 	if !l.attach(conn.(*net.TCPConn)) {
-		_, _ = io.Copy(io.Discard, client) // as pump does after a cut
+		_, _ = io.Copy(io.Discard, client) // read until the client has closed too, as pump does after a cut
 		return
 	}
 	var back sync.WaitGroup
-	back.Go(func() { l.pump(down) }) // ends as the pump below does
+	back.Go(func() { l.pump(down) }) // ends when the pump below ends
 	l.pump(up)
 	back.Wait()
 }
 
-// enter returns false when l is not let in.
+// enter adds l to the links of the proxy. It returns false if l is refused.
 func (p *Proxy) enter(l *link) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -306,7 +314,7 @@ func (p *Proxy) leave(l *link) {
 	delete(p.links, l)
 }
 
-// takeCommitFault returns what is to happen to the commit that is about to pass.
+// takeCommitFault returns the fault for the commit that is about to pass, and counts it.
 func (p *Proxy) takeCommitFault() CommitFault {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -317,7 +325,7 @@ func (p *Proxy) takeCommitFault() CommitFault {
 	return fault
 }
 
-// direction is one of the two of a link.
+// direction is one of the two directions of a link.
 type direction int
 
 const (
@@ -325,24 +333,25 @@ const (
 	down                  // from the server to the client
 )
 
-// link is one connection that passes the proxy. It is over when its ends have ended it, or by cut or reset.
+// link is one connection through the proxy. It is over when both ends have closed it, or after cut
+// or reset.
 type link struct {
 	proxy      *Proxy
 	client     *net.TCPConn
 	over       chan struct{} // closed by end
-	halfClosed atomic.Bool   // what comes from the client goes nowhere
+	halfClosed atomic.Bool   // what the client sends is dropped
 	frozen     atomic.Bool   // nothing passes any more
-	answerLost atomic.Bool   // what comes from the server next breaks the link instead of passing
-	commits    commitScanner // of the goroutine that pumps up
+	answerLost atomic.Bool   // the next thing that the server sends breaks the link and does not pass
+	commits    commitScanner // only the goroutine that pumps up uses it
 
-	asking bool // the client has sent last; guarded by proxy.mu
+	asking bool // the client was the last to send; guarded by proxy.mu
 
-	mu     sync.Mutex         // held while the ends are broken, so that attach comes before it or after
-	server *net.TCPConn       // nil before attach, which comes before the pumps
-	broken func(*net.TCPConn) // what ended the link does to an end of it; nil before
+	mu     sync.Mutex         // held while the ends are broken, so that attach comes either before that or after it
+	server *net.TCPConn       // nil before attach; the pumps start after attach
+	broken func(*net.TCPConn) // how each end is broken; nil while the link is not over
 }
 
-// attach adds the other end. It returns false when the link is over already.
+// attach adds the connection to the server. It returns false if the link is over already.
 func (l *link) attach(server *net.TCPConn) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -357,7 +366,7 @@ func (l *link) attach(server *net.TCPConn) bool {
 	return true
 }
 
-// end marks the link as over and breaks both ends by do.
+// end marks the link as over and calls do with both of its ends.
 func (l *link) end(do func(*net.TCPConn)) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -380,7 +389,7 @@ func (l *link) isOver() bool {
 	}
 }
 
-// reset also ends a link that is being cut.
+// reset breaks both ends by RST. It also ends a link that is being cut.
 func (l *link) reset() {
 	l.end(func(c *net.TCPConn) {
 		_ = c.SetLinger(0)
@@ -388,8 +397,9 @@ func (l *link) reset() {
 	})
 }
 
-// cut only tells both ends; a socket that is closed with something unread would send a reset. The pumps read what still
-// comes until the ends have closed as well, or cutTimeout has passed.
+// cut closes only the writing side of both ends, because a socket that is closed with unread data
+// would send a reset. The pumps read what still comes until the ends have closed as well, or
+// cutTimeout has passed.
 func (l *link) cut() {
 	deadline := time.Now().Add(cutTimeout)
 	l.end(func(c *net.TCPConn) {
@@ -407,7 +417,7 @@ func (l *link) halfClose() {
 	}
 }
 
-// pump passes one direction on until it has ended or the link is over.
+// pump forwards one direction until it has ended or the link is over.
 func (l *link) pump(d direction) {
 	from, to := l.client, l.server
 	if d == down {
@@ -419,7 +429,7 @@ func (l *link) pump(d direction) {
 		for rest := buf[:n]; len(rest) > 0; {
 			admitted := l.admit(d, len(rest))
 			if admitted == 0 || !l.pass(d, to, rest[:admitted]) {
-				_, _ = io.Copy(io.Discard, from) // after a cut; else it has failed already
+				_, _ = io.Copy(io.Discard, from) // needed after a cut; otherwise the read fails at once
 				return
 			}
 			rest = rest[admitted:]
@@ -438,11 +448,12 @@ func (l *link) pump(d direction) {
 	}
 }
 
-// admit waits until some of n bytes may pass and returns how many, or 0 when the link is over.
+// admit waits until some of n bytes may pass, and returns how many. It returns 0 if the link is
+// over.
 func (l *link) admit(d direction, n int) int {
 	for !l.isOver() {
 		fault, changed := l.proxy.state()
-		var next <-chan time.Time // nil while nothing passes
+		var next <-chan time.Time // nil while nothing may pass
 		switch {
 		case l.frozen.Load():
 		case fault == Drip:
@@ -460,7 +471,7 @@ func (l *link) admit(d direction, n int) int {
 	return 0
 }
 
-// pass writes data to the one end, or does what is to happen to it instead. It returns false when the link is over.
+// pass writes data to the end to, or applies a fault instead. It returns false if the link is over.
 func (l *link) pass(d direction, to *net.TCPConn, data []byte) bool {
 	if d == up && l.halfClosed.Load() {
 		return true
@@ -487,7 +498,8 @@ func (l *link) pass(d direction, to *net.TCPConn, data []byte) bool {
 	return true
 }
 
-// losesCommit does what is to happen before data goes on to the target, and reports whether data is a commit that is not to arrive.
+// losesCommit calls the function of Before if data is what it waits for. It reports whether data
+// ends a commit that must not arrive.
 func (l *link) losesCommit(data []byte) bool {
 	if do := l.proxy.takeBefore(data); do != nil {
 		do()
@@ -504,8 +516,9 @@ func (l *link) losesCommit(data []byte) bool {
 	return false
 }
 
-// commitScanner finds the statement commit in a stream of messages, by its text and the zero that ends it.
-type commitScanner struct{ tail []byte } // what came last, shorter than the text by one byte
+// commitScanner finds the statement commit in a stream of messages, by its text and the zero byte
+// that ends it.
+type commitScanner struct{ tail []byte } // the last bytes of the stream, one fewer than the text has
 
 // ends reports whether a commit ends in data.
 func (s *commitScanner) ends(data []byte) bool {

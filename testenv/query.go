@@ -11,10 +11,10 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 )
 
-// objectInUse is the SQLSTATE of dropping a database with an active replication slot.
+// objectInUse is the SQLSTATE of dropping a database that has an active replication slot.
 const objectInUse = "55006"
 
-// ExecSQL runs statements without parameters over a connection of its own.
+// ExecSQL runs statements without parameters on a connection of its own.
 func ExecSQL(ctx context.Context, url, sql string) (err error) {
 	conn, err := pgx.Connect(ctx, url)
 	if err != nil {
@@ -25,7 +25,8 @@ func ExecSQL(ctx context.Context, url, sql string) (err error) {
 	return err
 }
 
-// Exec runs one statement as the owner of the database, as the app would, and returns the number of rows it touched.
+// Exec runs one statement as the owner of the database, as the app would. It returns the number of
+// rows that the statement affected.
 func (db *DB) Exec(t testing.TB, sql string, args ...any) int64 {
 	t.Helper()
 	db.mu.Lock()
@@ -37,7 +38,8 @@ func (db *DB) Exec(t testing.TB, sql string, args ...any) int64 {
 	return tag.RowsAffected()
 }
 
-// QueryOne returns the value of a query with one row of one column, read as the owner of the database.
+// QueryOne returns the value of a query with one row and one column. It runs as the owner of the
+// database.
 func QueryOne[T any](t testing.TB, db *DB, sql string, args ...any) T {
 	t.Helper()
 	values := QueryAll[T](t, db, sql, args...)
@@ -47,7 +49,7 @@ func QueryOne[T any](t testing.TB, db *DB, sql string, args ...any) T {
 	return values[0]
 }
 
-// QueryAll returns the values of a query with one column, read as the owner of the database.
+// QueryAll returns the values of a query with one column. It runs as the owner of the database.
 func QueryAll[T any](t testing.TB, db *DB, sql string, args ...any) []T {
 	t.Helper()
 	db.mu.Lock()
@@ -63,8 +65,9 @@ func QueryAll[T any](t testing.TB, db *DB, sql string, args ...any) []T {
 	return values
 }
 
-// connectLocked returns the connection of the database, a new one when a restart of the server or the test itself has ended
-// the last one. db.mu must be held. Its context is not the test's, which ends before the test's clean-up functions run.
+// connectLocked returns the connection of the database. It opens a new one if a restart of the
+// server, or the test itself, has ended the last one. db.mu must be held. It does not use the
+// context of the test, which ends before the test's clean-up functions run.
 func (db *DB) connectLocked(t testing.TB) *pgx.Conn {
 	t.Helper()
 	if db.conn != nil && db.conn.Ping(context.Background()) == nil {
@@ -78,12 +81,13 @@ func (db *DB) connectLocked(t testing.TB) *pgx.Conn {
 	return conn
 }
 
-// drop removes the database, which removes its replication slots.
+// drop drops the database, and with it its replication slots. It tries again while a slot is
+// active, until ctx ends.
 func (db *DB) drop(ctx context.Context) error {
 	db.mu.Lock()
 	defer db.mu.Unlock()
 	if db.conn != nil {
-		_ = db.conn.Close(ctx) // dropping ends it in any case
+		_ = db.conn.Close(ctx) // an error does not matter: dropping ends the connection
 	}
 	tick := time.NewTicker(pollInterval)
 	defer tick.Stop()

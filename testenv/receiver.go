@@ -13,12 +13,12 @@ import (
 )
 
 const (
-	maxBodyBytes = 16 << 20 // of one request; the rest is not read, and its signatures do not match
-	maxKept      = 20_000   // requests
-	maxKeptBytes = 64 << 20 // of their bodies
+	maxBodyBytes = 16 << 20 // of one request; the rest is not read, so its signatures do not match
+	maxKept      = 20_000   // how many requests are kept
+	maxKeptBytes = 64 << 20 // of the bodies of all requests that are kept
 )
 
-// anyOtherPath stands for all paths without a secret or answers of their own.
+// anyOtherPath stands for all paths that have no secret or answers of their own.
 const anyOtherPath = ""
 
 // Received is one request that arrived.
@@ -27,24 +27,26 @@ type Received struct {
 	Path    string
 	Header  http.Header
 	Body    []byte
-	At      time.Time // when its body had arrived
+	At      time.Time // when the whole body had arrived
 	Attempt int       // 1 for the first request with this id to this path
-	// SignatureErr tells what is wrong with the signatures. It is nil when both schemes verify.
+	// SignatureErr says what is wrong with the signatures. It is nil if both schemes verify.
 	SignatureErr error
 }
 
-// Receiver plays a customer's server: it keeps what arrives, verifies both signatures, and answers as told. It is an
-// http.Handler; StartReceiver puts it behind a server. It keeps the last 20,000 requests, of 64 MiB of bodies at most.
+// Receiver plays a customer's server. It keeps the requests that arrive, verifies both signatures,
+// and gives the answers that the test has set. It keeps the last 20,000 requests, with 64 MiB of
+// bodies at most. It is an http.Handler; StartReceiver puts it behind a server. Any number of
+// goroutines may call its methods.
 type Receiver struct {
 	URL     string         // "http://127.0.0.1:PORT", set by StartReceiver
-	RootCAs *x509.CertPool // trusts the server of a TLS receiver, else nil
+	RootCAs *x509.CertPool // for clients of a TLS receiver, else nil
 
 	mu        sync.Mutex // guards all below
 	secrets   map[string]string
 	answers   map[string]Answerer
 	kept      []Received // by arrival
 	keptBytes int
-	attempts  map[attemptKey]int // of those in kept
+	attempts  map[attemptKey]int // for the requests in kept
 	count     int
 	arrived   chan struct{} // closed and replaced at each arrival
 	released  chan struct{} // closed and replaced by Release
@@ -52,7 +54,8 @@ type Receiver struct {
 
 type attemptKey struct{ path, id string }
 
-// NewReceiver returns a receiver that answers every request with 200 and verifies signatures with secret.
+// NewReceiver returns a receiver that verifies signatures with secret and answers every request
+// with 200.
 func NewReceiver(secret string) *Receiver {
 	return &Receiver{
 		secrets:  map[string]string{anyOtherPath: secret},
@@ -63,7 +66,7 @@ func NewReceiver(secret string) *Receiver {
 	}
 }
 
-// StartReceiver serves a new receiver on a port of 127.0.0.1 until the end of the test.
+// StartReceiver serves a new receiver on a port of 127.0.0.1. The server ends with the test.
 func StartReceiver(t testing.TB, secret string) *Receiver {
 	t.Helper()
 	r := NewReceiver(secret)
@@ -73,7 +76,7 @@ func StartReceiver(t testing.TB, secret string) *Receiver {
 	return r
 }
 
-// StartTLSReceiver is StartReceiver with https, by a certificate that only RootCAs knows.
+// StartTLSReceiver does the same as StartReceiver, by https. Only RootCAs trusts the certificate.
 func StartTLSReceiver(t testing.TB, secret string) *Receiver {
 	t.Helper()
 	r := NewReceiver(secret)
@@ -85,28 +88,30 @@ func StartTLSReceiver(t testing.TB, secret string) *Receiver {
 	return r
 }
 
-// stop ends the server, which waits for its requests: those that hang are cut off first.
+// stop ends the server. Its Close waits for requests under way, so those that hang are ended first.
 func (r *Receiver) stop(server *httptest.Server) {
 	server.CloseClientConnections()
 	r.Release()
 	server.Close()
 }
 
-// SetSecret sets the secret of the endpoint at a path; "" stands for all paths without one of their own.
+// SetSecret sets the secret of the endpoint at a path. The path "" stands for all paths that have
+// no secret of their own.
 func (r *Receiver) SetSecret(path, secret string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.secrets[path] = secret
 }
 
-// SetAnswer sets how requests to a path are answered from now on; "" stands for all paths without answers of their own.
+// SetAnswer sets the answers to further requests to a path. The path "" stands for all paths that
+// have no answers of their own.
 func (r *Receiver) SetAnswer(path string, answers Answerer) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.answers[path] = answers
 }
 
-// Release lets all requests go on that hang now.
+// Release ends the hanging of all requests that hang now, so that they are answered.
 func (r *Receiver) Release() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -118,7 +123,7 @@ func (r *Receiver) Release() {
 func (r *Receiver) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	body, err := io.ReadAll(io.LimitReader(req.Body, maxBodyBytes))
 	if err != nil {
-		return // the client broke off: nothing was received
+		return // the client broke off, so nothing counts as received
 	}
 	received := Received{
 		ID:     req.Header.Get("Webhook-Id"),
@@ -131,7 +136,8 @@ func (r *Receiver) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	answers(received).give(w, req, released)
 }
 
-// record verifies and keeps the request, and returns how to answer it.
+// record verifies and keeps the request. It returns the Answerer for it, and the channel that
+// Release closes.
 func (r *Receiver) record(received *Received) (Answerer, <-chan struct{}) {
 	r.mu.Lock()
 	secret := ofPath(r.secrets, received.Path)
@@ -174,7 +180,8 @@ func ofPath[T any](values map[string]T, path string) T {
 	return values[anyOtherPath]
 }
 
-// Received returns the requests that are kept, by arrival. Their headers and bodies must not be changed.
+// Received returns the requests that are kept, in the order of arrival. The caller must not change
+// their headers and bodies.
 func (r *Receiver) Received() []Received {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -188,8 +195,8 @@ func (r *Receiver) Count() int {
 	return r.count
 }
 
-// Wait returns the requests that are kept as soon as n have arrived, and fails the test when they do not within timeout. It
-// must be called from the goroutine of the test.
+// Wait waits until n requests have arrived, and returns those that are kept. It fails the test if
+// they do not arrive within timeout. Only the goroutine of the test may call it.
 func (r *Receiver) Wait(t testing.TB, n int, timeout time.Duration) []Received {
 	t.Helper()
 	deadline := time.NewTimer(timeout)

@@ -13,12 +13,14 @@ import (
 	"time"
 )
 
-// timestampTolerance is how far the clock of a sender may be off; the Standard Webhooks libraries use the same.
+// timestampTolerance is the largest error of a sender's clock. The Standard Webhooks libraries use
+// the same.
 const timestampTolerance = 5 * time.Minute
 
-// VerifyQuintago checks the value of X-Quintago-Signature (or of X-Quintago-Signature-Previous) as the example in QuintaGo's
-// help pages does: the whole text must be "sha256=" and the hexadecimal HMAC-SHA256 of the body. It is written from that page,
-// not from package sink, so that each checks the other.
+// VerifyQuintago checks the value of X-Quintago-Signature (or of X-Quintago-Signature-Previous) as
+// the example in QuintaGo's help pages does: the whole text must be "sha256=" and the hexadecimal
+// HMAC-SHA256 of the body. It is written from that page and not from package sink, so that each of
+// the two checks the other.
 func VerifyQuintago(signature string, body []byte, secret string) error {
 	if signature == "" {
 		return errors.New("no X-Quintago-Signature")
@@ -30,8 +32,9 @@ func VerifyQuintago(signature string, body []byte, secret string) error {
 }
 
 // VerifyStandard checks the headers of Standard Webhooks as its specification says
-// (https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/standard-webhooks.md): one of the v1 signatures must
-// be that of id, timestamp and body, and the timestamp must be within five minutes of now.
+// (https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/standard-webhooks.md): one
+// of the v1 signatures must match id, timestamp and body, and the timestamp must be within five
+// minutes of now.
 func VerifyStandard(header http.Header, body []byte, secret string, now time.Time) error {
 	id, timestamp := header.Get("Webhook-Id"), header.Get("Webhook-Timestamp")
 	if id == "" {
@@ -47,7 +50,7 @@ func VerifyStandard(header http.Header, body []byte, secret string, now time.Tim
 	key := []byte(secret)
 	if encoded, ok := strings.CutPrefix(secret, "whsec_"); ok {
 		if key, err = base64.StdEncoding.DecodeString(encoded); err != nil {
-			return errors.New("the part of the secret after whsec_ is not base64") // not the secret itself
+			return errors.New("the part of the secret after whsec_ is not base64") // the text must not hold the secret
 		}
 	}
 	want := mac(key, []byte(id+"."+timestamp+"."), body)

@@ -16,11 +16,12 @@ import (
 // standbySlot is the physical replication slot that the standby of a cluster streams from.
 const standbySlot = "standby"
 
-// slotSyncMajor is the first version whose standbys can copy logical replication slots of their primary.
+// slotSyncMajor is the first version whose standbys can copy logical replication slots from their
+// primary.
 const slotSyncMajor = 17
 
-// Save stops the server in good order, keeps a copy of its data folder, as a file-level backup would, and starts the server
-// again. A former copy is replaced.
+// Save keeps a copy of the data folder, as a file-level backup would. It stops the server in good
+// order for that, and starts it again. It replaces an earlier copy.
 func (c *Cluster) Save(ctx context.Context) error {
 	if err := c.Stop(ctx, Fast); err != nil {
 		return err
@@ -34,7 +35,8 @@ func (c *Cluster) Save(ctx context.Context) error {
 	return c.Resume(ctx)
 }
 
-// Restore puts the data folder back that Save has kept, whatever has happened since, and starts the server.
+// Restore replaces the data folder by the copy of the last Save, and starts the server. The copy is
+// used up.
 func (c *Cluster) Restore(ctx context.Context) error {
 	if err := c.Stop(ctx, Immediate); err != nil {
 		return err
@@ -50,9 +52,10 @@ func (c *Cluster) Restore(ctx context.Context) error {
 
 func (c *Cluster) savedDir() string { return c.folder.join("saved") }
 
-// NewStandby makes a standby of the cluster, which it stops and starts again to copy its data, and closes it at the test's
-// end. The standby follows by streaming replication. It has no logical replication slots, since no base backup holds them;
-// from PostgreSQL 17 on it copies those that allow it (failover) while it follows.
+// NewStandby makes a standby of the cluster, and closes it at the end of the test. It stops the
+// cluster to copy the data, and starts it again. The standby follows by streaming replication. It
+// has no logical replication slots at first, because a base backup holds none. From PostgreSQL 17
+// on it copies those that allow it (failover) while it follows.
 func (c *Cluster) NewStandby(t testing.TB) *Cluster {
 	t.Helper()
 	standby, err := c.startStandby(t.Context())
@@ -104,7 +107,8 @@ func (c *Cluster) startStandby(ctx context.Context) (_ *Cluster, err error) {
 	return standby, err
 }
 
-// followSettings returns the settings of c's options with those that make it follow the primary.
+// followSettings returns the settings of the standby c: those of the primary, and those that make
+// it follow.
 func (c *Cluster) followSettings(primary *Cluster) map[string]string {
 	settings := map[string]string{
 		"primary_conninfo": fmt.Sprintf("host=127.0.0.1 port=%d user=%s password=%s dbname=%s application_name=%s",
@@ -122,7 +126,8 @@ func (c *Cluster) followSettings(primary *Cluster) map[string]string {
 	return settings
 }
 
-// CaughtUp returns an error while the standby has not replayed what the primary has written by now.
+// CaughtUp returns an error if the standby c has not yet replayed what the primary had written when
+// CaughtUp was called.
 func (c *Cluster) CaughtUp(ctx context.Context, primary *Cluster) error {
 	written, err := primary.queryText(ctx, "select pg_current_wal_insert_lsn()::text")
 	if err != nil {
@@ -143,8 +148,9 @@ func (c *Cluster) queryText(ctx context.Context, sql string, args ...any) (text 
 	return text, err
 }
 
-// FailOver crashes the cluster, promotes the standby, and puts it in the cluster's place: from then on the cluster is what
-// the standby was, at the cluster's address, and the standby is stopped. What the standby had not received is lost.
+// FailOver crashes the cluster and promotes the standby, which takes its place: the cluster then
+// has the standby's data at its own old address. The Cluster standby is stopped then. What the
+// standby had not received is lost.
 func (c *Cluster) FailOver(ctx context.Context, standby *Cluster) error {
 	if err := c.Crash(); err != nil {
 		return err
@@ -169,7 +175,7 @@ func (c *Cluster) FailOver(ctx context.Context, standby *Cluster) error {
 // configure writes postgresql.conf.
 func (c *Cluster) configure() error { return c.writeFile("postgresql.conf", c.configuration()) }
 
-// writeFile writes a file of the data folder, to be read by the server.
+// writeFile writes a file into the data folder and gives it to the user of the server.
 func (c *Cluster) writeFile(name string, content []byte) error {
 	path := filepath.Join(c.dataDir(), name)
 	if err := os.WriteFile(path, content, 0o600); err != nil {
@@ -178,8 +184,8 @@ func (c *Cluster) writeFile(name string, content []byte) error {
 	return c.as.own(path)
 }
 
-// copyData copies the data folder of the stopped server to another folder, which must not exist, without the paths within it for
-// which leaveOut tells true.
+// copyData copies the data folder of the stopped server to another folder, which must not exist. It
+// leaves out the paths for which leaveOut returns true; these are relative to the data folder.
 func (c *Cluster) copyData(to string, leaveOut func(path string) bool) error {
 	return filepath.WalkDir(c.dataDir(), func(path string, entry fs.DirEntry, err error) error {
 		if err != nil {
@@ -200,7 +206,7 @@ func (c *Cluster) copyData(to string, leaveOut func(path string) bool) error {
 			err = os.Mkdir(target, 0o700)
 		case entry.Type().IsRegular():
 			err = copyFile(path, target)
-		default: // a tablespace's link: two servers must not write to one place
+		default: // such as the link of a tablespace: two servers must not write to the same place
 			err = fmt.Errorf("%s is neither a file nor a folder", path)
 		}
 		if err != nil {
@@ -215,7 +221,7 @@ func copyFile(from, to string) (err error) {
 	if err != nil {
 		return err
 	}
-	defer func() { _ = in.Close() }() // only read
+	defer func() { _ = in.Close() }() // it was only read, so an error does not matter
 	out, err := os.OpenFile(to, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
 	if err != nil {
 		return err

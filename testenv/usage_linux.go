@@ -8,10 +8,12 @@ import (
 	"time"
 )
 
-// clockTick is the unit of the times in /proc/PID/stat: USER_HZ, which is 100 for every program on Linux.
+// clockTick is the unit of the times in /proc/PID/stat: USER_HZ, which is 100 for every program on
+// Linux.
 const clockTick = time.Second / 100
 
-// CPU returns the processor time that a process and its children that have ended have taken. See proc(5), stat.
+// CPU returns the processor time of a process, and that of its children that have ended. See
+// proc(5), stat.
 func CPU(pid int) (own, children time.Duration, err error) {
 	fields, err := processStat(pid)
 	if err != nil {
@@ -27,7 +29,7 @@ func CPU(pid int) (own, children time.Duration, err error) {
 	return time.Duration(ticks[0]+ticks[1]) * clockTick, time.Duration(ticks[2]+ticks[3]) * clockTick, nil
 }
 
-// PeakMemory returns the most memory, in bytes, that a process has had resident so far.
+// PeakMemory returns the most resident memory, in bytes, that a process has had so far.
 func PeakMemory(pid int) (int64, error) {
 	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
 	if err != nil {
@@ -42,7 +44,7 @@ func PeakMemory(pid int) (int64, error) {
 	return 0, fmt.Errorf("read the memory of process %d: no VmHWM", pid)
 }
 
-// CPU returns the processor time that the server has taken with all its processes, those that have ended included.
+// CPU returns the processor time of all processes of the server, also of those that have ended.
 func (c *Cluster) CPU() (time.Duration, error) {
 	if c.server == nil {
 		return 0, fmt.Errorf("read the processor time of PostgreSQL: it does not run")
@@ -58,7 +60,8 @@ func (c *Cluster) CPU() (time.Duration, error) {
 				total += own + ended
 			}
 		}
-		// What a process took that ended meanwhile is in neither part, and among those that have ended now.
+		// If a child ended between the readings, its time is in neither part of the sum. The
+		// server's count of ended children has then changed, so read again.
 		if _, now, err := CPU(c.server.PID); err == nil && now == ended {
 			return total, nil
 		}

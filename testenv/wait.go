@@ -8,15 +8,16 @@ import (
 // pollInterval is the time between two looks at a cluster that starts or stops.
 const pollInterval = 10 * time.Millisecond
 
-// The time between two looks at something that gives no signal when it changes grows from pollFirst to pollMost. A look is a
-// query or a request: tests that run side by side would take a processor to themselves by looking a hundred times a second.
+// Eventually looks at something that gives no signal when it changes. The time between two looks
+// grows from pollFirst to pollMost, because a look is a query or a request: tests that run side by
+// side would need a whole processor for a hundred looks a second.
 const (
 	pollFirst = 5 * time.Millisecond
 	pollMost  = 60 * time.Millisecond
 )
 
-// Eventually calls cond again and again until it returns nil, and fails the test with its last error when that does not
-// happen within timeout. It must be called from the goroutine of the test.
+// Eventually calls cond again and again until it returns nil. If that does not happen within
+// timeout, it fails the test with the last error. Only the goroutine of the test may call it.
 func Eventually(t testing.TB, timeout time.Duration, cond func() error) {
 	t.Helper()
 	deadline := time.NewTimer(timeout)

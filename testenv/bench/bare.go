@@ -12,15 +12,16 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
-// bareTask is what the bare reader is to do.
+// bareTask is the task of the bare reader.
 type bareTask struct {
-	URL, Slot   string // of the database
+	URL, Slot   string // the database, and the slot to make there
 	Publication string
 	Endpoint    string
 	Concurrency int
 }
 
-// runBare streams the outbox by a temporary slot and POSTs each event to one endpoint at once, until ctx ends. It records nothing, confirms what it has read, and gives up at the first error.
+// runBare streams the outbox by a temporary slot and POSTs each event to one endpoint at once,
+// until ctx ends. It records nothing, confirms what it has read, and gives up at the first error.
 func runBare(ctx context.Context, task bareTask) (result struct{}, err error) {
 	conn, err := pgconn.Connect(ctx, task.URL+"&replication=database")
 	if err != nil {
@@ -73,7 +74,7 @@ func runBare(ctx context.Context, task bareTask) (result struct{}, err error) {
 		if !ok {
 			continue
 		}
-		// The columns of webhooks.outbox: id, type, venue, data, created.
+		// The columns of webhooks.outbox are id, type, venue, data, created.
 		id, venue := string(insert.Tuple.Columns[0].Data), string(insert.Tuple.Columns[2].Data)
 		posts.Go(func() error { return post(transport, task.Endpoint, id, envelope(id, venue)) })
 	}

@@ -9,16 +9,18 @@ import (
 	"github.com/quintago/webhook-agent/testenv"
 )
 
-// The scenarios of this file are events with much data: what counts is the most memory that the agent has had.
+// The scenarios of this file are about events with much data. The result is the most memory that
+// the agent has used.
 
 const (
 	bodiesTimeout = 5 * time.Minute
-	largestBody   = "128MiB" // that delivery.max_body allows
-	wantBodies    = 4        // endpoints at most that want each event
+	largestBody   = "128MiB" // the most that delivery.max_body allows
+	wantBodies    = 4        // the most endpoints that want each event
 	insertBody    = `insert into webhooks.outbox (type, venue, data) values ($1, $2, to_json(repeat('x', $3::int)))`
 )
 
-// largeBodies delivers events of each size to one endpoint and to several, and then sends events that are too large.
+// largeBodies delivers events of each size to one endpoint and to several, and then sends events
+// that are too large.
 func (b *bench) largeBodies(ctx context.Context) error {
 	for _, size := range b.bodies {
 		for endpoints := 1; endpoints <= wantBodies; endpoints *= wantBodies {
@@ -35,7 +37,8 @@ func (b *bench) largeBodies(ctx context.Context) error {
 	return nil
 }
 
-// bodiesOf writes some events with so many bytes of data, and waits until all deliveries have come to a status.
+// bodiesOf writes events with size bytes of data each. It waits until all deliveries have the
+// status.
 func (b *bench) bodiesOf(ctx context.Context, options agentOptions, size, events, endpoints int, status string) (err error) {
 	d, err := b.newDatabase(ctx, options)
 	if err != nil {
@@ -85,7 +88,8 @@ func (b *bench) bodiesOf(ctx context.Context, options agentOptions, size, events
 	return nil
 }
 
-// hangingBodies sends each of very many endpoints that hang an event of its own that is as large as the default allows.
+// hangingBodies makes many endpoints hang. Each gets an event of its own that is as large as the
+// default allows.
 func (b *bench) hangingBodies(ctx context.Context) (err error) {
 	const size = 4<<20 - 1<<10
 	d, err := b.newDatabase(ctx, agentOptions{})

@@ -17,7 +17,7 @@ select active_pid from pg_replication_slots where slot_name = $1 and active`
 insert into webhooks.outbox (type, venue, data) select $1, $2, $3::text::json from generate_series(1, $4::int)`
 )
 
-// burst delivers one transaction of very many events.
+// burst delivers one transaction with very many events.
 func (b *bench) burst(ctx context.Context, d *database) (err error) {
 	if err := d.start(ctx); err != nil {
 		return err

@@ -22,14 +22,15 @@ type counters struct {
 	agent        time.Duration
 }
 
-// selectCounters leaves the outbox out: its rows are the app's.
+// selectCounters leaves out the outbox, because the app writes its rows.
 const selectCounters = `
 select pg_current_wal_insert_lsn() - '0/0'::pg_lsn,
        (select xact_commit + xact_rollback from pg_stat_database where datname = current_database()),
        (select sum(n_tup_ins + n_tup_upd + n_tup_del) from pg_stat_user_tables where schemaname = 'webhooks' and relname <> 'outbox')::bigint,
        (select sum(n_dead_tup) from pg_stat_user_tables where schemaname = 'webhooks' and relname <> 'outbox')::bigint`
 
-// count reads the counters. Those of tables and transactions are late by up to size.statistics.
+// count reads the counters. PostgreSQL may report those of tables and transactions late, by up to
+// size.statistics.
 func (d *database) count(ctx context.Context) (c counters, err error) {
 	if err := d.conn.QueryRow(ctx, selectCounters).Scan(&c.wal, &c.transactions, &c.rows, &c.dead); err != nil {
 		return c, fmt.Errorf("read the counters: %w", err)
@@ -47,7 +48,8 @@ func (c counters) minus(o counters) counters {
 	return counters{c.wal - o.wal, c.transactions - o.transactions, c.rows - o.rows, c.dead, c.server - o.server, c.agent - o.agent}
 }
 
-// cost measures what the agent asks of the database: a load with it, less the same load without it.
+// cost measures what the agent costs the database: the cost of a load with it, less that of the
+// same load without it.
 func (b *bench) cost(ctx context.Context, d *database) (err error) {
 	if _, err := d.conn.Exec(ctx, `alter table webhooks.deliveries set (autovacuum_enabled = off); alter table webhooks.checkpoint set (autovacuum_enabled = off)`); err != nil {
 		return err
@@ -86,7 +88,7 @@ func (b *bench) cost(ctx context.Context, d *database) (err error) {
 		return err
 	}
 	n := float64(bothWritten.events)
-	share := float64(bothWritten.events) / float64(appWritten.events) // of the app's cost
+	share := float64(bothWritten.events) / float64(appWritten.events) // how much of the app's cost to subtract
 	rows := float64(both.rows) / n
 	b.report.add(row{scenario: "rows written for an event that is delivered at once", value: fmt.Sprintf("%.3f", rows), goal: "1", reached: rows < goalRows+0.05})
 	b.report.add(row{
@@ -105,7 +107,7 @@ func (b *bench) cost(ctx context.Context, d *database) (err error) {
 	return nil
 }
 
-// costOf returns what the counters have risen by.
+// costOf does work and returns how much the counters have risen.
 func (d *database) costOf(ctx context.Context, work func() (written, error)) (cost counters, w written, err error) {
 	time.Sleep(d.b.statistics)
 	before, err := d.count(ctx)
@@ -122,7 +124,7 @@ func (d *database) costOf(ctx context.Context, work func() (written, error)) (co
 	time.Sleep(d.b.statistics)
 	after, err := d.count(ctx)
 	cost = after.minus(before)
-	// These are exact, and idle time is not to be counted.
+	// These counters are not late, and the idle time after the work should not count.
 	cost.wal, cost.server, cost.agent = busy.wal-before.wal, busy.server-before.server, busy.agent-before.agent
 	return cost, w, err
 }
@@ -138,7 +140,7 @@ func (b *bench) atRest(ctx context.Context, d *database) (err error) {
 	if err := d.warm(ctx, load{venues: 1, fanout: 1, rows: 1, writers: 1, events: 10}); err != nil {
 		return err
 	}
-	time.Sleep(b.config.idle / 2) // until it has come to rest
+	time.Sleep(b.config.idle / 2) // let it come to rest first
 	queries, err := b.agentStatements()
 	if err != nil {
 		return err

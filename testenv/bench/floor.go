@@ -28,14 +28,14 @@ import (
 	"github.com/quintago/webhook-agent/testenv"
 )
 
-// The roles of this program beside that of the bench itself: each reads its task from standard input and writes what came of
-// it to standard output, in JSON.
+// This program can play other roles than the bench, each in a process of its own. A role reads its
+// task from standard input and writes its result to standard output, both as JSON.
 const (
 	floorRole = "floor"
 	bareRole  = "bare"
 )
 
-// play carries out a role.
+// play reads a task, plays a role, and writes the result.
 func play[T, R any](ctx context.Context, stdout io.Writer, role func(context.Context, T) (R, error)) error {
 	var task T
 	if err := json.NewDecoder(os.Stdin).Decode(&task); err != nil {
@@ -48,8 +48,8 @@ func play[T, R any](ctx context.Context, stdout io.Writer, role func(context.Con
 	return json.NewEncoder(stdout).Encode(result)
 }
 
-// ask has another process carry out a role and returns the result. The process ends when ctx does, and its result counts all
-// the same.
+// ask starts another process that plays a role, and returns its result. The process ends when ctx
+// ends, and still returns its result.
 func ask[R any](ctx context.Context, role string, task any) (result R, err error) {
 	input, err := json.Marshal(task)
 	if err != nil {
@@ -75,27 +75,27 @@ func ask[R any](ctx context.Context, role string, task any) (result R, err error
 	return result, err
 }
 
-// floorTask is what the floor is to do.
+// floorTask is the task of the floor.
 type floorTask struct {
 	URLs        []string
 	Concurrency int
 	Length      time.Duration
-	CAFile      string // PEM
-	// Client has package sink's client make the requests, as the agent does, in place of net/http.
+	CAFile      string // the certificate to trust, as PEM
+	// Client chooses the client of package sink, which the agent uses, instead of net/http.
 	Client bool
 }
 
-// floorResult is what it did.
+// floorResult is the result of the floor.
 type floorResult struct {
 	Requests int64
 	Took     time.Duration
 	CPU      time.Duration // of the process
 }
 
-// rate is how many requests it made in a second.
+// rate returns the requests a second.
 func (r floorResult) rate() float64 { return float64(r.Requests) / r.Took.Seconds() }
 
-// runFloor signs and POSTs, to the URLs in turn, as many requests at a time as the task says.
+// runFloor signs and POSTs to the URLs in turn, with as many requests at a time as the task says.
 func runFloor(ctx context.Context, task floorTask) (floorResult, error) {
 	send, err := sender(task)
 	if err != nil {
@@ -126,9 +126,9 @@ func runFloor(ctx context.Context, task floorTask) (floorResult, error) {
 	return floorResult{Requests: next.Load(), Took: took, CPU: cpu}, err
 }
 
-// sender returns what makes one request, to one of the URLs.
+// sender returns the function that makes one request to one of the URLs.
 func sender(task floorTask) (func(to int, id string, body []byte) error, error) {
-	if err := os.Setenv("SSL_CERT_FILE", task.CAFile); err != nil { // as the agent is told of it
+	if err := os.Setenv("SSL_CERT_FILE", task.CAFile); err != nil { // the agent gets it in the same way
 		return nil, err
 	}
 	if !task.Client {
@@ -155,7 +155,7 @@ func sender(task floorTask) (func(to int, id string, body []byte) error, error) 
 	}, nil
 }
 
-// newTransport has the settings that the agent had while it used net/http.
+// newTransport returns a transport with the settings that the agent had while it used net/http.
 func newTransport(concurrency int) *http.Transport {
 	protocols := new(http.Protocols)
 	protocols.SetHTTP1(true)
@@ -211,17 +211,17 @@ func mac(parts ...[]byte) []byte {
 	return h.Sum(nil)
 }
 
-// secret is that of all endpoints; it protects nothing.
+// secret is the secret of all endpoints. It protects nothing.
 const secret = "the secret of every endpoint of the bench"
 
-// data is what all events carry.
+// data is the data of every event.
 const data = `{"lead":{"id":"lead_01JZX0V7E3M8R5T2N4K6P9QWCA","name":"Marta & Tiago Nunes","email":"marta@example.com",` +
 	`"phone":"+351910000001","stage":"visit_booked","previousStage":"new","eventDate":"2026-09-19","guests":155,` +
 	`"notes":"They would like to see the garden, and ask whether the hall can be heated in November."}}`
 
 const eventType = "lead.stage_changed"
 
-// envelope is the body of a request, as long as the agent's.
+// envelope returns the body of a request. It has the same length as the agent's.
 func envelope(id, venue string) []byte {
 	return fmt.Appendf(nil, `{"id":"%s","type":"%s","created":"2026-02-03T18:05:00Z","venue":"%s","data":%s}`, id, eventType, venue, data)
 }

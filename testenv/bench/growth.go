@@ -12,7 +12,7 @@ const (
 insert into webhooks.endpoints (id, venue, url, events, secret)
 select 'ep_grown_' || lpad(i::text, 7, '0'), 'grown_' || lpad(i::text, 7, '0'), $1 || i, '{lead.*,payment.received}', $2 from generate_series(1, $3::int) i`
 
-	// insertLog fills the log as thirty days of work would: each event for one of the endpoints.
+	// insertLog fills the log as thirty days of work would. Each event is for one of the endpoints.
 	insertLog = `
 insert into webhooks.deliveries (event_id, endpoint_id, venue, type, status, attempts, last_code, last_latency_ms, created, finished)
 select 'evt_' || lpad(i::text, 26, '0'), 'ep_grown_' || lpad(n::text, 7, '0'), 'grown_' || lpad(n::text, 7, '0'), 'lead.updated', 'succeeded', 1, 200, 30, at, at
@@ -22,7 +22,7 @@ from generate_series($1::bigint, $2::bigint) i,
 	logStep = 500_000
 )
 
-// growth compares a database whose log and endpoints are many with one that is new, in turn.
+// growth measures in turn a database with a large log and many endpoints, and a new one.
 func (b *bench) growth(ctx context.Context) (err error) {
 	empty, err := b.newDatabase(ctx, agentOptions{})
 	if err != nil {

@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// tenth is an endpoint beside nine that are sound, and which makes trouble.
+// tenth is an endpoint that makes trouble beside nine sound ones.
 type tenth struct {
 	name   string
 	url    string // "" for none
@@ -46,7 +46,7 @@ func closedPort() (int, error) {
 	return listener.Addr().(*net.TCPAddr).Port, listener.Close()
 }
 
-// beside measures nine sound endpoints while a tenth makes trouble, and without it, in turn.
+// beside measures nine sound endpoints in turn with and without a tenth that makes trouble.
 func (b *bench) beside(ctx context.Context, troubled tenth) error {
 	var (
 		rates, ratios    []float64
@@ -88,7 +88,7 @@ with event as (
 insert into webhooks.deliveries (event_id, endpoint_id, venue, type, status, next_attempt_at, created)
 select id, $4, venue, type, 'pending', now(), created from event`
 
-// nine measures nine sound endpoints with a tenth.
+// nine measures nine sound endpoints beside t.
 func (b *bench) nine(ctx context.Context, t tenth) (r delivered, err error) {
 	d, err := b.newDatabase(ctx, agentOptions{})
 	if err != nil {
@@ -108,7 +108,7 @@ func (b *bench) nine(ctx context.Context, t tenth) (r delivered, err error) {
 			return r, err
 		}
 	}
-	// They are registered after what is parked, so none of it is theirs.
+	// The nine are registered after the parked events, so they get none of these.
 	for i := range 9 {
 		if err := d.endpoint(ctx, fmt.Sprintf("ep_%d", i), venue(0), b.customers.url(sound, i)); err != nil {
 			return r, err

@@ -7,8 +7,8 @@ import (
 	"time"
 )
 
-// latency measures the time from COMMIT's return to the arrival at the receiver: of single events, at 100 a second beside the bare
-// reader, and at half of the most that the agent can do.
+// latency measures the time from the return of COMMIT to the arrival at the receiver: for single
+// events, at 100 a second in turn with the bare reader, and at half of the agent's highest rate.
 func (b *bench) latency(ctx context.Context, d *database) (err error) {
 	if err := d.warm(ctx, b.full(1, 1)); err != nil {
 		return err
@@ -70,7 +70,7 @@ func (b *bench) latency(ctx context.Context, d *database) (err error) {
 	return nil
 }
 
-// stretchFor is how long to measure at a rate.
+// stretchFor returns how long to measure at a rate.
 func (b *bench) stretchFor(rate float64) time.Duration {
 	if rate > 100 {
 		return b.config.stretch
@@ -90,7 +90,8 @@ func (b *bench) reportLatency(scenario string, sorted []time.Duration) {
 const selectBehind = `
 select exists (select from webhooks.outbox o where not exists (select from webhooks.deliveries d where d.event_id = o.id and d.status = 'succeeded'))`
 
-// caughtUp waits until everything is delivered, what was written while the agent was away too.
+// caughtUp waits until everything is delivered, including what was written while the agent was
+// away.
 func (d *database) caughtUp(ctx context.Context) error {
 	return d.await(ctx, patience, "what was written before is delivered", func() (bool, error) {
 		var behind bool
@@ -102,7 +103,7 @@ func (d *database) caughtUp(ctx context.Context) error {
 const selectStreaming = `
 select exists (select from pg_replication_slots where slot_name = $1 and active)`
 
-// bare returns the latencies of the bare reader, which takes the place of the agent.
+// bare returns the latencies of the bare reader, which runs instead of the agent.
 func (d *database) bare(ctx context.Context, l load) ([]time.Duration, error) {
 	task := bareTask{
 		URL: d.b.cluster.URL(d.name), Slot: d.name + "_bare", Publication: "webhooks_outbox",
@@ -110,7 +111,7 @@ func (d *database) bare(ctx context.Context, l load) ([]time.Duration, error) {
 	}
 	reading, end := context.WithCancel(ctx)
 	defer end()
-	done := make(chan error, 1) // sent to once by the goroutine below, which ends with reading
+	done := make(chan error, 1) // the goroutine below sends once; it ends when reading ends
 	go func() {
 		_, err := ask[struct{}](reading, bareRole, task)
 		done <- err
@@ -125,7 +126,7 @@ func (d *database) bare(ctx context.Context, l load) ([]time.Duration, error) {
 		case <-time.After(poll):
 		}
 	}
-	// What it does first takes longer: a connection, a plan.
+	// The first event takes longer, because of a new connection and a new plan.
 	if _, err := d.write(ctx, load{venues: 1, fanout: 1, rows: 1, writers: 1, events: 100}); err != nil {
 		return nil, err
 	}
@@ -134,7 +135,7 @@ func (d *database) bare(ctx context.Context, l load) ([]time.Duration, error) {
 	if err != nil {
 		return nil, err
 	}
-	time.Sleep(200 * time.Millisecond) // for the last ones
+	time.Sleep(200 * time.Millisecond) // let the last ones arrive
 	r := delivered{written: w, arrivals: d.b.customers.keepArrivals(false)}
 	end()
 	if err := <-done; err != nil {

@@ -13,25 +13,26 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
-// load is how events are written.
+// load says how to write events.
 type load struct {
-	venues  int           // that get events in turn
-	fanout  int64         // endpoints that answer at once, of each venue
-	rows    int           // of a transaction
-	writers int           // transactions at a time
+	venues  int           // how many venues get events in turn
+	fanout  int64         // how many endpoints of each venue answer at once
+	rows    int           // events in a transaction
+	writers int           // how many transactions run at a time
 	lead    int64         // how many events the writers may be ahead of the receiver; 0 for any number
 	rate    float64       // events a second; 0 for as many as lead allows
-	length  time.Duration // after it no transaction begins
-	events  int64         // that are written at most; 0 for any number
+	length  time.Duration // no transaction begins after this time
+	events  int64         // how many are written at most; 0 for any number
 	times   bool          // keep the time of each commit
 }
 
-// full is a load that keeps the agent busy without leaving work to the delivery log: what waits, waits for less than a second.
+// full returns a load that keeps the agent busy but leaves nothing to the delivery log: no event
+// waits for a second.
 func (b *bench) full(venues int, fanout int64) load {
 	return load{venues: venues, fanout: fanout, rows: 50, writers: 2, lead: max(200, 2000/fanout), length: b.stretch}
 }
 
-// written is what came of a load.
+// written is the result of a load.
 type written struct {
 	events       int64
 	transactions int64
@@ -41,19 +42,19 @@ type written struct {
 const insertEvents = `
 insert into webhooks.outbox (type, venue, data) select $1, v, $2::text::json from unnest($3::text[]) v returning id`
 
-// writing is a load that is being written, by several writers.
+// writing is a load that several writers are writing.
 type writing struct {
 	d        *database
 	load     load
 	began    time.Time
-	answered int64        // by the customers before it began
-	begun    atomic.Int64 // events
+	answered int64        // how many requests the customers had answered before it began
+	begun    atomic.Int64 // how many events were begun
 
 	mu      sync.Mutex // guards written
 	written written
 }
 
-// write writes events. It returns when all that were begun are committed.
+// write writes events. It returns when every event that was begun is committed.
 func (d *database) write(ctx context.Context, l load) (written, error) {
 	w := &writing{d: d, load: l, began: time.Now(), answered: d.b.customers.answered.Load()}
 	w.written.commits = map[string]time.Time{}
@@ -97,7 +98,8 @@ func (w *writing) run(ctx context.Context) (err error) {
 	return nil
 }
 
-// await waits until the event with this number may be written, by the rate of the load and by how far it may be ahead.
+// await waits until the event with this number may be written. The load limits the rate, and how
+// far the writers may be ahead.
 func (w *writing) await(ctx context.Context, number int64) {
 	if w.load.rate > 0 {
 		time.Sleep(time.Until(w.began.Add(time.Duration(float64(number) / w.load.rate * float64(time.Second)))))
@@ -110,7 +112,7 @@ func (w *writing) await(ctx context.Context, number int64) {
 	}
 }
 
-// committed takes in a transaction whose COMMIT has just returned.
+// committed records a transaction whose COMMIT has just returned.
 func (w *writing) committed(ids []string) {
 	now := time.Now()
 	w.mu.Lock()
@@ -124,18 +126,19 @@ func (w *writing) committed(ids []string) {
 	}
 }
 
-// delivered is what a load came to with an agent.
+// delivered is the result of a load with an agent.
 type delivered struct {
 	written
 	deliveries int64
 	took       time.Duration // from the first INSERT until all was recorded
 	lag        lag
-	arrivals   []arrival // when times are kept
+	arrivals   []arrival // only if the load keeps times
 }
 
 func (d delivered) rate() float64 { return float64(d.deliveries) / d.took.Seconds() }
 
-// deliver writes events and waits until the agent has recorded that all endpoints that answer have got theirs.
+// deliver writes events and waits until the agent has recorded all deliveries to endpoints that
+// answer.
 func (d *database) deliver(ctx context.Context, l load) (r delivered, err error) {
 	before, err := d.recorded(ctx)
 	if err != nil {
@@ -157,7 +160,7 @@ func (d *database) deliver(ctx context.Context, l load) (r delivered, err error)
 	return r, errors.Join(err, watch.stop(&r.lag))
 }
 
-// lag is the most that the slot was behind.
+// lag is the furthest that the slot was behind.
 type lag struct {
 	age   time.Duration // of the oldest part of the stream that was not recorded
 	bytes int64         // between what the server had sent and what was confirmed
@@ -165,10 +168,10 @@ type lag struct {
 
 func (l *lag) add(other lag) { l.age, l.bytes = max(l.age, other.age), max(l.bytes, other.bytes) }
 
-// lagWatch looks at the slot until it is stopped.
+// lagWatch watches how far the slot is behind, until it is stopped.
 type lagWatch struct {
 	end  context.CancelFunc
-	done chan error // sent to once by the goroutine of watchLag
+	done chan error // the goroutine of watchLag sends once
 	most lag        // valid once done was received from
 }
 
@@ -179,7 +182,7 @@ select greatest(0, coalesce(r.sent_lsn - s.confirmed_flush_lsn, 0))::bigint
 from pg_replication_slots s left join pg_stat_replication r on r.pid = s.active_pid where s.slot_name = $1`
 )
 
-// watchLag starts to look. Its goroutine ends with stop.
+// watchLag starts to watch. Its goroutine ends with stop.
 func (d *database) watchLag(ctx context.Context) *lagWatch {
 	ctx, cancel := context.WithCancel(ctx)
 	w := &lagWatch{end: cancel, done: make(chan error, 1)}
@@ -220,8 +223,8 @@ func (w *lagWatch) stop(most *lag) error {
 	return err
 }
 
-// latencies returns, in rising order, the time from COMMIT's return to the arrival of each request. An event may arrive before its writer
-// has the answer to COMMIT; that is below zero.
+// latencies returns the times from the return of COMMIT to the arrival of each request, in rising
+// order. A time is negative if an event arrives before its writer has the answer to COMMIT.
 func (d delivered) latencies() []time.Duration {
 	latencies := make([]time.Duration, 0, len(d.arrivals))
 	for _, a := range d.arrivals {
@@ -233,7 +236,8 @@ func (d delivered) latencies() []time.Duration {
 	return latencies
 }
 
-// quantile returns the smallest value that q of all do not exceed; zero when there are none.
+// quantile returns the smallest value that a share q of all values does not exceed, or zero if
+// there are none.
 func quantile(sorted []time.Duration, q float64) time.Duration {
 	if len(sorted) == 0 {
 		return 0
@@ -241,7 +245,7 @@ func quantile(sorted []time.Duration, q float64) time.Duration {
 	return sorted[min(len(sorted)-1, int(q*float64(len(sorted))))]
 }
 
-// median returns the middle value, the higher one of two.
+// median returns the middle value, and of two the higher one.
 func median(values []float64) float64 {
 	sorted := slices.Sorted(slices.Values(values))
 	return sorted[len(sorted)/2]

@@ -1,23 +1,27 @@
-// Command bench measures the agent beside what it can be compared with, in one run on one machine, and prints a table.
-// `make bench` runs it; `make bench-short` only shows that every part of it works.
+// Command bench measures the agent beside what it can be compared with, in one run on one machine,
+// and prints a table. `make bench` runs it. `make bench-short` only shows that every part of it
+// works.
 //
 // # What is compared
 //
-// The floor is what this machine can do at most by the standard library: a process that signs and POSTs the same bodies to the same
-// receiver by net/http, as many at a time, and without a database (floor.go). It is shown with the agent's own client (package sink)
-// too. The bare
-// reader is what the stream costs at least: a process that decodes it with pglogrepl, POSTs at once and records nothing
-// (bare.go). Neither keeps any of the agent's promises.
+// The floor is the most that this machine can do with the standard library: a process that signs
+// the same bodies and POSTs them to the same receiver by net/http, as many at a time, and without a
+// database (floor.go). The table also has the floor with the agent's own client (package sink).
 //
-// Machines differ and are noisy, so what counts are ratios: the agent and what it is compared with are measured in turn, for
-// several rounds, and the ratio is the median of the rounds'. Everything shares the machine: the producer, PostgreSQL, the
-// agent and the receiver. Producer and receiver are this process; all others are processes of their own.
+// The bare reader is the least that the stream costs: a process that decodes it with pglogrepl,
+// POSTs each event at once and records nothing (bare.go). Neither keeps any of the agent's
+// promises.
+//
+// Machines differ and are noisy, so only ratios count. The agent and what it is compared with are
+// measured in turn, for several rounds, and the ratio is the median over the rounds. Everything
+// shares the machine: the producer, PostgreSQL, the agent and the receiver. Producer and receiver
+// are this process; all others are processes of their own.
 //
 // # What is real
 //
-// PostgreSQL runs with fsync and full_page_writes. The producer inserts into the outbox as an app would, with the ids that
-// the table gives. A delivery counts once the agent has recorded it. Each scenario has a database of its own, and all
-// begin with an agent that leads and has delivered.
+// PostgreSQL runs with fsync and full_page_writes. The producer inserts into the outbox as an app
+// would, with the ids that the table gives. A delivery counts once the agent has recorded it. Each
+// scenario has a database of its own, and begins with an agent that leads and has delivered.
 package main
 
 import (
@@ -39,7 +43,7 @@ func main() {
 	os.Exit(run(ctx, os.Args[1:], os.Stdout, os.Stderr))
 }
 
-// config is how a run is made.
+// config says how to make a run.
 type config struct {
 	agent    string
 	commit   string
@@ -48,23 +52,23 @@ type config struct {
 	size
 }
 
-// size is how much is measured.
+// size says how much to measure.
 type size struct {
-	rounds     int           // in which agent and floor are measured in turn
-	stretch    time.Duration // of one measurement
-	latency    time.Duration // of one measurement of the latency at a rate
+	rounds     int           // how often agent and floor are measured in turn
+	stretch    time.Duration // the length of one measurement
+	latency    time.Duration // the length of a measurement of the latency at a rate
 	parked     int           // deliveries that wait for an endpoint that hangs
 	log        int           // rows of the delivery log that has grown
 	grown      int           // endpoints that are registered then
 	burst      int           // rows of one transaction
 	idle       time.Duration
-	statistics time.Duration // PostgreSQL may keep what a session has counted to itself for 10 s
-	venues     int           // with one endpoint each, that get one event each in turn
-	costOver   int           // events over which the cost is taken
-	fanout     int           // endpoints that each event of a large import goes to
+	statistics time.Duration // how long to wait for PostgreSQL's counters: a session may keep its own for 10 s
+	venues     int           // venues with one endpoint each, which get events in turn
+	costOver   int           // how many events the cost is measured over
+	fanout     int           // how many endpoints want each event of a large import
 	imported   int           // events of the import
-	endpoints  int           // that are changed at once, or due at once
-	far        time.Duration // that each answer of a database takes that is far away
+	endpoints  int           // endpoints that change at once, or have a delivery due at once
+	far        time.Duration // how long each answer of a distant database takes
 	outbox     int           // rows of an outbox that is compared while the agent leads
 	bodies     []int         // bytes of the data of large events, rising
 	bodyEvents int           // of each of those sizes
@@ -82,7 +86,8 @@ var (
 		bodies: []int{1 << 20, 5 << 20}, bodyEvents: 2, hanging: 5}
 )
 
-// run returns the exit status: 0 when everything was measured, whatever came out, 1 when it was not, 2 for a wrong command line.
+// run returns the exit status: 0 if everything was measured, whatever the results, 1 if not, and 2
+// for a wrong command line.
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	err := command(ctx, args, stdout, stderr)
 	var usage usageError

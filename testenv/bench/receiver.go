@@ -16,7 +16,8 @@ import (
 	"time"
 )
 
-// The first part of a path says how the receiver behaves; what follows only tells endpoints apart.
+// The first part of a path decides how the receiver behaves. The rest only makes the URLs of
+// endpoints different.
 const (
 	sound  = "/sound/"  // answers at once
 	slow   = "/slow/"   // after slowAnswer
@@ -36,14 +37,14 @@ type customers struct {
 	serving       sync.WaitGroup
 	released      chan struct{} // closed by close
 
-	answered atomic.Int64 // requests that were answered with 200, but for late ones
+	answered atomic.Int64 // requests that were answered with 200, without those to late
 
 	mu       sync.Mutex // guards arrivals
-	arrivals []arrival  // while they are kept
+	arrivals []arrival  // filled while keep is set
 	keep     atomic.Bool
 }
 
-// arrival is a request that came in.
+// arrival is a request that has arrived.
 type arrival struct {
 	id string // of the event
 	at time.Time
@@ -51,7 +52,7 @@ type arrival struct {
 
 func startCustomers() (c *customers, err error) {
 	c = &customers{released: make(chan struct{})}
-	// Only its certificate is wanted.
+	// Only the certificate of this server is needed.
 	example := httptest.NewTLSServer(http.NotFoundHandler())
 	defer example.Close()
 	c.ca = pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: example.Certificate().Raw})
@@ -64,7 +65,7 @@ func startCustomers() (c *customers, err error) {
 	return c, nil
 }
 
-// serve starts a server, with TLS when there is a configuration for it. Its goroutine ends with close.
+// serve starts a server, with TLS if cfg is not nil. Its goroutine ends with close.
 func (c *customers) serve(cfg *tls.Config) (port int, err error) {
 	listener, err := net.Listen("tcp4", "0.0.0.0:0")
 	if err != nil {
@@ -90,25 +91,25 @@ func (c *customers) close() error {
 	return errors.Join(errs...)
 }
 
-// url is where the endpoint of this number is that behaves like path.
+// url returns the URL of the endpoint with this number that behaves as path says.
 func (c *customers) url(path string, number int) string {
 	return fmt.Sprintf("http://127.0.0.1:%d%s%d", c.port, path, number)
 }
 
-// hostURL is the same at an address of its own, as most customers have.
+// hostURL does the same as url, at an address of its own, as most customers have.
 func (c *customers) hostURL(path string, number int) string {
 	return fmt.Sprintf("http://127.1.%d.%d:%d%s%d", number/250, number%250+1, c.port, path, number)
 }
 
-// tlsURL is the same over TLS.
+// tlsURL does the same as url, over TLS.
 func (c *customers) tlsURL(path string, number int) string {
 	return fmt.Sprintf("https://127.0.0.1:%d%s%d", c.tlsPort, path, number)
 }
 
-// writeCA writes the certificate to a file.
+// writeCA writes the certificate to trust to a file.
 func (c *customers) writeCA(path string) error { return os.WriteFile(path, c.ca, 0o644) }
 
-// ServeHTTP takes a request in and answers as its path says.
+// ServeHTTP receives a request and answers as its path says.
 func (c *customers) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if _, err := io.Copy(io.Discard, r.Body); err != nil {
 		return
@@ -142,7 +143,8 @@ func (c *customers) wait(r *http.Request, d time.Duration) {
 	}
 }
 
-// keepArrivals keeps arrivals from now on, and returns those that were kept before.
+// keepArrivals decides whether arrivals are kept from now on. It returns those that were kept
+// before.
 func (c *customers) keepArrivals(keep bool) []arrival {
 	c.keep.Store(keep)
 	c.mu.Lock()

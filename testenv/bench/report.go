@@ -17,10 +17,10 @@ type report struct {
 	rows []row
 }
 
-// row is a line of it.
+// row is one line of the table.
 type row struct {
 	scenario, value string
-	compared        string // with what, "" when with nothing
+	compared        string // what it is compared with; "" for nothing
 	ratio           string
 	goal            string // "" when there is none
 	reached         bool
@@ -56,7 +56,7 @@ func (r *report) print(w io.Writer) {
 	for _, row := range r.rows {
 		fmt.Fprintln(t, strings.Join(row.cells(), "\t"))
 	}
-	_ = t.Flush() // standard output; nobody could be told
+	_ = t.Flush() // it is standard output; there is no other place for an error
 }
 
 func (r *report) printMarkdown(w io.Writer) {

@@ -11,8 +11,9 @@ import (
 	"github.com/quintago/webhook-agent/testenv"
 )
 
-// The scenarios of this file are the sizes that the agent is planned for. A bystander, the one sound endpoint of another venue,
-// gets an event now and then meanwhile: what counts is how long one of its events takes at most.
+// The scenarios of this file have the sizes that the agent is planned for. Meanwhile a bystander,
+// the one sound endpoint of another venue, gets an event now and then. The result is the longest
+// time that one of its events takes.
 
 const (
 	largeVenue      = "venue_large"
@@ -21,7 +22,7 @@ const (
 	farLead         = 2 * time.Minute
 	sizesTimeout    = 10 * time.Minute
 	changeRounds    = 3
-	endpointBytes   = 3 << 9 // of the agent's memory, for each endpoint (agent/memory.go)
+	endpointBytes   = 3 << 9 // of the agent's memory for each endpoint (agent/cli/memory.go)
 	insertEndpoints = `
 insert into webhooks.endpoints (id, venue, url, events, secret)
 select $1 || i, $2 || case when $3 then i::text else '' end, $4, '{*}', $5 from generate_series(1, $6::int) i`
@@ -31,11 +32,11 @@ select $1 || i, $2 || case when $3 then i::text else '' end, $4, '{*}', $5 from 
 type bystander struct {
 	d       *database
 	end     context.CancelFunc
-	done    chan error           // sent to once by the goroutine of newBystander
+	done    chan error           // the goroutine of newBystander sends once
 	commits map[string]time.Time // by event; valid once done was received from
 }
 
-// newBystander begins to write events for the first venue. Its goroutine ends with stop.
+// newBystander starts to write events for the first venue. Its goroutine ends with stop.
 func (d *database) newBystander(ctx context.Context) *bystander {
 	ctx, cancel := context.WithCancel(ctx)
 	w := &bystander{d: d, end: cancel, done: make(chan error, 1), commits: map[string]time.Time{}}
@@ -66,7 +67,8 @@ func (w *bystander) write(ctx context.Context) (err error) {
 	}
 }
 
-// stop ends the writing, waits until the last event has arrived, and returns how long an event took at most.
+// stop ends the writing, waits until the last event has arrived, and returns the longest time that
+// an event took.
 func (w *bystander) stop(ctx context.Context) (slowest time.Duration, err error) {
 	w.end()
 	if err := <-w.done; err != nil {
@@ -91,7 +93,7 @@ func (d *database) endpoints(ctx context.Context, n int, apart bool) error {
 	return nil
 }
 
-// reportSize adds what came of a scenario.
+// reportSize adds the result of a scenario to the report.
 func (b *bench) reportSize(d *database, scenario, value string, slowest time.Duration, endpoints int) error {
 	memory, err := testenv.PeakMemory(d.agent.PID)
 	if err != nil {
@@ -120,7 +122,7 @@ func (b *bench) largeFanout(ctx context.Context, d *database) error {
 	}
 	deliveries := b.size.fanout * b.imported
 	err := d.await(ctx, sizesTimeout, "the import is delivered", func() (bool, error) {
-		// The bystander's own are few beside them.
+		// The bystander's deliveries also count here, but they are few.
 		n, err := d.recorded(ctx)
 		return n >= int64(deliveries), err
 	})
@@ -136,7 +138,8 @@ func (b *bench) largeFanout(ctx context.Context, d *database) error {
 		fmt.Sprintf("%.0f s, %s", took.Seconds(), perSecond(float64(deliveries)/took.Seconds())), slowest, b.size.fanout)
 }
 
-// manyChanges changes and removes all endpoints of a venue at once, and then has many venues come and go.
+// manyChanges changes and then removes all endpoints of a venue at once. Then it has many venues
+// come and go.
 func (b *bench) manyChanges(ctx context.Context, d *database) error {
 	n := b.size.endpoints
 	if err := d.endpoints(ctx, n, false); err != nil {
@@ -180,7 +183,8 @@ func (b *bench) manyChanges(ctx context.Context, d *database) error {
 	return b.reportSize(d, fmt.Sprintf("%d rounds of %d venues that come and go", changeRounds, n/2), fmt.Sprintf("the app's SQL %.1f s a round", took.Seconds()), slowest, n)
 }
 
-// beside does something and returns how long an event of a bystander took at most, those that were written behind it included.
+// beside calls do and returns the longest time that an event of a bystander took meanwhile,
+// including events written just after do.
 func (d *database) beside(ctx context.Context, do func() error) (slowest, took time.Duration, err error) {
 	w := d.newBystander(ctx)
 	began := time.Now()
@@ -188,7 +192,7 @@ func (d *database) beside(ctx context.Context, do func() error) (slowest, took t
 		return 0, 0, err
 	}
 	took = time.Since(began)
-	time.Sleep(5 * time.Second / bystanderRate) // some events behind it
+	time.Sleep(5 * time.Second / bystanderRate) // write some events after do
 	slowest, err = w.stop(ctx)
 	return slowest, took, err
 }
@@ -201,7 +205,7 @@ with event as (
 insert into webhooks.deliveries (event_id, endpoint_id, venue, type, status, next_attempt_at, created)
 select v.id, e.id, v.venue, v.type, 'pending', now(), v.created from event v join webhooks.endpoints e using (venue)`
 
-// due registers endpoints to each of which one delivery is due.
+// due registers n endpoints, and makes one delivery due to each.
 func (d *database) due(ctx context.Context, n int) error {
 	if err := d.endpoints(ctx, n, true); err != nil {
 		return err
@@ -212,7 +216,7 @@ func (d *database) due(ctx context.Context, n int) error {
 	return d.settle(ctx)
 }
 
-// awaitDue waits until nothing is pending and returns when that was.
+// awaitDue waits until nothing is pending.
 func (d *database) awaitDue(ctx context.Context) error {
 	return d.await(ctx, sizesTimeout, "all that was due is delivered", func() (bool, error) {
 		var pending bool
@@ -221,8 +225,9 @@ func (d *database) awaitDue(ctx context.Context) error {
 	})
 }
 
-// startBeside starts an agent and waits until it has done what there is to do. It returns how long it took to lead and to
-// do it, and how long an event of a bystander took at most meanwhile.
+// startBeside starts an agent and waits until done returns. It returns how long the agent took to
+// lead, how long it took to finish, and the longest time that an event of a bystander took
+// meanwhile.
 func (d *database) startBeside(ctx context.Context, done func(context.Context) error) (led, took, slowest time.Duration, err error) {
 	began := time.Now()
 	if err := d.launch(ctx, readyTimeout); err != nil {
@@ -238,7 +243,7 @@ func (d *database) startBeside(ctx context.Context, done func(context.Context) e
 	return led, took, slowest, err
 }
 
-// manyDue starts an agent while a delivery is due to each of very many endpoints.
+// manyDue starts an agent while very many endpoints have a delivery due.
 func (b *bench) manyDue(ctx context.Context, d *database) error {
 	if err := d.due(ctx, b.size.endpoints); err != nil {
 		return err
@@ -251,7 +256,7 @@ func (b *bench) manyDue(ctx context.Context, d *database) error {
 		fmt.Sprintf("leads after %.1f s, all delivered after %.1f s", led.Seconds(), took.Seconds()), slowest, b.size.endpoints)
 }
 
-// farDatabase is manyDue where each answer of the database takes its time.
+// farDatabase does the same as manyDue, with a delay before each answer of the database.
 func (b *bench) farDatabase(ctx context.Context, d *database) (err error) {
 	if err := d.due(ctx, b.size.endpoints); err != nil {
 		return err
@@ -283,7 +288,8 @@ func (b *bench) farDatabase(ctx context.Context, d *database) (err error) {
 	return d.stop()
 }
 
-// lostSlot loses the slot of an outbox of many rows that nobody wants, of which nothing is known to be recorded.
+// lostSlot drops the slot of a large outbox whose rows no endpoint wants, and whose rows are not
+// known to be recorded.
 func (b *bench) lostSlot(ctx context.Context, d *database) error {
 	if err := d.start(ctx); err != nil {
 		return err

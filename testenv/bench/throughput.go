@@ -7,7 +7,7 @@ import (
 	"time"
 )
 
-// scenario is a part of the run.
+// scenario is one part of the run.
 type scenario struct {
 	name    string
 	measure func(*bench, context.Context) error
@@ -37,7 +37,8 @@ var scenarios = []scenario{
 	{"idle", onEndpoint((*bench).atRest)},
 }
 
-// onEndpoint makes a scenario of a measurement of a database with one sound endpoint, of the first venue.
+// onEndpoint makes a scenario from a measurement of a database that has one sound endpoint, of the
+// first venue.
 func onEndpoint(measure func(*bench, context.Context, *database) error) func(*bench, context.Context) error {
 	return func(b *bench, ctx context.Context) (err error) {
 		d, err := b.newDatabase(ctx, agentOptions{})
@@ -52,7 +53,7 @@ func onEndpoint(measure func(*bench, context.Context, *database) error) func(*be
 	}
 }
 
-// The goals of the agent on 2 cores.
+// These are the goals of the agent on 2 cores.
 const (
 	goalOne       = 0.60
 	goalTen       = 0.75
@@ -93,7 +94,7 @@ type contest struct {
 	name        string
 	goal        float64 // 0 for none
 	options     agentOptions
-	concurrency int // of the floor; what the agent has by its options
+	concurrency int // of the floor; the agent's is in its options
 	load        load
 	venues      int
 	urls        func(venue int) []string
@@ -194,7 +195,8 @@ func (b *bench) contest(ctx context.Context, c contest) (err error) {
 	return nil
 }
 
-// warm starts the agent and lets it deliver, so that what follows finds connections, plans and limits as they are in the long run.
+// warm starts the agent and lets it deliver. So what follows finds connections, plans and limits as
+// they are in the long run.
 func (d *database) warm(ctx context.Context, l load) error {
 	if err := d.start(ctx); err != nil {
 		return err

@@ -25,16 +25,16 @@ import (
 const (
 	readyTimeout = 30 * time.Second
 	endTimeout   = 20 * time.Second // longer than the agent's shutdown_timeout
-	patience     = 2 * time.Minute  // for what the agent has been given to do
+	patience     = 2 * time.Minute  // how long the agent may take to do its work
 	poll         = 20 * time.Millisecond
 )
 
-// settings are those of a small production server with 2 cores.
+// settings are the settings of a small production server with 2 cores.
 var settings = map[string]string{
 	"shared_buffers": "1GB", "max_wal_size": "8GB", "checkpoint_timeout": "15min", "maintenance_work_mem": "512MB",
 }
 
-// bench is a run.
+// bench is one run.
 type bench struct {
 	config
 	cluster   *testenv.Cluster
@@ -70,7 +70,7 @@ type database struct {
 	agent   *testenv.Process
 }
 
-// agentOptions are the keys in which measurements differ from the defaults.
+// agentOptions are the settings in which measurements differ from the defaults.
 type agentOptions struct {
 	Concurrency         int // zero for the default
 	EndpointConcurrency int
@@ -123,7 +123,7 @@ func (b *bench) newDatabase(ctx context.Context, options agentOptions) (_ *datab
 	return d, err
 }
 
-// configure writes the agent's configuration, with the URL of the database.
+// configure writes the agent's configuration. url is the URL of the database.
 func (d *database) configure(url string) error {
 	var text strings.Builder
 	values := struct {
@@ -144,7 +144,7 @@ func (d *database) file(extension string) string {
 	return filepath.Join(d.b.cluster.Folder(), d.name+"."+extension)
 }
 
-// settle has PostgreSQL do what it would do some time after so many rows were written.
+// settle makes PostgreSQL do now what it would do some time after so many rows were written.
 func (d *database) settle(ctx context.Context) error {
 	for _, sql := range []string{`vacuum analyze`, `checkpoint`} {
 		if _, err := d.conn.Exec(ctx, sql); err != nil {
@@ -172,10 +172,10 @@ func (d *database) endpoint(ctx context.Context, id, venue, url string) error {
 	return err
 }
 
-// venue is the name of the venue of this number.
+// venue returns the name of the venue with this number.
 func venue(number int) string { return fmt.Sprintf("venue_%06d", number) }
 
-// start starts the agent and returns when it leads and has compared what there was with the log.
+// start starts the agent. It returns when the agent leads and has compared the outbox with the log.
 func (d *database) start(ctx context.Context) error {
 	if err := d.launch(ctx, readyTimeout); err != nil {
 		return err
@@ -190,7 +190,7 @@ func (d *database) awaitRecovered(ctx context.Context, limit time.Duration) erro
 	})
 }
 
-// launch starts the agent and returns when it leads, which may take as long as limit.
+// launch starts the agent and returns when it leads. It fails if that takes longer than limit.
 func (d *database) launch(ctx context.Context, limit time.Duration) (err error) {
 	log, err := os.OpenFile(d.file("log"), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
 	if err != nil {
@@ -209,7 +209,7 @@ func (d *database) launch(ctx context.Context, limit time.Duration) (err error) 
 	})
 }
 
-// stop ends the agent, which drains.
+// stop ends the agent, which finishes its attempts first.
 func (d *database) stop() error {
 	if d.agent == nil {
 		return nil
@@ -227,7 +227,7 @@ func (d *database) stop() error {
 	return nil
 }
 
-// await waits until done tells so.
+// await calls done again and again until it reports true. It fails after limit.
 func (d *database) await(ctx context.Context, limit time.Duration, what string, done func() (bool, error)) error {
 	deadline := time.Now().Add(limit)
 	for {
@@ -248,7 +248,7 @@ func (d *database) await(ctx context.Context, limit time.Duration, what string, 
 	}
 }
 
-// adminClient asks for no compression, which would cost the agent more than the answer.
+// adminClient does not ask for compression, which would cost the agent more than the answer itself.
 var adminClient = &http.Client{Transport: &http.Transport{DisableCompression: true}}
 
 func (d *database) get(ctx context.Context, path string) (string, error) {
@@ -265,7 +265,7 @@ func (d *database) get(ctx context.Context, path string) (string, error) {
 	return string(body), err
 }
 
-// metrics returns all of the agent's, with their labels as they are printed.
+// metrics returns all metrics of the agent. The keys have the labels as they are printed.
 func (d *database) metrics(ctx context.Context) (map[string]float64, error) {
 	body, err := d.get(ctx, "/metrics")
 	if err != nil {

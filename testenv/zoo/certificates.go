@@ -31,7 +31,7 @@ func certificateSpecies() ([]species, error) {
 	for _, c := range []struct {
 		name, does string
 		change     func(*x509.Certificate)
-		version    uint16 // the newest that it speaks; 0 for all
+		version    uint16 // the newest TLS version that it speaks; 0 for all
 	}{
 		{"tls-expired", "has a certificate that expired in 2020", func(c *x509.Certificate) {
 			c.NotBefore, c.NotAfter = time.Date(2019, 1, 1, 0, 0, 0, 0, time.UTC), time.Date(2020, 1, 1, 0, 0, 0, 0, time.UTC)
@@ -75,7 +75,7 @@ func certificateSpecies() ([]species, error) {
 	return list, nil
 }
 
-// authority is what signs the certificates that are to be trusted: one in each process.
+// authority signs the certificates that clients should trust. Each process has one.
 type authority struct {
 	certificate *x509.Certificate
 	key         *ecdsa.PrivateKey
@@ -96,8 +96,8 @@ var newAuthority = sync.OnceValues(func() (a authority, err error) {
 	return a, err
 })
 
-// Authority returns the certificate, as PEM, by which those animals are trusted that have nothing wrong with theirs. A
-// process that visits them names its file in SSL_CERT_FILE.
+// Authority returns the authority's certificate as PEM. A client that names its file in
+// SSL_CERT_FILE trusts the animals whose certificates have nothing wrong.
 func Authority() ([]byte, error) {
 	a, err := newAuthority()
 	if err != nil {
@@ -106,7 +106,7 @@ func Authority() ([]byte, error) {
 	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: a.certificate.Raw}), nil
 }
 
-// signed makes a certificate for 127.0.0.1 that the authority has signed.
+// signed returns a certificate for 127.0.0.1 that the authority has signed.
 func signed(key *ecdsa.PrivateKey) (tls.Certificate, error) {
 	a, err := newAuthority()
 	if err != nil {
@@ -116,7 +116,7 @@ func signed(key *ecdsa.PrivateKey) (tls.Certificate, error) {
 	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}, err
 }
 
-// template is a certificate for 127.0.0.1.
+// template returns a certificate for 127.0.0.1 that is not signed yet.
 func template() *x509.Certificate {
 	return &x509.Certificate{
 		SerialNumber: big.NewInt(1),
@@ -127,7 +127,8 @@ func template() *x509.Certificate {
 	}
 }
 
-// selfSigned makes a certificate for 127.0.0.1, unless change makes another one of it.
+// selfSigned returns a self-signed certificate for 127.0.0.1. change may change it before it is
+// signed.
 func selfSigned(key *ecdsa.PrivateKey, change func(*x509.Certificate)) (tls.Certificate, error) {
 	certificate := template()
 	change(certificate)
@@ -143,17 +144,17 @@ func hostNames(n int) []string {
 	return names
 }
 
-// overTLS shakes hands and answers 200 to whoever gets so far.
+// overTLS makes the TLS handshake, and answers 200 to a client whose handshake succeeds.
 func overTLS(cfg *tls.Config) func(net.Conn) {
 	return func(c net.Conn) {
 		conn := tls.Server(c, cfg)
-		if readRequest(conn) { // which shakes hands first
+		if readRequest(conn) { // reading makes the handshake first
 			says(response(200, "over TLS"))(conn)
 		}
 	}
 }
 
-// speaksHTTP2 shakes hands and speaks HTTP/2 to whoever gets so far.
+// speaksHTTP2 makes the TLS handshake, and then speaks HTTP/2 to a client whose handshake succeeds.
 func speaksHTTP2(cfg *tls.Config) func(net.Conn) {
 	return func(c net.Conn) {
 		conn := tls.Server(c, cfg)
@@ -162,5 +163,5 @@ func speaksHTTP2(cfg *tls.Config) func(net.Conn) {
 	}
 }
 
-// hears reads what there is to read at first.
+// hears reads what the client sends first.
 func hears(c net.Conn) { _, _ = c.Read(make([]byte, 4096)) }

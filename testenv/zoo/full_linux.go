@@ -9,8 +9,8 @@ import (
 	"time"
 )
 
-// listenFull starts a listener on all addresses of 127.0.0.0/8 that accepts nothing and whose queue is full: Linux drops further SYN
-// packets silently then.
+// listenFull starts a listener on all addresses of 127.0.0.0/8 that accepts nothing and whose queue
+// is full. Linux then drops further SYN packets silently.
 func (z *Zoo) listenFull() (port int, err error) {
 	fd, err := syscall.Socket(syscall.AF_INET, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0)
 	if err != nil {
@@ -30,7 +30,7 @@ func (z *Zoo) listenFull() (port int, err error) {
 		return 0, fmt.Errorf("ask for the port of a socket: %w", err)
 	}
 	port = address.(*syscall.SockaddrInet4).Port
-	const most = 16 // connections that fill a queue for none
+	const most = 16 // more connections than should fit into a queue of length zero
 	for range most {
 		conn, err := net.DialTimeout("tcp4", fmt.Sprintf("127.0.0.1:%d", port), 100*time.Millisecond)
 		if timeout, ok := errors.AsType[net.Error](err); ok && timeout.Timeout() {

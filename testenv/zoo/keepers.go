@@ -11,8 +11,8 @@ import (
 	"time"
 )
 
-// The animals of this file treat connections and requests as some real servers do: they differ by what they do behind an
-// answer, or by how many they take.
+// The animals of this file treat connections and requests as some real servers do. They differ in
+// what they do after an answer, or in how many connections or requests they take.
 
 const (
 	tokens     = 5 // requests a second that token-bucket takes
@@ -45,8 +45,9 @@ func keepingSpecies() []species {
 	return list
 }
 
-// settings and goaway are what an HTTP/2 server says to a request of HTTP/1.1 (RFC 9113, 3.4 and 6.8): a frame SETTINGS
-// with SETTINGS_MAX_CONCURRENT_STREAMS, and a frame GOAWAY with PROTOCOL_ERROR.
+// settings and goaway are the answer of an HTTP/2 server to a request of HTTP/1.1 (RFC 9113,
+// sections 3.4 and 6.8): a frame SETTINGS with SETTINGS_MAX_CONCURRENT_STREAMS, and a frame GOAWAY
+// with PROTOCOL_ERROR.
 const (
 	settings = "\x00\x00\x06\x04\x00\x00\x00\x00\x00" + "\x00\x03\x00\x00\x00\x64"
 	goaway   = "\x00\x00\x08\x07\x00\x00\x00\x00\x00" + "\x00\x00\x00\x00" + "\x00\x00\x00\x01"
@@ -54,12 +55,13 @@ const (
 
 func always200() string { return response(200, "ok") }
 
-// keptResponse is an answer that keeps the connection, with further lines of its head.
+// keptResponse returns an answer that keeps the connection. lines are further lines of its head.
 func keptResponse(lines string) string {
 	return "HTTP/1.1 200 OK\r\nConnection: keep-alive\r\n" + lines + "Content-Length: 0\r\n\r\n"
 }
 
-// keeps answers one request after the other until none has begun for so long after an answer.
+// keeps answers one request after another. It ends when no request has begun for the time idle
+// after an answer.
 func keeps(idle time.Duration, answer func() string) func(net.Conn) {
 	return func(c net.Conn) {
 		r := bufio.NewReader(c)
@@ -83,12 +85,12 @@ func keeps(idle time.Duration, answer func() string) func(net.Conn) {
 	}
 }
 
-// oneAtATime resets the connections that come while act has one.
+// oneAtATime resets connections that arrive while act is using one.
 func oneAtATime(act func(net.Conn)) func(net.Conn) {
 	var busy atomic.Bool
 	return func(c net.Conn) {
 		if !busy.CompareAndSwap(false, true) {
-			_ = c.(*net.TCPConn).SetLinger(0) // whoever asked sees a reset when it is closed
+			_ = c.(*net.TCPConn).SetLinger(0) // the client sees a reset when the connection is closed
 			return
 		}
 		defer busy.Store(false)
@@ -96,9 +98,10 @@ func oneAtATime(act func(net.Conn)) func(net.Conn) {
 	}
 }
 
-// tokenBucket lets a number of requests a second through.
+// tokenBucket answers with 200 to a limited number of requests a second, and with 429 to the
+// others.
 type tokenBucket struct {
-	mu   sync.Mutex // guards what follows
+	mu   sync.Mutex // guards the fields below
 	left float64
 	at   time.Time
 }
@@ -115,7 +118,7 @@ func (b *tokenBucket) answer() string {
 	return always200()
 }
 
-// unfinished answers a request with less of a body than it announces, and keeps the connection.
+// unfinished announces a longer body than it sends, and keeps the connection open.
 func unfinished(code int) func(net.Conn) {
 	return func(c net.Conn) {
 		if readRequest(c) {
@@ -125,14 +128,14 @@ func unfinished(code int) func(net.Conn) {
 	}
 }
 
-// early answers before it has read a body that is large.
+// early answers before it has read all of a large body.
 func early(code int) func(net.Conn) {
 	return func(c net.Conn) {
 		request, err := http.ReadRequest(bufio.NewReader(c))
 		if err != nil {
 			return
 		}
-		_, _ = io.CopyN(io.Discard, request.Body, bodyPlace) // a small one has less
+		_, _ = io.CopyN(io.Discard, request.Body, bodyPlace) // a small body ends before
 		resets(response(code, "early"))(c)
 	}
 }

@@ -13,22 +13,24 @@ import (
 	"golang.org/x/net/dns/dnsmessage"
 )
 
-// domain holds all names.
+// domain is the end of all names.
 const domain = ".zoo.example."
 
-// maxDatagram is the longest answer by UDP; longer ones are asked for again by TCP.
+// maxDatagram is the longest answer by UDP, in bytes. A client has to ask for longer ones again by
+// TCP.
 const maxDatagram = 512
 
-// name is what DNS says of a host name.
+// name is what DNS answers for one host name.
 type name struct {
 	code   dnsmessage.RCode
 	silent bool // there is no answer at all
-	// addresses are those of the n-th question for IPv4 addresses, counted from one.
+	// addresses returns the addresses for the n-th question for IPv4 addresses. n counts from one.
 	addresses func(n int64) []netip.Addr
 	asked     *atomic.Int64
 }
 
-// addNamed starts DNS and adds the animals that live at host names. tame is the port of one that does no harm.
+// addNamed starts DNS and adds the animals that live at host names. tame is the port of a harmless
+// animal.
 func (z *Zoo) addNamed(tame int) error {
 	names := map[string]name{}
 	add := func(label, does string, port int, n name) {
@@ -71,7 +73,7 @@ func at(addresses ...string) func(int64) []netip.Addr {
 	return always(parsed...)
 }
 
-// thousand are addresses of this machine.
+// thousand returns a thousand addresses of this machine.
 func thousand() (addresses []netip.Addr) {
 	for i := range 1000 {
 		addresses = append(addresses, netip.AddrFrom4([4]byte{127, 9, byte(i / 250), byte(i%250 + 1)}))
@@ -79,7 +81,7 @@ func thousand() (addresses []netip.Addr) {
 	return addresses
 }
 
-// serveDNS answers at one port, by UDP and by TCP. Its goroutines end with Close.
+// serveDNS answers questions at one port, by UDP and by TCP. Its goroutines end with Close.
 func (z *Zoo) serveDNS(names map[string]name) error {
 	listener, err := net.Listen("tcp4", "127.0.0.1:0")
 	if err != nil {
@@ -109,13 +111,13 @@ func answerPackets(names map[string]name, packets net.PacketConn) {
 			continue
 		}
 		if reply := answer(names, question[:n], maxDatagram); reply != nil {
-			_, _ = packets.WriteTo(reply, from) // DNS asks again for what gets lost
+			_, _ = packets.WriteTo(reply, from) // a client asks again if an answer is lost
 		}
 	}
 }
 
-// acceptStreams answers the questions that come by TCP, until listener is closed. Each connection has a goroutine, which ends with
-// Close at the latest.
+// acceptStreams accepts TCP connections until listener is closed. Each connection has a goroutine,
+// which ends with Close at the latest.
 func (z *Zoo) acceptStreams(names map[string]name, listener net.Listener) {
 	for {
 		conn, err := listener.Accept()
@@ -129,7 +131,7 @@ func (z *Zoo) acceptStreams(names map[string]name, listener net.Listener) {
 	}
 }
 
-// answerStream answers the questions of a TCP connection (RFC 1035, section 4.2.2).
+// answerStream answers the questions on one TCP connection (RFC 1035, section 4.2.2).
 func answerStream(names map[string]name, conn net.Conn) {
 	for {
 		var length [2]byte
@@ -150,7 +152,8 @@ func answerStream(names map[string]name, conn net.Conn) {
 	}
 }
 
-// answer returns the answer to a question, nil when there is to be none. Where it would be longer than limit it says so instead.
+// answer returns the answer to a question, or nil if there should be none. If the answer would be
+// longer than limit, it is marked as truncated instead.
 func answer(names map[string]name, question []byte, limit int) []byte {
 	var p dnsmessage.Parser
 	header, err := p.Start(question)
@@ -188,7 +191,7 @@ func answer(names map[string]name, question []byte, limit int) []byte {
 	return reply
 }
 
-// build makes an answer with those of the addresses that the question is about.
+// build makes an answer. It holds those of the addresses that have the type in question.
 func build(header dnsmessage.Header, q dnsmessage.Question, addresses []netip.Addr) ([]byte, error) {
 	b := dnsmessage.NewBuilder(nil, header)
 	b.EnableCompression()

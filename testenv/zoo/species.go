@@ -10,7 +10,7 @@ import (
 	"time"
 )
 
-// drip is the pause between two bytes of an animal that takes its time.
+// drip is the pause between two bytes of a slow animal.
 const drip = 50 * time.Millisecond
 
 // httpSpecies are the animals that speak HTTP, or should. The first one is tame.
@@ -87,19 +87,19 @@ func httpSpecies() []species {
 
 // says writes text.
 func says(text string) func(net.Conn) {
-	return func(c net.Conn) { _, _ = io.WriteString(c, text) } // whoever asked may have had enough
+	return func(c net.Conn) { _, _ = io.WriteString(c, text) } // the client may have gone
 }
 
 // listens reads until the other side closes the connection.
 func listens(c net.Conn) { _, _ = io.Copy(io.Discard, c) }
 
-// pauses lets the other side read what was said before the connection is closed.
+// pauses gives the other side time to read the answer before the connection is closed.
 func pauses(c net.Conn) {
 	_ = c.SetReadDeadline(time.Now().Add(200 * time.Millisecond))
 	listens(c)
 }
 
-// then does one thing after the other.
+// then calls the acts in order.
 func then(acts ...func(net.Conn)) func(net.Conn) {
 	return func(c net.Conn) {
 		for _, act := range acts {
@@ -108,7 +108,7 @@ func then(acts ...func(net.Conn)) func(net.Conn) {
 	}
 }
 
-// repeats writes head, and then text until the other side has had enough.
+// repeats writes head, and then text again and again until the other side closes the connection.
 func repeats(head, text string) func(net.Conn) {
 	many := []byte(strings.Repeat(text, max(1, 16<<10/len(text))))
 	return func(c net.Conn) {
@@ -119,7 +119,7 @@ func repeats(head, text string) func(net.Conn) {
 	}
 }
 
-// repeatsTimes writes head, text n times, and the end of a response's headers.
+// repeatsTimes writes head, then text n times, and then the end of a response's headers.
 func repeatsTimes(head, text string, n int) func(net.Conn) {
 	return func(c net.Conn) {
 		_, err := io.WriteString(c, head)
@@ -130,7 +130,7 @@ func repeatsTimes(head, text string, n int) func(net.Conn) {
 	}
 }
 
-// dribbles writes head, and then text with a pause before each.
+// dribbles writes head, and then text again and again with a pause before each.
 func dribbles(head, text string) func(net.Conn) {
 	return func(c net.Conn) {
 		_, err := io.WriteString(c, head)
@@ -141,17 +141,17 @@ func dribbles(head, text string) func(net.Conn) {
 	}
 }
 
-// resets writes text and resets the connection once it has arrived.
+// resets writes text, waits until it has arrived, and resets the connection.
 func resets(text string) func(net.Conn) {
 	return func(c net.Conn) {
 		_, _ = io.WriteString(c, text)
-		time.Sleep(drip) // a reset makes the other side forget what it has not read
+		time.Sleep(drip) // a reset discards what the other side has not read yet
 		_ = c.(*net.TCPConn).SetLinger(0)
 		_ = c.Close()
 	}
 }
 
-// response is a complete one.
+// response returns a complete answer with this status and body.
 func response(code int, body string) string {
 	return fmt.Sprintf("HTTP/1.1 %03d Status\r\nContent-Type: text/html\r\nContent-Length: %d\r\n\r\n%s", code, len(body), body)
 }
@@ -164,17 +164,17 @@ func retryAfter(code int, value string) string {
 	return fmt.Sprintf("HTTP/1.1 %d Later\r\nRetry-After: %s\r\nContent-Length: 0\r\n\r\n", code, value)
 }
 
-// chunked is the head of a response in chunks.
+// chunked returns the head of a response in chunks.
 func chunked(code int) string {
 	return fmt.Sprintf("HTTP/1.1 %d Status\r\nTransfer-Encoding: chunked\r\n\r\n", code)
 }
 
 func chunk(text string) string { return fmt.Sprintf("%x\r\n%s\r\n", len(text), text) }
 
-// header is a header of about this many bytes.
+// header returns a header line of about this many bytes.
 func header(bytes int) string { return "X-Long: " + strings.Repeat("x", bytes-10) + "\r\n" }
 
-// bomb is a thousand times larger once it is inflated.
+// bomb returns a compressed body that is a thousand times larger when it is inflated.
 func bomb() string {
 	var body bytes.Buffer
 	w := gzip.NewWriter(&body)

@@ -5,7 +5,7 @@ import (
 	"net"
 )
 
-// addUnreachable adds the animals at 127.0.0.1 that never get as far as a connection.
+// addUnreachable adds animals at 127.0.0.1 that a client cannot connect to.
 func (z *Zoo) addUnreachable() error {
 	listener, err := net.Listen("tcp4", "127.0.0.1:0")
 	if err != nil {

@@ -1,8 +1,9 @@
-// Package zoo is a collection of servers that do to a webhook agent what customers' servers do: answer nothing, answer for ever,
-// answer nonsense, send it elsewhere, show certificates of every wrong kind. Each animal is one behaviour at one URL. Command
-// serve opens the zoo to visitors.
+// Package zoo is a collection of servers that treat a webhook agent as customers' servers do. They
+// do not answer, answer for ever, answer nonsense, redirect, or show certificates of every wrong
+// kind. Each animal is one behaviour at one URL. Command serve opens the zoo to visitors.
 //
-// Most animals live at 127.0.0.1. Those that are about names live below .zoo.example, which only Zoo.DNS knows.
+// Most animals live at 127.0.0.1. Those about names live below .zoo.example, which only Zoo.DNS
+// knows.
 package zoo
 
 import (
@@ -18,16 +19,16 @@ import (
 	"testing"
 )
 
-// Animal is one behaviour.
+// Animal is one behaviour at one URL.
 type Animal struct {
 	Name string // lower-case letters, digits and hyphens
-	Does string // what it does, for a person
+	Does string // what it does, as text for a person
 	URL  string
-	// Named reports that it lives at a name that only Zoo.DNS knows.
+	// Named reports whether the host of URL is a name that only Zoo.DNS knows.
 	Named bool
 }
 
-// Zoo is all animals, as long as they live.
+// Zoo is all animals, from Open to Close.
 type Zoo struct {
 	Animals []Animal
 	DNS     netip.AddrPort // answers for the names of the animals, by UDP and by TCP
@@ -35,22 +36,23 @@ type Zoo struct {
 	full    int // port of an animal that accepts no connection
 	serving sync.WaitGroup
 
-	mu     sync.Mutex // guards what follows
+	mu     sync.Mutex // guards the fields below
 	open   map[io.Closer]struct{}
 	closed bool
 }
 
-// species is what an animal of its own port is.
+// species describes an animal that has a port of its own.
 type species struct {
 	name, does string
-	// act gets a connection whose request has been read, unless it acts first. The connection is closed afterwards.
+	// act gets a connection whose request has been read, or a fresh connection if first is set. The
+	// connection is closed afterwards.
 	act   func(net.Conn)
 	first bool
-	// tls makes the URL begin with https; act does what there is to do about TLS.
+	// tls makes the URL begin with https. act must do the handshake itself.
 	tls bool
 }
 
-// Open starts all animals. Close ends them.
+// Open starts all animals. The caller must call Close.
 func Open() (z *Zoo, err error) {
 	z = &Zoo{open: map[io.Closer]struct{}{}}
 	defer func() {
@@ -69,7 +71,7 @@ func Open() (z *Zoo, err error) {
 	return z, err
 }
 
-// Start opens a zoo until the end of the test.
+// Start opens a zoo for a test, and closes it at the end of the test.
 func Start(t testing.TB) *Zoo {
 	t.Helper()
 	z, err := Open()
@@ -84,7 +86,8 @@ func Start(t testing.TB) *Zoo {
 	return z
 }
 
-// addSpecies starts the animals that have a port each. It returns that of the first one, which does no harm.
+// addSpecies starts the animals that have a port each. It returns the port of the first one, which
+// is harmless.
 func (z *Zoo) addSpecies() (tame int, err error) {
 	certificates, err := certificateSpecies()
 	if err != nil {
@@ -109,7 +112,7 @@ func (z *Zoo) addSpecies() (tame int, err error) {
 
 func (z *Zoo) add(a Animal) { z.Animals = append(z.Animals, a) }
 
-// serve starts a listener for a species. Its goroutines end with Close.
+// serve starts a listener for a species and returns its port. Its goroutines end with Close.
 func (z *Zoo) serve(s species) (port int, err error) {
 	listener, err := net.Listen("tcp4", "127.0.0.1:0")
 	if err != nil {
@@ -136,7 +139,8 @@ func (z *Zoo) serve(s species) (port int, err error) {
 	return listener.Addr().(*net.TCPAddr).Port, nil
 }
 
-// readRequest reads one request to its end, so that what is closed afterwards sends no reset.
+// readRequest reads one request to its end. A connection that is closed with unread data would send
+// a reset.
 func readRequest(conn net.Conn) bool {
 	request, err := http.ReadRequest(bufio.NewReader(conn))
 	if err != nil {
@@ -146,7 +150,7 @@ func readRequest(conn net.Conn) bool {
 	return err == nil
 }
 
-// keep has Close close c. It closes c at once, and returns false, after Close.
+// keep makes Close close c. After Close it closes c at once and returns false.
 func (z *Zoo) keep(c io.Closer) bool {
 	z.mu.Lock()
 	defer z.mu.Unlock()
@@ -165,12 +169,12 @@ func (z *Zoo) release(c io.Closer) {
 	_ = c.Close() // an animal may have closed it itself
 }
 
-// Close ends all animals.
+// Close ends all animals and waits for their goroutines.
 func (z *Zoo) Close() error {
 	z.mu.Lock()
 	z.closed = true
 	for c := range z.open {
-		_ = c.Close() // what is said on it does not matter any more
+		_ = c.Close() // an error does not matter any more
 	}
 	z.mu.Unlock()
 	z.serving.Wait()

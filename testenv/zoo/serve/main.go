@@ -1,5 +1,6 @@
-// Command serve opens the zoo to visitors until it is interrupted: it prints each animal's URL and what it does, for endpoints of an
-// agent with network.allow_http and allow_networks = ["127.0.0.0/8"].
+// Command serve opens the zoo to visitors until it is interrupted. It prints each animal's URL and
+// what it does. The URLs are for the endpoints of an agent with network.allow_http and
+// allow_networks = ["127.0.0.0/8"].
 package main
 
 import (
@@ -47,7 +48,8 @@ func run(ctx context.Context) (err error) {
 	return z.Close()
 }
 
-// writeAuthority writes the certificate that those of the animals are trusted by to a file.
+// writeAuthority writes the certificate of the authority to a file. Clients that trust it trust the
+// animals' certificates.
 func writeAuthority() (path string, err error) {
 	authority, err := zoo.Authority()
 	if err != nil {
