@@ -19,9 +19,10 @@ import (
 const (
 	// drainTimeout is what a connection's reuse is worth: after a 2xx the attempt waits no longer than this for the body.
 	drainTimeout = 50 * time.Millisecond
-	// excerptTimeout is what the body of another answer is worth, of which the log shows the beginning. It is also how long a 2xx
-	// that came early waits for the rest of the request to be read.
-	excerptTimeout = time.Second
+	// excerptTimeout is what the body of another answer is worth, of which the log shows the beginning.
+	excerptTimeout = 100 * time.Millisecond
+	// earlyTimeout is how long a 2xx that came early waits for the rest of the request to be read.
+	earlyTimeout = time.Second
 	// recordTimeout is how long it may take to look at what came over an idle TLS connection, which is there already.
 	recordTimeout = time.Millisecond
 )
@@ -208,7 +209,7 @@ func isOurs(err error) bool {
 // accepted a request before all of it had come gets a second to read on.
 func (c *conn) endRest(ctx context.Context, deadline time.Time, sent <-chan error, code int, err error) (whole bool, _ error) {
 	if err == nil && succeeds(code) {
-		c.within(ctx, deadline, excerptTimeout, c.SetWriteDeadline)
+		c.within(ctx, deadline, earlyTimeout, c.SetWriteDeadline)
 	} else {
 		_ = c.SetWriteDeadline(longAgo) // fails on a closed one
 	}

@@ -46,7 +46,7 @@
 //     fresh connection. A server that does so three times in a row gets fresh connections for a minute.
 //   - A server may answer before it has read a long request: its status counts. The rest is then sent for a second more if that was 2xx,
 //     and not at all otherwise.
-//   - The rest of an answer is waited for: 50 ms after a 2xx, a second after another status, whose body the log shows.
+//   - The rest of an answer is waited for: 50 ms after a 2xx, 100 ms after another status, whose body the log shows.
 //   - At most MaxIdlePerHost and MaxIdle connections are kept, those that were used last. One takes 3 KiB, and 12 KiB over TLS.
 //
 // Command make differences compares it with net/http: in the zoo, and over 100,000 generated answers.
