@@ -30,20 +30,23 @@ type client struct {
 	tls  *tls.Config
 	idle *idle
 	// roots judge the servers' certificates.
-	roots *roots
+	roots   *roots
+	gateway *gateway
 }
 
 func newClient(cfg WebhookConfig, g *guard, n *names) *client {
+	way := &gateway{behind: public}
 	return &client{
-		dial: newDial(g, n),
+		dial: newDial(g, n, way),
 		tls: &tls.Config{
 			MinVersion: tls.VersionTLS12,
 			// Only this is spoken here: HTTP/2 brings nothing to one POST at a time, and a stranger's server can abuse more of it.
 			NextProtos:         []string{"http/1.1"},
 			ClientSessionCache: tls.NewLRUClientSessionCache(tlsSessionCacheSize),
 		},
-		idle:  newIdle(cfg.MaxIdlePerHost, cfg.MaxIdle),
-		roots: newRoots(),
+		idle:    newIdle(cfg.MaxIdlePerHost, cfg.MaxIdle),
+		roots:   newRoots(),
+		gateway: way,
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"strings"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/quintago/webhook-agent/crashpoint"
@@ -18,8 +19,8 @@ const tcpKeepAlive = 30 * time.Second
 type dialFunc func(ctx context.Context, network, address string) (net.Conn, error)
 
 // newDial makes the only way by which customers' servers are reached: through the guard, and without a proxy, whose address the guard
-// would judge in place of theirs. It notes the progress of the attempt, and the names that have addresses.
-func newDial(g *guard, n *names) dialFunc {
+// would judge in place of theirs. It notes the progress of the attempt, the names that have addresses, and the addresses that answer.
+func newDial(g *guard, n *names, way *gateway) dialFunc {
 	d := &net.Dialer{KeepAlive: tcpKeepAlive, ControlContext: g.control, Resolver: n.resolver}
 	return func(ctx context.Context, network, address string) (net.Conn, error) {
 		to := absoluteName(address)
@@ -29,8 +30,14 @@ func newDial(g *guard, n *names) dialFunc {
 		if _, isDNS := errors.AsType[*net.DNSError](err); strings.HasSuffix(host, ".") && !isDNS { // also of a dial that was given up
 			n.resolved(host)
 		}
+		if errors.Is(err, syscall.ECONNREFUSED) {
+			way.answered(connectingTo(err))
+		}
 		if err != nil {
 			return nil, err
+		}
+		if from, ok := conn.RemoteAddr().(*net.TCPAddr); ok {
+			way.answered(plain(from.AddrPort().Addr()))
 		}
 		return crashpoint.Conn(conn), nil
 	}

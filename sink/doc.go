@@ -11,8 +11,9 @@
 //     receiver has accepted last. While none was accepted it is the oldest, which the receiver is still on; then the newest, which
 //     it changes to; then the others. Target remembers it, in memory.
 //   - One deadline, delivery.timeout, covers DNS, connect, TLS, request, headers and body.
-//   - What fails on this side of the wire is no attempt (NotMade): descriptors, memory, ports, routes, root certificates, and the
-//     resolver. Certificates are judged by the time that is signed, which is the database's, not by this host's clock. Whether it
+//   - Certificates are judged by the time that is signed, which is the database's, not by this host's clock.
+//   - What fails on this side of the wire is no attempt (NotMade): descriptors, memory, ports, routes, root certificates, the
+//     gateway (route.go), and the resolver. Whether it
 //     is our resolver or a customer's DNS that fails is found out by asking for other names (local.go).
 //   - The status line decides: 2xx is a success whatever the body does afterwards, everything else is a failure.
 //   - The body is sent and signed as it is given, byte for byte, under both schemes (see Sign).
@@ -91,7 +92,7 @@
 //	response_too_large  the response headers exceed their limit
 //	redirect            the server answered 3xx
 //	http_status         the server answered another status that is not 2xx
-//	network_error       none of the above, such as no route
+//	network_error       none of the above, such as no route to the server
 //	internal_error      a fault of the agent itself, which is not the server's doing
 //	local_fault         this host or its resolver failed (Fault): it was no attempt
 //	canceled            the caller's context ended first; the result is unknown

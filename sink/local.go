@@ -22,7 +22,7 @@ const (
 	FaultDescriptors Fault = "descriptors" // the process, or the host, may open no more files
 	FaultMemory      Fault = "memory"      // the kernel has none for another connection
 	FaultPorts       Fault = "ports"       // all ports for connections to this address are taken
-	FaultRoute       Fault = "route"       // this host has no route to anywhere
+	FaultRoute       Fault = "route"       // this host has no route to anywhere, or its gateway does not answer
 	FaultResolver    Fault = "resolver"    // the host's DNS resolver answers for no name
 	FaultRoots       Fault = "roots"       // the host has no root certificates, or they cannot be read
 )
@@ -54,10 +54,12 @@ func (w *Webhook) local(began time.Time, err error, f failure) (Fault, string) {
 		if !w.names.answered(began, f.host) {
 			return FaultResolver, "this host's DNS resolver answers for no name: look at /etc/resolv.conf and at the servers that it names"
 		}
-	case errors.Is(err, syscall.EADDRNOTAVAIL) && (!toIPv6(err) || w.routes("udp6")): // without IPv6 there is no address of ours for it
+	case errors.Is(err, syscall.EADDRNOTAVAIL) && (!connectingTo(err).Is6() || w.routes("udp6")): // without IPv6 there is no address of ours for it
 		return FaultPorts, "this host has no port left for another connection: widen net.ipv4.ip_local_port_range"
-	case errors.Is(err, syscall.ENETUNREACH) && !w.routes("udp4") && !w.routes("udp6"):
+	case noRoute(err) && !w.routes("udp4") && !w.routes("udp6"):
 		return FaultRoute, "this host has no route to anywhere: look at its network"
+	case errors.Is(err, syscall.EHOSTUNREACH) && w.client.gateway.silent(connectingTo(err)):
+		return FaultRoute, "this host reaches no server, in several networks: look at its gateway"
 	}
 	return "", ""
 }
@@ -78,37 +80,6 @@ func exhausted(err error) (Fault, string) {
 		return FaultMemory, "this host has no memory for another connection"
 	}
 	return "", ""
-}
-
-// toIPv6 reports whether it was a connection to an IPv6 address that failed.
-func toIPv6(err error) bool {
-	op, ok := errors.AsType[*net.OpError](err)
-	if !ok {
-		return false
-	}
-	to, ok := op.Addr.(*net.TCPAddr)
-	return ok && to.IP.To4() == nil
-}
-
-// Addresses of documentation (RFC 5737, RFC 3849), which nobody has. To connect a datagram socket
-// to one sends nothing, and fails without a route.
-const (
-	documentation4 = "192.0.2.1:9"
-	documentation6 = "[2001:db8::1]:9"
-)
-
-// routes reports whether the host has a route to the addresses of a family, udp4 or udp6.
-func routes(network string) bool {
-	address := documentation4
-	if network == "udp6" {
-		address = documentation6
-	}
-	conn, err := net.Dial(network, address)
-	if err != nil {
-		return false
-	}
-	_ = conn.Close() // nothing was sent
-	return true
 }
 
 const (

@@ -10,6 +10,7 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"golang.org/x/net/dns/dnsmessage"
@@ -122,7 +123,16 @@ func TestLocal_KnowsWhatTheKernelHasNoMoreOf(t *testing.T) {
 		{dial(syscall.ENETUNREACH, v6), "udp4", phaseConnect, ""},
 		{dial(syscall.ENETUNREACH, v4), "udp6", phaseConnect, ""},
 		{dial(syscall.ENETUNREACH, v4), "", phaseConnect, FaultRoute},
-		{dial(syscall.EHOSTUNREACH, v4), "", phaseConnect, ""},
+		{dial(syscall.EHOSTUNREACH, v4), "", phaseConnect, FaultRoute}, // a default route of the type unreachable,
+		{dial(syscall.EACCES, v4), "", phaseConnect, FaultRoute},       // prohibit,
+		{dial(syscall.EINVAL, v4), "", phaseConnect, FaultRoute},       // blackhole
+		{dial(syscall.EPERM, v4), "", phaseConnect, FaultRoute},        // a firewall of ours
+		{dial(syscall.ENETDOWN, v6), "", phaseConnect, FaultRoute},
+		{dial(syscall.EHOSTUNREACH, v4), "udp4", phaseConnect, ""},
+		{dial(syscall.EACCES, v6), "udp6", phaseConnect, ""},
+		{dial(syscall.EINVAL, v4), "udp6", phaseConnect, ""},
+		{dial(syscall.EPERM, v4), "udp4", phaseConnect, ""},
+		{dial(syscall.ETIMEDOUT, v4), "", phaseConnect, ""},
 		{dial(syscall.ECONNREFUSED, v4), "", phaseConnect, ""},
 		{dial(syscall.ENETUNREACH, v4), "", phaseHeaders, ""},
 	} {
@@ -130,6 +140,71 @@ func TestLocal_KnowsWhatTheKernelHasNoMoreOf(t *testing.T) {
 		w.routes = func(family string) bool { return strings.Contains(test.routes, family) }
 		if got, sentence := w.local(time.Now(), test.err, failure{host: "h.example", phase: test.phase}); got != test.want || (sentence == "") != (got == "") {
 			t.Errorf("%v, routes %q: %q %q, want %q", test.err, test.routes, got, sentence, test.want)
+		}
+	}
+}
+
+// A gateway that does not answer fails connects to all networks, and a host that is down to one.
+func TestLocal_TellsASilentGatewayFromServersThatAreDown(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newTestWebhook(t, nil)
+		w.routes = func(string) bool { return true }
+		fails := func(address string, want Fault) {
+			t.Helper()
+			to := net.TCPAddrFromAddrPort(netip.AddrPortFrom(netip.MustParseAddr(address), 443))
+			err := &net.OpError{Op: "dial", Net: "tcp", Addr: to, Err: os.NewSyscallError("connect", syscall.EHOSTUNREACH)}
+			if got, sentence := w.local(time.Now(), err, failure{host: "h.example", phase: phaseConnect}); got != want || (sentence == "") != (got == "") {
+				t.Errorf("%s: %q %q, want %q", address, got, sentence, want)
+			}
+		}
+		answers := func(address string) { w.client.gateway.answered(netip.MustParseAddr(address)) }
+
+		// Servers of one network, and of private ones, say nothing.
+		for range 3 {
+			for _, address := range []string{"9.1.1.1", "9.1.1.2", "9.1.2.1", "10.0.0.1", "192.168.0.1", "172.16.0.1", "fd00::1", "8.8.1.1"} {
+				fails(address, "")
+			}
+		}
+		// Another network does, and whoever answers from the internet says otherwise.
+		fails("2600:1::1", FaultRoute)
+		fails("9.1.1.1", FaultRoute)
+		answers("10.0.0.1")
+		fails("8.8.1.1", FaultRoute)
+		answers("1.1.1.1")
+		fails("9.1.1.1", "")
+		fails("8.8.1.1", "")
+		fails("1.2.1.1", FaultRoute)
+		// What is long ago says nothing.
+		<-time.After(silentFor + 1)
+		fails("9.1.1.1", "")
+		fails("8.8.1.1", "")
+		<-time.After(silentFor / 2)
+		fails("1.2.1.1", FaultRoute)
+		<-time.After(silentFor/2 + 1)
+		fails("1.2.1.1", "")
+	})
+}
+
+// Whoever answers a connect, be it by a refusal, is behind a gateway that works.
+func TestLocal_TakesAConnectThatIsAnsweredForAGatewayThatWorks(t *testing.T) {
+	w := newTestWebhook(t, nil)
+	g := w.client.gateway
+	g.behind = netip.Addr.IsValid
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	closed := "http://" + listener.Addr().String()
+	listener.Close()
+	for _, url := range []string{serve(t, discard), closed} {
+		for i, address := range []string{"9.1.1.1", "8.8.1.1", "1.2.1.1"} {
+			if got := g.silent(netip.MustParseAddr(address)); got != (i+1 == silentNetworks) {
+				t.Errorf("%s: %v", address, got)
+			}
+		}
+		attempt(t, w, requestTo(url))
+		if g.silent(netip.MustParseAddr("9.1.1.1")) {
+			t.Errorf("%s has answered, and the gateway is silent", url)
 		}
 	}
 }
