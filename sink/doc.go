@@ -13,8 +13,8 @@
 //   - One deadline, delivery.timeout, covers DNS, connect, TLS, request, headers and body.
 //   - Certificates are judged by the time that is signed, which is the database's, not by this host's clock.
 //   - What fails on this side of the wire is no attempt (NotMade): descriptors, memory, ports, routes, root certificates, the
-//     gateway (route.go), and the resolver. Whether it
-//     is our resolver or a customer's DNS that fails is found out by asking for other names (local.go).
+//     gateway (route.go), and the resolver. Whether it is our resolver or a customer's DNS that fails, or says that a name is
+//     gone, is found out by asking for other names (names.go).
 //   - The status line decides: 2xx is a success whatever the body does afterwards, everything else is a failure.
 //   - The body is sent and signed as it is given, byte for byte, under both schemes (see Sign).
 //   - No connection is opened to an address that the policy below refuses, however the URL or DNS spells it. Addresses

@@ -83,6 +83,95 @@ func TestAttempt_TellsBrokenDNSOfACustomersFromOurs(t *testing.T) {
 	}
 }
 
+// A resolver that has lost its servers may say of each name that there is none, and so does that of a
+// captive portal. One customer's domain that ends is his.
+func TestAttempt_TellsADomainThatEndsFromAResolverThatKnowsNoName(t *testing.T) {
+	url := serve(t, func(rw http.ResponseWriter, _ *http.Request) { rw.Header().Set("Connection", "close") })
+	_, port, err := net.SplitHostPort(url[len("http://"):])
+	if err != nil {
+		t.Fatal(err)
+	}
+	const none, ok, fails = dnsmessage.RCodeNameError, dnsmessage.RCodeSuccess, dnsmessage.RCodeServerFailure
+	for _, test := range []struct {
+		name   string
+		before string // names that were resolved
+		codes  map[string]dnsmessage.RCode
+		then   string // the name of the attempt
+		fault  Fault
+	}{
+		{"all are gone", "a.example b.example", map[string]dnsmessage.RCode{}, "a.example", FaultResolver},
+		{"all are empty", "a.example b.example", map[string]dnsmessage.RCode{testenv.EveryName: testenv.EmptyName}, "a.example", FaultResolver},
+		{"all are gone but an old one", "c.example a.example b.example", map[string]dnsmessage.RCode{"c.example.": ok}, "a.example", ""},
+		{"one domain ends", "a.example b.example", map[string]dnsmessage.RCode{"b.example.": ok}, "a.example", ""},
+		{"one domain ends, with all of its names", "x.a.example a.example y.a.example b.example", map[string]dnsmessage.RCode{"b.example.": ok}, "x.a.example", ""},
+		{"the only domain ends", "x.a.example a.example y.a.example", map[string]dnsmessage.RCode{}, "x.a.example", ""},
+		{"the only name ends", "a.example", map[string]dnsmessage.RCode{}, "a.example", ""},
+		{"the other fails", "a.example b.example", map[string]dnsmessage.RCode{"b.example.": fails}, "a.example", ""},
+		{"a name that never was", "a.example b.example", map[string]dnsmessage.RCode{}, "c.example", ""},
+		{"in capitals", "a.example b.example", map[string]dnsmessage.RCode{}, "A.Example.", FaultResolver},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			d := testenv.StartDNS(t)
+			w := newNamedWebhook(t, d.Resolver(), 10*time.Second)
+			send := func(name string) Result { return attempt(t, w, requestTo("http://"+net.JoinHostPort(name, port))) }
+			for name := range strings.FieldsSeq(test.before) {
+				d.Say(name+".", ok)
+				if got := send(name); got.Outcome != Succeeded {
+					t.Fatalf("%s: %+v", name, got)
+				}
+			}
+			d.Forget()
+			for name, code := range test.codes {
+				d.Say(name, code)
+			}
+			for range 2 {
+				got := send(test.then)
+				if got.Fault != test.fault || (got.Outcome == NotMade) != (test.fault != "") || test.fault == "" && got.Class != ClassDNSError {
+					t.Errorf("%+v", got)
+				}
+			}
+			// What was ours ends with the first answer.
+			d.Say("a.example.", ok)
+			if got := send("a.example"); got.Outcome != Succeeded {
+				t.Errorf("%+v", got)
+			}
+		})
+	}
+}
+
+// Domains that end one after the other are their owners', and a name of long ago says nothing.
+func TestNames_ExpectOnlyWhatWasThereLately(t *testing.T) {
+	d := testenv.StartDNS(t)
+	n := &names{resolver: d.Resolver()}
+	for _, name := range []string{"a.example.", "b.example.", "c.example."} {
+		n.resolved(name)
+		d.Say(name, dnsmessage.RCodeSuccess)
+	}
+	for _, name := range []string{"a.example.", "b.example."} {
+		d.Say(name, dnsmessage.RCodeNameError)
+		if n.gone(time.Now(), name) {
+			t.Errorf("%s has ended, and the resolver is blamed", name)
+		}
+	}
+	d.Say("c.example.", dnsmessage.RCodeNameError)
+	if n.gone(time.Now(), "c.example") {
+		t.Error("the last one has ended, after the others, and the resolver is blamed")
+	}
+	n.resolved("a.example.")
+	n.resolved("b.example.")
+	n.lately["b.example"] = time.Now().Add(-2 * lately)
+	if n.gone(time.Now(), "a.example") || n.gone(time.Now(), "b.example") {
+		t.Error("a name of long ago is expected to be there")
+	}
+	for i := range mostLately + 10 {
+		n.resolved(fmt.Sprintf("n%d.example.", i))
+	}
+	if len(n.lately) > mostLately {
+		t.Errorf("%d names are remembered", len(n.lately))
+	}
+}
+
 func TestAttempt_ManyThatFailAtOnceAskTheResolverOnce(t *testing.T) {
 	d := testenv.StartDNS(t)
 	d.Say(testenv.EveryName, dnsmessage.RCodeServerFailure)
