@@ -31,12 +31,14 @@ type client struct {
 	tls  *tls.Config
 	idle *idle
 	// roots judge the servers' certificates.
-	roots *roots
+	roots   *roots
+	gateway *gateway
 }
 
 func newClient(cfg WebhookConfig, g *guard, n *names) *client {
+	way := &gateway{behind: public}
 	return &client{
-		dial: newDial(g, n),
+		dial: newDial(g, n, way),
 		tls: &tls.Config{
 			MinVersion: tls.VersionTLS12,
 			// No other protocol is offered. HTTP/2 has no advantage for one POST at a time, and
@@ -44,8 +46,9 @@ func newClient(cfg WebhookConfig, g *guard, n *names) *client {
 			NextProtos:         []string{"http/1.1"},
 			ClientSessionCache: tls.NewLRUClientSessionCache(tlsSessionCacheSize),
 		},
-		idle:  newIdle(cfg.MaxIdlePerHost, cfg.MaxIdle),
-		roots: newRoots(),
+		idle:    newIdle(cfg.MaxIdlePerHost, cfg.MaxIdle),
+		roots:   newRoots(),
+		gateway: way,
 	}
 }
 

@@ -17,9 +17,11 @@
 //     Target remembers this in memory.
 //   - One deadline, delivery.timeout, covers DNS, connect, TLS, request, headers and body.
 //   - A fault on this side of the wire is no attempt (NotMade): descriptors, memory, ports, routes,
-//     root certificates, and the resolver. Certificates are judged by the time that is signed,
-//     which is the database's, and not by this host's clock. To find out whether our resolver or a customer's DNS fails, the package
-//     asks for other names (local.go).
+//     the gateway (route.go), root certificates, and the resolver. To find out whether our resolver
+//     or a customer's DNS fails, or says that a name is gone, the package asks for other names
+//     (names.go).
+//   - Certificates are judged by the time that is signed, which is the database's, and not by this
+//     host's clock.
 //   - The status line decides. 2xx is a success, whatever the body does afterwards. Everything else
 //     is a failure.
 //   - The body is sent and signed as it is given, byte for byte, under both schemes (see Sign).
@@ -110,7 +112,7 @@
 //	response_too_large  the response headers exceed their limit
 //	redirect            the server answered 3xx
 //	http_status         the server answered another status that is not 2xx
-//	network_error       none of the above, such as no route
+//	network_error       none of the above, such as no route to the server
 //	internal_error      a fault of the agent itself, which is not the server's doing
 //	local_fault         this host or its resolver failed (Fault): it was no attempt
 //	canceled            the caller's context ended first; the result is unknown
