@@ -41,6 +41,9 @@ it once: give it to the customer, it is not shown again.`,
 			if venue == "" || url == "" || len(events) == 0 {
 				return usagef(cmd, "--venue, --url and --events are required")
 			}
+			if err := outbox.CheckVenue(venue); err != nil {
+				return usagef(cmd, "--venue %v", err)
+			}
 			return nil
 		},
 		RunE: a.withDatabase(func(ctx context.Context, d *desk, _ []string) error {
@@ -67,7 +70,7 @@ it once: give it to the customer, it is not shown again.`,
 	return cmd
 }
 
-// secretFlag resolves the value of a --secret flag and makes a secret for an empty one.
+// secretFlag resolves the value of a --secret flag and makes a secret where there is none (checkGiven refuses an empty one).
 func (a *app) secretFlag(given string) (s secret.Text, made bool, err error) {
 	if given == "" {
 		return sink.GenerateSecret(), true, nil
