@@ -111,7 +111,7 @@ func TestReplay_NamesWhatItLeavesOutAndReplaysTheRest(t *testing.T) {
 	addDeliveries(t, env, id)
 	addDeliveries(t, env, "ep_removed")
 	out := succeed(t, env, "deliveries", "replay", "evt_3", "--no-wait")
-	if !strings.Contains(out, `left out: endpoint "ep_removed": there is none with this id`) || !strings.Contains(out, "deliveries to "+id) {
+	if !strings.Contains(out, `left out: endpoint "ep_removed": there is none with this id`) || !strings.Contains(out, "delivery to "+id) {
 		t.Errorf("a removed endpoint: %s", out)
 	}
 	if to := testenv.QueryAll[string](t, env, `select endpoint_id from webhooks.replays`); len(to) != 1 || to[0] != id {
