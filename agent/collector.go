@@ -29,7 +29,7 @@ var gauges = []struct {
 	{"lane_queue_length", "Deliveries that wait in memory, all lanes together.", func(_ *term, s lanes.Stats) float64 { return float64(s.Queued) }},
 	{"lane_queue_bytes", "Bodies in memory, waiting or being sent, all lanes together.", func(_ *term, s lanes.Stats) float64 { return float64(s.Bytes) }},
 	{"lanes_active", "Endpoints with deliveries in memory.", func(_ *term, s lanes.Stats) float64 { return float64(s.Active) }},
-	{"endpoints_held", "Endpoints to which no attempt starts for a while: they keep failing, or their server asked for it (Retry-After).",
+	{"endpoints_held", "Endpoints to which no attempt starts for a while: they keep failing, or their server asked for it (Retry-After). Waits of 2 s or less are left out, and the count may be a second old.",
 		func(_ *term, s lanes.Stats) float64 { return float64(s.Held) }},
 	{"endpoints_not_sending", "Endpoints that are disabled or unusable.", func(_ *term, s lanes.Stats) float64 { return float64(s.Off) }},
 }

@@ -25,6 +25,7 @@ func TestRun_AnUnusableEndpointShowsWhyAndTheOthersGoOn(t *testing.T) {
 		agenttest.AddEndpoint(t, env, "venue_1", "ftp://files.example.com/", "*"):             "https",
 		agenttest.AddEndpoint(t, env, "venue_1", "https://user:pw@h.example.com/", "*"):       "credentials",
 		agenttest.AddEndpoint(t, env, "venue_1", "not a url", "*"):                            "",
+		agenttest.AddEndpoint(t, env, "venue_1", r.URL, "lead.created", " payment.*"):         "blank",
 		agenttest.AddEndpoint(t, env, "venue_1", r.URL, "lead.created", "lead*"):              "lead*",
 		testenv.QueryOne[string](t, env, badSecret, r.URL, "whsec_tooshort"):                  "secret",
 		testenv.QueryOne[string](t, env, badSecret, r.URL, "\ufeff"+agenttest.Secret):         "character 1",

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"unicode"
 )
 
 // Patterns says which event types are asked for, in a form in which no type is covered twice: everything, or all types below some
@@ -13,6 +14,18 @@ type Patterns struct {
 	All      bool
 	Prefixes []string
 	Types    []string
+}
+
+// CheckVenue says why a person's text is not the name of a venue, or returns nil.
+func CheckVenue(venue string) error {
+	switch {
+	case strings.TrimSpace(venue) == "":
+		return errors.New("is blank; write the id of the venue")
+	case strings.TrimLeftFunc(venue, unicode.IsSpace) != venue, strings.ContainsFunc(venue, invisible):
+		// Blanks at its end are of a column of the type char(n).
+		return errors.New("begins with a blank or has an invisible character; write it without")
+	}
+	return CheckText(venue)
 }
 
 // ParsePatterns reads endpoints.events, or outbox.types: "*" asks for every type, "lead.*" for those that begin with "lead.", and a text
@@ -24,6 +37,10 @@ func ParsePatterns(events []string) (p Patterns, err error) {
 	}
 	for _, e := range events {
 		prefix, below := strings.CutSuffix(e, "*")
+		if strings.TrimSpace(e) != e || strings.ContainsFunc(e, invisible) {
+			// An event may have this very type, so the pattern is kept as well.
+			err = fmt.Errorf("events has %q, which has a blank at an end or an invisible character; write it without", e)
+		}
 		switch {
 		case e == "*":
 			p.All = true
@@ -37,6 +54,9 @@ func ParsePatterns(events []string) (p Patterns, err error) {
 	}
 	return p.reduce(), err
 }
+
+// invisible reports whether a rune is a line break, a control character or a format character.
+func invisible(r rune) bool { return unicode.In(r, unicode.Cc, unicode.Cf, unicode.Zl, unicode.Zp) }
 
 // reduce drops what other patterns cover already.
 func (p Patterns) reduce() Patterns {

@@ -35,6 +35,30 @@ func TestParsePatterns_TakesARealTypeAsItIs(t *testing.T) {
 	}
 }
 
+func TestParsePatterns_RefusesBlanksAtTheEndsAndInvisibleCharactersButKeepsTheEvents(t *testing.T) {
+	for _, wrong := range []string{" lead.created", "lead.created ", "lead.created\t", "lead\u200b.created", "\ufefflead", "lead\ncreated", "\u00a0lead"} {
+		p, err := ParsePatterns([]string{wrong})
+		if err == nil || !strings.Contains(err.Error(), fmt.Sprintf("events has %q", wrong)) {
+			t.Errorf("%q: error %v does not name it", wrong, err)
+		}
+		if !p.Match(wrong) {
+			t.Errorf("%q: an event of this type would not be kept, as SQL says", wrong)
+		}
+	}
+	if p, err := ParsePatterns([]string{" lead.*"}); err == nil || !p.Match(" lead.x") {
+		t.Errorf("below a blank: %+v, %v", p, err)
+	}
+}
+
+func TestCheckVenue_SaysWhatIsWrong(t *testing.T) {
+	for venue, want := range map[string]string{"venue_1": "", "a b": "", "padded  ": "", "": "blank", " ": "blank", "\u00a0": "blank",
+		" v": "begins with a blank", "v\u200b": "invisible", "v\n": "invisible", "v\x00": "invisible", "v\xff": "UTF-8"} {
+		if err := CheckVenue(venue); (err == nil) != (want == "") || err != nil && !strings.Contains(err.Error(), want) {
+			t.Errorf("%q: %v, want %q", venue, err, want)
+		}
+	}
+}
+
 // TestPatterns_MeanTheSameInGoAndSQL asks both about random arrays of patterns, in the form in which PostgreSQL writes them and the
 // stream brings them, and random types.
 func TestPatterns_MeanTheSameInGoAndSQL(t *testing.T) {

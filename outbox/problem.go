@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/jackc/pgx/v5/pgconn"
 )
@@ -20,6 +21,14 @@ type Problem struct {
 	Fatal bool
 	// Err is the cause, nil when the Problem was found by looking.
 	Err error
+}
+
+// CheckText says why PostgreSQL cannot store a text that a person has given, or returns nil. It repeats nothing of it.
+func CheckText(s string) error {
+	if !utf8.ValidString(s) || strings.Contains(s, "\x00") {
+		return errors.New("is no text in UTF-8, or has a zero byte in it; write it in UTF-8")
+	}
+	return nil
 }
 
 func (p *Problem) Error() string {
@@ -65,6 +74,8 @@ const (
 	codeFeature              = "0A000"
 	codeCannotChange         = "55P02"
 	codeInvalidParameter     = "22023"
+	codeNotInEncoding        = "22021"
+	codeUntranslatable       = "22P05"
 	codeSyntax               = "42601"
 	codeDuplicateStatement   = "42P05"
 	codeNoStatement          = "26000"
@@ -136,6 +147,11 @@ func (c Config) explain(operation string, err error) error {
 		}
 		p.Thing, p.Reason, p.Fatal = "PostgreSQL at "+host, "it refuses the connection ("+pe.Message+")", true
 		p.Remedy = "name in database.url a PostgreSQL server itself, and a database whose text can be read as UTF8"
+	case codeNotInEncoding:
+		p.Thing, p.Reason, p.Remedy = operation, "a text that was given is no UTF-8, or has a zero byte in it", "write it in UTF-8"
+	case codeUntranslatable:
+		p.Thing, p.Reason = operation, "a text that was given has a character that the database's encoding does not have"
+		p.Remedy = "write it with others, or use a database of the encoding UTF8"
 	case codeInvalidPassword:
 		p.Thing, p.Reason, p.Remedy, p.Fatal = fmt.Sprintf("role %q", user), "PostgreSQL refused the password", "correct the password in database.url", true
 	case codeInvalidAuthorization:

@@ -30,6 +30,8 @@ func TestExplain_NamesThingReasonAndRemedy(t *testing.T) {
 		{codeLimitExceeded, true, []string{`replication slot "slot_1"`, "max_replication_slots"}},
 		{codeDuplicateStatement, true, []string{"h.example:5444", "a pooler (such as PgBouncer) stands between", "the server's words"}},
 		{codeNoStatement, true, []string{"h.example:5444", "a pooler (such as PgBouncer) stands between", "the server's words"}},
+		{codeNotInEncoding, false, []string{"do something", "no UTF-8", "write it in UTF-8"}},
+		{codeUntranslatable, false, []string{"do something", "the database's encoding", "UTF8"}},
 		{codeReadOnly, false, []string{"read-only", "primary"}},
 		{codeAdminShutdown, false, []string{"the server's words", "tries again by itself"}},
 		{codeCannotConnectNow, false, []string{"the server's words", "tries again by itself"}},

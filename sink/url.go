@@ -7,6 +7,7 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
+	"unicode/utf8"
 )
 
 const maxURLBytes = 2048
@@ -33,6 +34,12 @@ func (w *Webhook) parseURL(raw string) (*url.URL, error) {
 	}
 	if strings.TrimSpace(raw) != raw {
 		return nil, errors.New("the URL begins or ends with a blank; remove it")
+	}
+	if !utf8.ValidString(raw) {
+		return nil, errors.New("the URL is no text in UTF-8; percent-encode what is not ASCII")
+	}
+	if at := strings.IndexFunc(raw, isInvisible); at >= 0 {
+		return nil, fmt.Errorf("the URL has a line break or an invisible character at character %d; remove it", utf8.RuneCountInString(raw[:at])+1)
 	}
 	u, err := url.Parse(raw)
 	if err != nil {
@@ -118,8 +125,15 @@ func (w *Webhook) checkHost(u *url.URL) error {
 	return checkName(host)
 }
 
+// isLocalhost reports whether a name is one of this machine's own: those below localhost (RFC 6761, section 6.3), and
+// those that systems have in /etc/hosts.
 func isLocalhost(host string) bool {
-	return strings.EqualFold(strings.TrimSuffix(host, "."), "localhost")
+	host = strings.ToLower(strings.TrimSuffix(host, "."))
+	switch host[strings.LastIndexByte(host, '.')+1:] {
+	case "localhost", "localhost4", "localhost6", "localdomain", "localdomain4", "localdomain6", "ip6-localhost", "ip6-loopback":
+		return true
+	}
+	return false
 }
 
 // checkName accepts a full domain name (RFC 1123, section 2.1). It allows underscores, because DNS

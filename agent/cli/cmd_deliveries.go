@@ -11,6 +11,7 @@ import (
 
 	"github.com/quintago/webhook-agent/agent/config"
 	"github.com/quintago/webhook-agent/outbox"
+	"github.com/quintago/webhook-agent/sink"
 )
 
 func (a *app) deliveriesCommand() *cobra.Command {
@@ -35,9 +36,10 @@ type deliveryFlags struct {
 	statuses               []string
 }
 
-func (f *deliveryFlags) add(cmd *cobra.Command) {
+// add declares the flags. allowed are the statuses that the command knows.
+func (f *deliveryFlags) add(cmd *cobra.Command, allowed []outbox.Status) {
 	cmd.Flags().StringVar(&f.endpoint, "endpoint", "", "only to this endpoint `id`")
-	cmd.Flags().StringSliceVar(&f.statuses, "status", nil, "only in this `status`, several separated by commas: pending, succeeded, failed, missed")
+	cmd.Flags().StringSliceVar(&f.statuses, "status", nil, "only in this `status`, several separated by commas: "+joinStatuses(allowed))
 	cmd.Flags().StringVar(&f.since, "since", "", "only events created from this `time` on: 2h, 3d, or 2026-01-31T09:00:00Z")
 	cmd.Flags().StringVar(&f.until, "until", "", "only events created before this `time`")
 }
@@ -129,7 +131,7 @@ func (a *app) deliveriesListCommand() *cobra.Command {
 			return nil
 		}),
 	}
-	flags.add(cmd)
+	flags.add(cmd, deliveryStatuses)
 	cmd.Flags().StringVar(&venue, "venue", "", "only of this `venue`")
 	cmd.Flags().StringVar(&eventType, "type", "", "only of this event `type`: lead.created, or lead.* for all of lead")
 	cmd.Flags().StringVar(&before, "before", "", "only older than this `cursor`, for the next page")
@@ -250,6 +252,10 @@ func deliveryReason(d outbox.DeliveryDetail, limit int, now time.Time) string {
 	if !d.InOutbox {
 		replay = "it cannot be sent again, since its row is no longer in the outbox"
 	}
+	badID := d.LastClass == string(sink.ClassInvalidEventID) || strings.Contains(d.EventID, ".")
+	if badID {
+		replay = "it cannot be sent under this id; write the event anew, with an id without a dot"
+	}
 	switch d.Status {
 	case outbox.Pending:
 		if d.Attempts == 0 {
@@ -260,6 +266,8 @@ func deliveryReason(d outbox.DeliveryDetail, limit int, now time.Time) string {
 		return fmt.Sprintf("status %s after %s ms, at attempt %d", numberText(d.LastCode), numberText(d.LastLatencyMS), d.Attempts)
 	case outbox.Failed:
 		switch {
+		case badID:
+			return fmt.Sprintf("not sent: %s; %s", d.LastError, replay)
 		case d.Attempts < limit && d.LastClass == "" && d.LastError != "": // no attempt could be made
 			return "not sent: " + d.LastError
 		case d.InOutbox:
@@ -267,11 +275,19 @@ func deliveryReason(d outbox.DeliveryDetail, limit int, now time.Time) string {
 		}
 		return fmt.Sprintf("all %d attempts failed; %s", d.Attempts, replay)
 	default:
-		if d.InOutbox {
+		if d.InOutbox && !badID {
 			replay = "once the endpoint is enabled, " + replay
 		}
 		return fmt.Sprintf("not sent: %s; %s", d.LastError, replay)
 	}
+}
+
+// numbered writes how many things there are, with the word for one or for several.
+func numbered(n int64, one, several string) string {
+	if n == 1 {
+		return "1 " + one
+	}
+	return fmt.Sprintf("%d %s", n, several)
 }
 
 func numberText(n *int) string {

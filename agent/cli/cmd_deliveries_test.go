@@ -111,7 +111,7 @@ func TestReplay_NamesWhatItLeavesOutAndReplaysTheRest(t *testing.T) {
 	addDeliveries(t, env, id)
 	addDeliveries(t, env, "ep_removed")
 	out := succeed(t, env, "deliveries", "replay", "evt_3", "--no-wait")
-	if !strings.Contains(out, `left out: endpoint "ep_removed": there is none with this id`) || !strings.Contains(out, "deliveries to "+id) {
+	if !strings.Contains(out, `left out: endpoint "ep_removed": there is none with this id`) || !strings.Contains(out, "delivery to "+id) {
 		t.Errorf("a removed endpoint: %s", out)
 	}
 	if to := testenv.QueryAll[string](t, env, `select endpoint_id from webhooks.replays`); len(to) != 1 || to[0] != id {
@@ -156,7 +156,7 @@ func TestReplay_FollowsUntilItHasEnded(t *testing.T) {
 	playAgent(t, env, `new.state := 'failed'; new.total := 2; new.done := 1; new.unsent := 1; new.error := '1 of 2 deliveries was not sent: the endpoint is disabled';`)
 	status, out, stderr := cli(t, env, "deliveries", "replay", "--endpoint", id)
 	if want := "webhook-agent: replay to " + id + ": 1 of 2 deliveries was not sent: the endpoint is disabled\n"; status != exitFailed || stderr != want ||
-		!strings.Contains(out, "ended: 1 deliveries have ended, 1 were not sent") {
+		!strings.Contains(out, "ended: 1 delivery has ended, 1 was not sent") {
 		t.Errorf("a replay that is ended half-way: status %d, %s%s", status, out, stderr)
 	}
 }
@@ -192,5 +192,19 @@ func TestReplay_GoesOnWhenTheShowingIsInterrupted(t *testing.T) {
 	}
 	if state := testenv.QueryOne[string](t, env, `select state from webhooks.replays`); state != "running" {
 		t.Errorf("the interruption changed the replay to %s", state)
+	}
+}
+
+func TestDeliveries_AdviseOnlyWhatWorks(t *testing.T) {
+	for _, status := range []outbox.Status{outbox.Failed, outbox.Missed} {
+		d := outbox.DeliveryDetail{InOutbox: true}
+		d.EventID, d.Status, d.Attempts, d.LastClass, d.LastError = "a.b", status, 1, "invalid_event_id", "the event id has a dot"
+		if got := deliveryReason(d, 6, time.Now()); strings.Contains(got, "replay") || !strings.Contains(got, "an id without a dot") {
+			t.Errorf("%s: %s", status, got)
+		}
+	}
+	var out bytes.Buffer
+	if Main(t.Context(), []string{"deliveries", "replay", "--help"}, &out, &out); strings.Contains(out.String(), "pending") {
+		t.Errorf("replay offers the status pending, which it refuses:\n%s", out.String())
 	}
 }

@@ -42,6 +42,9 @@ it once: give it to the customer, it is not shown again.`,
 			if venue == "" || url == "" || len(events) == 0 {
 				return usagef(cmd, "--venue, --url and --events are required")
 			}
+			if err := outbox.CheckVenue(venue); err != nil {
+				return usagef(cmd, "--venue %v", err)
+			}
 			return nil
 		},
 		RunE: a.withDatabase(func(ctx context.Context, d *desk, _ []string) error {
@@ -68,8 +71,8 @@ it once: give it to the customer, it is not shown again.`,
 	return cmd
 }
 
-// secretFlag resolves the value of a --secret flag. For an empty value it makes a new secret, and
-// made is true.
+// secretFlag resolves the value of a --secret flag. Without the flag it makes a new secret, and made
+// is true. (checkGiven refuses an empty value.)
 func (a *app) secretFlag(given string) (s secret.Text, made bool, err error) {
 	if given == "" {
 		return sink.GenerateSecret(), true, nil
@@ -224,37 +227,39 @@ over at any time in between. Former secrets of earlier rotations, five together 
 			if err != nil {
 				return err
 			}
-			if err := d.refuseManaged(ctx, args[0]); err != nil {
-				return err
-			}
-			e, err := d.db.AllVenues().EndpointWithSecret(ctx, args[0])
-			if err != nil {
-				return err
-			}
-			if now, err := d.cfg.Keyring().Open(e.ID, e.Secret); err == nil && now.Equal(s) {
-				if overlap == 0 && len(e.Former()) > 0 {
-					if _, err := d.db.AllVenues().RotateSecret(ctx, args[0], s, 0); err != nil {
-						return err
-					}
-					return d.answerChange(endpointChange{ID: args[0], Change: "former secrets ended"},
-						"%s has this secret already; its former secrets sign no more", args[0])
-				}
-				return d.answerChange(endpointChange{ID: args[0], Change: "none"}, "%s has this secret already; nothing changed", args[0])
-			}
-			until, err := d.db.AllVenues().RotateSecret(ctx, args[0], s, overlap)
-			if err != nil {
-				return err
-			}
-			former := "the former secret signs no more"
-			if until != nil {
-				former = "the former secret also signs until " + formatTime(until, time.Now())
-			}
-			return d.answerChange(endpointChange{args[0], "secret rotated", revealed(s, made), until}, "%s has a new secret; %s", args[0], former)
+			return d.rotateSecret(ctx, args[0], s, made, overlap)
 		}),
 	}
 	cmd.Flags().StringVar(&given, "secret", "", "the new `secret`, better as env:NAME or file:/path; made when absent")
 	cmd.Flags().StringVar(&overlapText, "overlap", "24h", "how long the former secret also signs, a `duration`")
 	return cmd
+}
+
+// rotateSecret gives an endpoint a secret, which made reports to be a new one, and prints what came of it.
+func (d *desk) rotateSecret(ctx context.Context, id string, s secret.Text, made bool, overlap time.Duration) error {
+	if err := d.refuseManaged(ctx, id); err != nil {
+		return err
+	}
+	e, err := d.db.AllVenues().EndpointWithSecret(ctx, id)
+	if err != nil {
+		return err
+	}
+	now, err := d.cfg.Keyring().Open(e.ID, e.Secret)
+	same := err == nil && now.Equal(s)
+	if same && (overlap > 0 || len(e.Former()) == 0) {
+		return d.answerChange(endpointChange{ID: id, Change: "none"}, "%s has this secret already; nothing changed", id)
+	}
+	until, err := d.db.AllVenues().RotateSecret(ctx, id, s, overlap)
+	switch {
+	case err != nil:
+		return err
+	case same:
+		return d.answerChange(endpointChange{ID: id, Change: "former secrets ended"}, "%s has this secret already; its former secrets sign no more", id)
+	case until == nil:
+		return d.answerChange(endpointChange{id, "secret rotated", revealed(s, made), nil}, "%s has a new secret; the former secret signs no more", id)
+	}
+	return d.answerChange(endpointChange{id, "secret rotated", revealed(s, made), until},
+		"%s has a new secret; the former secret also signs until %s", id, formatTime(until, time.Now()))
 }
 
 // testResult is the answer of the command endpoints test.

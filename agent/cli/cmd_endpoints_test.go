@@ -92,6 +92,7 @@ func TestEndpoints_RefusalsAreOneSentence(t *testing.T) {
 		{[]string{"endpoints", "rotate-secret", id}, "endpoint " + id + " is managed by the configuration file; change its [[endpoint]] there and restart the agent"},
 		{add("ftp://h.example/sentinel", "*", "s"), "--url: the URL must begin with https://"},
 		{add("https://h.example/", "le*d", "s"), `--events has "le*d", which is no event type; use types such as lead.created, lead.* or *`},
+		{add("https://h.example/", "lead.created, payment.received", "s"), `--events has " payment.received", which has a blank at an end or an invisible character; write it without`},
 		{add("https://h.example/", "lead.", "s"), `--events has "lead.", which is no event type; use types such as lead.created, lead.* or *`},
 		{add("https://h.example/", "*", "whsec_sentinel!"), "--secret: the secret begins with whsec_ but is not standard base64 at character 15"},
 		{add("https://h.example/", "*", "env:NO_SUCH_VARIABLE"), `--secret: the environment variable "NO_SUCH_VARIABLE" is not set`},

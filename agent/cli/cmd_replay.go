@@ -70,7 +70,7 @@ background, also when this command is interrupted or the agent is restarted in t
 			return d.answerReplay(answers, refused)
 		}),
 	}
-	flags.add(cmd)
+	flags.add(cmd, replayStatuses)
 	cmd.Flags().BoolVar(&dryRun, "dry-run", false, "only say how many deliveries it concerns")
 	cmd.Flags().BoolVar(&noWait, "no-wait", false, "do not show the progress")
 	return cmd
@@ -117,7 +117,11 @@ func announceReplay(out *printer, plans []outbox.ReplayPlan) (answers, refused [
 			if plan.Deliveries == outbox.MaxReplayCount {
 				more = " or more"
 			}
-			out.line("%d%s %s deliveries to %s", plan.Deliveries, more, joinStatuses(plan.Statuses), plan.EndpointID)
+			what := "deliveries"
+			if plan.Deliveries == 1 {
+				what = "delivery"
+			}
+			out.line("%d%s %s %s to %s", plan.Deliveries, more, joinStatuses(plan.Statuses), what, plan.EndpointID)
 		}
 	}
 	if len(answers) == 0 && !out.asJSON {
@@ -216,16 +220,18 @@ func replayProgress(answers []replayAnswer) (text string, ended bool, err error)
 	case waiting:
 		text = "waiting for the agent to begin"
 	case ended && unsent > 0:
-		text = fmt.Sprintf("ended: %d deliveries have ended, %d were not sent", done, unsent)
+		text = fmt.Sprintf("ended: %s, %s not sent", endedText(done), numbered(unsent, "was", "were"))
 	case ended && len(refused) > 0:
-		text = fmt.Sprintf("ended: %d deliveries have ended", done)
+		text = "ended: " + endedText(done)
 	case ended:
-		text = fmt.Sprintf("done: %d deliveries have ended", done)
+		text = "done: " + endedText(done)
 	default:
 		text = fmt.Sprintf("%d of %d deliveries have ended", done+unsent, total)
 	}
 	return text, ended, errors.Join(refused...)
 }
+
+func endedText(n int64) string { return numbered(n, "delivery has ended", "deliveries have ended") }
 
 // answerReplay prints the answer for a program. A person has read everything already.
 func (d *desk) answerReplay(answers, refused []replayAnswer) error {

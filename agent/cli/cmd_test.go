@@ -81,6 +81,39 @@ func TestMain_BadUsageIsOneSentenceAndStatus2(t *testing.T) {
 	}
 }
 
+func TestMain_RefusesEmptyFlagsAndTextThatIsNotUTF8(t *testing.T) {
+	add := func(more ...string) []string {
+		return append([]string{"endpoints", "add", "--venue", "v", "--url", "https://h.example/", "--events", "*"}, more...)
+	}
+	const empty, noText = " is empty; give it a value, or leave it out", " is no text in UTF-8, or has a zero byte in it; write it in UTF-8"
+	for _, test := range []struct {
+		args []string
+		want string
+	}{
+		{add("--secret", ""), "--secret" + empty},
+		{[]string{"endpoints", "rotate-secret", "ep_1", "--secret="}, "--secret" + empty},
+		{[]string{"listen", "--status", "700", "--secret", ""}, "--secret" + empty},
+		{[]string{"deliveries", "replay", "evt_1", "--endpoint", ""}, "--endpoint" + empty},
+		{[]string{"deliveries", "replay", "--endpoint", "ep_1", "--since", ""}, "--since" + empty},
+		{[]string{"deliveries", "list", "--status", ""}, "--status" + empty},
+		{[]string{"endpoints", "list", "--venue", ""}, "--venue" + empty},
+		{add("--venue", "a\xff"), "--venue" + noText},
+		{add("--url", "https://h.example/\xff"), "--url" + noText},
+		{add("--events", "a\xff"), "--events" + noText},
+		{add("--description", "a\x00"), "--description" + noText},
+		{[]string{"endpoints", "show", "ep\xff"}, "argument 1" + noText},
+		{[]string{"deliveries", "show", "evt_1", "ep\x00"}, "argument 2" + noText},
+		{[]string{"deliveries", "list", "--before", "\xff"}, "--before" + noText},
+		{add("--venue", " "), "--venue is blank; write the id of the venue"},
+	} {
+		var stdout, stderr bytes.Buffer
+		status := Main(t.Context(), test.args, &stdout, &stderr)
+		if got := stderr.String(); status != exitUsage || !strings.HasPrefix(got, "webhook-agent: "+test.want+"; see webhook-agent ") {
+			t.Errorf("%q: status %d, %s", test.args, status, got)
+		}
+	}
+}
+
 func TestMain_AllProblemsOfTheConfigurationAreOneLineEach(t *testing.T) {
 	path := agenttest.WriteFile(t, "nosuch = 1\n[log]\nformat = 'xml'\n[database]\nurl = 'postgres://u:sentinel@[h'")
 	t.Setenv("WEBHOOK_AGENT_CONFIG", path)

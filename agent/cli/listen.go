@@ -72,7 +72,8 @@ type receiver struct {
 
 // serve answers requests on listener until ctx ends. It closes listener.
 func (r *receiver) serve(ctx context.Context, listener net.Listener) error {
-	server := &http.Server{Handler: r, ReadHeaderTimeout: 10 * time.Second, ConnContext: withWatched, ConnState: r.notice}
+	server := &http.Server{Handler: r, ReadHeaderTimeout: 10 * time.Second, ConnContext: withWatched, ConnState: r.notice,
+		DisableGeneralOptionsHandler: true} // so that OPTIONS * is refused and printed as anything else
 	// An error of Close is of no use to a person.
 	stop := context.AfterFunc(ctx, func() { _ = server.Close() })
 	defer stop()
@@ -98,7 +99,7 @@ func (r *receiver) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	encoding := req.Header.Get("Content-Encoding")
 	switch {
 	case req.Method != http.MethodPost:
-		r.refuse(w, http.StatusMethodNotAllowed, "a "+sink.Printable(req.Method)+": webhooks are sent by POST")
+		r.refuse(w, http.StatusMethodNotAllowed, "the method "+sink.Printable(req.Method)+": webhooks are sent by POST")
 		return
 	case encoding != "" && !strings.EqualFold(encoding, "identity"):
 		r.refuse(w, http.StatusUnsupportedMediaType, "a body with Content-Encoding "+sink.Printable(encoding)+

@@ -26,6 +26,7 @@ type watchedConn struct {
 	net.Conn
 	first   sync.Once   // guards the look at the first byte
 	tls     atomic.Bool // it begins like TLS
+	idle    atomic.Bool // it waits for the next request
 	unheard atomic.Bool // bytes have come, but no handler was called for them yet
 }
 
@@ -38,6 +39,10 @@ func (c *watchedConn) Read(p []byte) (int, error) {
 	n, err := c.Conn.Read(p)
 	if n > 0 {
 		c.first.Do(func() { c.tls.Store(p[0] == handshake) })
+		// net/http does not report the state of a kept connection whose next bytes are no request.
+		if c.idle.CompareAndSwap(true, false) {
+			c.unheard.Store(true)
+		}
 	}
 	return n, err
 }
@@ -63,6 +68,8 @@ func (r *receiver) notice(conn net.Conn, state http.ConnState) {
 	case !ok:
 	case state == http.StateActive:
 		c.unheard.Store(true)
+	case state == http.StateIdle:
+		c.idle.Store(true)
 	case state == http.StateClosed && c.unheard.Load():
 		what := "something that is no HTTP request, or whose head is too large or did not come to its end"
 		if c.tls.Load() {

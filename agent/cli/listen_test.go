@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"encoding/json"
@@ -131,7 +132,7 @@ func TestListen_SaysWhyItRefused(t *testing.T) {
 	}{
 		{"unsigned", head + length + listenBody, "NOT SIGNED, refused with 401", 401},
 		{"wrong signature", head + "X-Quintago-Signature: sha256=00\r\n" + length + listenBody, "NOT VERIFIED, refused with 401", 401},
-		{"a GET", "GET /hook HTTP/1.1\r\nHost: h\r\n\r\n", "refused with 405: a GET: webhooks are sent by POST", 405},
+		{"a GET", "GET /hook HTTP/1.1\r\nHost: h\r\n\r\n", "refused with 405: the method GET: webhooks are sent by POST", 405},
 		{"too large", head + "Content-Length: 1001\r\n\r\n" + strings.Repeat("x", 1001), "refused with 413: a body of more than 1000 B", 413},
 		{"too large in chunks", head + "Transfer-Encoding: chunked\r\n\r\n3e9\r\n" + strings.Repeat("x", 1001) + "\r\n0\r\n\r\n", "refused with 413: a body of more than 1000 B", 413},
 		{"cut short", head + length + listenBody[:10], fmt.Sprintf("refused with 400: a body that did not come to its end: 10 bytes came of the %d that were announced", len(listenBody)), 400},
@@ -140,6 +141,7 @@ func TestListen_SaysWhyItRefused(t *testing.T) {
 		{"TLS", "\x16\x03\x01\x00\x05hello", "refused: a TLS connection: listen speaks plain HTTP, so the endpoint's URL must begin with http:// here", 0},
 		{"a malformed head", "POST /hook\r\n\r\n", "refused: something that is no HTTP request", 0},
 		{"a head cut short", head, "refused: something that is no HTTP request", 0},
+		{"OPTIONS of the server", "OPTIONS * HTTP/1.1\r\nHost: h\r\n\r\n", "refused with 405: the method OPTIONS: webhooks are sent by POST", 405},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			for _, asJSON := range []bool{false, true} {
@@ -168,6 +170,34 @@ func TestListen_SaysWhyItRefused(t *testing.T) {
 			}
 		})
 	}
+}
+
+func TestListen_SaysThatAKeptConnectionBringsWhatIsNoRequest(t *testing.T) {
+	url, said := listening(t, &receiver{limit: 1000, out: &printer{}, status: 202})
+	conn, err := net.Dial("tcp", strings.TrimSuffix(strings.TrimPrefix(url, "http://"), "/hook"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = conn.Close() }()
+	if _, err := io.WriteString(conn, "POST /hook HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\n\r\n{}"); err != nil {
+		t.Fatal(err)
+	}
+	in := bufio.NewReader(conn)
+	resp, err := http.ReadResponse(in, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = resp.Body.Close()
+	if _, err := io.WriteString(conn, "junk\r\n\r\n"); err != nil {
+		t.Fatal(err)
+	}
+	_, _ = io.Copy(io.Discard, in) // until the server ends it
+	testenv.Eventually(t, 10*time.Second, func() error {
+		if !strings.Contains(said.String(), "refused: something that is no HTTP request") {
+			return fmt.Errorf("it says:\n%s", said)
+		}
+		return nil
+	})
 }
 
 func TestListen_PrintsOneJSONObjectForEachRequest(t *testing.T) {
@@ -210,7 +240,7 @@ func TestListen_WithoutASecretPrintsAndRefusesOnlyOtherMethods(t *testing.T) {
 	if resp.StatusCode != http.StatusMethodNotAllowed {
 		t.Errorf("GET is answered %d, want 405", resp.StatusCode)
 	}
-	if !strings.Contains(said.String(), "refused with 405: a GET: webhooks are sent by POST") {
+	if !strings.Contains(said.String(), "refused with 405: the method GET: webhooks are sent by POST") {
 		t.Errorf("does not say why:\n%s", said)
 	}
 }

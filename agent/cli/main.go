@@ -9,10 +9,12 @@ import (
 	"log/slog"
 	"os"
 	"runtime"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/quintago/webhook-agent/agent"
 	"github.com/quintago/webhook-agent/agent/config"
@@ -106,6 +108,7 @@ signed and with retries, to the endpoints that its venue has registered.`,
 		SilenceUsage:      true,
 		Args:              subcommandRequired,
 		RunE:              showHelp,
+		PersistentPreRunE: checkGiven,
 		DisableAutoGenTag: true,
 	}
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return usagef(cmd, "%v", err) })
@@ -129,6 +132,30 @@ func subcommandRequired(cmd *cobra.Command, args []string) error {
 		hint = "; did you mean " + strings.Join(similar, " or ") + "?"
 	}
 	return usagef(cmd, "unknown command %s%s", config.Quoted(args[0]), hint)
+}
+
+// mayBeEmpty are the flags whose empty value means what it says.
+var mayBeEmpty = []string{"description", "config"}
+
+// checkGiven refuses what no command can work with: a flag with an empty value, which is that of a shell variable that is not
+// set and would be as if the flag were not there, and what PostgreSQL cannot hold.
+func checkGiven(cmd *cobra.Command, args []string) (err error) {
+	for i, arg := range args {
+		if wrong := outbox.CheckText(arg); wrong != nil {
+			return usagef(cmd, "argument %d %v", i+1, wrong)
+		}
+	}
+	cmd.Flags().Visit(func(f *pflag.Flag) {
+		wrong := outbox.CheckText(f.Value.String())
+		switch {
+		case err != nil:
+		case wrong != nil && f.Name != "config": // the name of a file may be any bytes
+			err = usagef(cmd, "--%s %v", f.Name, wrong)
+		case (f.Value.String() == "" || f.Value.String() == "[]") && !slices.Contains(mayBeEmpty, f.Name):
+			err = usagef(cmd, "--%s is empty; give it a value, or leave it out", f.Name)
+		}
+	})
+	return err
 }
 
 func showHelp(cmd *cobra.Command, _ []string) error { return cmd.Help() }

@@ -38,6 +38,8 @@ const suffixLength = len("_endpoints")
 func (c *Config) check(p *problemList) {
 	if c.Database.URL.IsZero() {
 		p.add("database.url", "is missing; set it, or the environment variable DATABASE_URL, to postgres://user:password@host:5432/database")
+	} else if err := outbox.CheckText(c.Database.URL.Reveal()); err != nil {
+		p.add("database.url", "%v", err)
 	} else if err := outbox.CheckURL(c.Database.URL); err != nil {
 		p.join(err)
 	}
@@ -180,6 +182,11 @@ func (c *Config) checkEndpoints(p *problemList) {
 		key := fmt.Sprintf("endpoint[%d]", i+1)
 		if endpoint.Venue == "" {
 			p.add(key+".venue", "is missing")
+		} else if err := outbox.CheckVenue(endpoint.Venue); err != nil {
+			p.add(key+".venue", "%v", err)
+		}
+		if err := outbox.CheckText(endpoint.Description); err != nil {
+			p.add(key+".description", "%v", err)
 		}
 		if err := webhook.CheckURL(endpoint.URL.Reveal()); err != nil {
 			p.add(key+".url", "%v", err)
