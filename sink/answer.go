@@ -33,7 +33,7 @@ type head struct {
 	chunked    bool          // wins over the length (RFC 9112, section 6.3)
 	last       bool          // no other request may follow on the connection
 	keepFor    time.Duration // Keep-Alive: timeout, or -1
-	retryAfter string
+	retryAfter retryAfter
 	location   string
 }
 
@@ -81,11 +81,13 @@ func parseHead(b []byte) (head, error) {
 	return h, nil
 }
 
-// framing is what the fields say of the length of an answer and of its connection.
+// framing is what the fields say of the length of an answer and of its connection, and what else is
+// known while they are read.
 type framing struct {
 	old             bool // before HTTP/1.1
 	coded           bool // there is a Transfer-Encoding
 	closes, keepsOn bool // what Connection says
+	asked           bool // there is a usable Retry-After
 }
 
 // parseStatusLine parses HTTP/x.y, a blank, three digits, and a reason that is not looked at (RFC 9112, section 4). It reports whether the
@@ -108,7 +110,8 @@ func parseStatusLine(line []byte) (h head, old bool, err error) {
 	return h, line[major] == '0' || string(line[major:minor+1]) == "1.0", nil
 }
 
-// field takes note of one header field. Of Retry-After and Location the first one counts.
+// field takes note of one header field. Of Retry-After the first one that is usable counts, of
+// Location the first one.
 func (h *head) field(name, value []byte, f *framing) error {
 	switch {
 	case foldsTo(name, "content-length"):
@@ -130,8 +133,8 @@ func (h *head) field(name, value []byte, f *framing) error {
 		}
 	case foldsTo(name, "keep-alive"):
 		h.keepFor = keepAliveTimeout(value)
-	case foldsTo(name, "retry-after") && h.retryAfter == "":
-		h.retryAfter = string(value)
+	case foldsTo(name, "retry-after") && !f.asked:
+		h.retryAfter, f.asked = parseRetryAfter(string(value))
 	case foldsTo(name, "location") && h.location == "":
 		h.location = string(value)
 	}

@@ -237,7 +237,7 @@ func resultOf(a *answer, asked *url.URL, now time.Time) Result {
 	result := failed(classifyStatus(a.code, asked, a.location))
 	result.Code = a.code // 000 cannot be told from none, but for the sentence
 	result.Response = Sanitize(string(a.excerpt), maxBodyBytes)
-	result.RetryAfter = parseRetryAfter(a.retryAfter, now)
+	result.RetryAfter = a.retryAfter.wait(now)
 	if a.code == http.StatusGone {
 		result.Outcome = Gone
 	}
