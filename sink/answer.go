@@ -34,8 +34,8 @@ type head struct {
 	length     int64         // Content-Length, or -1
 	chunked    bool          // takes precedence over length (RFC 9112, section 6.3)
 	last       bool          // no other request may follow on the connection
-	keepFor    time.Duration // the timeout of Keep-Alive, or -1
-	retryAfter string
+	keepFor    time.Duration // Keep-Alive: timeout, or -1
+	retryAfter retryAfter
 	location   string
 }
 
@@ -85,11 +85,13 @@ func parseHead(b []byte) (head, error) {
 	return h, nil
 }
 
-// framing is what the header fields say about the length of the answer and about its connection.
+// framing is what the fields say of the length of an answer and of its connection, and what else is
+// known while they are read.
 type framing struct {
 	old             bool // the version is before HTTP/1.1
 	coded           bool // there is a Transfer-Encoding
 	closes, keepsOn bool // Connection has close, or keep-alive
+	asked           bool // there is a usable Retry-After
 }
 
 // parseStatusLine parses HTTP/x.y, a blank, three digits, and a reason, which it ignores (RFC 9112,
@@ -113,8 +115,8 @@ func parseStatusLine(line []byte) (h head, old bool, err error) {
 	return h, line[major] == '0' || string(line[major:minor+1]) == "1.0", nil
 }
 
-// field reads one header field into h and f. If Retry-After or Location occurs twice, the first one
-// counts.
+// field reads one header field into h and f. The first usable Retry-After counts, and the first
+// Location.
 func (h *head) field(name, value []byte, f *framing) error {
 	switch {
 	case foldsTo(name, "content-length"):
@@ -136,8 +138,8 @@ func (h *head) field(name, value []byte, f *framing) error {
 		}
 	case foldsTo(name, "keep-alive"):
 		h.keepFor = keepAliveTimeout(value)
-	case foldsTo(name, "retry-after") && h.retryAfter == "":
-		h.retryAfter = string(value)
+	case foldsTo(name, "retry-after") && !f.asked:
+		h.retryAfter, f.asked = parseRetryAfter(string(value))
 	case foldsTo(name, "location") && h.location == "":
 		h.location = string(value)
 	}

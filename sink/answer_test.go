@@ -145,7 +145,7 @@ func TestAnswer_RefusesWhatIsNotHTTP(t *testing.T) {
 
 func TestAnswer_KnowsTheFieldsThatItNeeds(t *testing.T) {
 	h, _, _, _, err := readAnswer("HTTP/1.1 503 No\r\nretry-after: 7\r\nRetry-After: 8\r\nLOCATION: /x \r\nLocation: /y\r\nKeep-Alive: max=3, Timeout=5\r\nContent-Length: 0\r\n\r\n", false)
-	if err != nil || h.retryAfter != "7" || h.location != "/x" || h.keepFor != 5*time.Second {
+	if err != nil || h.retryAfter.seconds != 7*time.Second || h.location != "/x" || h.keepFor != 5*time.Second {
 		t.Errorf("%+v, %v", h, err)
 	}
 	for value, want := range map[string]time.Duration{

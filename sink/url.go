@@ -70,20 +70,31 @@ func (w *Webhook) parseURL(raw string) (*url.URL, error) {
 }
 
 // escapeQuery percent-encodes the characters that RFC 3986, section 3.4, does not allow in a query.
-// Without that many servers answer 400. Existing escapes stay as they are.
+// Without that many servers answer 400. Existing escapes stay as they are, and a % that encodes
+// nothing is encoded itself.
 func escapeQuery(query string) string {
-	if !strings.ContainsFunc(query, notInQuery) {
+	if !strings.ContainsFunc(query, notInQuery) && !strings.Contains(query, "%") {
 		return query
 	}
 	var b strings.Builder
 	for i := range len(query) {
-		if c := query[i]; notInQuery(rune(c)) || c >= 0x80 {
+		if c := query[i]; notInQuery(rune(c)) || c >= 0x80 || c == '%' && !isEncoded(query[i:]) {
 			fmt.Fprintf(&b, "%%%02X", c)
 		} else {
 			b.WriteByte(c)
 		}
 	}
 	return b.String()
+}
+
+// isEncoded reports whether s begins with an encoded byte.
+func isEncoded(s string) bool {
+	if len(s) < len("%20") || s[0] != '%' {
+		return false
+	}
+	_, first := hexValue(s[1])
+	_, second := hexValue(s[2])
+	return first && second
 }
 
 func notInQuery(r rune) bool { return r <= ' ' || r > '~' || strings.ContainsRune("\"<>[]\\^`{|}#", r) }

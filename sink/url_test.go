@@ -4,6 +4,8 @@ import (
 	"net/url"
 	"strings"
 	"testing"
+
+	"github.com/quintago/webhook-agent/secret"
 )
 
 func TestCheckURL_SaysWhatIsWrong(t *testing.T) {
@@ -102,6 +104,35 @@ func TestCheckURL_AcceptsWhatTheConfigurationOpens(t *testing.T) {
 	}
 }
 
+// What stands in a URL and may not in a request line is encoded, and what is encoded stays.
+func TestTarget_AsksForWhatIsAllowedInARequestLine(t *testing.T) {
+	w := newTestWebhook(t, nil)
+	for raw, want := range map[string]string{
+		"":                          "/",
+		"/?":                        "/?",
+		"/a?x=1&y=%2F%c3%A9":        "/a?x=1&y=%2F%c3%A9",
+		"/a b/%20?x=a b":            "/a%20b/%20?x=a%20b",
+		"/?q=é<\">":                 "/?q=%C3%A9%3C%22%3E",
+		"/?z=%zz&w=100%":            "/?z=%25zz&w=100%25",
+		"/?%":                       "/?%25",
+		"/?%a":                      "/?%25a",
+		"/?%%20":                    "/?%25%20",
+		"/?%2%41":                   "/?%252%41",
+		"/?%é":                      "/?%25%C3%A9",
+		"/?%u00e9":                  "/?%25u00e9",
+		"/?f=%Y-%m-%d&e=%41%4a%4G%": "/?f=%25Y-%25m-%25d&e=%41%4a%254G%25",
+	} {
+		target := w.Target("http://h.example"+raw, secret.New("secret"))
+		if err := target.Err(); err != nil {
+			t.Errorf("%q: %v", raw, err)
+			continue
+		}
+		if got, _, _ := strings.Cut(string(target.start), " HTTP/1.1\r\n"); got != "POST "+want {
+			t.Errorf("%q is asked for by %q, want %q", raw, got, want)
+		}
+	}
+}
+
 func TestRedactURL_KeepsSchemeAndHostOnly(t *testing.T) {
 	for raw, want := range map[string]string{
 		"https://user:sentinel@h.example:8443/sentinel?t=sentinel#sentinel": "https://h.example:8443",
@@ -134,6 +165,9 @@ func FuzzCheckURL(f *testing.F) {
 		// What is accepted means the same to whoever parses it again.
 		if again, err := url.Parse(u.String()); err != nil || again.Host != u.Host {
 			t.Errorf("%q is read as %v, then as %v (%v)", raw, u, again, err)
+		}
+		if _, err := url.PathUnescape(u.RawQuery); err != nil || escapeQuery(u.RawQuery) != u.RawQuery {
+			t.Errorf("%q has the query %q (%v)", raw, u.RawQuery, err)
 		}
 	})
 }

@@ -243,7 +243,7 @@ func resultOf(a *answer, asked *url.URL, now time.Time) Result {
 	result := failed(classifyStatus(a.code, asked, a.location))
 	result.Code = a.code // a status 000 looks like no status line here; only the sentence shows it
 	result.Response = Sanitize(string(a.excerpt), maxBodyBytes)
-	result.RetryAfter = parseRetryAfter(a.retryAfter, now)
+	result.RetryAfter = a.retryAfter.wait(now)
 	if a.code == http.StatusGone {
 		result.Outcome = Gone
 	}
