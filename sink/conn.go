@@ -49,11 +49,13 @@ type conn struct {
 	peeked error   // the result of peek
 	unread [1]byte // the buffer that alive reads into
 
-	ends    time.Time     // it is not used after this time (connAge)
-	reused  bool          // an exchange was made before
-	used    time.Time     // the end of the last exchange
-	keepFor time.Duration // the server closes it after this time without a request; -1 if it does not say
-	until   time.Time     // when it will have been idle for too long
+	ends   time.Time // it is not used after this time (connAge)
+	reused bool      // an exchange was made before
+	used   time.Time // the end of the last exchange
+	// keepFor is the time without a request after which the server closes the connection, or -1 if
+	// the server does not say.
+	keepFor time.Duration
+	until   time.Time // when it will have been idle for too long
 }
 
 func newConn(c net.Conn, o origin, ends time.Time) *conn {
@@ -63,7 +65,8 @@ func newConn(c net.Conn, o origin, ends time.Time) *conn {
 		raw = t.NetConn()
 	}
 	if s, ok := raw.(syscall.Conn); ok {
-		nc.socket, _ = s.SyscallConn() // without one, alive cannot look; the next exchange notices an end
+		// Without a socket alive cannot look, and the next exchange notices an end.
+		nc.socket, _ = s.SyscallConn()
 	}
 	nc.peek = func(fd uintptr) {
 		var b [1]byte

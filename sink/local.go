@@ -21,9 +21,10 @@ type Fault string
 const (
 	FaultDescriptors Fault = "descriptors" // the process, or the host, may open no more files
 	FaultMemory      Fault = "memory"      // the kernel has no memory for another connection
-	FaultPorts       Fault = "ports"       // all local ports for connections to this address are in use
-	FaultRoute       Fault = "route"       // this host has no route to anywhere
-	FaultResolver    Fault = "resolver"    // the host's DNS resolver answers for no name
+	// All local ports for connections to this address are in use.
+	FaultPorts    Fault = "ports"
+	FaultRoute    Fault = "route"    // this host has no route to anywhere
+	FaultResolver Fault = "resolver" // the host's DNS resolver answers for no name
 )
 
 // Faults lists every Fault.
@@ -51,7 +52,8 @@ func (w *Webhook) local(began time.Time, err error, f failure) (Fault, string) {
 		if !w.names.answered(began, f.host) {
 			return FaultResolver, "this host's DNS resolver answers for no name: look at /etc/resolv.conf and at the servers that it names"
 		}
-	case errors.Is(err, syscall.EADDRNOTAVAIL) && (!toIPv6(err) || w.routes("udp6")): // a host without IPv6 gives this error for every IPv6 address
+	// A host without IPv6 gives this error for every IPv6 address.
+	case errors.Is(err, syscall.EADDRNOTAVAIL) && (!toIPv6(err) || w.routes("udp6")):
 		return FaultPorts, "this host has no port left for another connection: widen net.ipv4.ip_local_port_range"
 	case errors.Is(err, syscall.ENETUNREACH) && !w.routes("udp4") && !w.routes("udp6"):
 		return FaultRoute, "this host has no route to anywhere: look at its network"
@@ -198,7 +200,8 @@ func (n *names) ask(known []string) bool {
 		resolver = net.DefaultResolver
 	}
 	known = known[max(0, len(known)-knownNames):]
-	answers := make(chan bool, 1+len(known)) // each question sends once; the room lets the late ones end
+	// Each question sends once. The room lets the late ones end.
+	answers := make(chan bool, 1+len(known))
 	question := func(ask func() error) {
 		err := panics.Catch(ask)
 		dns, isDNS := errors.AsType[*net.DNSError](err)

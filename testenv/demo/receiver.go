@@ -30,7 +30,8 @@ func startReceiver(venues []*venue, tally *tally, out *printer) (base string, cl
 		return "", nil, fmt.Errorf("start the receiver: %w", err)
 	}
 	server := &http.Server{Handler: receiver, ReadHeaderTimeout: 10 * time.Second}
-	served := make(chan error, 1) // the goroutine below sends once; it ends when the server is closed
+	// The goroutine below sends once; it ends when the server is closed.
+	served := make(chan error, 1)
 	go func() { served <- server.Serve(listener) }()
 	closeAll = func() {
 		_ = server.Close()

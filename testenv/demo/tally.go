@@ -115,7 +115,8 @@ func (t *tally) arrived(r testenv.Received, status int) arrival {
 	}
 	i := slices.IndexFunc(e.open, func(endpoint *endpoint) bool { return endpoint.path == r.Path })
 	if i < 0 || status >= 300 {
-		return a // it is a duplicate, which at least once allows, or will come again after a failure
+		// It is a duplicate, which at least once allows, or will come again after a failure.
+		return a
 	}
 	e.open = slices.Delete(e.open, i, i+1)
 	t.n.accepted++

@@ -20,9 +20,12 @@ const (
 	ruleSignature rule = "signature" // a signature, or the time that it holds, is wrong
 	ruleTenant    rule = "tenant"    // an event went to an endpoint that has not subscribed to it
 	ruleDuplicate rule = "duplicate" // no fault, failure or replay explains a repetition
-	ruleUnseen    rule = "unseen"    // the position was ahead of what was recorded, and only the comparison with the outbox found the events
-	ruleLog       rule = "log"       // the log differs from what happened
-	ruleDisabled  rule = "disabled"  // an endpoint was disabled too early or too late, or got requests while disabled
+	// ruleUnseen: the position was ahead of what was recorded, and only the comparison with the
+	// outbox found the events.
+	ruleUnseen rule = "unseen"
+	ruleLog    rule = "log" // the log differs from what happened
+	// ruleDisabled: an endpoint was disabled too early or too late, or got requests while disabled.
+	ruleDisabled  rule = "disabled"
 	ruleRecovery  rule = "recovery"  // nothing was delivered for too long
 	ruleResources rule = "resources" // an agent keeps resources that it does not need any more
 	ruleProcess   rule = "process"   // an agent ended when it should not have, or in the wrong way
@@ -54,7 +57,9 @@ type figures struct {
 	lost       int
 	phantoms   int
 	retries    int // repetitions after a failure
-	resent     int // requests that an attempt sent again, because a kept connection ended without an answer
+	// resent counts requests that an attempt sent again, because a kept connection ended without an
+	// answer.
+	resent     int
 	unheard    int // repetitions because a broken network lost the answer
 	replayed   int // repetitions that the operator asked for
 	disabled   int // how often an endpoint was disabled
@@ -142,7 +147,8 @@ func (c *checker) gather() {
 		ends[a.N] = a
 	}
 	for _, r := range c.h.Requests {
-		s := &seen{request: r, end: r.At + c.h.Run.Timeout} // if it was under way at the end of the run
+		// The end is a guess for a request that was under way at the end of the run.
+		s := &seen{request: r, end: r.At + c.h.Run.Timeout}
 		if a, ended := ends[r.N]; ended {
 			s.end, s.status = a.At, a.Status
 		}

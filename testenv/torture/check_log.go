@@ -25,7 +25,9 @@ func (c *checker) checkLog() {
 			c.fail(ruleLog, "replay %s of %s has failed: %s", r.ID, r.Endpoint, r.Error)
 		}
 	}
-	rounds := map[string]int{} // by endpoint: how often it was replayed; each replay starts the numbers of attempts again
+	// rounds counts, by endpoint, how often it was replayed. Each replay starts the numbers of
+	// attempts again.
+	rounds := map[string]int{}
 	for _, r := range c.h.Replays {
 		rounds[r.Endpoint]++
 	}
@@ -85,7 +87,8 @@ func (c *checker) checkNumbers(key pairKey, p *pair, replays int) {
 
 // checkAnswers compares the answers that receivers gave with those that are recorded.
 func (c *checker) checkAnswers(key pairKey, p *pair) {
-	given, lost := map[int]int{}, map[int]int{} // by status; lost are answers that the agent may not know
+	// Both are by status. lost counts answers that the agent may not know.
+	given, lost := map[int]int{}, map[int]int{}
 	for _, s := range p.requests {
 		given[s.status]++
 		if c.explained(s) {

@@ -41,12 +41,13 @@ type runInfo struct {
 type behavior string
 
 const (
-	healthy   behavior = "healthy"
-	slow      behavior = "slow"      // after 300 to 900 ms
-	flaky     behavior = "flaky"     // one in five requests gets 500
-	resetting behavior = "resetting" // receives the request and resets the connection, until mend at the end
-	dead      behavior = "dead"      // nothing listens
-	hung      behavior = "hung"      // never answers
+	healthy behavior = "healthy"
+	slow    behavior = "slow"  // after 300 to 900 ms
+	flaky   behavior = "flaky" // one in five requests gets 500
+	// resetting receives the request and resets the connection, until mend at the end.
+	resetting behavior = "resetting"
+	dead      behavior = "dead" // nothing listens
+	hung      behavior = "hung" // never answers
 )
 
 // answers reports whether the endpoint can answer with success, at least at the end of the run.
@@ -103,9 +104,10 @@ type request struct {
 	Body     string `json:",omitempty"` // set if no request of the event had this hash before
 	// Quintago and Standard say what is wrong with the signature of each scheme. They are "" if it
 	// is valid.
-	Quintago, Standard string        `json:",omitempty"`
-	Ahead              time.Duration // Webhook-Timestamp minus the time of arrival, in whole seconds
-	Plan               int           // the status to answer with; 0 for none
+	Quintago, Standard string `json:",omitempty"`
+	// Ahead is Webhook-Timestamp minus the time of arrival, in whole seconds.
+	Ahead time.Duration
+	Plan  int // the status to answer with; 0 for none
 }
 
 // answer records how a request ended.

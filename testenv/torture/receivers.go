@@ -25,7 +25,8 @@ const maxBody = 4 << 20
 // customers plays all customers' servers: one listener, with a path for each endpoint. Each request
 // is written down before it is answered, and its answer after that.
 type customers struct {
-	endpoints map[string]*endpointInfo // by path, without the slash; complete before the first request
+	// endpoints is by path, without the slash. It is complete before the first request.
+	endpoints map[string]*endpointInfo
 	clock     stopwatch
 	requests  *journal[request]
 	answers   *journal[answer]

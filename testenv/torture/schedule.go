@@ -13,10 +13,11 @@ import (
 type kind string
 
 const (
-	kill        kind = "kill"        // kill -9 of an agent
-	crash       kind = "crash"       // kill -9 of PostgreSQL, all processes
-	terminate   kind = "terminate"   // pg_terminate_backend of all sessions of the agents
-	freeze      kind = "freeze"      // SIGSTOP of an agent for longer than a takeover takes, then SIGCONT
+	kill      kind = "kill"      // kill -9 of an agent
+	crash     kind = "crash"     // kill -9 of PostgreSQL, all processes
+	terminate kind = "terminate" // pg_terminate_backend of all sessions of the agents
+	// freeze is SIGSTOP of an agent for longer than a takeover takes, then SIGCONT.
+	freeze      kind = "freeze"
 	database    kind = "database"    // the network between an agent and PostgreSQL
 	receivers   kind = "receivers"   // the network between the agents and the receivers
 	upgrade     kind = "upgrade"     // SIGTERM of an agent, which is then started again
@@ -41,9 +42,11 @@ const (
 	stalled  = "stall"
 	refused  = "refuse"
 	dripping = "drip"
-	breaking = "reset"   // connections break every half second, and new ones are possible
-	deaf     = "deaf"    // what the agent sends passes, but nothing comes back
-	commits  = "commits" // every half second a connection breaks after a COMMIT was carried out, before its answer
+	breaking = "reset" // connections break every half second, and new ones are possible
+	deaf     = "deaf"  // what the agent sends passes, but nothing comes back
+	// commits breaks a connection after a COMMIT was carried out, before its answer, every half
+	// second.
+	commits = "commits"
 )
 
 // stroke is one fault of the schedule.
@@ -51,9 +54,11 @@ type stroke struct {
 	At     moment
 	Kind   kind
 	Target role
-	How    string        // how a network fails
-	Lasts  time.Duration // how long the fault holds; for a process that ends, how long until it starts again
-	Shift  time.Duration // how far a clock moves
+	How    string // how a network fails
+	// Lasts is how long the fault holds. For a process that ends, it is how long until it starts
+	// again.
+	Lasts time.Duration
+	Shift time.Duration // how far a clock moves
 }
 
 // String returns the stroke in the form in which it is printed before the run.

@@ -255,7 +255,8 @@ func dumpRows[T any](ctx context.Context, conn *pgx.Conn, dir, name, sql string,
 func hostOf(rawURL string) (string, error) {
 	u, err := url.Parse(rawURL)
 	if err != nil {
-		return "", errors.New("the database has no usable URL") // the text is not shown: it may hold a password
+		// The text is not shown: it may hold a password.
+		return "", errors.New("the database has no usable URL")
 	}
 	return u.Host, nil
 }

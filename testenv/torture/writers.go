@@ -102,7 +102,8 @@ func (w *writers) newTransaction(random *rand.Rand, name string) *transaction {
 		t.holds = time.Duration(between(random, 0.01, 0.2) * float64(time.Second))
 	}
 	if large {
-		t.holds += 300 * time.Millisecond // gives a consumer time to wrongly send what is not committed
+		// This gives a consumer time to wrongly send what is not committed.
+		t.holds += 300 * time.Millisecond
 	}
 	for i := range size {
 		now := time.Now().UTC().Truncate(time.Microsecond)
@@ -134,7 +135,8 @@ func (t *transaction) execute(ctx context.Context, conn *pgx.Conn) fate {
 		defer cancel()
 		_, err := conn.Exec(ctx, sql, args...)
 		if err != nil {
-			_ = conn.Close(ctx) // the state of this one is unknown, so the next transaction has a new one
+			// The state of this one is unknown, so the next transaction has a new one.
+			_ = conn.Close(ctx)
 		}
 		return err == nil
 	}
