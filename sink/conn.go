@@ -143,7 +143,7 @@ func (c *conn) exchange(ctx context.Context, deadline time.Time, m *message, see
 	whole := true
 	if _, err = c.Write(m.first); err != nil {
 		whole = false
-		a, err = c.lost(ctx, deadline, in, err)
+		a, err = c.earlyAnswer(ctx, deadline, in, err)
 	} else if m.rest == nil {
 		seen.reach(phaseHeaders)
 		a, err = receive(in)
@@ -177,10 +177,11 @@ func (c *conn) within(ctx context.Context, deadline time.Time, patience time.Dur
 	}
 }
 
-// lost is called when writing a request failed with err. It returns the answer that the server may
-// have sent before it stopped reading. Such an answer has arrived already, or never comes. On a
-// kept connection it would not belong to this request, so lost does not read there.
-func (c *conn) lost(ctx context.Context, deadline time.Time, in *incoming, err error) (answer, error) {
+// earlyAnswer is called when writing a request failed with err. It returns the answer that the
+// server may have sent before it stopped reading. Such an answer has arrived already, or never
+// comes. On a kept connection it would not belong to this request, so earlyAnswer does not read
+// there.
+func (c *conn) earlyAnswer(ctx context.Context, deadline time.Time, in *incoming, err error) (answer, error) {
 	if !isReset(err) || c.reused {
 		return answer{}, err
 	}

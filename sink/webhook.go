@@ -178,7 +178,7 @@ func (w *Webhook) rotate(ctx context.Context, r Request, start time.Time) (resul
 			// secret.
 			r.Target.postpone(signer)
 		case result.Code != 0:
-			r.Target.begin(signer)
+			r.Target.prefer(signer)
 		}
 		break
 	}

@@ -170,13 +170,13 @@ func (c *checker) gather() {
 }
 
 const (
-	// sentOn is how many times one attempt may send its request: it sends at once again if a kept
-	// connection ends without an answer.
-	sentOn = 3
-	// atOnce is the longest time between two such requests. The receiver may also notice the end of
-	// a connection so much later. The next attempt comes a second later at the earliest, so it is
-	// not confused with these.
-	atOnce = 250 * time.Millisecond
+	// sendsPerAttempt is how many times one attempt may send its request: it sends at once again if
+	// a kept connection ends without an answer.
+	sendsPerAttempt = 3
+	// resendWithin is the longest time between two such requests. The receiver may also notice the
+	// end of a connection so much later. The next attempt comes a second later at the earliest, so
+	// it is not confused with these.
+	resendWithin = 250 * time.Millisecond
 )
 
 // onePerAttempt returns one request for each attempt. It leaves out those that the same attempt has
@@ -184,9 +184,9 @@ const (
 func (c *checker) onePerAttempt(requests []*seen) (kept []*seen) {
 	sent := 1
 	for i, s := range requests {
-		if i+1 < len(requests) && sent < sentOn {
+		if i+1 < len(requests) && sent < sendsPerAttempt {
 			next := requests[i+1]
-			if gap := next.At - s.end; s.status == 0 && next.Agent == s.Agent && -atOnce <= gap && gap <= atOnce {
+			if gap := next.At - s.end; s.status == 0 && next.Agent == s.Agent && -resendWithin <= gap && gap <= resendWithin {
 				sent++
 				c.v.resent++
 				continue
