@@ -24,12 +24,13 @@ import (
 
 const (
 	Secret = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
-	// Patience is how long a test waits for what should come soon on a machine that is busy.
+	// Patience is how long a test waits for something that comes soon on a machine that is not
+	// busy.
 	Patience = 3 * time.Minute
 )
 
-// Config is a configuration for an agent on a test's database, in the role that the README describes, with short waits between
-// attempts.
+// Config returns a configuration for an agent on a test's database, with the role that the README
+// describes and with short waits between attempts.
 func Config(env *testenv.DB) *config.Config {
 	cfg := config.Default()
 	cfg.Database.URL = secret.New(env.LeastURL)
@@ -43,14 +44,15 @@ func Config(env *testenv.DB) *config.Config {
 	return cfg
 }
 
-// OwnersConfig is testConfig for an agent whose role owns the database, and so may mend what is published.
+// OwnersConfig does the same as Config, with a role that owns the database and so may repair what
+// is published.
 func OwnersConfig(env *testenv.DB) *config.Config {
 	cfg := Config(env)
 	cfg.Database.URL = secret.New(env.URL)
 	return cfg
 }
 
-// Agent is an agent in this process.
+// Agent is an agent that runs in this process.
 type Agent struct {
 	t    testing.TB
 	Log  *Buffer
@@ -59,7 +61,7 @@ type Agent struct {
 	Once sync.Once
 }
 
-// Start runs an agent, by run, until the test ends or end is called.
+// Start runs an agent by calling run, until the test ends or End is called.
 func Start(t testing.TB, cfg *config.Config, run func(context.Context, *config.Config, *slog.Logger) error) *Agent {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
@@ -70,7 +72,8 @@ func Start(t testing.TB, cfg *config.Config, run func(context.Context, *config.C
 	return r
 }
 
-// End stops the agent in good order and fails the test when it does not.
+// End stops the agent in good order. It fails the test if the agent returns an error or does not
+// end.
 func (r *Agent) End() {
 	r.t.Helper()
 	r.Once.Do(func() {
@@ -89,7 +92,7 @@ func (r *Agent) End() {
 	})
 }
 
-// WaitLog waits until the agent has logged a text.
+// WaitLog waits until the agent has logged text.
 func (r *Agent) WaitLog(text string) {
 	r.t.Helper()
 	testenv.Eventually(r.t, Patience, func() error {
@@ -102,14 +105,14 @@ func (r *Agent) WaitLog(text string) {
 
 var adminAddress = regexp.MustCompile(`admin=(\S+)`)
 
-// AdminURL returns where the agent's admin listener is.
+// AdminURL returns the URL of the agent's admin listener.
 func (r *Agent) AdminURL() string {
 	r.t.Helper()
 	r.WaitLog("admin=")
 	return "http://" + string(adminAddress.FindSubmatch(r.Log.Bytes())[1])
 }
 
-// Buffer is a bytes.Buffer for several goroutines.
+// Buffer is a bytes.Buffer that any number of goroutines may use.
 type Buffer struct {
 	mu  sync.Mutex
 	buf bytes.Buffer
@@ -143,7 +146,8 @@ func AddEvent(t testing.TB, env *testenv.DB, venue, eventType, data string) stri
 		`insert into webhooks.outbox (type, venue, data) values ($1, $2, $3::json) returning id`, eventType, venue, data)
 }
 
-// RefuseForgeries answers as a receiver written to the customers' page does.
+// RefuseForgeries gives the answer of a receiver that is written to the customers' page: it refuses
+// a request with a wrong signature.
 func RefuseForgeries(got testenv.Received) testenv.Answer {
 	if got.SignatureErr != nil {
 		return testenv.Answer{Status: 401}
@@ -151,7 +155,7 @@ func RefuseForgeries(got testenv.Received) testenv.Answer {
 	return testenv.Answer{}
 }
 
-// WaitStatus waits until the delivery of an event to an endpoint has a status.
+// WaitStatus waits until the delivery of an event to an endpoint has the status want.
 func WaitStatus(t testing.TB, env *testenv.DB, eventID, endpointID, want string) {
 	t.Helper()
 	testenv.Eventually(t, Patience, func() error {
@@ -174,7 +178,7 @@ func HostOf(t testing.TB, address string) string {
 	return u.Host
 }
 
-// ConfigText is a configuration file for a test's database at url.
+// ConfigText returns a configuration file for a test's database at url.
 func ConfigText(env *testenv.DB, url string) string {
 	return fmt.Sprintf("[database]\nurl = %q\n[outbox]\nslot = %q\n[network]\nallow_http = true\nallow_networks = [\"127.0.0.0/8\"]\n", url, env.Slot)
 }
@@ -189,7 +193,7 @@ func WriteFile(t testing.TB, text string) string {
 	return path
 }
 
-// Decode reads the JSON that a command printed.
+// Decode parses the JSON that a command has printed.
 func Decode[T any](t testing.TB, text string) (value T) {
 	t.Helper()
 	if err := json.Unmarshal([]byte(text), &value); err != nil {
@@ -198,7 +202,7 @@ func Decode[T any](t testing.TB, text string) (value T) {
 	return value
 }
 
-// Pass lets virtual time go by, and then everything settle that is due at that very time.
+// Pass lets virtual time pass, and then waits until everything that is due at that time has run.
 func Pass(d time.Duration) {
 	<-time.After(d)
 	synctest.Wait()

@@ -14,8 +14,8 @@ import (
 	"github.com/quintago/webhook-agent/testenv"
 )
 
-// Template prepares the database that those of the tests are clones of: the schema, and what the README grants to the role that
-// runs the agent.
+// Template prepares the database that the databases of the tests are clones of. It makes the
+// schema, and grants what the README grants to the role that runs the agent.
 func Template(ctx context.Context, url string) error {
 	cfg := config.Default()
 	cfg.Database.URL = secret.New(url)
@@ -35,5 +35,5 @@ func Template(ctx context.Context, url string) error {
 	return nil
 }
 
-// grants finds what the README gives to the role that runs the agent.
+// grants matches what the README grants to the role that runs the agent.
 var grants = regexp.MustCompile(`(?m)^GRANT (?s:.+?) TO ` + testenv.LeastRole + `;`)
