@@ -10,7 +10,8 @@ import (
 	"github.com/quintago/webhook-agent/testenv/agenttest"
 )
 
-// copyRows makes a database what a dump of another one restores: all rows of the agent's tables, on another server.
+// copyRows makes a database what a dump of another one restores: all rows of the agent's tables, on
+// another server.
 func copyRows(t *testing.T, from, to *testenv.DB) {
 	t.Helper()
 	for _, table := range []string{"outbox", "endpoints", "deliveries", "endpoint_health", "checkpoint", "replays"} {

@@ -12,7 +12,7 @@ import (
 	"github.com/quintago/webhook-agent/sink"
 )
 
-// agent is the process: what all terms share.
+// agent has what all terms of the process share.
 type agent struct {
 	cfg     *config.Config
 	log     *slog.Logger
@@ -27,29 +27,31 @@ type agent struct {
 	local   localFaults
 
 	suspects suspects
-	panicked sync.Map // places of panics that were logged
+	panicked sync.Map // the places of panics that are logged already
 }
 
-// outboxConfig returns the configuration of package outbox for the parts of the process, which count together.
+// outboxConfig returns the configuration of package outbox. All its users share the process's
+// counters.
 func (a *agent) outboxConfig() outbox.Config {
 	c := a.cfg.OutboxConfig()
 	c.Counts, c.Caught = &a.counts, a.caught
 	return c
 }
 
-// caught takes note of a panic: it is counted, and logged where it is the first of its place.
+// caught counts a panic, and logs it when it is the first at its place. Any goroutine may call it.
 func (a *agent) caught(p *panics.Error) {
 	a.metrics.panics.Inc()
 	if x, known := p.Subject.(outbox.Subject); known {
 		a.suspects.add(x)
 	}
-	if _, told := a.panicked.LoadOrStore(p.Place, true); !told {
+	if _, logged := a.panicked.LoadOrStore(p.Place, true); !logged {
 		a.log.Error("a fault of the agent itself; please report it. More panics at this place are only counted",
 			"place", p.Place, "panic", p.What, "stack", p.Stack)
 	}
 }
 
-// setAside reports whether the tailer is to pass over a change.
+// setAside reports whether the tailer is to skip a change. It logs and counts a change that is
+// skipped.
 func (a *agent) setAside(x outbox.Subject) bool {
 	aside := a.suspects.aside(x)
 	if aside {

@@ -15,40 +15,42 @@ import (
 )
 
 const (
-	// standbyInterval is how often an agent that waits tries to get the slot.
+	// standbyInterval is the wait between two tries to get the slot while another agent holds it.
 	standbyInterval = time.Second
 	// batchQueue is how many batches may wait between the tailer and the router.
 	batchQueue = 4
 )
 
-// candidate is this agent as it tries to lead with a slot, again and again: it waits for the slot, begins a term, and tries anew
-// when that is over. It is what outlives a term.
+// candidate is this agent as it tries to lead with a slot. It waits for the slot, begins a term,
+// and tries again when the term is over. A candidate outlives its terms.
 type candidate struct {
 	*agent
 	slot    *outbox.Slot
-	term    atomic.Pointer[term]   // in which this agent leads, nil while it does not
-	standby atomic.Bool            // another agent holds the slot
-	problem atomic.Pointer[string] // why there is no term
+	term    atomic.Pointer[term]   // the current term; nil while this agent does not lead
+	standby atomic.Bool            // reports that another agent holds the slot
+	problem atomic.Pointer[string] // why there is no term; nil before the first problem
 
-	// Of the goroutine of lead.
+	// The fields below belong to the goroutine of lead.
 	trouble backoff.Trouble // why nothing is delivered
-	warned  map[string]bool // warnings of the preflight that were logged
-	// undecodable is how far the stream had come when it met changes that cannot be decoded, zero when it has not: a slot that
-	// stands there or before has to be given up for a new one. A stream sets it, which has ended before the next try.
+	warned  map[string]bool // warnings of the preflight that are logged already
+	// undecodable is the position at which the stream met changes that cannot be decoded; zero when
+	// it has met none. A slot that stands there or before must be replaced by a new one. The
+	// stream's goroutine sets it, which has ended before the next try.
 	undecodable outbox.LSN
 	replaced    replacements
 }
 
-// newCandidate makes a candidate for a slot.
+// newCandidate returns a candidate for a slot. It starts nothing.
 func newCandidate(a *agent, slot *outbox.Slot) *candidate {
 	return &candidate{
 		agent: a, slot: slot, warned: map[string]bool{},
-		trouble: backoff.Trouble{Log: a.log, Level: slog.LevelError, Begins: "cannot stream the outbox; trying again"}, // "leading" is its end
+		// The log line "leading" says that the trouble is over.
+		trouble: backoff.Trouble{Log: a.log, Level: slog.LevelError, Begins: "cannot stream the outbox; trying again"},
 	}
 }
 
-// lead leads in one term after another until ctx ends. It returns an error only for what waiting does not mend, and only before
-// the first term.
+// lead leads in one term after the other until ctx ends. It returns an error only before the first
+// term, and only for a problem that waiting does not solve.
 func (c *candidate) lead(ctx context.Context) error {
 	ever := false
 	pace := newPace()
@@ -59,7 +61,8 @@ func (c *candidate) lead(ctx context.Context) error {
 			led, err = c.try(ctx)
 			return err
 		})()
-		c.db.Reset() // what the server or its settings have become shows on new connections only
+		// New connections see what the server and its settings are now; old ones may not.
+		c.db.Reset()
 		panicked, isPanic := errors.AsType[*panics.Error](err)
 		ever = ever || led
 		if led && (!isPanic && !isFatal(err) || time.Since(began) > soundConnection) {
@@ -76,7 +79,7 @@ func (c *candidate) lead(ctx context.Context) error {
 			return problem
 		}
 		switch {
-		case isPanic: // logged already
+		case isPanic: // agent.caught has logged it
 			text := panicked.Error()
 			c.problem.Store(&text)
 		case errors.Is(err, outbox.ErrFenced):
@@ -84,7 +87,7 @@ func (c *candidate) lead(ctx context.Context) error {
 		case errors.Is(err, errCoverage):
 			c.log.Warn(err.Error())
 		default:
-			c.tellProblem(err)
+			c.reportProblem(err)
 		}
 		if !backoff.Sleep(ctx, pace.next(err, time.Now())) {
 			return nil
@@ -92,8 +95,9 @@ func (c *candidate) lead(ctx context.Context) error {
 	}
 }
 
-// try makes one try to lead: it waits for the slot, takes over, and delivers until the term is over. It returns why that is, nil
-// when ctx ended it, and reports whether this agent has led.
+// try makes one try to lead: it waits for the slot, takes over, and delivers until the term is
+// over. led reports whether this agent has led. err says why the term ended, and is nil when ctx
+// ended it.
 func (c *candidate) try(ctx context.Context) (led bool, err error) {
 	tailer := outbox.NewTailer(c.outboxConfig(), c.log)
 	tailer.SetAside = c.setAside
@@ -105,7 +109,8 @@ func (c *candidate) try(ctx context.Context) (led bool, err error) {
 		return false, err
 	}
 
-	// The tailer runs from here on, so that its connection stays alive while the state is loaded.
+	// The tailer runs from here on, so that its connection stays alive while takeOver loads the
+	// state.
 	taking, broke := context.WithCancelCause(life.take)
 	batches, ended := make(chan *outbox.Batch, batchQueue), make(chan error, 1)
 	run := life.guarded(func() error { return tailer.Run(life.take, life.alive, batches) })
@@ -133,7 +138,7 @@ func (c *candidate) try(ctx context.Context) (led bool, err error) {
 	return led, err
 }
 
-// acquire waits until this agent holds the stream.
+// acquire waits until this agent holds the slot and the stream has started.
 func (c *candidate) acquire(ctx context.Context, tailer *outbox.Tailer) error {
 	if err := c.db.Ping(ctx); err != nil {
 		return err
@@ -167,20 +172,21 @@ func (c *candidate) acquire(ctx context.Context, tailer *outbox.Tailer) error {
 	}
 }
 
-// startStream starts the stream, with a new slot where there is none or where it must be given up. It returns ErrSlotActive while another
-// agent holds it.
+// startStream starts the stream. It makes a new slot when there is none, or when the slot must be
+// replaced. It returns ErrSlotActive while another agent holds the slot.
 func (c *candidate) startStream(ctx context.Context, tailer *outbox.Tailer) error {
 	replacing := false
 	replace := func(confirmed outbox.LSN) (bool, error) {
-		// The preflight has passed, so what could not be decoded may have been mended. Another agent may have made a new slot since.
+		// The preflight has passed, so the cause of the changes that cannot be decoded may be gone.
+		// Another agent may have made a new slot since.
 		if replacing = c.undecodable != 0 && confirmed <= c.undecodable; !replacing {
 			return false, nil
 		}
 		return true, c.replaced.tooSoon(time.Now())
 	}
 	from, err := c.slot.PrepareSlot(ctx, tailer, c.holder, replace, func(err error) {
-		c.standby.Store(false) // nobody leads
-		c.tellProblem(err)
+		c.standby.Store(false) // no other agent leads
+		c.reportProblem(err)
 	})
 	if err == nil {
 		err = tailer.Start(ctx, from)
@@ -195,8 +201,8 @@ func (c *candidate) startStream(ctx context.Context, tailer *outbox.Tailer) erro
 	return nil
 }
 
-// mendPublications makes what is missing of the publications where the agent's role may. What it may not make, the preflight and
-// recovery.look say.
+// mendPublications repairs the publications as far as the agent's role may. The preflight and
+// recovery.look report what it may not repair.
 func (c *candidate) mendPublications(ctx context.Context) {
 	mended, err := c.db.MendPublications(ctx)
 	for _, statement := range mended {
@@ -207,18 +213,19 @@ func (c *candidate) mendPublications(ctx context.Context) {
 	}
 }
 
-// hasWarned reports whether the preflight has found this problem.
+// hasWarned reports whether the preflight has found and logged this problem.
 func (c *candidate) hasWarned(p *outbox.Problem) bool { return c.warned[p.Thing+": "+p.Reason] }
 
-// noteUndecodable takes note of where a stream ended that met changes which cannot be decoded.
+// noteUndecodable stores the position at which a stream ended that met changes which cannot be
+// decoded.
 func (c *candidate) noteUndecodable(tailer *outbox.Tailer, err error) {
 	if errors.Is(err, outbox.ErrUndecodable) {
 		c.undecodable = tailer.Reached()
 	}
 }
 
-// takeOver begins a term: from here on earlier leaders record nothing. It returns the term with all of its parts, and the state of the
-// database that its router is to load.
+// takeOver begins a term. From then on earlier leaders can record nothing. It returns the complete
+// term, and the state of the database for its router to load.
 func (c *candidate) takeOver(ctx context.Context, life *lifetime, tailer *outbox.Tailer) (*term, outbox.State, error) {
 	held, err := c.slot.TakeOver(ctx, tailer, c.holder)
 	if err != nil {
@@ -269,13 +276,14 @@ func (c *candidate) takeOver(ctx context.Context, life *lifetime, tailer *outbox
 	return t, state, nil
 }
 
-// watchSlot keeps the metric of what the slot holds on the server's disk until ctx ends, also while this agent stands by or cannot
-// lead: that is when the disk fills. While it leads, term.watch does. An agent that leads before the first look has opened no connection
-// for it.
+// watchSlot updates the metric slot_retained_bytes until ctx ends, while this agent does not lead:
+// the server's disk may fill then. While it leads, term.watch does that. The first query comes
+// after one interval, so an agent that leads by then opens no connection for it.
 func (c *candidate) watchSlot(ctx context.Context) error {
 	for backoff.Sleep(ctx, c.vitals) {
 		if c.term.Load() == nil {
-			if bytes, err := c.slot.RetainedBytes(ctx); err == nil { // an error shows where the agent tries to lead
+			// An error is logged where the agent tries to lead.
+			if bytes, err := c.slot.RetainedBytes(ctx); err == nil {
 				c.metrics.vitals.retainedBytes.Set(float64(bytes))
 			}
 		}
@@ -283,14 +291,15 @@ func (c *candidate) watchSlot(ctx context.Context) error {
 	return nil
 }
 
-// tellProblem says why nothing is delivered: once in the log, and on /readyz.
-func (c *candidate) tellProblem(err error) {
+// reportProblem logs a problem, once, and shows it on /readyz.
+func (c *candidate) reportProblem(err error) {
 	text := err.Error()
 	c.problem.Store(&text)
 	c.trouble.Note(err)
 }
 
-// ready says what the agent is doing, or why it is not ready: another agent holds the slot, or the stream advances and is recorded.
+// ready returns what the agent is doing, or the reason why it is not ready. An agent is ready while
+// another one holds the slot, or while it leads and the stream advances and is recorded.
 func (c *candidate) ready() (string, error) {
 	if t := c.term.Load(); t != nil {
 		if err := t.unready(); err != nil {

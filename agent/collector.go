@@ -10,10 +10,12 @@ import (
 	"github.com/quintago/webhook-agent/panics"
 )
 
-// lookInterval is how old the numbers of the lanes may be that /metrics shows: a look goes through all lanes, and holds them up.
+// lookInterval is the greatest age of the counts over the lanes that /metrics shows. Counting goes
+// through all lanes and holds their mutex.
 const lookInterval = time.Second
 
-// gauges are the metrics that are read from the term as /metrics is asked for. They are zero while there is none.
+// gauges are the metrics that are read from the term when /metrics is asked for. They are zero
+// while there is no term.
 var gauges = []struct {
 	name, help string
 	read       func(*term, lanes.Stats) float64
@@ -39,7 +41,7 @@ func oneIf(is bool) float64 {
 	return 0
 }
 
-// collector reads gauges. It implements prometheus.Collector.
+// collector reads the gauges. It implements prometheus.Collector. Several goroutines may use it.
 type collector struct {
 	candidate *candidate
 	descs     []*prometheus.Desc
@@ -65,7 +67,8 @@ func (k *collector) Describe(descs chan<- *prometheus.Desc) {
 	}
 }
 
-// Collect implements prometheus.Collector. It is called on a goroutine of the library's, so a panic is caught here.
+// Collect implements prometheus.Collector. A goroutine of the library calls it, so it catches
+// panics itself.
 func (k *collector) Collect(metrics chan<- prometheus.Metric) {
 	values := make([]float64, len(gauges))
 	err := panics.Catch(func() error {
@@ -85,7 +88,7 @@ func (k *collector) Collect(metrics chan<- prometheus.Metric) {
 	}
 }
 
-// look returns what the lanes of a term hold.
+// look returns the counts over the lanes of a term, which are at most lookInterval old.
 func (k *collector) look(t *term) lanes.Stats {
 	k.mu.Lock()
 	defer k.mu.Unlock()

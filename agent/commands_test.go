@@ -13,7 +13,8 @@ import (
 // statusFailed is the exit status of a command that failed.
 const statusFailed = 1
 
-// command runs a command of the built agent on a test's database and returns the exit status and what it printed.
+// command runs a command of the built agent on a test's database and returns the exit status and
+// what it printed.
 func command(t *testing.T, env *testenv.DB, args ...string) (status int, stdout, stderr string) {
 	t.Helper()
 	return commandWith(t, agenttest.ConfigText(env, env.LeastURL), args...)

@@ -166,7 +166,8 @@ func (p *process) kill(t *testing.T) {
 	<-p.Ended()
 }
 
-// killing is when a process was killed. On a machine that is busy it may live on for a while after the signal.
+// killing is when a process was killed. On a machine that is busy it may live on for a while after
+// the signal.
 type killing struct{ signal, end time.Time }
 
 func (p *process) killTimed(t *testing.T) killing {
@@ -176,8 +177,9 @@ func (p *process) killTimed(t *testing.T) killing {
 	return killing{signal, time.Now()}
 }
 
-// wantEachOnce fails the test unless so many deliveries have arrived, with one body each, and only those again that had arrived within this
-// time before the agent was killed. It returns how many came again.
+// wantEachOnce fails the test unless exactly so many deliveries have arrived, each with one body. A
+// delivery may arrive again only if its first arrival was at most this long before the agent was
+// killed. It returns how many have arrived again.
 func wantEachOnce(t *testing.T, received []testenv.Received, deliveries int, kills []killing, before time.Duration) (duplicates int) {
 	t.Helper()
 	type key struct{ path, id string }
@@ -261,7 +263,8 @@ func TestP1P3_KillNineLosesNothingAndRepeatsOnlyTheLastSecond(t *testing.T) {
 	p.terminate(t)
 }
 
-// The position stands before a transaction until all that it fans out to is recorded, so whoever leads next gets all of it again.
+// The position stays before a transaction until all of its fan-out is recorded. So the next leader
+// gets all of it again.
 func TestP1P3_KillNineInTheMiddleOfALargeFanoutLosesNothing(t *testing.T) {
 	t.Parallel()
 	const endpoints, events = 120, 100

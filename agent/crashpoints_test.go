@@ -26,8 +26,9 @@ type crash struct {
 	least, most int
 }
 
-// crashes visits every point. Unless it says otherwise the agent delivers one event after the other, each to three endpoints,
-// when it dies: nothing but the attempts at one event can be unrecorded.
+// crashes visits every point. Unless it says otherwise the agent delivers one event after the
+// other, each to three endpoints, when it dies: nothing but the attempts at one event can be
+// unrecorded.
 var crashes = []crash{
 	{at: "after-read:2", provoke: (*scene).trickle},
 	{at: fmt.Sprintf("before-dial:%d", attemptsPerLead+1), provoke: (*scene).trickle},
@@ -45,10 +46,12 @@ var crashes = []crash{
 	{at: "in-sweep", before: (*scene).loseSlot, provoke: (*scene).justRun},
 }
 
-// attemptsPerLead are made at an event of the type lead.created: one to /steady, two to /flaky, two to /dead.
+// attemptsPerLead are made at an event of the type lead.created: one to /steady, two to /flaky, two
+// to /dead.
 const attemptsPerLead = 5
 
-// bulk is the number of events of the type payment.received: more than one step of a replay or of the sweep takes.
+// bulk is the number of events of the type payment.received: more than one step of a replay or of
+// the sweep takes.
 const bulk = 520
 
 func TestCrash_EveryPointIsVisited(t *testing.T) {
@@ -96,8 +99,8 @@ func TestP1P3_AKillAtEveryPointLosesNothingAndRepeatsOnlyWhatWasNotRecorded(t *t
 	}
 }
 
-// scene is a database with three endpoints, and the receiver that plays their servers. The connections to it pass a proxy,
-// which tells when those of a dead agent are gone.
+// scene is a database with three endpoints, and the receiver that plays their servers. The
+// connections to it pass a proxy, which tells when those of a dead agent are gone.
 type scene struct {
 	t        *testing.T
 	env      *testenv.DB
@@ -147,8 +150,8 @@ func (s *scene) addBulk() {
 	s.env.Exec(s.t, `insert into webhooks.outbox (type, venue, data) select 'payment.received', 'venue_1', to_json(i) from generate_series(1, $1) i`, bulk)
 }
 
-// trickle starts the agent and writes one event after the other, each when the last one has been recorded, until the agent has
-// died.
+// trickle starts the agent and writes one event after the other, each when the last one has been
+// recorded, until the agent has died.
 func (s *scene) trickle(l launch) *process {
 	s.t.Helper()
 	p := l.start(s.t, s.env)
@@ -175,7 +178,8 @@ func (s *scene) dropSchema() {
 	s.env.Exec(s.t, `drop schema webhooks cascade`)
 }
 
-// migrate dies in a migration, which must have left the schema and nothing else. The app is quick to use it.
+// migrate dies in a migration, which must have left the schema and nothing else. The app is quick
+// to use it.
 func (s *scene) migrate(l launch) *process {
 	s.t.Helper()
 	l.command = "migrate"
@@ -215,7 +219,8 @@ func (s *scene) replayBulk(l launch) *process {
 	return p
 }
 
-// loseSlot has the agent deliver some events, and then drops its slot and writes many more that no slot streams.
+// loseSlot has the agent deliver some events, and then drops its slot and writes many more that no
+// slot streams.
 func (s *scene) loseSlot() {
 	s.t.Helper()
 	p := s.launch().start(s.t, s.env)
@@ -296,7 +301,8 @@ func (s *scene) received() map[requestKey]int {
 	return received
 }
 
-// unrecorded returns how many requests of an agent that has died have arrived and are not on record.
+// unrecorded returns how many requests of an agent that has died have arrived and are not on
+// record.
 func (s *scene) unrecorded() int {
 	s.t.Helper()
 	testenv.Eventually(s.t, agenttest.Patience, func() error {
@@ -308,7 +314,8 @@ func (s *scene) unrecorded() int {
 	return s.repeated()
 }
 
-// repeated returns how many more requests have arrived than are on record. None may be on record that has not arrived.
+// repeated returns how many more requests have arrived than are on record. None may be on record
+// that has not arrived.
 func (s *scene) repeated() int {
 	s.t.Helper()
 	repeated, recorded := 0, s.recorded()
@@ -351,7 +358,8 @@ func (s *scene) check(unrecorded int, c crash) {
 		s.t.Errorf("%s came to %s, where it does not belong", k.eventID, k.path)
 	}
 
-	// Every failure on record is counted once: in the attempts of its delivery, and in the health of its endpoint.
+	// Every failure on record is counted once: in the attempts of its delivery, and in the health
+	// of its endpoint.
 	if ids := testenv.QueryAll[string](s.t, s.env, `select event_id from webhooks.deliveries d
 		where attempts - (status = 'succeeded')::int <> (select count(*) from webhooks.attempts a where a.event_id = d.event_id and a.endpoint_id = d.endpoint_id)`); len(ids) > 0 {
 		s.t.Errorf("these have other failed attempts than they count: %v", ids)

@@ -13,11 +13,12 @@ import (
 	"github.com/quintago/webhook-agent/testenv/agenttest"
 )
 
-// The tests of this file show what becomes of promise P2 (nothing is sent for a transaction that does not exist) when
-// PostgreSQL itself loses transactions whose COMMIT returned.
+// The tests of this file show what happens to promise P2 (nothing is sent for a transaction that
+// does not exist) when PostgreSQL itself loses transactions whose COMMIT has returned.
 
-// With synchronous_commit = off a crash loses the last transactions. The walsender sends only what is on disk, so none of them
-// was sent; an agent that polls the table would have seen and sent them.
+// With synchronous_commit = off a crash loses the last transactions. The walsender sends only what
+// is on disk, so none of them was sent; an agent that polls the table would have seen and sent
+// them.
 func TestP2_WhatACrashTakesBackWithSynchronousCommitOffWasNotSent(t *testing.T) {
 	t.Parallel()
 	cluster := testenv.NewCluster(t, testenv.Options{Settings: map[string]string{
@@ -30,7 +31,8 @@ func TestP2_WhatACrashTakesBackWithSynchronousCommitOffWasNotSent(t *testing.T) 
 
 	committed, rounds := 0, 5
 	for round := range rounds {
-		// They write until the crash, so that there is something that is not on disk at that moment.
+		// They write until the crash, so that there is something that is not on disk at that
+		// moment.
 		var writers errgroup.Group
 		var written atomic.Int64
 		for w := range 3 {
@@ -85,8 +87,9 @@ func TestP2_WhatACrashTakesBackWithSynchronousCommitOffWasNotSent(t *testing.T) 
 	t.Logf("%d of %d transactions were lost in %d crashes, none of them was sent", lost, committed, rounds)
 }
 
-// A standby that follows asynchronously lacks the last transactions when it is promoted, and with them events that were sent.
-// From PostgreSQL 17 on, synchronized_standby_slots keeps the stream back until the standby has them.
+// A standby that follows asynchronously lacks the last transactions when it is promoted, and with
+// them events that were sent. From PostgreSQL 17 on, synchronized_standby_slots keeps the stream
+// back until the standby has them.
 func TestP2_AnAsynchronousFailoverTakesBackWhatWasSentUnlessTheStreamWaits(t *testing.T) {
 	t.Parallel()
 	for _, waits := range []bool{false, true} {

@@ -21,10 +21,11 @@ import (
 	"github.com/quintago/webhook-agent/sink"
 )
 
-// TestEndpoints_EachEventGoesToThoseThatStoodThereWhenItWasCommitted plays random histories of the table of endpoints,
-// with every statement that the contract allows, between events, replays and loads of the state, against the router,
-// its subscriptions and the lanes. A naive model of the table says for each event which endpoints get a delivery, and
-// whether it is sent: exactly those of its venue (P5) with a matching pattern at that place of the history (P10).
+// The test plays random histories of the table of endpoints: every statement that the contract
+// allows, events, replays, and loads of the state. They go to the router, its subscriptions and the
+// lanes. A naive model of the table says for each event which endpoints get a delivery, and whether
+// it is sent: exactly those of its venue (P5) with a matching pattern at that place of the history
+// (P10).
 func TestEndpoints_EachEventGoesToThoseThatStoodThereWhenItWasCommitted(t *testing.T) {
 	t.Parallel()
 	histories := uint64(2000)
@@ -44,7 +45,7 @@ func TestEndpoints_EachEventGoesToThoseThatStoodThereWhenItWasCommitted(t *testi
 	}
 }
 
-// endpointStatements are what an app may do to endpoints, with how often it does it.
+// endpointStatements are the statements that an app may run on endpoints, with their frequency.
 var endpointStatements = []struct {
 	weight int
 	name   string
@@ -69,13 +70,14 @@ var endpointStatements = []struct {
 	{1, "truncate", (*endpointsPlay).truncate},
 }
 
-// endpointsTable is webhooks.endpoints, with the changes that the statements of a transaction have made to it.
+// endpointsTable is webhooks.endpoints, with the changes that the statements of a transaction have
+// made to it.
 type endpointsTable struct {
 	rows    map[string]outbox.Endpoint
 	changes []outbox.Change
 }
 
-// modelKey is a delivery, and fate what may become of it.
+// modelKey identifies a delivery, and fate is what may happen to it.
 type (
 	modelKey struct{ endpointID, eventID string }
 	fate     uint8
@@ -93,7 +95,7 @@ func (f fate) String() string {
 // server is where an endpoint of a venue has had its events sent.
 type server struct{ endpointID, url, venue string }
 
-// modelRow is an endpoint as the model sees it at the place of the history that the router has come to.
+// modelRow is an endpoint of the model at the place of the history that the router has reached.
 type modelRow struct {
 	outbox.Endpoint
 	life int // counts how often the id was registered
@@ -116,7 +118,7 @@ type endpointsPlay struct {
 	wide    bool // a venue has so many endpoints that events go through the backlog
 
 	table   endpointsTable      // all that is committed
-	view    map[string]modelRow // what the stream has told so far
+	view    map[string]modelRow // what the stream has brought so far
 	want    map[modelKey]fate
 	open    map[modelKey]int // life of the endpoint of those that want fateSent and may still become missed
 	stalled bool
@@ -172,7 +174,7 @@ func playEndpoints(t *testing.T, seed uint64, webhook *sink.Webhook, m *metrics)
 	p.play()
 }
 
-// play makes the history and has everything end.
+// play plays the history and waits for the end of everything.
 func (p *endpointsPlay) play() {
 	p.insert(&p.table)
 	p.table.changes = nil
@@ -196,7 +198,7 @@ func (p *endpointsPlay) play() {
 	p.compare()
 }
 
-// compare compares what came of each event with what the model says.
+// compare compares what happened to each event with the model.
 func (p *endpointsPlay) compare() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -250,7 +252,7 @@ func (p *endpointsPlay) route(parts []*outbox.Batch) {
 	p.settle()
 }
 
-// see has the model take note of a change at its place in the history.
+// see applies a change to the model, at its place in the history.
 func (p *endpointsPlay) see(b *outbox.Batch, c outbox.Change) {
 	loaded := p.router.snapshot.Sees(b.XID)
 	switch {
@@ -278,8 +280,8 @@ func (p *endpointsPlay) see(b *outbox.Batch, c outbox.Change) {
 	}
 }
 
-// become gives the model's endpoint its next row, nil when it is gone. What waits for one that is not sent to any more
-// is missed, unless it was sent before.
+// become gives the model's endpoint its next row; nil means that it is gone. When it is not sent to
+// any more, what waits for it becomes missed, unless it was sent before.
 func (p *endpointsPlay) become(id string, row *outbox.Endpoint) {
 	before, existed := p.view[id]
 	after := modelRow{life: before.life}
@@ -330,8 +332,8 @@ func (p *endpointsPlay) stall(stalled bool) {
 	p.settle()
 }
 
-// expand has the router go on with its backlog. An endpoint that is not sent to at this moment does not get what was
-// waiting for it there.
+// expand lets the router continue its backlog. An endpoint that is off at this moment does not get
+// what waited for it there.
 func (p *endpointsPlay) expand() {
 	if len(p.router.backlog.queue) == 0 {
 		return
@@ -355,7 +357,8 @@ func (p *endpointsPlay) expand() {
 	p.settle()
 }
 
-// reload has the router load a state that the stream has not come to yet, and then routes what leads there.
+// reload loads a state into the router that is ahead of the stream, and then routes the
+// transactions up to it.
 func (p *endpointsPlay) reload() {
 	p.say("ahead of a reload:")
 	var ahead []*outbox.Batch
@@ -392,7 +395,7 @@ func (p *endpointsPlay) loads() outbox.State {
 	return s
 }
 
-// naivelyWants says what patterns mean, those that are right.
+// naivelyWants reports whether valid patterns match.
 func naivelyWants(patterns []string, of string) bool {
 	return slices.ContainsFunc(patterns, func(pattern string) bool {
 		prefix, below := strings.CutSuffix(pattern, ".*")
@@ -406,7 +409,8 @@ func naivelyOn(e *outbox.Endpoint) bool {
 	return !e.Disabled && len(e.Events) > 0 && !wrong && strings.HasPrefix(e.URL.Reveal(), "https://v") && e.Secret.Reveal() != ""
 }
 
-// attempt is lanesConfig.attempt: a server that takes everything, and watches that it is its venue's.
+// attempt is lanes.Config.Attempt. It is a server that accepts everything, and checks that each
+// event is of its own venue.
 func (p *endpointsPlay) attempt(_ context.Context, r sink.Request) sink.Result {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -425,7 +429,7 @@ func (p *endpointsPlay) attempt(_ context.Context, r sink.Request) sink.Result {
 	return sink.Result{Code: 200}
 }
 
-// track stands for Ledger.Track.
+// track replaces Ledger.Track.
 func (p *endpointsPlay) track(_ context.Context, b *outbox.Tracked) error {
 	p.mu.Lock()
 	for _, d := range b.Deliveries {
@@ -448,7 +452,7 @@ func (p *endpointsPlay) track(_ context.Context, b *outbox.Tracked) error {
 	return p.record(b.Records...)
 }
 
-// take stands for Ledger.Write.
+// take replaces Ledger.Write.
 func (p *endpointsPlay) take(_ context.Context, entries ...outbox.Entry) error {
 	for _, e := range entries {
 		switch e := e.(type) {

@@ -119,7 +119,8 @@ func (p *endpointsPlay) truncate(table *endpointsTable) {
 	p.say("    truncate")
 }
 
-// transaction commits statements, events and replays to the table, and returns what the stream tells of it.
+// transaction commits statements, events and replays to the table, and returns what the stream
+// brings of it.
 func (p *endpointsPlay) transaction() (parts []*outbox.Batch) {
 	p.now = p.now.Add(time.Second)
 	p.xid++

@@ -6,24 +6,29 @@ import (
 	"github.com/quintago/webhook-agent/outbox"
 )
 
-// The stream is in commit order, and what an event fans out to has no bound: a venue may have thousands of endpoints,
-// and a transaction thousands of events. Everything is therefore done in pieces, and an event that is wanted by many
-// endpoints does not keep the next transaction waiting: the router puts it into the backlog with the endpoints that
-// wanted it at that moment, goes on with the stream, and hands over a piece of the backlog now and then. The ledger
-// holds the watermark before the transaction until the last piece is recorded (outbox.Hold), so an agent that dies
-// meanwhile gets the transaction again, and passes over what has its row.
+// The stream is in commit order, and the fan-out of an event has no limit: a venue may have
+// thousands of endpoints, and a transaction thousands of events. So everything is done in pieces.
+//
+// An event that many endpoints want must not delay the next transaction. The router puts it into
+// the backlog, together with the endpoints that want it at that moment. It goes on with the stream,
+// and hands over a piece of the backlog now and then. The ledger keeps the position before the
+// transaction until the last piece is recorded (outbox.Hold). So an agent that dies meanwhile gets
+// the transaction again, and skips the deliveries that have a row.
 
 const (
 	// pieceLength is how many deliveries are looked up, offered and tracked at a time.
 	pieceLength = 1000
-	// wideFanout is how many endpoints must want an event for it to be put into the backlog, once its transaction has
-	// brought a piece of deliveries. One that has brought longTransaction puts every event there that more than one wants.
+	// wideFanout is how many endpoints must want an event for it to go to the backlog, once its
+	// transaction has brought pieceLength deliveries. When a transaction has brought
+	// longTransaction deliveries, each further event goes to the backlog that more than one
+	// endpoint wants.
 	wideFanout      = 32
 	longTransaction = 5 * pieceLength
-	// backlogShare is the part of the memory for events that the backlog may take. While it takes more, the stream
-	// waits.
+	// backlogShare is the part of delivery.queue_memory that the backlog may use: an eighth. The
+	// stream waits while the backlog uses more.
 	backlogShare = 8
-	// subscriptionBytes is what one place in a list of endpoints takes, and wideEventBytes an event beside its data.
+	// subscriptionBytes is the memory of one element in a list of subscriptions. wideEventBytes is
+	// that of an event without its data.
 	subscriptionBytes = 8
 	wideEventBytes    = 512
 )
@@ -33,12 +38,12 @@ type matched struct {
 	event     *outbox.Event
 	at        outbox.Subject
 	committed time.Time
-	loaded    bool // the state that was loaded contains its transaction
-	deferred  bool // it was put into the backlog
+	loaded    bool // the loaded state contains its transaction
+	deferred  bool // it went to the backlog
 	envelope  []byte
 }
 
-// body returns the envelope, which all deliveries share.
+// body returns the envelope. All deliveries of the event share it.
 func (m *matched) body() []byte {
 	if m.envelope == nil {
 		m.envelope = m.event.Envelope()
@@ -46,7 +51,7 @@ func (m *matched) body() []byte {
 	return m.envelope
 }
 
-// pairing is an event with an endpoint that wants it.
+// pairing is an event and one endpoint that wants it.
 type pairing struct {
 	*matched
 	sub *subscription
@@ -55,21 +60,23 @@ type pairing struct {
 // wide is an event in the backlog.
 type wide struct {
 	*matched
-	subs  []*subscription // those that wanted it when it was committed, shared by events of the same type
-	next  int             // of subs
+	// Those that wanted it when it was committed; events of the same type share the list.
+	subs  []*subscription
+	next  int // index of the next one in subs
 	hold  *outbox.Hold
-	last  bool // no other event has the same hold after it
+	last  bool // it is the last event with this hold
 	bytes int
 }
 
-// backlog holds the events that many endpoints want, in commit order. It belongs to the router's goroutine.
+// backlog has the events that many endpoints want, in commit order. It belongs to the router's
+// goroutine.
 type backlog struct {
 	queue []*wide
 	bytes int
-	keys  map[eventKey]int // how often an event stands in queue
+	keys  map[eventKey]int // how often each event is in queue
 
-	// shared is the list of the latest event, for the next one of the same venue and type. It is good until a
-	// subscription changes.
+	// shared is the list of subscriptions of the latest event. The next event of the same venue and
+	// type uses it too, until a subscription changes (sharedIsCurrent).
 	shared          []*subscription
 	venue, typ      string
 	pieceTook       time.Duration
@@ -77,7 +84,7 @@ type backlog struct {
 	sharedIsCurrent bool
 }
 
-// eventKey is what tells an event from others.
+// eventKey identifies an event.
 type eventKey struct {
 	id, venue, typ string
 	created        int64
@@ -85,15 +92,16 @@ type eventKey struct {
 
 func keyOf(e *outbox.Event) eventKey { return eventKey{e.ID, e.Venue, e.Type, e.Created.UnixMicro()} }
 
-// holds reports whether an event waits in the backlog.
+// holds reports whether an event is in the backlog.
 func (b *backlog) holds(e *outbox.Event) bool { return b.keys[keyOf(e)] > 0 }
 
-// add puts an event at the end.
+// add appends an event.
 func (b *backlog) add(m *matched, subs []*subscription, hold *outbox.Hold) {
 	m.deferred = true
 	w := &wide{matched: m, hold: hold, bytes: len(m.event.Data) + wideEventBytes}
 	if !b.sharedIsCurrent || b.venue != m.event.Venue || b.typ != m.event.Type {
-		b.shared = append([]*subscription(nil), subs...) // subs is used again for the next event
+		// The caller reuses subs for the next event.
+		b.shared = append([]*subscription(nil), subs...)
 		b.venue, b.typ, b.sharedIsCurrent = m.event.Venue, m.event.Type, true
 		w.bytes += subscriptionBytes * len(subs)
 	}
@@ -106,7 +114,8 @@ func (b *backlog) add(m *matched, subs []*subscription, hold *outbox.Hold) {
 	b.queue = append(b.queue, w)
 }
 
-// piece takes the next deliveries of one hold out.
+// piece takes up to pieceLength deliveries of one hold out of the backlog. last reports that the
+// hold has no further ones.
 func (b *backlog) piece() (pairings []pairing, hold *outbox.Hold, last bool) {
 	hold = b.queue[0].hold
 	for len(b.queue) > 0 && len(pairings) < pieceLength && !last {
@@ -126,19 +135,20 @@ func (b *backlog) piece() (pairings []pairing, hold *outbox.Hold, last bool) {
 		}
 		b.queue[0] = nil
 		if b.queue = b.queue[1:]; len(b.queue) == 0 {
-			b.queue, b.shared, b.sharedIsCurrent = nil, nil, false // frees what it has walked along
+			b.queue, b.shared, b.sharedIsCurrent = nil, nil, false // frees the underlying array
 		}
 	}
 	return pairings, hold, last
 }
 
-// due reports whether the backlog has its turn while the stream has more: each gets half of the time.
+// due reports whether it is the backlog's turn although the stream has more. Each gets half of the
+// time.
 func (b *backlog) due() bool {
 	return len(b.queue) > 0 && time.Since(b.pieceEnded) >= b.pieceTook
 }
 
-// isWide reports whether an event for n endpoints is put into the backlog, given how many deliveries its transaction has
-// brought before.
+// isWide reports whether an event that n endpoints want goes to the backlog. before is how many
+// deliveries its transaction has brought so far.
 func isWide(n, before int) bool {
 	return n >= wideFanout && before+n > pieceLength || n > 1 && before > longTransaction
 }

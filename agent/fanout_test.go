@@ -88,7 +88,7 @@ func TestRouter_AFanoutThatIsNotWideTakesNoDetour(t *testing.T) {
 	})
 }
 
-// What an endpoint was when the event was committed decides, also while the event waits.
+// The state of the endpoint when the event was committed decides, also while the event waits.
 func TestRouter_TheBacklogGoesByTheSubscriptionsOfTheCommit(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		rt := newRouterTest(t)
@@ -139,7 +139,7 @@ func TestRouter_ARowThatMovesWhileItWaitsInTheBacklogIsNotTakenTwice(t *testing.
 		if n := len(rt.backlog.queue); n != 1 {
 			t.Errorf("the backlog holds %d events, want the one", n)
 		}
-		other, another := event("e1"), event("e1") // of other venues or types: ids alone tell nothing
+		other, another := event("e1"), event("e1") // of other venues or types: an id alone does not identify an event
 		other.Event.Venue, another.Event.Type = "venue_2", "lead.updated"
 		elsewhere := row("elsewhere")
 		elsewhere.Venue = "venue_2"
@@ -150,7 +150,8 @@ func TestRouter_ARowThatMovesWhileItWaitsInTheBacklogIsNotTakenTwice(t *testing.
 	})
 }
 
-// A restart in the middle of a transaction looks up what it has recorded of each piece, and no more than that.
+// After a restart in the middle of a transaction, the router looks up the rows of one piece at a
+// time.
 func TestRouter_LooksPiecesUpUntilTheDatabaseAnswers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		rt := newRouterTest(t)

@@ -10,8 +10,8 @@ import (
 	"github.com/quintago/webhook-agent/testenv/agenttest"
 )
 
-// The tests of this file put each fault of the proxy once between the agent and PostgreSQL, and between the agent and a
-// customer's server, while events are written, and take it away again.
+// The tests of this file put each fault of the proxy once between the agent and PostgreSQL, and
+// between the agent and a customer's server, while events are written, and take it away again.
 
 // fault is something that happens to a network, and how long it stays.
 type fault struct {
@@ -87,7 +87,8 @@ func TestFaults_OfTheDatabasesNetworkLoseAndRepeatNothing(t *testing.T) {
 				}
 				return nil
 			})
-			// The agent has lived on with its results, so nothing is repeated, whatever became of its connections.
+			// The agent has lived on with its results, so nothing is repeated, whatever became of
+			// its connections.
 			seen := map[string]int{}
 			for _, got := range r.Received() {
 				if seen[got.Path+got.ID]++; seen[got.Path+got.ID] == 2 {
@@ -139,8 +140,9 @@ func TestFaults_OfACustomersNetworkAreRetriedAndHoldUpNoOther(t *testing.T) {
 			if n := testenv.QueryOne[int](t, env, `select count(*) from webhooks.attempts where endpoint_id = $1`, sound); n != 0 {
 				t.Errorf("%d attempts to the endpoint without a fault failed", n)
 			}
-			// What arrived again had failed before, as far as the agent could know, or had come on a connection that was kept and then
-			// ended before a byte of an answer: that is sent once more within the same attempt.
+			// What arrived again had failed before, as far as the agent could know, or had come on
+			// a connection that was kept and then ended before a byte of an answer: that is sent
+			// once more within the same attempt.
 			requests, recorded := 0, testenv.QueryOne[int](t, env, `select sum(attempts)::int from webhooks.deliveries where endpoint_id = $1`, broken)
 			for _, got := range r.Received() {
 				if got.Path == "/broken" {

@@ -12,8 +12,8 @@ import (
 	"github.com/quintago/webhook-agent/testenv/agenttest"
 )
 
-// The tests of this file are rows and transactions that nobody should write and somebody will: none may stop what it has
-// nothing to do with.
+// The tests of this file are rows and transactions that nobody should write and somebody will: none
+// may stop what it has nothing to do with.
 
 func TestRun_OddRowsStopNothingElse(t *testing.T) {
 	t.Parallel()

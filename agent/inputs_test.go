@@ -27,6 +27,8 @@ func TestRun_AnUnusableEndpointShowsWhyAndTheOthersGoOn(t *testing.T) {
 		agenttest.AddEndpoint(t, env, "venue_1", "not a url", "*"):                            "",
 		agenttest.AddEndpoint(t, env, "venue_1", r.URL, "lead.created", "lead*"):              "lead*",
 		testenv.QueryOne[string](t, env, badSecret, r.URL, "whsec_tooshort"):                  "secret",
+		testenv.QueryOne[string](t, env, badSecret, r.URL, "\ufeff"+agenttest.Secret):         "character 1",
+		testenv.QueryOne[string](t, env, badSecret, r.URL, "Bearer "+agenttest.Secret):        "from whsec_ on",
 		testenv.QueryOne[string](t, env, badSecret, r.URL, ""):                                "secret",
 		testenv.QueryOne[string](t, env, badEvents, r.URL, agenttest.Secret, `{{"a"},{"b"}}`): "",
 	}
@@ -324,7 +326,8 @@ func TestRun_AnIDWithADotFailsVisiblyAndCountsAgainstNobody(t *testing.T) {
 	}
 }
 
-// An event with more data than delivery.max_body fails at once, by the stream and when it is fetched again, and stops no other.
+// An event with more data than delivery.max_body fails at once, by the stream and when it is
+// fetched again, and stops no other.
 func TestInputs_AnEventThatIsTooLargeFailsAtOnce(t *testing.T) {
 	t.Parallel()
 	env := testenv.NewDB(t)

@@ -13,7 +13,8 @@ import (
 	"github.com/quintago/webhook-agent/testenv/agenttest"
 )
 
-// The tests of this file run two agents on one slot, as an operator would, and take the leader away in every way.
+// The tests of this file run two agents on one slot, as an operator would, and take the leader away
+// in every way.
 
 // Limits on how long the standby may take, from the fault on.
 const (
@@ -22,7 +23,8 @@ const (
 	afterUpdate = 2 * time.Second
 )
 
-// pair is a leader and a standby with an endpoint that both may send to. The leader reaches the database by a proxy.
+// pair is a leader and a standby with an endpoint that both may send to. The leader reaches the
+// database by a proxy.
 type pair struct {
 	env             *testenv.DB
 	receiver        *testenv.Receiver
@@ -44,7 +46,8 @@ func startPair(t *testing.T) *pair {
 	return p
 }
 
-// takeOver waits until an event that is written now arrives, and fails the test when that takes too long.
+// takeOver waits until an event that is written now arrives, and fails the test when that takes too
+// long.
 func (p *pair) takeOver(t *testing.T, limit time.Duration) {
 	t.Helper()
 	began := time.Now()
@@ -137,7 +140,8 @@ func TestLeadership_ARollingUpgradeLosesTwoSecondsAndRepeatsNothing(t *testing.T
 func TestLeadership_AFrozenLeaderIsReplacedAndSendsNothingWhenItThaws(t *testing.T) {
 	t.Parallel()
 	p := startPair(t)
-	// The answers take so long that nearly all attempts wait for one when it freezes, and most deliveries are still in memory.
+	// The answers take so long that nearly all attempts wait for one when it freezes, and most
+	// deliveries are still in memory.
 	p.receiver.SetAnswer("", testenv.Script(testenv.Answer{Delay: 300 * time.Millisecond}))
 	p.env.Exec(t, `insert into webhooks.outbox (type, venue, data) select 'lead.created', 'venue_1', to_json(i) from generate_series(1, 150) i`)
 	p.receiver.Wait(t, 20, agenttest.Patience)
@@ -207,7 +211,8 @@ func TestLeadership_ALeaderThatIsCutOffIsReplacedAndSendsNothingAfter(t *testing
 	t.Logf("cut off for %s", time.Since(cut).Round(time.Second))
 }
 
-// What is in memory would be sent by the new leader as well, so the former one must stop before there is one.
+// The new leader sends again what the former one has in memory, so the former one must stop before
+// a new one leads.
 func TestLeadership_ALeaderThatIsCutOffStopsSendingWithinAboutASecond(t *testing.T) {
 	t.Parallel()
 	env := testenv.NewDB(t)

@@ -13,8 +13,8 @@ import (
 	"github.com/quintago/webhook-agent/testenv/agenttest"
 )
 
-// All tests of this package run the agent, and its commands, in the role that the README's GRANTs make, but for those about what an
-// owner may do besides.
+// All tests of this package run the agent and its commands in the role that the README's GRANTs
+// make. The only exceptions are tests of what an owner may do besides.
 
 func TestLeastRole_MayDoNothingElse(t *testing.T) {
 	t.Parallel()

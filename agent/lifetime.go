@@ -8,16 +8,18 @@ import (
 	"github.com/quintago/webhook-agent/panics"
 )
 
-// lifetime is how long a term lasts, in two levels. When take ends, nothing new is taken in, and what is under way may end and be recorded.
-// When alive ends, everything ends at once, and what is not recorded is repeated by whoever leads next.
+// lifetime is the time of a term, in two levels. When take ends, nothing new is taken in, and
+// attempts under way may end and be recorded. When alive ends, everything ends at once, and the
+// next leader repeats what is not recorded.
 type lifetime struct {
-	take, alive context.Context         //nolint:containedctx // this is what a lifetime is
+	take, alive context.Context         //nolint:containedctx // a lifetime is two contexts
 	stop        context.CancelCauseFunc // ends take
 	kill        context.CancelCauseFunc // ends both
-	note        func(*panics.Error)     // takes note of a panic
+	note        func(*panics.Error)     // counts and logs a panic
 }
 
-// newLifetime begins a lifetime. The end of ctx ends take; drain after take alive ends as well.
+// newLifetime begins a lifetime. take ends with ctx. alive ends the duration drain after take. note
+// is called with each panic.
 func newLifetime(ctx context.Context, drain time.Duration, note func(*panics.Error)) *lifetime {
 	l := &lifetime{note: note}
 	l.take, l.stop = context.WithCancelCause(ctx)
@@ -27,7 +29,7 @@ func newLifetime(ctx context.Context, drain time.Duration, note func(*panics.Err
 		l.stop(cause)
 		end(cause)
 	}
-	// A database that is away may not keep the process for ever.
+	// A database that is away must not keep the process alive for ever.
 	context.AfterFunc(l.take, panics.GuardFunc(note, func() { // ends with alive
 		timer := time.NewTimer(drain)
 		defer timer.Stop()
@@ -40,16 +42,17 @@ func newLifetime(ctx context.Context, drain time.Duration, note func(*panics.Err
 	return l
 }
 
-// caught takes note of a panic and ends take.
+// caught reports a panic and ends take.
 func (l *lifetime) caught(p *panics.Error) {
 	l.note(p)
 	l.stop(p)
 }
 
-// guarded wraps the function of a goroutine: a panic of it ends take.
+// guarded wraps the function of a goroutine: a panic in it ends take.
 func (l *lifetime) guarded(f func() error) func() error { return panics.Guard(l.caught, f) }
 
-// vital is guarded for a goroutine without which nothing can go on: an error of it ends everything at once.
+// vital is guarded for a goroutine without which the term cannot go on: an error of it ends
+// everything at once.
 func (l *lifetime) vital(f func() error) func() error {
 	return func() error {
 		err := l.guarded(f)()

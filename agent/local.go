@@ -11,29 +11,30 @@ import (
 	"github.com/quintago/webhook-agent/sink"
 )
 
-// localFor is how long a fault of this host counts after an attempt has met it last. Endpoints that
-// wait for its end are tried more often.
+// localFor is how long a fault of this host counts after an attempt last met it. It is longer than
+// the longest wait of a lane that such a fault blocks, so a fault that goes on is met again in that
+// time.
 const localFor = 3 * lanes.LocalMost
 
-// localFaults are what fails on this side of the wire (sink.Fault): they count against no endpoint,
-// and stand on /readyz while they last.
+// localFaults are the faults of this host that keep attempts from being made (sink.Fault). They
+// count against no endpoint. /readyz shows them while they last.
 type localFaults struct {
 	log    *slog.Logger
 	caught func(*panics.Error)
 
 	mu      sync.Mutex
-	last    map[sink.Fault]localFault // those that last
-	looking bool                      // look will be called
+	last    map[sink.Fault]localFault // faults that last
+	looking bool                      // a timer will call look
 }
 
 type localFault struct {
 	sentence string
-	at       time.Time // when it was met last
-	acted    time.Time // when something was done against it last
+	at       time.Time // when an attempt last met it
+	acted    time.Time // when the caller was last asked to act against it
 }
 
-// met takes note of an attempt that was none, and tells of the first one. It returns true at most
-// once a second, when something may be done against the fault.
+// met records that an attempt could not be made, and logs the fault when it begins. It returns true
+// at most once a second: the caller may then do something against the fault.
 func (f *localFaults) met(fault sink.Fault, sentence string) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -58,7 +59,7 @@ func (f *localFaults) met(fault sink.Fault, sentence string) bool {
 	return act
 }
 
-// lasting returns what fails now, nil when nothing does.
+// lasting returns the faults that last now, and nil when there are none.
 func (f *localFaults) lasting() error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -72,7 +73,7 @@ func (f *localFaults) lasting() error {
 	return errors.Join(all...)
 }
 
-// look ends what lasts no longer, and comes again while anything lasts.
+// look ends the faults that last no longer. It sets a timer for the next look while any lasts.
 func (f *localFaults) look() {
 	f.mu.Lock()
 	defer f.mu.Unlock()

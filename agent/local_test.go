@@ -18,8 +18,8 @@ import (
 	"github.com/quintago/webhook-agent/testenv/agenttest"
 )
 
-// serveEverywhere starts a receiver at each address of loopback, and returns its port and how many
-// requests have come. It keeps connections if it is told so.
+// serveEverywhere starts a receiver at each loopback address. It returns its port and the number of
+// requests that have come. keeps says whether it keeps connections open.
 func serveEverywhere(t *testing.T, keeps bool) (port string, requests *atomic.Int64) {
 	t.Helper()
 	listener, err := net.Listen("tcp", "0.0.0.0:0")
@@ -38,8 +38,8 @@ func serveEverywhere(t *testing.T, keeps bool) (port string, requests *atomic.In
 	return port, requests
 }
 
-// A hundred sound endpoints, each at an address of its own, and an agent that may open 48 files: it
-// fails none of them.
+// A hundred working endpoints, each at an address of its own, and an agent that may open 48 files:
+// no attempt to them fails.
 func TestRun_AnAgentThatMayOpenFewFilesDisablesNobody(t *testing.T) {
 	t.Parallel()
 	env := testenv.NewDB(t)

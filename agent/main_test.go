@@ -14,7 +14,8 @@ import (
 	"github.com/quintago/webhook-agent/testenv/agenttest"
 )
 
-// TestMain gives the tests of this package one PostgreSQL, whose databases begin with the agent's schema and publications.
+// TestMain gives the tests of this package one PostgreSQL, whose databases begin with the agent's
+// schema and publications.
 func TestMain(m *testing.M) {
 	forget, err := trustZoo()
 	if err != nil {
@@ -26,7 +27,7 @@ func TestMain(m *testing.M) {
 	forget()
 }
 
-// start runs an agent until the test ends or end is called.
+// start runs an agent until the test ends or End is called.
 func start(t testing.TB, cfg *config.Config) *agenttest.Agent {
 	t.Helper()
 	return startWith(t, cfg, nil)

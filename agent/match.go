@@ -6,29 +6,30 @@ import (
 	"github.com/quintago/webhook-agent/sink"
 )
 
-// subscription is an endpoint as events are matched against it. A change of the endpoint makes a new one; this one never
-// changes, but for its seats.
+// subscription is an endpoint as events are matched against it. A change of the endpoint makes a
+// new subscription. Nothing but the seats of a subscription ever changes.
 type subscription struct {
 	lane     *lanes.Lane
 	endpoint *outbox.Endpoint
 	patterns outbox.Patterns
-	target   *sink.Target // of endpoint
-	unfit    error        // why nothing can be sent to target, nil when it can
-	off      string       // why an event that is committed now is not sent, "" when it is
+	target   *sink.Target // the endpoint's
+	unfit    error        // why nothing can be sent to target; nil when something can
+	off      string       // why an event that is committed now is not sent; "" when it is
 	seats    []seat       // one for each pattern; owned by subscriptions
 }
 
-// seat is where a subscription stands in a roster.
+// seat is the place of a subscription in a roster.
 type seat struct {
 	roster *roster
 	at     int
 }
 
-// roster holds the subscriptions with one pattern, in no order. Each knows its seat, so that it leaves at a cost that does
-// not grow with the others: an app may change or remove all endpoints of a large venue at once.
+// roster has the subscriptions with one pattern, in no order. A subscription knows its seat, so it
+// can be removed in constant time: an app may change or remove all endpoints of a large venue at
+// once.
 type roster struct{ members []member }
 
-// member is a subscription with the number of its seat that is this one.
+// member is a subscription in a roster. seat is the index of this roster in sub.seats.
 type member struct {
 	sub  *subscription
 	seat int
@@ -39,7 +40,7 @@ func (r *roster) add(sub *subscription) {
 	sub.seats = append(sub.seats, seat{r, len(r.members) - 1})
 }
 
-// leave frees a seat, which the last member takes.
+// leave frees the seat at index at. The last member moves there.
 func (r *roster) leave(at int) {
 	last := len(r.members) - 1
 	moved := r.members[last]
@@ -59,16 +60,17 @@ func (r *roster) appendTo(subs []*subscription) []*subscription {
 	return subs
 }
 
-// subscriptions finds the endpoints that want an event. What a look-up costs depends on those that match and on the
-// dots in the event type, not on those that there are. It is owned by the router's goroutine.
+// subscriptions finds the endpoints that want an event. The cost of a look-up grows with the number
+// of matches and of dots in the event type, not with the number of endpoints. It belongs to the
+// router's goroutine.
 type subscriptions struct {
 	venues map[string]*venueSubscriptions
 	byID   map[string]*subscription
 }
 
-// venueSubscriptions are those of one venue. The maps hold no roster without members.
+// venueSubscriptions are the subscriptions of one venue. The maps have no roster without members.
 type venueSubscriptions struct {
-	endpoints int // registered ones, those without a pattern included
+	endpoints int // registered endpoints, also those without a pattern
 	all       roster
 	byPrefix  map[string]*roster
 	byType    map[string]*roster
@@ -78,7 +80,7 @@ func newSubscriptions() *subscriptions {
 	return &subscriptions{venues: map[string]*venueSubscriptions{}, byID: map[string]*subscription{}}
 }
 
-// set registers an endpoint, instead of its last state if there was one.
+// set adds the subscription of an endpoint. It replaces a former one.
 func (s *subscriptions) set(sub *subscription) {
 	s.remove(sub.endpoint.ID)
 	s.byID[sub.endpoint.ID] = sub
@@ -99,7 +101,7 @@ func (s *subscriptions) set(sub *subscription) {
 	}
 }
 
-// rosterOf returns the roster of a key, which it makes when there is none.
+// rosterOf returns the roster of a key, and makes it when there is none.
 func rosterOf(rosters *map[string]*roster, key string) *roster {
 	r := (*rosters)[key]
 	if r == nil {
@@ -112,7 +114,7 @@ func rosterOf(rosters *map[string]*roster, key string) *roster {
 	return r
 }
 
-// remove takes an endpoint out. It does nothing for an unknown id.
+// remove removes the subscription of an endpoint. It does nothing for an unknown id.
 func (s *subscriptions) remove(id string) {
 	sub, ok := s.byID[id]
 	if !ok {
@@ -130,7 +132,7 @@ func (s *subscriptions) remove(id string) {
 	}
 }
 
-// dropEmpty removes those of some rosters that have no member left.
+// dropEmpty removes the rosters of these keys that have no member left.
 func dropEmpty(rosters map[string]*roster, keys []string) {
 	for _, key := range keys {
 		if len(rosters[key].members) == 0 {
@@ -139,7 +141,7 @@ func dropEmpty(rosters map[string]*roster, keys []string) {
 	}
 }
 
-// match appends to subs those that want an event of this venue and type, each once.
+// match appends the subscriptions that want an event of this venue and type to subs, each once.
 func (s *subscriptions) match(subs []*subscription, venue, eventType string) []*subscription {
 	v := s.venues[venue]
 	if v == nil {

@@ -12,8 +12,8 @@ import (
 	"github.com/quintago/webhook-agent/outbox"
 )
 
-// naiveMatch is what a subscription means, pattern by pattern (customers' documentation and DESIGN issue 2: exact,
-// lead.*, *).
+// naiveMatch matches an event type pattern by pattern, as the documentation for customers and
+// DESIGN issue 2 say: exact, lead.*, *.
 func naiveMatch(events []string, eventType string) bool {
 	return slices.ContainsFunc(events, func(p string) bool {
 		prefix, below := strings.CutSuffix(p, "*")
@@ -21,14 +21,15 @@ func naiveMatch(events []string, eventType string) bool {
 	})
 }
 
-// subscribe registers an endpoint for these events, valid or not, and returns the error of its patterns.
+// subscribe registers an endpoint for these events, valid or not, and returns the error of its
+// patterns.
 func subscribe(s *subscriptions, id, venue string, events ...string) error {
 	p, err := outbox.ParsePatterns(events)
 	s.set(&subscription{endpoint: &outbox.Endpoint{ID: id, Venue: venue, Events: events}, patterns: p})
 	return err
 }
 
-// matchedIDs returns the endpoints that want an event, as often as they were found, in order.
+// matchedIDs returns the endpoints that want an event, sorted, and each as often as it was found.
 func matchedIDs(s *subscriptions, venue, eventType string) (ids []string) {
 	for _, sub := range s.match(nil, venue, eventType) {
 		ids = append(ids, sub.endpoint.ID)
@@ -68,8 +69,8 @@ func TestMatch_FindsAnEndpointOnceByTypePrefixOrAll(t *testing.T) {
 	}
 }
 
-// TestMatch_AgreesWithANaiveMatcher registers, changes and removes endpoints of three venues at random. It shows P5 as
-// well: an event never finds an endpoint of another venue.
+// The test registers, changes and removes endpoints of three venues at random. It also shows P5: an
+// event never finds an endpoint of another venue.
 func TestMatch_AgreesWithANaiveMatcher(t *testing.T) {
 	for seed := range uint64(300) {
 		r := rand.New(rand.NewPCG(seed, 1))
@@ -127,7 +128,8 @@ func TestMatch_AgreesWithANaiveMatcher(t *testing.T) {
 	}
 }
 
-// FuzzParsePatterns shows that patterns that are accepted mean what the naive matcher says, and find an endpoint once.
+// FuzzParsePatterns shows that accepted patterns match as the naive matcher does, and find an
+// endpoint only once.
 func FuzzParsePatterns(f *testing.F) {
 	f.Add("lead.*", "lead.created", "lead.created")
 	f.Add("*", "a.*", "a.b.c")
@@ -146,7 +148,8 @@ func FuzzParsePatterns(f *testing.F) {
 	})
 }
 
-// BenchmarkMatch shows that an event costs what the endpoints that match cost, not those that there are.
+// BenchmarkMatch shows that the cost of an event depends on the endpoints that match, not on all
+// endpoints.
 func BenchmarkMatch(b *testing.B) {
 	for _, endpoints := range []int{10, 100_000} {
 		b.Run(fmt.Sprint("endpoints=", endpoints), func(b *testing.B) {

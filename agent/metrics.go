@@ -11,7 +11,7 @@ import (
 	"github.com/quintago/webhook-agent/sink"
 )
 
-// metrics are what /metrics shows. No label holds anything that a customer chose.
+// metrics are what /metrics shows. No label has a value that a customer can choose.
 type metrics struct {
 	registry *prometheus.Registry
 
@@ -33,14 +33,16 @@ type metrics struct {
 	vitals      vitalsMetrics
 }
 
-// vitalsMetrics are read from the database every vitalsInterval.
+// vitalsMetrics are read from the database every Options.VitalsInterval, and retainedBytes also
+// while this agent does not lead.
 type vitalsMetrics struct {
 	lagBytes, retainedBytes, pending, clockSkew prometheus.Gauge
 }
 
 const namespace = "webhook_agent"
 
-// newMetrics makes the metrics of a version of the agent, whose parts count in counts. newCollector has those that are read from a term.
+// newMetrics returns the metrics of the process. version is that of the agent; counts are the
+// counters of package outbox. newCollector has the metrics that are read from a term.
 func newMetrics(version string, counts *outbox.Counts) *metrics {
 	m := &metrics{registry: prometheus.NewRegistry()}
 	counter := func(name, help string) prometheus.Counter {
@@ -100,7 +102,7 @@ func newMetrics(version string, counts *outbox.Counts) *metrics {
 	return m
 }
 
-// Attempted counts an attempt that ended now, by the database's clock.
+// Attempted implements lanes.Meter.
 func (m *metrics) Attempted(d *outbox.Delivery, r sink.Result, now time.Time) {
 	outcome := "failed"
 	switch r.Outcome {
@@ -116,13 +118,13 @@ func (m *metrics) Attempted(d *outbox.Delivery, r sink.Result, now time.Time) {
 	}
 }
 
-// NotMade counts an attempt that could not be made.
+// NotMade implements lanes.Meter.
 func (m *metrics) NotMade(fault sink.Fault) { m.notMade.WithLabelValues(string(fault)).Inc() }
 
-// EndpointDisabled counts an endpoint that the agent has disabled.
+// EndpointDisabled implements lanes.Meter.
 func (m *metrics) EndpointDisabled(reason string) { m.disabled.WithLabelValues(reason).Inc() }
 
-// recorded counts what a transaction of the ledger made durable.
+// recorded counts the records that a transaction of the ledger has committed.
 func (m *metrics) recorded(results []*outbox.Record) {
 	m.groupSize.Observe(float64(len(results)))
 	for _, r := range results {

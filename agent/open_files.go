@@ -12,24 +12,26 @@ import (
 )
 
 const (
-	// An attempt that connects may open two at a time: questions for both kinds of addresses, or
-	// connections to two of them.
+	// An attempt that connects may have two files open at a time: questions to the resolver for
+	// both kinds of addresses, or connections to two addresses.
 	filesPerAttempt = 2
-	// ownFiles is how many files the agent opens beside its attempts: the database, the listener
-	// and who asks it, logs.
+	// ownFiles is how many files the agent opens beside those of its attempts: connections to the
+	// database, the admin listener with its connections, and logs.
 	ownFiles = 64
-	// MostIdle bounds the idle connections where there are files for more: each takes idleMemory.
+	// MostIdle limits the idle connections when there are files for more, because each takes memory
+	// too (idleMemory of package cli).
 	MostIdle = 10_000
 )
 
-// openFiles is how many attempts and idle connections the limit of open files leaves room for.
+// openFiles is how many attempts and idle connections are possible within the limit of open files.
 type openFiles struct {
 	limit, wanted     int
 	concurrency, idle int
 }
 
-// OpenFilesFor divides the limit of this process, which the Go runtime has raised to the hard one
-// when it started.
+// OpenFilesFor divides the limit of open files of this process between attempts and idle
+// connections. The Go runtime has raised the soft limit to the hard one at start. When the limit
+// cannot be read, it counts as none.
 func OpenFilesFor(concurrency int) openFiles {
 	var r syscall.Rlimit
 	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &r); err != nil {
@@ -51,7 +53,7 @@ func divideOpenFiles(limit, concurrency int) openFiles {
 	return f
 }
 
-// Finding says whether the limit is enough.
+// Finding reports whether the limit is enough for the configuration.
 func (f openFiles) Finding() outbox.Finding {
 	if f.limit >= f.wanted {
 		return outbox.Finding{Level: outbox.LevelOK, Thing: "open files", Reason: fmt.Sprintf("%d may be open here, %d are enough for the configuration", f.limit, f.wanted)}

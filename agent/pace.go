@@ -10,21 +10,22 @@ import (
 	"github.com/quintago/webhook-agent/outbox"
 )
 
-// sameFor is how long an agent fails in the same way before it tries less often.
+// sameFor is how long the same error must last before the agent tries less often.
 const sameFor = time.Minute
 
-// pace says how long an agent that does not lead waits before it tries again. What waiting may mend is tried again
-// within five seconds. What a person has to mend, and what has been the same for sameFor, ends in one try every
-// fifteen seconds: each try costs the server connections and lines in its log.
+// pace returns the waits between the tries of an agent that does not lead. An error that may pass
+// by waiting is tried again within five seconds. An error that a person has to solve, or that has
+// lasted for sameFor, is tried again every fifteen seconds in the end: each try costs the server
+// connections and lines in its log.
 type pace struct {
 	quick, slow retry.Backoff
 	text        string    // of the last error
-	since       time.Time // when it came first
+	since       time.Time // when that error came first
 }
 
 func newPace() *pace { return &pace{quick: backoff.New(), slow: backoff.NewSlow()} }
 
-// next returns how long to wait after err.
+// next returns the wait after err.
 func (p *pace) next(err error, now time.Time) time.Duration {
 	text := ""
 	if err != nil {
@@ -41,7 +42,7 @@ func (p *pace) next(err error, now time.Time) time.Duration {
 	return wait
 }
 
-// isFatal reports whether err is a Problem that waiting does not mend.
+// isFatal reports whether err is a Problem that waiting does not solve.
 func isFatal(err error) bool {
 	problem, isProblem := errors.AsType[*outbox.Problem](err)
 	return isProblem && problem.Fatal

@@ -8,7 +8,7 @@ import (
 	"github.com/quintago/webhook-agent/outbox"
 )
 
-// triesWithin returns how often an agent that fails with err tries within d, and its last wait.
+// triesWithin returns how often an agent that fails with err tries within d, and the last wait.
 func triesWithin(d time.Duration, err func(try int) error) (tries int, last time.Duration) {
 	p, began := newPace(), time.Unix(1000, 0)
 	for now := began; now.Sub(began) < d; now = now.Add(last) {

@@ -37,8 +37,8 @@ func counted(t *testing.T, m *metrics, name string) (sum float64) {
 	return sum
 }
 
-// panickyLog panics in whatever goroutine logs one of its messages, as often as it says, with a value that must not be
-// shown anywhere.
+// panickyLog panics in the goroutine that logs one of its messages, as often as the number says.
+// The value of the panic must not be shown anywhere.
 type panickyLog struct {
 	slog.Handler
 	mu    sync.Mutex
@@ -56,7 +56,7 @@ func (h *panickyLog) Handle(ctx context.Context, r slog.Record) error {
 	return h.Handler.Handle(ctx, r)
 }
 
-// await waits until no more than n panics are still to come, doing something for them.
+// await waits until at most n panics are still to come, and calls do meanwhile to cause them.
 func (h *panickyLog) await(s *outage, n int, do func()) {
 	s.t.Helper()
 	s.eventually(func() error {
@@ -116,7 +116,7 @@ func TestPanic_EndsTheTermAndNotTheProcess(t *testing.T) {
 	agenttest.WaitStatus(t, s.env, unsendable, s.endpoint, "failed, attempts 1")
 	s.wait(s.event())
 	faults.await(s, 1, func() {})
-	faults.await(s, 0, func() { // until it meets a session that leads
+	faults.await(s, 0, func() { // until it hits the connection of an agent that leads
 		if _, body := get(t, s.agent.AdminURL()+"/readyz"); body == "leading\n" {
 			s.super(`select pg_terminate_backend(active_pid) from pg_replication_slots where slot_name = '` + s.env.Slot + `'`)
 		}
@@ -146,7 +146,7 @@ func TestPanic_SetsADeliveryAsideThatCausesItAgainAndAgain(t *testing.T) {
 	s.eachOnce()
 }
 
-// TestPanic_ShowsAnEndpointAsUnusableThatCausesItAgainAndAgain has an agent in which making a target panics, whatever the endpoint.
+// Making a target panics in this agent, for every endpoint.
 func TestPanic_ShowsAnEndpointAsUnusableThatCausesItAgainAndAgain(t *testing.T) {
 	t.Parallel()
 	env := testenv.NewDB(t)
@@ -178,7 +178,7 @@ func TestPanic_ShowsAnEndpointAsUnusableThatCausesItAgainAndAgain(t *testing.T) 
 	}
 }
 
-// panicking routes a batch and returns the panic that came of it.
+// panicking routes a batch and returns the panic that it causes.
 func (rt *routerTest) panicking(b *outbox.Batch) *panics.Error {
 	rt.t.Helper()
 	err := panics.Catch(func() error { return rt.route(rt.t.Context(), rt.t.Context(), b) })
@@ -189,7 +189,7 @@ func (rt *routerTest) panicking(b *outbox.Batch) *panics.Error {
 	return p
 }
 
-// suspect has the router find that something has caused panics so often.
+// suspect makes the router believe that a subject has caused so many panics.
 func (rt *routerTest) suspect(x any, times int) {
 	rt.t.Helper()
 	if rt.suspects == nil {
@@ -273,7 +273,7 @@ func TestRouter_ATruncateEndsTheLaneOfAnEndpointThatIsSetAside(t *testing.T) {
 	})
 }
 
-// newPanicTest makes a term as far as a panic needs one.
+// newPanicTest makes the parts of a term that the tests of panics need.
 func newPanicTest(t *testing.T) *term {
 	t.Helper()
 	a := &agent{log: slog.New(slog.DiscardHandler), metrics: newMetrics("test", &outbox.Counts{})}

@@ -18,7 +18,8 @@ import (
 	"github.com/quintago/webhook-agent/testenv/agenttest"
 )
 
-// The tests of this file are the promises of the design, P1 to P10, seen from outside: SQL goes in, requests come out.
+// The tests of this file are the promises of the design, P1 to P10, seen from outside: SQL goes in,
+// requests come out.
 
 func TestP1_EventsInsertedBeforeTheFirstStartAndWhileTheAgentIsDownArrive(t *testing.T) {
 	t.Parallel()
@@ -58,7 +59,8 @@ func TestP2_RolledBackEventsAreNeverSent(t *testing.T) {
 		if _, err := tx.Exec(ctx, insert, id); err != nil {
 			t.Fatal(err)
 		}
-		// Every third transaction rolls back all of it, every other one a savepoint with a second event.
+		// Every third transaction rolls back all of it, every other one a savepoint with a second
+		// event.
 		if _, err := tx.Exec(ctx, "savepoint s"); err != nil {
 			t.Fatal(err)
 		}
@@ -265,7 +267,8 @@ func TestP8_AReplayGoesOnAfterARestart(t *testing.T) {
 	}
 }
 
-// The receiver fails half-way through a replay of what it has taken already, and its endpoint is disabled.
+// The receiver fails half-way through a replay of what it has taken already, and its endpoint is
+// disabled.
 func TestP8_AReplayThatIsCutShortLeavesWhatHadSucceededAndSaysWhatItDidNotSend(t *testing.T) {
 	t.Parallel()
 	env := testenv.NewDB(t)

@@ -12,31 +12,34 @@ import (
 )
 
 const (
-	// pruneInterval is how often what has become older than the retention is deleted.
+	// pruneInterval is the time between two runs that delete rows older than outbox.retention.
 	pruneInterval = time.Minute
-	// pruneShare bounds what pruning may cost: after each transaction it rests that many times as long as that took.
+	// pruneShare limits the cost of pruning: after each transaction it rests for this many times
+	// the time that the transaction took.
 	pruneShare = 4
-	// muchPruned is how many rows a run must delete to be worth a line in the log.
+	// muchPruned is how many rows a run must delete for a line in the log.
 	muchPruned = 100_000
 )
 
-// everyTable stands for all of them in a message.
+// everyTable stands for all tables in a log message.
 const everyTable outbox.PrunedTable = "all"
 
-// pruneOrder is that of the rules of outbox.Pruner.
+// pruneOrder is the order of tables that outbox.Pruner requires.
 var pruneOrder = []outbox.PrunedTable{outbox.PrunedOutbox, outbox.PrunedDeliveries, outbox.PrunedReplays}
 
-// pruning deletes what is older than the retention.
+// pruning deletes rows that are older than outbox.retention.
 type pruning struct {
 	pruner    *outbox.Pruner
-	retention time.Duration // outbox.retention, zero for ever
+	retention time.Duration // outbox.retention; zero means for ever
 	log       *slog.Logger
-	pruned    *prometheus.CounterVec     // by table
-	known     func(*outbox.Problem) bool // reports whether the preflight has found it
-	troubles  map[outbox.PrunedTable]*backoff.Trouble
+	pruned    *prometheus.CounterVec // by table
+	// Reports whether the preflight has found and logged this problem.
+	known    func(*outbox.Problem) bool
+	troubles map[outbox.PrunedTable]*backoff.Trouble
 }
 
-// run prunes again and again until ctx ends. It begins after the first comparison of the term, which takes the horizon that it goes by.
+// run prunes, run after run, until ctx ends. It waits until compared is closed, which is after the
+// first complete comparison of the term: that one stores the horizon that pruning needs.
 func (r *pruning) run(ctx context.Context, compared <-chan struct{}) {
 	if r.retention == 0 {
 		return
@@ -49,13 +52,14 @@ func (r *pruning) run(ctx context.Context, compared <-chan struct{}) {
 	r.troubles = map[outbox.PrunedTable]*backoff.Trouble{}
 	for {
 		r.once(ctx)
-		if !backoff.Sleep(ctx, min(pruneInterval, r.retention/4)) { // a retention that short is a test's
+		// Only tests have a retention that short.
+		if !backoff.Sleep(ctx, min(pruneInterval, r.retention/4)) {
 			return
 		}
 	}
 }
 
-// once makes one run.
+// once makes one run over all tables.
 func (r *pruning) once(ctx context.Context) {
 	began := time.Now()
 	if err := r.pruner.Begin(ctx); err != nil {
@@ -81,7 +85,7 @@ func (r *pruning) once(ctx context.Context) {
 	}
 }
 
-// table prunes one table, resting between the transactions.
+// table prunes one table, and rests between the transactions. It adds the deleted rows to total.
 func (r *pruning) table(ctx context.Context, table outbox.PrunedTable, total outbox.Pruned) error {
 	for {
 		began := time.Now()
@@ -96,7 +100,8 @@ func (r *pruning) table(ctx context.Context, table outbox.PrunedTable, total out
 	}
 }
 
-// note takes note of whether a table can be pruned. What the preflight has found is known.
+// note logs once when a table cannot be pruned, and once when it can again. It skips a problem that
+// the preflight has logged.
 func (r *pruning) note(ctx context.Context, table outbox.PrunedTable, err error) {
 	if problem, is := errors.AsType[*outbox.Problem](err); ctx.Err() != nil || is && r.known(problem) {
 		return

@@ -23,7 +23,8 @@ func comparing(t *testing.T, barrier uint64) *recovery {
 	return newRecovery(db, db.Slot(s.cfg.Outbox.Slot), slog.New(slog.DiscardHandler), term, outbox.NewLedger(outbox.LedgerConfig{Term: term}), nil)
 }
 
-// A transaction that was open when the slot was made may hold events that neither the stream nor an earlier look brings.
+// A transaction that was open when the slot was made may hold events that neither the stream nor an
+// earlier look brings.
 func TestCompare_CompletesNoRecoveryBeforeTheTransactionsOfItsBeginningHaveEnded(t *testing.T) {
 	t.Parallel()
 	s := comparing(t, math.MaxInt64)

@@ -13,35 +13,41 @@ import (
 )
 
 const (
-	// reconcileInterval is how often the outbox is compared with the delivery log while all is well, and
-	// uncoveredInterval while a publication does not hold the outbox, so that the comparison is all that delivers.
+	// reconcileInterval is the time between two comparisons of the outbox with the delivery log
+	// while all is well. uncoveredInterval is that time while a publication does not contain the
+	// outbox, because then only the comparison delivers.
 	reconcileInterval = 3 * time.Minute
 	uncoveredInterval = 5 * time.Second
-	// reconcileShare bounds what the comparison may cost: it rests that many times as long as it took.
+	// reconcileShare limits the cost of the comparison: after each one, it rests for this many
+	// times the time that it took.
 	reconcileShare = 50
-	// barrierInterval is the wait before a comparison that could not be made is tried again.
+	// barrierInterval is the wait before a comparison that failed is tried again.
 	barrierInterval = time.Second
-	// noteTimeout bounds what an ending term still writes.
+	// noteTimeout limits the time for what an ending term still writes.
 	noteTimeout = 2 * time.Second
 )
 
-// errCoverage ends a term: what the stream holds is not what it held when it began. The next one begins with a recovery.
+// errCoverage ends a term whose stream no longer contains what it did when the term began. The next
+// term begins with a recovery.
 var errCoverage = errors.New("the publications or the outbox's tables have changed; the stream begins anew and the outbox is compared with the delivery log")
 
-// stage is how far the recovery of a term has come.
+// stage is the progress of the recovery of a term.
 type stage int
 
 const (
-	// sweeping is before the first comparison. It waits for no transaction, so that what was passed over is delivered soon.
+	// sweeping is the stage before the first comparison. That one waits for no transaction, so that
+	// events that the stream missed are delivered soon.
 	sweeping stage = iota
-	// completing is before the comparison that sees all transactions that were open when the gap ended.
+	// completing is the stage before the second comparison. That one sees all transactions that
+	// were open when the gap ended, so it waits until they have ended.
 	completing
-	// wellKnown is after that, and from the beginning of a term without a gap.
+	// wellKnown is the stage after that. A term without a gap begins with it.
 	wellKnown
 )
 
-// recovery finds what the stream has not brought: it compares the outbox with the delivery log, soon and completely after a gap, now and
-// then while all is well, and all the time while the stream does not bring everything. It runs beside the stream.
+// recovery finds the events that the stream has not brought, by comparing the outbox with the
+// delivery log. It compares at once and completely after a gap, now and then while all is well, and
+// all the time while the stream does not bring every event. It runs beside the stream.
 type recovery struct {
 	db     *outbox.DB
 	slot   *outbox.Slot
@@ -50,21 +56,25 @@ type recovery struct {
 	term   outbox.Term
 	ledger *outbox.Ledger
 
-	recovering atomic.Bool            // events may have passed by unseen and the comparison is not complete
-	uncovered  atomic.Pointer[string] // why the stream does not bring all events; nil while it does
-	// passedOver reports that the stream has passed events over in this term, or may have.
+	// Events may have been missed, and the comparison is not complete.
+	recovering atomic.Bool
+	// Why the stream does not bring every event; nil while it does.
+	uncovered atomic.Pointer[string]
+	// passedOver reports that the stream has missed events in this term, or may have.
 	passedOver atomic.Bool
-	// uncover wakes run when uncovered is set; look sends without waiting, so one place is enough.
+	// uncover wakes run when uncovered is set. look sends and does not wait, so one place is
+	// enough.
 	uncover chan struct{}
-	// reloads asks the router to load endpoints and replays anew. It closes what it gets afterwards.
+	// reloads asks the router to reload endpoints and replays. The router closes the channel that
+	// it receives when it has done so.
 	reloads chan chan<- struct{}
-	// looked is closed after the first look at the database's vitals. What comes after it finds a connection that is free, and need not
-	// open one.
+	// looked is closed after the first look at the database's vitals. run waits for it, so that it
+	// can use the same connection and need not open one.
 	looked    chan struct{}
 	hasLooked func() // closes looked
-	// compared is closed after the first comparison.
+	// compared is closed after the first complete comparison. Pruning waits for it.
 	compared chan struct{}
-	mending  backoff.Trouble // the stream does not bring everything
+	mending  backoff.Trouble // that the stream does not bring every event
 }
 
 func newRecovery(db *outbox.DB, slot *outbox.Slot, log *slog.Logger, held outbox.Term, ledger *outbox.Ledger, mend func(context.Context)) *recovery {
@@ -84,17 +94,19 @@ func newRecovery(db *outbox.DB, slot *outbox.Slot, log *slog.Logger, held outbox
 	return r
 }
 
-// run compares again and again until ctx ends. After a gap the first comparison finds what was passed over, beside the stream, and the
-// second one completes the recovery. While the stream does not bring all, it does not bring all changes of endpoints and all replays
-// either, so these are loaded anew before each comparison.
+// run makes one comparison after the other until ctx ends. After a gap, the first one finds what
+// the stream missed, and the second one completes the recovery. While the stream does not bring
+// every event, it does not bring every change of an endpoint and every replay either. So these are
+// reloaded before each comparison.
 func (r *recovery) run(ctx context.Context) {
 	at := wellKnown
 	if r.term.Gap != "" {
 		at = sweeping
 	}
-	var total int64 // recovered so far, by the recovery
+	var total int64 // deliveries that this recovery has found so far
 	hasCompared := sync.OnceFunc(func() { close(r.compared) })
-	// Whatever is wrong with the database shows elsewhere too; this says what it is that waits for it.
+	// Other parts report what is wrong with the database. This message says that the comparison
+	// waits for it.
 	waiting := backoff.Trouble{
 		Log: r.log, Level: slog.LevelWarn, Begins: "the outbox cannot be compared with the delivery log yet; trying again",
 		Ends: "the outbox is compared with the delivery log again",
@@ -122,7 +134,7 @@ func (r *recovery) run(ctx context.Context) {
 		case err == nil && at == sweeping:
 			at, wait = completing, 0
 		case err == nil:
-			r.tellRecovered(total, at, uncovered)
+			r.logRecovered(total, at, uncovered)
 			hasCompared()
 			at, total = wellKnown, 0
 			wait = max(reconcileInterval, reconcileShare*took)
@@ -130,7 +142,7 @@ func (r *recovery) run(ctx context.Context) {
 				wait = max(uncoveredInterval, reconcileShare*took)
 			}
 		case at != wellKnown:
-			wait = barrierInterval // a recovery goes on where it stands
+			wait = barrierInterval // a recovery continues at its stage
 		}
 		timer := time.NewTimer(wait)
 		select {
@@ -144,17 +156,20 @@ func (r *recovery) run(ctx context.Context) {
 	}
 }
 
-// compare makes one comparison and returns what it found, also when it fails, and how long the database worked on it. While
-// transactions have not ended that a recovery must see, it returns an error that names the oldest. errCoverage reports that look is
-// about to end the term.
+// compare makes one comparison. recovered is the number of deliveries found, also when it fails;
+// took is how long the database worked on it. It returns an error that names the oldest blocking
+// transaction while transactions are open which the completing comparison must see. It returns
+// errCoverage when recovery.look is about to end the term.
 func (r *recovery) compare(ctx context.Context, at stage, uncovered bool) (recovered int64, took time.Duration, err error) {
-	// The order holds the promises: what the horizon sees and the stream brings is recorded before anything is looked for.
+	// The order of the steps keeps the promises. Events that the horizon sees and that the stream
+	// brings must be recorded before missing ones are looked for.
 	horizon, err := r.slot.Horizon(ctx)
 	if err != nil {
 		return 0, 0, err
 	}
 	if !uncovered && !horizon.Coverage.Continues(r.term.Coverage) {
-		return 0, 0, errCoverage // a horizon of now would hide from the next term what was passed over
+		// A horizon of now would hide from the next term what the stream has missed.
+		return 0, 0, errCoverage
 	}
 	if at == completing && !uncovered {
 		if !horizon.Passed(r.term.Barrier) {
@@ -174,7 +189,7 @@ func (r *recovery) compare(ctx context.Context, at stage, uncovered bool) (recov
 	return recovered, time.Since(began), err
 }
 
-// reload has the router load the endpoints and replays anew, and waits for it.
+// reload asks the router to reload the endpoints and replays, and waits for it.
 func (r *recovery) reload(ctx context.Context) {
 	done := make(chan struct{})
 	select {
@@ -188,11 +203,11 @@ func (r *recovery) reload(ctx context.Context) {
 	}
 }
 
-// isOpen reports whether events may have passed by unseen that no comparison has found yet.
+// isOpen reports whether events may have been missed that no comparison has found yet.
 func (r *recovery) isOpen() bool { return r.recovering.Load() || r.uncovered.Load() != nil }
 
-// tellRecovered tells what a comparison, or a recovery, has found.
-func (r *recovery) tellRecovered(recovered int64, at stage, uncovered bool) {
+// logRecovered ends a recovery, and logs what it or a comparison has found.
+func (r *recovery) logRecovered(recovered int64, at stage, uncovered bool) {
 	r.recovering.Store(false)
 	switch {
 	case at != wellKnown && !uncovered:
@@ -209,17 +224,18 @@ func (r *recovery) tellRecovered(recovered int64, at stage, uncovered bool) {
 	}
 }
 
-// look returns errCoverage when the stream may not hold what it held when the term began. When it does not bring everything now and that
-// cannot be mended from here, the term goes on and lives on comparisons, which is better than standing still. In either case the
-// next term begins with a recovery.
+// look returns errCoverage when the stream may no longer contain what it did when the term began.
+// When it does not bring every event now, and the agent cannot repair that, the term goes on and
+// lives on comparisons: that is better than to deliver nothing. In either case the next term begins
+// with a recovery.
 func (r *recovery) look(ctx context.Context) error {
 	now, err := r.db.Coverage(ctx)
 	if err != nil {
-		return nil //nolint:nilerr // it shows elsewhere
+		return nil //nolint:nilerr // the ledger and the stream use the same server and report the error
 	}
 	if now.Continues(r.term.Coverage) {
 		if r.uncovered.Load() != nil {
-			return errCoverage // all is as it was, but was not for a while
+			return errCoverage // the publications are as before, but were not for a while
 		}
 		return nil
 	}
@@ -230,12 +246,12 @@ func (r *recovery) look(ctx context.Context) error {
 	problem := r.db.Published(ctx)
 	switch {
 	case ctx.Err() != nil:
-		return nil //nolint:nilerr // what could not be looked at says nothing
+		return nil //nolint:nilerr // the check was cut off, so its result means nothing
 	case problem == nil:
 		return errCoverage
 	}
 	if p, ok := errors.AsType[*outbox.Problem](problem); !ok || !p.Fatal {
-		return nil // it could not be looked at
+		return nil // the check failed, so nothing is known
 	}
 	text := problem.Error()
 	r.uncovered.Store(&text)
@@ -248,14 +264,16 @@ func (r *recovery) look(ctx context.Context) error {
 	return nil
 }
 
-// end takes note of a gap once more when the term is over: a comparison that was under way may have ended a recovery since.
+// end records the gap again when the term is over. A comparison that was under way may have ended
+// the recovery since, and with it the record.
 func (r *recovery) end() {
 	if r.passedOver.Load() {
 		r.noteGap(context.Background())
 	}
 }
 
-// noteGap notes in the checkpoint that the stream passes events over. An error shows elsewhere; end notes it once more.
+// noteGap records in the checkpoint that the stream misses events. An error is only logged at level
+// debug: other parts report it, and end tries again.
 func (r *recovery) noteGap(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), noteTimeout)
 	defer cancel()

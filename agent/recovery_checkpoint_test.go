@@ -11,7 +11,8 @@ import (
 	"github.com/quintago/webhook-agent/testenv/agenttest"
 )
 
-// The tests of this file give the agent a checkpoint that is not of the server it is on, or of another time.
+// The tests of this file give the agent a checkpoint that is not of the server it is on, or of
+// another time.
 
 func TestRecovery_ACheckpointOfAnotherServerOrTimeIsNotTrusted(t *testing.T) {
 	t.Parallel()
@@ -118,7 +119,8 @@ func TestRecovery_AFailoverLosesNothing(t *testing.T) {
 	s.eachOnce()
 }
 
-// An asynchronous standby lacks the last transactions, and its WAL ends before the position that the agent has confirmed.
+// An asynchronous standby lacks the last transactions, and its WAL ends before the position that
+// the agent has confirmed.
 func TestRecovery_AFailoverThatLosesTransactionsIsGoneOnWith(t *testing.T) {
 	t.Parallel()
 	s, cluster := ownOutage(t, nil)
@@ -148,7 +150,8 @@ func (s *outage) slotOnStandby(standby *testenv.Cluster) {
 	conn := agenttest.ConnectURL(s.t, standby.URL(s.env.Name))
 	var last time.Time
 	s.eventually(func() error {
-		// The copy lasts once the slot has moved on beyond where the standby began, so something must happen.
+		// The copy lasts once the slot has moved on beyond where the standby began, so something
+		// must happen.
 		if time.Since(last) > 300*time.Millisecond {
 			last = time.Now()
 			s.event()

@@ -7,8 +7,9 @@ import (
 	"github.com/quintago/webhook-agent/testenv/agenttest"
 )
 
-// An event is made to pass the stream unseen by a checkpoint that stands beyond it. Nothing tells the agent so. The cluster is its
-// own, because a transaction that another test keeps open would put the event off until the next comparison.
+// The checkpoint is moved beyond an event, so the stream does not bring it, and the agent does not
+// know that. The test has a cluster of its own: a transaction that another test keeps open would
+// delay the event until the next comparison.
 func TestRecovery_AnEventLostWithoutAKnownCauseIsFoundAndToldAsAnError(t *testing.T) {
 	t.Parallel()
 	s, _ := ownOutage(t, nil)

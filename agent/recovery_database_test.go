@@ -18,7 +18,8 @@ import (
 	"github.com/quintago/webhook-agent/testenv/agenttest"
 )
 
-// The tests of this file let the database refuse to record for a while. The agent keeps what it has, says so, and goes on by itself.
+// The tests of this file let the database refuse to record for a while. The agent keeps what it
+// has, says so, and goes on by itself.
 
 func TestRecovery_AReadOnlyDatabaseIsWaitedFor(t *testing.T) {
 	t.Parallel()
@@ -119,8 +120,9 @@ func number(t *testing.T, text string) float64 {
 	return n
 }
 
-// allSucceeded waits until the log has as many successes as there are events. For many it is cheaper than wait. It is patient as long
-// as there are ever more of them, since a busy machine delivers a hundred a second under the race detector.
+// allSucceeded waits until the log has as many successes as there are events. For many it is
+// cheaper than wait. It is patient as long as there are ever more of them, since a busy machine
+// delivers a hundred a second under the race detector.
 func (s *outage) allSucceeded() {
 	s.t.Helper()
 	for before := -1; ; {
@@ -153,8 +155,9 @@ func TestRecovery_AFullDiskIsWaitedFor(t *testing.T) {
 	s.eachOnce()
 }
 
-// fillDisk leaves no room for the log of deliveries until the returned function is called: in a small file system where this process
-// may mount one, and by a trigger that fails as a full disk does where not.
+// fillDisk leaves no room for the log of deliveries until the returned function is called: in a
+// small file system where this process may mount one, and by a trigger that fails as a full disk
+// does where not.
 func fillDisk(s *outage, cluster *testenv.Cluster) (free func()) {
 	s.t.Helper()
 	dir := filepath.Join(cluster.Folder(), "small")
@@ -227,7 +230,8 @@ func TestRecovery_AnAnswerThatPostgreSQLRefusesBlocksNobody(t *testing.T) {
 	s.eachOnce()
 }
 
-// answerWith serves TCP connections, each with the same bytes as soon as something has come, and returns where.
+// answerWith serves TCP connections, each with the same bytes as soon as something has come, and
+// returns where.
 func answerWith(t *testing.T, answer string) string {
 	t.Helper()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")

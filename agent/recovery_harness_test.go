@@ -16,8 +16,8 @@ import (
 	"github.com/quintago/webhook-agent/testenv/agenttest"
 )
 
-// outage is an agent with one endpoint that takes all events of venue_1, for the tests that take something away from the agent
-// and want every event to arrive once all the same.
+// outage is an agent with one endpoint that takes all events of venue_1, for the tests that take
+// something away from the agent and want every event to arrive once all the same.
 type outage struct {
 	t        *testing.T
 	env      *testenv.DB
@@ -30,8 +30,8 @@ type outage struct {
 	gone     []string         // those of which the database knows nothing any more
 }
 
-// newOutage makes one with an agent that leads, has completed the recovery that every new slot begins with, and has delivered an
-// event.
+// newOutage makes one with an agent that leads, has completed the recovery that every new slot
+// begins with, and has delivered an event.
 func newOutage(t *testing.T, env *testenv.DB) *outage {
 	t.Helper()
 	s := newQuietOutage(t, env)
@@ -59,8 +59,9 @@ func newQuietOutage(t *testing.T, env *testenv.DB) *outage {
 	return s
 }
 
-// ownDB makes a database in a cluster of its own. It is for tests that keep a transaction open, for which the recovery of every
-// other agent of the cluster would wait, and for those that cannot wait for the transactions of others.
+// ownDB makes a database in a cluster of its own. It is for tests that keep a transaction open, for
+// which the recovery of every other agent of the cluster would wait, and for those that cannot wait
+// for the transactions of others.
 func ownDB(t *testing.T) *testenv.DB {
 	t.Helper()
 	return testenv.NewCluster(t, testenv.Options{}).NewDB(t)
@@ -80,7 +81,8 @@ func (s *outage) start() {
 	s.ready()
 }
 
-// settle waits until the recovery is complete that the first start is, so that what comes later cannot be found by it.
+// settle waits until the recovery is complete that the first start is, so that what comes later
+// cannot be found by it.
 func (s *outage) settle() {
 	s.t.Helper()
 	s.wait(s.event())
@@ -101,7 +103,8 @@ func (s *outage) wrote(sql string) {
 	s.events = append(s.events, testenv.QueryAll[string](s.t, s.env, sql)...)
 }
 
-// forget says that the latest n events, which were delivered, are in the database no more.
+// forget removes the latest n events from the expected ones that the database must still have. They
+// were delivered.
 func (s *outage) forget(n int) {
 	kept := len(s.events) - n
 	s.gone = append(s.gone, s.events[kept:]...)
@@ -164,7 +167,7 @@ func (s *outage) unready(why ...string) {
 	})
 }
 
-// recovered waits until the agent has told, in its log and its metrics, of a recovery with n deliveries.
+// recovered waits until the agent's log and metrics show a recovery with n deliveries.
 func (s *outage) recovered(n int) {
 	s.t.Helper()
 	s.eventually(func() error {
@@ -204,7 +207,8 @@ func (s *outage) metric(name string) string {
 	return ""
 }
 
-// eachOnce wants every event to have arrived exactly once, and the agent to be well and to go on.
+// eachOnce fails the test unless every event has arrived exactly once, and the agent is well and
+// goes on.
 func (s *outage) eachOnce() {
 	s.t.Helper()
 	s.wait(s.events...)
@@ -232,7 +236,8 @@ func (s *outage) eachOnce() {
 	}
 }
 
-// super runs statements as a superuser, whom settings of the database that trouble the agent do not.
+// super runs statements as a superuser, who is not affected by the settings of the database that
+// disturb the agent.
 func (s *outage) super(statements ...string) {
 	s.t.Helper()
 	const untroubled = "&options=-c%20default_transaction_read_only%3Doff%20-c%20statement_timeout%3D0"
@@ -243,7 +248,8 @@ func (s *outage) super(statements ...string) {
 	}
 }
 
-// disconnect ends all connections of the agent, and lets it have no other until the returned function is called.
+// disconnect ends all connections of the agent, and lets it have no other until the returned
+// function is called.
 func (s *outage) disconnect() (admit func()) {
 	s.t.Helper()
 	testenv.QueryOne[int](s.t, s.env, `select 1`) // the test keeps the connection that it has

@@ -20,8 +20,8 @@ import (
 
 const (
 	largeTransaction = 40_000
-	// largeMemory is what the agent may take from the system: the queues hold 64 MiB of events, and tuneMemory lets garbage grow up to
-	// 224 MiB in all.
+	// largeMemory is what the agent may take from the system: the queues hold 64 MiB of events, and
+	// tuneMemory lets garbage grow up to 224 MiB in all.
 	largeMemory = 256 << 20
 )
 
@@ -112,7 +112,8 @@ func (p *process) metric(t *testing.T, name string) float64 {
 	return 0
 }
 
-// Before version 15 PostgreSQL tells the agent of every transaction, from it on now and then of a position.
+// Before version 15, PostgreSQL sends a message about every transaction. From 15 on it sends a
+// position now and then.
 func TestRecovery_WhatIsWrittenElsewhereKeepsLittleWALAndIsSeldomNoted(t *testing.T) {
 	t.Parallel()
 	s, _ := ownOutage(t, nil)
@@ -127,7 +128,8 @@ func TestRecovery_WhatIsWrittenElsewhereKeepsLittleWALAndIsSeldomNoted(t *testin
 	for range 64 {
 		s.env.Exec(t, megabyte)
 	}
-	// A checkpoint notes which transactions run; the slot forgets what is before the note when it has been told of a position after it.
+	// A checkpoint records which transactions run. The slot drops what is before that record when a
+	// position after it was confirmed.
 	kept := 0
 	for range 3 {
 		s.super(`checkpoint`)
@@ -148,7 +150,7 @@ func TestRecovery_WhatIsWrittenElsewhereKeepsLittleWALAndIsSeldomNoted(t *testin
 	s.eachOnce()
 }
 
-// PostgreSQL 18 tells of the end of such a transaction although it never told of its beginning.
+// PostgreSQL 18 sends the end of such a transaction although it has never sent its beginning.
 func TestRecovery_ALargeTransactionThatRollsBackDoesNotEndTheStream(t *testing.T) {
 	t.Parallel()
 	env := testenv.NewDB(t)

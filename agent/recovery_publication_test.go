@@ -13,8 +13,8 @@ import (
 	"github.com/quintago/webhook-agent/testenv/agenttest"
 )
 
-// The tests of this file change what is published. PostgreSQL tells nobody of it, and the rows that are written meanwhile do not
-// reach the stream.
+// The tests of this file change what is published. PostgreSQL informs nobody of that, and rows that
+// are written meanwhile do not reach the stream.
 
 const twoEvents = `insert into webhooks.outbox (type, venue, data) select 'lead.created', 'venue_1', '{}' from generate_series(1, 2) returning id`
 
@@ -134,7 +134,8 @@ func newPartitionedOutage(t *testing.T, env *testenv.DB) *outage {
 	return s
 }
 
-// regional writes an event of region 3 to a table, the outbox or one that becomes a partition of it.
+// regional writes an event of region 3 to a table, the outbox or one that becomes a partition of
+// it.
 func (s *outage) regional(table string) {
 	s.t.Helper()
 	s.wrote(fmt.Sprintf(`insert into public.%s (kind, place, body, region) values ('lead.created', 'venue_1', '{}', 3) returning key`, table))
@@ -201,7 +202,8 @@ func TestRecovery_ARowThatMovesWhileItIsBeingSentIsNotSentAgain(t *testing.T) {
 	s.eachOnce()
 }
 
-// The role may not mend, so the agent lives on comparisons. The transaction is open when the table comes back.
+// The role may not mend, so the agent lives on comparisons. The transaction is open when the table
+// comes back.
 func TestRecovery_ATransactionThatWasOpenWhileTheOutboxWasUnpublishedIsFound(t *testing.T) {
 	t.Parallel()
 	s := newOutage(t, ownDB(t))

@@ -124,8 +124,8 @@ func TestRecovery_ARenamedColumnStopsTheAgentWithOneSentenceAndLosesNothing(t *t
 	})
 }
 
-// PostgreSQL streams no generated columns, or from 18 on those of a publication that says so. Each insert would break the stream,
-// and each new slot would come to the same.
+// PostgreSQL streams no generated columns, or from 18 on those of a publication that says so. Each
+// insert would break the stream, and each new slot would come to the same.
 func TestRecovery_AGeneratedColumnStopsTheAgentWithOneSentenceAndNoLoopOfNewSlots(t *testing.T) {
 	t.Parallel()
 	s := newOutage(t, testenv.NewDB(t))

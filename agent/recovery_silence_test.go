@@ -9,11 +9,11 @@ import (
 	"github.com/quintago/webhook-agent/testenv/agenttest"
 )
 
-// The tests of this file let the connections of an agent fall silent: what they are connected to is gone and nobody tells them, while
-// new connections work.
+// The tests of this file make the connections of an agent silent: the other side is gone without a
+// message, while new connections work.
 
-// untilNoticed is how long an agent may take to give silent connections up and to be back: the stream's own time and, for a
-// commit that waits, that of a statement.
+// untilNoticed is how long an agent may take to close silent connections and to work again: the
+// stream's own timeout and, for a commit that waits, that of a statement.
 const untilNoticed = 30 * time.Second
 
 // behind makes an outage whose agent reaches the database by a proxy.

@@ -106,7 +106,8 @@ func TestRecovery_ASlotMadeAgainByHandUnderItsNameIsFoundOut(t *testing.T) {
 	})
 }
 
-// A slot loses WAL when too much of it is written while nobody reads, from PostgreSQL 18 on also by lying idle.
+// A slot loses WAL when too much of it is written while nobody reads, from PostgreSQL 18 on also by
+// lying idle.
 func TestRecovery_ALostSlotIsReplaced(t *testing.T) {
 	t.Parallel()
 	s, cluster := ownOutage(t, map[string]string{"max_slot_wal_keep_size": "16MB", "max_wal_size": "32MB"})
@@ -186,9 +187,10 @@ func TestRecovery_ATransactionThatIsOpenWhileTheSlotIsMadeLosesNothing(t *testin
 	s.eachOnce()
 }
 
-// A commit that waits for a synchronous standby can stand in the WAL before the point from which the new slot streams, and no
-// query sees it before the standby has answered: only the look after the barrier finds it. It takes a transaction that
-// began when the slot waited for others already, since a slot waits for those that it knows to be open.
+// A commit that waits for a synchronous standby can be in the WAL before the position from which
+// the new slot streams. No query sees it before the standby has answered, so only the comparison
+// after the barrier finds it. The transaction must begin while the creation of the slot waits for
+// others already, because it waits for all that it knows to be open.
 func TestRecovery_ACommitThatWaitsForAStandbyWhileTheSlotIsMadeIsFoundAfterwards(t *testing.T) {
 	t.Parallel()
 	cluster := testenv.NewCluster(t, testenv.Options{})
@@ -316,8 +318,8 @@ func TestRecovery_AStandbyThatMustMakeTheSlotIsNotReadyWhileThatWaits(t *testing
 	s.eachOnce()
 }
 
-// An agent wants a new slot for what it cannot decode. Another one may have passed that place by the time that the slot is free, or
-// stand at it as well.
+// An agent replaces the slot because of changes that it cannot decode. When the slot is free,
+// another agent may have passed them, or may have stopped there as well.
 func TestRecovery_ASlotIsGivenUpOnlyWhileItStandsBeforeWhatCannotBeDecoded(t *testing.T) {
 	t.Parallel()
 	for name, ahead := range map[string]bool{"the leader has passed it": false, "the leader stands before it": true} {
@@ -350,8 +352,8 @@ func TestRecovery_ASlotIsGivenUpOnlyWhileItStandsBeforeWhatCannotBeDecoded(t *te
 	}
 }
 
-// Of two agents that meet what cannot be decoded, one at a time, the slot is given up by the second to take it at the latest. While
-// attempts take long, each leads while the other one drains.
+// Two agents meet changes that cannot be decoded, one after the other. The second one to take the
+// slot replaces it at the latest. While attempts take long, each leads while the other one drains.
 func TestRecovery_TwoAgentsDoNotPassAnUndecodableSlotToAndFro(t *testing.T) {
 	t.Parallel()
 	s := newOwnersOutage(t, testenv.NewDB(t))

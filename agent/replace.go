@@ -8,21 +8,23 @@ import (
 )
 
 const (
-	// firstReplacement is how long a second new slot waits after the first one, and each further one twice as long, up to lastReplacement.
-	// After calmReplacement without one it begins anew.
+	// firstReplacement is the shortest time between two replacements of the slot. It doubles with
+	// each further replacement, up to lastReplacement. After calmReplacement without a replacement
+	// it begins again with firstReplacement.
 	firstReplacement = 5 * time.Second
 	lastReplacement  = 5 * time.Minute
 	calmReplacement  = time.Hour
 )
 
-// replacements bounds how often the slot is given up for a new one. A new slot costs a sweep, and if what could not be decoded comes
-// again, it costs one for ever.
+// replacements limits how often the slot is replaced by a new one. A new slot costs a comparison of
+// the whole outbox. If changes that cannot be decoded came again each time, the agent would compare
+// for ever.
 type replacements struct {
 	last time.Time
 	wait time.Duration
 }
 
-// tooSoon returns the Problem that another new slot has to wait, nil when it may be made.
+// tooSoon returns the Problem that another replacement has to wait, and nil when it may be made.
 func (r *replacements) tooSoon(now time.Time) error {
 	if r.last.IsZero() || now.Sub(r.last) >= r.wait {
 		return nil
@@ -32,7 +34,7 @@ func (r *replacements) tooSoon(now time.Time) error {
 		Remedy: "see that the tables and the publications stay as webhook-agent check wants them; the agent tries again by itself"}
 }
 
-// made notes a new slot.
+// made records a replacement.
 func (r *replacements) made(now time.Time) {
 	if r.last.IsZero() || now.Sub(r.last) >= calmReplacement {
 		r.wait = firstReplacement

@@ -48,7 +48,8 @@ func (r *restartable) up() {
 
 func (r *restartable) down() { _ = r.server.Close() }
 
-// A deployment at a customer's: two seconds without a server, at fifty events a second, with the product's own limits.
+// A customer's server is deployed: it is away for two seconds at fifty events a second, with the
+// product's own limits.
 func TestRun_ARestartOfAReceiverDisablesNobodyAndMissesNothing(t *testing.T) {
 	t.Parallel()
 	env := testenv.NewDB(t)
@@ -103,10 +104,10 @@ func TestRun_ARestartOfAReceiverDisablesNobodyAndMissesNothing(t *testing.T) {
 	})
 }
 
-// The receiver of the customers' page: it compares one header with what one secret gives, and
-// answers 401. Its secret is rotated, changed some time after that, rotated twice, and changed to
-// the last one, while events come. It knows none of the three secrets that an agent would try first
-// that had not seen which one it was on.
+// The receiver of the page for customers compares one header with the signature of one secret, and
+// answers 401 if they differ. While events come, its secret is rotated, changed some time after
+// that, rotated twice, and changed to the last one. The agent must find out which secret it uses
+// now: it is none of the three that an agent without that knowledge would try first.
 func TestRun_ARotationUnderLoadFailsNoDelivery(t *testing.T) {
 	t.Parallel()
 	env := testenv.NewDB(t)

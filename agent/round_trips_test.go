@@ -10,12 +10,12 @@ import (
 	"github.com/quintago/webhook-agent/testenv/agenttest"
 )
 
-// mostRoundTrips is how many answers of the database an agent may wait for until it leads: where each takes 300 ms, that
-// is half a minute.
+// mostRoundTrips is the greatest number of answers of the database that an agent may wait for until
+// it leads. With 300 ms for each, that is half a minute.
 const mostRoundTrips = 100
 
-// TestCandidate_LeadsAfterAsManyRoundTripsWhateverTheNumberOfEndpoints counts what an agent waits for, one after the other,
-// between its start and its term.
+// The test counts the answers that an agent waits for, one after the other, between its start and
+// its term.
 func TestCandidate_LeadsAfterAsManyRoundTripsWhateverTheNumberOfEndpoints(t *testing.T) {
 	t.Parallel()
 	env := testenv.NewDB(t)

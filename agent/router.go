@@ -12,31 +12,40 @@ import (
 	"github.com/quintago/webhook-agent/sink"
 )
 
-// router takes the batches of the stream in commit order, keeps the subscriptions in step with it, and hands each
-// event to the lanes that want it. It belongs to one goroutine.
+// router routes the batches of the stream, in commit order. It keeps the subscriptions in step with
+// the stream, and offers each event to the lanes of the endpoints that want it. It belongs to one
+// goroutine.
 type router struct {
-	subs     *subscriptions
-	lanes    *lanes.Scheduler
-	track    func(context.Context, *outbox.Tracked) error                                       // Ledger.Track
-	write    func(context.Context, ...outbox.Entry) error                                       // Ledger.Write
-	markLate func(ctx context.Context, events []*outbox.Event) error                            // DB.MarkLate
-	lookup   func(ctx context.Context, eventIDs, endpointIDs []string) (outbox.Recorded, error) // DB.Lookup
-	target   func(*outbox.Endpoint) (*sink.Target, error)                                       // the error is why nothing can be sent there
-	seal     func(*outbox.Endpoint)                                                             // has the secrets sealed if they are to be
-	removed  func(endpointID string)                                                            // there is nothing to seal any more
+	subs  *subscriptions
+	lanes *lanes.Scheduler
+	// Ledger.Track.
+	track func(context.Context, *outbox.Tracked) error
+	// Ledger.Write.
+	write func(context.Context, ...outbox.Entry) error
+	// Slot.MarkLate.
+	markLate func(ctx context.Context, events []*outbox.Event) error
+	// Slot.Lookup.
+	lookup func(ctx context.Context, eventIDs, endpointIDs []string) (outbox.Recorded, error)
+	// The error says why nothing can be sent there.
+	target func(*outbox.Endpoint) (*sink.Target, error)
+	// Queues the endpoint for sealing if its secrets are not sealed.
+	seal func(*outbox.Endpoint)
+	// The endpoint is gone, with its secrets.
+	removed  func(endpointID string)
 	metrics  *metrics
 	log      *slog.Logger
 	suspects *suspects
 	term     outbox.Term
-	snapshot outbox.Snapshot // what the state that was loaded contains already
+	// Of the loaded state: it reports whether the state contains a transaction.
+	snapshot outbox.Snapshot
 	backlog  backlog
-	made     int // deliveries of the open transaction so far, but for those in the backlog
+	made     int // deliveries of the transaction at hand so far, without those in the backlog
 	tune     func(endpoints int)
-	tuned    int // the number of endpoints that tune was told last
+	tuned    int // number of endpoints in the last call of tune
 }
 
-// load makes lanes for the endpoints of the state, takes up the open replays, and ends what is pending for endpoints
-// that are gone.
+// load makes lanes for the endpoints of the state, starts the open replays, and makes the pending
+// rows of endpoints missed that are gone.
 func (r *router) load(ctx context.Context, state outbox.State) error {
 	r.snapshot = state.Snapshot
 	var entries []outbox.Entry
@@ -64,14 +73,16 @@ func (r *router) loadEndpoint(e outbox.EndpointState, due time.Time) []outbox.En
 	return entries
 }
 
-// subscribe has the endpoint match events, unless it is set aside: its lane alone shows it then.
+// subscribe matches events against the endpoint from now on. An endpoint that is set aside gets
+// none; only its lane shows why.
 func (r *router) subscribe(sub *subscription) {
 	if !r.suspects.aside(outbox.Subject{EndpointID: sub.endpoint.ID}) {
 		r.subs.set(sub)
 	}
 }
 
-// passesOver reports whether nothing can be done with an event or an endpoint, and tells of it.
+// passesOver reports whether a change or an endpoint is skipped because the agent panics over it
+// even when it is set aside. It logs and counts what is skipped.
 func (r *router) passesOver(x outbox.Subject) bool {
 	if r.suspects.count(x) < passOverAfter {
 		return false
@@ -82,7 +93,7 @@ func (r *router) passesOver(x outbox.Subject) bool {
 	return true
 }
 
-// reload takes over a state that was loaded because the stream does not tell of all changes.
+// reload applies a state that was loaded because the stream does not bring all changes.
 func (r *router) reload(ctx context.Context, state outbox.State) error {
 	r.snapshot = state.Snapshot
 	gone := map[string]bool{}
@@ -91,7 +102,8 @@ func (r *router) reload(ctx context.Context, state outbox.State) error {
 	}
 	for _, e := range state.Endpoints {
 		before := r.subs.byID[e.ID]
-		if replaced := before != nil && !before.endpoint.Created.Equal(e.Created); !replaced { // removed, and registered anew under its id
+		// Otherwise it was removed, and registered again under its id.
+		if replaced := before != nil && !before.endpoint.Created.Equal(e.Created); !replaced {
 			delete(gone, e.ID)
 		}
 	}
@@ -105,7 +117,7 @@ func (r *router) reload(ctx context.Context, state outbox.State) error {
 	return r.write(ctx, append(entries, replays(state)...)...)
 }
 
-// replays are those that the ledger is to go on with.
+// replays returns the open replays of a state, for the ledger.
 func replays(state outbox.State) (entries []outbox.Entry) {
 	for _, replay := range state.Replays {
 		entries = append(entries, replay)
@@ -113,8 +125,8 @@ func replays(state outbox.State) (entries []outbox.Entry) {
 	return entries
 }
 
-// examine makes the subscription of an endpoint, without its lane, and returns why it cannot be sent to, "" when it can.
-// before is its last one, nil when there is none.
+// examine makes the subscription of an endpoint, without its lane. unusable is the reason why the
+// endpoint cannot be sent to, and "" when it can. before is its former subscription, or nil.
 func (r *router) examine(e *outbox.Endpoint, before *subscription) (sub *subscription, unusable string) {
 	sub = &subscription{endpoint: e}
 	if r.suspects.aside(outbox.Subject{EndpointID: e.ID}) {
@@ -124,7 +136,8 @@ func (r *router) examine(e *outbox.Endpoint, before *subscription) (sub *subscri
 	}
 	r.seal(e)
 	if before != nil && before.target != nil && before.endpoint.SameTarget(e) {
-		sub.target, sub.unfit = before.target, before.unfit // an app may change all endpoints of a venue at once
+		// An app may change all endpoints of a venue at once, and a target costs time and memory.
+		sub.target, sub.unfit = before.target, before.unfit
 	} else {
 		sub.target, sub.unfit = r.target(e)
 		if before != nil && before.target != nil {
@@ -142,7 +155,8 @@ func (r *router) examine(e *outbox.Endpoint, before *subscription) (sub *subscri
 	return sub, unusable
 }
 
-// route handles one batch. It waits for the database while take lasts, and for the ledger while ctx does.
+// route handles one batch. It waits for the database until take ends, and for the ledger until ctx
+// ends.
 func (r *router) route(take, ctx context.Context, b *outbox.Batch) error {
 	read := time.Now()
 	if b.Idle() {
@@ -174,18 +188,20 @@ func (r *router) route(take, ctx context.Context, b *outbox.Batch) error {
 type passage struct {
 	*router
 	batch *outbox.Batch
-	read  time.Time // when it was read
-	// loaded reports that the loaded state contains the batch. Its changes are not applied once more: an old row would undo a newer one,
-	// and a counter would be cleared twice.
+	read  time.Time // when the batch was read
+	// loaded reports that the loaded state contains the batch. The changes of its endpoints are not
+	// applied again: an old row would replace a newer one, and a failure counter would be cleared
+	// twice.
 	loaded bool
 
-	subs     []*subscription // of the event at hand
-	pairings []pairing       // that are not handed over yet
-	entries  []outbox.Entry  // of changes before the pairings, that are not written yet
-	hold     *outbox.Hold    // of events that go to the backlog
+	subs     []*subscription // those that want the event at hand
+	pairings []pairing       // not handed over yet
+	entries  []outbox.Entry  // entries of changes before the pairings, not written yet
+	// The hold of the events that go to the backlog; nil when there are none.
+	hold *outbox.Hold
 }
 
-// add takes in a change of the batch, which is at.
+// add handles one change of the batch. at is its place in the stream, for the report of a panic.
 func (p *passage) add(take, ctx context.Context, c outbox.Change, at outbox.Subject) error {
 	switch {
 	case c.Event != nil:
@@ -203,14 +219,15 @@ func (p *passage) add(take, ctx context.Context, c outbox.Change, at outbox.Subj
 	return nil
 }
 
-// addEvent finds the endpoints that want an event. What very many want goes to the backlog.
+// addEvent finds the endpoints that want an event. An event that very many want goes to the
+// backlog.
 func (p *passage) addEvent(take, ctx context.Context, e *outbox.Event, at outbox.Subject) error {
 	p.metrics.events.Inc()
 	if p.batch.Commit < p.term.LSN || p.passesOver(at) {
-		return nil // recorded before this term, or hopeless
+		return nil // it was recorded before this term, or it is skipped
 	}
 	if p.term.Repeats && p.backlog.holds(e) {
-		return nil // its row has moved to another partition while it waits
+		return nil // the same event came again, because its row has moved to another partition
 	}
 	m := &matched{event: e, at: at, committed: p.batch.Committed, loaded: p.loaded}
 	p.subs = p.match(p.subs[:0], at, e)
@@ -232,7 +249,7 @@ func (p *passage) addEvent(take, ctx context.Context, e *outbox.Event, at outbox
 	return nil
 }
 
-// flush hands over what has been matched so far.
+// flush hands over what was matched so far.
 func (p *passage) flush(take, ctx context.Context) error {
 	if len(p.pairings) == 0 {
 		return nil
@@ -240,12 +257,13 @@ func (p *passage) flush(take, ctx context.Context) error {
 	return p.handOver(take, ctx, 0, nil)
 }
 
-// handOver writes the entries, and then hands over what has been matched since. End is that of the batch, zero before its last piece.
+// handOver writes the entries, and then hands over the pairings. end is that of the batch, and zero
+// before its last piece. opens is the hold that the batch opens, or nil.
 func (p *passage) handOver(take, ctx context.Context, end outbox.LSN, opens *outbox.Hold) error {
 	if err := p.write(ctx, p.entries...); err != nil {
 		return err
 	}
-	p.entries = nil // the ledger keeps the slice
+	p.entries = nil // the ledger owns the slice now
 	tracked, err := p.hand(take, p.pairings)
 	if err != nil {
 		return err
@@ -255,8 +273,9 @@ func (p *passage) handOver(take, ctx context.Context, end outbox.LSN, opens *out
 	return p.track(ctx, tracked)
 }
 
-// expand hands over a piece of the backlog. Matching was done when the event was committed; an endpoint that was
-// disabled then does not get it although it may be enabled now. What has become of the others the lanes know.
+// expand hands over a piece of the backlog. The event was matched when it was committed: an
+// endpoint that was disabled then does not get it, although it may be enabled now. The lanes decide
+// what happens if an endpoint was changed or removed since.
 func (r *router) expand(take, ctx context.Context) error {
 	began := time.Now()
 	pairings, hold, last := r.backlog.piece()
@@ -271,10 +290,11 @@ func (r *router) expand(take, ctx context.Context) error {
 	return err
 }
 
-// tuneStep is how many endpoints more or fewer are not worth telling of.
+// tuneStep is the change in the number of endpoints below which tune is not called again.
 const tuneStep = 4096
 
-// retune tells tune when the number of endpoints has changed much: an app may register a hundred thousand in one transaction.
+// retune calls tune when the number of endpoints has changed much. An app may register a hundred
+// thousand in one transaction.
 func (r *router) retune() {
 	if n := len(r.subs.byID); n > r.tuned+r.tuned/4+tuneStep || n < r.tuned/2-tuneStep {
 		r.tuned = n
@@ -282,7 +302,7 @@ func (r *router) retune() {
 	}
 }
 
-// hand makes deliveries of pairings that have no row yet, and offers them to their lanes.
+// hand makes a delivery of each pairing that has no row yet, and offers them to their lanes.
 func (r *router) hand(take context.Context, pairings []pairing) (*outbox.Tracked, error) {
 	var (
 		t      = &outbox.Tracked{}
@@ -300,10 +320,14 @@ func (r *router) hand(take context.Context, pairings []pairing) (*outbox.Tracked
 		e, endpoint := p.event, p.sub.endpoint
 		if e.Late && endpoint.Since().After(e.Created) {
 			r.metrics.late.Inc()
-			continue // an old event that was written once more goes to those only who have wanted it all the time
+			// An old event that was written again is only for endpoints that have wanted it since
+			// before it was created.
+			continue
 		}
 		if p.loaded && endpoint.Created.After(p.committed) {
-			continue // registered after the event, although it was loaded before the stream has come here
+			// The endpoint was registered after the event; it is here because the state was loaded
+			// before the stream came to the event.
+			continue
 		}
 		if recorded.Has(e, endpoint.ID) || r.term.Repeats && r.underWay(p.sub, e.ID, t.Deliveries) {
 			continue
@@ -314,7 +338,7 @@ func (r *router) hand(take context.Context, pairings []pairing) (*outbox.Tracked
 		case r.suspects.aside(p.at) || r.suspects.aside(d.Subject()):
 			r.metrics.setAside.WithLabelValues("event").Inc()
 			t.Records = append(t.Records, lanes.FailedAside(d, now))
-		case p.deferred && p.sub.off != "": // it may have been enabled, or mended, since
+		case p.deferred && p.sub.off != "": // the endpoint was off when the event was committed, even if it is not any more
 			t.Records = append(t.Records, lanes.Missed(d, p.sub.off, now))
 		default:
 			if d.Unfit == "" {
@@ -327,8 +351,8 @@ func (r *router) hand(take context.Context, pairings []pairing) (*outbox.Tracked
 	return t, nil
 }
 
-// match appends the subscriptions that want an event. For one that is set aside it goes the long way, by
-// each endpoint's own patterns.
+// match appends the subscriptions that want an event to subs. When the event is set aside, it does
+// not use the index, which may be what panics, but the patterns of each endpoint.
 func (r *router) match(subs []*subscription, at outbox.Subject, e *outbox.Event) []*subscription {
 	if !r.suspects.aside(at) {
 		return r.subs.match(subs, e.Venue, e.Type)
@@ -341,15 +365,17 @@ func (r *router) match(subs []*subscription, at outbox.Subject, e *outbox.Event)
 	return subs
 }
 
-// underWay reports that the delivery waits, or is being sent, and has no row yet. It is asked only where events may come again.
+// underWay reports whether a delivery is in memory and may have no row yet. It is only needed where
+// events may come again within a term.
 func (r *router) underWay(sub *subscription, eventID string, deliveries []*outbox.Delivery) bool {
 	return r.lanes.Holds(sub.lane, eventID) || slices.ContainsFunc(deliveries, func(d *outbox.Delivery) bool {
 		return d.EventID == eventID && d.EndpointID == sub.endpoint.ID
 	})
 }
 
-// lookUp finds out which of some pairings an earlier term has recorded. Beyond the position where this term began there
-// are none, but for those of events that are written once more. It tries again while the database is away, until take ends.
+// lookUp returns which of the pairings an earlier term has recorded. Events from LookupUntil on
+// have no rows, except events that are written again. It repeats the query while the database is
+// away, until take ends.
 func (r *router) lookUp(take context.Context, pairings []pairing) (recorded outbox.Recorded, err error) {
 	var events, endpoints []string
 	for _, p := range pairings {
@@ -367,8 +393,9 @@ func (r *router) lookUp(take context.Context, pairings []pairing) (recorded outb
 	return recorded, err
 }
 
-// markSuspects finds out which suspects of a batch the log has. Those of a transaction that an earlier term may have recorded a
-// part of are no suspects.
+// markSuspects marks the suspects of a batch as late that the delivery log has already. It does not
+// ask for a transaction that an earlier term may have recorded a part of: its own rows would be
+// found.
 func (r *router) markSuspects(take context.Context, b *outbox.Batch) error {
 	var suspects []*outbox.Event
 	for _, c := range b.Changes {
@@ -382,18 +409,19 @@ func (r *router) markSuspects(take context.Context, b *outbox.Batch) error {
 	return r.insist(take, func() error { return r.markLate(take, suspects) })
 }
 
-// insist asks the database until it answers, or until take ends.
+// insist repeats a query until the database answers or take ends.
 func (r *router) insist(take context.Context, ask func() error) error {
 	trouble := backoff.Trouble{Log: r.log, Level: slog.LevelError, Begins: "cannot look up deliveries; trying again", Ends: "looking up deliveries again"}
 	return backoff.Retry(take, backoff.New(), &trouble, backoff.Never, func(context.Context) error { return ask() })
 }
 
-// change applies a change of the endpoints.
+// change applies a change of an endpoint, and returns the entries to write.
 func (r *router) change(c *outbox.EndpointChange) []outbox.Entry {
 	switch {
 	case c.AllRemoved:
 		var entries []outbox.Entry
-		for _, id := range r.lanes.Endpoints() { // those that are set aside have no subscription
+		// Endpoints that are set aside have a lane but no subscription.
+		for _, id := range r.lanes.Endpoints() {
 			entries = append(entries, r.remove(id)...)
 		}
 		return entries
@@ -410,7 +438,9 @@ func (r *router) change(c *outbox.EndpointChange) []outbox.Entry {
 	if before != nil {
 		c.Merge(before.endpoint)
 		if e.Same(before.endpoint) {
-			return nil // an app may write to columns that are its own, of all endpoints at once
+			// Only columns of the app's own have changed; an app may write to them in all rows at
+			// once.
+			return nil
 		}
 	}
 	r.backlog.sharedIsCurrent = false
@@ -421,7 +451,7 @@ func (r *router) change(c *outbox.EndpointChange) []outbox.Entry {
 	return entries
 }
 
-// remove takes out an endpoint.
+// remove removes an endpoint, and returns the entries to write.
 func (r *router) remove(id string) []outbox.Entry {
 	at := outbox.Subject{EndpointID: id}
 	defer at.Blame()

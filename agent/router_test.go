@@ -21,14 +21,14 @@ import (
 	"github.com/quintago/webhook-agent/testenv/agenttest"
 )
 
-// notes writes down what the ledger is told, one line for each call.
+// notes records the calls of the ledger's functions, one line for each call.
 type notes struct {
 	lines    []string
 	unusable map[string]string // why, of the endpoints whose health was written
 	missing  []string          // endpoints whose pending deliveries are to be missed, and why
 }
 
-// note stands for Ledger.Track.
+// note replaces Ledger.Track.
 func (n *notes) note(_ context.Context, b *outbox.Tracked) error {
 	line := fmt.Sprintf("end %d:", b.End)
 	if b.Idle {
@@ -50,7 +50,7 @@ func (n *notes) note(_ context.Context, b *outbox.Tracked) error {
 	return nil
 }
 
-// write stands for Ledger.Write.
+// write replaces Ledger.Write.
 func (n *notes) write(_ context.Context, entries ...outbox.Entry) error {
 	for _, e := range entries {
 		switch e := e.(type) {
@@ -116,7 +116,7 @@ func (rt *routerTest) loadState(state outbox.State) {
 	}
 }
 
-// take routes a transaction and returns what the ledger was told.
+// take routes a transaction and returns the calls of the ledger.
 func (rt *routerTest) take(b *outbox.Batch) []string {
 	rt.t.Helper()
 	rt.lines = nil
@@ -126,7 +126,8 @@ func (rt *routerTest) take(b *outbox.Batch) []string {
 	return rt.lines
 }
 
-// transaction is one that no snapshot of loadState has seen, at a position that belongs to the term.
+// transaction is one that no snapshot of loadState has seen, at a position that belongs to the
+// term.
 func transaction(changes ...outbox.Change) *outbox.Batch {
 	return &outbox.Batch{Changes: changes, XID: 60, Commit: 300, End: 310, Committed: time.Unix(2000, 0)}
 }
@@ -306,7 +307,8 @@ func TestRouter_PassesIdlePositionsOn(t *testing.T) {
 	})
 }
 
-// TestRouter_SkipsDeliveriesThatHaveARowAndNotThoseOfAnotherEvent looks up in a real database, as only that makes a set of recorded deliveries.
+// TestRouter_SkipsDeliveriesThatHaveARowAndNotThoseOfAnotherEvent looks up in a real database, as
+// only that makes a set of recorded deliveries.
 func TestRouter_SkipsDeliveriesThatHaveARowAndNotThoseOfAnotherEvent(t *testing.T) {
 	env := testenv.NewDB(t)
 	env.Exec(t, `insert into webhooks.deliveries (event_id, endpoint_id, venue, type, status, attempts, created, finished)
@@ -331,8 +333,8 @@ func TestRouter_SkipsDeliveriesThatHaveARowAndNotThoseOfAnotherEvent(t *testing.
 	})
 }
 
-// An app may register a hundred thousand endpoints in one transaction; with the memory limit of before, the garbage collector
-// would take most of the processor.
+// An app may register a hundred thousand endpoints in one transaction; with the memory limit of
+// before, the garbage collector would take most of the processor.
 func TestRouter_TellsOfEndpointsThatBecomeMany(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		rt := newRouterTest(t)

@@ -17,25 +17,27 @@ import (
 	"github.com/quintago/webhook-agent/panics"
 )
 
-// vitalsInterval is Options.VitalsInterval where it is not given.
+// vitalsInterval is the default of Options.VitalsInterval.
 const vitalsInterval = 10 * time.Second
 
-// Options are what an agent gets from its process.
+// Options are the parameters of Run.
 type Options struct {
 	Config  *config.Config
 	Log     *slog.Logger
-	Version string // of the program
-	// Endpoints is told how many endpoints there are when a term begins, and when their number has changed much. It may be nil.
+	Version string // of the program, for logs, metrics and User-Agent
+	// Endpoints is called with the number of endpoints when a term begins and when their number has
+	// changed much. It may be nil. It must not wait.
 	Endpoints func(n int)
-	// VitalsInterval is how often the slot's lag, the clocks and what is published are looked at; 10 s when it is zero.
+	// VitalsInterval is the time between two looks at the slot's lag, the clocks and what is
+	// published. Zero means 10 s.
 	VitalsInterval time.Duration
-	// Resolver looks up the names of endpoints; net.DefaultResolver when it is nil.
+	// Resolver looks up the names of endpoints. nil means net.DefaultResolver.
 	Resolver *net.Resolver
 }
 
-// Run delivers until ctx ends, which lets attempts in flight finish (delivery.shutdown_timeout), records them, and
-// frees the slot. It returns an error only for what waiting does not mend, and only before it has led for the first
-// time.
+// Run delivers until ctx ends. Then attempts under way may finish (delivery.shutdown_timeout),
+// their results are recorded, and the slot is free. Run returns an error only for a problem that
+// waiting does not solve, and only before it has led for the first time.
 func Run(ctx context.Context, o Options) error {
 	cfg, log := o.Config, o.Log
 	a := &agent{cfg: cfg, log: log, tune: o.Endpoints, vitals: cmp.Or(o.VitalsInterval, vitalsInterval), keys: cfg.Keyring()}
@@ -79,7 +81,7 @@ func Run(ctx context.Context, o Options) error {
 
 	c := newCandidate(a, a.db.Slot(cfg.Outbox.Slot))
 	a.metrics.registry.MustRegister(newCollector(c))
-	// The admin listener ends after the agent has led for the last time, so that /readyz tells of the draining.
+	// The admin listener ends after the last term, so that /readyz shows the draining.
 	adminCtx, stopAdmin := context.WithCancel(context.WithoutCancel(ctx))
 	var g errgroup.Group
 	g.Go(panics.Guard(a.caught, func() error {

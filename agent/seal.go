@@ -15,15 +15,20 @@ import (
 // sealBatch is how many endpoints are tried before a pause, if one of them could not be sealed.
 const sealBatch = 100
 
-// sealer seals the secrets of endpoints. It knows those whose latest row, as the router knows it, has secrets that are to be sealed.
+// sealer seals the secrets of endpoints, one by one. The router reports each new row to it (look,
+// remove), and run does the sealing.
 type sealer struct {
 	db     *outbox.DB
 	log    *slog.Logger
 	sealed prometheus.Counter
 
-	mu  sync.Mutex      // guards ids
-	ids map[string]bool // whether it is to be tried; false while run tries it, and until the router has seen what came of it
-	// more reports that there are some; sent without waiting, so one place is enough.
+	mu sync.Mutex // guards ids
+	// ids are the endpoints whose latest row, as the router knows it, has secrets to seal. The
+	// value is true for one that is to be tried. It is false while run tries it, and after that
+	// until the router has its new row.
+	ids map[string]bool
+	// more wakes seal, because there are endpoints to try. The sender does not wait, so one place
+	// is enough.
 	more chan struct{}
 }
 
@@ -31,7 +36,8 @@ func newSealer(db *outbox.DB, log *slog.Logger, sealed prometheus.Counter) *seal
 	return &sealer{db: db, log: log, sealed: sealed, ids: map[string]bool{}, more: make(chan struct{}, 1)}
 }
 
-// look takes note of an endpoint's latest row.
+// look adds an endpoint whose latest row has secrets to seal, and removes another one. The router
+// calls it with each new row.
 func (s *sealer) look(e *outbox.Endpoint) {
 	if s.db.Unsealed(e) {
 		s.add(e.ID)
@@ -46,24 +52,24 @@ func (s *sealer) add(ids ...string) {
 	for _, id := range ids {
 		s.ids[id] = true
 	}
-	s.tellLocked()
+	s.wakeLocked()
 }
 
-func (s *sealer) tellLocked() {
+func (s *sealer) wakeLocked() {
 	select {
 	case s.more <- struct{}{}:
 	default:
 	}
 }
 
-// remove takes an endpoint out: its latest row has nothing to seal, or it is gone.
+// remove removes an endpoint: its latest row has nothing to seal, or it is gone.
 func (s *sealer) remove(id string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(s.ids, id)
 }
 
-// take returns up to n that are to be tried.
+// take returns up to n endpoints to try. The caller gives back those that were not sealed (again).
 func (s *sealer) take(n int) (ids []string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -79,8 +85,8 @@ func (s *sealer) take(n int) (ids []string) {
 	return ids
 }
 
-// again has endpoints tried once more that were taken, but for those that the router has removed since. It reports whether
-// there are any.
+// again gives back endpoints that were taken and not sealed, so that they are tried once more. It
+// skips those that the router has removed since. left reports whether there are any.
 func (s *sealer) again(ids []string) (left bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -89,14 +95,14 @@ func (s *sealer) again(ids []string) (left bool) {
 			s.ids[id], left = true, true
 		}
 	}
-	s.tellLocked()
+	s.wakeLocked()
 	return left
 }
 
-// run seals secrets, one endpoint after the other, until ctx ends. What it cannot seal, because the app holds the row
-// or the database is away, it tries again, after the others; and so what it finds nothing to seal of, since the stream tells of a
-// commit before queries see it. The rows tell what is done, so an agent that begins to lead goes on where
-// the last one ended.
+// run seals secrets, one endpoint after the other, until ctx ends. It tries again later what it
+// cannot seal because the app has locked the row or the database is away. It also tries again when
+// a row has nothing to seal: the stream brings a commit before queries see it. The rows themselves
+// show what is sealed, so the next leader goes on where this one ended.
 func (s *sealer) run(ctx context.Context) {
 	waits := backoff.New()
 	trouble := backoff.Trouble{Log: s.log, Level: slog.LevelWarn, Begins: "cannot seal the secrets of an endpoint; trying again", Ends: "sealing goes on"}
@@ -118,7 +124,9 @@ func (s *sealer) run(ctx context.Context) {
 				return
 			case err != nil:
 				again = append(again, id)
-				trouble.Note(cmp.Or(errors.Unwrap(err), err), "endpoint", id) // err names the endpoint, so each would be another trouble
+				// Err itself names the endpoint, so each endpoint would be logged as another
+				// trouble.
+				trouble.Note(cmp.Or(errors.Unwrap(err), err), "endpoint", id)
 			case sealed:
 				s.sealed.Inc()
 			default:

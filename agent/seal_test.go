@@ -20,7 +20,8 @@ func storedSecrets(t *testing.T, env *testenv.DB, id string) []string {
 	return testenv.QueryAll[string](t, env, `select s from webhooks.endpoints e, unnest(array[secret, previous_secret]) s where e.id = $1 and s is not null`, id)
 }
 
-// waitSealed waits until the secrets of an endpoint are sealed with the first of keys, and fails the test if one of plain is still there.
+// waitSealed waits until the secrets of an endpoint are sealed with the first of keys, and fails
+// the test if one of plain is still there.
 func waitSealed(t *testing.T, env *testenv.DB, keys []secret.Text, id string, plain ...string) {
 	t.Helper()
 	ring, err := secret.NewKeyring(keys)

@@ -21,7 +21,8 @@ import (
 
 const sentinel = "sentinel0hunter2"
 
-// plant puts the sentinel wherever v holds a secret, and one element into each list of what holds some.
+// plant puts the sentinel wherever v can hold a secret. It adds one element to each list whose
+// elements can.
 func plant(v reflect.Value) (planted int) {
 	switch {
 	case v.Type() == reflect.TypeFor[secret.Text]():
@@ -45,7 +46,7 @@ func plant(v reflect.Value) (planted int) {
 	return planted
 }
 
-// TestSecrets_NothingThatHoldsOneShowsIt prints, logs and encodes every value that holds a secret.
+// The test prints, logs and encodes every value that holds a secret.
 func TestSecrets_NothingThatHoldsOneShowsIt(t *testing.T) {
 	keys, err := secret.NewKeyring([]secret.Text{secret.New(hex.EncodeToString([]byte(sentinel + sentinel)))})
 	if err != nil {
@@ -83,7 +84,7 @@ func TestSecrets_NothingThatHoldsOneShowsIt(t *testing.T) {
 	}
 }
 
-// shown returns all that may be printed of a value, by how it is.
+// shown returns everything that may be printed of a value, by the way of printing.
 func shown(pointer, value any) map[string]string {
 	texts := map[string]string{}
 	for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%q", "%x", "%X", "%d"} {

@@ -193,7 +193,8 @@ func TestRun_AFastShutdownOfPostgreSQLIsNotHeldUpAndTheAgentComesBack(t *testing
 	}
 }
 
-// Under load the stream is not read while its consumer is slow, so the tailer alone would not notice.
+// Under load the stream is not read while its consumer is slow. So the tailer alone would not
+// notice.
 func TestRun_AFastShutdownUnderLoadTakesLessThanTwoSeconds(t *testing.T) {
 	t.Parallel()
 	cluster := testenv.NewCluster(t, testenv.Options{})

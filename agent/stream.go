@@ -11,9 +11,10 @@ import (
 )
 
 const (
-	// soundConnection is how long a connection must have lasted for the next one to be tried at once.
+	// soundConnection is how long a connection must have lasted so that the next one is tried with
+	// the shortest wait.
 	soundConnection = 10 * time.Second
-	// resumeTimeout bounds one try to go on with a stream that broke.
+	// resumeTimeout limits one try to continue a stream that broke.
 	resumeTimeout = 10 * time.Second
 )
 
@@ -28,22 +29,23 @@ type stream struct {
 	log    *slog.Logger
 }
 
-// run replaces a connection that broke by another one, until the lifetime ends. What was handed over stays with the lanes
-// meanwhile. It returns an error when another agent has taken over, the slot is gone, or the server is no longer the same. What ends the
-// first connection comes by ended.
+// run runs the stream until the lifetime ends. It replaces a connection that broke; the lanes keep
+// what was handed over meanwhile. It returns an error when another agent has taken over, when the
+// slot is gone or was moved, when the server is another one, or when a change cannot be decoded.
+// ended receives the error that ends the first connection.
 func (s *stream) run(batches chan<- *outbox.Batch, ended <-chan error) error {
 	take := s.life.take
 	trouble := backoff.Trouble{Log: s.log, Level: slog.LevelWarn, Begins: "the stream broke; reconnecting", Ends: "the stream is back"}
 	waits, began := backoff.New(), time.Now()
 	for err := <-ended; ; err = s.tailer.Run(take, s.life.alive, batches) {
 		if err == nil || take.Err() != nil {
-			return nil //nolint:nilerr // a connection that broke while draining is of no importance: the checkpoint is in the database
+			return nil //nolint:nilerr // the connection is not needed any more: the checkpoint is in the database
 		}
 		if errors.Is(err, outbox.ErrUndecodable) {
 			return err
 		}
 		s.lease.broken.Store(true)
-		s.db.Reset() // what has broken the stream may have cut these connections off too
+		s.db.Reset() // the same cause may have cut off these connections too
 		trouble.Note(err)
 		if time.Since(began) > soundConnection {
 			waits = backoff.New()
@@ -54,13 +56,15 @@ func (s *stream) run(batches chan<- *outbox.Batch, ended <-chan error) error {
 		resumed := backoff.Retry(take, waits, &trouble, endsTerm, func(ctx context.Context) error {
 			again := s.resume(ctx)
 			if errors.Is(again, outbox.ErrSlotActive) {
-				return err // the server has not noticed yet that this agent's connection is gone: nothing new
+				// The server has not noticed yet that this agent's old connection is gone, so the
+				// cause is still err.
+				return err
 			}
 			return again
 		})
 		switch {
 		case take.Err() != nil:
-			return nil //nolint:nilerr // so is one that did not come back by then
+			return nil //nolint:nilerr // the term is ending, so the connection is not needed any more
 		case resumed != nil:
 			return resumed
 		}
@@ -69,7 +73,7 @@ func (s *stream) run(batches chan<- *outbox.Batch, ended <-chan error) error {
 	}
 }
 
-// endsTerm reports whether the stream cannot be resumed within the term after this error: another one must begin.
+// endsTerm reports whether this error ends the term, because its stream cannot be continued.
 func endsTerm(err error) bool {
 	for _, end := range []error{outbox.ErrFenced, outbox.ErrSlotGone, outbox.ErrSlotMoved, outbox.ErrOtherServer} {
 		if errors.Is(err, end) {
@@ -79,7 +83,7 @@ func endsTerm(err error) bool {
 	return false
 }
 
-// resume reconnects and goes on with the same term.
+// resume reconnects and continues the stream within the same term.
 func (s *stream) resume(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, resumeTimeout)
 	defer cancel()
@@ -95,6 +99,6 @@ func (s *stream) resume(ctx context.Context) error {
 	if err := s.tailer.Start(ctx, 0); err != nil {
 		return err
 	}
-	// Between the check and the start another agent may have come and gone.
+	// Another agent may have taken over and ended between the first check and Start.
 	return s.slot.CheckEpoch(ctx, s.term)
 }

@@ -6,13 +6,15 @@ import (
 	"github.com/quintago/webhook-agent/sink"
 )
 
-// OpenTarget makes the target of an endpoint whose secrets may be sealed. With an error nothing can be sent there. A former secret that
-// cannot be opened signs nothing.
+// OpenTarget returns the target of an endpoint whose secrets may be sealed. With an error, nothing
+// can be sent to the target. A former secret that cannot be opened is left out, so it signs
+// nothing.
 func OpenTarget(webhook *sink.Webhook, keys secret.Keyring, e *outbox.Endpoint) (*sink.Target, error) {
 	current, err := keys.Open(e.ID, e.Secret)
 	var former []sink.Former
 	for _, f := range e.Former() {
-		if opened, err := keys.Open(e.ID, f.Secret); err == nil { // check names the key that is missing
+		// The command check names the missing key.
+		if opened, err := keys.Open(e.ID, f.Secret); err == nil {
 			former = append(former, sink.Former{Secret: opened, Until: f.Until})
 		}
 	}

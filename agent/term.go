@@ -15,15 +15,16 @@ import (
 	"github.com/quintago/webhook-agent/sink"
 )
 
-// maxClockSkew is the difference of the clocks that is worth a warning: receivers check the time of a signature, mostly to five minutes.
+// maxClockSkew is the difference of the clocks from which on a warning is logged. Receivers check
+// the time of a signature; most accept a difference of five minutes.
 const maxClockSkew = 30 * time.Second
 
-// silence is how long the stream may say nothing before the agent counts as not ready. The server speaks every half of its own timeout of
-// ten seconds.
+// silence is how long the stream may bring nothing before the agent counts as not ready. The server
+// sends something at least every five seconds, which is half of its own timeout.
 const silence = 15 * time.Second
 
-// term is one time of leading, with all of its parts. candidate.takeOver makes it; it is over when run returns. See the package
-// documentation for its goroutines.
+// term is one period in which this agent leads, with all of its parts. candidate.takeOver makes it,
+// and it is over when run returns. The package documentation has a table of its goroutines.
 type term struct {
 	*agent
 	outbox.Term
@@ -37,11 +38,12 @@ type term struct {
 	recovery *recovery
 	sealer   *sealer
 	pruning  *pruning
-	leads    func() // is called when it begins to deliver
+	leads    func() // called when the term begins to deliver
 }
 
-// run loads the state, delivers what the stream brings until take ends, and drains. It returns why the term is over, and reports whether it
-// has begun to deliver. The tailer fills batches; what ends its first connection comes by ended.
+// run loads the state, delivers what the stream brings until take ends, and drains. led reports
+// whether it has begun to deliver. err says why the term is over. The tailer sends to batches.
+// ended receives the error that ends its first connection.
 func (t *term) run(state outbox.State, batches chan *outbox.Batch, ended <-chan error) (led bool, err error) {
 	life := t.life
 	var streaming, ledger, helpers errgroup.Group
@@ -51,7 +53,8 @@ func (t *term) run(state outbox.State, batches chan *outbox.Batch, ended <-chan 
 		life.stop(err)
 		return err
 	}))
-	// When nothing can be recorded any more, what is under way is repeated by whoever leads next.
+	// When nothing can be recorded any more, everything ends at once. The next leader repeats what
+	// was under way.
 	ledger.Go(life.vital(func() error { return t.ledger.Run(life.alive) }))
 	helpers.Go(life.guarded(func() error { return t.lanes.Refill(life.take, t.slot.Due) }))
 	helpers.Go(life.guarded(func() error { t.watch(life.take); return nil }))
@@ -60,7 +63,8 @@ func (t *term) run(state outbox.State, batches chan *outbox.Batch, ended <-chan 
 	helpers.Go(t.dispensable("seal", func() { t.sealer.run(life.take) }))
 	helpers.Go(life.vital(func() error {
 		ask := func(ctx context.Context) error { return t.slot.CheckEpoch(ctx, t.Term) }
-		return t.lease.keep(life.take, t.tailer.Heard, ask, t.lanes.Resume) // what did not start while the lease had run out
+		// Resume starts what did not start while the lease had run out.
+		return t.lease.keep(life.take, t.tailer.Heard, ask, t.lanes.Resume)
 	}))
 
 	err = life.guarded(func() error {
@@ -70,7 +74,7 @@ func (t *term) run(state outbox.State, batches chan *outbox.Batch, ended <-chan 
 		led = true
 		t.leads()
 		t.log.Info("leading", "slot", t.cfg.Outbox.Slot, "epoch", t.Epoch, "from", t.LSN.String(), "endpoints", len(state.Endpoints))
-		state = outbox.State{} // it may be large
+		state = outbox.State{} // frees the memory, which may be large
 		return t.routeAll(batches)
 	})()
 	life.stop(err)
@@ -80,23 +84,24 @@ func (t *term) run(state outbox.State, batches chan *outbox.Batch, ended <-chan 
 	err = errors.Join(err, helpers.Wait())
 	t.ledger.Close()
 	err = errors.Join(err, ledger.Wait())
-	life.kill(nil) // the stream, which has kept its connection so that the position could be confirmed
+	life.kill(nil) // ends the stream, whose connection was kept to confirm the position
 	err = errors.Join(err, streaming.Wait())
 	t.recovery.end()
 	return led, err
 }
 
-// routeAll routes batches until take ends; what is left in the channel then, and in the backlog, is sent again to whoever leads next. The
-// backlog has its turn when the stream has nothing, and half of the time while it has.
+// routeAll routes batches until take ends. The next leader gets again what is left in batches and
+// in the backlog then. The backlog is served while the stream has nothing, and half of the time
+// while it has.
 func (t *term) routeAll(batches <-chan *outbox.Batch) error {
 	take, alive, r := t.life.take, t.life.alive, t.router
 	full := int(t.cfg.Delivery.QueueMemory) / backlogShare
-	nothing := make(chan struct{}) // is always ready to be received from
+	nothing := make(chan struct{}) // a closed channel, which can always be received from
 	close(nothing)
 	for take.Err() == nil {
 		var (
 			err  error
-			idle <-chan struct{} // while there is a backlog
+			idle <-chan struct{} // not nil while there is a backlog
 		)
 		switch {
 		case r.backlog.due() || r.backlog.bytes > full:
@@ -123,17 +128,18 @@ func (t *term) routeAll(batches <-chan *outbox.Batch) error {
 	return nil
 }
 
-// loadAnew has the router take over the endpoints and replays as they are in the database. The state is read in the router's turn: what it
-// has applied already stands in it, and what the state contains beyond that is not applied once more.
+// loadAnew reloads the endpoints and replays from the database into the router. The state is read
+// by the router's goroutine. So it contains every change that the router has applied, and the
+// router skips every change that the state contains.
 func (t *term) loadAnew() error {
 	state, err := t.slot.LoadState(t.life.take)
 	if err != nil {
-		return nil //nolint:nilerr // it shows elsewhere, and there is a next time
+		return nil //nolint:nilerr // the ledger and the stream report it, and the next comparison reloads again
 	}
 	return t.router.reload(t.life.alive, state)
 }
 
-// attempt makes an attempt and takes note of a panic in it.
+// attempt makes an attempt. It reports a panic in it, and a fault of this host.
 func (t *term) attempt(ctx context.Context, r sink.Request) sink.Result {
 	result := t.webhook.Attempt(ctx, r)
 	if result.Panic != nil {
@@ -141,18 +147,19 @@ func (t *term) attempt(ctx context.Context, r sink.Request) sink.Result {
 	}
 	if result.Outcome == sink.NotMade {
 		if t.local.met(result.Fault, result.Error) && result.Fault == sink.FaultDescriptors {
-			t.webhook.Close() // lets go of idle connections, for the database may need the files
+			t.webhook.Close() // closes idle connections, because the database may need the files
 		}
 	}
 	return result
 }
 
-// target returns where an endpoint is.
+// target returns the target of an endpoint. The error says why nothing can be sent there.
 func (t *term) target(e *outbox.Endpoint) (*sink.Target, error) {
 	return OpenTarget(t.webhook, t.keys, e)
 }
 
-// watch looks at the slot, the clocks and what is published until ctx ends. It ends the term when that has changed.
+// watch looks at the slot, the clocks and what is published every VitalsInterval, until ctx ends.
+// It ends the term when what is published has changed.
 func (t *term) watch(ctx context.Context) {
 	tick := time.NewTicker(t.vitals)
 	defer tick.Stop()
@@ -162,7 +169,8 @@ func (t *term) watch(ctx context.Context) {
 		Begins: "this host's clock differs from the database's; receivers may refuse the time of signatures",
 	}
 	for {
-		if v, err := t.slot.Vitals(ctx); err == nil { // an error shows elsewhere: the ledger and the stream use the same server
+		// The ledger and the stream use the same server and report the error.
+		if v, err := t.slot.Vitals(ctx); err == nil {
 			t.metrics.observe(v)
 			var off error
 			if v.ClockSkew.Abs() > maxClockSkew {
@@ -183,7 +191,7 @@ func (t *term) watch(ctx context.Context) {
 	}
 }
 
-// unready returns what keeps events from being delivered and recorded, nil when nothing does.
+// unready returns why events are not delivered or not recorded. It returns nil when they are.
 func (t *term) unready() error {
 	if heard := t.tailer.Heard(); time.Since(heard) > silence {
 		return fmt.Errorf("the stream is silent since %s", heard.UTC().Format(time.RFC3339))
@@ -203,8 +211,8 @@ func (t *term) unready() error {
 	return nil
 }
 
-// dispensable is guarded for a helper without which deliveries go on. One that panics again and again is
-// left out.
+// dispensable is guarded for a helper without which deliveries go on. A helper that panics again
+// and again is left out.
 func (t *term) dispensable(part string, f func()) func() error {
 	at := outbox.Subject{Part: part}
 	return t.life.guarded(func() error {

@@ -32,8 +32,8 @@ func resumable(t *testing.T, env *testenv.DB) (*stream, *testenv.Proxy) {
 	return &stream{term: held, db: c.db, slot: c.slot, tailer: tailer}, p
 }
 
-// TestStream_ResumesOnlyTheTermThatItHolds goes through what may have happened while the stream was broken. The last look is
-// that between the checks and the start of the stream.
+// The test goes through what may have happened while the stream was broken. "between" is what
+// happens between the first checks and the start of the stream; the last check must find it.
 func TestStream_ResumesOnlyTheTermThatItHolds(t *testing.T) {
 	t.Parallel()
 	const (

@@ -13,7 +13,8 @@ import (
 	"github.com/quintago/webhook-agent/testenv/agenttest"
 )
 
-// hideCommits has commits of the app be streamed and stay invisible until show is called.
+// hideCommits makes commits of the app reach the stream but stay invisible to queries until show is
+// called.
 func hideCommits(t *testing.T, env *testenv.DB) (show func()) {
 	t.Helper()
 	super := agenttest.ConnectURL(t, env.SuperuserURL)
@@ -36,8 +37,9 @@ func hideCommits(t *testing.T, env *testenv.DB) (show func()) {
 	return func() { standby("") }
 }
 
-// A commit is streamed when its record is on disk; queries see it only when a synchronous standby has answered too. With
-// a standby that does not exist the time between is as long as the test wants.
+// A commit is streamed when its record is on disk. Queries see it only when a synchronous standby
+// has answered too. The test names a standby that does not exist, so the time between is as long as
+// it wants.
 func TestRun_WhatIsStreamedBeforeItIsVisibleIsNeitherLostNorForgotten(t *testing.T) {
 	t.Parallel()
 	cluster := testenv.NewCluster(t, testenv.Options{})

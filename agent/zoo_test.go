@@ -26,15 +26,15 @@ import (
 
 var update = flag.Bool("update", false, "write testdata/zoo.golden anew")
 
-// zooResolver looks all names up at a zoo.
+// zooResolver resolves all names at a zoo.
 func zooResolver(z *zoo.Zoo) *net.Resolver {
 	return &net.Resolver{PreferGo: true, Dial: func(ctx context.Context, network, _ string) (net.Conn, error) {
 		return new(net.Dialer).DialContext(ctx, network, z.DNS.String())
 	}}
 }
 
-// trustZoo has this process, and those that it starts, trust the animals that have nothing wrong with their certificates. It must be
-// called before the first connection by TLS.
+// trustZoo makes this process, and those that it starts, trust the animals whose certificates are
+// right. It must be called before the first sink.Webhook is made.
 func trustZoo() (forget func(), err error) {
 	authority, err := zoo.Authority()
 	if err != nil {
@@ -53,7 +53,7 @@ func trustZoo() (forget func(), err error) {
 	return forget, os.Setenv("SSL_CERT_FILE", path)
 }
 
-// selectZoo shows waits by tens of minutes, since each is longer by up to a tenth.
+// selectZoo rounds waits down to tens of minutes, because each is lengthened by up to a tenth.
 const selectZoo = `
 select concat_ws(E'\t', d.endpoint_id, d.status || coalesce(', disabled: ' || e.disabled_reason, ''), coalesce(d.last_code::text, '-'), coalesce(d.last_class, '-'),
                  coalesce(floor(extract(epoch from d.next_attempt_at - a.at) / 600) * 10 || ' min', '-'), coalesce(d.last_error, '-'), left(a.response, 40))
@@ -65,8 +65,8 @@ where d.attempts = 1`
 // clockNow is the only text of a sentence that differs from run to run.
 var clockNow, manyX = regexp.MustCompile(`clock says [-0-9TZ:]+`), regexp.MustCompile(`xxx+`)
 
-// TestZoo_EachAnimalMeetsAClearAnswer has each animal of the zoo get an event and compares what the delivery log says of its first attempt
-// with testdata/zoo.golden.
+// Each animal of the zoo gets an event. The test compares what the delivery log has of its first
+// attempt with testdata/zoo.golden.
 func TestZoo_EachAnimalMeetsAClearAnswer(t *testing.T) {
 	t.Parallel()
 	z := zoo.Start(t)
@@ -143,8 +143,8 @@ func checkGolden(t *testing.T, file, text string) {
 	}
 }
 
-// TestZoo_ServersThatHaveTheirOwnWayWithConnectionsGetEveryEvent has animals get several events, some close together and some after a
-// pause in which they close what they have kept. Each event arrives, and no attempt fails that the animal has not refused.
+// Animals get several events, some close together, and some after a pause in which they close idle
+// connections. Each event arrives, and no attempt fails except those that the animal refuses.
 func TestZoo_ServersThatHaveTheirOwnWayWithConnectionsGetEveryEvent(t *testing.T) {
 	t.Parallel()
 	const (
@@ -197,14 +197,14 @@ func TestZoo_ServersThatHaveTheirOwnWayWithConnectionsGetEveryEvent(t *testing.T
 	}
 }
 
-// TestZoo_HealthyEndpointsDoNotNoticeIt has sound endpoints get two hundred deliveries a second while each animal of the zoo gets ten events
-// a second and is tried again and again.
+// Working endpoints get two hundred deliveries a second. Meanwhile each animal of the zoo gets ten
+// events a second and their retries.
 func TestZoo_HealthyEndpointsDoNotNoticeIt(t *testing.T) {
 	t.Parallel()
 	const (
 		events = 400
-		sound  = 2           // endpoints
-		slow   = time.Second // half of what an attempt at a silent animal takes; for nine of ten, since other tests run beside this one
+		sound  = 2               // endpoints
+		slow   = 2 * time.Second // what an attempt at a silent animal takes; for nine of ten, since other tests run beside this one
 		memory = 160 << 20
 	)
 	z := zoo.Start(t)

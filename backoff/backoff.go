@@ -6,13 +6,16 @@ import (
 	"github.com/sethvargo/go-retry"
 )
 
-// New is the schedule for whatever waits for PostgreSQL: exponential from a tenth of a second, with jitter, at most five seconds.
+// New returns the waits between tries for everything that waits for PostgreSQL. They begin at 0.1
+// s, double, have a jitter of 20 %, and are at most 5 s. The result is stateful: use a new one for
+// each trouble.
 func New() retry.Backoff { return capped(5 * time.Second) }
 
-// NewSlow is the schedule for what does not mend by waiting. It begins as New does and goes on to fifteen seconds.
+// NewSlow returns the waits for what does not get well by waiting. They begin as those of New and
+// go up to 15 s.
 func NewSlow() retry.Backoff { return capped(15 * time.Second) }
 
-// capped has the cap stand outside the jitter, which could exceed it otherwise.
+// capped applies the limit after the jitter. Otherwise the jitter could exceed the limit.
 func capped(longest time.Duration) retry.Backoff {
 	return retry.WithCappedDuration(longest, retry.WithJitterPercent(20, retry.NewExponential(100*time.Millisecond)))
 }

@@ -12,7 +12,8 @@ import (
 	"time"
 )
 
-// logged returns a logger, and a function that returns what it has logged since the last call, a line each.
+// logged returns a logger, and a function that returns what it has logged since the last call, a
+// line each.
 func logged() (*slog.Logger, func() []string) {
 	var text bytes.Buffer
 	log := slog.New(slog.NewTextHandler(&text, &slog.HandlerOptions{ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr {

@@ -1,3 +1,4 @@
-// Package backoff is how a program lives with what goes wrong for a while: it tries again, later and later, and says in its
-// log once what the trouble is, when it becomes another, and when it is over.
+// Package backoff has what a program needs when something goes wrong for a while. It waits longer
+// and longer between tries (New, Retry), and logs once when a trouble begins, when it changes, and
+// when it is over (Trouble).
 package backoff

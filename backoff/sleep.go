@@ -5,7 +5,7 @@ import (
 	"time"
 )
 
-// Sleep waits for d. It returns false when ctx ended first.
+// Sleep waits for the duration d. It returns false when ctx ended first.
 func Sleep(ctx context.Context, d time.Duration) bool {
 	timer := time.NewTimer(d)
 	defer timer.Stop()

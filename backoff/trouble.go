@@ -7,21 +7,24 @@ import (
 	"github.com/sethvargo/go-retry"
 )
 
-// Trouble is something that can go wrong for a while. It is logged when it begins, when it becomes another, and when it is over, and not
-// at each try in between. It belongs to one goroutine at a time.
+// Trouble logs something that can go wrong for a while. It logs when the trouble begins, when its
+// error changes, and when it is over, but not each try in between. Only one goroutine may use it at
+// a time.
 type Trouble struct {
 	Log   *slog.Logger
-	Level slog.Level // of Begins
-	// Begins is the message when it begins, and when it becomes another; the attribute "error" says what is wrong.
+	Level slog.Level // the level of Begins
+	// Begins is the message when the trouble begins or its error changes. The attribute "error" has
+	// the error.
 	Begins string
-	// Ends is the message when it is over, at level info. When it is empty, something else says so.
+	// Ends is the message when the trouble is over, at level info. When it is empty, that is not
+	// logged: another message says so.
 	Ends string
 
-	text string // of the error that was logged, "" while nothing is wrong
+	text string // the error that was logged; "" while nothing is wrong
 }
 
-// Note takes note of how things stand: err is what is wrong, nil when nothing is. It reports whether it has logged something, with args as
-// attributes.
+// Note records the present state: err is what is wrong, or nil. It reports whether it has logged
+// something. args are attributes of that message.
 func (t *Trouble) Note(err error, args ...any) bool {
 	text := ""
 	if err != nil {
@@ -42,8 +45,9 @@ func (t *Trouble) Note(err error, args ...any) bool {
 	return true
 }
 
-// Retry calls do until it succeeds, until ends reports that another try is of no use after this error, or until ctx ends. It waits between
-// the calls as waits says, and notes in t what goes wrong and when it goes on. It returns nil, the last error, or the cause of ctx.
+// Retry calls do until it succeeds, until ends reports that a further try is useless after this
+// error, or until ctx ends. waits gives the time between the calls. t logs what goes wrong and when
+// it is over. Retry returns nil, the last error of do, or the cause of ctx.
 func Retry(ctx context.Context, waits retry.Backoff, t *Trouble, ends func(error) bool, do func(context.Context) error) error {
 	err := retry.Do(ctx, waits, func(ctx context.Context) error {
 		err := do(ctx)
@@ -64,5 +68,5 @@ func Retry(ctx context.Context, waits retry.Backoff, t *Trouble, ends func(error
 	return err
 }
 
-// Never is the ends of a Retry that only success or the context ends.
+// Never is an ends function for Retry: only success or the context ends it.
 func Never(error) bool { return false }

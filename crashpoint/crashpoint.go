@@ -1,42 +1,51 @@
-// Package crashpoint names the places at which a test may kill the agent: between two steps of which one has happened
-// and the other has not, where a promise about crashes holds or breaks.
+// Package crashpoint names the places at which a test can kill the agent. Each is between two
+// steps: one has happened, the other has not. That is where a promise about crashes holds or
+// breaks.
 //
-// A binary that is built without the tag crashpoints has none of it: Hit is empty and inlined. With the tag, the
-// environment variable WEBHOOK_AGENT_CRASHPOINT holds the name of a point, or "name:n", and the n-th pass there ends
-// the process by SIGKILL, as a power cut would: no deferred function runs and nothing is flushed.
+// Without the build tag crashpoints, the binary contains none of this: Hit is empty and inlined.
+// With the tag, the environment variable WEBHOOK_AGENT_CRASHPOINT has the name of a point, or
+// "name:n". The n-th call of Hit with that point ends the process by SIGKILL, like a power cut: no
+// deferred function runs, and nothing is flushed.
 package crashpoint
 
 // Variable is the environment variable that chooses the point.
 const Variable = "WEBHOOK_AGENT_CRASHPOINT"
 
-// Point is the name of one place.
+// Point is the name of a place.
 type Point string
 
-// The points, in the order data takes.
+// The points, in the order in which data passes them.
 const (
-	// AfterRead is in the Tailer: a batch is decoded and not yet handed over.
+	// AfterRead is in the Tailer: a batch is decoded, but not handed over yet.
 	AfterRead Point = "after-read"
-	// BeforeDial is in the sink: an attempt has begun and no connection was looked for.
+	// BeforeDial is in the sink: an attempt has begun, but has no connection yet.
 	BeforeDial Point = "before-dial"
-	// AfterRequestWritten is in the sink: the kernel has the request, and the customer's server has not answered. See Conn.
+	// AfterRequestWritten is in the sink: the kernel has the request, but the customer's server has
+	// not answered. See Conn.
 	AfterRequestWritten Point = "after-request-written"
-	// AfterResponse is in the sink: the status line is there and nobody was told.
+	// AfterResponse is in the sink: the status line has arrived, but the result is not returned
+	// yet.
 	AfterResponse Point = "after-response"
-	// BeforeLedgerCommit is in the Ledger: a group is gathered and its transaction has not begun.
+	// BeforeLedgerCommit is in the Ledger: a group of entries is complete, but its transaction has
+	// not begun.
 	BeforeLedgerCommit Point = "before-ledger-commit"
-	// InLedgerCommit is in the Ledger: everything is written and the commit is not sent.
+	// InLedgerCommit is in the Ledger: everything is written, but the commit is not sent.
 	InLedgerCommit Point = "in-ledger-commit"
-	// AfterLedgerCommit is in the Ledger: the commit is durable and neither the lanes nor the Tailer know it.
+	// AfterLedgerCommit is in the Ledger: the commit is durable, but the lanes and the Tailer do
+	// not know it.
 	AfterLedgerCommit Point = "after-ledger-commit"
-	// BeforeConfirm is in the Tailer: a position is recorded that the server was not told yet.
+	// BeforeConfirm is in the Tailer: a position is recorded, but not confirmed to the server.
 	BeforeConfirm Point = "before-confirm"
-	// InMigration is in Migrate: the schema is there and the publications are not.
+	// InMigration is in Migrate: the schema exists, but the publications do not.
 	InMigration Point = "in-migration"
-	// InReplay is in a step of a replay: deliveries are pending again and the cursor has not moved.
+	// InReplay is in a step of a replay: deliveries are pending again, but the cursor has not
+	// moved.
 	InReplay Point = "in-replay"
-	// InSlotRecovery is in PrepareSlot: the checkpoint is marked as recovering and the slot does not exist.
+	// InSlotRecovery is in PrepareSlot: the checkpoint says that a recovery is needed, but the new
+	// slot does not exist.
 	InSlotRecovery Point = "in-slot-recovery"
-	// InSweep is in a comparison after a step: its rows are there and the recovery has not ended.
+	// InSweep is in a comparison after a step: its rows are written, but the recovery has not
+	// ended.
 	InSweep Point = "in-sweep"
 )
 

@@ -14,15 +14,15 @@ import (
 	"syscall"
 )
 
-// chosen is where this process ends, and left the passes there until it does. chosen is set before main and only read
-// then.
+// chosen is the point at which this process ends. left is the number of calls of Hit until then.
+// chosen is set before main and only read after that.
 var (
 	chosen Point
 	left   atomic.Int64
 )
 
-// A variable that names nothing must not pass for a process that survived, so it ends the process before it does
-// anything.
+// A wrong value of the variable ends the process before it does anything. Otherwise a test would
+// believe that the process survived the crash point.
 func init() {
 	text := os.Getenv(Variable)
 	if text == "" {
@@ -37,7 +37,7 @@ func init() {
 	left.Store(pass)
 }
 
-// parse reads "name" or "name:n".
+// parse parses "name" or "name:n".
 func parse(text string) (point Point, pass int64, err error) {
 	name, count, counted := strings.Cut(text, ":")
 	point, pass = Point(name), 1
@@ -60,7 +60,7 @@ func list() string {
 	return strings.Join(names, ", ")
 }
 
-// Hit ends the process when p is the chosen point and this is the chosen pass.
+// Hit ends the process when p is the chosen point and this is the chosen call.
 func Hit(p Point) {
 	if p != chosen {
 		return
@@ -71,11 +71,11 @@ func Hit(p Point) {
 	case n == 0:
 		_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
 	}
-	select {} // the signal may take a moment to arrive, and nobody may go on from here in it
+	select {} // the signal may take a moment, and no goroutine may go on from here meanwhile
 }
 
-// Conn returns c with the point AfterRequestWritten after each write of a request in plain HTTP. net/http has no hook there:
-// it calls WroteRequest when the request is in its buffer.
+// Conn wraps c so that Hit(AfterRequestWritten) is called after each write of a plain HTTP request.
+// net/http has no hook at that place: it calls WroteRequest when the request is in its buffer.
 func Conn(c net.Conn) net.Conn {
 	if c == nil {
 		return nil

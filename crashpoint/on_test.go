@@ -12,10 +12,11 @@ import (
 	"testing"
 )
 
-// childVariable tells TestMain that the process is a child.
+// childVariable is set in a process that TestMain must run as a child.
 const childVariable = "CRASHPOINT_CHILD"
 
-// TestMain runs the tests or, in a process that child has started, what a child does: it passes one point twice, then another.
+// TestMain runs the tests. In a process that child has started, it calls Hit instead: twice with
+// one point, then with another.
 func TestMain(m *testing.M) {
 	if os.Getenv(childVariable) == "" {
 		os.Exit(m.Run())

@@ -2,7 +2,6 @@ package outbox
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -188,14 +187,16 @@ const codeProgramLimit = "54000"
 // those before it until their own times, MostFormerSecrets together; with an overlap of zero all of
 // them end. It returns when the former secret ends, nil when at once.
 func (v view) RotateSecret(ctx context.Context, id string, s secret.Text, overlap time.Duration) (until *time.Time, err error) {
-	q, err := v.do()
-	if err != nil {
-		return nil, err
+	if v.db == nil {
+		return nil, errNoVenue
 	}
-	err = q.QueryRow(ctx, rotateSecret, id, v.db.cfg.Keys.Seal(id, s).Reveal(), overlap).Scan(&until)
-	if errors.Is(err, pgx.ErrNoRows) {
-		return nil, noEndpoint(id)
-	}
+	err = pgx.BeginFunc(ctx, v.db.pool, func(tx pgx.Tx) error {
+		q := v.on(withoutPreparing(tx))
+		if err := v.db.forgetTwins(ctx, q, id, s); err != nil {
+			return err
+		}
+		return q.QueryRow(ctx, rotateSecret, id, v.db.cfg.Keys.Seal(id, s).Reveal(), overlap).Scan(&until)
+	})
 	if SQLState(err) == codeProgramLimit {
 		return nil, &Problem{
 			Thing:  fmt.Sprintf("endpoint %q", id),
@@ -204,6 +205,61 @@ func (v view) RotateSecret(ctx context.Context, id string, s secret.Text, overla
 		}
 	}
 	return until, v.db.cfg.explain("rotate a secret", err)
+}
+
+const lockEndpoint = selectEndpoint + `
+for update of e`
+
+const setFormerSecrets = `
+update webhooks.endpoints
+set previous_secret = nullif($2, ''), previous_secret_until = $3, older_secrets = $4, older_secrets_until = $5
+where id = $1{ and venue = @venue}`
+
+// forgetTwins prepares the rotation of an endpoint to the secret next. It drops the former secrets that are next or the
+// current one, and all but the newest of those that are alike: a secret signs once, so it takes one place. The
+// statement of the rotation cannot see that, since what is sealed differs each time.
+func (db *DB) forgetTwins(ctx context.Context, q narrowed, id string, next secret.Text) error {
+	found, err := queryRows(ctx, q, lockEndpoint, scanEndpointState, id)
+	if err != nil {
+		return err
+	}
+	if len(found) == 0 {
+		return noEndpoint(id)
+	}
+	e := &found[0].Endpoint
+	seen := []secret.Text{next}
+	twin := func(s secret.Text) bool {
+		opened, err := db.cfg.Keys.Open(id, s)
+		if err != nil {
+			return false
+		}
+		if slices.ContainsFunc(seen, opened.Equal) {
+			return true
+		}
+		seen = append(seen, opened)
+		return false
+	}
+	twin(e.Secret)
+	former := e.Former()
+	kept := slices.DeleteFunc(slices.Clone(former), func(f FormerSecret) bool { return twin(f.Secret) })
+	if len(kept) == len(former) {
+		return nil
+	}
+	var (
+		previous      string
+		previousUntil *time.Time
+		older         = []string{}
+		olderUntil    = []time.Time{}
+	)
+	for i, f := range kept {
+		if i == 0 {
+			previous, previousUntil = f.Secret.Reveal(), &f.Until
+			continue
+		}
+		older, olderUntil = append(older, f.Secret.Reveal()), append(olderUntil, f.Until)
+	}
+	_, err = q.Exec(ctx, setFormerSecrets, id, previous, previousUntil, older, olderUntil)
+	return err
 }
 
 const endpointExists = `select exists (select from webhooks.endpoints where id = $1{ and venue = @venue})`

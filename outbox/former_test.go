@@ -110,6 +110,59 @@ func TestRotateSecret_BySQLKeepsFormerSecretsAsWell(t *testing.T) {
 	}
 }
 
+// A secret that is rotated to and fro has one place, sealed or not, and the current one has none.
+func TestRotateSecret_CountsEachFormerSecretOnce(t *testing.T) {
+	t.Parallel()
+	for name, keys := range map[string][]secret.Text{"plain": nil, "sealed": {secret.New(strings.Repeat("0123456789abcdef", 4))}} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			db, env := openDB(t)
+			var err error
+			db.cfg.Keys, err = secret.NewKeyring(keys)
+			must(t, err)
+			addEndpoint(t, env, "ep_1", "venue_a", "*")
+			opened := func(id string) string {
+				e, err := db.AllVenues().EndpointWithSecret(t.Context(), id)
+				must(t, err)
+				for _, s := range slices.Concat([]*secret.Text{&e.Secret, &e.Previous}, pointersTo(e.Older)) {
+					*s, err = db.cfg.Keys.Open(id, *s)
+					must(t, err)
+				}
+				return formerText(e)
+			}
+			for _, step := range []struct{ secret, want string }{
+				{"b", "b sentinel:1"}, {"sentinel", "sentinel b:1"}, {"b", "b sentinel:1"}, {"sentinel", "sentinel b:1"},
+				{"b", "b sentinel:1"}, {"sentinel", "sentinel b:1"}, {"c", "c sentinel:1 b:1"}, {"d", "d c:1 sentinel:1 b:1"},
+				{"sentinel", "sentinel d:1 c:1 b:1"},
+			} {
+				_, err := db.AllVenues().RotateSecret(t.Context(), "ep_1", secret.New(step.secret), time.Hour)
+				must(t, err)
+				if got := opened("ep_1"); got != step.want {
+					t.Errorf("%s: %s, want %s", step.secret, got, step.want)
+				}
+			}
+
+			file := ManagedEndpoint{Venue: "venue_f", URL: secret.New("https://f.example/"), Events: []string{"*"}, Secret: secret.New("a")}
+			must(t, db.SyncManaged(t.Context(), []ManagedEndpoint{file}))
+			for _, next := range []string{"b", "a", "b", "a", "c", "b", "a", "b"} {
+				file.Secret = secret.New(next)
+				must(t, db.SyncManaged(t.Context(), []ManagedEndpoint{file}))
+			}
+			id := testenv.QueryOne[string](t, env, `select id from webhooks.endpoints where managed_by = 'file'`)
+			if got, want := opened(id), "b a:24 c:24"; got != want {
+				t.Errorf("of the file: %s, want %s", got, want)
+			}
+		})
+	}
+}
+
+func pointersTo(texts []secret.Text) (pointers []*secret.Text) {
+	for i := range texts {
+		pointers = append(pointers, &texts[i])
+	}
+	return pointers
+}
+
 func TestSealSecrets_SealsFormerSecretsAndKeepsTheirTimes(t *testing.T) {
 	t.Parallel()
 	db, env := openDB(t)

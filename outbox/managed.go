@@ -125,11 +125,15 @@ func (db *DB) changeManaged(ctx context.Context, tx pgx.Tx, row managedRow, e Ma
 	case notOpened != nil: // it has signed nothing
 		stored = db.cfg.Keys.Seal(row.id, e.Secret)
 	case !is.Equal(e.Secret):
+		q := db.AllVenues().on(tx)
+		if err := db.forgetTwins(ctx, q, row.id, e.Secret); err != nil {
+			return err
+		}
 		if err := exec(ctx, tx, dropOldestSecret, row.id, MostFormerSecrets); err != nil {
 			return err
 		}
 		stored = db.cfg.Keys.Seal(row.id, e.Secret)
-		if _, err := db.AllVenues().on(tx).Exec(ctx, rotateSecret, row.id, stored.Reveal(), ManagedOverlap); err != nil {
+		if _, err := q.Exec(ctx, rotateSecret, row.id, stored.Reveal(), ManagedOverlap); err != nil {
 			return err
 		}
 	}

@@ -1,6 +1,6 @@
-// Package panics turns a panic into an error that says where it happened. The error holds nothing of
-// what was being handled: the value of a panic may quote an event or a secret, so only its type is
-// kept, or its text where that is the runtime's own.
+// Package panics turns a panic into an error that says where it happened. The error holds nothing
+// of the data that was being handled, because the value of a panic may quote an event or a secret.
+// It keeps only the type of the value, or the text of a runtime error.
 package panics
 
 import (
@@ -10,15 +10,15 @@ import (
 	"strings"
 )
 
-// maxFrames bounds Error.Stack.
+// maxFrames limits the frames in Error.Stack.
 const maxFrames = 12
 
 // Error is a panic that was caught.
 type Error struct {
-	What  string // the runtime's text, or the type of the value
+	What  string // the text of a runtime error, or the type of the value
 	Place string // the file and line of the frame that panicked, such as agent/match.go:123
-	Stack string // the innermost frames, one in a line
-	// Subject is what was being handled, nil if that is not known. It is comparable.
+	Stack string // the innermost frames, one on each line
+	// Subject is what was being handled; nil when that is not known. It is comparable.
 	Subject any
 }
 
@@ -27,9 +27,9 @@ func (e *Error) Error() string {
 	return fmt.Sprintf("a fault of the agent itself: panic at %s (%s)", e.Place, e.What)
 }
 
-// Recovered makes an Error of what recover has returned; nil when there was no panic. It belongs into
-// the deferred function that calls recover, since it reads the stack. What is an *Error already keeps
-// its place.
+// Recovered returns an *Error for the value that recover has returned, and nil when there was no
+// panic. It must be called in the deferred function that calls recover, because it reads the stack.
+// A value that is an *Error already is returned as it is, with its own place.
 func Recovered(value any) *Error {
 	if value == nil {
 		return nil
@@ -45,7 +45,7 @@ func Recovered(value any) *Error {
 	return e
 }
 
-// origin describes the frames from the one that panicked outward.
+// origin returns the place of the panic, and the frames from there outward.
 func origin() (place, stack string) {
 	callers := make([]uintptr, 64)
 	frames := runtime.CallersFrames(callers[:runtime.Callers(2, callers)])
@@ -71,13 +71,14 @@ func origin() (place, stack string) {
 	return place, strings.Join(lines, "\n")
 }
 
-// at is a frame's place with the last folder of its path.
+// at returns the file and line of a frame, with the last folder of its path.
 func at(f runtime.Frame) string {
 	return fmt.Sprintf("%s/%s:%d", path.Base(path.Dir(f.File)), path.Base(f.File), f.Line)
 }
 
-// Guard wraps the function of a goroutine. A panic of f is told to caught and returned as an *Error.
-// Where caught is nil a panic goes on, and ends the process.
+// Guard wraps the function of a goroutine. When f panics, caught is called with the panic, and the
+// wrapped function returns it as an *Error. When caught is nil, f is not wrapped, so a panic ends
+// the process.
 func Guard(caught func(*Error), f func() error) func() error {
 	if caught == nil {
 		return f
@@ -93,11 +94,12 @@ func Guard(caught func(*Error), f func() error) func() error {
 	}
 }
 
-// Catch calls f and returns a panic of it as an *Error, which nobody was told of yet.
+// Catch calls f and returns its panic as an *Error. Nothing reports that panic; the caller must do
+// so.
 func Catch(f func() error) error { return Guard(func(*Error) {}, f)() }
 
-// GuardFunc is Guard for a function that returns no error, such as a timer's.
+// GuardFunc is Guard for a function without an error, such as that of a timer.
 func GuardFunc(caught func(*Error), f func()) func() {
 	guarded := Guard(caught, func() error { f(); return nil })
-	return func() { _ = guarded() } // caught was told
+	return func() { _ = guarded() } // caught was called
 }

@@ -61,6 +61,7 @@ type failure struct {
 	// certificate reports whether the server asked for a client certificate. Asking does not mean
 	// that it requires one.
 	certificate bool
+	now         time.Time // by which certificates are judged
 }
 
 // classify returns the class of an exchange's error, and one sentence about it. It decides by error
@@ -81,7 +82,7 @@ func classify(err error, f failure) (Class, string) {
 	case errors.As(err, &dns):
 		return ClassDNSError, dnsSentence(dns, host)
 	case errors.As(err, &cert):
-		return classifyCertificate(cert, host)
+		return classifyCertificate(cert, host, f.now.UTC())
 	case errors.Is(err, syscall.ECONNREFUSED):
 		return ClassConnectRefused, host + " refused the connection: nothing listens on that port, or a firewall rejects it"
 	case errors.Is(err, syscall.ETIMEDOUT) && f.phase <= phaseConnect:
@@ -158,26 +159,22 @@ func dnsSentence(err *net.DNSError, host string) string {
 	}
 }
 
-func classifyCertificate(err *tls.CertificateVerificationError, host string) (Class, string) {
+func classifyCertificate(err *tls.CertificateVerificationError, host string, now time.Time) (Class, string) {
 	var (
 		wrongHost x509.HostnameError
 		invalid   x509.CertificateInvalidError
-		roots     x509.SystemRootsError
 	)
 	switch {
 	case errors.As(err, &wrongHost):
 		// The names come from the certificate, so a stranger chooses their number and length.
 		return ClassTLSWrongHost, fmt.Sprintf("the certificate is %s, not for %s", certNames(wrongHost.Certificate), host)
 	case errors.As(err, &invalid) && invalid.Reason == x509.Expired:
-		now := time.Now().UTC()
 		if c := invalid.Cert; now.Before(c.NotBefore) {
 			return ClassTLSExpired, fmt.Sprintf("a certificate is not valid before %s; the agent's clock says %s",
 				c.NotBefore.UTC().Format(time.RFC3339), now.Format(time.RFC3339))
 		}
 		return ClassTLSExpired, fmt.Sprintf("a certificate expired on %s; the agent's clock says %s",
 			invalid.Cert.NotAfter.UTC().Format(time.RFC3339), now.Format(time.RFC3339))
-	case errors.As(err, &roots):
-		return ClassTLSUntrusted, "the agent's host has no root certificates; install ca-certificates there"
 	default:
 		return ClassTLSUntrusted, "the certificate is not signed by a known authority: " +
 			"it is self-signed, or an intermediate certificate is missing"

@@ -3,6 +3,7 @@ package sink
 import (
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"math/rand/v2"
 	"net/http"
@@ -29,11 +30,15 @@ type client struct {
 	dial dialFunc
 	tls  *tls.Config
 	idle *idle
+	// roots judge the servers' certificates.
+	roots   *roots
+	gateway *gateway
 }
 
 func newClient(cfg WebhookConfig, g *guard, n *names) *client {
+	way := &gateway{behind: public}
 	return &client{
-		dial: newDial(g, n),
+		dial: newDial(g, n, way),
 		tls: &tls.Config{
 			MinVersion: tls.VersionTLS12,
 			// No other protocol is offered. HTTP/2 has no advantage for one POST at a time, and
@@ -41,7 +46,9 @@ func newClient(cfg WebhookConfig, g *guard, n *names) *client {
 			NextProtos:         []string{"http/1.1"},
 			ClientSessionCache: tls.NewLRUClientSessionCache(tlsSessionCacheSize),
 		},
-		idle: newIdle(cfg.MaxIdlePerHost, cfg.MaxIdle),
+		idle:    newIdle(cfg.MaxIdlePerHost, cfg.MaxIdle),
+		roots:   newRoots(),
+		gateway: way,
 	}
 }
 
@@ -63,7 +70,7 @@ func (c *client) post(ctx context.Context, to origin, deadline time.Time, m *mes
 		c.idle.lost(to)
 		seen.restart()
 	}
-	fresh, err := c.connect(ctx, to, deadline, seen)
+	fresh, err := c.connect(ctx, to, deadline, m.ahead, seen)
 	if err != nil {
 		return answer{}, err
 	}
@@ -94,10 +101,18 @@ func (c *client) done(used *conn, keep bool) {
 	}
 }
 
-// connect opens a connection to an origin, with TLS if the origin has a server name.
-func (c *client) connect(ctx context.Context, to origin, deadline time.Time, seen *progress) (*conn, error) {
+// connect opens a connection to an origin, with TLS if the origin has a server name. Certificates
+// are judged by a clock that is so far ahead of this host's.
+func (c *client) connect(ctx context.Context, to origin, deadline time.Time, ahead time.Duration, seen *progress) (*conn, error) {
 	ctx, cancel := context.WithDeadline(context.WithValue(ctx, progressKey{}, seen), deadline)
 	defer cancel()
+	var trusted *x509.CertPool
+	if to.serverName != "" {
+		var err error
+		if trusted, err = c.roots.get(); err != nil {
+			return nil, err
+		}
+	}
 	opened, err := c.dial(ctx, "tcp", to.address)
 	if err != nil {
 		return nil, err
@@ -106,6 +121,8 @@ func (c *client) connect(ctx context.Context, to origin, deadline time.Time, see
 		seen.reach(phaseTLS)
 		cfg := c.tls.Clone()
 		cfg.ServerName = to.serverName
+		cfg.RootCAs = trusted
+		cfg.Time = func() time.Time { return time.Now().Add(ahead) }
 		cfg.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
 			seen.certificate.Store(true)
 			return new(tls.Certificate), nil // an empty one means none, the default

@@ -21,9 +21,10 @@ const (
 	// only good for using the connection again, so it is short.
 	drainTimeout = 50 * time.Millisecond
 	// excerptTimeout is how long an attempt waits for the body of any other answer, because the log
-	// shows its beginning. It is also how long a server that answered 2xx early has to read the
-	// rest of the request.
-	excerptTimeout = time.Second
+	// shows its beginning.
+	excerptTimeout = 100 * time.Millisecond
+	// earlyTimeout is how long a server that answered 2xx early has to read the rest of the request.
+	earlyTimeout = time.Second
 	// recordTimeout is how long alive may take to read the bytes that an idle TLS connection has
 	// received already.
 	recordTimeout = time.Millisecond
@@ -224,7 +225,7 @@ func isOurs(err error) bool {
 // answered 2xx early gets excerptTimeout to read the rest.
 func (c *conn) endRest(ctx context.Context, deadline time.Time, sent <-chan error, code int, err error) (whole bool, _ error) {
 	if err == nil && succeeds(code) {
-		c.within(ctx, deadline, excerptTimeout, c.SetWriteDeadline)
+		c.within(ctx, deadline, earlyTimeout, c.SetWriteDeadline)
 	} else {
 		_ = c.SetWriteDeadline(longAgo) // fails on a closed connection
 	}

@@ -46,9 +46,9 @@ func TestAttempt_EndsAtItsDeadlineBehindAnEarlyAnswer(t *testing.T) {
 			if _, err := http.ReadRequest(bufio.NewReader(conn)); err != nil {
 				return
 			}
-			<-time.After(testTimeout - excerptTimeout/2)
+			<-time.After(testTimeout - earlyTimeout/2)
 			write(conn, ok200)
-			<-time.After(2 * excerptTimeout)
+			<-time.After(2 * earlyTimeout)
 		})
 		r := requestTo("http://hooks.example.com")
 		r.Body = make([]byte, 2*oneWrite)
@@ -57,7 +57,7 @@ func TestAttempt_EndsAtItsDeadlineBehindAnEarlyAnswer(t *testing.T) {
 		if took := time.Since(start); got.Outcome != Succeeded || took != testTimeout {
 			t.Errorf("%+v after %v", got, took)
 		}
-		<-time.After(2 * excerptTimeout) // until the server has ended
+		<-time.After(2 * earlyTimeout) // until the server has ended
 	})
 }
 
@@ -147,7 +147,7 @@ func TestAttempt_WaitsASecondBehindAnEarly2xxAlone(t *testing.T) {
 		code   int
 		took   time.Duration
 	}{
-		"accepted":  {ok200, 200, excerptTimeout},
+		"accepted":  {ok200, 200, earlyTimeout},
 		"refused":   {"HTTP/1.1 413 Too Large\r\nContent-Length: 0\r\n\r\n", 413, 0},
 		"no answer": {"", 0, 0},
 	} {
@@ -217,7 +217,7 @@ func TestAttempt_IsCanceledAsItSends(t *testing.T) {
 func TestConn_IsAliveBehindASessionTicket(t *testing.T) {
 	base, w := serveTLSWith(t, func(c *tls.Config) { c.ClientAuth = tls.RequestClientCert }) // the tickets come behind the handshake then
 	target := w.Target(base, requestTo(base).Secret)
-	c, err := w.client.connect(t.Context(), target.origin, time.Now().Add(time.Minute), new(progress))
+	c, err := w.client.connect(t.Context(), target.origin, time.Now().Add(time.Minute), 0, new(progress))
 	if err != nil {
 		t.Fatal(err)
 	}

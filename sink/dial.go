@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"strings"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/quintago/webhook-agent/crashpoint"
@@ -19,8 +20,8 @@ type dialFunc func(ctx context.Context, network, address string) (net.Conn, erro
 
 // newDial returns the only function that connects to customers' servers. It applies the guard, and
 // uses no proxy: the guard would judge the proxy's address instead of the server's. It records the
-// progress of the attempt in ctx, and which names could be resolved.
-func newDial(g *guard, n *names) dialFunc {
+// progress of the attempt in ctx, which names could be resolved, and which addresses answer.
+func newDial(g *guard, n *names, way *gateway) dialFunc {
 	d := &net.Dialer{KeepAlive: tcpKeepAlive, ControlContext: g.control, Resolver: n.resolver}
 	return func(ctx context.Context, network, address string) (net.Conn, error) {
 		to := absoluteName(address)
@@ -32,8 +33,14 @@ func newDial(g *guard, n *names) dialFunc {
 		if _, isDNS := errors.AsType[*net.DNSError](err); strings.HasSuffix(host, ".") && !isDNS {
 			n.resolved(host)
 		}
+		if errors.Is(err, syscall.ECONNREFUSED) {
+			way.answered(connectingTo(err))
+		}
 		if err != nil {
 			return nil, err
+		}
+		if from, ok := conn.RemoteAddr().(*net.TCPAddr); ok {
+			way.answered(plain(from.AddrPort().Addr()))
 		}
 		return crashpoint.Conn(conn), nil
 	}

@@ -7,16 +7,21 @@
 //   - It sends the request more than once in two cases, within the same deadline. If a kept
 //     connection ends before an answer, it sends on a fresh one, because servers close kept
 //     connections whenever they like. And while former secrets sign as well, it sends with another
-//     secret after a 400, 401 or 403, with three secrets at most. So a server may see an event more
-//     than once, which at-least-once allows.
+//     secret after a 400, 401, 403 or 410, with three secrets at most. So a server may see an event
+//     more than once, which at-least-once allows. After any other failure of a request that was
+//     sent, the next attempt begins with another secret. An endpoint is Gone once each secret has
+//     got a 410.
 //   - Each valid secret has an entry in Webhook-Signature. X-Quintago-Signature has room for one:
 //     the secret that the receiver accepted last. While it has accepted none, the order is: the
 //     oldest, which the receiver still has; the newest, which it will change to; then the others.
 //     Target remembers this in memory.
 //   - One deadline, delivery.timeout, covers DNS, connect, TLS, request, headers and body.
 //   - A fault on this side of the wire is no attempt (NotMade): descriptors, memory, ports, routes,
-//     and the resolver. To find out whether our resolver or a customer's DNS fails, the package
-//     asks for other names (local.go).
+//     the gateway (route.go), root certificates, and the resolver. To find out whether our resolver
+//     or a customer's DNS fails, or says that a name is gone, the package asks for other names
+//     (names.go).
+//   - Certificates are judged by the time that is signed, which is the database's, and not by this
+//     host's clock.
 //   - The status line decides. 2xx is a success, whatever the body does afterwards. Everything else
 //     is a failure.
 //   - The body is sent and signed as it is given, byte for byte, under both schemes (see Sign).
@@ -57,7 +62,7 @@
 //     does so three times in a row gets fresh connections for a minute.
 //   - A server may answer before it has read a long request. That status counts. After a 2xx the
 //     rest is sent for a second more; otherwise it is not sent.
-//   - The client waits for the rest of an answer: 50 ms after a 2xx, a second after another status,
+//   - The client waits for the rest of an answer: 50 ms after a 2xx, 100 ms after another status,
 //     because the log shows its body.
 //   - At most MaxIdlePerHost and MaxIdle connections are kept, those that were used last. One takes
 //     3 KiB, and 12 KiB over TLS.
@@ -107,7 +112,7 @@
 //	response_too_large  the response headers exceed their limit
 //	redirect            the server answered 3xx
 //	http_status         the server answered another status that is not 2xx
-//	network_error       none of the above, such as no route
+//	network_error       none of the above, such as no route to the server
 //	internal_error      a fault of the agent itself, which is not the server's doing
 //	local_fault         this host or its resolver failed (Fault): it was no attempt
 //	canceled            the caller's context ended first; the result is unknown

@@ -6,6 +6,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"time"
 )
 
 // oneWrite is the longest body, in bytes, that is written together with the head (without TLS in
@@ -17,6 +18,8 @@ const oneWrite = 32 << 10
 type message struct {
 	first []byte // the head, and the body if it is short
 	rest  []byte // the body if it is long
+	// ahead is the time that is signed, minus this host's clock.
+	ahead time.Duration
 }
 
 // messages is a pool, so that the buffers of message.first are used again.
@@ -28,8 +31,9 @@ func (m *message) free() {
 	messages.Put(m)
 }
 
-// newMessage returns the bytes of a request. signer is the key that signs X-Quintago-Signature.
-func (w *Webhook) newMessage(r Request, signer *signingKey) *message {
+// newMessage returns the bytes of a request, of an attempt that began at start. signer is the key
+// that signs X-Quintago-Signature.
+func (w *Webhook) newMessage(r Request, start time.Time, signer *signingKey) *message {
 	m := messages.Get().(*message)
 	b := m.first[:0]
 	b = append(b, r.Target.start...)
@@ -47,7 +51,7 @@ func (w *Webhook) newMessage(r Request, signer *signingKey) *message {
 	} else {
 		m.rest = r.Body
 	}
-	m.first = b
+	m.first, m.ahead = b, r.At.Round(0).Sub(start)
 	return m
 }
 

@@ -1,11 +1,15 @@
 package sink
 
 import (
+	"bufio"
+	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"strings"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/quintago/webhook-agent/secret"
@@ -161,6 +165,117 @@ func TestAttempt_SignsWithEachFormerSecretUntilItsTime(t *testing.T) {
 		}
 		if got := h.Get(HeaderSignaturePrevious); got != previous || len(h.Values(HeaderSignaturePrevious)) > 1 {
 			t.Errorf("after %s %s is %s, want that of %q", c.after, HeaderSignaturePrevious, got, c.previous)
+		}
+	}
+}
+
+// A receiver need not answer a signature that is wrong: it may end the connection, say what is no
+// HTTP, or be silent. The next attempt tries another secret, and none is tried twice within one.
+func TestAttempt_TriesAnotherSecretBehindARequestThatGotNoAnswer(t *testing.T) {
+	for name, refuse := range map[string]func(net.Conn){
+		"the end":  func(net.Conn) {},
+		"no HTTP":  func(conn net.Conn) { write(conn, "wrong signature\r\n") },
+		"silence":  func(conn net.Conn) { _, _ = io.Copy(io.Discard, conn) },
+		"half one": func(conn net.Conn) { write(conn, "HTTP/1.1 401 No\r\nConte") },
+	} {
+		for _, size := range []int{len(testBody), 2 * oneWrite} {
+			t.Run(fmt.Sprintf("%s, %d bytes", name, size), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					var requests atomic.Int64
+					w := pipeWebhook(t, phaseConnect, func(conn net.Conn) {
+						request, err := http.ReadRequest(bufio.NewReader(conn))
+						if err != nil {
+							return
+						}
+						body, err := io.ReadAll(request.Body)
+						if err != nil {
+							return
+						}
+						requests.Add(1)
+						if Verify(request.Header, body, time.Now(), secret.New("new")).Quintago != nil {
+							refuse(conn)
+							return
+						}
+						write(conn, ok200)
+						_, _ = io.Copy(io.Discard, conn)
+					})
+					defer w.Close()
+					target := rotating(w, "http://hooks.example.com", secret.New("new"), secret.New("old"))
+					for i, want := range []int{0, 200, 200} {
+						w.Close() // one that is kept has one request here
+						got := w.Attempt(t.Context(), Request{Target: target, EventID: "evt_1", Body: make([]byte, size)})
+						if n := requests.Load(); got.Code != want || n != int64(1+i) {
+							t.Errorf("attempt %d: %+v after %d requests", i+1, got, n)
+						}
+					}
+				})
+			})
+		}
+	}
+}
+
+// Before a request was sent nothing is known of its signature.
+func TestAttempt_KeepsToTheSecretOfARequestThatWasNotSent(t *testing.T) {
+	w := newTestWebhook(t, nil)
+	address := serveRaw(t, true, func(net.Conn) {})
+	target := rotating(w, "https://"+address, secret.New("new"), secret.New("old"))
+	first := (*target.order.Load())[0]
+	got := w.Attempt(t.Context(), Request{Target: target, EventID: "evt_1", Body: []byte(testBody)})
+	if got.Outcome != Failed || (*target.order.Load())[0] != first {
+		t.Errorf("%+v, and the order has changed: %v", got, (*target.order.Load())[0] != first)
+	}
+}
+
+// A 410 may be what a receiver says to a wrong signature. It is believed once each secret got it.
+func TestAttempt_Believes410OnceEachSecretGotIt(t *testing.T) {
+	w := newTestWebhook(t, nil)
+	send := func(target *Target) Result {
+		return w.Attempt(t.Context(), Request{Target: target, EventID: "evt_1", Body: []byte(testBody)})
+	}
+	targetOf := func(p *page, texts ...string) *Target {
+		var all []secret.Text
+		for _, text := range texts {
+			all = append(all, secret.New(text))
+		}
+		return rotating(w, p.url, all[0], all[1:]...)
+	}
+	for _, c := range []struct {
+		secrets  string
+		knows    string
+		outcomes []Outcome
+		requests []int64
+	}{
+		{"b", "none", []Outcome{Gone}, []int64{1}},
+		{"b a", "b", []Outcome{Succeeded, Succeeded}, []int64{2, 1}},
+		{"b a", "none", []Outcome{Gone}, []int64{2}},
+		{"d c b a", "b", []Outcome{Failed, Succeeded}, []int64{3, 1}},
+		{"d c b a", "none", []Outcome{Failed, Gone}, []int64{3, 1}},
+		{"f e d c b a", "none", []Outcome{Failed, Gone}, []int64{3, 3}},
+	} {
+		p := servePage(t, c.knows)
+		p.answers.Store(http.StatusGone)
+		target := targetOf(p, strings.Fields(c.secrets)...)
+		for i, want := range c.outcomes {
+			got := send(target)
+			if n := p.requests.Swap(0); got.Outcome != want || n != c.requests[i] {
+				t.Errorf("%s, the receiver knows %s: attempt %d made %d requests, want %d: %+v", c.secrets, c.knows, i+1, n, c.requests[i], got)
+			}
+			if got.Outcome == Failed && (got.Code != 410 || got.Class != ClassHTTPStatus || !strings.Contains(got.Error, "410")) {
+				t.Errorf("%+v", got)
+			}
+		}
+	}
+
+	// Another answer in between begins anew.
+	p := servePage(t, "none")
+	target := targetOf(p, "d", "c", "b", "a")
+	for i, step := range []struct {
+		answer  int64
+		outcome Outcome
+	}{{410, Failed}, {503, Failed}, {503, Failed}, {503, Failed}, {503, Failed}, {410, Failed}, {410, Gone}} {
+		p.answers.Store(step.answer)
+		if got := send(target); got.Outcome != step.outcome || got.Code != int(step.answer) {
+			t.Errorf("step %d: %+v", i+1, got)
 		}
 	}
 }

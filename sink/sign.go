@@ -10,6 +10,10 @@ import (
 	"net/http"
 	"strings"
 	"time"
+	"unicode"
+	"unicode/utf8"
+
+	"golang.org/x/text/unicode/norm"
 
 	"github.com/quintago/webhook-agent/secret"
 )
@@ -75,8 +79,8 @@ func Sign(h http.Header, eventID string, at time.Time, body []byte, current secr
 
 // CheckSecret says in one sentence why an endpoint's secret is not usable, or returns nil. The
 // sentence holds no part of the secret. After whsec_ a secret must be standard padded base64 of 24
-// to 64 bytes that are not all alike. Any other secret must not be empty, must not be in quotes or
-// between blanks, and must not look like a misspelled whsec_ secret.
+// to 64 bytes that are not all alike. Any other secret must not be empty, and must not look like a
+// misspelled whsec_ secret. None may be in quotes or between blanks, or hold invisible characters.
 func CheckSecret(s secret.Text) error {
 	_, err := parseSecret(s)
 	return err
@@ -127,10 +131,7 @@ func parseSecret(s secret.Text) (signingKey, error) {
 	notBase64 := func(at int) error {
 		return fmt.Errorf("the secret begins with whsec_ but is not standard base64 at character %d", len(secretPrefix)+at+1)
 	}
-	// The decoder skips line breaks, so two different texts would give the same key.
-	if at := strings.IndexAny(encoded, "\r\n"); at >= 0 {
-		return signingKey{}, notBase64(at)
-	}
+	// The decoder skips line breaks, but checkSpelling has refused them, so two different texts are never the same key.
 	decoded, err := base64.StdEncoding.Strict().DecodeString(encoded)
 	if err != nil {
 		corrupt, _ := errors.AsType[base64.CorruptInputError](err) // there is no other error
@@ -149,20 +150,98 @@ func parseSecret(s secret.Text) (signingKey, error) {
 // checkSpelling refuses what was meant to be another text than it is: the key would be wrong, and
 // nothing else would tell.
 func checkSpelling(s string) error {
-	lower := strings.ToLower(s)
-	switch first := s[0]; {
-	case strings.TrimSpace(s) != s:
+	if !utf8.ValidString(s) {
+		return errors.New("the secret is no text in UTF-8, and the database stores nothing else; use a random one of letters and digits")
+	}
+	if strings.TrimSpace(s) != s {
 		return errors.New("the secret begins or ends with a blank; write it without")
-	case len(s) > 1 && first == s[len(s)-1] && strings.IndexByte("\"'`", first) >= 0:
-		return errors.New("the secret stands in quotes; write it without")
-	case strings.HasPrefix(lower, "v1,"+secretPrefix):
-		return errors.New("the secret begins with v1, before whsec_; write it from whsec_ on")
-	case strings.HasPrefix(lower, secretPrefix) && !strings.HasPrefix(s, secretPrefix):
+	}
+	if at := strings.IndexFunc(s, isInvisible); at >= 0 {
+		return fmt.Errorf("the secret has a line break or an invisible character at character %d; write it without",
+			utf8.RuneCountInString(s[:at])+1)
+	}
+	if standsInQuotes(s) {
+		return errors.New("the secret stands in quotes or has one at an end; write it without")
+	}
+	switch folded := fold(s); {
+	case strings.HasPrefix(s, secretPrefix):
+		return nil
+	case strings.HasPrefix(strings.ToLower(s), secretPrefix):
 		return errors.New("the secret begins with whsec_ in capital letters; write it in small ones")
-	case strings.HasPrefix(lower, "whsk_"), strings.HasPrefix(lower, "whpk_"):
+	case strings.Contains(folded, "whsec"):
+		return errors.New("the secret has whsec in it but does not begin with whsec_; write it from whsec_ on, with nothing before or in it")
+	case resemblesPrefix(folded, s):
+		return errors.New("the secret begins with what looks like whsec_ but is not; write whsec_")
+	case strings.Contains(folded, "whsk_"), strings.Contains(folded, "whpk_"):
 		return errors.New("the secret is a key of the asymmetric scheme of Standard Webhooks, which is not offered; use one that begins with whsec_")
+	case strings.HasPrefix(folded, "env:"), strings.HasPrefix(folded, "file:"):
+		return errors.New("the secret begins as a reference does, which is followed only in the configuration file and in --secret, " +
+			"and only as env:NAME or file:/path in small letters; give the secret itself")
 	}
 	return nil
+}
+
+// isInvisible reports whether a rune is a line break, a control character or a format character, such as a byte order mark.
+func isInvisible(r rune) bool { return unicode.In(r, unicode.Cc, unicode.Cf, unicode.Zl, unicode.Zp) }
+
+// standsInQuotes reports whether a text begins and ends with the same quote, has a quote at one end and no other of its
+// kind, or has a typographic one at an end. Quotes within a text are its own.
+func standsInQuotes(s string) bool {
+	first, _ := utf8.DecodeRuneInString(s)
+	last, size := utf8.DecodeLastRuneInString(s)
+	if unicode.In(first, unicode.Pi, unicode.Pf) || unicode.In(last, unicode.Pi, unicode.Pf) || first == '„' || first == '‚' {
+		return true
+	}
+	alone := func(r rune) bool { return isQuote(r) && strings.Count(s, string(r)) == 1 }
+	return alone(first) || alone(last) || first == last && isQuote(first) && len(s) > size
+}
+
+func isQuote(r rune) bool { return r == '"' || r == '\'' || r == '`' }
+
+// fold writes a text in small letters, without accents, and what looks like a letter of whsec_ as that letter.
+func fold(s string) string {
+	return strings.Map(func(r rune) rune {
+		if unicode.Is(unicode.Mn, r) {
+			return -1
+		}
+		r = unicode.ToLower(r)
+		if latin, ok := lookAlikes[r]; ok {
+			return latin
+		}
+		return r
+	}, norm.NFKD.String(s))
+}
+
+// lookAlikes are the Cyrillic letters that look like those of whsec_; a keyboard of two alphabets types them.
+var lookAlikes = map[rune]rune{'ԝ': 'w', 'һ': 'h', 'ѕ': 's', 'е': 'e', 'с': 'c'}
+
+// resemblesPrefix reports whether a text is a key in base64 behind a word that is one slip away from whsec: a letter
+// left out, added, changed, or two of them swapped.
+func resemblesPrefix(folded, s string) bool {
+	word, _, found := cutWord(folded)
+	_, rest, _ := cutWord(s)
+	if key, err := base64.StdEncoding.DecodeString(rest); !found || err != nil || len(key) < minKeyBytes {
+		return false
+	}
+	want := []rune("whsec")
+	got := []rune(word)
+	for len(got) > 0 && len(want) > 0 && got[0] == want[0] {
+		got, want = got[1:], want[1:]
+	}
+	for len(got) > 0 && len(want) > 0 && got[len(got)-1] == want[len(want)-1] {
+		got, want = got[:len(got)-1], want[:len(want)-1]
+	}
+	return len(got) <= 1 && len(want) <= 1 || len(got) == 2 && len(want) == 2 && got[0] == want[1] && got[1] == want[0]
+}
+
+// cutWord returns the letters that a text begins with, and what stands behind the character that ends them.
+func cutWord(s string) (word, rest string, found bool) {
+	at := strings.IndexFunc(s, func(r rune) bool { return !unicode.IsLetter(r) })
+	if at < 0 {
+		return s, "", false
+	}
+	_, size := utf8.DecodeRuneInString(s[at:])
+	return s[:at], s[at+size:], true
 }
 
 // signQuintago returns the value of X-Quintago-Signature.

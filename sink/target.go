@@ -26,6 +26,8 @@ type Target struct {
 	// one. It is nil without a former key. The slice that it points to is never changed: a new
 	// order is a new slice.
 	order *atomic.Pointer[[]*signingKey]
+	// wentWith are the keys that got a 410 since another answer came. It is nil without a former one.
+	wentWith *atomic.Pointer[[]*signingKey]
 
 	// err says why nothing can be sent, or is nil. class is then the class of every attempt, and
 	// the other fields are not valid.
@@ -64,7 +66,7 @@ func (w *Webhook) Target(rawURL string, current secret.Text, former ...Former) *
 		}
 	}
 	if len(t.keys) > 1 {
-		t.order = new(atomic.Pointer[[]*signingKey])
+		t.order, t.wentWith = new(atomic.Pointer[[]*signingKey]), new(atomic.Pointer[[]*signingKey])
 		t.prefer(t.keys[len(t.keys)-1])
 	}
 	return t
@@ -132,6 +134,24 @@ func (t *Target) prefer(with *signingKey) {
 // postpone makes the next attempts try keys last, because the receiver seems not to have them.
 func (t *Target) postpone(keys ...*signingKey) {
 	t.setOrder(append(without(*t.order.Load(), keys...), keys...))
+}
+
+// gone takes note of an answer to a request that a key has signed, and reports whether each of keys
+// has got a 410 in a row. Of answers that come at once one may be forgotten: a later one counts then.
+func (t *Target) gone(keys []*signingKey, signer *signingKey, is410 bool) bool {
+	before := t.wentWith.Load()
+	if !is410 {
+		if before != nil {
+			t.wentWith.Store(nil)
+		}
+		return false
+	}
+	all := []*signingKey{signer}
+	if before != nil {
+		all = append(all, without(*before, signer)...)
+	}
+	t.wentWith.Store(&all)
+	return len(without(keys, all...)) == 0
 }
 
 func (t *Target) setOrder(order []*signingKey) { t.order.Store(&order) }

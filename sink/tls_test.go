@@ -69,8 +69,9 @@ func serveTLSAs(t *testing.T, change func(*x509.Certificate), configure func(*tl
 	t.Cleanup(server.Close)
 
 	w := newTestWebhook(t, nil)
-	w.client.tls.RootCAs = x509.NewCertPool()
-	w.client.tls.RootCAs.AddCert(certificate)
+	trusted := x509.NewCertPool()
+	trusted.AddCert(certificate)
+	w.client.roots.trust(trusted)
 	return server.URL, w
 }
 
@@ -120,7 +121,7 @@ func TestAttempt_TellsCertificateFailuresApart(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			base, w := serveTLS(t, c.change, tls.VersionTLS13)
 			if c.untrusted {
-				w.client.tls.RootCAs = x509.NewCertPool()
+				w.client.roots = otherRoots(t)
 			}
 			checkClass(t, attempt(t, w, requestTo(base)), c.class, 0, c.words...)
 		})

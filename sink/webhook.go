@@ -21,8 +21,8 @@ type Request struct {
 	EventID string
 	Body    []byte // the envelope, sent and signed as it is; Attempt does not change it
 	Test    bool   // a sample: the header Webhook-Test: true marks it
-	// At is the time that is signed and sent. It also decides which former secrets still sign. Zero
-	// means the time of this host's clock.
+	// At is the time that is signed and sent. It also decides which former secrets still sign, and
+	// certificates are judged by it. Zero means the time of this host's clock.
 	At time.Time
 
 	keys []*signingKey // those of Target that sign at the time At
@@ -150,7 +150,8 @@ func (w *Webhook) Attempt(ctx context.Context, r Request) (result Result) {
 	}
 	r.keys = r.Target.valid(r.At)
 	if len(r.keys) == 1 {
-		return w.exchange(ctx, r, start, r.keys[0])
+		result, _ := w.exchange(ctx, r, start, r.keys[0])
+		return result
 	}
 	return w.rotate(ctx, r, start)
 }
@@ -158,25 +159,34 @@ func (w *Webhook) Attempt(ctx context.Context, r Request) (result Result) {
 // rotate makes the attempt while former secrets sign as well. A receiver written to the customers'
 // page reads X-Quintago-Signature alone, and changes to a new secret at a time of its own. So if it
 // refuses a request, rotate sends the request again with another secret.
+//
+// A 410 disables the endpoint at once, and a receiver may answer so to a wrong signature. It counts
+// once each secret has got it.
 func (w *Webhook) rotate(ctx context.Context, r Request, start time.Time) (result Result) {
 	choices := r.Target.choices(r.keys)
 	for i, signer := range choices {
-		next := w.exchange(ctx, r, start, signer)
+		next, sent := w.exchange(ctx, r, start, signer)
 		if next.Code == 0 && next.Outcome != Canceled && i > 0 {
 			r.Target.postpone(choices[:i]...)
 			return result // the answer before says more about the server than this failure
 		}
 		result = next
+		if result.Code != 0 && r.Target.gone(r.keys, signer, result.Outcome == Gone) {
+			return result
+		}
+		if result.Outcome == Gone {
+			result.Outcome = Failed
+			result.Error = "the server answered 410, which counts as a refused signature until each secret of the rotation has got it"
+		}
 		switch {
 		case refusesSignature(result.Code):
 			if i+1 < len(choices) && result.RetryAfter == 0 && ctx.Err() == nil {
 				continue
 			}
 			r.Target.postpone(choices[:i+1]...)
-		case result.Outcome == Failed && result.Code != 0 && i == 0:
-			// Some servers answer 500 to a wrong signature, so let the next attempt try another
-			// secret.
-			r.Target.postpone(signer)
+		case result.Outcome == Failed && sent && i == 0:
+			// Some answer 500 to a signature that is wrong, some end the connection, and some are silent.
+			r.Target.postpone(signer) // so the next attempt tries another
 		case result.Code != 0:
 			r.Target.prefer(signer)
 		}
@@ -187,14 +197,19 @@ func (w *Webhook) rotate(ctx context.Context, r Request, start time.Time) (resul
 
 // refusesSignature reports whether code is one that receivers use to refuse a wrong signature.
 func refusesSignature(code int) bool {
-	return code == http.StatusBadRequest || code == http.StatusUnauthorized || code == http.StatusForbidden
+	switch code {
+	case http.StatusBadRequest, http.StatusUnauthorized, http.StatusForbidden, http.StatusGone:
+		return true
+	}
+	return false
 }
 
 // exchange sends r once and reads the answer. The attempt began at start, and ends at its deadline
-// or with ctx. signer is the key that signs X-Quintago-Signature.
-func (w *Webhook) exchange(ctx context.Context, r Request, start time.Time, signer *signingKey) (result Result) {
+// or with ctx. signer is the key that signs X-Quintago-Signature. It reports whether the server has
+// all of the request, as far as this side knows.
+func (w *Webhook) exchange(ctx context.Context, r Request, start time.Time, signer *signingKey) (result Result, sent bool) {
 	seen, began, deadline := new(progress), time.Now(), start.Add(w.timeout)
-	m := w.newMessage(r, signer)
+	m := w.newMessage(r, start, signer)
 	defer m.free()
 	crashpoint.Hit(crashpoint.BeforeDial)
 	a, err := w.client.post(ctx, r.Target.origin, deadline, m, seen)
@@ -217,6 +232,7 @@ func (w *Webhook) exchange(ctx context.Context, r Request, start time.Time, sign
 			phase:       phase(seen.phase.Load()),
 			blocked:     seen.blocked.Load(),
 			certificate: seen.certificate.Load(),
+			now:         time.Now().Add(m.ahead),
 		}
 		if fault, sentence := w.local(began, err, f); fault != "" {
 			result = notMade(fault, sentence)
@@ -225,7 +241,7 @@ func (w *Webhook) exchange(ctx context.Context, r Request, start time.Time, sign
 		}
 	}
 	result.Latency = latency
-	return result
+	return result, err == nil || phase(seen.phase.Load()) == phaseHeaders
 }
 
 // resultOf returns the result for an answer. The status alone decides. asked is the URL of the

@@ -25,6 +25,8 @@ const (
 	EveryName = "*"
 	// SilentName means that the server does not answer.
 	SilentName = dnsmessage.RCode(99)
+	// EmptyName is there, and has no address.
+	EmptyName = dnsmessage.RCode(98)
 )
 
 // StartDNS starts a server. It ends with the test.
@@ -81,8 +83,11 @@ func (d *DNS) serve(conn net.PacketConn) {
 		}
 		question := m.Questions[0]
 		m.RCode = d.code(question.Name.String())
-		if m.RCode == SilentName {
+		switch m.RCode {
+		case SilentName:
 			continue
+		case EmptyName:
+			m.RCode, question.Type = dnsmessage.RCodeSuccess, dnsmessage.TypeTXT
 		}
 		m.Response, m.Additionals = true, nil
 		if m.RCode == dnsmessage.RCodeSuccess && question.Type == dnsmessage.TypeA {

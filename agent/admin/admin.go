@@ -18,24 +18,25 @@ import (
 )
 
 const (
-	// adminGrace is how long requests under way may take when the agent ends.
+	// adminGrace is how long requests under way may take after the agent has ended.
 	adminGrace = time.Second
-	// adminConnections bounds the connections that are open at the same time.
+	// adminConnections limits the connections that are open at a time.
 	adminConnections = 256
 )
 
-// Config is what the listener serves.
+// Config is what the listener serves and who may ask for it.
 type Config struct {
 	config.Admin
-	// Ready says what the agent is doing, or why it is not ready.
+	// Ready returns what the agent is doing, or an error that says why it is not ready. It is
+	// called by many goroutines.
 	Ready func() (string, error)
 	// Metrics are what /metrics shows.
 	Metrics prometheus.Gatherer
-	// Caught is told of a panic.
+	// Caught is called with each panic of a handler.
 	Caught func(*panics.Error)
 }
 
-// Listen opens the admin listener.
+// Listen opens the admin listener. The error is a *outbox.Problem that waiting does not solve.
 func Listen(ctx context.Context, address string) (net.Listener, error) {
 	l, err := new(net.ListenConfig).Listen(ctx, "tcp", address)
 	if err != nil {
@@ -45,7 +46,7 @@ func Listen(ctx context.Context, address string) (net.Listener, error) {
 	return l, nil
 }
 
-// routes are the routes behind the gate.
+// routes returns the handler of all paths, behind the gate.
 func routes(cfg Config) http.Handler {
 	g := newGate(cfg.Admin)
 	mux := http.NewServeMux()
@@ -57,7 +58,7 @@ func routes(cfg Config) http.Handler {
 			_, _ = fmt.Fprintln(w, state)
 		case g.trusts(r):
 			http.Error(w, err.Error(), http.StatusServiceUnavailable)
-		default: // a reason names tables and servers
+		default: // the reason may name tables and servers
 			http.Error(w, "not ready; the log has the reason, and so has this page for who gives the admin token", http.StatusServiceUnavailable)
 		}
 	})
@@ -66,15 +67,16 @@ func routes(cfg Config) http.Handler {
 	return countPanics(g.names(mux), cfg.Caught)
 }
 
-// Serve answers requests until ctx ends.
+// Serve answers requests until ctx ends. Requests under way then get adminGrace. It closes l.
 func Serve(ctx context.Context, l net.Listener, cfg Config) error {
 	server := &http.Server{
 		Handler:           routes(cfg),
 		ReadHeaderTimeout: 5 * time.Second,
 		ReadTimeout:       15 * time.Second,
 		WriteTimeout:      30 * time.Second,
-		IdleTimeout:       5 * time.Second, // so that idle connections of others do not take all places
-		MaxHeaderBytes:    16 << 10,
+		// Short, so that idle connections do not take all places.
+		IdleTimeout:    5 * time.Second,
+		MaxHeaderBytes: 16 << 10,
 	}
 	stop := context.AfterFunc(ctx, panics.GuardFunc(cfg.Caught, func() {
 		grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), adminGrace)
@@ -89,8 +91,8 @@ func Serve(ctx context.Context, l net.Listener, cfg Config) error {
 	return nil
 }
 
-// countPanics counts the panics of a handler. net/http would log the value of a panic; this closes the
-// connection without a word.
+// countPanics reports the panics of a handler to caught. net/http would log the value of a panic,
+// which may be a secret. countPanics closes the connection without a message instead.
 func countPanics(next http.Handler, caught func(*panics.Error)) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		defer func() {
@@ -98,7 +100,7 @@ func countPanics(next http.Handler, caught func(*panics.Error)) http.Handler {
 			if value == nil {
 				return
 			}
-			if value != http.ErrAbortHandler { //nolint:errorlint // it is compared as net/http does
+			if value != http.ErrAbortHandler { //nolint:errorlint // net/http compares it in the same way
 				caught(panics.Recovered(value))
 			}
 			panic(http.ErrAbortHandler)

@@ -1,4 +1,6 @@
-// Package admin is the listener for operators: /healthz, /readyz and /metrics, behind a gate that knows who may ask for what.
+// Package admin is the listener for operators: /healthz, /readyz and /metrics, behind a gate that
+// decides who may ask for what.
 //
-// It knows nothing of the agent but what its Config gives: whether it is ready, its metrics, and whom to tell of a panic.
+// It knows nothing of the agent except what its Config gives: whether the agent is ready, its
+// metrics, and a function to report a panic to.
 package admin

@@ -12,15 +12,17 @@ import (
 	"github.com/quintago/webhook-agent/agent/config"
 )
 
-// gate decides who may ask the admin listener what.
+// gate decides who may ask the admin listener for what.
 //
-// It knows no cookies, so a page in somebody's browser cannot ask in that person's name. A page could still get at a listener without a
-// token under a name of its own that leads to this address (DNS rebinding); therefore whoever gives no token must ask for the listener
-// by its address or by a name that is known.
+// It uses no cookies, so a page in somebody's browser cannot ask in that person's name. But a page
+// could reach a listener without a token under a host name of its own that resolves to this address
+// (DNS rebinding). So a request without the token must name the listener by an address or by a
+// known host name.
 type gate struct {
 	required bool
-	token    [sha256.Size]byte // of the token, so that a comparison takes the same time whatever its length
-	hosts    []string
+	// The hash of the token, so that a comparison takes the same time for every length.
+	token [sha256.Size]byte
+	hosts []string
 }
 
 func newGate(cfg config.Admin) *gate {
@@ -37,7 +39,7 @@ func (g *gate) hasToken(r *http.Request) bool {
 	return g.required && strings.EqualFold(scheme, "Bearer") && subtle.ConstantTimeCompare(sum[:], g.token[:]) == 1
 }
 
-// private lets only those through who are trusted.
+// private answers 401 to a request that may not see everything.
 func (g *gate) private(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if !g.trusts(r) {
@@ -49,7 +51,8 @@ func (g *gate) private(next http.Handler) http.Handler {
 	})
 }
 
-// names refuses requests for a name that is not known, and keeps answers out of caches and of other people's pages.
+// names refuses a request for an unknown host name. It also sets headers that keep answers out of
+// caches and out of pages of other origins.
 func (g *gate) names(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		h := w.Header()
@@ -65,8 +68,9 @@ func (g *gate) names(next http.Handler) http.Handler {
 	})
 }
 
-// knows reports whether a Host header names this listener: by an address, which no foreign page can be at, or by a known name. Browsers
-// always send one; the checks of simple load balancers do not.
+// knows reports whether a Host header names this listener, by an address or by a known host name.
+// No foreign page can have an address as its host name. Browsers always send a Host header; simple
+// load balancers may send none.
 func (g *gate) knows(host string) bool {
 	if host == "" {
 		return true

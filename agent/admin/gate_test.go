@@ -67,7 +67,7 @@ func TestGate_AsksForTheTokenWhereThereIsOne(t *testing.T) {
 		{closed, "127.0.0.1", "bearer  " + testToken, "/metrics", 200},
 		{closed, "127.0.0.1", "", "/healthz", 200},
 		{closed, "127.0.0.1", "", "/nosuch", 404},
-		{open, "evil.example", "Bearer ", "/metrics", 421}, // the token that is not set is no token
+		{open, "evil.example", "Bearer ", "/metrics", 421}, // no token is set, so the empty one does not count as given
 		{closed, "evil.example", "", "/metrics", 421},
 		{closed, "agent.monitoring.svc:8480", "Bearer " + testToken, "/metrics", 200},
 	} {

@@ -16,7 +16,7 @@ func (a *app) checkCommand() *cobra.Command {
 		Use:   "check",
 		Short: "Say what is missing in the configuration and the database, with the remedy",
 		Long: `check looks at everything the agent needs: the configuration, the server, the role and its privileges, the schema,
-the outbox table, the publications, the slot and the clock. It changes nothing. It prints one line for each finding and
+the outbox table, the publications, the slot, the clock and this host's root certificates. It changes nothing. It prints one line for each finding and
 ends with status 1 when one of them keeps the agent from working.`,
 		Example: `  webhook-agent check
   webhook-agent check --json | jq '.[] | select(.level != "ok")'`,
@@ -35,13 +35,28 @@ ends with status 1 when one of them keeps the agent from working.`,
 			if err != nil {
 				return err
 			}
-			files := agent.OpenFilesFor(cfg.Delivery.Concurrency).Finding()
-			return printFindings(a.printer(), slices.Insert(findings, 1, files)) // behind the configuration
+			checker, err := cfg.Network.Checker()
+			if err != nil {
+				return err
+			}
+			defer checker.Close()
+			files, roots := agent.OpenFilesFor(cfg.Delivery.Concurrency).Finding(), rootsFinding(checker.CheckRoots())
+			return printFindings(a.printer(), slices.Insert(findings, 1, files, roots)) // after the finding about the configuration
 		},
 	}
 }
 
-// examine returns the findings of a database; that it cannot be reached is the only one then. The error is that of ctx.
+// rootsFinding is that of sink.Webhook.CheckRoots.
+func rootsFinding(reason, remedy string) outbox.Finding {
+	f := outbox.Finding{Level: outbox.LevelOK, Thing: "root certificates", Reason: "this host has some", Remedy: remedy}
+	if reason != "" {
+		f.Level, f.Reason = outbox.LevelFail, reason+", so nothing is delivered over https"
+	}
+	return f
+}
+
+// examine returns the findings about a database. When the database cannot be reached, that is the
+// only finding. The error is that of ctx.
 func examine(ctx context.Context, db *outbox.DB) ([]outbox.Finding, error) {
 	config := outbox.Finding{Level: outbox.LevelOK, Thing: "configuration", Reason: "it is complete"}
 	if err := ping(ctx, db); err != nil {
@@ -51,7 +66,8 @@ func examine(ctx context.Context, db *outbox.DB) ([]outbox.Finding, error) {
 	return append([]outbox.Finding{config, connection}, db.Check(ctx)...), ctx.Err()
 }
 
-// printFindings writes one line for each finding and returns errFindings if one of them is a failure.
+// printFindings prints one line for each finding. It returns errFindings if one of them is a
+// failure.
 func printFindings(out *printer, findings []outbox.Finding) error {
 	counts := map[outbox.Level]int{}
 	for _, f := range findings {

@@ -29,7 +29,7 @@ func (a *app) deliveriesCommand() *cobra.Command {
 
 var deliveryStatuses = []outbox.Status{outbox.Pending, outbox.Succeeded, outbox.Failed, outbox.Missed}
 
-// deliveryFlags are the filters that list and replay share, as they were typed.
+// deliveryFlags are the filters that list and replay share, as the user typed them.
 type deliveryFlags struct {
 	endpoint, since, until string
 	statuses               []string
@@ -42,7 +42,8 @@ func (f *deliveryFlags) add(cmd *cobra.Command) {
 	cmd.Flags().StringVar(&f.until, "until", "", "only events created before this `time`")
 }
 
-// parse returns the filter that the flags mean at the time now. allowed are the statuses that the command knows.
+// parse returns the filter for the flags at the time now. allowed are the statuses that the command
+// accepts.
 func (f *deliveryFlags) parse(cmd *cobra.Command, allowed []outbox.Status, now time.Time) (filter outbox.DeliveryFilter, err error) {
 	filter.EndpointID = f.endpoint
 	for _, status := range f.statuses {
@@ -63,7 +64,8 @@ func (f *deliveryFlags) parse(cmd *cobra.Command, allowed []outbox.Status, now t
 	return filter, nil
 }
 
-// parseTime reads a point in time: a time of RFC 3339, or how long ago. An empty text is nil.
+// parseTime parses a point in time: a time of RFC 3339, or how long ago. It returns nil for an
+// empty text.
 func parseTime(cmd *cobra.Command, flag, text string, now time.Time) (*time.Time, error) {
 	if text == "" {
 		return nil, nil
@@ -146,7 +148,7 @@ func printDeliveries(out *printer, deliveries []outbox.DeliveryInfo, now time.Ti
 	out.table(columns, rows)
 }
 
-// createdText says when an event was created, in the few characters that a table has for it.
+// createdText formats the creation time of an event for a narrow column of a table.
 func createdText(t *time.Time) string {
 	if t == nil {
 		return "-"
@@ -154,7 +156,7 @@ func createdText(t *time.Time) string {
 	return t.Local().Format("01-02 15:04:05")
 }
 
-// deliveryResult says in a few words what came of a delivery and what comes next.
+// deliveryResult describes in a few words what happened to a delivery and what comes next.
 func deliveryResult(d outbox.DeliveryInfo, now time.Time) string {
 	var parts []string
 	if d.Status == outbox.Pending && d.NextAttemptAt != nil {
@@ -171,7 +173,7 @@ func deliveryResult(d outbox.DeliveryInfo, now time.Time) string {
 	return strings.Join(parts, ", ")
 }
 
-// eventDeliveries is the answer of deliveries show.
+// eventDeliveries is the answer of the command deliveries show.
 type eventDeliveries struct {
 	EventID    string                  `json:"event_id"`
 	Venue      string                  `json:"venue"`
@@ -241,7 +243,8 @@ func printEventDeliveries(d *desk, event eventDeliveries, now time.Time) {
 	}
 }
 
-// deliveryReason explains the status of a delivery in one sentence. limit is the number of attempts in all.
+// deliveryReason explains the status of a delivery in one sentence. limit is the greatest number of
+// attempts.
 func deliveryReason(d outbox.DeliveryDetail, limit int, now time.Time) string {
 	replay := "webhook-agent deliveries replay " + d.EventID + " sends it"
 	if !d.InOutbox {

@@ -131,7 +131,7 @@ func TestDeliveriesList_NamesAnEndpointThatIsNotKnown(t *testing.T) {
 	}
 }
 
-// playAgent makes the database carry out replays as the agent would, at once.
+// playAgent executes replays in the database at once, as the agent would.
 func playAgent(t *testing.T, env *testenv.DB, assignments string) {
 	t.Helper()
 	env.Exec(t, `create function play_agent() returns trigger language plpgsql as $$ begin `+assignments+` return new; end $$`)

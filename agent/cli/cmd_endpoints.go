@@ -11,6 +11,7 @@ import (
 
 	"github.com/quintago/webhook-agent/agent/config"
 	"github.com/quintago/webhook-agent/outbox"
+	"github.com/quintago/webhook-agent/secret"
 	"github.com/quintago/webhook-agent/sink"
 )
 
@@ -28,7 +29,7 @@ func (a *app) endpointsCommand() *cobra.Command {
 	return cmd
 }
 
-// maxListed bounds --limit.
+// maxListed is the greatest value of --limit.
 const maxListed = 10_000
 
 var endpointStates = []string{outbox.StateEnabled, outbox.StateDisabled, outbox.StateUnusable}
@@ -75,7 +76,7 @@ func (a *app) endpointsListCommand() *cobra.Command {
 	return cmd
 }
 
-// checkLimit refuses a --limit out of its range.
+// checkLimit returns a usage error for a --limit out of its range.
 func checkLimit(cmd *cobra.Command, limit int) error {
 	if limit < 1 || limit > maxListed {
 		return usagef(cmd, "--limit is %d, must be between 1 and %d", limit, maxListed)
@@ -83,7 +84,7 @@ func checkLimit(cmd *cobra.Command, limit int) error {
 	return nil
 }
 
-// emptyList makes a list that a program reads as [] also when it is empty.
+// emptyList returns a list that is never nil, so that JSON has [] and not null.
 func emptyList[T any](list []T) []T {
 	if list == nil {
 		return []T{}
@@ -91,14 +92,15 @@ func emptyList[T any](list []T) []T {
 	return list
 }
 
-// hideURLs leaves the scheme and the host of each URL: the rest of a customer's URL may be a credential.
+// hideURLs keeps only the scheme and the host of each URL. The rest of a customer's URL may be a
+// credential.
 func hideURLs(endpoints []outbox.EndpointInfo) {
 	for i := range endpoints {
 		endpoints[i].URL = sink.RedactURL(endpoints[i].URL)
 	}
 }
 
-// printEndpoints writes a table of endpoints whose URLs are hidden.
+// printEndpoints prints a table of endpoints. The caller has hidden their URLs.
 func printEndpoints(d *desk, endpoints []outbox.EndpointInfo, now time.Time) {
 	columns := []column{{name: "id"}, {name: "venue", flexible: true}, {name: "host", flexible: true}, {name: "events", flexible: true},
 		{name: "failures"}, {name: "state", flexible: true}, {name: "last error", flexible: true}}
@@ -110,14 +112,14 @@ func printEndpoints(d *desk, endpoints []outbox.EndpointInfo, now time.Time) {
 	d.out.table(columns, rows)
 }
 
-// disabledReasons explains endpoints.disabled_reason.
+// disabledReasons explains the values of endpoints.disabled_reason.
 var disabledReasons = map[string]string{
 	outbox.ReasonFailures: "too many failures in a row",
 	outbox.ReasonManual:   "by hand",
 	outbox.ReasonGone:     "its server answered 410 Gone",
 }
 
-// stateText says in which state an endpoint is, since when and why.
+// stateText describes the state of an endpoint, since when it lasts, and why.
 func stateText(e outbox.EndpointInfo, now time.Time) string {
 	switch e.State {
 	case outbox.StateDisabled:
@@ -131,13 +133,14 @@ func stateText(e outbox.EndpointInfo, now time.Time) string {
 	return e.State
 }
 
-// heldReasons explains endpoint_health.held_by.
+// heldReasons explains the values of endpoint_health.held_by.
 var heldReasons = map[string]string{
 	outbox.HeldByFailures:   "it keeps failing",
 	outbox.HeldByRetryAfter: "its server asked for a wait (Retry-After)",
 }
 
-// lastError is the error of the failures that are being counted; after a success it is history.
+// lastError returns the latest error while failures are counted. After a success it is of no
+// interest any more.
 func lastError(e outbox.EndpointInfo) string {
 	if e.ConsecutiveFailures == 0 && e.State != outbox.StateDisabled {
 		return ""
@@ -164,6 +167,9 @@ the base64 of its bytes.`,
 				return err
 			}
 			e.URL = sink.RedactURL(e.URL)
+			if err := d.keepSigning(ctx, &e); err != nil {
+				return err
+			}
 			var shown shownSecret
 			if withSecret {
 				if shown, err = d.revealSecret(ctx, e.ID); err != nil {
@@ -204,7 +210,7 @@ the base64 of its bytes.`,
 	return cmd
 }
 
-// shownSecret is the secret of an endpoint for a person who has asked for it.
+// shownSecret is the secret of an endpoint, for a person who has asked for it.
 type shownSecret struct {
 	Secret        string `json:"secret,omitempty"`
 	LibrarySecret string `json:"library_secret,omitempty"` // "" for a secret that cannot sign
@@ -226,6 +232,33 @@ func (d *desk) revealSecret(ctx context.Context, id string) (shown shownSecret, 
 	return shown, nil
 }
 
+// keepSigning leaves those times of former secrets that an attempt signs with: each secret once, the current one not
+// among them, and none that cannot sign.
+func (d *desk) keepSigning(ctx context.Context, info *outbox.EndpointInfo) error {
+	e, err := d.db.AllVenues().EndpointWithSecret(ctx, info.ID)
+	if err != nil {
+		return err
+	}
+	info.PreviousSecretUntil, info.OlderSecretsUntil = nil, []time.Time{}
+	var signing []secret.Text
+	if current, err := d.cfg.Keyring().Open(e.ID, e.Secret); err == nil {
+		signing = append(signing, current)
+	}
+	for _, f := range e.Former() {
+		s, err := d.cfg.Keyring().Open(e.ID, f.Secret)
+		if err != nil || sink.CheckSecret(s) != nil || !time.Now().Before(f.Until) || slices.ContainsFunc(signing, s.Equal) {
+			continue
+		}
+		signing = append(signing, s)
+		if info.PreviousSecretUntil == nil {
+			info.PreviousSecretUntil = &f.Until
+		} else {
+			info.OlderSecretsUntil = append(info.OlderSecretsUntil, f.Until)
+		}
+	}
+	return nil
+}
+
 func managedText(e outbox.EndpointInfo) string {
 	if e.ManagedBy == "" {
 		return ""
@@ -233,7 +266,7 @@ func managedText(e outbox.EndpointInfo) string {
 	return "the configuration file"
 }
 
-// failuresText is the gauge of the rule that disables an endpoint.
+// failuresText describes how many of the failures that disable an endpoint it has made.
 func failuresText(e outbox.EndpointInfo, limit int, now time.Time) string {
 	text := fmt.Sprintf("%d in a row", e.ConsecutiveFailures)
 	if e.FirstFailureAt != nil {
@@ -242,7 +275,7 @@ func failuresText(e outbox.EndpointInfo, limit int, now time.Time) string {
 	return fmt.Sprintf("%s; at %d the endpoint is disabled", text, limit)
 }
 
-// heldText says when the next attempt may start, "" where nothing holds the endpoint.
+// heldText describes when the next attempt may start. It is "" when nothing holds the endpoint.
 func heldText(e outbox.EndpointInfo, now time.Time) string {
 	if e.HeldUntil == nil {
 		return ""

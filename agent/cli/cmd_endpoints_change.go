@@ -16,7 +16,8 @@ import (
 	"github.com/quintago/webhook-agent/sink"
 )
 
-// endpointChange is what a command answers that has changed an endpoint. Secret is set only where one was just made.
+// endpointChange is the answer of a command that has changed an endpoint. Secret is set only when
+// one was just made.
 type endpointChange struct {
 	ID                  string     `json:"id"`
 	Change              string     `json:"change"`
@@ -67,7 +68,8 @@ it once: give it to the customer, it is not shown again.`,
 	return cmd
 }
 
-// secretFlag resolves the value of a --secret flag and makes a secret for an empty one.
+// secretFlag resolves the value of a --secret flag. For an empty value it makes a new secret, and
+// made is true.
 func (a *app) secretFlag(given string) (s secret.Text, made bool, err error) {
 	if given == "" {
 		return sink.GenerateSecret(), true, nil
@@ -82,7 +84,8 @@ func (a *app) secretFlag(given string) (s secret.Text, made bool, err error) {
 	return s, false, nil
 }
 
-// checkNewEndpoint refuses what the agent could not send to, by the same rules.
+// checkNewEndpoint returns an error for an endpoint that the agent could not send to. It uses the
+// agent's own rules.
 func checkNewEndpoint(cfg *config.Config, url string, events []string) error {
 	webhook, err := cfg.Network.Checker()
 	if err != nil {
@@ -93,12 +96,13 @@ func checkNewEndpoint(cfg *config.Config, url string, events []string) error {
 		return fmt.Errorf("--url: %w", err)
 	}
 	if _, err := outbox.ParsePatterns(events); err != nil {
-		return fmt.Errorf("--%w", err) // the sentence begins with events
+		return fmt.Errorf("--%w", err) // the sentence begins with "events"
 	}
 	return nil
 }
 
-// revealed returns a secret that was just made, for the one time that it is shown.
+// revealed returns a secret that was just made, because it is shown only once. Otherwise it returns
+// nil.
 func revealed(s secret.Text, made bool) *string {
 	if !made {
 		return nil
@@ -107,7 +111,7 @@ func revealed(s secret.Text, made bool) *string {
 	return &text
 }
 
-// answerChange says what was changed, and shows a secret that was just made.
+// answerChange prints what was changed, and a secret that was just made.
 func (d *desk) answerChange(c endpointChange, format string, args ...any) error {
 	if d.out.asJSON {
 		return d.out.json(c)
@@ -182,7 +186,8 @@ func (a *app) endpointsRemoveCommand() *cobra.Command {
 	}
 }
 
-// refuseManaged refuses to change what the configuration file would change back at the next start.
+// refuseManaged returns an error for an endpoint of the configuration file. The agent would undo
+// its change at the next start.
 func (d *desk) refuseManaged(ctx context.Context, id string) error {
 	e, err := d.db.AllVenues().Endpoint(ctx, id)
 	if err != nil {
@@ -227,6 +232,13 @@ over at any time in between. Former secrets of earlier rotations, five together 
 				return err
 			}
 			if now, err := d.cfg.Keyring().Open(e.ID, e.Secret); err == nil && now.Equal(s) {
+				if overlap == 0 && len(e.Former()) > 0 {
+					if _, err := d.db.AllVenues().RotateSecret(ctx, args[0], s, 0); err != nil {
+						return err
+					}
+					return d.answerChange(endpointChange{ID: args[0], Change: "former secrets ended"},
+						"%s has this secret already; its former secrets sign no more", args[0])
+				}
 				return d.answerChange(endpointChange{ID: args[0], Change: "none"}, "%s has this secret already; nothing changed", args[0])
 			}
 			until, err := d.db.AllVenues().RotateSecret(ctx, args[0], s, overlap)
@@ -245,7 +257,7 @@ over at any time in between. Former secrets of earlier rotations, five together 
 	return cmd
 }
 
-// testResult is the answer of endpoints test.
+// testResult is the answer of the command endpoints test.
 type testResult struct {
 	EndpointID string `json:"endpoint_id"`
 	EventID    string `json:"event_id"`
@@ -296,7 +308,7 @@ enabled. The command ends with status 1 when the attempt failed.`,
 	}
 }
 
-// answerTest reports an attempt; one that failed ends the command with status 1.
+// answerTest prints the result of an attempt. When it failed, the command ends with status 1.
 func (d *desk) answerTest(ctx context.Context, e outbox.Endpoint, event outbox.Event, r sink.Result) error {
 	if r.Outcome == sink.Canceled {
 		return ctx.Err()

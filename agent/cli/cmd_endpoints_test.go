@@ -56,6 +56,12 @@ func TestEndpoints_FromAddToRemove(t *testing.T) {
 		{"show --secret --json", `"library_secret": "whsec_YWdhaW4="`},
 		{"show --secret --json", `"secret": "again"`},
 		{"rotate-secret --secret again", "has this secret already; nothing changed"},
+		{"rotate-secret --secret again --overlap 0s", "has this secret already; nothing changed"},
+		{"rotate-secret --secret other", "the former secret also signs until"},
+		{"rotate-secret --secret again", "the former secret also signs until"},
+		{"show", "former secret  also signs until"},
+		{"rotate-secret --secret again --overlap 0s", "has this secret already; its former secrets sign no more"},
+		{"show --json", `"previous_secret_until": null`},
 		{"remove", "removed " + id},
 	} {
 		words := strings.Fields(step.command)
@@ -97,8 +103,8 @@ func TestEndpoints_RefusalsAreOneSentence(t *testing.T) {
 	}
 }
 
-// A secret of the whsec_ form is for libraries as it is; one that cannot sign is shown, so that it
-// can be mended.
+// A secret with the prefix whsec_ is shown as it is, because libraries take it so. One that cannot
+// sign is shown too, so that it can be corrected.
 func TestEndpointsShow_ShowsASecretOnlyWhenAsked(t *testing.T) {
 	env := testenv.NewDB(t)
 	id := agenttest.AddEndpoint(t, env, "venue_a", "https://h.example/", "*")
@@ -117,6 +123,19 @@ func TestEndpointsShow_ShowsASecretOnlyWhenAsked(t *testing.T) {
 	env.Exec(t, `update webhooks.endpoints set secret = 'sealed:v1:0123456789abcdef:x'`)
 	if status, out, stderr := cli(t, env, "endpoints", "show", id, "--secret"); status != exitFailed || out != "" || !strings.Contains(stderr, "endpoint "+id) {
 		t.Errorf("sealed with a key that is missing: status %d, %s%s", status, out, stderr)
+	}
+}
+
+func TestEndpointsShow_CountsTheFormerSecretsThatSign(t *testing.T) {
+	env := testenv.NewDB(t)
+	id := agenttest.AddEndpoint(t, env, "venue_a", "https://h.example/", "*")
+	env.Exec(t, `update webhooks.endpoints set secret = 'now', previous_secret = 'whsec_bad', previous_secret_until = now() + interval '1 hour',
+		older_secrets = '{now,former,former}', older_secrets_until = array_fill(now() + interval '2 hours', array[3])`)
+	if out := succeed(t, env, "endpoints", "show", id); !strings.Contains(out, "former secret  also signs until") {
+		t.Errorf("of four former secrets one signs:\n%s", out)
+	}
+	if out := succeed(t, env, "endpoints", "show", id, "--json"); !strings.Contains(out, `"older_secrets_until": []`) {
+		t.Errorf("as JSON: %s", out)
 	}
 }
 

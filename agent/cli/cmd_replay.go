@@ -12,18 +12,19 @@ import (
 	"github.com/quintago/webhook-agent/outbox"
 )
 
-// replayPoll is how often the progress of a replay is looked at.
+// replayPoll is the time between two looks at the progress of a replay.
 const replayPoll = time.Second
 
 var (
 	replayStatuses = []outbox.Status{outbox.Missed, outbox.Failed, outbox.Succeeded}
-	rangeStatuses  = []outbox.Status{outbox.Missed, outbox.Failed} // what a time range replays unless told otherwise
+	// Statuses that a time range replays when --status is not given.
+	rangeStatuses = []outbox.Status{outbox.Missed, outbox.Failed}
 )
 
-// replayAnswer is the answer of deliveries replay for one endpoint.
+// replayAnswer is the answer of the command deliveries replay for one endpoint.
 type replayAnswer struct {
 	outbox.ReplayPlan
-	Replay *outbox.ReplayInfo `json:"replay"` // nil after --dry-run, and where the plan is refused
+	Replay *outbox.ReplayInfo `json:"replay"` // nil after --dry-run and when the plan is refused
 }
 
 func (a *app) deliveriesReplayCommand() *cobra.Command {
@@ -75,7 +76,8 @@ background, also when this command is interrupted or the agent is restarted in t
 	return cmd
 }
 
-// completeReplay refuses a request that names nothing or too much, and fills in the default statuses.
+// completeReplay returns a usage error for a request that names nothing or too much. It fills in
+// the default statuses.
 func completeReplay(cmd *cobra.Command, r *outbox.ReplayRequest) error {
 	single := len(r.EventIDs) > 0
 	switch {
@@ -95,8 +97,8 @@ func completeReplay(cmd *cobra.Command, r *outbox.ReplayRequest) error {
 	return nil
 }
 
-// announceReplay says how many deliveries are concerned and what is left out. It returns the plans that concern any, and those that are
-// refused.
+// announceReplay prints how many deliveries are replayed and what is left out. It returns the plans
+// that have deliveries, and the plans that are refused.
 func announceReplay(out *printer, plans []outbox.ReplayPlan) (answers, refused []replayAnswer) {
 	for _, plan := range plans {
 		if plan.Refused != "" {
@@ -124,7 +126,7 @@ func announceReplay(out *printer, plans []outbox.ReplayPlan) (answers, refused [
 	return answers, refused
 }
 
-// startReplay hands the plans to the agent.
+// startReplay creates the replays in the database. The agent then executes them.
 func (d *desk) startReplay(ctx context.Context, answers []replayAnswer) error {
 	for i := range answers {
 		started, err := d.db.AllVenues().StartReplay(ctx, answers[i].ReplayPlan)
@@ -136,7 +138,8 @@ func (d *desk) startReplay(ctx context.Context, answers []replayAnswer) error {
 	return nil
 }
 
-// followReplay shows the progress until all replays have ended. An interruption ends only the showing.
+// followReplay prints the progress until all replays have ended. An interruption ends only the
+// printing, not the replays.
 func (d *desk) followReplay(ctx context.Context, answers []replayAnswer) error {
 	ticker := time.NewTicker(replayPoll)
 	defer ticker.Stop()
@@ -164,7 +167,7 @@ func (d *desk) followReplay(ctx context.Context, answers []replayAnswer) error {
 	}
 }
 
-// detached says what becomes of a replay whose progress is no longer shown.
+// detached prints that the replays go on although their progress is no longer shown.
 func (d *desk) detached() error {
 	if !d.out.asJSON {
 		d.out.line("the replay goes on in the background; webhook-agent deliveries list shows what comes of it")
@@ -172,7 +175,7 @@ func (d *desk) detached() error {
 	return nil
 }
 
-// refreshReplay reads how far the replays are.
+// refreshReplay reads the progress of the replays.
 func (d *desk) refreshReplay(ctx context.Context, answers []replayAnswer) error {
 	var ids []string
 	for _, answer := range answers {
@@ -192,8 +195,8 @@ func (d *desk) refreshReplay(ctx context.Context, answers []replayAnswer) error 
 	return nil
 }
 
-// replayProgress sums up all replays in a line and reports whether they have ended. The error is that of replays that did not send
-// everything.
+// replayProgress describes the progress of all replays in one line, and reports whether they have
+// ended. It returns an error when a replay has ended without sending everything.
 func replayProgress(answers []replayAnswer) (text string, ended bool, err error) {
 	var (
 		total, done, unsent int64
@@ -224,7 +227,7 @@ func replayProgress(answers []replayAnswer) (text string, ended bool, err error)
 	return text, ended, errors.Join(refused...)
 }
 
-// answerReplay answers a program; people have read it all.
+// answerReplay prints the answer for a program. A person has read everything already.
 func (d *desk) answerReplay(answers, refused []replayAnswer) error {
 	if d.out.asJSON {
 		return d.out.json(emptyList(slices.Concat(answers, refused)))

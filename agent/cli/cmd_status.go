@@ -93,7 +93,7 @@ func pendingText(c outbox.DeliveryCounts, now time.Time) string {
 	return fmt.Sprintf("%s, the oldest from %s, next attempt %s", countText(c.Pending), formatAge(c.OldestPending, now), formatAge(c.NextAttempt, now))
 }
 
-// countText marks a count that stopped at its bound.
+// countText formats a count, and marks one that has stopped at its bound.
 func countText(n int64) string {
 	if n >= outbox.MaxOverviewCount {
 		return fmt.Sprintf("%d or more", n)

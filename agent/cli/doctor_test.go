@@ -94,8 +94,8 @@ var doctorCases = []doctorCase{
 		select current_database() || '_slot', '0/1', 1, 'x', (select system_identifier::text from pg_control_system()), 1, 'production'`, level: outbox.LevelFail, said: "webhook-agent adopt"},
 }
 
-// TestDoctor_FindsWhateverKeepsAnAgentFromLeading has check look first, and then an agent run, at each fault. What keeps the agent
-// from leading check has said, and what check passes an agent can lead with.
+// For each fault, check looks first, and then an agent runs. check must report what keeps the agent
+// from leading, and an agent must be able to lead with everything that check accepts.
 func TestDoctor_FindsWhateverKeepsAnAgentFromLeading(t *testing.T) {
 	t.Parallel()
 	for _, f := range doctorCases {
@@ -215,4 +215,15 @@ func awaitOutcome(t *testing.T, log *agenttest.Buffer, done <-chan error) (outco
 		return fmt.Errorf("the agent says nothing; its log:\n%s", log)
 	})
 	return outcome
+}
+
+// A host without root certificates can judge no customer's certificate.
+func TestCheck_FailsWithoutRootCertificates(t *testing.T) {
+	if f := rootsFinding("", ""); f.Level != outbox.LevelOK || f.Remedy != "" {
+		t.Errorf("%+v", f)
+	}
+	f := rootsFinding("this host has no root certificates", "install ca-certificates")
+	if f.Level != outbox.LevelFail || !strings.Contains(f.Reason, "no root certificates") || f.Remedy != "install ca-certificates" {
+		t.Errorf("%+v", f)
+	}
 }

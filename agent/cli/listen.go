@@ -64,16 +64,17 @@ object on a line for each request.`,
 type receiver struct {
 	secret secret.Text // empty when signatures are not verified
 	status int
-	limit  int64 // of a body's bytes
+	limit  int64 // greatest size of a body in bytes
 
-	mu  sync.Mutex // guards out: requests arrive side by side
+	mu  sync.Mutex // guards out, because requests arrive at the same time
 	out *printer
 }
 
-// serve receives on listener until ctx ends and closes it.
+// serve answers requests on listener until ctx ends. It closes listener.
 func (r *receiver) serve(ctx context.Context, listener net.Listener) error {
 	server := &http.Server{Handler: r, ReadHeaderTimeout: 10 * time.Second, ConnContext: withWatched, ConnState: r.notice}
-	stop := context.AfterFunc(ctx, func() { _ = server.Close() }) // what Close returns says nothing to a person
+	// An error of Close is of no use to a person.
+	stop := context.AfterFunc(ctx, func() { _ = server.Close() })
 	defer stop()
 	if !r.out.asJSON {
 		r.out.line("listening on http://%s/, answering %d; Ctrl-C ends", listener.Addr(), r.status)
@@ -87,7 +88,8 @@ func (r *receiver) serve(ctx context.Context, listener net.Listener) error {
 	return nil
 }
 
-// maxReceivedBytes bounds a body: more than the largest event that delivery.max_body allows.
+// maxReceivedBytes is the greatest size of a body. It is more than the largest event that
+// delivery.max_body allows.
 const maxReceivedBytes = 160 << 20
 
 // ServeHTTP implements http.Handler.
@@ -125,13 +127,14 @@ func (r *receiver) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	r.say(got)
 }
 
-// refuse answers a request that is no webhook, and says why here too.
+// refuse answers a request that is no webhook, and prints the reason.
 func (r *receiver) refuse(w http.ResponseWriter, status int, what string) {
 	http.Error(w, what, status)
 	r.say(reception{Answered: status, Refused: fmt.Sprintf("refused with %d: %s", status, what)})
 }
 
-// say prints what has arrived. Those that nothing is known of have no time yet.
+// say prints a reception. When nothing is known about the request, it has no time yet, and say sets
+// it.
 func (r *receiver) say(got reception) {
 	if got.Received.IsZero() {
 		got.Received, got.Problems = time.Now(), []string{}
@@ -141,20 +144,23 @@ func (r *receiver) say(got reception) {
 	got.print(r.out)
 }
 
-// reception is what listen finds out about one request.
+// reception is what the command listen knows about one request.
 type reception struct {
-	Received time.Time       `json:"received"`
-	ID       string          `json:"id"`
-	Type     string          `json:"type"`
-	Venue    string          `json:"venue"`
-	Bytes    int             `json:"bytes"`
-	Signed   bool            `json:"signed"`   // it has one of the two signatures at least
-	Answered int             `json:"answered"` // with this status; 0 where no request could be read
-	Refused  string          `json:"refused"`  // why it was taken for no webhook; nothing else is known of it then
-	Verified *bool           `json:"verified"` // nil without a secret to verify with
-	Problems []string        `json:"problems"` // why not, one sentence for each signature
-	Hint     string          `json:"hint"`     // what to mend
-	Data     json.RawMessage `json:"data"`     // null when the body is no envelope
+	Received time.Time `json:"received"`
+	ID       string    `json:"id"`
+	Type     string    `json:"type"`
+	Venue    string    `json:"venue"`
+	Bytes    int       `json:"bytes"`
+	Signed   bool      `json:"signed"` // it has at least one of the two signatures
+	// The status of the answer; 0 when no request could be read.
+	Answered int `json:"answered"`
+	// Why it is no webhook; the other fields are empty then.
+	Refused  string `json:"refused"`
+	Verified *bool  `json:"verified"` // nil when there is no secret to verify with
+	// Why it is not verified, one sentence for each signature.
+	Problems []string        `json:"problems"`
+	Hint     string          `json:"hint"` // what to correct
+	Data     json.RawMessage `json:"data"` // null when the body is no envelope
 }
 
 func (r *receiver) examine(h http.Header, body []byte, now time.Time) reception {
@@ -187,7 +193,8 @@ func isSigned(h http.Header) bool {
 	return h.Get(sink.HeaderSignature) != "" || h.Get(sink.HeaderStandardSignature) != ""
 }
 
-// hint says what most likely went wrong: the two schemes fail together or alone for different reasons.
+// hint returns the most likely cause when a signature is wrong. The two schemes fail together or
+// alone for different reasons.
 func hint(v sink.Verification, h http.Header, body []byte) string {
 	missing := h.Get(sink.HeaderSignature) == "" || h.Get(sink.HeaderID) == "" || h.Get(sink.HeaderTimestamp) == "" || h.Get(sink.HeaderStandardSignature) == ""
 	switch {
@@ -210,7 +217,7 @@ func hint(v sink.Verification, h http.Header, body []byte) string {
 
 func (got reception) print(out *printer) {
 	if out.asJSON {
-		line, _ := json.Marshal(got) // texts, numbers and JSON that has been parsed always encode
+		line, _ := json.Marshal(got) // its fields can always be encoded
 		fmt.Fprintln(out.w, escapeJSON(string(line)))
 		return
 	}

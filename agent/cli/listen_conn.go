@@ -8,8 +8,8 @@ import (
 	"sync/atomic"
 )
 
-// watchedListener accepts connections that remember how they began: net/http refuses what is no request by itself, and
-// says so to the client alone.
+// watchedListener accepts connections that remember how they began. net/http itself refuses bytes
+// that are no request, and informs only the client.
 type watchedListener struct{ net.Listener }
 
 // Accept implements net.Listener.
@@ -25,11 +25,12 @@ func (l watchedListener) Accept() (net.Conn, error) {
 type watchedConn struct {
 	net.Conn
 	first   sync.Once   // guards the look at the first byte
-	tls     atomic.Bool // it begins as TLS does
-	unheard atomic.Bool // bytes of a request have come, and no handler was called for them yet
+	tls     atomic.Bool // it begins like TLS
+	unheard atomic.Bool // bytes have come, but no handler was called for them yet
 }
 
-// handshake is the first byte of a TLS connection: the type of the record that carries the ClientHello (RFC 8446, 5.1).
+// handshake is the first byte of a TLS connection: the type of the record that contains the
+// ClientHello (RFC 8446, section 5.1).
 const handshake = 22
 
 // Read implements net.Conn.
@@ -54,7 +55,8 @@ func heard(ctx context.Context) {
 	}
 }
 
-// notice follows the state of a connection (http.Server.ConnState) and says what came that was no request.
+// notice follows the state of a connection (http.Server.ConnState), and prints what has arrived
+// that is no request.
 func (r *receiver) notice(conn net.Conn, state http.ConnState) {
 	c, ok := conn.(*watchedConn)
 	switch {

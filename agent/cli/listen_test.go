@@ -42,7 +42,8 @@ func listening(t *testing.T, r *receiver) (url string, said *agenttest.Buffer) {
 	return "http://" + listener.Addr().String() + "/hook", said
 }
 
-// post sends a request signed with the secret at the time at, after change, and returns the status of the answer.
+// post sends a request signed with the secret at the time at, after change, and returns the status
+// of the answer.
 func post(t *testing.T, url, body, signedBody, secretText string, at time.Time, change func(http.Header)) int {
 	t.Helper()
 	req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, url, strings.NewReader(body))
@@ -102,7 +103,8 @@ func TestListen_VerifiesAndHintsWhatToMend(t *testing.T) {
 	}
 }
 
-// send writes bytes to the server at url and closes its half of the connection; it returns when the server has closed the other.
+// send writes bytes to the server at url and closes its half of the connection; it returns when the
+// server has closed the other.
 func send(t *testing.T, url, text string) {
 	t.Helper()
 	conn, err := net.Dial("tcp", strings.TrimSuffix(strings.TrimPrefix(url, "http://"), "/hook"))
@@ -119,7 +121,7 @@ func send(t *testing.T, url, text string) {
 	_, _ = io.Copy(io.Discard, conn) // a reset is an end as well
 }
 
-// Whatever it refuses, it says so in its own output and not to the client alone.
+// The server reports what it refuses in its own output, not only to the client.
 func TestListen_SaysWhyItRefused(t *testing.T) {
 	const head = "POST /hook HTTP/1.1\r\nHost: h\r\n"
 	length := fmt.Sprintf("Content-Length: %d\r\n\r\n", len(listenBody))

@@ -19,24 +19,26 @@ import (
 	"github.com/quintago/webhook-agent/outbox"
 )
 
-// version is set by the linker: -ldflags "-X github.com/quintago/webhook-agent/agent/cli.version=v1.2.3".
+// version is set by the linker: -ldflags "-X
+// github.com/quintago/webhook-agent/agent/cli.version=v1.2.3".
 var version = "dev"
 
 // The exit statuses of the program.
 const (
 	exitFine   = 0
 	exitFailed = 1
-	exitUsage  = 2 // bad usage or configuration
+	exitUsage  = 2 // wrong command line or configuration
 )
 
-// Where the configuration file is looked for when neither --config nor WEBHOOK_AGENT_CONFIG names it.
+// The paths of the configuration file when neither --config nor WEBHOOK_AGENT_CONFIG names one.
 const (
 	localConfigPath  = "webhook-agent.toml"
 	systemConfigPath = "/etc/quintago/webhook-agent.toml"
 )
 
-// Main runs the command line args (without the program's name) and returns the exit status. Canceling ctx ends what runs:
-// the agent drains first. Answers go to stdout; logs and errors, one sentence each, to stderr.
+// Main runs the command line args, without the program's name, and returns the exit status. When
+// ctx is canceled, the command ends; the agent drains first. Answers go to stdout. Logs and errors
+// go to stderr; each error is one sentence.
 func Main(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	a := &app{stdout: stdout, stderr: stderr, getenv: os.Getenv}
 	root := a.rootCommand()
@@ -61,13 +63,13 @@ func Main(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	return exitFailed
 }
 
-// errUsage marks an error as a wrong command line.
+// errUsage marks an error as one about a wrong command line.
 var errUsage = errors.New("bad usage")
 
-// errFindings ends a command with status 1 that has said on stdout what is wrong.
+// errFindings ends a command with status 1 that has printed on stdout what is wrong.
 var errFindings = errors.New("the command has reported what is wrong")
 
-// usageError is a sentence about a wrong command line, with where to read on.
+// usageError is a sentence about a wrong command line, and the command whose help explains more.
 type usageError struct {
 	sentence string
 	command  string
@@ -76,12 +78,12 @@ type usageError struct {
 func (e *usageError) Error() string        { return e.sentence + "; see " + e.command + " --help" }
 func (e *usageError) Is(target error) bool { return target == errUsage }
 
-// usagef makes the error of a wrong command line.
+// usagef returns an error about a wrong command line.
 func usagef(cmd *cobra.Command, format string, args ...any) error {
 	return &usageError{fmt.Sprintf(format, args...), cmd.CommandPath()}
 }
 
-// app holds what the commands share: where they write, and the global flags.
+// app has what all commands share: their outputs and the global flags.
 type app struct {
 	stdout, stderr io.Writer
 	getenv         func(string) string
@@ -115,7 +117,8 @@ signed and with retries, to the endpoints that its venue has registered.`,
 	return root
 }
 
-// subcommandRequired refuses a word that is not the name of a command, with those that look like it.
+// subcommandRequired returns an error for a word that is not the name of a command, and suggests
+// names that are like it.
 func subcommandRequired(cmd *cobra.Command, args []string) error {
 	if len(args) == 0 {
 		return nil
@@ -130,7 +133,7 @@ func subcommandRequired(cmd *cobra.Command, args []string) error {
 
 func showHelp(cmd *cobra.Command, _ []string) error { return cmd.Help() }
 
-// exactly requires n arguments, named by what in the sentence.
+// exactly requires n arguments. what names them in the sentence.
 func exactly(n int, what string) cobra.PositionalArgs {
 	return func(cmd *cobra.Command, args []string) error {
 		if len(args) != n {
@@ -158,7 +161,7 @@ over when the first is gone.`,
 				return err
 			}
 			log := config.NewLogger(a.stderr, cfg.Log)
-			slog.SetDefault(log) // libraries that know only the standard logger speak there
+			slog.SetDefault(log) // some libraries know only the standard logger
 			return agent.Run(cmd.Context(), agent.Options{
 				Config: cfg, Log: log, Version: version,
 				Endpoints: func(n int) { tuneMemory(cfg.Delivery.QueueMemory, n) },
@@ -189,7 +192,7 @@ func (a *app) versionCommand() *cobra.Command {
 
 func (a *app) printer() *printer { return newPrinter(a.stdout, a.asJSON) }
 
-// config loads the configuration file that the flags and the environment name.
+// config loads the configuration file that the flags or the environment name.
 func (a *app) config() (*config.Config, error) {
 	path := cmp.Or(a.configPath, a.getenv("WEBHOOK_AGENT_CONFIG"))
 	if path == "" {
@@ -201,18 +204,18 @@ func (a *app) config() (*config.Config, error) {
 	return config.Load(path, a.getenv)
 }
 
-// desk is what a command that works with the database has at hand.
+// desk is what a command that uses the database works with.
 type desk struct {
 	cfg *config.Config
 	db  *outbox.DB
 	out *printer
 }
 
-// connectTimeout ends a command whose database does not answer.
+// connectTimeout is how long a command waits for the database's first answer.
 const connectTimeout = 10 * time.Second
 
-// withDatabase makes a command's RunE of do. It sees first that the database answers, so that the sentence about one that
-// does not is the same everywhere.
+// withDatabase returns a RunE function that opens the database and calls do. It checks first that
+// the database answers, so that every command has the same sentence when it does not.
 func (a *app) withDatabase(do func(ctx context.Context, d *desk, args []string) error) func(*cobra.Command, []string) error {
 	return func(cmd *cobra.Command, args []string) error {
 		cfg, err := a.config()

@@ -7,7 +7,8 @@ import (
 	"github.com/quintago/webhook-agent/testenv/agenttest"
 )
 
-// TestMain gives the tests of this package one PostgreSQL, whose databases begin with the agent's schema and publications.
+// TestMain gives the tests of this package one PostgreSQL, whose databases begin with the agent's
+// schema and publications.
 func TestMain(m *testing.M) {
 	testenv.Main(m, testenv.Options{Template: agenttest.Template})
 }

@@ -9,17 +9,20 @@ import (
 )
 
 const (
-	// gcPercent lets garbage grow to four times what is in use before it is collected. The limit is that of memoryBase, twice the
-	// memory of the queues, and what the endpoints and their idle connections take; close to it the collector would take half of
-	// the processor, so it must have room for all that can be in use.
+	// gcPercent lets the heap grow to five times what is in use before a collection: garbage may
+	// take four times as much. The memory limit is memoryBase, twice the memory of the queues, and
+	// the memory of the endpoints and their idle connections. Near the limit the collector would
+	// take half of the processor, so the limit leaves room for everything that can be in use.
 	gcPercent      = 400
 	memoryBase     = 104 << 20
 	endpointMemory = 3 << 9
-	// idleMemory is what an idle connection takes over TLS (BenchmarkIdle of package sink), rounded up.
+	// idleMemory is the memory of an idle TLS connection in bytes, rounded up (BenchmarkIdle of
+	// package sink).
 	idleMemory = 16 << 10
 )
 
-// tuneMemory trades memory for processor time, unless GOGC or GOMEMLIMIT say otherwise.
+// tuneMemory lets the process use more memory and less processor time. It does nothing when GOGC or
+// GOMEMLIMIT is set.
 func tuneMemory(queues config.ByteSize, endpoints int) {
 	if os.Getenv("GOGC") == "" {
 		debug.SetGCPercent(gcPercent)

@@ -16,12 +16,13 @@ import (
 	"github.com/quintago/webhook-agent/sink"
 )
 
-// printer writes the answer of a command: for people as lines and tables, for programs (--json) as one JSON value. What it
-// prints may come from customers and their servers, so all text passes sink.Printable.
+// printer prints the answer of a command: lines and tables for people, or one JSON value for
+// programs (--json). The text may come from customers and their servers, so all of it passes
+// sink.Printable.
 type printer struct {
 	w      io.Writer
 	asJSON bool
-	width  int // columns of the terminal; 0 when w is none, and lines are then as long as they are
+	width  int // columns of the terminal; 0 when w is no terminal, and lines are then not cut
 }
 
 func newPrinter(w io.Writer, asJSON bool) *printer {
@@ -34,13 +35,14 @@ func newPrinter(w io.Writer, asJSON bool) *printer {
 	return p
 }
 
-// line writes one line for people.
+// line prints one line for people.
 func (p *printer) line(format string, args ...any) {
 	fmt.Fprintln(p.w, sink.Printable(fmt.Sprintf(format, args...)))
 }
 
-// json writes v, indented. A sequence for the terminal can only stand inside of a string of the document, so it is
-// escaped there without a change of meaning (encoding/json does so for the ASCII half).
+// json prints v as indented JSON. A terminal's control sequence can only be inside a string of the
+// document. So escaping it does not change the meaning (encoding/json escapes the ASCII part
+// itself).
 func (p *printer) json(v any) error {
 	var text bytes.Buffer
 	encoder := json.NewEncoder(&text)
@@ -53,8 +55,8 @@ func (p *printer) json(v any) error {
 	return err
 }
 
-// escapeJSON writes the runes beyond ASCII that are not safe on a terminal as \u escapes; none of them needs a surrogate
-// pair.
+// escapeJSON replaces the runes beyond ASCII that are not safe on a terminal by \u escapes. None of
+// them needs a surrogate pair.
 func escapeJSON(document string) string {
 	var b strings.Builder
 	for _, r := range document {
@@ -67,8 +69,9 @@ func escapeJSON(document string) string {
 	return b.String()
 }
 
-// column heads a column of a table. A flexible one gives way first when the table is wider than the terminal; the others hold
-// what people copy, and are cut only when that is not enough.
+// column is the head of a column of a table. When the table is wider than the terminal, flexible
+// columns are cut first. The others hold what people copy, so they are cut only when that is not
+// enough.
 type column struct {
 	name     string
 	flexible bool
@@ -76,11 +79,11 @@ type column struct {
 
 const (
 	columnGap    = 2
-	wantedWidth  = 8 // a column is cut below this only when no other is above it
-	minimalWidth = 2 // a column is not cut below this
+	wantedWidth  = 8 // a column is cut below this only when every column is that narrow
+	minimalWidth = 2 // no column is cut below this
 )
 
-// table writes rows under their heads, cut to the width of the terminal.
+// table prints rows below their heads, cut to the width of the terminal.
 func (p *printer) table(columns []column, rows [][]string) {
 	lines := make([][]string, 0, len(rows)+1)
 	head := make([]string, len(columns))
@@ -108,8 +111,9 @@ func (p *printer) table(columns []column, rows [][]string) {
 	}
 }
 
-// columnWidths returns the width of each column in characters: that of its widest cell, less what does not fit, taken from the
-// widest flexible column first, then from the widest of the others, and at last from what is narrow already.
+// columnWidths returns the width of each column in characters: that of its widest cell, less what
+// does not fit. It cuts the widest flexible column first, then the widest of the others, and at
+// last the columns that are narrow already.
 func (p *printer) columnWidths(columns []column, lines [][]string) []int {
 	widths := make([]int, len(columns))
 	total := columnGap * (len(columns) - 1)
@@ -135,7 +139,7 @@ func (p *printer) columnWidths(columns []column, lines [][]string) []int {
 	return widths
 }
 
-// widestColumn returns the widest column of one kind that is wider than least, or -1.
+// widestColumn returns the index of the widest column of one kind that is wider than least, or -1.
 func widestColumn(columns []column, widths []int, flexible bool, least int) int {
 	widest := -1
 	for i, c := range columns {
@@ -155,10 +159,10 @@ func pad(text string, width int) string {
 	return text + strings.Repeat(" ", width-n)
 }
 
-// field is one line of fields.
+// field is one line that fields prints.
 type field struct{ name, value string }
 
-// fields writes names and values below each other and leaves out those without a value.
+// fields prints names and values below each other. It leaves out those without a value.
 func (p *printer) fields(fields []field) {
 	width := 0
 	for _, f := range fields {
@@ -171,7 +175,7 @@ func (p *printer) fields(fields []field) {
 	}
 }
 
-// formatAge says how far t is from now: 2m ago, in 30s. A missing time is a dash.
+// formatAge formats how far t is from now: 2m ago, in 30s. For nil it returns a dash.
 func formatAge(t *time.Time, now time.Time) string {
 	if t == nil {
 		return "-"
@@ -182,7 +186,8 @@ func formatAge(t *time.Time, now time.Time) string {
 	return config.FormatDuration(now.Sub(*t).Round(time.Second)) + " ago"
 }
 
-// formatTime says when t is in the zone of now, in UTC where that differs, and how far from now. A missing time is empty.
+// formatTime formats t in the time zone of now, in UTC when that is another one, and how far it is
+// from now. For nil it returns "".
 func formatTime(t *time.Time, now time.Time) string {
 	if t == nil {
 		return ""
@@ -194,7 +199,7 @@ func formatTime(t *time.Time, now time.Time) string {
 	return fmt.Sprintf("%s = %s (%s)", local, utc, formatAge(t, now))
 }
 
-// formatBytes writes a count of bytes with one digit after the point: 1.5 MiB.
+// formatBytes formats a number of bytes with one digit after the point: 1.5 MiB.
 func formatBytes(n int64) string {
 	if n < 1<<10 {
 		return fmt.Sprintf("%d B", n)

@@ -14,7 +14,8 @@ import (
 	"github.com/quintago/webhook-agent/outbox"
 )
 
-// hostile holds what must not reach a terminal: a colour sequence, a C1 control, a mark that turns text around, a new line.
+// hostile has what must not reach a terminal: a colour sequence, a C1 control character, a mark
+// that reverses text, and a line break.
 const hostile = "a\x1b[31mb\u009bc\u202ed\ne"
 
 func TestTable_FitsTheTerminalWithoutCuttingIDs(t *testing.T) {

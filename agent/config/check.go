@@ -16,21 +16,25 @@ import (
 	"github.com/quintago/webhook-agent/sink"
 )
 
-// minTokenLength makes guessing the admin token hopeless: 32 characters of hexadecimal are 128 bits.
+// minTokenLength is the least number of characters of the admin token: 32 hexadecimal digits are
+// 128 bits, which nobody can guess.
 const minTokenLength = 32
 
-// Names that PostgreSQL takes, and names of hosts. An identifier is cut after 63 bytes, so a longer one would be another object. Slots are
-// narrower: https://www.postgresql.org/docs/current/warm-standby.html#STREAMING-REPLICATION-SLOTS-MANIPULATION.
+// Patterns of the names that PostgreSQL accepts, and of host names. PostgreSQL cuts an identifier
+// after 63 bytes, so a longer one would name another object. Names of slots have fewer characters
+// to choose from:
+// https://www.postgresql.org/docs/current/warm-standby.html#STREAMING-REPLICATION-SLOTS-MANIPULATION.
 var (
 	identifierName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_$]{0,62}$`)
 	slotName       = regexp.MustCompile(`^[a-z0-9_]{1,63}$`)
 	hostName       = regexp.MustCompile(`^[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*$`)
 )
 
-// suffixLength is what the agent adds to outbox.publication for its second publication, _endpoints.
+// suffixLength is the length of what the agent appends to outbox.publication for the name of its
+// second publication.
 const suffixLength = len("_endpoints")
 
-// check notes each value that the agent cannot work with.
+// check adds a problem for each value that the agent cannot work with.
 func (c *Config) check(p *problemList) {
 	if c.Database.URL.IsZero() {
 		p.add("database.url", "is missing; set it, or the environment variable DATABASE_URL, to postgres://user:password@host:5432/database")
@@ -77,7 +81,7 @@ func (o *Outbox) check(p *problemList) {
 	if strings.ContainsFunc(o.TimeZone, unicode.IsControl) || len(o.TimeZone) > 63 {
 		p.add("outbox.time_zone", "is %s, must be the name of a time zone, such as America/Sao_Paulo", Quoted(o.TimeZone))
 	}
-	columns := map[string]string{} // name of the column to the key that claimed it
+	columns := map[string]string{} // column name to the key that has it
 	for _, column := range []struct{ key, name string }{
 		{"id", o.Columns.ID}, {"type", o.Columns.Type}, {"venue", o.Columns.Venue}, {"data", o.Columns.Data}, {"created", o.Columns.Created},
 	} {
@@ -105,24 +109,25 @@ func (d *Delivery) check(p *problemList) {
 	within(p, "delivery.queue_memory", d.QueueMemory, 1<<20, 64<<30)
 }
 
-// check asks the guard itself, so that the file and the dialer cannot disagree.
+// check uses the address guard itself, so that this check and the dialer cannot disagree.
 func (n *Network) check(p *problemList) {
 	if _, err := n.Checker(); err != nil {
 		p.join(err)
 	}
 }
 
-// Checker makes a Webhook for questions about URLs and networks; it never sends.
+// Checker returns a Webhook that only checks URLs and networks. It must not be used to send. The
+// caller closes it.
 func (n *Network) Checker() (*sink.Webhook, error) {
 	return sink.NewWebhook(sink.WebhookConfig{
 		Version: "none", Timeout: time.Second, AllowHTTP: n.AllowHTTP, AllowNetworks: n.AllowNetworks, MaxIdlePerHost: 1,
 	})
 }
 
-// proxyVariables are those that other programs heed.
+// proxyVariables are the environment variables by which other programs find their proxy.
 var proxyVariables = []string{"HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy"}
 
-// notices says what is allowed, and may surprise.
+// notices returns a sentence for each setting that is allowed but may surprise.
 func (c *Config) notices(getenv func(string) string) (notices []string) {
 	notices = outbox.URLNotices(c.Database.URL)
 	for _, p := range c.Network.AllowNetworks {
@@ -147,7 +152,7 @@ func (a *Admin) check(p *problemList) {
 		p.add("admin.listen", "is %s, must be an address and a port, such as 127.0.0.1:8480", Quoted(a.Listen))
 		return
 	}
-	addr, _ := netip.ParseAddr(host) // the zero Addr of a name is not loopback
+	addr, _ := netip.ParseAddr(host) // a host name gives the zero Addr, which is not loopback
 	if !addr.IsLoopback() && host != "localhost" && a.Token.IsZero() {
 		p.add("admin.listen", "is %s, which others can reach, but admin.token is not set; set a token or listen on 127.0.0.1", Quoted(a.Listen))
 	}
@@ -167,7 +172,7 @@ func (c *Config) checkEndpoints(p *problemList) {
 	}
 	webhook, err := c.Network.Checker()
 	if err != nil {
-		return // a network is at fault, which has its own sentence
+		return // Network.check has reported it
 	}
 	defer webhook.Close()
 	seen := map[string]string{} // venue and URL to the key of the endpoint that has them
@@ -193,11 +198,11 @@ func (c *Config) checkEndpoints(p *problemList) {
 	}
 }
 
-// problemList gathers sentences about keys.
+// problemList collects sentences about keys.
 type problemList struct {
 	sentences []string
-	// unreadable are the keys that hold no value because it could not be read. They have their sentence; that the value is
-	// missing as well would only confuse.
+	// unreadable are the keys whose value could not be read. That is reported already, so a second
+	// sentence that the value is missing would only confuse.
 	unreadable map[string]bool
 }
 
@@ -207,19 +212,19 @@ func (p *problemList) add(key, format string, args ...any) {
 	}
 }
 
-// join adds the sentences of err, one on each line, which name their keys themselves.
+// join adds the sentences of err, one from each line. They name their keys themselves.
 func (p *problemList) join(err error) {
 	p.sentences = append(p.sentences, strings.Split(err.Error(), "\n")...)
 }
 
-// within sees that a value lies between two bounds, both included.
+// within adds a problem when a value is not between two bounds. Both bounds are allowed.
 func within[T cmp.Ordered](p *problemList, key string, value, least, most T) {
 	if value < least || value > most {
 		p.add(key, "is %s, must be between %s and %s", rangeText(value), rangeText(least), rangeText(most))
 	}
 }
 
-// rangeText writes a bound of within as it would stand in the file.
+// rangeText formats a bound of within as the file would have it.
 func rangeText(v any) string {
 	if d, ok := v.(time.Duration); ok {
 		return FormatDuration(d)

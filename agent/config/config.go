@@ -11,8 +11,8 @@ import (
 	"github.com/quintago/webhook-agent/secret"
 )
 
-// Config is the configuration file (TOML). The tag of a field is its key; config.example.toml lists every key with its
-// default and says what it does.
+// Config is the configuration file (TOML). The tag of a field is its key. config.example.toml lists
+// every key, with its default and its meaning.
 type Config struct {
 	Database  Database   `toml:"database"`
 	Outbox    Outbox     `toml:"outbox"`
@@ -23,27 +23,32 @@ type Config struct {
 	Log       Log        `toml:"log"`
 	Endpoints []Endpoint `toml:"endpoint"`
 
-	// Notices are what Load has seen that is allowed, and may surprise.
+	// Notices are sentences about settings that are allowed but may surprise. Load fills them; the
+	// agent logs them at start.
 	Notices []string `toml:"-"`
 }
 
-// DatabaseConfig names the PostgreSQL server that holds the outbox and the agent's own tables.
+// Database names the PostgreSQL server that has the outbox and the agent's own tables.
 type Database struct {
-	URL secret.Text `toml:"url"` // a postgres:// URL or key=value words; DATABASE_URL when the key is absent
+	// URL is a postgres:// URL or key=value words. It is DATABASE_URL when the key is missing.
+	URL secret.Text `toml:"url"`
 }
 
-// OutboxConfig names what the agent reads in the database.
+// Outbox names what the agent reads in the database.
 type Outbox struct {
-	Table       string        `toml:"table"` // schema.table
-	Publication string        `toml:"publication"`
-	Slot        string        `toml:"slot"`
-	Retention   time.Duration `toml:"retention"` // how long events and deliveries are kept, 0 for ever
-	Types       []string      `toml:"types"`     // patterns of the types that are the agent's events
-	TimeZone    string        `toml:"time_zone"` // of a column created without one; "" is the database's
-	Columns     Columns       `toml:"columns"`
+	Table       string `toml:"table"` // schema.table
+	Publication string `toml:"publication"`
+	Slot        string `toml:"slot"`
+	// How long events and deliveries are kept; 0 means for ever.
+	Retention time.Duration `toml:"retention"`
+	// Patterns of the event types that the agent delivers.
+	Types []string `toml:"types"`
+	// TimeZone is the time zone of a column created that has none. "" means that of the database.
+	TimeZone string  `toml:"time_zone"`
+	Columns  Columns `toml:"columns"`
 }
 
-// ColumnsConfig maps what the agent needs to the columns of an outbox table that the app had before.
+// Columns names the columns of an outbox table that the app had already.
 type Columns struct {
 	ID      string `toml:"id"`
 	Type    string `toml:"type"`
@@ -52,54 +57,63 @@ type Columns struct {
 	Created string `toml:"created"`
 }
 
-// DeliveryConfig bounds attempts, retries and what they may use.
+// Delivery sets the limits of attempts and retries, and of the memory that they may use.
 type Delivery struct {
-	Timeout             time.Duration   `toml:"timeout"` // one deadline over connect, headers and body
-	Retries             []time.Duration `toml:"retries"` // the wait before each attempt after the first
-	DisableAfter        int             `toml:"disable_after"`
-	FailingInterval     time.Duration   `toml:"failing_interval"` // between attempts to an endpoint that keeps failing
-	Concurrency         int             `toml:"concurrency"`      // attempts in flight, all endpoints together
-	EndpointConcurrency int             `toml:"endpoint_concurrency"`
-	ShutdownTimeout     time.Duration   `toml:"shutdown_timeout"`
-	QueueMemory         ByteSize        `toml:"queue_memory"` // for events that wait in lanes
-	MaxBody             ByteSize        `toml:"max_body"`     // of an event's data
+	// The time for one attempt: connect, headers and body together.
+	Timeout time.Duration `toml:"timeout"`
+	// The wait before each attempt but the first.
+	Retries      []time.Duration `toml:"retries"`
+	DisableAfter int             `toml:"disable_after"`
+	// The time between attempts to an endpoint that keeps failing; 0 means no such wait.
+	FailingInterval time.Duration `toml:"failing_interval"`
+	// Attempts under way at a time, all endpoints together.
+	Concurrency         int           `toml:"concurrency"`
+	EndpointConcurrency int           `toml:"endpoint_concurrency"`
+	ShutdownTimeout     time.Duration `toml:"shutdown_timeout"`
+	// Memory for events that wait in lanes.
+	QueueMemory ByteSize `toml:"queue_memory"`
+	MaxBody     ByteSize `toml:"max_body"` // greatest size of an event's data
 }
 
-// NetworkConfig says which customers' URLs are acceptable beyond https on the public internet.
+// Network says which URLs of customers are allowed beside https on the public internet.
 type Network struct {
 	AllowHTTP     bool           `toml:"allow_http"`
 	AllowNetworks []netip.Prefix `toml:"allow_networks"`
 }
 
-// SecurityConfig says how secrets are stored.
+// Security says how secrets are stored.
 type Security struct {
-	// Keys seal the secrets of endpoints in the database: the first seals, all open.
+	// Keys seal the secrets of endpoints in the database. The first one seals; each one opens what
+	// it has sealed.
 	Keys []secret.Text `toml:"keys"`
 }
 
-// AdminConfig is the listener for health, metrics and the API.
+// Admin is the listener for health and metrics.
 type Admin struct {
 	Listen string      `toml:"listen"` // host:port
 	Token  secret.Text `toml:"token"`  // required unless Listen is a loopback address
-	Hosts  []string    `toml:"hosts"`  // names by which it may be asked without the token
+	// Host names for which requests without the token are answered.
+	Hosts []string `toml:"hosts"`
 }
 
-// LogConfig says what is logged and how. The log goes to standard error.
+// Log says what is logged and in which form. The log goes to standard error.
 type Log struct {
 	Level  slog.Level `toml:"level"`
 	Format string     `toml:"format"` // text or json
 }
 
-// EndpointConfig is an endpoint that the file manages: it is created, changed and removed with the file, at start.
+// Endpoint is an endpoint that the file manages: when an agent begins to lead, it is created,
+// changed or removed so that the database agrees with the file.
 type Endpoint struct {
-	Venue       string      `toml:"venue"`
-	URL         secret.Text `toml:"url"` // its path and query may hold the customer's own token
+	Venue string `toml:"venue"`
+	// Secret, because its path and query may hold the customer's own token.
+	URL         secret.Text `toml:"url"`
 	Events      []string    `toml:"events"`
 	Secret      secret.Text `toml:"secret"`
 	Description string      `toml:"description"`
 }
 
-// Default returns the configuration of an empty file. Only the database URL is missing to run it.
+// Default returns the configuration of an empty file. It has every value but the database URL.
 func Default() *Config {
 	return &Config{
 		Outbox: Outbox{
@@ -126,19 +140,20 @@ func Default() *Config {
 	}
 }
 
-// Error holds everything that is wrong with a configuration. No problem names a secret.
+// Error has everything that is wrong with a configuration. No problem quotes a secret.
 type Error struct {
 	Path     string
 	Problems []string // one sentence each
 }
 
-// Error returns the problems, one on each line, each with the path of the file.
+// Error returns the problems, one on each line. Each begins with the path of the file.
 func (e *Error) Error() string {
 	return e.Path + ": " + strings.Join(e.Problems, "\n"+e.Path+": ")
 }
 
-// Load reads the file at path over the defaults and checks the result. getenv (os.Getenv outside of tests) answers
-// for env: references and DATABASE_URL. What is wrong comes back as one *ConfigError with all problems.
+// Load reads the file at path over the defaults and checks the result. getenv (os.Getenv outside of
+// tests) resolves env: references and DATABASE_URL. All problems are returned together, as one
+// *Error.
 func Load(path string, getenv func(string) string) (*Config, error) {
 	text, err := os.ReadFile(path)
 	var info os.FileInfo

@@ -23,12 +23,13 @@ import (
 // planted is a secret that no text may show.
 const planted = "sentinel0hunter2"
 
-// ugly holds what must not reach a terminal: a colour sequence, a C1 control, a mark that turns text around, a new line.
+// ugly has what must not reach a terminal: a colour sequence, a C1 control character, a mark that
+// reverses text, and a line break.
 const ugly = "a\x1b[31mb\u009bc\u202ed\ne"
 
 const testDatabaseURL = "postgres://agent:sentinel-database@db.example.com:5432/app"
 
-// environment answers for variables of a test.
+// environment returns a getenv function over variables of a test.
 func environment(variables map[string]string) func(string) string {
 	return func(name string) string { return variables[name] }
 }
@@ -206,6 +207,8 @@ line 2: delivery.retries: "-2s" must be between 1s and 7d`,
 		"[admin]\ntoken = 'file:/'":                      `line 2: admin.token: / is not a file`,
 		"[admin]\ntoken = 'file:" + open + "'":           `line 2: admin.token: file ` + open + ` is open to all users (mode 0604); run chmod 600 ` + open,
 		"[admin]\ntoken = 'file:" + empty + "'":          `line 2: admin.token: file ` + empty + ` is empty`,
+		"[admin]\ntoken = 'ENV:TOKEN'":                   `line 2: admin.token: the value looks like a reference; write env: or file: in small letters, with no blank before it`,
+		"[admin]\ntoken = \"\\ufeffx\"":                  `line 2: admin.token: the value is no plain text in UTF-8, or has a zero byte or a byte order mark in it; write it without`,
 		"[log]\nlevel = 'loud'":                          `line 2: log.level: "loud" is not one of debug, info, warn, error`,
 		"[log]\nlevel = 'info'\nlevel = 'warn'":          `line 3 is not valid TOML (last key log.level): Key (hidden) has already been defined`,
 		"[[endpoint]]\nurl = 'https://a.example/'\nevents = ['lead.*']\nsecret = 's'\n[[endpoint]]\nvenue = 'v'\nurl = 'https://a.example/'\nevents = ['*']\nsecret = 's'\n" +
@@ -220,7 +223,7 @@ endpoint[3]: has the venue and the url of endpoint[2]; keep one of them`,
 			t.Errorf("%s\n got %s\nwant %s", text, got, want)
 		}
 	}
-	// What could not be read is not called missing as well.
+	// A value that could not be read is not reported as missing too.
 	if got := problemsOf(t, "[database]\nurl = 'env:NO_SUCH'\n[[endpoint]]\nvenue = 'v'\nurl = 'https://a.example/'\nevents = 3\nsecret = 'env:NO_SUCH'", nil); len(got) != 3 {
 		t.Errorf("unreadable values: %q", got)
 	}
@@ -234,7 +237,8 @@ endpoint[3]: has the venue and the url of endpoint[2]; keep one of them`,
 	}
 }
 
-// TestLoadConfig_TellsNoSecret puts a sentinel wherever a secret can stand, rightly and wrongly, and searches what is printed.
+// The test puts a sentinel wherever a secret can be written, at right and at wrong places, and
+// looks for it in everything that is printed.
 func TestLoadConfig_TellsNoSecret(t *testing.T) {
 	for _, text := range []string{
 		"[database]\nurl = 'postgres://u:" + planted + "@[bad/db'",
@@ -387,7 +391,7 @@ func FuzzLoadConfig(f *testing.F) {
 	getenv := func(name string) string { return "value of " + name }
 	f.Fuzz(func(t *testing.T, text string) {
 		if strings.Contains(text, "file:") {
-			return // whatever there is on this machine is no part of the input
+			return // files of this machine are no part of the input
 		}
 		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
 			t.Fatal(err)

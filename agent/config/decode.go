@@ -19,17 +19,18 @@ import (
 	"github.com/quintago/webhook-agent/secret"
 )
 
-// decoder fills a Config from a TOML document and gathers what is wrong instead of stopping at the first: the toml package
-// parses, its Primitives are then decoded key by key.
+// decoder fills a Config from a TOML document. It collects all problems instead of stopping at the
+// first. The toml package parses the document; the decoder then decodes its Primitives key by key.
 type decoder struct {
 	meta     toml.MetaData
 	getenv   func(string) string
 	problems *problemList
-	literal  string // a key whose secret stands in the file itself, "" when there is none
+	literal  string // a key whose secret is written in the file itself; "" when there is none
 }
 
-// decodeConfig overlays cfg with the keys of text and notes each key that is unknown or unreadable. A key that could not be
-// read keeps the value it had. It returns a key whose secret stands in the text itself, "" when there is none.
+// decodeConfig sets the values of cfg from the keys of text, and adds a problem for each key that
+// is unknown or cannot be read. Such a key keeps its former value. literal is a key whose secret is
+// written in the text itself, and "" when there is none.
 func decodeConfig(cfg *Config, text string, getenv func(string) string, problems *problemList) (literal string) {
 	var keys map[string]toml.Primitive
 	meta, err := toml.Decode(text, &keys)
@@ -42,11 +43,11 @@ func decodeConfig(cfg *Config, text string, getenv func(string) string, problems
 	return d.literal
 }
 
-// tomlQuotes finds what the toml package quotes from the document in its messages.
+// tomlQuotes matches what the messages of the toml package quote from the document.
 var tomlQuotes = regexp.MustCompile(`"(?:[^"\\]|\\.)*"|'[^']*'`)
 
-// syntaxProblem words a parse error. A value that lost its quotes stands in the message, and may be a secret, so all
-// that is quoted and longer than a character goes.
+// syntaxProblem describes a parse error. The message may quote a secret, such as a value that lost
+// its quotes. So every quote longer than one character is hidden.
 func syntaxProblem(err error) string {
 	parse, ok := errors.AsType[toml.ParseError](err)
 	if !ok {
@@ -65,13 +66,14 @@ func syntaxProblem(err error) string {
 	return fmt.Sprintf("line %d is not valid TOML%s: %s", parse.Position.Line, near, strings.TrimSuffix(message, "."))
 }
 
-// table fills the struct target from the keys of one table. prefix is what its keys begin with in sentences.
+// table fills the struct target from the keys of one table. prefix comes before each key in
+// sentences.
 func (d *decoder) table(prefix string, keys map[string]toml.Primitive, target reflect.Value) {
 	fields := map[string]reflect.Value{}
 	for i := range target.NumField() {
 		fields[target.Type().Field(i).Tag.Get("toml")] = target.Field(i)
 	}
-	delete(fields, "-") // is no key
+	delete(fields, "-") // a field without a key
 	for _, key := range slices.Sorted(maps.Keys(keys)) {
 		field, known := fields[key]
 		if !known {
@@ -104,7 +106,8 @@ func (d *decoder) field(name string, value toml.Primitive, target reflect.Value)
 	d.decode(name, value, func(v any) error { return d.set(name, target.Addr().Interface(), v) })
 }
 
-// secret reads a secret, or what refers to one. A URL counts as one if it has a password.
+// secret returns a function that reads a secret or a reference to one. It notes a secret that is
+// written in the file itself. A URL is such a secret when it has a password.
 func (d *decoder) secret(name string) func(string) (secret.Text, error) {
 	return func(text string) (secret.Text, error) {
 		refers := strings.HasPrefix(text, "env:") || strings.HasPrefix(text, "file:")
@@ -115,7 +118,7 @@ func (d *decoder) secret(name string) func(string) (secret.Text, error) {
 	}
 }
 
-// hasPassword reports whether a URL, or words as PostgreSQL takes them, hold a password.
+// hasPassword reports whether a URL, or key=value words as PostgreSQL takes them, has a password.
 func hasPassword(text string) bool {
 	u, err := url.Parse(text)
 	if err != nil || u.Scheme == "" {
@@ -125,14 +128,15 @@ func hasPassword(text string) bool {
 	return has
 }
 
-// split takes a table, or a list of them, apart into Primitives. The check comes first: of any other value the toml package makes an
-// empty table without an error.
+// split decodes a table, or a list of tables, into Primitives. It checks the type first, because
+// the toml package makes an empty table from any other value, without an error.
 func (d *decoder) split(name string, value toml.Primitive, target any, check func(any) error) {
 	d.decode(name, value, check)
-	_ = d.meta.PrimitiveDecode(value, target) // a table always fits, and what is none leaves target empty
+	// A table always fits; any other value leaves target empty.
+	_ = d.meta.PrimitiveDecode(value, target)
 }
 
-// isA makes a check of the type of a TOML value.
+// isA returns a check that a TOML value has the type T.
 func isA[T any](want string) func(any) error {
 	return func(v any) error {
 		var value T
@@ -173,7 +177,8 @@ func (d *decoder) set(name string, target, v any) (err error) {
 	return err
 }
 
-// assign stores v when it has the wanted type. The value is not repeated: the key may be that of a secret.
+// assign stores v when it has the type T. The error does not quote the value, because it may be a
+// secret.
 func assign[T any](target *T, v any, want string) error {
 	value, ok := v.(T)
 	if !ok {
@@ -183,7 +188,7 @@ func assign[T any](target *T, v any, want string) error {
 	return nil
 }
 
-// parseText stores what parse makes of the text v.
+// parseText parses the text v and stores the result.
 func parseText[T any](target *T, v any, want string, parse func(string) (T, error)) error {
 	var text string
 	if err := assign(&text, v, want); err != nil {
@@ -197,7 +202,8 @@ func parseText[T any](target *T, v any, want string, parse func(string) (T, erro
 	return nil
 }
 
-// parseList stores what parse makes of each text of the list v.
+// parseList parses each text of the list v and stores the results. Its error has all texts that
+// cannot be parsed.
 func parseList[T any](target *[]T, v any, want string, parse func(string) (T, error)) error {
 	var items []any
 	if err := assign(&items, v, want); err != nil {
@@ -235,8 +241,9 @@ func parseNetwork(text string) (netip.Prefix, error) {
 	return p, nil
 }
 
-// decode gives a value to set and notes its error with the line of the key, which the toml package tells only in the error of
-// an Unmarshaler. Of the keys of endpoints it knows the last line only, since their names repeat, so these have none.
+// decode calls set with a value, and adds its error as a problem with the line of the key. The toml
+// package gives that line only in the error of an Unmarshaler. For the keys of endpoints it gives
+// the line of the last one, because their names repeat. So these problems have no line.
 func (d *decoder) decode(name string, value toml.Primitive, set func(any) error) {
 	var problem error
 	err := d.meta.PrimitiveDecode(value, unmarshaler(func(v any) error {
@@ -256,14 +263,14 @@ func (d *decoder) decode(name string, value toml.Primitive, set func(any) error)
 	d.problems.unreadable[name] = true
 }
 
-// unmarshaler makes a toml.Unmarshaler of a function.
+// unmarshaler is a function as a toml.Unmarshaler.
 type unmarshaler func(any) error
 
 // UnmarshalTOML implements toml.Unmarshaler.
 func (u unmarshaler) UnmarshalTOML(v any) error { return u(v) }
 
-// configKeys returns the keys of the struct type t and of those within, each with prefix and dots before it. Lists count as
-// one table.
+// configKeys returns the keys of the struct type t and of the structs within it, each with prefix
+// and dots before it. A list of tables counts as one table.
 func configKeys(t reflect.Type, prefix string) []string {
 	var keys []string
 	for i := range t.NumField() {
@@ -284,8 +291,8 @@ func configKeys(t reflect.Type, prefix string) []string {
 	return keys
 }
 
-// nearestKey returns the key of Config that looks most like name. The last word counts three times, so that a key in the wrong
-// table leads to the right one.
+// nearestKey returns the key of Config that is most like name. The last word counts three times. So
+// a key in the wrong table leads to the right table.
 func nearestKey(name string) string {
 	lastWord := func(key string) string { return key[strings.LastIndex(key, ".")+1:] }
 	distance := func(key string) int {
@@ -296,15 +303,15 @@ func nearestKey(name string) string {
 	})
 }
 
-// editDistance is the number of inserted, removed and replaced bytes between a and b (Levenshtein), by the method of Wagner
-// and Fischer (1974) with one row.
+// editDistance returns the number of bytes to insert, remove or replace to turn a into b
+// (Levenshtein distance). It uses the method of Wagner and Fischer (1974) with one row.
 func editDistance(a, b string) int {
 	row := make([]int, len(b)+1)
 	for j := range row {
 		row[j] = j
 	}
 	for i := range len(a) {
-		diagonal := row[0] // the cell of the former row, one to the left
+		diagonal := row[0] // the cell of the row above, one to the left
 		row[0] = i + 1
 		for j := range len(b) {
 			replaced := diagonal

@@ -15,9 +15,10 @@ import (
 	"github.com/quintago/webhook-agent/secret"
 )
 
+// Day is the longest unit of a duration in the configuration.
 const Day = 24 * time.Hour
 
-// ParseDuration reads a Go duration that may begin with whole days: 90s, 30d, 1d12h.
+// ParseDuration parses a Go duration that may begin with whole days: 90s, 30d, 1d12h.
 func ParseDuration(text string) (time.Duration, error) {
 	bad := fmt.Errorf("%s is not a duration like 15s, 2m, 24h or 30d", Quoted(text))
 	days, rest, found := strings.Cut(text, "d")
@@ -43,7 +44,8 @@ func ParseDuration(text string) (time.Duration, error) {
 	return d + part, nil
 }
 
-// parseWait reads a wait between two attempts. It sees to the bounds itself, so that a list names all of its faults at once.
+// parseWait parses a wait between two attempts. It checks the bounds too, so that all faults of a
+// list are reported at once.
 func parseWait(text string) (time.Duration, error) {
 	const least, most = time.Second, 7 * Day
 	wait, err := ParseDuration(text)
@@ -53,7 +55,8 @@ func parseWait(text string) (time.Duration, error) {
 	return wait, err
 }
 
-// FormatDuration writes d by its two largest units: 15s, 2m, 1h30m, 4d3h; below a minute also by fractions.
+// FormatDuration formats d with its two largest units: 15s, 2m, 1h30m, 4d3h. Below a minute it uses
+// fractions.
 func FormatDuration(d time.Duration) string {
 	switch {
 	case d < 0:
@@ -82,20 +85,22 @@ func twoUnits(d, large time.Duration, largeName string, small time.Duration, sma
 // ByteSize is an amount of memory in bytes.
 type ByteSize int64
 
-// byteUnits are tried in this order, by parsing and by printing: B is the end of each of the others.
+// byteUnits are tried in this order by parsing and by printing. B comes last, because the other
+// names end in B.
 var byteUnits = []struct {
 	name  string
 	bytes ByteSize
 }{{"GiB", 1 << 30}, {"MiB", 1 << 20}, {"KiB", 1 << 10}, {"B", 1}}
 
-// parseByteSize reads a whole number with its unit: 64MiB.
+// parseByteSize parses a whole number with its unit: 64MiB.
 func parseByteSize(text string) (ByteSize, error) {
 	for _, unit := range byteUnits {
 		number, found := strings.CutSuffix(text, unit.name)
 		if !found {
 			continue
 		}
-		n, err := strconv.ParseUint(strings.TrimSpace(number), 10, 32) // 4 Gi units of GiB fit an int64
+		// 32 bits of GiB fit into an int64.
+		n, err := strconv.ParseUint(strings.TrimSpace(number), 10, 32)
 		if err == nil {
 			return ByteSize(n) * unit.bytes, nil
 		}
@@ -114,11 +119,24 @@ func (b ByteSize) String() string {
 	return "0B"
 }
 
-// maxSecretFileBytes is far above any password or key; it keeps a wrong path (a log, a device) out of memory.
+// maxSecretFileBytes is far more than any password or key needs. It keeps the content of a wrong
+// path, such as a log or a device, out of memory.
 const maxSecretFileBytes = 64 << 10
 
-// ResolveSecret follows a reference, env:NAME or file:/path, and returns any other value as it is.
+// ResolveSecret resolves a reference, env:NAME or file:/path. It returns any other value as it is. It
+// refuses what looks like a reference and is none, and what no setting can hold.
 func ResolveSecret(value string, getenv func(string) string) (secret.Text, error) {
+	text, err := followReference(value, getenv)
+	if err != nil {
+		return secret.Text{}, err
+	}
+	if s := text.Reveal(); !utf8.ValidString(s) || strings.ContainsAny(s, "\x00\ufeff") {
+		return secret.Text{}, errors.New("the value is no plain text in UTF-8, or has a zero byte or a byte order mark in it; write it without")
+	}
+	return text, nil
+}
+
+func followReference(value string, getenv func(string) string) (secret.Text, error) {
 	if name, found := strings.CutPrefix(value, "env:"); found {
 		text := getenv(name)
 		if text == "" {
@@ -129,11 +147,15 @@ func ResolveSecret(value string, getenv func(string) string) (secret.Text, error
 	if path, found := strings.CutPrefix(value, "file:"); found {
 		return readSecretFile(path)
 	}
+	if lower := strings.ToLower(strings.TrimSpace(value)); strings.HasPrefix(lower, "env:") || strings.HasPrefix(lower, "file:") {
+		return secret.Text{}, errors.New("the value looks like a reference; write env: or file: in small letters, with no blank before it")
+	}
 	return secret.New(value), nil
 }
 
-// readSecretFile reads a secret without its last line break. A file that every user of the machine can read is refused;
-// a group may read it, since a file of root:agent with mode 0640 is the usual way to give a service its secret.
+// readSecretFile reads a secret and removes the line breaks at its end. It refuses a file that
+// every user of the machine can read. It accepts one that a group can read: a file of root:agent
+// with mode 0640 is the usual way to give a service its secret.
 func readSecretFile(path string) (secret.Text, error) {
 	if !filepath.IsAbs(path) {
 		return secret.Text{}, fmt.Errorf("file:%s must be an absolute path, such as file:/etc/quintago/token", path)
@@ -161,7 +183,8 @@ func readSecretFile(path string) (secret.Text, error) {
 	return secret.New(value), nil
 }
 
-// reason strips the operation and the path from a file error, since the sentence around it names both.
+// reason removes the operation and the path from a file error, because the sentence around it names
+// both.
 func reason(err error) error {
 	if pathErr, ok := errors.AsType[*fs.PathError](err); ok {
 		return pathErr.Err
@@ -169,7 +192,7 @@ func reason(err error) error {
 	return err
 }
 
-// Quoted returns text in quotes and cut, so that a sentence stays a line.
+// Quoted returns text in quotes, cut after 60 characters, so that a sentence stays on one line.
 func Quoted(text string) string {
 	const limit = 60
 	if utf8.RuneCountInString(text) > limit {

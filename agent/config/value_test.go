@@ -29,7 +29,8 @@ func FuzzParseDuration(f *testing.F) {
 		if err != nil {
 			return
 		}
-		// What is written by its two largest units can be read again and loses less than the second of them.
+		// The text has the two largest units. It can be parsed again, and loses less than the
+		// second unit.
 		again, err := ParseDuration(FormatDuration(d))
 		if err != nil {
 			t.Fatalf("%q is %v, written %q, which is refused: %v", text, d, FormatDuration(d), err)

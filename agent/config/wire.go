@@ -9,7 +9,7 @@ import (
 	"github.com/quintago/webhook-agent/sink"
 )
 
-// OutboxConfig returns what package outbox needs of the configuration.
+// OutboxConfig returns the part of the configuration that package outbox needs.
 func (c *Config) OutboxConfig() outbox.Config {
 	columns := c.Outbox.Columns
 	return outbox.Config{
@@ -26,7 +26,7 @@ func (c *Config) OutboxConfig() outbox.Config {
 	}
 }
 
-// Keyring returns the keys of a configuration that was checked.
+// Keyring returns the keyring of a configuration that Load has checked.
 func (c *Config) Keyring() secret.Keyring {
 	keys, _ := secret.NewKeyring(c.Security.Keys)
 	return keys
@@ -41,9 +41,10 @@ func (c *Config) Managed() []outbox.ManagedEndpoint {
 	return managed
 }
 
-// NewWebhook returns the Webhook that delivers, with so many idle connections at most. It refuses the addresses of this host
-// and of the database. It resolves the database's name and fails if that cannot be done, since the guard would have a hole.
-// The names of endpoints are looked up at resolver, or at net.DefaultResolver when it is nil.
+// NewWebhook returns the Webhook that delivers, with at most idle idle connections. It refuses the
+// addresses of this host and of the database. For that it resolves the database's name, and returns
+// an error if it cannot: the address guard would have a hole. The names of endpoints are looked up
+// with resolver; nil means net.DefaultResolver. The caller closes the Webhook.
 func (c *Config) NewWebhook(ctx context.Context, version string, idle int, resolver *net.Resolver) (*sink.Webhook, error) {
 	deny, err := sink.HostAddrs()
 	if err != nil {

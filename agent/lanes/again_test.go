@@ -9,13 +9,13 @@ import (
 	"github.com/quintago/webhook-agent/testenv/agenttest"
 )
 
-// TestLanes_AnEndpointThatComesBackLeavesAttemptsUnderWayAlone registers an endpoint again under its id while an attempt that was
-// made before it was removed is under way. Its row is pending, and due; laneTest sees a second attempt beside the first.
+// An endpoint is removed and registered again under its id while an attempt is under way. The
+// delivery's row is pending and due. laneTest would see a second attempt at the same time.
 func TestLanes_AnEndpointThatComesBackLeavesAttemptsUnderWayAlone(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		lt := newLaneTest(t, nil)
 		ids := lt.send(lt.endpoint("ep", always(ok(20*time.Second))), 1, 10)
-		agenttest.Pass(2 * time.Second) // it is parked
+		agenttest.Pass(2 * time.Second) // the delivery is parked
 		lt.tellAll(lt.Remove("ep"))
 		lt.changeTo(outbox.Endpoint{ID: "ep", Generation: 1}, "")
 		agenttest.Pass(time.Minute)

@@ -25,17 +25,18 @@ type bookRow struct {
 	venue     string
 }
 
-// trackedAt are deliveries with the time when the book learned of them.
+// trackedAt are deliveries with the time at which track was called.
 type trackedAt struct {
 	at         time.Time
 	deliveries []*outbox.Delivery
 }
 
-// book stands for outbox.Ledger and the rows it writes: it commits what comes in after a delay, in groups, parks what
-// is late, and makes pending rows missed in small steps between the groups. due reads it as DB.Due reads the database.
+// book replaces outbox.Ledger and its rows. It commits after a delay, in groups. It parks what has
+// no result in time, and makes pending rows missed in small steps between the groups. due reads its
+// rows as Slot.Due reads the database.
 type book struct {
 	lt   *laneTest
-	wake chan struct{} // tells run that there is something to commit; one place is enough
+	wake chan struct{} // wakes run, because there is something to commit; one place is enough
 
 	mu       sync.Mutex // guards what follows
 	rows     map[deliveryKey]*bookRow
@@ -54,8 +55,8 @@ type book struct {
 	broken   error // what due answers
 }
 
-// becomeLocked gives a row another status. due and states, which tests call at every tick of a bubble, look at what
-// it keeps and not at all rows.
+// becomeLocked changes the status of a row. It also keeps the index and the counts that due and
+// states read, because tests call these at every tick of a bubble.
 func (b *book) becomeLocked(key deliveryKey, row *bookRow, status outbox.Status) {
 	b.counts[row.status]--
 	b.counts[status]++
@@ -86,7 +87,8 @@ func (b *book) addPending(endpointID, eventID string) *bookRow {
 	return row
 }
 
-// enter takes something in to be committed. The wait before is what a sender sees while the ledger's queue is full.
+// enter queues something to be committed. It waits first, as Ledger.Write does while its queue is
+// full.
 func (b *book) enter(ctx context.Context, writes ...func() *outbox.Record) error {
 	if !backoff.Sleep(ctx, b.lt.delays()) {
 		return context.Cause(ctx)
@@ -105,7 +107,7 @@ func (b *book) signal() {
 	}
 }
 
-// write stands for Ledger.Write.
+// write replaces Ledger.Write.
 func (b *book) write(ctx context.Context, entries ...outbox.Entry) error {
 	var writes []func() *outbox.Record
 	for _, e := range entries {
@@ -117,7 +119,7 @@ func (b *book) write(ctx context.Context, entries ...outbox.Entry) error {
 	return b.enter(ctx, writes...)
 }
 
-// entering returns what takes an entry in.
+// entering returns the function that takes an entry in.
 func (b *book) entering(e outbox.Entry) func() *outbox.Record {
 	if r, isResult := e.(*outbox.Record); isResult {
 		return b.writing(r)
@@ -141,7 +143,7 @@ func (b *book) entering(e outbox.Entry) func() *outbox.Record {
 	}
 }
 
-// writing returns what puts a result into its row.
+// writing returns the function that puts a result into its row.
 func (b *book) writing(r *outbox.Record) func() *outbox.Record {
 	return func() *outbox.Record {
 		key := deliveryKey{r.Delivery.EndpointID, r.Delivery.EventID}
@@ -179,8 +181,8 @@ func (b *book) healthLocked(h *outbox.Health) {
 	}
 }
 
-// crash forgets what is not committed. It returns the deliveries without a row, by event, and when the first pending one of
-// each endpoint is due.
+// crash drops what is not committed. It returns, by event, the deliveries that have no row, and, by
+// endpoint, when the first pending delivery is due.
 func (b *book) crash() (unrecorded []*outbox.Delivery, due map[string]time.Time) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -216,7 +218,7 @@ func (b *book) state(row outbox.Endpoint) outbox.EndpointState {
 	return s
 }
 
-// healthOfEP returns what was recorded last of the counter of the endpoint ep.
+// healthOfEP returns the last recorded health of the endpoint ep.
 func (b *book) healthOfEP() outbox.Health {
 	const id = "ep"
 	b.mu.Lock()
@@ -227,7 +229,7 @@ func (b *book) healthOfEP() outbox.Health {
 	return outbox.Health{}
 }
 
-// states returns how many deliveries are in each state; "" is that of one that has no row yet.
+// states returns how many deliveries are in each state; "" counts those that have no row yet.
 func (b *book) states() map[outbox.Status]int {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -248,7 +250,7 @@ func (b *book) bodiesRead() int {
 	return b.bodies
 }
 
-// forget drops a delivery that nobody asks for any more.
+// forget drops a delivery that the test does not look at any more.
 func (b *book) forget(d *outbox.Delivery) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -269,7 +271,8 @@ func (b *book) expect(deliveries []*outbox.Delivery, bodyBytes int) {
 	}
 }
 
-// track takes in new deliveries with the results that stand already, and parks those that have no result in time.
+// track takes in new deliveries, with the records that are known already, and parks those that have
+// no result in time.
 func (b *book) track(ctx context.Context, deliveries []*outbox.Delivery, results []*outbox.Record) error {
 	var writes []func() *outbox.Record
 	for _, r := range results {
@@ -370,8 +373,8 @@ func (b *book) stepLocked() {
 	b.jobs = b.jobs[1:]
 }
 
-// due is a dueFunc over the rows. Like the real one it looks at the rows, asks Skip some time later, and answers later
-// still.
+// due is a dueFunc over the rows. Like Slot.Due, it looks at the rows, calls Skip later, and
+// returns later still.
 func (b *book) due(ctx context.Context, wants []outbox.Want, now time.Time, maxBytes int) (map[string]*outbox.Refill, error) {
 	backoff.Sleep(ctx, b.lt.delays())
 	refills := map[string]*outbox.Refill{}
@@ -385,7 +388,8 @@ func (b *book) due(ctx context.Context, wants []outbox.Want, now time.Time, maxB
 	for _, w := range wants {
 		r := &outbox.Refill{}
 		refills[w.EndpointID] = r
-		// The first of those that are due, in order. Most rows of a backlog come after all that are kept, and cost one comparison.
+		// Keep the first due rows, in order. Most rows of a backlog come after them and cost one
+		// comparison only.
 		first, many := []*outbox.Delivery{}, 0
 		for eventID, row := range b.pending[w.EndpointID] {
 			if row.next.After(now) {
@@ -440,7 +444,8 @@ func (b *book) due(ctx context.Context, wants []outbox.Want, now time.Time, maxB
 	return refills, nil
 }
 
-// breakReads has due answer with an error, or work again with nil. It returns how often due was called so far.
+// breakReads makes due return an error, and nil makes it work again. It returns how often due was
+// called so far.
 func (b *book) breakReads(err error) (reads int) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -460,7 +465,7 @@ func (b *book) count(endpointID string, status outbox.Status) (n int) {
 	return n
 }
 
-// enable takes back that the agent has disabled an endpoint.
+// enable enables an endpoint that the agent has disabled.
 func (b *book) enable(endpointID string) {
 	b.mu.Lock()
 	defer b.mu.Unlock()

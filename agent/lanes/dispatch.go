@@ -8,24 +8,27 @@ import (
 	"github.com/quintago/webhook-agent/sink"
 )
 
-// venueShare bounds what the lanes of one venue may hold in memory: at most this many times what is free. One venue alone
-// takes four fifths of delivery.queue_memory, and leaves room for the events of the others however much is due to it. The rule
-// is that of Choudhury and Hahne for buffers that are shared by queues (Dynamic Queue Length Thresholds, IEEE/ACM Transactions on
-// Networking 6(2), 1998).
+// venueShare limits the memory of one venue: its lanes together hold at most four times what is
+// free. A venue alone can use four fifths of delivery.queue_memory. So there is always room for the
+// events of other venues, however much is due to one.
+//
+// The rule is the dynamic threshold of Choudhury and Hahne for queues that share a buffer (Dynamic
+// Queue Length Thresholds for Shared-Memory Packet Switches, IEEE/ACM Transactions on Networking
+// 6(2), 1998).
 const venueShare = 4
 
-// venue is what the lanes of one venue share: their turn, and their part of the memory. A venue with thousands of endpoints
-// takes no more turns than one with a single endpoint, whose events would otherwise wait for an attempt to each of the
-// thousands. All fields are guarded by Scheduler.mu, except name.
+// venue is what the lanes of one venue share: their turn and their memory. A venue with thousands
+// of endpoints gets no more turns than a venue with one. Otherwise the events of that one would
+// wait for an attempt to each of the thousands. All fields except name are guarded by Scheduler.mu.
 type venue struct {
 	name   string
-	lanes  int              // of endpoints that exist
+	lanes  int              // lanes of endpoints that exist
 	bytes  int              // of the deliveries in its lanes
-	ready  [classes][]*Lane // those that can start an attempt, in turn
-	listed [classes]bool    // whether it stands in Scheduler.ready
+	ready  [classes][]*Lane // lanes that can start an attempt, in turn
+	listed [classes]bool    // whether the venue is in Scheduler.ready, for each class
 }
 
-// joinLocked has a lane belong to the venue of its endpoint.
+// joinLocked moves a lane to the venue of its endpoint.
 func (s *Scheduler) joinLocked(l *Lane) {
 	name, former := l.endpoint.Venue, l.venue
 	if former != nil && former.name == name {
@@ -45,21 +48,25 @@ func (s *Scheduler) joinLocked(l *Lane) {
 	}
 }
 
-// leaveLocked takes note that a venue has a lane less. The lane's place among the ready ones stays until it is its turn.
+// leaveLocked counts one lane less for a venue. The lane may still be in a ready list;
+// takeReadyLocked skips it there.
 func (s *Scheduler) leaveLocked(v *venue) {
 	if v.lanes--; v.lanes == 0 {
 		delete(s.venues, v.name)
 	}
 }
 
-// laneClass is a place in Scheduler.ready. The classes take turns.
+// laneClass is an index of Scheduler.ready. The classes take turns.
 type laneClass int
 
 const (
-	quick   laneClass = iota // lanes that are proven
-	fresh                    // the others whose deliveries came by the stream
-	again                    // the others that a refill has brought deliveries: a hundred thousand may be due when an agent starts
-	classes                  // how many there are
+	quick laneClass = iota // proven lanes
+	// fresh are the other lanes with deliveries from the stream only.
+	fresh
+	// again are the other lanes with deliveries from a refill. A hundred thousand of them may be
+	// due when an agent starts, and they must not delay the fresh ones.
+	again
+	classes // the number of classes
 )
 
 func (l *Lane) class() laneClass {
@@ -72,7 +79,9 @@ func (l *Lane) class() laneClass {
 	return fresh
 }
 
-// listLocked puts a lane that can start an attempt among the ready ones of its venue, and the venue among the ready ones.
+// listLocked adds a lane to the ready list of its venue, and the venue to the ready list of the
+// Scheduler, if the lane can start an attempt. If it cannot, a timer looks again when its hold is
+// over.
 func (s *Scheduler) listLocked(l *Lane) {
 	class := l.class()
 	if l.listed[class] {
@@ -95,8 +104,9 @@ func (s *Scheduler) listVenueLocked(v *venue, class laneClass) {
 	}
 }
 
-// takeReadyLocked takes the lane whose turn it is out of the lists of a class, nil when there is none. Lists may have
-// lanes that cannot start any more, or belong elsewhere now.
+// takeReadyLocked removes and returns the next lane of a class that can start an attempt, or nil.
+// The lists may hold lanes that cannot start any more, or that have moved to another class or
+// venue.
 func (s *Scheduler) takeReadyLocked(class laneClass) *Lane {
 	for len(s.ready[class]) > 0 {
 		v := pop(&s.ready[class])
@@ -114,17 +124,17 @@ func (s *Scheduler) takeReadyLocked(class laneClass) *Lane {
 	return nil
 }
 
-// pop takes the first element out of a list.
+// pop removes and returns the first element of a list.
 func pop[T any](list *[]*T) *T {
 	first := (*list)[0]
 	(*list)[0] = nil
 	if *list = (*list)[1:]; len(*list) == 0 {
-		*list = nil // frees the array that the slice has walked along
+		*list = nil // frees the underlying array
 	}
 	return first
 }
 
-// dispatchLocked starts workers while there is something to do and the global limit allows.
+// dispatchLocked starts workers while attempts may start.
 func (s *Scheduler) dispatchLocked() {
 	for {
 		next := s.nextLocked()
@@ -135,15 +145,17 @@ func (s *Scheduler) dispatchLocked() {
 	}
 }
 
-// job is a delivery that was taken out of its lane, with the request to make. What its endpoint was at that moment
-// decides: by the time of the attempt it may belong to another venue, with that one's URL and secret.
+// job is a delivery that was taken out of its lane, with the request to make. The request is built
+// at that moment: the endpoint may belong to another venue by the time of the attempt, and its URL
+// and secret must not be used then.
 type job struct {
 	lane     *Lane
 	delivery *outbox.Delivery
 	request  sink.Request
 }
 
-// nextLocked takes the next delivery from the venues in turn and accounts for its attempt; nil when none may start.
+// nextLocked takes the next delivery from the venues in turn and counts its attempt as under way.
+// It returns nil when no attempt may start.
 func (s *Scheduler) nextLocked() *job {
 	if s.stopped || s.stalled || s.inFlight >= s.cfg.Concurrency || !s.cfg.Leads() {
 		return nil
@@ -176,16 +188,16 @@ func (s *Scheduler) nextLocked() *job {
 	return nil
 }
 
-// workOn makes one attempt and then whatever comes next, until nothing may start.
+// workOn makes attempts, beginning with next, until no further one may start.
 func (s *Scheduler) workOn(next *job) {
 	for next != nil {
 		next = s.attempt(next)
 	}
 }
 
-// attempt makes one attempt, hands its result to the ledger, and returns the worker's next job. The place
-// under the global limit is kept until the ledger has the result, so that a slow database slows attempts down
-// instead of piling up results.
+// attempt makes one attempt, writes its result to the ledger, and returns the worker's next job.
+// The attempt keeps its place under the global limit until the ledger has the result. So a slow
+// database slows the attempts down, and results do not pile up in memory.
 func (s *Scheduler) attempt(j *job) *job {
 	l, d := j.lane, j.delivery
 	at := d.Subject()
@@ -207,13 +219,13 @@ func (s *Scheduler) attempt(j *job) *job {
 		s.cfg.Meter.Attempted(d, result, s.cfg.Now())
 		entries = s.finish(l, d, result)
 	}
-	// An error means that the session is over; what was not recorded is sent again in the next one.
+	// An error means that the term is over. The next leader makes again what was not recorded.
 	_ = s.cfg.Write(s.work, entries...)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	l.inFlight.remove(d.EventID)
 	l.attempts--
-	if result.Outcome != sink.NotMade { // it waits again, or is given back
+	if result.Outcome != sink.NotMade { // otherwise putBack has queued it again or freed it
 		s.freeLocked(l, d)
 	}
 	s.inFlight--
@@ -225,7 +237,7 @@ func (s *Scheduler) attempt(j *job) *job {
 		l.full = false
 		s.scheduleLocked(l)
 	}
-	// Another worker may be wanted: the attempt's end can have made room for more than one.
+	// The end of an attempt can make room for more than one new attempt.
 	defer s.dispatchLocked()
 	return s.nextLocked()
 }
@@ -234,7 +246,7 @@ func (s *Scheduler) requestLocked(l *Lane, d *outbox.Delivery) sink.Request {
 	return sink.Request{Target: l.target, EventID: d.EventID, Body: d.Body, At: s.cfg.Now()}
 }
 
-// proveLocked moves a lane between the proven and the other ones, and the places that it holds with it.
+// proveLocked marks a lane as proven or not, and counts its attempts under way accordingly.
 func (s *Scheduler) proveLocked(l *Lane, proven bool) {
 	if l.proven == proven {
 		return
@@ -245,5 +257,5 @@ func (s *Scheduler) proveLocked(l *Lane, proven bool) {
 	} else {
 		s.unproven += l.attempts
 	}
-	s.listLocked(l) // in its new class too: the other one may have to wait
+	s.listLocked(l) // the lists of its new class must have it too
 }

@@ -9,8 +9,9 @@ import (
 	"github.com/quintago/webhook-agent/sink"
 )
 
-// Load puts an endpoint as it was when the term began into its lane. due is when its first pending delivery is due,
-// zero when it has none.
+// Load makes the lane of an endpoint as it was when the term began. due is when its first pending
+// delivery is due, and zero when it has none. unusable is the reason why the endpoint cannot be
+// sent to, or "". The caller writes the entries.
 func (s *Scheduler) Load(e outbox.EndpointState, to *sink.Target, unusable string, due time.Time) (*Lane, []outbox.Entry) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -27,7 +28,8 @@ func (s *Scheduler) Load(e outbox.EndpointState, to *sink.Target, unusable strin
 	}
 	l.off = OffReason(l.endpoint, unusable)
 	if l.failures >= s.cfg.DisableAfter && !e.Disabled {
-		// The last leader died between the last failure and disabling, or the limit was lowered.
+		// The last leader died after the last failure and before it disabled the endpoint, or
+		// delivery.disable_after was lowered.
 		l.off = offDisabled
 		entries = append(entries, outbox.Disabling{EndpointID: e.ID, Reason: outbox.ReasonFailures, Generation: e.Generation})
 	}
@@ -43,7 +45,7 @@ func (s *Scheduler) Load(e outbox.EndpointState, to *sink.Target, unusable strin
 	return l, entries
 }
 
-// Orphaned ends what is pending for an endpoint that is gone.
+// Orphaned returns the entry that makes the pending rows of an endpoint missed which is gone.
 func (s *Scheduler) Orphaned(endpointID string) outbox.Entry {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -54,6 +56,8 @@ func (s *Scheduler) orphanedLocked(endpointID string) outbox.Entry {
 	return s.missPendingLocked(outbox.Missing{EndpointID: endpointID, Reason: offRemoved, Removed: true})
 }
 
+// OffReason returns why nothing is sent to an endpoint, and "" when something is. unusable is the
+// reason why it cannot be sent to, or "".
 func OffReason(e *outbox.Endpoint, unusable string) string {
 	switch {
 	case e.Disabled:
@@ -64,7 +68,8 @@ func OffReason(e *outbox.Endpoint, unusable string) string {
 	return ""
 }
 
-// Change puts an endpoint's new row into its lane, which it makes when there is none.
+// Change applies an endpoint's new row to its lane. It makes the lane when there is none. unusable
+// is the reason why the endpoint cannot be sent to, or "". The caller writes the entries.
 func (s *Scheduler) Change(e *outbox.Endpoint, to *sink.Target, unusable string) (*Lane, []outbox.Entry) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -74,16 +79,17 @@ func (s *Scheduler) Change(e *outbox.Endpoint, to *sink.Target, unusable string)
 		s.byID[e.ID] = l
 		l.endpoint, l.target, l.unusable = e, to, unusable
 		s.joinLocked(l)
-		// An endpoint of the same id may have been removed.
+		// An endpoint with the same id may have been removed.
 		if former := s.removed[e.ID]; former != nil {
-			l.held, l.leaving = former.held, former.leaving // what it still sends is not fetched and sent by this lane too
+			// The new lane must not send again what that one has under way.
+			l.held, l.leaving = former.held, former.leaving
 			delete(s.removed, e.ID)
 		}
 		entries := []outbox.Entry{s.stopMissingLocked(e.ID)}
 		if unusable != "" {
 			entries = append(entries, s.healthLocked(l, s.cfg.Now()))
 		}
-		// That one may have left pending rows, which are this lane's now.
+		// The removed endpoint may have left pending rows. They belong to this lane now.
 		if l.off = OffReason(e, unusable); l.off == "" {
 			s.dueLocked(l, s.cfg.Now())
 		} else {
@@ -94,7 +100,8 @@ func (s *Scheduler) Change(e *outbox.Endpoint, to *sink.Target, unusable string)
 
 	before := l.endpoint
 	if !e.Disabled && before.Generation == e.Generation && l.off == offDisabled {
-		// This row was written before the agent disabled the endpoint: enabling always begins a generation.
+		// This row was written before the agent disabled the endpoint. Enabling an endpoint always
+		// raises its generation.
 		stale := *e
 		stale.Disabled = true
 		e = &stale
@@ -108,7 +115,8 @@ func (s *Scheduler) Change(e *outbox.Endpoint, to *sink.Target, unusable string)
 	if e.Generation > before.Generation {
 		l.failures, l.firstFailure = 0, time.Time{}
 	}
-	// Its secrets change when they are sealed as well.
+	// Only a new URL ends a hold, not any new target: the secrets also change when the agent seals
+	// them.
 	forgiven := e.Generation > before.Generation || l.trouble != nil && !e.URL.Equal(before.URL)
 	if forgiven {
 		s.forgiveLocked(l)
@@ -129,14 +137,14 @@ func (s *Scheduler) Change(e *outbox.Endpoint, to *sink.Target, unusable string)
 	return l, entries
 }
 
-// Endpoints returns the ids of all endpoints that have a lane.
+// Endpoints returns the ids of all endpoints that have a lane, in no order.
 func (s *Scheduler) Endpoints() []string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return slices.Collect(maps.Keys(s.byID))
 }
 
-// Remove ends an endpoint's lane.
+// Remove ends the lane of an endpoint that is gone. The caller writes the entries.
 func (s *Scheduler) Remove(id string) []outbox.Entry {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -154,7 +162,8 @@ func (s *Scheduler) Remove(id string) []outbox.Entry {
 	return entries
 }
 
-// dropOtherVenueLocked ends what waits in a lane for the venue that its endpoint belonged to before.
+// dropOtherVenueLocked makes the queued deliveries missed that are for the former venue of the
+// endpoint.
 func (s *Scheduler) dropOtherVenueLocked(l *Lane) []outbox.Entry {
 	now := s.cfg.Now()
 	var entries []outbox.Entry

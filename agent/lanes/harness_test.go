@@ -42,15 +42,16 @@ type attempts struct {
 	lastOpen time.Duration // when the last attempt began
 }
 
-// laneTest runs lanes in a synctest bubble against endpoints that answer as told and a book in place of the database.
+// laneTest runs lanes in a synctest bubble, with endpoints that give the answers of the test, and a
+// book in place of the database.
 type laneTest struct {
 	*Scheduler
 	t      *testing.T
 	book   *book
 	log    *agenttest.Buffer
 	began  time.Time
-	delays func() time.Duration // of whatever waits for the database
-	kill   func()               // ends the agent's goroutines as they stand
+	delays func() time.Duration // the delays of everything that waits for the database
+	kill   func()               // ends the agent's goroutines at once
 
 	mu        sync.Mutex // guards what follows
 	endpoints map[string]*attempts
@@ -67,11 +68,12 @@ func (noMeter) Attempted(*outbox.Delivery, sink.Result, time.Time) {}
 func (noMeter) NotMade(sink.Fault)                                 {}
 func (noMeter) EndpointDisabled(string)                            {}
 
-// asLong is Config.lengthen of tests that count on exact waits.
+// asLong is Config.Lengthen of tests that depend on exact waits.
 func asLong(d time.Duration) time.Duration { return d }
 
-// newLaneTest begins a test with the product's own limits, which configure may change. Failing endpoints are not paced unless it
-// says so: most tests want many failures soon. Everything ends with the bubble.
+// newLaneTest begins a test with the product's own limits, which configure may change. Failing
+// endpoints are not paced unless configure sets that, because most tests need many failures soon.
+// Everything ends with the bubble.
 func newLaneTest(t *testing.T, configure func(*Config)) *laneTest {
 	lt := &laneTest{t: t, log: &agenttest.Buffer{}, began: time.Now(), endpoints: map[string]*attempts{}, targets: map[*sink.Target]string{}}
 	lt.delays = func() time.Duration { return 2 * time.Millisecond }
@@ -101,7 +103,7 @@ func (lt *laneTest) begin(cfg Config) {
 	lt.Scheduler = lanes
 	var loops sync.WaitGroup
 	loops.Go(func() { lt.book.run(ctx) })
-	loops.Go(func() { _ = lanes.Refill(ctx, lt.book.due) }) // refill ends without an error
+	loops.Go(func() { _ = lanes.Refill(ctx, lt.book.due) }) // Refill never returns an error
 	lt.kill = func() {
 		lanes.mu.Lock()
 		lanes.stopped = true // no attempt starts after this moment
@@ -112,9 +114,9 @@ func (lt *laneTest) begin(cfg Config) {
 	}
 }
 
-// crash ends the agent as it stands and starts another one, as session does: with the endpoints as the database has them, what
-// is pending there, and the stream from the checkpoint on. What was not committed is lost; rows are the endpoints of the
-// database.
+// crash ends the agent at once and starts another one, as a new term does: with the endpoints and
+// pending rows of the database, and the stream from the checkpoint on. What was not committed is
+// lost. rows are the endpoints of the database.
 func (lt *laneTest) crash(rows []outbox.Endpoint) {
 	lt.t.Helper()
 	lt.kill()
@@ -146,7 +148,7 @@ func (lt *laneTest) crash(rows []outbox.Endpoint) {
 	for id := range due {
 		lt.tellAll([]outbox.Entry{lt.Orphaned(id)})
 	}
-	// The stream brings what has no row once more; of an endpoint that is gone nobody wants it.
+	// The stream brings again what has no row, but not for endpoints that are gone.
 	for _, d := range unrecorded {
 		l := loaded[d.EndpointID]
 		if l == nil {
@@ -180,7 +182,7 @@ func (lt *laneTest) changeTo(e outbox.Endpoint, unusable string) *Lane {
 	return l
 }
 
-// target makes a target that tells the endpoint.
+// target returns a target by which attempt finds the endpoint.
 func (lt *laneTest) target(endpointID string) *sink.Target {
 	lt.mu.Lock()
 	defer lt.mu.Unlock()
@@ -219,7 +221,7 @@ func (lt *laneTest) send(l *Lane, n, bodyBytes int) (eventIDs []string) {
 	return eventIDs
 }
 
-// attempt is Config.attempt. It watches what must hold for every attempt.
+// attempt is Config.Attempt. It checks what must hold for every attempt.
 func (lt *laneTest) attempt(ctx context.Context, r sink.Request) sink.Result {
 	lt.mu.Lock()
 	id := lt.targets[r.Target]
@@ -259,7 +261,7 @@ func (lt *laneTest) attempt(ctx context.Context, r sink.Request) sink.Result {
 	defer lt.mu.Unlock()
 	lt.open--
 	delete(e.open, r.EventID)
-	if a.result.Outcome == sink.NotMade { // which is none
+	if a.result.Outcome == sink.NotMade { // which counts as no attempt
 		times := e.times[r.EventID]
 		e.times[r.EventID] = times[:len(times)-1]
 	}
@@ -267,7 +269,7 @@ func (lt *laneTest) attempt(ctx context.Context, r sink.Request) sink.Result {
 	return a.result
 }
 
-// seen returns what came of one endpoint so far; the test reads it while nothing runs.
+// seen returns what one endpoint has seen so far. The test reads it while no goroutine runs.
 func (lt *laneTest) seen(id string) *attempts {
 	lt.mu.Lock()
 	defer lt.mu.Unlock()
@@ -288,7 +290,7 @@ func (lt *laneTest) made(id string) int {
 	return lt.endpoints[id].n
 }
 
-// quiet fails the test when the lanes still hold something: all their accounts must be back at zero.
+// quiet fails the test when the lanes still hold something: all counters must be zero again.
 func (lt *laneTest) quiet() {
 	lt.t.Helper()
 	lt.Scheduler.mu.Lock()

@@ -8,70 +8,78 @@ import (
 )
 
 const (
-	// laneLength bounds the deliveries that one lane holds in memory. The rest waits in the database. It is what a quick
-	// endpoint takes in about a second, after which the ledger parks what waits: one that keeps up costs one row an event.
+	// laneLength limits the deliveries that one lane holds in memory. The rest waits in the
+	// database. A quick endpoint takes about this many in a second. After a second the ledger parks
+	// what waits, so a lane that keeps up costs one row for each event.
 	laneLength = 8192
-	// laneShare is the part of the memory for events that one lane may take: an eighth, so that a few slow endpoints
-	// with large events leave room for the others.
+	// laneShare is the part of delivery.queue_memory that one lane may use: an eighth. So a few
+	// slow endpoints with large events leave room for the others.
 	laneShare = 8
-	// slowAfter is when an attempt counts as slow.
+	// slowAfter is the duration from which on an attempt counts as slow.
 	slowAfter = time.Second
 )
 
-// Lane is one endpoint's way out: its bounded queue and its own limit of attempts in flight. All fields are guarded
-// by Scheduler.mu, except id.
+// Lane is the bounded queue of one endpoint, with its own limit of attempts under way. All fields
+// except id are guarded by Scheduler.mu.
 type Lane struct {
 	id       string
 	endpoint *outbox.Endpoint
-	venue    *venue       // of endpoint, also once that is removed
-	target   *sink.Target // of endpoint
-	// off is why nothing is sent, "" while the endpoint is enabled and usable.
+	venue    *venue       // the endpoint's; kept when the endpoint is removed
+	target   *sink.Target // the endpoint's
+	// off is the reason why nothing is sent. It is "" while the endpoint is enabled and usable.
 	off      string
-	unusable string // why the endpoint cannot be sent to as registered; part of off
+	unusable string // the reason why the endpoint cannot be sent to, which off contains
 
 	queue    []*outbox.Delivery
-	bytes    int      // of the deliveries in queue and in flight
-	held     eventSet // events in queue, in flight, or whose result is not committed yet
-	inFlight eventSet // events
-	attempts int      // in flight: of an event that stands twice in a table without a unique id there may be two
-	// window is the lane's own limit of attempts in flight. It grows by one with each success up to
-	// delivery.endpoint_concurrency and halves with each failure, so that an endpoint that is down or new costs
-	// little.
+	bytes    int      // of the deliveries in queue and under way
+	held     eventSet // events that are queued, under way, or whose result is not committed yet
+	inFlight eventSet // events of the attempts under way
+	// attempts is the number of attempts under way. A table without a unique id may hold an event
+	// twice, so it may be higher than the number of events in inFlight.
+	attempts int
+	// window is the lane's own limit of attempts under way. It grows by one with each success, up
+	// to delivery.endpoint_concurrency, and halves with each failure. So an endpoint that is new or
+	// down takes few places.
 	window int
-	// proven reports that the last attempt was quick. All other lanes together may use only a part of the global limit.
+	// proven reports that the last attempt was quick. The lanes that are not proven share a part of
+	// the global limit.
 	proven bool
-	listed [classes]bool // whether it stands among the ready ones of a venue
-	// refilled reports that a refill has brought some of queue.
+	listed [classes]bool // whether the lane is in the ready list of a venue, for each class
+	// refilled reports that a refill has brought some of the deliveries in queue.
 	refilled bool
 
-	// failures is the number of consecutive failed attempts, firstFailure when the first of them ended.
+	// failures is the number of consecutive failed attempts. firstFailure is the end of the first
+	// of them.
 	failures     int
 	firstFailure time.Time
 	trouble      *trouble // nil for an endpoint that has not failed lately
 
-	// due is the earliest time at which the database has a delivery of this lane that memory does not hold; zero when
-	// it has none.
+	// due is the earliest time at which the database has a delivery of this lane that memory does
+	// not hold. It is zero when there is none.
 	due      time.Time
-	dueIndex int // in Scheduler.due, -1 when it is not there
-	// backlog reports that more waits in the database than one refill brings, so that new deliveries queue up behind it
-	// there.
+	dueIndex int // index in Scheduler.due; -1 when the lane is not in it
+	// backlog reports that deliveries which are due wait in the database. New deliveries go there
+	// as well then, behind them.
 	backlog bool
-	// left counts the new deliveries that were left to the database and have no committed row yet: no refill can see
-	// them.
+	// left counts the new deliveries that were left to the database and have no committed row yet.
+	// A refill cannot see them.
 	left int
-	// leaving are the events that were given back to the database and have no committed row yet. They are held until then.
+	// leaving are the events that were given back to the database and have no committed row yet.
+	// They stay in held until then, so that they are not sent twice.
 	leaving eventSet
-	// full reports that a refill found more than there is memory for. The end of an attempt clears it: a lane that is
-	// full holds something.
+	// full reports that the last refill hit the memory limit. It is cleared when an attempt ends
+	// and the lane holds no more than half of its share. A full lane holds something, so an attempt
+	// of it will end.
 	full bool
-	// fetching reports that a refill is under way; released are the events that left held meanwhile, whose rows it may
-	// still see as pending.
+	// fetching reports that a refill is under way. released are the events that have left held
+	// since it began. The refill may have read their rows as pending, so it must not bring them
+	// again.
 	fetching bool
 	released eventSet
 }
 
-// eventSet is a set of events by their ids. It is nil while it is empty: most lanes have nothing to do most of the time, and
-// there may be a hundred thousand of them.
+// eventSet is a set of event ids. It is nil while it is empty. There may be a hundred thousand
+// lanes, and most of them hold nothing most of the time.
 type eventSet map[string]struct{}
 
 func (s *eventSet) add(id string) {
@@ -81,7 +89,7 @@ func (s *eventSet) add(id string) {
 	(*s)[id] = struct{}{}
 }
 
-// remove takes an id out, and reports whether none is left.
+// remove removes an id and reports whether the set is empty now.
 func (s *eventSet) remove(id string) (empty bool) {
 	if delete(*s, id); len(*s) == 0 {
 		*s = nil
@@ -93,35 +101,38 @@ func newLane(id string) *Lane {
 	return &Lane{id: id, window: 1, dueIndex: -1}
 }
 
-// limit is how many attempts may be in flight now: never more than failures are left before the endpoint is disabled.
+// limit returns how many attempts may be under way now. It is never more than the failures that are
+// left before the endpoint is disabled.
 func (l *Lane) limit(cfg *Config) int {
 	if l.isPaced(cfg) || l.isBlocked() {
 		return 1
 	}
 	left := cfg.DisableAfter - l.failures
 	if cfg.FailingInterval > 0 {
-		left = max(1, left/2) // what is in flight together fails together, and the rest is to last
+		// Attempts that are under way together fail together; keep half of the failures for later.
+		left = max(1, left/2)
 	}
 	return min(l.window, cfg.EndpointConcurrency, left)
 }
 
-// canStart reports whether the lane has an attempt to make.
+// canStart reports whether the lane may start an attempt now.
 func (l *Lane) canStart(cfg *Config) bool {
 	return l.off == "" && len(l.queue) > 0 && l.attempts < l.limit(cfg) && (l.trouble == nil || l.heldFor(cfg.Now()) == 0)
 }
 
-// wantsRefill reports whether the lane is to be refilled once it is due.
+// wantsRefill reports whether the lane is to be refilled when it is due.
 func (l *Lane) wantsRefill() bool {
 	if l.off != "" || l.due.IsZero() || l.fetching || l.full {
 		return false
 	}
 	if l.failures > 0 || l.isBlocked() {
-		return len(l.queue)+l.attempts == 0 // what it holds may be all that it can use for long
+		// One delivery may be all that it can send for a long time.
+		return len(l.queue)+l.attempts == 0
 	}
 	return len(l.queue) <= refillBelow
 }
 
-// refillLimit is how many rows a refill brings a lane at most, beside those that it holds.
+// refillLimit returns how many new rows a refill may bring this lane.
 func (l *Lane) refillLimit(cfg *Config) int {
 	switch {
 	case l.isPaced(cfg):
@@ -132,7 +143,7 @@ func (l *Lane) refillLimit(cfg *Config) int {
 	return refillLength
 }
 
-// dueHeap orders the lanes that want a refill by the time of it. It implements heap.Interface.
+// dueHeap orders the lanes that want a refill by its time. It implements heap.Interface.
 type dueHeap []*Lane
 
 func (h dueHeap) Len() int           { return len(h) }

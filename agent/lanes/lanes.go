@@ -14,7 +14,7 @@ import (
 	"github.com/quintago/webhook-agent/sink"
 )
 
-// Why a delivery is missed (deliveries.last_error).
+// The reasons why a delivery is missed. They are stored in deliveries.last_error.
 const (
 	offDisabled = "the endpoint is disabled"
 	offRemoved  = "the endpoint was removed"
@@ -22,92 +22,106 @@ const (
 	otherVenue  = "the endpoint belongs to another venue now"
 )
 
-// asideEvent is why a delivery failed that is set aside. A restart tries it again.
+// asideEvent is the error of a delivery that is set aside. A restart of the agent tries its event
+// again.
 const asideEvent = "the agent failed over this event again and again by a fault of its own; its log names the place. Replay it with a version that mends that"
 
-// FailedAside is the record of a delivery that is set aside.
+// FailedAside returns the record of a delivery that is set aside: it has failed, and the error says
+// why. It frees the body of d.
 func FailedAside(d *outbox.Delivery, now time.Time) *outbox.Record {
 	d.Body = nil
 	return &outbox.Record{Delivery: d, Status: outbox.Failed, Error: asideEvent, Finished: now}
 }
 
-// Config bounds the lanes and connects them with their surroundings.
+// Config sets the limits of a Scheduler and connects it with the rest of the term.
 type Config struct {
-	Concurrency         int
-	EndpointConcurrency int
-	DisableAfter        int
-	Retries             []time.Duration
-	FailingInterval     time.Duration // delivery.failing_interval; zero paces nobody
-	// Lengthen makes a wait longer by up to a tenth, so that endpoints that failed together do not come back together. When it is nil, it
-	// does so by chance.
-	Lengthen   func(time.Duration) time.Duration
+	Concurrency         int             // delivery.concurrency: attempts under way, all lanes together
+	EndpointConcurrency int             // delivery.endpoint_concurrency: attempts under way of one lane
+	DisableAfter        int             // delivery.disable_after: consecutive failures
+	Retries             []time.Duration // delivery.retries: the wait after each failed attempt
+	FailingInterval     time.Duration   // delivery.failing_interval; zero: failures hold no lane
+	// Lengthen makes a wait up to a tenth longer. Endpoints that failed together are then not tried
+	// again together. When it is nil, the wait is lengthened at random.
+	Lengthen func(time.Duration) time.Duration
+	// QueueBytes is delivery.queue_memory: the memory for the deliveries of all lanes.
 	QueueBytes int
-	// Attempt makes one attempt. It is called by many goroutines.
+	// Attempt makes one attempt. Many goroutines call it.
 	Attempt func(context.Context, sink.Request) sink.Result
-	// Leads reports whether an attempt may start: this agent is sure that no other has taken over.
+	// Leads reports whether an attempt may start: this agent is sure that no other agent has taken
+	// over. It is called while Scheduler.mu is held, so it must not wait.
 	Leads func() bool
-	// Now is the database's clock, by which deliveries are due.
+	// Now returns the time by the database's clock. NextAttempt is by that clock too.
 	Now func() time.Time
-	// Write is Ledger.Write, which may wait for the database: Scheduler.mu must be free.
+	// Write is Ledger.Write. It may wait for the database, so it must not be called while
+	// Scheduler.mu is held.
 	Write func(context.Context, ...outbox.Entry) error
 	Meter Meter
 	Log   *slog.Logger
-	// Caught is told of a panic, after which the lanes are of no use any more.
+	// Caught is called with a panic. The Scheduler must not be used after that, because its state
+	// may be wrong.
 	Caught func(*panics.Error)
-	// Aside reports whether a delivery is set aside, since the agent panics over it again and again.
+	// Aside reports whether a subject is set aside because the agent panics over it again and
+	// again.
 	Aside func(outbox.Subject) bool
 }
 
-// Meter counts what comes of attempts.
+// Meter counts the results of attempts. Many goroutines call it.
 type Meter interface {
-	// Attempted is told of an attempt that ended now, by the database's clock.
+	// Attempted is called when an attempt has ended. now is that time by the database's clock.
 	Attempted(d *outbox.Delivery, r sink.Result, now time.Time)
-	// NotMade is told of one that could not be made.
+	// NotMade is called when an attempt could not be made because of a fault of this host.
 	NotMade(fault sink.Fault)
-	// EndpointDisabled is told why an endpoint was disabled.
+	// EndpointDisabled is called when the agent disables an endpoint.
 	EndpointDisabled(reason string)
 }
 
-// Scheduler schedules the attempts of all endpoints.
+// Scheduler schedules the attempts of all endpoints. Its exported methods may be called by many
+// goroutines.
 //
-// An attempt has a goroutine only while it is under way: a worker is started when a lane is ready and the global
-// limit allows one, takes one delivery after another, in turn from all venues that are ready and within each from its
-// lanes, and ends when there is none. Lanes that have not been quick lately share three quarters of the limit, so that
-// endpoints that hang never take the last places.
+// A worker is a goroutine that makes one attempt after the other. It is started when a lane can
+// start an attempt and the global limit allows one more. It takes the next delivery from the venues
+// in turn, and from the lanes of a venue in turn. It ends when no attempt may start.
+//
+// Lanes whose last attempt was slow, or that have made none yet, share three quarters of the global
+// limit. So endpoints that hang never take all places.
 type Scheduler struct {
 	cfg Config
 
-	mu   sync.Mutex
-	byID map[string]*Lane
-	// removed are the lanes of endpoints that are gone, while they hold deliveries: an endpoint may come back under its
-	// id.
+	mu   sync.Mutex       // guards the fields down to stopped
+	byID map[string]*Lane // the lanes of all endpoints that exist
+	// removed are the lanes of endpoints that are gone, as long as they hold deliveries. An
+	// endpoint may come back under its id, and must not get such a delivery twice.
 	removed  map[string]*Lane
-	inFlight int               // attempts under way, until their results are handed to the ledger
-	unproven int               // those of lanes that are not proven
+	inFlight int               // attempts under way; one ends here when the ledger has its result
+	unproven int               // those of them whose lane is not proven
 	bytes    int               // of the deliveries in all lanes
 	venues   map[string]*venue // by name
-	// ready are the venues that can start an attempt, by the class of their lanes, each list in turn; turn says which
-	// list is asked first.
+	// ready are the venues that can start an attempt, by the class of their lanes. The venues of a
+	// class take turns. turn is the class that was asked first last time.
 	ready [classes][]*venue
 	turn  laneClass
 	due   dueHeap
-	// late are endpoints with rows that became pending after what was pending was made missed: their results were on
-	// the way to the ledger when the lane was turned off.
-	late    map[string]struct{}
-	healths int64 // how many states of counters were handed to the ledger; numbers them
-	offs    int   // how often a lane stopped being sent to; numbers what the ledger is told about that
-	stalled bool  // the ledger is slow: no new attempts
-	stopped bool  // no new attempts any more
+	// late are endpoints whose pending rows must be made missed once more. A result was on its way
+	// to the ledger when the lane was turned off, and its row became pending after the others had
+	// become missed.
+	late          map[string]struct{}
+	healthVersion int64 // version counter of Health
+	missVersion   int   // version counter of Missing and StopMissing
+	stalled       bool  // a commit of the ledger takes long: no new attempts
+	stopped       bool  // Stop was called: no new attempts
 
 	workers sync.WaitGroup
-	// wake tells refill that a lane may be due earlier or late; sent without waiting, so one place is enough.
+	// wake wakes Refill, because a lane may be due earlier, or late may have an endpoint. The
+	// sender does not wait, so one place is enough.
 	wake chan struct{}
-	// work is the context of all attempts; canceling it ends them. It lives as long as the session.
-	work       context.Context //nolint:containedctx // attempts begin in a call of somebody else's, and outlive it
+	// work is the context of all attempts. Canceling it ends them. It ends with the term at the
+	// latest.
+	work       context.Context //nolint:containedctx // an attempt begins in the call of another goroutine and outlives that call
 	cancelWork context.CancelFunc
 }
 
-// New makes lanes without endpoints. Attempts end when work does.
+// New returns a Scheduler without endpoints. It starts no goroutine. When work ends, all attempts
+// are canceled.
 func New(work context.Context, cfg Config) *Scheduler {
 	if cfg.Lengthen == nil {
 		cfg.Lengthen = lengthen
@@ -117,7 +131,7 @@ func New(work context.Context, cfg Config) *Scheduler {
 	return s
 }
 
-// Now is the time by the database's clock.
+// Now returns the time by the database's clock.
 func (s *Scheduler) Now() time.Time { return s.cfg.Now() }
 
 // Offer is a delivery with the lane it belongs to.
@@ -126,8 +140,9 @@ type Offer struct {
 	Delivery *outbox.Delivery
 }
 
-// Offer takes new deliveries in. It returns the records of those that it does not take: left to the database, because
-// they do not fit, or missed, because they cannot be sent.
+// Offer takes new deliveries in. It returns the records of those that it does not take. A delivery
+// that does not fit is left to the database, as a pending row. One that cannot be sent is missed or
+// has failed.
 func (s *Scheduler) Offer(offers []Offer) (records []*outbox.Record) {
 	now := s.cfg.Now()
 	s.mu.Lock()
@@ -140,7 +155,7 @@ func (s *Scheduler) Offer(offers []Offer) (records []*outbox.Record) {
 		switch {
 		case l.off != "":
 			records = append(records, Missed(d, l.off, now))
-		case d.Venue != l.endpoint.Venue: // it has moved since the event was matched
+		case d.Venue != l.endpoint.Venue: // the endpoint has moved since the event was matched
 			records = append(records, Missed(d, otherVenue, now))
 		case d.Unfit != "":
 			records = append(records, &outbox.Record{Delivery: d, Status: outbox.Failed, Error: d.Unfit, Finished: now})
@@ -160,7 +175,7 @@ func (s *Scheduler) Offer(offers []Offer) (records []*outbox.Record) {
 	return records
 }
 
-// heldLocked reports whether memory has a delivery of another event with the same id.
+// heldLocked reports whether the lane holds a delivery of another event with the same id.
 func (s *Scheduler) heldLocked(l *Lane, d *outbox.Delivery) bool {
 	if _, held := l.held[d.EventID]; !held {
 		return false
@@ -170,22 +185,26 @@ func (s *Scheduler) heldLocked(l *Lane, d *outbox.Delivery) bool {
 	})
 }
 
+// Missed returns the record of a delivery that is never sent. reason is stored as its error.
 func Missed(d *outbox.Delivery, reason string, now time.Time) *outbox.Record {
 	return &outbox.Record{Delivery: d, Status: outbox.Missed, Error: reason, Finished: now}
 }
 
-// fits reports whether a new delivery may wait in memory. A lane with a backlog in the database sends its new ones
-// there as well, which keeps them roughly in order and no old one waiting for ever. So does one that is held for long.
+// fits reports whether a new delivery may wait in memory. When older deliveries of the lane wait in
+// the database, new ones go there too. That keeps them roughly in order, and no old one waits for
+// ever. A lane that is held for long keeps nothing in memory.
 func (s *Scheduler) fits(l *Lane, d *outbox.Delivery, now time.Time) bool {
 	return !l.backlog && len(l.queue) < laneLength && l.heldFor(now) <= keepFor && s.hasRoom(l, d)
 }
 
-// hasRoom reports whether there is memory for a delivery. A lane may always hold one.
+// hasRoom reports whether there is memory for a delivery. A lane may always hold one, whatever its
+// size.
 func (s *Scheduler) hasRoom(l *Lane, d *outbox.Delivery) bool {
 	size := d.Size()
 	return l.bytes == 0 || l.bytes+size <= s.cfg.QueueBytes/laneShare && l.venue.bytes+size <= venueShare*(s.cfg.QueueBytes-s.bytes-size)
 }
 
+// pushLocked queues a delivery in memory.
 func (s *Scheduler) pushLocked(l *Lane, d *outbox.Delivery) {
 	l.queue = append(l.queue, d)
 	l.held.add(d.EventID)
@@ -193,20 +212,21 @@ func (s *Scheduler) pushLocked(l *Lane, d *outbox.Delivery) {
 	s.listLocked(l)
 }
 
-// freeLocked lets go of a delivery's body, and of the room that the delivery took.
+// freeLocked frees a delivery's body and the memory that was counted for it.
 func (s *Scheduler) freeLocked(l *Lane, d *outbox.Delivery) {
 	s.holdLocked(l, -d.Size())
 	d.Body = nil
 }
 
-// holdLocked accounts for bytes that a lane begins to hold, or for fewer.
+// holdLocked adds to the bytes that a lane holds. A negative number takes away from them.
 func (s *Scheduler) holdLocked(l *Lane, bytes int) {
 	l.bytes += bytes
 	l.venue.bytes += bytes
 	s.bytes += bytes
 }
 
-// finish draws the conclusions of an attempt for its delivery and its endpoint.
+// finish decides what the result of an attempt means for its delivery and its endpoint. It returns
+// the entries to write.
 func (s *Scheduler) finish(l *Lane, d *outbox.Delivery, result sink.Result) []outbox.Entry {
 	now := s.cfg.Now()
 	s.mu.Lock()
@@ -236,18 +256,20 @@ func (s *Scheduler) finish(l *Lane, d *outbox.Delivery, result sink.Result) []ou
 			Latency: result.Latency, Response: result.Response,
 		},
 	}
-	counts := result.Class != sink.ClassInternalError // which is our doing, and not the endpoint's
+	// The agent's own fault, which is not counted against the endpoint.
+	counts := result.Class != sink.ClassInternalError
 	if counts {
 		if l.failures++; l.failures == 1 {
 			l.firstFailure = now
 		}
 		s.failedLocked(l, result, window, now)
-		if l.off != offRemoved { // its health went with it
+		if l.off != offRemoved { // a removed endpoint has no health any more
 			r.Health = s.healthLocked(l, now)
 			r.Health.LastFailure, r.Health.LastError = now, result.Error
 		}
 	}
-	// An unusable endpoint is disabled as well: it would be mended with no failures left and stand still.
+	// An unusable endpoint is disabled as well. Otherwise it would be repaired with no failures
+	// left, and would stand still.
 	if counts && l.off != offDisabled && l.off != offRemoved {
 		switch {
 		case result.Outcome == sink.Gone:
@@ -278,7 +300,8 @@ func (s *Scheduler) finish(l *Lane, d *outbox.Delivery, result sink.Result) []ou
 	return entries
 }
 
-// unsendable ends a delivery that no attempt can make: the producer's doing, which is not counted against the endpoint.
+// unsendable ends a delivery that no attempt can make, because the event's id cannot be sent. That
+// is a fault of the producer, so it is not counted against the endpoint.
 func (s *Scheduler) unsendable(d *outbox.Delivery, result sink.Result, now time.Time) []outbox.Entry {
 	s.cfg.Log.Warn("an event cannot be sent", "error", result.Error, "venue", d.Venue)
 	return []outbox.Entry{&outbox.Record{
@@ -287,15 +310,15 @@ func (s *Scheduler) unsendable(d *outbox.Delivery, result sink.Result, now time.
 	}}
 }
 
-// healthLocked returns the lane's failure counter and what holds it, to be recorded. The numbers are those of all lanes
-// together, so that an endpoint that comes back under its id goes on counting up.
+// healthLocked returns the lane's failure counter and its hold, to be recorded. All lanes share one
+// version counter. So the versions of an endpoint that comes back under its id go on rising.
 func (s *Scheduler) healthLocked(l *Lane, now time.Time) *outbox.Health {
-	s.healths++
-	return l.standing(s.healths, now)
+	s.healthVersion++
+	return l.standing(s.healthVersion, now)
 }
 
-// nextWait returns how long to wait after the attempt of this number, counted from one; again is false after the
-// last. What the server asked for may lengthen the wait, never shorten it.
+// nextWait returns the wait after an attempt. Attempts are counted from one. again is false after
+// the last attempt. A Retry-After may lengthen the wait but never shortens it.
 func nextWait(retries []time.Duration, attempt int, retryAfter time.Duration) (wait time.Duration, again bool) {
 	if attempt > len(retries) {
 		return 0, false
@@ -303,7 +326,8 @@ func nextWait(retries []time.Duration, attempt int, retryAfter time.Duration) (w
 	return max(retries[attempt-1], retryAfter), true
 }
 
-// warnLocked warns when half, 70 % and 90 % of the failures that disable an endpoint are reached.
+// warnLocked logs a warning when the lane reaches 50, 70 and 90 % of the failures that disable an
+// endpoint.
 func (s *Scheduler) warnLocked(l *Lane) {
 	for _, percent := range [...]int{50, 70, 90} {
 		if l.failures == (s.cfg.DisableAfter*percent+99)/100 {
@@ -314,8 +338,9 @@ func (s *Scheduler) warnLocked(l *Lane) {
 	}
 }
 
-// turnOffLocked stops sending to a lane: what waits becomes missed, in memory at once, in the database in steps. The
-// attempts under way go on; except is one whose result is at hand.
+// turnOffLocked stops sending to a lane. Its deliveries become missed: those in memory at once,
+// those in the database in steps. Attempts under way go on. except is the event whose attempt has
+// just ended; its record is written by the caller.
 func (s *Scheduler) turnOffLocked(l *Lane, reason, except string) []outbox.Entry {
 	now := s.cfg.Now()
 	l.off = reason
@@ -330,8 +355,9 @@ func (s *Scheduler) turnOffLocked(l *Lane, reason, except string) []outbox.Entry
 	return append(entries, s.missRowsLocked(l, except))
 }
 
-// missRowsLocked makes the pending rows of a lane that is off missed, but for those of attempts under way. An attempt whose
-// result is committed is over, although its worker may not have come to say so.
+// missRowsLocked makes the pending rows of a lane that is off missed, except those of attempts
+// under way. An attempt whose result is committed is over, even if its worker has not taken it out
+// of inFlight yet.
 func (s *Scheduler) missRowsLocked(l *Lane, except string) outbox.Entry {
 	keep := slices.DeleteFunc(slices.Collect(maps.Keys(l.inFlight)), func(id string) bool {
 		_, held := l.held[id]
@@ -340,32 +366,33 @@ func (s *Scheduler) missRowsLocked(l *Lane, except string) outbox.Entry {
 	return s.missPendingLocked(outbox.Missing{EndpointID: l.id, Reason: l.off, Keep: keep, Removed: l.off == offRemoved})
 }
 
+// missPendingLocked numbers a Missing, so that a later StopMissing can cancel it.
 func (s *Scheduler) missPendingLocked(m outbox.Missing) outbox.Entry {
-	s.offs++
-	m.Version = s.offs
+	s.missVersion++
+	m.Version = s.missVersion
 	return m
 }
 
-// stopMissingLocked takes back all missPendingLocked so far for an endpoint.
+// stopMissingLocked cancels every Missing that was made so far for an endpoint.
 func (s *Scheduler) stopMissingLocked(endpointID string) outbox.Entry {
-	return outbox.StopMissing{EndpointID: endpointID, Version: s.offs}
+	return outbox.StopMissing{EndpointID: endpointID, Version: s.missVersion}
 }
 
-// turnOnLocked begins to send to a lane again.
+// turnOnLocked starts sending to a lane again.
 func (s *Scheduler) turnOnLocked(l *Lane) []outbox.Entry {
 	l.off = ""
-	s.dueLocked(l, s.cfg.Now()) // rows that have not become missed yet
+	s.dueLocked(l, s.cfg.Now()) // some rows may still be pending
 	return []outbox.Entry{s.stopMissingLocked(l.id)}
 }
 
-// Committed takes note of what is recorded: it leaves memory, and what is to be attempted again comes back when it is
-// due. The ledger's goroutine calls it.
+// Committed is called by the ledger's goroutine with the records of a committed transaction. Their
+// deliveries leave memory. One that is attempted again comes back with a refill when it is due.
 func (s *Scheduler) Committed(records []*outbox.Record) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, r := range records {
 		if r.Parked || r.Taken && r.Attempt != nil {
-			continue // memory still holds the delivery, or that of another event with the same id
+			continue // memory still holds this delivery, or one of another event with the same id
 		}
 		l := s.byID[r.Delivery.EndpointID]
 		if r.Status == outbox.Pending && (l == nil || l.off != "") {
@@ -380,13 +407,14 @@ func (s *Scheduler) Committed(records []*outbox.Record) {
 	}
 }
 
-// releaseLocked has a lane let go of a delivery that is recorded.
+// releaseLocked removes a recorded delivery from what its lane holds.
 func (s *Scheduler) releaseLocked(l *Lane, r *outbox.Record) {
 	id := r.Delivery.EventID
 	left := r.Status == outbox.Pending && r.Attempt == nil
 	_, leaving := l.leaving[id]
 	l.leaving.remove(id)
-	if !left || leaving { // held is that of a refill, if it is
+	// Otherwise held may come from a refill that has brought the delivery back.
+	if !left || leaving {
 		l.held.remove(id)
 	}
 	if l.fetching {
@@ -396,30 +424,31 @@ func (s *Scheduler) releaseLocked(l *Lane, r *outbox.Record) {
 		return
 	}
 	if left {
-		l.left = max(0, l.left-1) // a former lane of the same id may have left it
+		l.left = max(0, l.left-1) // the record may be of an earlier lane with the same id
 	}
 	s.dueLocked(l, r.NextAttempt)
 }
 
-// forgetLocked takes note that a delivery of an endpoint that is gone is recorded.
+// forgetLocked removes a recorded delivery from the lane of an endpoint that is gone.
 func (s *Scheduler) forgetLocked(d *outbox.Delivery) {
 	if l := s.removed[d.EndpointID]; l != nil {
 		if l.held.remove(d.EventID) {
 			delete(s.removed, d.EndpointID)
-			// A result that was on its way when the endpoint was removed may have brought its counter back.
+			// A result that was on its way when the endpoint was removed may have created its
+			// health row again. A further Missing deletes it.
 			s.late[d.EndpointID] = struct{}{}
 			s.wakeRefill()
 		}
 	}
 }
 
-// Requeued takes note that the database has deliveries of an endpoint that are due at once. The ledger's goroutine
-// calls it.
+// Requeued is called by the ledger's goroutine when the database has deliveries of an endpoint that
+// are due at once.
 func (s *Scheduler) Requeued(endpointID string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	switch l := s.byID[endpointID]; {
-	case l == nil: // its row is on the way to us, and the lane will look when it is made
+	case l == nil: // the stream has not brought the endpoint yet; its new lane will query the database
 	case l.off != "":
 		s.late[endpointID] = struct{}{}
 		s.wakeRefill()
@@ -428,15 +457,15 @@ func (s *Scheduler) Requeued(endpointID string) {
 	}
 }
 
-// Resume starts what can start now, after leads has become true again.
+// Resume starts the attempts that may start after Config.Leads has become true again.
 func (s *Scheduler) Resume() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.dispatchLocked()
 }
 
-// Stall holds new attempts back while the ledger cannot commit, so that few are lost with the process. The ledger
-// calls it.
+// Stall stops new attempts while the ledger cannot commit. So few results are lost if the process
+// dies. The ledger calls it.
 func (s *Scheduler) Stall(stalled bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -444,7 +473,7 @@ func (s *Scheduler) Stall(stalled bool) {
 	s.dispatchLocked()
 }
 
-// Stop starts no attempt any more, waits for those under way until ctx ends, and then cancels them.
+// Stop stops new attempts and waits for those under way. When ctx ends first, it cancels them.
 func (s *Scheduler) Stop(ctx context.Context) {
 	s.mu.Lock()
 	s.stopped = true
@@ -458,7 +487,8 @@ func (s *Scheduler) Stop(ctx context.Context) {
 	s.cancelWork()
 }
 
-// dueLocked notes that the database has a delivery due at t that memory does not hold.
+// dueLocked notes that the database has a delivery which memory does not hold and which is due at
+// t.
 func (s *Scheduler) dueLocked(l *Lane, t time.Time) {
 	if l.due.IsZero() || t.Before(l.due) {
 		l.due = t
@@ -466,7 +496,7 @@ func (s *Scheduler) dueLocked(l *Lane, t time.Time) {
 	s.scheduleLocked(l)
 }
 
-// scheduleLocked puts the lane where it belongs in the heap of those to be refilled.
+// scheduleLocked adds the lane to the heap of lanes to refill, moves it there, or removes it.
 func (s *Scheduler) scheduleLocked(l *Lane) {
 	switch wants := l.wantsRefill(); {
 	case wants && l.dueIndex < 0:
@@ -490,9 +520,12 @@ func (s *Scheduler) wakeRefill() {
 	}
 }
 
-// Stats is a view of the lanes for metrics.
+// Stats are counts over all lanes, for metrics. InFlight are the attempts under way, Queued the
+// deliveries that wait in memory, Bytes the memory of both. Active lanes hold deliveries. Off lanes
+// are disabled or unusable. Held lanes are held for longer than keepFor.
 type Stats struct{ InFlight, Queued, Bytes, Active, Off, Held int }
 
+// Stats counts over all lanes, which takes time in proportion to their number and holds the mutex.
 func (s *Scheduler) Stats() Stats {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -16,7 +16,7 @@ import (
 	"github.com/quintago/webhook-agent/testenv/agenttest"
 )
 
-// slack is what the way through the book adds to a wait, at most.
+// slack is the longest delay that the book adds to a wait.
 const slack = 20 * time.Millisecond
 
 // waits returns the times between attempts without what the book has added.
@@ -66,7 +66,7 @@ func TestLanes_RetryAfterLengthensAWaitAndNeverShortensIt(t *testing.T) {
 
 // TestLanes_DisableAtExactlyTheHundredthConsecutiveFailure shows P7.
 func TestLanes_DisableAtExactlyTheHundredthConsecutiveFailure(t *testing.T) {
-	for _, before := range []int{0, 40, 500} { // successes that widen the window first
+	for _, before := range []int{0, 40, 500} { // successes before, which widen the window
 		synctest.Test(t, func(t *testing.T) {
 			lt := newLaneTest(t, nil)
 			l := lt.endpoint("ep", func(_ string, n int) answer {
@@ -108,7 +108,8 @@ func TestLanes_DisableAtExactlyTheHundredthConsecutiveFailure(t *testing.T) {
 func TestLanes_InFlightNeverExceedsTheFailuresLeft(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		lt := newLaneTest(t, func(c *Config) { c.DisableAfter = 4 }) // less than the window at first
-		// Attempts that have begun count as failures here: the limit must hold even if all of them fail.
+		// Attempts that have begun count as failures here: the limit must hold even if all of them
+		// fail.
 		failures := 0
 		lt.send(lt.endpoint("ep", func(_ string, n int) answer {
 			if n <= 100 {
@@ -245,8 +246,7 @@ func TestLanes_GoOnWhenAnUnusableEndpointIsMended(t *testing.T) {
 	})
 }
 
-// TestLanes_DisableAnUnusableEndpointWhoseAttemptsUnderWayFail keeps a lane from standing at its limit for ever once it
-// is mended.
+// Otherwise a lane would stand still at its limit of failures after its endpoint is repaired.
 func TestLanes_DisableAnUnusableEndpointWhoseAttemptsUnderWayFail(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		lt := newLaneTest(t, func(c *Config) { c.DisableAfter = 1 })
@@ -261,8 +261,8 @@ func TestLanes_DisableAnUnusableEndpointWhoseAttemptsUnderWayFail(t *testing.T) 
 	})
 }
 
-// TestLanes_MissAResultThatIsOvertakenByTheDisabling holds a retry back on the way to the ledger while the endpoint is disabled:
-// its row must not stay pending.
+// A retry is on its way to the ledger while the endpoint is disabled. Its row must not stay
+// pending.
 func TestLanes_MissAResultThatIsOvertakenByTheDisabling(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		lt := newLaneTest(t, nil)

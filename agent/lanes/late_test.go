@@ -11,13 +11,13 @@ import (
 	"github.com/quintago/webhook-agent/testenv/agenttest"
 )
 
-// missingNotes writes down what is to become missed.
+// missingNotes records each Missing.
 type missingNotes struct {
 	mu    sync.Mutex // guards calls
 	calls []outbox.Missing
 }
 
-// before has the notes stand before the ledger.
+// before puts the notes between the lanes and the ledger.
 func (n *missingNotes) before(write func(context.Context, ...outbox.Entry) error) func(context.Context, ...outbox.Entry) error {
 	return func(ctx context.Context, entries ...outbox.Entry) error {
 		n.mu.Lock()
@@ -31,7 +31,7 @@ func (n *missingNotes) before(write func(context.Context, ...outbox.Entry) error
 	}
 }
 
-// take returns what was written down since the last call.
+// take returns what was recorded since the last call.
 func (n *missingNotes) take() []outbox.Missing {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -40,8 +40,8 @@ func (n *missingNotes) take() []outbox.Missing {
 	return calls
 }
 
-// TestLanes_TheCounterOfARemovedEndpointIsDeletedAfterItsLastResult removes an endpoint with an attempt under way. A counter that is
-// recorded after the removal would stay for ever, and count for an endpoint that is registered under the same id.
+// An endpoint is removed with an attempt under way. A counter that is recorded after the removal
+// would stay for ever, and would count for an endpoint that is registered under the same id.
 func TestLanes_TheCounterOfARemovedEndpointIsDeletedAfterItsLastResult(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := &missingNotes{}
@@ -58,8 +58,8 @@ func TestLanes_TheCounterOfARemovedEndpointIsDeletedAfterItsLastResult(t *testin
 	})
 }
 
-// TestLanes_AnAttemptWhoseResultIsCommittedKeepsNoRowPending has the ledger commit a result before its worker comes to note the end
-// of the attempt, while the endpoint is disabled.
+// The endpoint is disabled after the ledger has committed a result and before its worker has ended
+// the attempt.
 func TestLanes_AnAttemptWhoseResultIsCommittedKeepsNoRowPending(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := &missingNotes{}

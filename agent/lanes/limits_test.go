@@ -31,7 +31,8 @@ func (lt *laneTest) many(prefix string, n int, answer func(string, int) answer) 
 	return lanes
 }
 
-// deliveredAll fails the test when not all deliveries to these endpoints have succeeded, each in one attempt.
+// deliveredAll fails the test when not all deliveries to these endpoints have succeeded, each in
+// one attempt.
 func (lt *laneTest) deliveredAll(lanes []*Lane, each int) {
 	lt.t.Helper()
 	for _, l := range lanes {
@@ -41,8 +42,7 @@ func (lt *laneTest) deliveredAll(lanes []*Lane, each int) {
 	}
 }
 
-// TestLanes_NoLaneWaitsForALongerOne shows the fairness of P9: 20 lanes are served in turn with a lane that came first
-// and has much more.
+// P9: twenty lanes are served in turn with a lane that came first and has many more deliveries.
 func TestLanes_NoLaneWaitsForALongerOne(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		lt := newLaneTest(t, func(c *Config) { c.Concurrency = 16 })
@@ -53,7 +53,8 @@ func TestLanes_NoLaneWaitsForALongerOne(t *testing.T) {
 			lt.send(l, 10, 10)
 		}
 		agenttest.Pass(time.Minute)
-		// 200 of the small ones' and at most as many of the big one's, 16 at a time and a few less at first.
+		// The 200 of the small lanes, and at most as many of the large one; 16 at a time, fewer in
+		// the beginning.
 		if last := lt.lastAttempts(small); last > 4*time.Second {
 			t.Errorf("the small lanes were done after %v: they waited for the big one", last)
 		}
@@ -69,7 +70,7 @@ func TestLanes_NoLaneWaitsForALongerOne(t *testing.T) {
 	})
 }
 
-// TestLanes_NoVenueWaitsForALargerOne has a venue with two thousand endpoints, to each of which much is due, and one with a single
+// One venue has two thousand endpoints with many due deliveries each, another one has a single
 // endpoint.
 func TestLanes_NoVenueWaitsForALargerOne(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -103,8 +104,8 @@ func TestLanes_NoVenueWaitsForALargerOne(t *testing.T) {
 	})
 }
 
-// TestLanes_NewEventsDoNotWaitForWhatWasDueBefore has one delivery due to each of very many venues when an agent starts, none of which
-// has been tried, and new events of another venue meanwhile.
+// When an agent starts, each of very many venues has one due delivery, and no endpoint was tried
+// before. Meanwhile another venue has new events.
 func TestLanes_NewEventsDoNotWaitForWhatWasDueBefore(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		lt := newLaneTest(t, func(c *Config) { c.Concurrency = 16 })
@@ -134,7 +135,7 @@ func TestLanes_NewEventsDoNotWaitForWhatWasDueBefore(t *testing.T) {
 	})
 }
 
-// TestLanes_HungEndpointsSlowNoOther shows P9 with more hung endpoints than the global limit has places.
+// P9, with more hung endpoints than the global limit has places.
 func TestLanes_HungEndpointsSlowNoOther(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		lt := newLaneTest(t, func(c *Config) { c.Concurrency = 16 })
@@ -169,8 +170,8 @@ func TestLanes_HungEndpointsSlowNoOther(t *testing.T) {
 	})
 }
 
-// TestLanes_ALaneThatIsQuickAgainDoesNotWaitAmongTheSlow has a lane that is listed as unproven become proven while the
-// unproven ones' share is taken.
+// A lane is in the list of unproven lanes and becomes proven while their share of the limit is
+// taken.
 func TestLanes_ALaneThatIsQuickAgainDoesNotWaitAmongTheSlow(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		lt := newLaneTest(t, func(c *Config) { c.Concurrency, c.EndpointConcurrency = 8, 2 })
@@ -196,7 +197,7 @@ func TestLanes_ALaneThatIsQuickAgainDoesNotWaitAmongTheSlow(t *testing.T) {
 	})
 }
 
-// TestLanes_ALaneThatBecomesSlowWhileItWaitsKeepsItsTurn has a lane be unproven by the time a place is free.
+// A lane waits as a proven one, and is not proven any more when a place is free.
 func TestLanes_ALaneThatBecomesSlowWhileItWaitsKeepsItsTurn(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		lt := newLaneTest(t, func(c *Config) { c.Concurrency = 4 })
@@ -272,8 +273,7 @@ func TestLanes_LeaveWhatDoesNotFitToTheDatabaseAndFetchItLater(t *testing.T) {
 	})
 }
 
-// TestLanes_ARefillDoesNotOverlookABacklogThatIsNotRecordedYet has a refill find nothing while deliveries are on their
-// way to the database.
+// A refill finds nothing while deliveries are on their way to the database.
 func TestLanes_ARefillDoesNotOverlookABacklogThatIsNotRecordedYet(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		lt := newLaneTest(t, func(c *Config) { c.EndpointConcurrency = 1 })
@@ -314,8 +314,8 @@ func TestLanes_NewDeliveriesQueueUpBehindABacklog(t *testing.T) {
 	})
 }
 
-// TestLanes_MemoryStaysWithinQueueBytes has hung endpoints with large events: in memory stands what the limit allows,
-// or one delivery for each lane.
+// Hung endpoints have large events. Memory holds as much as the limit allows, or one delivery for
+// each lane.
 func TestLanes_MemoryStaysWithinQueueBytes(t *testing.T) {
 	const body = 300
 	const each = body + outbox.DeliveryBytes
@@ -362,7 +362,7 @@ func TestLanes_MemoryStaysWithinQueueBytes(t *testing.T) {
 	})
 }
 
-// TestRefill_FetchesLittleMoreThanALaneMayHold has one lane with large events and much memory that is not for it alone.
+// One lane has large events, and there is much memory, but not for this lane alone.
 func TestRefill_FetchesLittleMoreThanALaneMayHold(t *testing.T) {
 	const body = 300
 	synctest.Test(t, func(t *testing.T) {
@@ -371,13 +371,13 @@ func TestRefill_FetchesLittleMoreThanALaneMayHold(t *testing.T) {
 		lt.send(l, 200, body)
 		agenttest.Pass(time.Minute)
 		lt.deliveredAll([]*Lane{l}, 200)
-		if n := lt.book.bodies; n > 400 { // two for each: which goroutine comes first is not fixed
+		if n := lt.book.bodies; n > 400 { // at most two for each, because the order of the goroutines is not fixed
 			t.Errorf("%d bodies fetched for 200 deliveries: the others were thrown away", n)
 		}
 	})
 }
 
-// TestLanes_ALaneThatMovesToAnotherVenueIsServedAgain has a lane that is full, with nothing in flight, move.
+// A lane that is full, with no attempt under way, moves to another venue.
 func TestLanes_ALaneThatMovesToAnotherVenueIsServedAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		lt := newLaneTest(t, func(c *Config) { c.QueueBytes = laneShare * 3 * outbox.DeliveryBytes })
@@ -399,11 +399,12 @@ func TestLanes_ALaneThatMovesToAnotherVenueIsServedAgain(t *testing.T) {
 	})
 }
 
-// TestLanes_AnEventThatStandsTwiceDisturbsNoAccount has the same event twice in a lane, as a table without a unique id may.
+// A lane has the same event twice, which a table without a unique id allows.
 func TestLanes_AnEventThatStandsTwiceDisturbsNoAccount(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		lt := newLaneTest(t, func(c *Config) {
-			// laneTest and its book want no two attempts and no two results of one delivery, which cannot be had here.
+			// laneTest and its book fail on two attempts or two results of one delivery, which are
+			// right in this test.
 			c.Write = func(context.Context, ...outbox.Entry) error { return nil }
 			c.Attempt = func(ctx context.Context, _ sink.Request) sink.Result {
 				backoff.Sleep(ctx, 10*time.Millisecond)

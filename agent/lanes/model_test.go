@@ -12,12 +12,13 @@ import (
 	"github.com/quintago/webhook-agent/testenv/agenttest"
 )
 
-// TestLanes_EveryDeliveryEndsOnceWhateverTheSchedule plays random schedules: deliveries of a few endpoints that
-// succeed, fail, hang and are gone, with so little memory that most are left to the database, while endpoints are
-// disabled, enabled, broken, mended and removed, the ledger stalls, and everything that touches the database takes its
-// time, so that refills, results, parking and the ending of pending rows overlap in every way. laneTest watches each
-// attempt: never two of a delivery at once, none after a success, six at most, no limit exceeded. In every other schedule endpoints
-// that keep failing are paced.
+// The test plays random schedules. A few endpoints succeed, fail, hang and are gone. There is so
+// little memory that most deliveries are left to the database. Meanwhile endpoints are disabled,
+// enabled, broken, repaired and removed, and the ledger stalls. Everything that uses the database
+// takes time, so that refills, results, parking and missing overlap in every way.
+//
+// laneTest checks each attempt: never two of a delivery at once, none after a success, six at most,
+// and no limit is exceeded. In every other schedule failing endpoints are paced.
 func TestLanes_EveryDeliveryEndsOnceWhateverTheSchedule(t *testing.T) {
 	t.Parallel()
 	schedules := uint64(2000)
@@ -43,9 +44,9 @@ func playSchedule(t *testing.T, seed uint64) {
 		}
 		c.QueueBytes = (10 + outbox.DeliveryBytes) * laneShare * (1 + random.IntN(4)) // one to four deliveries for each lane
 	})
-	// Several goroutines draw from the same source: their order, and with it the schedule, is not quite fixed by the
-	// seed. The delays are long beside the attempts now and then, so that a result is committed in the middle of a
-	// refill.
+	// Several goroutines use the same random source, so the seed does not fix the schedule
+	// completely. Some delays are long in comparison with the attempts, so that a result is
+	// committed in the middle of a refill.
 	draw := func(n int) int {
 		lt.mu.Lock()
 		defer lt.mu.Unlock()
@@ -57,8 +58,8 @@ func playSchedule(t *testing.T, seed uint64) {
 	failuresIn := random.IntN(4)         // of four attempts
 	behave := func(string, int) answer { // laneTest holds its mutex
 		after := []time.Duration{0, time.Millisecond, 500 * time.Millisecond, 900 * time.Millisecond}[random.IntN(4)]
-		// Attempts beyond slowAfter are rare, because each has a timer start a goroutine, at which the race detector of
-		// Go 1.26 crashes inside a bubble about once in 100,000 times.
+		// Attempts longer than slowAfter are rare: the timer of each starts a goroutine, and there
+		// the race detector of Go 1.26 crashes inside a bubble about once in 100,000 times.
 		if random.IntN(64) == 0 {
 			after = 3 * time.Second
 		}

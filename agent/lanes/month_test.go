@@ -11,9 +11,10 @@ import (
 	"github.com/quintago/webhook-agent/testenv/agenttest"
 )
 
-// TestLanes_AMonthOfOutagesEndsWithEveryDeliveryAccountedFor plays thirty days: an event every three quarters of an hour for five
-// endpoints that are sound, down each night, flapping, overloaded, and hung for a day. What the agent disables the app enables
-// again each morning and has replayed, and the agent crashes every two days or so, at any moment of its work.
+// The test plays thirty days, with an event every three quarters of an hour for five endpoints: one
+// works, one is down each night, one flaps, one is overloaded, and one hangs for a day. Each
+// morning the app enables again what the agent has disabled, and replays. The agent crashes about
+// every two days, at any moment of its work.
 func TestLanes_AMonthOfOutagesEndsWithEveryDeliveryAccountedFor(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -85,7 +86,8 @@ type month struct {
 	replayed int
 }
 
-// watched fails the test when an endpoint is sent to while it is disabled, for longer than an attempt takes.
+// watched fails the test when attempts to a disabled endpoint go on for longer than one attempt
+// takes.
 func (m *month) watched(id string, next func(string, int) answer) func(string, int) answer {
 	return func(eventID string, n int) answer {
 		for _, row := range m.rows {
@@ -104,8 +106,8 @@ func (m *month) crash() {
 	}
 }
 
-// tellDisabled has the stream bring what the agent has written to the endpoints: an endpoint that it disables has failed exactly a
-// hundred times in a row.
+// tellDisabled brings to the lanes, as the stream does, what the agent has written to the
+// endpoints. An endpoint that the agent disables must have failed exactly a hundred times in a row.
 func (m *month) tellDisabled() {
 	for i := range m.rows {
 		row := &m.rows[i]
@@ -157,7 +159,7 @@ func (m *month) replay(id string) (n int) {
 	return n
 }
 
-// judge looks at the end of the month.
+// judge checks the result at the end of the month.
 func (m *month) judge() {
 	for key, row := range m.book.rows {
 		if row.status != outbox.Succeeded && row.status != outbox.Failed {

@@ -11,7 +11,8 @@ import (
 	"github.com/quintago/webhook-agent/testenv/agenttest"
 )
 
-// An attempt that cannot be made is tried again soon, less often while that lasts, and as soon as at first the next time.
+// An attempt that cannot be made is tried again soon, and less often while that goes on. The next
+// time it begins with the short wait again.
 func TestLanes_AnAttemptThatCouldNotBeMadeIsTriedAgain(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -54,7 +55,7 @@ func TestLanes_AnAttemptThatCouldNotBeMadeIsTriedAgain(t *testing.T) {
 	})
 }
 
-// The same where the endpoint moves while the attempt is under way.
+// The endpoint moves while the attempt is under way.
 func TestLanes_AnAttemptThatCouldNotBeMadeForAnotherVenueIsMissed(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

@@ -11,26 +11,27 @@ import (
 )
 
 const (
-	// refillLanes and refillRows bound one refill: so many lanes, which share so many rows, each at most refillLength and at
-	// least refillLeast beside those that memory holds. It takes two statements however many lanes there are, since a hundred
-	// thousand may be due at once and a database may be far away. A lane is refilled when no more than refillBelow wait: a
-	// refill reads those that memory holds as well.
+	// One refill serves at most refillLanes lanes, which share refillRows rows. Each lane gets at
+	// most refillLength rows and at least refillLeast, beside those that memory holds already. A
+	// refill takes two statements, whatever the number of lanes: a hundred thousand may be due at
+	// once, and the database may be far away. A lane is refilled when at most refillBelow
+	// deliveries wait in it, because a refill also reads the rows that memory holds.
 	refillLanes  = 4096
 	refillFew    = 64 // the lanes of a refill when memory is full
 	refillRows   = 32_768
 	refillLength = 512
 	refillLeast  = 8
 	refillBelow  = 256
-	leastRoom    = 64 // the part of the memory for events that a refill may read when it is full
+	leastRoom    = 64 // when memory is full, a refill may read this part of delivery.queue_memory
 	// refillPause is the wait after a refill that failed.
 	refillPause = time.Second
 )
 
-// dueFunc is DB.Due.
+// dueFunc is Slot.Due.
 type dueFunc func(ctx context.Context, wants []outbox.Want, now time.Time, maxBytes int) (map[string]*outbox.Refill, error)
 
-// Refill brings due deliveries from the database back into the lanes until ctx ends. It sleeps until the earliest one
-// is due.
+// Refill brings due deliveries from the database back into the lanes until ctx ends. It sleeps
+// until the earliest one is due. A failed query is logged and tried again. The error is always nil.
 func (s *Scheduler) Refill(ctx context.Context, due dueFunc) error {
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
@@ -52,7 +53,8 @@ func (s *Scheduler) Refill(ctx context.Context, due dueFunc) error {
 			}
 			trouble.Note(err)
 			if err != nil {
-				backoff.Sleep(ctx, refillPause) // the lanes are due at once and have woken this loop
+				// Otherwise the loop would spin: the lanes are due again at once.
+				backoff.Sleep(ctx, refillPause)
 			}
 			continue
 		}
@@ -66,7 +68,7 @@ func (s *Scheduler) Refill(ctx context.Context, due dueFunc) error {
 	}
 }
 
-// takeLate makes missed what has become pending at endpoints that are off or gone.
+// takeLate returns the entries that make the pending rows of the endpoints in late missed.
 func (s *Scheduler) takeLate() (entries []outbox.Entry) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -82,8 +84,8 @@ func (s *Scheduler) takeLate() (entries []outbox.Entry) {
 	return entries
 }
 
-// nextWants takes the lanes that are due, at most refillLanes, and how many bytes there is room for; or how long to
-// wait for the next one.
+// nextWants takes the lanes that are due, at most refillLanes, and returns how many bytes of
+// deliveries may be read for them. When no lane is due, it returns how long to wait.
 func (s *Scheduler) nextWants(now time.Time) (wants []outbox.Want, room int, wait time.Duration) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -91,7 +93,7 @@ func (s *Scheduler) nextWants(now time.Time) (wants []outbox.Want, room int, wai
 	if s.stopped || s.stalled {
 		return nil, 0, refillPause
 	}
-	// Where memory is nearly full, rows that there is no room for are not worth reading.
+	// When memory is nearly full, it is a waste to read rows that there is no room for.
 	var limits []int
 	most := min(refillLanes, max(refillFew, (s.cfg.QueueBytes-s.bytes)/outbox.DeliveryBytes))
 	for len(s.due) > 0 && len(wants) < most {
@@ -101,7 +103,8 @@ func (s *Scheduler) nextWants(now time.Time) (wants []outbox.Want, room int, wai
 			break
 		}
 		heap.Pop(&s.due)
-		l.due = time.Time{} // the refill will tell; what comes in meanwhile counts from here
+		// feedLaneLocked sets it again; what becomes due meanwhile is noted from here on.
+		l.due = time.Time{}
 		l.fetching = true
 		room += max(0, s.cfg.QueueBytes/laneShare-l.bytes)
 		wants = append(wants, outbox.Want{
@@ -114,10 +117,13 @@ func (s *Scheduler) nextWants(now time.Time) (wants []outbox.Want, room int, wai
 	for i := range wants {
 		wants[i].Limit += min(max(refillRows/len(wants), refillLeast), limits[i])
 	}
-	// A lane may always hold one, so something is worth reading also when memory is full.
+	// A lane may always hold one delivery, so a refill must read something even when memory is
+	// full.
 	return wants, max(s.cfg.QueueBytes/leastRoom, min(room, s.cfg.QueueBytes-s.bytes)), wait
 }
 
+// Holds reports whether the lane holds a delivery of an event: queued, under way, or with a result
+// that is not committed.
 func (s *Scheduler) Holds(l *Lane, eventID string) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -125,7 +131,8 @@ func (s *Scheduler) Holds(l *Lane, eventID string) bool {
 	return held
 }
 
-// feed puts what was fetched into the lanes. Without refills, after a failure, the lanes are due again at once.
+// feed puts the fetched deliveries into their lanes. refills is nil when the query failed; the
+// lanes are then due again at once.
 func (s *Scheduler) feed(wants []outbox.Want, refills map[string]*outbox.Refill, now time.Time) (entries []outbox.Entry) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -134,7 +141,7 @@ func (s *Scheduler) feed(wants []outbox.Want, refills map[string]*outbox.Refill,
 	for _, w := range wants {
 		l := s.byID[w.EndpointID]
 		if l == nil || !l.fetching {
-			continue // removed meanwhile
+			continue // the endpoint was removed meanwhile
 		}
 		l.fetching = false
 		released := l.released
@@ -149,15 +156,16 @@ func (s *Scheduler) feed(wants []outbox.Want, refills map[string]*outbox.Refill,
 	return entries
 }
 
-// feedLaneLocked puts what was fetched for a lane into it. Released are the events whose results were recorded since the rows were read. At
-// becomes the delivery at hand.
+// feedLaneLocked puts the fetched deliveries of one lane into it. released are the events that have
+// left the lane since the query began. at is set to the delivery at hand, for the report of a
+// panic.
 func (s *Scheduler) feedLaneLocked(l *Lane, r *outbox.Refill, released eventSet, now time.Time, at *outbox.Subject) (entries []outbox.Entry) {
-	// It may have been held since the rows were read, as an endpoint that is asked too much is.
+	// The lane may have been held since the query began, for example by a Retry-After.
 	held := l.heldFor(s.cfg.Now()) > keepFor
 	for _, d := range r.Deliveries {
 		*at = d.Subject()
 		_, done := released[d.EventID]
-		_, known := l.held[d.EventID] // since the rows were read
+		_, known := l.held[d.EventID] // it may have come in after the rows were read
 		switch {
 		case done || known || l.off != "":
 		case s.cfg.Aside(*at):
@@ -182,7 +190,8 @@ func (s *Scheduler) feedLaneLocked(l *Lane, r *outbox.Refill, released eventSet,
 			entries = append(entries, &outbox.Record{Delivery: d.Delivery, Status: outbox.Failed, Finished: now, Error: d.Reason})
 		}
 	}
-	// The event of a row may not be visible yet; then there is a time to look again.
+	// The query may bring no delivery although rows are due, because their events are not visible
+	// yet. r.Next is then the time of the next try.
 	nothing := len(r.Deliveries)+len(r.Lost) == 0
 	switch {
 	case r.More && (!nothing || r.Next.IsZero()):

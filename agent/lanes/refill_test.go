@@ -10,7 +10,8 @@ import (
 	"github.com/quintago/webhook-agent/testenv/agenttest"
 )
 
-// fetched plays a refill of the lane ep during which meanwhile happens, and returns how many records came of it.
+// fetched plays a refill of the lane ep and calls meanwhile during the query. It returns how many
+// records the refill has made.
 func fetched(lt *laneTest, r *outbox.Refill, meanwhile func()) int {
 	lt.t.Helper()
 	now := time.Now()
@@ -25,8 +26,8 @@ func fetched(lt *laneTest, r *outbox.Refill, meanwhile func()) int {
 	return len(lt.feed(wants, map[string]*outbox.Refill{"ep": r}, now))
 }
 
-// TestRefill_ALostEventIsRecordedOnceAndNotOverAResult fetches a delivery whose event is gone: it is failed, but not where its result
-// was recorded while it was fetched, and not a second time while that is on its way.
+// The event of a fetched delivery is gone, so the delivery is failed. It is not failed when its
+// result was recorded during the query, and not a second time while the first record is on its way.
 func TestRefill_ALostEventIsRecordedOnceAndNotOverAResult(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		lt := newLaneTest(t, nil)
@@ -82,8 +83,8 @@ func TestLanes_KeepTheEarliestTimeAtWhichSomethingIsDue(t *testing.T) {
 	})
 }
 
-// TestLanes_NothingOfAFormerVenueIsSent has an endpoint that moves to another venue while deliveries of the former one wait in
-// memory and in the database.
+// An endpoint moves to another venue while deliveries of the former one wait in memory and in the
+// database.
 func TestLanes_NothingOfAFormerVenueIsSent(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		lt := newLaneTest(t, nil)

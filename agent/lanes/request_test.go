@@ -11,8 +11,8 @@ import (
 	"github.com/quintago/webhook-agent/testenv/agenttest"
 )
 
-// TestLanes_EachAttemptGoesByTheTimeAndTheEndpointOfThen has an endpoint whose secret is rotated and whose URL changes between the
-// attempts of one event. Receivers refuse the time of a signature that is minutes old, and a secret that is no longer valid.
+// The secret is rotated and the URL changes between the attempts of one event. Receivers refuse a
+// signature whose time is minutes old, and a secret that is not valid any more.
 func TestLanes_EachAttemptGoesByTheTimeAndTheEndpointOfThen(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		type seen struct {

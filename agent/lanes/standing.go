@@ -12,61 +12,65 @@ import (
 )
 
 const (
-	// pacedFrom is the number of failures in a row from which on attempts are made one at a time,
-	// delivery.failing_interval apart. Before it the wait doubles with each failure, up to that
-	// interval.
+	// pacedFrom is the number of consecutive failures from which on a lane is paced: attempts are
+	// made one at a time, delivery.failing_interval apart. Before that, the wait doubles with each
+	// failure, up to that interval.
 	pacedFrom = 10
-	// keepFor is how long a lane that is held keeps what waits in memory. One that is held for
-	// longer leaves it to the database.
+	// keepFor is the longest hold during which a lane keeps its deliveries in memory. A lane that
+	// is held for longer leaves them to the database.
 	keepFor = 2 * time.Second
-	// longestHold is for how long anything holds an endpoint at most. A hold that was recorded may
-	// seem longer, since clocks jump.
+	// longestHold limits every hold. A recorded hold may seem longer, because clocks jump.
 	longestHold = time.Hour
-	// restrainedRows is what a refill brings a lane whose last attempt failed: there is little use
-	// for more.
+	// restrainedRows is how many rows a refill brings a lane whose last attempt failed. It cannot
+	// send more for some time.
 	restrainedRows = 8
-	// firstGap is what a server that limits its rate is given first between two attempts, leastGap
-	// the one that is worth a wait, and mostGap the longest: a server that takes less is found by
-	// its failures in a row.
+	// The gap is the time between two attempts to a server that limits its rate. It begins with
+	// firstGap. A gap below leastGap is not worth a wait, so it ends. It never exceeds mostGap: if
+	// a server takes even less, failures in a row pace it.
 	firstGap, leastGap, mostGap = 50 * time.Millisecond, 5 * time.Millisecond, time.Second
-	// localFirst and localMost bound the wait after an attempt that could not be made, for a fault
-	// on this side of the wire.
+	// localFirst and LocalMost limit the wait after an attempt that could not be made because of a
+	// fault of this host.
 	localFirst, LocalMost = 100 * time.Millisecond, 5 * time.Second
-	// firstPatience and mostPatience bound how many successes a lane waits for before it tries one
-	// attempt more at a time than its server took last.
+	// firstPatience and mostPatience limit how many successes a lane waits for before it tries more
+	// attempts at a time than its server last took.
 	firstPatience, mostPatience = 8, 512
 )
 
-// trouble is what a lane keeps of an endpoint that has failed lately. A sound one has none.
+// trouble is what a lane knows about an endpoint that has failed lately. A lane without failures
+// has none.
 //
-// Four things hold a lane, and no attempt starts before the last of them is over. Failures in a row
-// pace it, which spends the failures that disable an endpoint slowly: an outage of a quarter of an
-// hour disables nobody. A Retry-After holds it because the server asked for that. And a server that
-// now takes events and now refuses them for their number is given a gap between two attempts, which
-// doubles each time it refuses again and shrinks with each success, as TCP finds the rate of a
-// path. The fourth is no fault of the endpoint's: an attempt that could not be made, for want of
-// descriptors, say, is tried again soon.
+// Four things hold a lane, and no attempt starts before the last of them is over:
+//
+//   - Failures in a row pace it (paced). They disable the endpoint in the end, so they are spent
+//     slowly: an outage of a quarter of an hour disables no endpoint.
+//   - A Retry-After holds it (asked).
+//   - A server that takes some events and refuses others for their number gets a gap between two
+//     attempts (spaced). The gap doubles with each refusal and shrinks with each success, as TCP
+//     finds the rate of a path.
+//   - An attempt could not be made, for example because of too few file descriptors (local). That
+//     is no fault of the endpoint, and is tried again soon.
 type trouble struct {
-	paced     time.Time // the end of the wait after failures in a row; a success ends it
-	asked     time.Time // the end of the wait that a Retry-After asked for
-	spaced    time.Time // the earliest time of the next attempt by gap
-	local     time.Time // the end of the wait after an attempt that could not be made; localWait is how long it was
-	since     time.Time // when the failures in a row became pacedFrom; zero before
+	paced  time.Time // end of the wait after failures in a row; a success ends it
+	asked  time.Time // end of the wait that a Retry-After asked for
+	spaced time.Time // earliest time of the next attempt by gap
+	// End of the wait after an attempt that could not be made; localWait is its length.
+	local     time.Time
+	since     time.Time // when the failures in a row reached pacedFrom; zero before
 	gap       time.Duration
 	localWait time.Duration
-	// ceiling is the number of attempts at a time that the server took before it failed soon after
-	// the window had grown, zero where none is known. Up to it the window grows with each success,
-	// beyond it with each patience of them. Failures that do not follow on growth say nothing of
-	// how much a server takes.
+	// ceiling is the number of attempts at a time that the server last took; zero when none is
+	// known. It is set when attempts fail soon after the window has grown; other failures say
+	// nothing about how much a server takes. Up to ceiling the window grows with each success,
+	// beyond it after patience successes.
 	ceiling, patience int
-	successes         int // since the window has grown
-	// alarm looks at the lane again when it is held no longer, at alarmAt; nil while nothing waits
-	// for that.
+	successes         int // successes since the window has grown
+	// alarm is a timer that dispatches the lane when its hold ends, at alarmAt. It is nil while no
+	// delivery waits for that.
 	alarm   *time.Timer
 	alarmAt time.Time
 }
 
-// heldUntil returns when the next attempt may start, zero where nothing holds the lane.
+// heldUntil returns when the next attempt may start. It is zero when nothing holds the lane.
 func (l *Lane) heldUntil() time.Time {
 	t := l.trouble
 	if t == nil {
@@ -75,7 +79,7 @@ func (l *Lane) heldUntil() time.Time {
 	return latest(latest(t.paced, t.local), latest(t.asked, t.spaced))
 }
 
-// lengthen is Config.lengthen.
+// lengthen is the default of Config.Lengthen.
 func lengthen(d time.Duration) time.Duration { return d + rand.N(d/10+1) }
 
 func latest(a, b time.Time) time.Time {
@@ -85,7 +89,7 @@ func latest(a, b time.Time) time.Time {
 	return a
 }
 
-// heldFor returns for how long a lane is held from now on.
+// heldFor returns how much longer the lane is held, and zero when it is not.
 func (l *Lane) heldFor(now time.Time) time.Duration {
 	if l.trouble == nil {
 		return 0
@@ -93,19 +97,18 @@ func (l *Lane) heldFor(now time.Time) time.Duration {
 	return max(0, l.heldUntil().Sub(now))
 }
 
-// isPaced reports whether attempts are made one at a time.
+// isPaced reports whether attempts are made one at a time because of failures in a row.
 func (l *Lane) isPaced(cfg *Config) bool {
 	return cfg.FailingInterval > 0 && l.failures >= cfg.pacedFrom()
 }
 
-// isBlocked reports whether the last attempt could not be made, for a fault on this side of the
-// wire.
+// isBlocked reports whether the last attempt could not be made because of a fault of this host.
 func (l *Lane) isBlocked() bool { return l.trouble != nil && l.trouble.localWait > 0 }
 
 // refillAt returns when the lane is to be refilled.
 func (l *Lane) refillAt() time.Time { return latest(l.due, l.heldUntil()) }
 
-// standing returns the lane's failure counter and what holds it, as they are to be recorded.
+// standing returns the lane's failure counter and its hold, to be recorded.
 func (l *Lane) standing(version int64, now time.Time) *outbox.Health {
 	h := &outbox.Health{
 		EndpointID: l.id, Generation: l.endpoint.Generation, Version: version,
@@ -122,7 +125,7 @@ func (l *Lane) standing(version int64, now time.Time) *outbox.Health {
 	return h
 }
 
-// resumeHold takes up what held an endpoint when an earlier term ended.
+// resumeHold continues a hold that an earlier term has recorded.
 func (l *Lane) resumeHold(e outbox.EndpointState, now time.Time) {
 	until := e.HeldUntil
 	if limit := now.Add(longestHold); until.After(limit) {
@@ -131,8 +134,8 @@ func (l *Lane) resumeHold(e outbox.EndpointState, now time.Time) {
 	if !until.After(now) {
 		return
 	}
-	// When the failures became pacedFrom is not known. Since the next one counts as that, what is
-	// left takes longer rather than shorter.
+	// It is not known when the failures reached pacedFrom. The next failure counts as that time, so
+	// the failures that are left take longer, never shorter.
 	l.trouble = &trouble{}
 	if e.HeldBy == outbox.HeldByRetryAfter {
 		l.trouble.asked = until
@@ -141,8 +144,8 @@ func (l *Lane) resumeHold(e outbox.EndpointState, now time.Time) {
 	}
 }
 
-// failedLocked takes note of a failure that counts, which is part of l.failures already, and holds
-// the lane. window is what it was when the attempt was made.
+// failedLocked holds the lane after a failure that counts. l.failures contains the failure already.
+// window is what l.window was when the attempt was made.
 func (s *Scheduler) failedLocked(l *Lane, result sink.Result, window int, now time.Time) {
 	if s.cfg.FailingInterval <= 0 && result.RetryAfter <= 0 {
 		return
@@ -150,7 +153,7 @@ func (s *Scheduler) failedLocked(l *Lane, result sink.Result, window int, now ti
 	if l.trouble == nil {
 		l.trouble = &trouble{}
 		if window == s.cfg.EndpointConcurrency {
-			l.trouble.successes = mostPatience // it has long stopped growing
+			l.trouble.successes = mostPatience // the window stopped growing long ago
 		}
 	}
 	t := l.trouble
@@ -166,7 +169,7 @@ func (s *Scheduler) failedLocked(l *Lane, result sink.Result, window int, now ti
 	s.scheduleLocked(l)
 }
 
-// rest returns how long an endpoint is left alone after its latest failure.
+// rest returns how long no attempt is made after the latest failure.
 func (s *Scheduler) rest(l *Lane, now time.Time) time.Duration {
 	interval := s.cfg.FailingInterval
 	if from := s.cfg.pacedFrom(); l.failures < from {
@@ -178,20 +181,20 @@ func (s *Scheduler) rest(l *Lane, now time.Time) time.Duration {
 	}
 	left := s.cfg.DisableAfter - l.failures
 	if left <= 0 {
-		return 0 // it is disabled
+		return 0 // the endpoint is disabled
 	}
-	// Attempts that were in flight together fail together. What is left is spread over the time
-	// that all would have taken.
+	// Attempts that were under way together fail together. The failures that are left are spread
+	// over the time that all of them would have taken one by one.
 	spread := (time.Duration(s.cfg.DisableAfter-s.cfg.pacedFrom())*interval - now.Sub(t.since)) / time.Duration(left)
 	return max(interval, spread)
 }
 
-// pacedFrom is the number of failures in a row from which on an endpoint is paced. Half of them are
-// kept for it in any case.
+// pacedFrom returns the number of consecutive failures from which on an endpoint is paced. At least
+// half of the failures that disable an endpoint are left at that point.
 func (cfg *Config) pacedFrom() int { return max(1, min(pacedFrom, cfg.DisableAfter/2)) }
 
-// refused takes note of the first failure after a success: too many attempts, or too many at a
-// time, may be the reason.
+// refused handles the first failure after a success. The reason may be too many attempts in a time,
+// or too many at a time.
 func (t *trouble) refused(result sink.Result, window int) {
 	limits := result.Code == http.StatusTooManyRequests || result.Code == http.StatusServiceUnavailable
 	if limits {
@@ -211,7 +214,7 @@ func (t *trouble) refused(result sink.Result, window int) {
 	t.successes = 0
 }
 
-// succeededLocked takes note of a success: the window grows, the pace ends, and the gap shrinks.
+// succeededLocked handles a success: the window grows, the pace ends, and the gap shrinks.
 func (s *Scheduler) succeededLocked(l *Lane, now time.Time) {
 	most := s.cfg.EndpointConcurrency
 	t := l.trouble
@@ -225,7 +228,8 @@ func (s *Scheduler) succeededLocked(l *Lane, now time.Time) {
 	}
 	t.successes++
 	if t.ceiling > 0 && l.window > t.ceiling && t.successes == 2*l.window {
-		t.ceiling, t.patience = l.window, max(t.patience/2, firstPatience) // it takes so many
+		// The server takes so many.
+		t.ceiling, t.patience = l.window, max(t.patience/2, firstPatience)
 	}
 	if beyond := t.ceiling > 0 && l.window >= t.ceiling; l.window < most && (!beyond || t.successes >= t.patience) {
 		l.window, t.successes = l.window+1, 0
@@ -239,14 +243,15 @@ func (s *Scheduler) succeededLocked(l *Lane, now time.Time) {
 	s.scheduleLocked(l)
 }
 
-// madeLocked takes note of an attempt that could be made.
+// madeLocked ends the wait after attempts that could not be made, because one was made now.
 func (l *Lane) madeLocked() {
 	if t := l.trouble; t != nil {
 		t.local, t.localWait = time.Time{}, 0
 	}
 }
 
-// putBack returns a delivery to its lane, for an attempt that could not be made.
+// putBack returns a delivery to the head of its lane's queue, because its attempt could not be
+// made.
 func (s *Scheduler) putBack(l *Lane, d *outbox.Delivery) []outbox.Entry {
 	now := s.cfg.Now()
 	s.mu.Lock()
@@ -269,15 +274,14 @@ func (s *Scheduler) putBack(l *Lane, d *outbox.Delivery) []outbox.Entry {
 	return s.giveBackLocked(l, now)
 }
 
-// spaceLocked takes note of an attempt that starts.
+// spaceLocked starts the gap of an attempt that begins now.
 func (s *Scheduler) spaceLocked(l *Lane) {
 	if t := l.trouble; t != nil && t.gap > 0 {
 		t.spaced = s.cfg.Now().Add(t.gap)
 	}
 }
 
-// forgiveLocked ends what holds a lane, for an endpoint that somebody has enabled or given another
-// URL.
+// forgiveLocked ends the hold of a lane whose endpoint was enabled or has a new URL.
 func (s *Scheduler) forgiveLocked(l *Lane) {
 	l.quietLocked()
 	l.trouble = nil
@@ -285,7 +289,7 @@ func (s *Scheduler) forgiveLocked(l *Lane) {
 	s.listLocked(l)
 }
 
-// quietLocked stops the timer of a lane.
+// quietLocked stops the timer of a lane. The caller holds Scheduler.mu.
 func (l *Lane) quietLocked() {
 	if t := l.trouble; t != nil && t.alarm != nil {
 		t.alarm.Stop()
@@ -293,7 +297,7 @@ func (l *Lane) quietLocked() {
 	}
 }
 
-// awaitLocked has a lane that is held looked at again when it is held no longer.
+// awaitLocked sets a timer that looks at a held lane again when its hold ends.
 func (s *Scheduler) awaitLocked(l *Lane) {
 	t := l.trouble
 	if t == nil || s.stopped || l.off != "" || len(l.queue) == 0 {
@@ -310,7 +314,7 @@ func (s *Scheduler) awaitLocked(l *Lane) {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		if t.alarm != alarm {
-			return // another one came in its place
+			return // another timer has replaced this one
 		}
 		t.alarm = nil
 		s.listLocked(l)
@@ -319,8 +323,8 @@ func (s *Scheduler) awaitLocked(l *Lane) {
 	t.alarm = alarm
 }
 
-// giveBackLocked leaves what waits in a lane that is held for long to the database. Deliveries that
-// came from there have their rows already.
+// giveBackLocked leaves the deliveries of a lane that is held for long to the database. Those that
+// a refill has brought have their rows already; the others get a pending row.
 func (s *Scheduler) giveBackLocked(l *Lane, now time.Time) (entries []outbox.Entry) {
 	if len(l.queue) == 0 || l.heldFor(now) <= keepFor {
 		return nil

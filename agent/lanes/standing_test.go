@@ -16,7 +16,7 @@ import (
 	"github.com/quintago/webhook-agent/testenv/agenttest"
 )
 
-// paced has a lane test pace failing endpoints as the product does.
+// paced sets the pacing of failing endpoints that the product has.
 func paced(c *Config) {
 	c.FailingInterval, c.Lengthen = config.Default().Delivery.FailingInterval, lengthen
 }
@@ -29,7 +29,7 @@ func refused() answer {
 	return answer{time.Millisecond, sink.Result{Outcome: sink.Failed, Class: sink.ClassConnectRefused, Error: "refused"}}
 }
 
-// outcome is what came of an outage.
+// outcome is the result of an outage.
 type outcome struct {
 	attempts, failures int
 	disabledAfter      time.Duration // zero where it was not disabled
@@ -37,7 +37,7 @@ type outcome struct {
 	drained            time.Duration // from the receiver's return until nothing waits
 }
 
-// playOutage has a receiver that takes rate events a second be down for a while.
+// playOutage plays an outage of a receiver that takes rate events a second.
 func playOutage(t *testing.T, rate int, down time.Duration) (o outcome) {
 	const before = 2 * time.Second
 	synctest.Test(t, func(t *testing.T) {
@@ -102,7 +102,8 @@ func TestLanes_AnOutageOfAQuarterOfAnHourDisablesNobody(t *testing.T) {
 	}
 }
 
-// bucket is a server that takes rate events a second, and as many at once, and answers 429 to all others.
+// bucket is a server that takes rate events a second, and as many at once. It answers 429 to all
+// others.
 func bucket(rate float64) func(string, int) answer {
 	most := max(1, rate)
 	tokens, at := most, time.Now()
@@ -148,7 +149,7 @@ func (lt *laneTest) everythingSucceeded(most time.Duration) time.Duration {
 	}
 }
 
-// The servers of this test take little: what they take is found, and kept to.
+// The servers of this test take few attempts. The lane must find how many, and stay there.
 func TestLanes_ASmallLimitIsFoundAndKeptTo(t *testing.T) {
 	t.Parallel()
 	for _, test := range []struct {
@@ -264,7 +265,8 @@ func TestLanes_APaceOutlivesACrashAndEndsWithASuccess(t *testing.T) {
 	})
 }
 
-// Attempts that were in flight together fail together. Those that are left take a quarter of an hour all the same.
+// Attempts that were under way together fail together. The failures that are left must still last a
+// quarter of an hour.
 func TestLanes_FailuresThatCameAtOnceShortenNoOutage(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -294,7 +296,8 @@ func TestLanes_FailuresThatCameAtOnceShortenNoOutage(t *testing.T) {
 	})
 }
 
-// While an endpoint is held its events wait in the database. What a refill brings one that fails, it can use soon.
+// The events of a held endpoint wait in the database. A refill brings a failing endpoint only what
+// it can send soon.
 func TestLanes_EventsOfAHeldEndpointWaitInTheDatabase(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -308,7 +311,8 @@ func TestLanes_EventsOfAHeldEndpointWaitInTheDatabase(t *testing.T) {
 		if st := lt.Stats(); st.Queued != 0 || st.Held != 1 {
 			t.Errorf("%+v after events for a held endpoint", st)
 		}
-		// All that a refill has brought goes back, and nothing else is due: it comes again all the same.
+		// Everything that a refill has brought goes back, and nothing else is due. It must still
+		// come again.
 		agenttest.Pass(time.Minute + 5*time.Second)
 		if st := lt.Stats(); st.Queued != 0 || st.Active != 0 {
 			t.Errorf("%+v after the second answer", st)
@@ -334,7 +338,8 @@ func TestLanes_EventsOfAHeldEndpointWaitInTheDatabase(t *testing.T) {
 	})
 }
 
-// A lane that gives back what a refill has brought comes for it again, although the delivery that was held for has failed for good.
+// A lane gives back what a refill has brought. It fetches it again although the delivery whose
+// failure caused the hold has failed for good.
 func TestLanes_WhatIsGivenBackComesAgain(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -374,7 +379,8 @@ func TestLanes_WhatIsGivenBackHoldsNothingOfAnEndpointThatComesBack(t *testing.T
 	})
 }
 
-// Failures that come now and then, however many attempts are made, slow an endpoint down little.
+// Failures that happen now and then slow an endpoint down only a little, however many attempts are
+// made.
 func TestLanes_RareFailuresSlowNobody(t *testing.T) {
 	t.Parallel()
 	failures := map[string]answer{"resets": refused(), "busy": tooMany(0), "errors": failing(time.Millisecond)}
@@ -403,7 +409,7 @@ func TestLanes_RareFailuresSlowNobody(t *testing.T) {
 	}
 }
 
-// A refill that was under way when its lane was held brings nothing into memory.
+// A refill that was under way when its lane became held brings nothing into memory.
 func TestLanes_ARefillBringsAHeldLaneNothing(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -429,7 +435,8 @@ func TestLanes_ARefillBringsAHeldLaneNothing(t *testing.T) {
 	})
 }
 
-// A hold that becomes shorter is heeded at once, although a timer waits for the end of the longer one.
+// When a hold becomes shorter, the lane starts at its new end, although a timer waits for the old
+// one.
 func TestLanes_AShorterHoldIsHeeded(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -452,7 +459,7 @@ func TestLanes_AShorterHoldIsHeeded(t *testing.T) {
 	})
 }
 
-// Sealing changes the text of a secret, and mends nothing.
+// Sealing changes the text of a secret. That must not end a hold.
 func TestLanes_SealingForgivesNothing(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -468,7 +475,8 @@ func TestLanes_SealingForgivesNothing(t *testing.T) {
 	})
 }
 
-// However many attempts may be in flight, what fails with them leaves half of what is left.
+// Whatever the number of attempts under way, their failures leave half of the failures that are
+// left.
 func TestLanes_AnOutageAtManyAttemptsAtATimeDisablesNobody(t *testing.T) {
 	t.Parallel()
 	for _, disableAfter := range []int{1, 4, 16, 100} {
@@ -496,7 +504,7 @@ func TestLanes_AnOutageAtManyAttemptsAtATimeDisablesNobody(t *testing.T) {
 	}
 }
 
-// Whoever enables an endpoint, or gives it another URL, sees at once whether that has mended it.
+// A person who enables an endpoint, or gives it another URL, sees at once whether that has helped.
 func TestLanes_AnEndpointThatIsMendedIsTriedAtOnce(t *testing.T) {
 	t.Parallel()
 	for name, mend := range map[string]func(*outbox.Endpoint){
@@ -510,7 +518,7 @@ func TestLanes_AnEndpointThatIsMendedIsTriedAtOnce(t *testing.T) {
 			agenttest.Pass(10 * time.Minute)
 			before := lt.made("ep")
 			e := outbox.Endpoint{ID: "ep", Generation: 1}
-			lt.changeTo(e, "") // a change that mends nothing
+			lt.changeTo(e, "") // a change that does not end a hold
 			agenttest.Pass(time.Minute)
 			if n := lt.made("ep"); n != before {
 				t.Errorf("%s: %d attempts while it was held", name, n-before)

@@ -23,14 +23,15 @@ import (
 )
 
 const (
+	// Secret is the signing secret of every endpoint of AddEndpoint.
 	Secret = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
-	// Patience is how long a test waits for something that comes soon on a machine that is not
-	// busy.
+	// Patience is how long a test waits for something that should come soon. It is long because the
+	// machine may be busy.
 	Patience = 3 * time.Minute
 )
 
-// Config returns a configuration for an agent on a test's database, with the role that the README
-// describes and with short waits between attempts.
+// Config returns a configuration for an agent on a test's database. The agent has the role that the
+// README describes, and the waits between attempts are short.
 func Config(env *testenv.DB) *config.Config {
 	cfg := config.Default()
 	cfg.Database.URL = secret.New(env.LeastURL)
@@ -44,8 +45,8 @@ func Config(env *testenv.DB) *config.Config {
 	return cfg
 }
 
-// OwnersConfig does the same as Config, with a role that owns the database and so may repair what
-// is published.
+// OwnersConfig is Config for an agent whose role owns the database and may repair what is
+// published.
 func OwnersConfig(env *testenv.DB) *config.Config {
 	cfg := Config(env)
 	cfg.Database.URL = secret.New(env.URL)
@@ -57,11 +58,11 @@ type Agent struct {
 	t    testing.TB
 	Log  *Buffer
 	stop context.CancelFunc
-	Done chan error // buffered, receives Run's result
+	Done chan error // receives the result of run; buffered
 	Once sync.Once
 }
 
-// Start runs an agent by calling run, until the test ends or End is called.
+// Start calls run in a goroutine. The agent ends with the test, or when End is called.
 func Start(t testing.TB, cfg *config.Config, run func(context.Context, *config.Config, *slog.Logger) error) *Agent {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
@@ -72,8 +73,8 @@ func Start(t testing.TB, cfg *config.Config, run func(context.Context, *config.C
 	return r
 }
 
-// End stops the agent in good order. It fails the test if the agent returns an error or does not
-// end.
+// End stops the agent and waits for it. It fails the test when the agent does not end or returns an
+// error. Only the first call does something.
 func (r *Agent) End() {
 	r.t.Helper()
 	r.Once.Do(func() {
@@ -92,7 +93,7 @@ func (r *Agent) End() {
 	})
 }
 
-// WaitLog waits until the agent has logged text.
+// WaitLog waits until the agent's log contains a text.
 func (r *Agent) WaitLog(text string) {
 	r.t.Helper()
 	testenv.Eventually(r.t, Patience, func() error {
@@ -112,18 +113,20 @@ func (r *Agent) AdminURL() string {
 	return "http://" + string(adminAddress.FindSubmatch(r.Log.Bytes())[1])
 }
 
-// Buffer is a bytes.Buffer that any number of goroutines may use.
+// Buffer is a bytes.Buffer that many goroutines may use.
 type Buffer struct {
 	mu  sync.Mutex
 	buf bytes.Buffer
 }
 
+// Write implements io.Writer.
 func (b *Buffer) Write(p []byte) (int, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.buf.Write(p)
 }
 
+// Bytes returns a copy of the content.
 func (b *Buffer) Bytes() []byte {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -146,8 +149,8 @@ func AddEvent(t testing.TB, env *testenv.DB, venue, eventType, data string) stri
 		`insert into webhooks.outbox (type, venue, data) values ($1, $2, $3::json) returning id`, eventType, venue, data)
 }
 
-// RefuseForgeries gives the answer of a receiver that is written to the customers' page: it refuses
-// a request with a wrong signature.
+// RefuseForgeries answers like a receiver that follows the page for customers: 401 for a wrong
+// signature, 200 otherwise.
 func RefuseForgeries(got testenv.Received) testenv.Answer {
 	if got.SignatureErr != nil {
 		return testenv.Answer{Status: 401}
@@ -155,7 +158,7 @@ func RefuseForgeries(got testenv.Received) testenv.Answer {
 	return testenv.Answer{}
 }
 
-// WaitStatus waits until the delivery of an event to an endpoint has the status want.
+// WaitStatus waits until the status of an event's delivery to an endpoint begins with want.
 func WaitStatus(t testing.TB, env *testenv.DB, eventID, endpointID, want string) {
 	t.Helper()
 	testenv.Eventually(t, Patience, func() error {
@@ -202,13 +205,14 @@ func Decode[T any](t testing.TB, text string) (value T) {
 	return value
 }
 
-// Pass lets virtual time pass, and then waits until everything that is due at that time has run.
+// Pass waits for the duration d in a synctest bubble, and then until every goroutine that is due at
+// that time has done its work.
 func Pass(d time.Duration) {
 	<-time.After(d)
 	synctest.Wait()
 }
 
-// ConnectURL opens a connection that ends with the test.
+// ConnectURL opens a connection that is closed at the end of the test.
 func ConnectURL(t testing.TB, url string) *pgx.Conn {
 	t.Helper()
 	conn, err := pgx.Connect(context.Background(), url)

@@ -14,8 +14,8 @@ import (
 	"github.com/quintago/webhook-agent/testenv"
 )
 
-// Template prepares the database that the databases of the tests are clones of. It makes the
-// schema, and grants what the README grants to the role that runs the agent.
+// Template prepares the database from which those of the tests are cloned. It makes the schema and
+// gives the agent's role the rights that the README names.
 func Template(ctx context.Context, url string) error {
 	cfg := config.Default()
 	cfg.Database.URL = secret.New(url)
@@ -35,5 +35,5 @@ func Template(ctx context.Context, url string) error {
 	return nil
 }
 
-// grants matches what the README grants to the role that runs the agent.
+// grants matches the GRANT statements of the README for the role that runs the agent.
 var grants = regexp.MustCompile(`(?m)^GRANT (?s:.+?) TO ` + testenv.LeastRole + `;`)

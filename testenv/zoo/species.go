@@ -23,7 +23,7 @@ func httpSpecies() []species {
 		{name: "silent", does: "takes the request and says nothing", act: listens},
 		{name: "dribbling-headers", does: "sends a byte of its headers now and then", act: dribbles("HTTP/1.1 200 OK\r\nX-Long: ", "x")},
 		{name: "dribbling-body", does: "answers 200 and sends a byte of its body now and then", act: dribbles(chunked(200), "1\r\nx\r\n")},
-		{name: "dribbling-error", does: "answers 500 and sends a byte of its body now and then", act: dribbles(chunked(500), "1\r\nx\r\n")},
+		{name: "dribbling-error", does: "answers 500, begins its body and sends a byte more now and then", act: dribbles(chunked(500)+"3\r\nxxx\r\n", "1\r\nx\r\n")},
 		{name: "endless-body", does: "answers 200 with a body without end", act: repeats(chunked(200), chunk(strings.Repeat("x", 4096)))},
 		{name: "endless-error", does: "answers 500 with a body without end", act: repeats(chunked(500), chunk(strings.Repeat("x", 4096)))},
 		{name: "gzip-bomb", does: "answers 500 with 10 MB of zeroes in 10 kB of gzip", act: says(gzipped(500, zeroes))},

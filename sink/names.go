@@ -1,0 +1,218 @@
+package sink
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"maps"
+	"net"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/quintago/webhook-agent/panics"
+)
+
+const (
+	// knownNames is how many names that were resolved lately are asked for again. One more is kept,
+	// since it may be the one that fails.
+	knownNames = 3
+	// probeTimeout is longer than a resolver waits for the first of its servers, which may be the
+	// only one that is down.
+	probeTimeout = 7 * time.Second
+	// brokenFor is how long a resolver that answered for no name is taken for broken without asking
+	// again.
+	brokenFor = 5 * time.Second
+	// lately is how long a name that was resolved is expected to be there, and mostLately how many
+	// are remembered.
+	lately     = 24 * time.Hour
+	mostLately = 4096
+)
+
+// names tells a customer's broken DNS from a resolver of ours that answers for nobody. It asks for
+// names that no cache can have, below those that were resolved lately: that there is none is an
+// answer, which no resolver gives that does not reach the internet. Where no other name was
+// resolved it asks for the root.
+//
+// Some resolvers that do not reach it say of each name that there is none: those of captive
+// portals, and forwarders that have lost their servers. So where a name that was there lately is
+// gone it asks for names of other owners. If all of them are gone it is the resolver.
+type names struct {
+	resolver *net.Resolver // nil for net.DefaultResolver
+
+	mu     sync.Mutex
+	known  []string             // resolved lately, the latest last
+	lately map[string]time.Time // when names were resolved, by plainName
+	// answers finds out whether the resolver answers, and exist whether other names are there.
+	answers, exist round
+}
+
+// round is a round of questions that many attempts share. Its fields are guarded by names.mu.
+type round struct {
+	// works is what was found last, by questions that began at found.
+	works bool
+	found time.Time
+	// probing is closed when the questions that are under way have ended; nil when there are none.
+	probing chan struct{}
+}
+
+// resolved takes note of a name that has addresses. It says nothing of the resolver: they may be
+// from /etc/hosts or a cache.
+func (n *names) resolved(name string) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if i := slices.Index(n.known, name); i >= 0 {
+		n.known = slices.Delete(n.known, i, i+1)
+	} else if len(n.known) > knownNames {
+		n.known = slices.Delete(n.known, 0, 1)
+	}
+	n.known = append(n.known, name)
+	if n.lately == nil {
+		n.lately = map[string]time.Time{}
+	}
+	plain := plainName(name)
+	if _, there := n.lately[plain]; !there && len(n.lately) >= mostLately {
+		for one := range n.lately {
+			delete(n.lately, one)
+			break
+		}
+	}
+	n.lately[plain] = time.Now()
+}
+
+// answered reports whether the resolver has answered for any other name than this one since then.
+func (n *names) answered(since time.Time, failing string) bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.askLocked(&n.answers, since, func() []string {
+		return slices.DeleteFunc(slices.Clone(n.known), func(name string) bool { return plainName(name) == plainName(failing) })
+	}, n.ask)
+}
+
+// gone reports whether it is our resolver that does not know a name, which was there lately: no
+// name of others that was is there since then.
+func (n *names) gone(since time.Time, failing string) bool {
+	failing = plainName(failing)
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if at, known := n.lately[failing]; !known || time.Since(at) > lately {
+		return false
+	}
+	if !n.askLocked(&n.exist, since, func() []string { return n.othersLocked(failing) }, n.anyThere) {
+		return true
+	}
+	delete(n.lately, failing) // it says nothing of the resolver any more
+	return false
+}
+
+// othersLocked returns names of others that were resolved lately, the latest ones, one of a domain.
+func (n *names) othersLocked(failing string) []string {
+	latest := map[string]string{} // by domain
+	for name, at := range n.lately {
+		domain := domainOf(name)
+		if before, ok := latest[domain]; time.Since(at) <= lately && domain != domainOf(failing) && (!ok || n.lately[before].Before(at)) {
+			latest[domain] = name
+		}
+	}
+	others := slices.Collect(maps.Values(latest))
+	slices.SortFunc(others, func(a, b string) int { return n.lately[b].Compare(n.lately[a]) })
+	return others[:min(len(others), knownNames)]
+}
+
+// askLocked returns what the questions of a round find, or have found since then. It unlocks n.mu
+// while they are under way. Many attempts share one round.
+func (n *names) askLocked(r *round, since time.Time, choose func() []string, ask func([]string) bool) bool {
+	for {
+		switch {
+		case r.works && r.found.After(since):
+			return true
+		case !r.works && time.Since(r.found) < brokenFor:
+			return false
+		case r.probing != nil:
+			probing := r.probing
+			n.mu.Unlock()
+			<-probing // ends within probeTimeout
+			n.mu.Lock()
+			continue
+		}
+		probing, began, chosen := make(chan struct{}), time.Now(), choose()
+		r.probing = probing
+		n.mu.Unlock()
+		works := ask(chosen)
+		n.mu.Lock()
+		r.works, r.found, r.probing = works, began, nil
+		close(probing)
+		return works
+	}
+}
+
+// plainName is a name without what does not tell it from others.
+func plainName(name string) string { return strings.ToLower(strings.TrimSuffix(name, ".")) }
+
+// domainOf returns the last two labels of a plain name: names of one owner share them. Names of
+// several do below a registry such as co.uk, and are then taken for those of one.
+func domainOf(name string) string {
+	labels := strings.Split(name, ".")
+	return strings.Join(labels[max(0, len(labels)-2):], ".")
+}
+
+// ask reports whether the resolver answers for anything below one of these names, or for the root
+// if there is none, be it that there is no such name.
+func (n *names) ask(known []string) bool {
+	known = known[max(0, len(known)-knownNames):]
+	var questions []func(context.Context, *net.Resolver) error
+	if len(known) == 0 {
+		questions = append(questions, func(ctx context.Context, r *net.Resolver) error {
+			_, err := r.LookupNS(ctx, ".")
+			return err
+		})
+	}
+	for _, name := range known {
+		questions = append(questions, addressesOf(strings.ToLower(rand.Text()[:12])+"."+name))
+	}
+	return n.anyOf(questions, func(err error) bool { return err == nil || isNotFound(err) })
+}
+
+// anyThere reports whether one of these names is there. One that cannot be asked for may be; without
+// any name nothing is known.
+func (n *names) anyThere(known []string) bool {
+	var questions []func(context.Context, *net.Resolver) error
+	for _, name := range known {
+		questions = append(questions, addressesOf(name+"."))
+	}
+	return len(questions) == 0 || n.anyOf(questions, func(err error) bool { return !isNotFound(err) })
+}
+
+func addressesOf(name string) func(context.Context, *net.Resolver) error {
+	return func(ctx context.Context, r *net.Resolver) error {
+		_, err := r.LookupNetIP(ctx, "ip", name)
+		return err
+	}
+}
+
+func isNotFound(err error) bool {
+	dns, isDNS := errors.AsType[*net.DNSError](err)
+	return isDNS && dns.IsNotFound
+}
+
+// anyOf asks questions all at once and reports whether an answer is as it is wanted. The time is its
+// own: that of the attempt is over where DNS is silent.
+func (n *names) anyOf(questions []func(context.Context, *net.Resolver) error, wanted func(error) bool) bool {
+	ctx, cancel := context.WithTimeout(context.Background(), probeTimeout)
+	defer cancel()
+	resolver := n.resolver
+	if resolver == nil {
+		resolver = net.DefaultResolver
+	}
+	answers := make(chan error, len(questions)) // sent to once by each question
+	for _, question := range questions {
+		go func() { answers <- panics.Catch(func() error { return question(ctx, resolver) }) }()
+	}
+	for range questions {
+		if wanted(<-answers) {
+			return true
+		}
+	}
+	return false
+}
