@@ -58,7 +58,7 @@ func TestAttempt_GoesOnceMoreWhenAKeptConnectionHasEnded(t *testing.T) {
 	}
 }
 
-// A connection that is fresh is not tried again: the server was there, and has seen the event.
+// An attempt on a fresh connection is not sent again: the server was there, and has seen the event.
 func TestAttempt_DoesNotGoOnceMoreWhenAFreshConnectionEnds(t *testing.T) {
 	var requests atomic.Int64
 	address := serveRaw(t, true, func(conn net.Conn) {
@@ -118,7 +118,8 @@ func TestAttempt_ARotationFailsNothingAtAReceiverThatKnowsOneSecret(t *testing.T
 				t.Errorf("%d, step %d: what was accepted is not remembered: %+v after %d requests", code, step, got, requests.Load())
 			}
 		}
-		// What comes behind the new secret, a limit on the rate, say, does not have it forgotten.
+		// After the receiver has accepted the new secret, other failures, such as a limit on the
+		// rate, do not make the agent forget that.
 		limited := rotating(w, limitedURL, secret.New(current), secret.New(former))
 		for _, want := range []int{503, 200} {
 			got := w.Attempt(t.Context(), Request{Target: limited, EventID: "evt_1", Body: []byte(testBody)})
@@ -127,7 +128,7 @@ func TestAttempt_ARotationFailsNothingAtAReceiverThatKnowsOneSecret(t *testing.T
 			}
 		}
 		limit.Store(0)
-		// One that knows neither fails, after both.
+		// A receiver that knows neither secret fails after both were tried.
 		neither := "another"
 		knows.Store(&neither)
 		requests.Store(0)
@@ -146,8 +147,8 @@ func TestAttempt_ARotationFailsNothingAtAReceiverThatKnowsOneSecret(t *testing.T
 	}
 }
 
-// Receivers that answer anything to a wrong signature get the other one next, so that a retry
-// delivers.
+// If a receiver answers a wrong signature with any other status, the next attempt uses the other
+// secret, so that a retry delivers.
 func TestAttempt_ARotationTriesTheOtherSecretNextAfterAnyFailure(t *testing.T) {
 	const former, current = "the-former-secret", "the-new-secret"
 	for _, code := range []int{404, 422, 500, 302} {
@@ -169,8 +170,8 @@ func TestAttempt_ARotationTriesTheOtherSecretNextAfterAnyFailure(t *testing.T) {
 	}
 }
 
-// A first answer whose body never ends does not keep the other secret from being tried, and a
-// second exchange without an answer does not hide the first.
+// If the body of a first answer never ends, the other secret is still tried. If the second exchange
+// gets no answer, the first answer is the result.
 func TestAttempt_ARotationKnowsTheFirstAnswer(t *testing.T) {
 	var requests atomic.Int64
 	address := serveRaw(t, false, func(conn net.Conn) {
@@ -187,7 +188,8 @@ func TestAttempt_ARotationKnowsTheFirstAnswer(t *testing.T) {
 	}
 }
 
-// A server that dies of a request does not see it on every connection that is kept to it.
+// A server that crashes because of a request gets it on one kept connection only, not on all of
+// them.
 func TestAttempt_GoesOnFewConnections(t *testing.T) {
 	var deadly atomic.Int64
 	var together sync.WaitGroup
@@ -223,8 +225,8 @@ func TestAttempt_GoesOnFewConnections(t *testing.T) {
 	}
 }
 
-// What the second connection meets is judged by itself: that our resolver has failed meanwhile,
-// say, and not that the first one was used.
+// A failure on the second connection is judged by itself, as if the first had not been used. Our
+// resolver may have failed meanwhile, for example.
 func TestAttempt_JudgesTheConnectionThatItFailedOn(t *testing.T) {
 	d := testenv.StartDNS(t)
 	d.Say("moves.example.", dnsmessage.RCodeSuccess)

@@ -10,7 +10,7 @@ import (
 	"time"
 )
 
-// read reads the answer that text begins with. The bytes come one by one, or together.
+// read reads the answer at the beginning of text. The bytes come one by one, or all together.
 func readAnswer(text string, single bool) (h head, content, rest string, ended bool, err error) {
 	var from io.Reader = strings.NewReader(text)
 	if single {
@@ -54,13 +54,13 @@ func TestAnswer_ReadsWhatServersSend(t *testing.T) {
 		"HTTP/3.0 by text":     {"HTTP/3.0 200 OK\r\nContent-Length: 0\r\n\r\n", 200, "", true, false},
 		"a value that goes on": {"HTTP/1.1 200 OK\r\nX: a\r\n b\r\nContent-Length: 0\r\n\r\n", 200, "", true, false},
 		"other alphabets":      {"HTTP/1.1 200 OK\r\nX: \xe4\r\nContent-Length: 0\r\n\r\n", 200, "", true, false},
-		// What could be read in two ways is the last on its connection.
+		// An answer that could be read in two ways is the last on its connection.
 		"two lengths, one in chunks": {"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nab\r\n0\r\n\r\n", 200, "ab", true, true},
 		"chunks of HTTP/1.0":         {"HTTP/1.0 200 OK\r\nConnection: keep-alive\r\nTransfer-Encoding: chunked\r\n\r\n", 200, "", false, true},
 		"no content, but some":       {"HTTP/1.1 204 No\r\nContent-Length: 3\r\n\r\n", 204, "", true, true},
 		"no content in chunks":       {"HTTP/1.1 204 No\r\nTransfer-Encoding: chunked\r\n\r\n", 204, "", true, true},
 		"another protocol":           {"HTTP/1.1 101 Switching\r\nUpgrade: x\r\nContent-Length: 0\r\n\r\n", 101, "", true, true},
-		// A body that breaks the rules says nothing of the status.
+		// A malformed body does not change the status.
 		"chunks of no size":        {"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nx\r\n", 200, "", false, false},
 		"a chunk that is too long": {"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nabc\r\n0\r\n\r\n", 200, "a", false, false},
 		"a chunk without CR":       {"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\na\n0\n\n", 200, "", false, false},
@@ -158,8 +158,8 @@ func TestAnswer_KnowsTheFieldsThatItNeeds(t *testing.T) {
 	}
 }
 
-// Whatever comes, reading ends, without a panic, and takes no more than there is. What looks like the end of an answer does so however
-// the bytes come.
+// For any input, reading ends without a panic and uses no more bytes than there are. Whether the
+// bytes come one by one or together makes no difference for where an answer ends.
 func FuzzAnswer(f *testing.F) {
 	for _, seed := range []string{
 		"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nokHTTP/1.1", "HTTP/1.0 500 No\r\n\r\nbody", "HTTP/1.1 100 C\n\nHTTP/1.1 204 N\n\n",
@@ -179,7 +179,8 @@ func FuzzAnswer(f *testing.F) {
 	})
 }
 
-// The chunks of a body are what the standard library reads of it, where both read it whole.
+// If both this package and the standard library read a chunked body to its end, they read the same
+// content.
 func FuzzChunks(f *testing.F) {
 	for _, seed := range []string{"0\r\n\r\n", "1\r\na\r\n0\r\n\r\n", "00a;b=c\r\n0123456789\r\n0\r\nX: y\r\n\r\n", "1\na\n0\n\n", "-1\r\n", "fffffffffffffffff\r\n", "1 ;x\r\na\r\n0\r\n\r\n"} {
 		f.Add(seed)

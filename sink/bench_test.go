@@ -15,7 +15,8 @@ import (
 	"testing"
 )
 
-// BenchmarkAttempt stands against BenchmarkBareLoop, the same posts without signature, guard or classification.
+// BenchmarkAttempt is compared with BenchmarkBareLoop, which makes the same posts without
+// signature, guard or classification.
 func BenchmarkAttempt(b *testing.B) {
 	r := requestTo(serve(b, discard))
 	w := newTestWebhook(b, nil)
@@ -45,7 +46,8 @@ func BenchmarkBareLoop(b *testing.B) {
 
 func discard(_ http.ResponseWriter, r *http.Request) { _, _ = io.Copy(io.Discard, r.Body) }
 
-// BenchmarkIdle reports what an idle connection costs this process, plain and over TLS. The server is a process of its own.
+// BenchmarkIdle reports what an idle connection costs this process, plain and over TLS. The server
+// is a process of its own.
 func BenchmarkIdle(b *testing.B) {
 	if os.Getenv(idleServerEnv) != "" {
 		serveIdle()
@@ -90,7 +92,8 @@ func BenchmarkIdle(b *testing.B) {
 
 const idleServerEnv = "QUINTAGO_IDLE_SERVER"
 
-// serveIdle is the server, which answers when so many requests have come that each has a connection. It ends with the benchmark.
+// serveIdle is the server. It answers once enough requests have come that each has a connection of
+// its own. It ends with the benchmark.
 func serveIdle() {
 	var together sync.WaitGroup
 	together.Add(1000)
@@ -107,7 +110,7 @@ func serveIdle() {
 	select {}
 }
 
-// inUse is the memory that is in use behind a collection.
+// inUse returns the memory that is in use after a garbage collection.
 func inUse() int64 {
 	runtime.GC()
 	runtime.GC() // for what pools hold

@@ -245,7 +245,8 @@ func tlsSentence(err error) string {
 
 func networkSentence(err error, host string) string {
 	if errno, ok := errors.AsType[syscall.Errno](err); ok {
-		return fmt.Sprintf("the connection to %s failed: %v", host, errno) // the text comes from a table of package syscall
+		// The text comes from a table of package syscall.
+		return fmt.Sprintf("the connection to %s failed: %v", host, errno)
 	}
 	return fmt.Sprintf("the connection to %s failed", host)
 }

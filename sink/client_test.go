@@ -48,8 +48,9 @@ func TestClient_KeepsAConnectionBehindAWholeAnswerOnly(t *testing.T) {
 	}
 }
 
-// Bytes that come late, behind an answer, are not taken for the next one, and what a server says before it closes an idle connection is
-// no answer either. All of it comes when the next request is there, so that a look before finds nothing.
+// Late bytes behind an answer are not taken for the next answer. Neither is what a server sends
+// before it closes an idle connection. Both arrive only when the next request is there, so that a
+// look before that finds nothing.
 func TestClient_TakesNothingForAnAnswerThatIsNone(t *testing.T) {
 	for name, said := range map[string]string{
 		"bytes":        "\r\n<html>",
@@ -75,7 +76,7 @@ func TestClient_TakesNothingForAnAnswerThatIsNone(t *testing.T) {
 			}
 		})
 	}
-	// On a fresh connection the same is an answer.
+	// On a fresh connection the same bytes are an answer.
 	for said, class := range map[string]Class{"\r\n<html>": ClassNotHTTP, "HTTP/1.1 408 No\r\nConnection: close\r\n\r\n": ClassHTTPStatus, "": ClassConnectionReset} {
 		s, url := startScript(t, func(int64, int64) string { return said })
 		if got := attempt(t, newTestWebhook(t, nil), requestTo(url)); got.Class != class || s.requests.Load() != 1 {
@@ -84,7 +85,8 @@ func TestClient_TakesNothingForAnAnswerThatIsNone(t *testing.T) {
 	}
 }
 
-// What has come over an idle connection is not the answer to the next request, though it looks like one.
+// Bytes that came over an idle connection are not the answer to the next request, even if they look
+// like one.
 func TestClient_LooksAtAConnectionBeforeItUsesIt(t *testing.T) {
 	idle := make(chan struct{})
 	w := newTestWebhook(t, nil)
@@ -105,7 +107,8 @@ func TestClient_LooksAtAConnectionBeforeItUsesIt(t *testing.T) {
 	}
 }
 
-// An unasked answer that came with the answer before, in a TLS record of its own, is not the answer to the next request.
+// An answer that nobody asked for, which came with the answer before in a TLS record of its own, is
+// not the answer to the next request.
 func TestClient_LooksAtWhatTLSHasReadBefore(t *testing.T) {
 	var connections atomic.Int64
 	url, w := serveTLSRaw(t, nil, func(conn *tls.Conn, held *together) {
@@ -130,7 +133,8 @@ func TestClient_LooksAtWhatTLSHasReadBefore(t *testing.T) {
 	w.Close() // the server waits for the end of the last one
 }
 
-// A server that speaks no HTTP/1.1 is named, with TLS and without, whether it says so in the handshake or by frames.
+// A server that does not speak HTTP/1.1 is recognized, with TLS and without, whether it shows that
+// in the handshake or by frames.
 func TestAttempt_NamesAServerOfHTTP2Only(t *testing.T) {
 	const settings = "\x00\x00\x00\x04\x00\x00\x00\x00\x00"
 	plain := "http://" + serveRaw(t, false, func(conn net.Conn) {

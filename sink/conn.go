@@ -50,11 +50,13 @@ type conn struct {
 	peeked error   // the result of peek
 	unread [1]byte // the buffer that alive reads into
 
-	ends    time.Time     // it is not used after this time (connAge)
-	reused  bool          // an exchange was made before
-	used    time.Time     // the end of the last exchange
-	keepFor time.Duration // the server closes it after this time without a request; -1 if it does not say
-	until   time.Time     // when it will have been idle for too long
+	ends   time.Time // it is not used after this time (connAge)
+	reused bool      // an exchange was made before
+	used   time.Time // the end of the last exchange
+	// keepFor is the time without a request after which the server closes the connection, or -1 if
+	// the server does not say.
+	keepFor time.Duration
+	until   time.Time // when it will have been idle for too long
 }
 
 func newConn(c net.Conn, o origin, ends time.Time) *conn {
@@ -64,7 +66,8 @@ func newConn(c net.Conn, o origin, ends time.Time) *conn {
 		raw = t.NetConn()
 	}
 	if s, ok := raw.(syscall.Conn); ok {
-		nc.socket, _ = s.SyscallConn() // without one, alive cannot look; the next exchange notices an end
+		// Without a socket alive cannot look, and the next exchange notices an end.
+		nc.socket, _ = s.SyscallConn()
 	}
 	nc.peek = func(fd uintptr) {
 		var b [1]byte
@@ -141,7 +144,7 @@ func (c *conn) exchange(ctx context.Context, deadline time.Time, m *message, see
 	whole := true
 	if _, err = c.Write(m.first); err != nil {
 		whole = false
-		a, err = c.lost(ctx, deadline, in, err)
+		a, err = c.earlyAnswer(ctx, deadline, in, err)
 	} else if m.rest == nil {
 		seen.reach(phaseHeaders)
 		a, err = receive(in)
@@ -175,10 +178,11 @@ func (c *conn) within(ctx context.Context, deadline time.Time, patience time.Dur
 	}
 }
 
-// lost is called when writing a request failed with err. It returns the answer that the server may
-// have sent before it stopped reading. Such an answer has arrived already, or never comes. On a
-// kept connection it would not belong to this request, so lost does not read there.
-func (c *conn) lost(ctx context.Context, deadline time.Time, in *incoming, err error) (answer, error) {
+// earlyAnswer is called when writing a request failed with err. It returns the answer that the
+// server may have sent before it stopped reading. Such an answer has arrived already, or never
+// comes. On a kept connection it would not belong to this request, so earlyAnswer does not read
+// there.
+func (c *conn) earlyAnswer(ctx context.Context, deadline time.Time, in *incoming, err error) (answer, error) {
 	if !isReset(err) || c.reused {
 		return answer{}, err
 	}

@@ -15,7 +15,8 @@ import (
 	"time"
 )
 
-// A server that reads nothing holds an attempt for delivery.timeout, and not for what TLS has to say at the end.
+// A server that reads nothing holds up an attempt for delivery.timeout. The TLS message at the end
+// does not make it longer.
 func TestAttempt_EndsAtItsDeadlineOverTLS(t *testing.T) {
 	var trusted []tls.Certificate
 	serveTLSWith(t, func(c *tls.Config) { trusted = c.Certificates })
@@ -60,7 +61,8 @@ func TestAttempt_EndsAtItsDeadlineBehindAnEarlyAnswer(t *testing.T) {
 	})
 }
 
-// What fails on this side as a long request is sent is no attempt, and is known at once.
+// If this side of the wire fails while a long request is sent, it is no attempt, and that is known
+// at once.
 func TestAttempt_KnowsAFaultOfOursAsItSendsTheRest(t *testing.T) {
 	w := newTestWebhook(t, nil)
 	failWrites(w, 1, syscall.ENOBUFS)
@@ -71,8 +73,9 @@ func TestAttempt_KnowsAFaultOfOursAsItSendsTheRest(t *testing.T) {
 	}
 }
 
-// A server may answer before it has read a long request, and then read on, or not, or reset the connection. How long an attempt takes
-// is measured by TestAttempt_WaitsASecondBehindAnEarly2xxAlone: here the kernel's buffers and other tests have their share.
+// A server may answer before it has read a long request, and then read on, or not, or reset the
+// connection. TestAttempt_WaitsASecondBehindAnEarly2xxAlone measures how long an attempt takes:
+// here the kernel's buffers and other tests change it.
 func TestAttempt_AnEarlyAnswerCounts(t *testing.T) {
 	const size = 16 << 20
 	var got atomic.Int64 // bytes of the last request's body
@@ -136,7 +139,8 @@ func TestAttempt_AnEarlyAnswerCounts(t *testing.T) {
 	})
 }
 
-// A server that reads no more of a long request gets a second to read on when it has accepted it, and none otherwise.
+// A server that stops reading a long request gets a second to read on if it has accepted the
+// request, and none otherwise.
 func TestAttempt_WaitsASecondBehindAnEarly2xxAlone(t *testing.T) {
 	for name, c := range map[string]struct {
 		answer string // then nothing more is read; the server ends the connection where it is empty
@@ -169,7 +173,7 @@ func TestAttempt_WaitsASecondBehindAnEarly2xxAlone(t *testing.T) {
 	}
 }
 
-// A server that has answered and reset the connection before anything was sent is believed.
+// If a server has answered and reset the connection before anything was sent, its answer counts.
 func TestAttempt_ReadsWhatWasSaidBeforeAReset(t *testing.T) {
 	w, connected := newTestWebhook(t, nil), make(chan struct{})
 	address := serveRaw(t, true, func(conn net.Conn) {
@@ -209,7 +213,7 @@ func TestAttempt_IsCanceledAsItSends(t *testing.T) {
 	}
 }
 
-// What a server sends over an idle TLS connection may be a session ticket, or its end.
+// Bytes from a server over an idle TLS connection may be a session ticket, or its end.
 func TestConn_IsAliveBehindASessionTicket(t *testing.T) {
 	base, w := serveTLSWith(t, func(c *tls.Config) { c.ClientAuth = tls.RequestClientCert }) // the tickets come behind the handshake then
 	target := w.Target(base, requestTo(base).Secret)

@@ -28,7 +28,9 @@ func newDial(g *guard, n *names, way *gateway) dialFunc {
 		progressOf(ctx).reach(phaseDNS)
 		conn, err := d.DialContext(ctx, network, to)
 		host, _, _ := net.SplitHostPort(to)
-		if _, isDNS := errors.AsType[*net.DNSError](err); strings.HasSuffix(host, ".") && !isDNS { // the name was resolved, even if the dial failed or was canceled
+		// An error other than a DNSError means that the name was resolved, even if the dial then
+		// failed or was canceled.
+		if _, isDNS := errors.AsType[*net.DNSError](err); strings.HasSuffix(host, ".") && !isDNS {
 			n.resolved(host)
 		}
 		if errors.Is(err, syscall.ECONNREFUSED) {

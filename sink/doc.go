@@ -95,7 +95,7 @@
 //	invalid_url         CheckURL refuses the URL
 //	invalid_secret      CheckSecret refuses the secret
 //	invalid_event_id    the event's id cannot be sent in a header, or has a dot
-//	blocked_address     the address policy refuses the URL's address, or one that its host resolves to
+//	blocked_address     the address policy refuses the address of the URL or of its host name
 //	dns_error           the host name does not exist, or DNS failed or did not answer
 //	connect_refused     nothing listens on that port
 //	connect_timeout     the connection was not established in time

@@ -11,7 +11,7 @@ import (
 	"testing"
 )
 
-// These servers break the protocol in ways that real ones do; each must be told apart from the others.
+// These servers break the protocol as real ones do. Each must get its own class.
 func TestAttempt_NamesWhatTheServerDidWrong(t *testing.T) {
 	const banner = "SSH-2.0-OpenSSH_9.7\r\n"
 	for _, c := range []struct {
@@ -97,8 +97,8 @@ func TestAttempt_NamesARefusedConnection(t *testing.T) {
 }
 
 func TestAttempt_ContinuesBehindARefusedAddress(t *testing.T) {
-	// One name, two addresses: the guard refuses the first, and the second is connected to and breaks the protocol. The
-	// failure is the second's.
+	// The name has two addresses. The guard refuses the first, and the server at the second breaks
+	// the protocol. The failure must be that of the second.
 	w := newTestWebhook(t, nil)
 	address := serveRaw(t, false, func(conn net.Conn) { write(conn, "nonsense\r\n\r\n") })
 	dial := w.client.dial
@@ -148,8 +148,8 @@ func TestAttempt_BoundsItsSentences(t *testing.T) {
 	checkClass(t, attempt(t, w, requestTo("http://"+host)), ClassDNSError, 0, "…: check the host name")
 }
 
-// Depending on who comes first, the end of the connection or the request, net/http returns one of several errors. Repetition
-// meets most of them.
+// net/http returns one of several errors, depending on which is first, the end of the connection or
+// the request. Repetition meets most of them.
 func TestAttempt_NamesAConnectionThatEndsBeforeTheRequest(t *testing.T) {
 	w := newTestWebhook(t, nil)
 	address := serveRaw(t, true, func(net.Conn) {})

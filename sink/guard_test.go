@@ -26,7 +26,8 @@ func newTestGuard(t testing.TB, allow []string, deny ...string) *guard {
 	return g
 }
 
-// Addresses that no configuration opens, in every spelling that once got past somebody's guard.
+// No configuration allows these addresses. The spellings are those that once got past somebody's
+// guard.
 var neverAddrs = []string{
 	"169.254.169.254", "169.254.0.1", "::ffff:169.254.169.254", "::ffff:a9fe:a9fe", "fe80::1", "fe80::1%lo",
 	"fd00:ec2::254", "fd20:ce::254", "168.63.129.16", "::ffff:168.63.129.16", "100.100.100.200", "192.0.0.192",
@@ -35,7 +36,7 @@ var neverAddrs = []string{
 	"2001::1", "2001:0:a9fe:a9fe::", "::ffff:0:7f00:1", "::127.0.0.1", "::a9fe:a9fe", "::2",
 }
 
-// Addresses that only allow_networks opens.
+// Only allow_networks allows these addresses.
 var closedAddrs = []string{
 	"127.0.0.1", "127.255.255.254", "::1", "::1%lo", "::ffff:127.0.0.1", "::ffff:7f00:1", "10.0.0.1", "10.255.255.255",
 	"::ffff:10.0.0.1", "172.16.0.1", "172.31.255.255", "192.168.1.1", "100.64.0.1", "100.127.255.255", "192.0.0.1",
@@ -138,8 +139,8 @@ func TestNewGuard_RefusesNetworksThatCannotBeAllowed(t *testing.T) {
 	}
 }
 
-// A second opinion: an independent library generated from the same registries. It judges an IPv4-mapped address as IPv6
-// and does not know WireServer, which are the only differences there may be.
+// This compares with an independent library that is generated from the same registries. Only two
+// differences are allowed: it judges an IPv4-mapped address as IPv6, and does not know WireServer.
 func TestGuard_AgreesWithTheSSRFLibrary(t *testing.T) {
 	t.Parallel()
 	g, oracle := newTestGuard(t, nil), ssrf.New(ssrf.WithAnyPort(), ssrf.WithAnyNetwork())
@@ -151,7 +152,7 @@ func TestGuard_AgreesWithTheSSRFLibrary(t *testing.T) {
 		}
 	}
 
-	// The edges of every range of either, and their neighbours.
+	// These are the edges of every range of both, and their neighbours.
 	var prefixes []netip.Prefix
 	for _, n := range append(never[:len(never):len(never)], special...) {
 		prefixes = append(prefixes, n.prefix)

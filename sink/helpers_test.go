@@ -17,7 +17,7 @@ import (
 	"github.com/quintago/webhook-agent/secret"
 )
 
-// The sentinels stand where a customer's secrets stand; nothing may repeat them.
+// The sentinels stand in the places of a customer's secrets. Nothing may show them.
 const (
 	sentinelSecret = "sentinel-signing-key"
 	sentinelPath   = "/sentinel-path"
@@ -25,7 +25,8 @@ const (
 	testBody       = `{"id":"evt_1","type":"lead.created","created":"2025-05-10T14:32:00Z","venue":"venue_1","data":{}}`
 )
 
-// newTestWebhook makes a Webhook that may reach loopback over http; change adjusts its configuration.
+// newTestWebhook makes a Webhook that may reach loopback over http. change may adjust its
+// configuration.
 func newTestWebhook(t testing.TB, change func(*WebhookConfig)) *Webhook {
 	t.Helper()
 	cfg := WebhookConfig{
@@ -46,20 +47,20 @@ func newTestWebhook(t testing.TB, change func(*WebhookConfig)) *Webhook {
 	return w
 }
 
-// testRequest is a Request and what its Target is made of.
+// testRequest is a Request, and what its Target is made from.
 type testRequest struct {
 	URL              string
 	Secret, Previous secret.Text
 	Request
 }
 
-// of returns the Request as w makes it.
+// of returns the Request with the Target that w makes.
 func (r testRequest) of(w *Webhook) Request {
 	r.Target = rotating(w, r.URL, r.Secret, r.Previous)
 	return r.Request
 }
 
-// rotating is Target with former secrets that also sign for an hour.
+// rotating returns a Target that also has former secrets, which sign for an hour.
 func rotating(w *Webhook, url string, current secret.Text, former ...secret.Text) *Target {
 	var until []Former
 	for _, s := range former {
@@ -68,7 +69,8 @@ func rotating(w *Webhook, url string, current secret.Text, former ...secret.Text
 	return w.Target(url, current, until...)
 }
 
-// requestTo makes a request with sentinels in all its secret parts. base is scheme and host.
+// requestTo makes a request with sentinels in all its secret parts. base is the scheme and host of
+// the URL.
 func requestTo(base string) testRequest {
 	return testRequest{
 		URL:     base + sentinelPath + "?" + sentinelQuery,
@@ -93,8 +95,9 @@ func serve(t testing.TB, h http.HandlerFunc) string {
 	return server.URL
 }
 
-// serveRaw calls handle for each connection to a new listener on loopback, after the request was read unless handle is to
-// speak first. The connection is closed when handle returns. It returns the listener's host:port.
+// serveRaw calls handle for each connection to a new listener on loopback. The request was read
+// before, unless handle should speak first. The connection is closed when handle returns. It
+// returns the listener's host:port.
 func serveRaw(t testing.TB, speakFirst bool, handle func(net.Conn)) string {
 	t.Helper()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
@@ -124,7 +127,8 @@ func serveRaw(t testing.TB, speakFirst bool, handle func(net.Conn)) string {
 	return listener.Addr().String()
 }
 
-// readRequest reads one request to its end, so that closing the connection afterwards sends no reset.
+// readRequest reads one request to its end. A connection that is closed with unread data would send
+// a reset.
 func readRequest(conn net.Conn) bool {
 	request, err := http.ReadRequest(bufio.NewReader(conn))
 	if err != nil {
@@ -134,7 +138,7 @@ func readRequest(conn net.Conn) bool {
 	return err == nil
 }
 
-// write sends text and ignores errors: the other side is free to have had enough.
+// write sends text. It ignores errors, because the other side may have closed the connection.
 func write(conn net.Conn, text string) { _, _ = io.WriteString(conn, text) }
 
 func checkClass(t testing.TB, got Result, class Class, code int, words ...string) {
@@ -152,7 +156,7 @@ func checkClass(t testing.TB, got Result, class Class, code int, words ...string
 	}
 }
 
-// checkNoSentinel searches everything a program could print of v.
+// checkNoSentinel fails the test if any way to print v shows a sentinel.
 func checkNoSentinel(t testing.TB, v any) {
 	t.Helper()
 	encoded, err := json.Marshal(v)

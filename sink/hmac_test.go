@@ -7,7 +7,8 @@ import (
 	"testing"
 )
 
-// FuzzMac compares with the standard library's, for whatever key and text, also while another mac is under way.
+// FuzzMac compares mac with the standard library's HMAC, for any key and text, also while another
+// mac is in use.
 func FuzzMac(f *testing.F) {
 	for _, length := range []int{0, 1, 63, 64, 65, 200} {
 		f.Add(make([]byte, length), []byte("text"), []byte("more"))

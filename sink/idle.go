@@ -104,7 +104,8 @@ func (i *idle) put(c *conn) bool {
 		evicted = i.removeLocked(k, 0)
 	} else if i.oldest.Len() >= i.most {
 		oldest := i.oldest.Front().Value.(*conn)
-		evicted = i.removeLocked(i.origins[oldest.origin], 0) // the oldest of all is also the oldest of its origin
+		// The oldest of all is also the oldest of its origin.
+		evicted = i.removeLocked(i.origins[oldest.origin], 0)
 	}
 	k.conns = append(k.conns, i.oldest.PushBack(c))
 	i.mu.Unlock()

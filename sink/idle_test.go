@@ -9,7 +9,8 @@ import (
 	"time"
 )
 
-// A name that leads elsewhere is followed within a minute, although the former server still answers.
+// If a name leads elsewhere, the agent follows within a minute, although the former server still
+// answers.
 func TestClient_FollowsANameThatHasMoved(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w, s := pipeScript(t, func(int64, int64) string { return ok200 }, nil)
@@ -54,7 +55,8 @@ func TestClient_HonoursTheServersKeepAlive(t *testing.T) {
 	}
 }
 
-// Idle connections end by themselves, and nothing is kept of endpoints that get no more events.
+// Idle connections are closed by themselves, and nothing is kept for endpoints that get no more
+// events.
 func TestClient_ForgetsOriginsOfWhichNothingIsLeft(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w, s := pipeScript(t, func(int64, int64) string { return ok200 }, nil)
@@ -72,7 +74,7 @@ func TestClient_ForgetsOriginsOfWhichNothingIsLeft(t *testing.T) {
 	})
 }
 
-// Of too many idle connections those go that were used longest ago.
+// If there are too many idle connections, those that were used longest ago are closed.
 func TestClient_KeepsTheConnectionsThatWereUsedLast(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w, s := pipeScript(t, func(int64, int64) string { return ok200 }, func(c *WebhookConfig) { c.MaxIdle = 2 })
@@ -100,7 +102,7 @@ func TestClient_KeepsTheConnectionsThatWereUsedLast(t *testing.T) {
 	})
 }
 
-// Connections that end now and then are kept all the same.
+// Connections are still kept if one of them ends now and then.
 func TestClient_KeepsConnectionsThatMostlyWork(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w, s := pipeScript(t, func(_, request int64) string {
@@ -140,7 +142,7 @@ func TestClient_KeepsAsManyConnectionsToOneHostAsItMay(t *testing.T) {
 	})
 }
 
-// Losses are in a row only where nothing was answered on a kept connection between them, be it the last answer.
+// Losses count as in a row only if no kept connection was answered between them.
 func TestClient_CountsLossesInARow(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w, s := pipeScript(t, func(connection, request int64) string {
@@ -162,7 +164,7 @@ func TestClient_CountsLossesInARow(t *testing.T) {
 	})
 }
 
-// A server that ends kept connections gets fresh ones for a minute only.
+// A server that closes kept connections gets fresh ones for a minute only.
 func TestClient_TriesAgainToKeepConnections(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var sound atomic.Bool

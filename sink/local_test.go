@@ -28,7 +28,8 @@ func newNamedWebhook(t *testing.T, resolver *net.Resolver, timeout time.Duration
 	return w
 }
 
-// A customer's broken DNS is his failure. A resolver of ours that answers for nobody is nobody's.
+// A customer's broken DNS is a failure of the customer. If our resolver answers for nobody, it is
+// no attempt.
 func TestAttempt_TellsBrokenDNSOfACustomersFromOurs(t *testing.T) {
 	url := serve(t, func(rw http.ResponseWriter, _ *http.Request) { rw.Header().Set("Connection", "close") })
 	_, port, err := net.SplitHostPort(url[len("http://"):])

@@ -25,13 +25,14 @@ import (
 	"github.com/quintago/webhook-agent/testenv/zoo"
 )
 
-// Package net/http is what this client is compared with, and nothing else needs it. Command make differences has both read generated
-// answers, and fails when they differ in a way that no entry of differences explains.
+// This file compares the client with net/http, and nothing else needs net/http. make differences
+// lets both read generated answers. It fails if they differ in a way that no entry of differences
+// explains.
 
 // generated is how many answers are compared.
 const generated = 100_000
 
-// reading is what an attempt makes of an answer.
+// reading is how an attempt reads an answer.
 type reading struct {
 	class   Class
 	code    int
@@ -39,14 +40,14 @@ type reading struct {
 	kept    bool // another request may follow on the connection
 }
 
-// difference is a way in which net/http reads an answer otherwise.
+// difference is a way in which net/http reads an answer differently.
 type difference struct {
 	name, why string
 	// is reports whether an answer is of this kind.
 	is func(text string, ours, theirs reading) bool
 }
 
-// differences is asked from the top.
+// differences explains why the two differ. The first entry that matches counts.
 var differences = []difference{
 	{"a head that is cut off", "the server closed the connection before it answered, which says more than that what came is no HTTP", func(_ string, ours, theirs reading) bool {
 		return ours.class == ClassConnectionReset && theirs.class == ClassNotHTTP
@@ -78,7 +79,7 @@ var differences = []difference{
 	}},
 }
 
-// odd reports whether one of the patterns is in the text.
+// odd reports whether the text matches one of the patterns.
 func odd(text string, patterns ...string) bool {
 	return slices.ContainsFunc(patterns, func(pattern string) bool { return regexp.MustCompile(pattern).MatchString(text) })
 }
@@ -150,7 +151,7 @@ func TestDifference_OfNetHTTPInTheZooIsOneThatIsMeant(t *testing.T) {
 	t.Logf("%d animals", len(z.Animals))
 }
 
-// theirs is an attempt as this package made it by net/http.
+// theirs is an attempt in the way in which this package made it by net/http.
 func (w *Webhook) theirs(t *testing.T, url string, timeout time.Duration) reading {
 	transport := &http.Transport{DialContext: w.client.dial, TLSClientConfig: w.client.tls.Clone(), DisableCompression: true, MaxResponseHeaderBytes: maxHeaderBytes}
 	defer transport.CloseIdleConnections()
@@ -178,7 +179,7 @@ func (w *Webhook) theirs(t *testing.T, url string, timeout time.Duration) readin
 	return r
 }
 
-// theirClass classifies an error of net/http, two of which have no type.
+// theirClass returns the class of an error of net/http. Two of these errors have no type.
 func theirClass(err error, f failure) Class {
 	switch {
 	case strings.Contains(err.Error(), "server response headers exceeded"):
@@ -190,7 +191,7 @@ func theirClass(err error, f failure) Class {
 	return class
 }
 
-// readOurs has this client read the answer.
+// readOurs reads the answer with this client.
 func readOurs(t *testing.T, text string, step int) reading {
 	c := newConn(newScripted(text, step), origin{}, time.Now().Add(time.Hour))
 	a, keep, err := c.exchange(t.Context(), time.Now().Add(time.Hour), &message{first: []byte("POST")}, new(progress))
@@ -202,7 +203,7 @@ func readOurs(t *testing.T, text string, step int) reading {
 	return reading{r.Class, r.Code, string(a.excerpt), keep}
 }
 
-// readTheirs has net/http read it, as this package did before it had a client of its own.
+// readTheirs reads the answer with net/http, as this package did before it had a client of its own.
 func readTheirs(text string, step int) (r reading) {
 	conn := newScripted(text, step)
 	transport := &http.Transport{
@@ -241,7 +242,7 @@ func readTheirs(text string, step int) (r reading) {
 	return r
 }
 
-// scripted is a connection whose other side answers the first request with a text, and then ends.
+// scripted is a connection. Its other side answers the first request with a text, and then ends.
 type scripted struct {
 	net.Conn // for the methods that nobody calls
 	text     *bytes.Reader
@@ -273,7 +274,7 @@ func (s *scripted) Close() error {
 	return nil
 }
 
-// closeOnce closes a channel that one goroutine closes, or several in turn.
+// closeOnce closes a channel once, even if several goroutines call it in turn.
 func closeOnce(c chan struct{}) {
 	select {
 	case <-c:
@@ -286,7 +287,8 @@ func (s *scripted) SetDeadline(time.Time) error      { return nil }
 func (s *scripted) SetReadDeadline(time.Time) error  { return nil }
 func (s *scripted) SetWriteDeadline(time.Time) error { return nil }
 
-// generate makes an answer: mostly a sound one with something odd in it, sometimes with bytes changed at random.
+// generate returns an answer. Mostly it is a sound one with something odd in it; sometimes random
+// bytes are changed.
 func generate(random *rand.Rand) string {
 	pick := func(words ...string) string { return words[random.IntN(len(words))] }
 	rarely := func(odd ...string) string {

@@ -6,7 +6,7 @@ import (
 	"testing"
 )
 
-// panickyDial panics in the dial, which net/http does on a goroutine of its own: net asks the context for a trace there.
+// panickyDial is a context that panics during the dial, where net asks it for a trace.
 type panickyDial struct{ context.Context }
 
 func (c panickyDial) Value(key any) any {

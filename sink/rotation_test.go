@@ -38,8 +38,8 @@ func servePage(t *testing.T, knows string) *page {
 	return p
 }
 
-// Several rotations within an overlap leave several former secrets, and the receiver may be on any
-// of them.
+// After several rotations within an overlap there are several former secrets, and the receiver may
+// have any of them.
 func TestAttempt_FindsTheSecretThatTheReceiverIsOn(t *testing.T) {
 	w := newTestWebhook(t, nil)
 	send := func(target *Target) Result {
@@ -81,7 +81,7 @@ func TestAttempt_FindsTheSecretThatTheReceiverIsOn(t *testing.T) {
 				t.Errorf("%s, the receiver knows %s: what was accepted is not remembered: %+v", c.secrets, c.knows, got)
 			}
 		}
-		// Another rotation leaves the receiver where it is.
+		// Another rotation does not change which secret the receiver has.
 		next := rotating(w, p.url, secret.New("new"), all...)
 		next.Follow(target)
 		if got := send(next); got.Outcome != Succeeded || p.requests.Swap(0) != 1 {
@@ -100,8 +100,8 @@ func TestAttempt_FindsTheSecretThatTheReceiverIsOn(t *testing.T) {
 	}
 }
 
-// What an attempt with another secret meets before an answer says nothing of that secret: the next
-// attempt begins with it.
+// If an attempt with another secret fails before an answer, that says nothing about the secret. The
+// next attempt begins with it.
 func TestAttempt_GoesOnWithTheSecretThatGotNoAnswer(t *testing.T) {
 	w := newTestWebhook(t, nil)
 	var requests atomic.Int64
@@ -124,7 +124,7 @@ func TestAttempt_GoesOnWithTheSecretThatGotNoAnswer(t *testing.T) {
 	}
 }
 
-// Each secret ends at its own time, by the time that is signed.
+// Each secret ends at its own time. The time that is signed decides.
 func TestAttempt_SignsWithEachFormerSecretUntilItsTime(t *testing.T) {
 	w := newTestWebhook(t, nil)
 	var header atomic.Pointer[http.Header]

@@ -13,7 +13,8 @@ import (
 	"time"
 )
 
-// script is a server that answers each request on a connection by what it is told, and ends a connection when there is no more to say.
+// script is a server that answers each request on a connection with what answer returns. It closes
+// the connection when answer returns an empty text.
 type script struct {
 	connections, requests atomic.Int64
 	answer                func(connection, request int64) string // empty to end the connection
@@ -50,7 +51,7 @@ func startScript(t *testing.T, answer func(connection, request int64) string) (*
 
 const ok200 = "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
 
-// pipeScript makes a Webhook in a bubble whose connections are pipes to a script.
+// pipeScript makes a Webhook for a synctest bubble. Its connections are pipes to a script.
 func pipeScript(t *testing.T, answer func(connection, request int64) string, change func(*WebhookConfig)) (*Webhook, *script) {
 	s := &script{answer: answer}
 	w := newTestWebhook(t, change)
@@ -62,7 +63,7 @@ func pipeScript(t *testing.T, answer func(connection, request int64) string, cha
 	return w, s
 }
 
-// together is a connection whose writes are held back, and go out as one.
+// together is a connection that holds back its writes and sends them as one.
 type together struct {
 	net.Conn
 	held []byte
@@ -77,8 +78,9 @@ func (c *together) Write(b []byte) (int, error) {
 	return len(b), nil
 }
 
-// serveTLSRaw calls handle for each connection behind the handshake, with what it is made of. The server speaks these protocols, or does
-// not look at ALPN. It returns the URL and a Webhook that trusts the certificate.
+// serveTLSRaw calls handle for each connection after the TLS handshake, with the connection below
+// it. The server offers these protocols, or ignores ALPN. It returns the URL and a Webhook that
+// trusts the certificate.
 func serveTLSRaw(t *testing.T, protocols []string, handle func(*tls.Conn, *together)) (string, *Webhook) {
 	t.Helper()
 	var trusted []tls.Certificate
@@ -93,7 +95,7 @@ func serveTLSRaw(t *testing.T, protocols []string, handle func(*tls.Conn, *toget
 	return "https://" + address, w
 }
 
-// waitForBytes waits until something has come over an idle connection that nobody reads.
+// waitForBytes waits until bytes have come over an idle connection that nobody reads.
 func waitForBytes(t *testing.T, c *conn) {
 	t.Helper()
 	for deadline := time.Now().Add(10 * time.Second); ; runtime.Gosched() {

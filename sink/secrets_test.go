@@ -10,7 +10,8 @@ import (
 	"github.com/quintago/webhook-agent/secret"
 )
 
-// Results are searched by the helper attempt, in every test that uses it; here are the errors.
+// The helper attempt searches every Result for secrets, in each test that uses it. This file
+// searches the errors.
 func TestErrors_ShowNoSecret(t *testing.T) {
 	w := newTestWebhook(t, nil)
 	for _, url := range []string{

@@ -21,11 +21,11 @@ import (
 // The headers of a signed request, in net/http's canonical spelling.
 const (
 	HeaderSignature         = "X-Quintago-Signature"          // sha256=<hex>, as in the customer documentation
-	HeaderSignaturePrevious = "X-Quintago-Signature-Previous" // the same with the newest former secret, during a rotation
+	HeaderSignaturePrevious = "X-Quintago-Signature-Previous" // the same with the newest former secret
 	HeaderID                = "Webhook-Id"                    // the event id, the same on every attempt
 	HeaderTimestamp         = "Webhook-Timestamp"             // Unix seconds of the attempt
 	HeaderStandardSignature = "Webhook-Signature"             // v1,<base64>, several separated by spaces
-	HeaderTest              = "Webhook-Test"                  // true on a sample that `endpoints test` sends, else absent
+	HeaderTest              = "Webhook-Test"                  // true on a sample, else absent
 )
 
 const (
@@ -134,7 +134,7 @@ func parseSecret(s secret.Text) (signingKey, error) {
 	// The decoder skips line breaks, but checkSpelling has refused them, so two different texts are never the same key.
 	decoded, err := base64.StdEncoding.Strict().DecodeString(encoded)
 	if err != nil {
-		corrupt, _ := errors.AsType[base64.CorruptInputError](err) // DecodeString returns no other error
+		corrupt, _ := errors.AsType[base64.CorruptInputError](err) // there is no other error
 		return signingKey{}, notBase64(int(corrupt))
 	}
 	if len(decoded) < minKeyBytes || len(decoded) > maxKeyBytes {

@@ -16,7 +16,8 @@ import (
 )
 
 const (
-	// The secret and payload of the examples of Standard Webhooks, with the signature its libraries are tested with.
+	// This is the secret and payload of the examples of Standard Webhooks, with the signature that
+	// its libraries are tested with.
 	goldenSecret = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 	goldenID     = "msg_p5jXN8AQM9LWM0D4loKWxJek"
 	goldenBody   = `{"test": 2432232314}`
@@ -47,7 +48,8 @@ func TestSign_GivesTheGoldenSignatures(t *testing.T) {
 	}
 }
 
-// The customer documentation: createHmac('sha256', WEBHOOK_SECRET).update(payload).digest('hex').
+// The customer documentation has this: createHmac('sha256',
+// WEBHOOK_SECRET).update(payload).digest('hex').
 func TestSign_IsWhatTheCustomerDocumentationComputes(t *testing.T) {
 	for _, key := range []string{goldenSecret, "any text", "pässword", "two  spaces", "wh_sec"} {
 		mac := hmac.New(sha256.New, []byte(key))

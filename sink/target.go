@@ -67,7 +67,7 @@ func (w *Webhook) Target(rawURL string, current secret.Text, former ...Former) *
 	}
 	if len(t.keys) > 1 {
 		t.order, t.wentWith = new(atomic.Pointer[[]*signingKey]), new(atomic.Pointer[[]*signingKey])
-		t.begin(t.keys[len(t.keys)-1])
+		t.prefer(t.keys[len(t.keys)-1])
 	}
 	return t
 }
@@ -83,7 +83,7 @@ func (t *Target) Follow(before *Target) {
 		last = (*before.order.Load())[0]
 	}
 	if i := slices.IndexFunc(t.keys, last.is); i >= 0 {
-		t.begin(t.keys[i])
+		t.prefer(t.keys[i])
 	}
 }
 
@@ -122,9 +122,9 @@ func (t *Target) choices(keys []*signingKey) []*signingKey {
 // mostChoices bounds the secrets that one attempt tries. The next attempt tries others.
 const mostChoices = 3
 
-// begin makes the next attempt start with a key that the receiver has accepted, and go on with the
+// prefer makes the next attempt start with a key that the receiver has accepted, and go on with the
 // newest.
-func (t *Target) begin(with *signingKey) {
+func (t *Target) prefer(with *signingKey) {
 	if before := t.order.Load(); before != nil && (*before)[0] == with {
 		return
 	}

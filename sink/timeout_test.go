@@ -15,8 +15,9 @@ import (
 
 const testTimeout = 15 * time.Second
 
-// pipeWebhook makes a Webhook inside a synctest bubble whose connections are pipes to handle, which may wait for nothing but
-// the bubble's clock and its connection. A nil handle leaves the dial hanging in the phase it has reached.
+// pipeWebhook makes a Webhook for a synctest bubble. Its connections are pipes to handle, which may
+// wait only for the bubble's clock and for its connection. If handle is nil, the dial hangs in the
+// phase that it has reached.
 func pipeWebhook(t *testing.T, reached phase, handle func(net.Conn)) *Webhook {
 	w := newTestWebhook(t, func(c *WebhookConfig) { c.Timeout = testTimeout })
 	w.client.dial = func(ctx context.Context, _, _ string) (net.Conn, error) {
@@ -37,7 +38,8 @@ func pipeWebhook(t *testing.T, reached phase, handle func(net.Conn)) *Webhook {
 	return w
 }
 
-// respond reads a request and then writes parts, a second apart, until the client has had enough.
+// respond reads a request and then writes parts, a second apart, until the client closes the
+// connection.
 func respond(conn net.Conn, parts ...string) {
 	if !readRequest(conn) {
 		return

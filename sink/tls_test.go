@@ -19,14 +19,14 @@ import (
 	"time"
 )
 
-// serveTLS starts a TLS server whose certificate is change's idea of one for 127.0.0.1. It returns the server and a Webhook that
-// trusts the certificate as an authority.
+// serveTLS starts a TLS server with a certificate for 127.0.0.1 that change may have changed. It
+// returns the server and a Webhook that trusts the certificate as an authority.
 func serveTLS(t *testing.T, change func(*x509.Certificate), maxVersion uint16) (string, *Webhook) {
 	t.Helper()
 	return serveTLSAs(t, change, func(c *tls.Config) { c.MaxVersion = maxVersion })
 }
 
-// serveTLSWith is serveTLS with a sound certificate and what configure makes of the server.
+// serveTLSWith does the same with a sound certificate. configure may change the server.
 func serveTLSWith(t *testing.T, configure func(*tls.Config)) (string, *Webhook) {
 	t.Helper()
 	return serveTLSAs(t, nil, configure)

@@ -10,7 +10,8 @@ import (
 	"github.com/quintago/webhook-agent/secret"
 )
 
-// What is not allowed in a query is never sent raw: nginx and Node answer 400 to it.
+// Characters that a query may not hold are never sent raw, because nginx and Node answer 400 to
+// them.
 func TestAttempt_SendsQueriesThatServersTake(t *testing.T) {
 	var asked string
 	url := serve(t, func(_ http.ResponseWriter, r *http.Request) { asked = r.RequestURI })
@@ -28,7 +29,7 @@ func TestAttempt_SendsQueriesThatServersTake(t *testing.T) {
 	}
 }
 
-// A redirect's sentence says where to, as far as that is no secret.
+// The sentence about a redirect says where it leads, as far as that is no secret.
 func TestAttempt_SaysWhereARedirectLeads(t *testing.T) {
 	var location string
 	url := serve(t, func(w http.ResponseWriter, _ *http.Request) {
@@ -60,7 +61,7 @@ func TestAttempt_NamesAClientCertificateThatIsWanted(t *testing.T) {
 		address, w := serveTLSWith(t, func(c *tls.Config) { c.ClientAuth, c.MaxVersion = tls.RequireAnyClientCert, version })
 		checkClass(t, attempt(t, w, requestTo(address)), ClassTLSClientCert, 0)
 
-		// One that would take a certificate does without.
+		// A server that asks for a certificate but does not require one gets none.
 		address, w = serveTLSWith(t, func(c *tls.Config) { c.ClientAuth, c.MaxVersion = tls.RequestClientCert, version })
 		if got := attempt(t, w, requestTo(address)); got.Outcome != Succeeded {
 			t.Errorf("%+v", got)

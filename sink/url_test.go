@@ -162,7 +162,7 @@ func FuzzCheckURL(f *testing.F) {
 		if host == "" || u.User != nil || u.Fragment != "" || strings.ContainsFunc(host, func(r rune) bool { return r <= ' ' || r > '~' }) {
 			t.Errorf("%q is accepted", raw)
 		}
-		// What is accepted means the same to whoever parses it again.
+		// A URL that is accepted has the same meaning for everybody who parses it again.
 		if again, err := url.Parse(u.String()); err != nil || again.Host != u.Host {
 			t.Errorf("%q is read as %v, then as %v (%v)", raw, u, again, err)
 		}

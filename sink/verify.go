@@ -53,7 +53,8 @@ func Verify(h http.Header, body []byte, now time.Time, secrets ...secret.Text) V
 }
 
 func verifyQuintago(h http.Header, body []byte, keys []signingKey) error {
-	presented := h.Values(HeaderSignature) // only this header, as a receiver written to the customers' page does
+	// Only this header is checked, as a receiver written to the customers' page does.
+	presented := h.Values(HeaderSignature)
 	if len(presented) == 0 {
 		return fmt.Errorf("%s is missing", HeaderSignature)
 	}

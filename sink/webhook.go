@@ -35,33 +35,43 @@ const (
 	Succeeded Outcome = iota // a 2xx status line arrived
 	Failed                   // anything else
 	Gone                     // the server answered 410: the caller should disable the endpoint
-	Canceled                 // the caller's context ended first; whether the server got the event is unknown
-	NotMade                  // this side of the wire failed (Result.Fault), so it was no attempt
+	// The caller's context ended first. Nobody knows whether the server got the event.
+	Canceled
+	NotMade // this side of the wire failed (Result.Fault), so it was no attempt
 )
 
 // Result is the result of one attempt. Which fields are set follows from the Outcome.
 type Result struct {
-	Outcome    Outcome
-	Code       int           // HTTP status; 0 when no status line arrived
-	Class      Class         // empty on success
-	Error      string        // one sentence of at most 300 bytes, fit for PostgreSQL and a terminal; empty on success
-	Latency    time.Duration // from the call to the status line, or to the failure
-	Response   string        // at most 4 KiB of the body, for failures only; Sanitize was applied, Printable was not
-	RetryAfter time.Duration // the wait that an answer other than 2xx asked for, at most an hour; 0 for none
+	Outcome Outcome
+	Code    int   // HTTP status; 0 when no status line arrived
+	Class   Class // empty on success
+	// Error is one sentence of at most 300 bytes, fit for PostgreSQL and a terminal. It is empty on
+	// success.
+	Error   string
+	Latency time.Duration // from the call to the status line, or to the failure
+	// Response is at most 4 KiB of the body, for failures only. Sanitize was applied, Printable was
+	// not.
+	Response string
+	// RetryAfter is the wait that an answer other than 2xx asked for, at most an hour, or 0 for
+	// none.
+	RetryAfter time.Duration
 	Panic      *panics.Error // set with ClassInternalError only
 	Fault      Fault         // set with NotMade only
 }
 
 // WebhookConfig configures a Webhook.
 type WebhookConfig struct {
-	Version        string         // the User-Agent is QuintaGo-Webhooks/<Version>
-	Timeout        time.Duration  // delivery.timeout: one deadline for DNS, connect, TLS, request, headers and body
-	AllowHTTP      bool           // network.allow_http: http:// URLs are accepted
-	AllowNetworks  []netip.Prefix // network.allow_networks
-	DenyAddrs      []netip.Addr   // the host's and the database's addresses, refused unless AllowNetworks covers them
-	MaxIdlePerHost int            // idle connections kept open to one host
-	MaxIdle        int            // idle connections kept open to all hosts; 0 for DefaultMaxIdle
-	Resolver       *net.Resolver  // looks up the hosts of URLs; nil for net.DefaultResolver
+	Version string // the User-Agent is QuintaGo-Webhooks/<Version>
+	// Timeout is delivery.timeout: one deadline for DNS, connect, TLS, request, headers and body.
+	Timeout       time.Duration
+	AllowHTTP     bool           // network.allow_http: http:// URLs are accepted
+	AllowNetworks []netip.Prefix // network.allow_networks
+	// DenyAddrs are the host's and the database's addresses. They are refused unless AllowNetworks
+	// covers them.
+	DenyAddrs      []netip.Addr
+	MaxIdlePerHost int           // idle connections kept open to one host
+	MaxIdle        int           // idle connections kept open to all hosts; 0 for DefaultMaxIdle
+	Resolver       *net.Resolver // looks up the hosts of URLs; nil for net.DefaultResolver
 }
 
 // Webhook delivers events by HTTP. Any number of goroutines may call its methods at the same time.
@@ -178,7 +188,7 @@ func (w *Webhook) rotate(ctx context.Context, r Request, start time.Time) (resul
 			// Some answer 500 to a signature that is wrong, some end the connection, and some are silent.
 			r.Target.postpone(signer) // so the next attempt tries another
 		case result.Code != 0:
-			r.Target.begin(signer)
+			r.Target.prefer(signer)
 		}
 		break
 	}

@@ -52,7 +52,7 @@ func TestAttempt_SendsTheContractAndNothingElse(t *testing.T) {
 	if err := Verify(got.Header, body, time.Now(), r.Secret).Standard; err != nil {
 		t.Error(err)
 	}
-	// The receiver of the customers' page may know the former secret still.
+	// A receiver written to the customers' page may still have the former secret.
 	if err := Verify(got.Header, body, time.Now(), r.Previous).Err(); err != nil {
 		t.Errorf("with the former secret: %v", err)
 	}
@@ -176,7 +176,7 @@ func TestAttempt_DoesNotInflate(t *testing.T) {
 	}
 }
 
-// countConns makes w dial through a counter.
+// countConns counts the connections that w dials.
 func countConns(w *Webhook) *atomic.Int32 {
 	var n atomic.Int32
 	dial := w.client.dial
@@ -213,7 +213,8 @@ func TestAttempt_ReusesTheConnectionAfterAShortBody(t *testing.T) {
 	}
 }
 
-// failingWrites is a connection that takes some writes and then fails each with err, before a byte of it.
+// failingWrites is a connection that accepts some writes, and then fails each write with err before
+// its first byte.
 type failingWrites struct {
 	net.Conn
 	good int // writes that are left; only the transport's one writing goroutine uses it
@@ -227,7 +228,7 @@ func (c *failingWrites) Write(b []byte) (int, error) {
 	return c.Conn.Write(b)
 }
 
-// failWrites makes each connection of w fail after good writes.
+// failWrites makes each connection of w fail after some good writes.
 func failWrites(w *Webhook, good int, err error) {
 	dial := w.client.dial
 	w.client.dial = func(ctx context.Context, network, address string) (net.Conn, error) {
@@ -264,7 +265,8 @@ func TestAttempt_IgnoresTheProxyEnvironment(t *testing.T) {
 	for _, name := range []string{"HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy"} {
 		t.Setenv(name, proxy)
 	}
-	// The environment never applies to loopback, so the request goes elsewhere; the dial is what shows the way.
+	// Proxy variables never apply to loopback, so the request goes elsewhere. The dial shows where
+	// it goes.
 	w := newTestWebhook(t, nil)
 	var dialed string
 	w.client.dial = func(_ context.Context, _, address string) (net.Conn, error) {
@@ -282,8 +284,8 @@ func TestAttempt_OpensNoConnectionToARefusedAddress(t *testing.T) {
 	base := serve(t, func(http.ResponseWriter, *http.Request) { reached.Store(true) })
 	_, port, _ := net.SplitHostPort(strings.TrimPrefix(base, "http://"))
 
-	// By literal the URL is refused. By name the guard is alone: localhost is let through the text check by allowing ::1, where
-	// nothing listens.
+	// As a literal address the URL is refused. As a name only the guard can refuse it: allowing
+	// ::1, where nothing listens, lets localhost pass the check of the text.
 	w := newTestWebhook(t, func(c *WebhookConfig) { c.AllowNetworks = []netip.Prefix{netip.MustParsePrefix("::1/128")} })
 	got := attempt(t, w, requestTo(base))
 	checkClass(t, got, ClassBlockedAddress, 0, "network.allow_networks")

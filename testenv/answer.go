@@ -14,8 +14,10 @@ type Answer struct {
 	Header map[string]string // such as Retry-After, or Location of a redirect
 	Body   string
 	Delay  time.Duration // the wait before the answer
-	Hang   bool          // waits for Receiver.Release before the answer; no answer if the client gives up first
-	Reset  bool          // resets the connection instead of answering
+	// Hang waits for Receiver.Release before the answer. There is none if the client gives up
+	// first.
+	Hang  bool
+	Reset bool // resets the connection instead of answering
 }
 
 // Answerer returns the answer to a request. A Receiver calls it from several goroutines at the same

@@ -23,7 +23,8 @@ import (
 
 const (
 	startTimeout = 30 * time.Second // for initdb, and then for the server to accept connections
-	stopTimeout  = 30 * time.Second // for an immediate stop, which takes milliseconds on a healthy machine
+	// stopTimeout bounds an immediate stop, which takes milliseconds on a healthy machine.
+	stopTimeout = 30 * time.Second
 
 	superuser = "postgres"
 	// maintenanceDatabase is the database that initdb makes. The others are created through it.
@@ -61,7 +62,8 @@ type StopMode syscall.Signal
 
 // These are the modes of pg_ctl stop that tests use.
 const (
-	Fast      = StopMode(syscall.SIGINT)  // ends sessions, then waits until replication clients have confirmed everything
+	// Fast ends sessions, and then waits until replication clients have confirmed everything.
+	Fast      = StopMode(syscall.SIGINT)
 	Immediate = StopMode(syscall.SIGQUIT) // ends at once; the next start recovers from WAL
 )
 
@@ -73,7 +75,9 @@ type Cluster struct {
 	opts     Options
 	as       serverUser
 	folder   *folder
-	password string // of all roles, for TCP; the socket needs none, as its folder is closed to others
+	// password is that of all roles, for TCP. The socket needs none, as its folder is closed to
+	// others.
+	password string
 	port     int
 	server   *Process // nil while stopped
 
@@ -185,7 +189,8 @@ func (c *Cluster) CreateRole(ctx context.Context, role, attributes string) error
 func (c *Cluster) maintain(ctx context.Context, use func(*pgx.Conn) error) (err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.maintenance != nil && c.maintenance.Ping(ctx) != nil { // the server was restarted meanwhile
+	// The connection may have ended, because the server was restarted.
+	if c.maintenance != nil && c.maintenance.Ping(ctx) != nil {
 		_ = c.maintenance.Close(ctx)
 		c.maintenance = nil
 	}
@@ -436,7 +441,8 @@ func (c *Cluster) Close() error {
 // that the kernel uses for outgoing connections. With a port of that range, a client that dials
 // again and again while the server restarts may connect to itself and keep the port.
 func FreePort() (int, error) {
-	const lowest, highest = 20000, 32000 // below the ephemeral ranges of Linux (32768) and macOS (49152)
+	// These are below the ephemeral ranges of Linux (32768) and macOS (49152).
+	const lowest, highest = 20000, 32000
 	for range 100 {
 		var random [2]byte
 		_, _ = rand.Read(random[:]) // never fails

@@ -55,7 +55,7 @@ func TestCluster_KeepsWhatWasCommittedOverCrashAndRestart(t *testing.T) {
 	}
 }
 
-// A backend that computes does not look whether its postmaster lives.
+// A backend that is computing does not check whether its postmaster lives.
 func TestCluster_CrashKillsBusyBackends(t *testing.T) {
 	t.Parallel()
 	c := NewCluster(t, Options{})
@@ -135,7 +135,7 @@ func TestStart_TellsTheServersReason(t *testing.T) {
 	}
 }
 
-// A process that dies by SIGKILL takes its server along, and the next Start removes the folder.
+// If a process dies by SIGKILL, the kernel stops its server, and the next Start removes the folder.
 func TestStart_SweepsTheClusterOfADeadProcess(t *testing.T) {
 	t.Parallel()
 	owner := exec.Command(os.Args[0])
@@ -180,7 +180,7 @@ func TestStart_SweepsTheClusterOfADeadProcess(t *testing.T) {
 	}
 }
 
-// Where the kernel does not stop the server, the sweep does.
+// If the kernel does not stop the server, the sweep does.
 func TestSweep_StopsAnOrphanedServer(t *testing.T) {
 	t.Parallel()
 	c, err := Start(t.Context(), Options{})
@@ -209,10 +209,12 @@ func TestSweep_StopsAnOrphanedServer(t *testing.T) {
 	})
 }
 
-// abandonEnv makes this test binary the process that dies without closing its cluster.
+// abandonEnv is the environment variable that makes this test binary play a process which dies
+// without closing its cluster.
 const abandonEnv = "TESTENV_ABANDON"
 
-// abandonCluster starts a cluster, prints its postmaster and folder, and waits to be killed, or for the end of the test.
+// abandonCluster starts a cluster, prints its postmaster and folder, and waits until it is killed
+// or the test ends.
 func abandonCluster() {
 	c, err := Start(context.Background(), Options{})
 	if err != nil {

@@ -48,7 +48,9 @@ type DB struct {
 	URL  string // connects as AgentRole, which owns the database; holds a password
 	// LeastURL connects as LeastRole, which owns nothing. It holds a password.
 	LeastURL string
-	Slot     string // a name for a replication slot; it follows from Name, because all databases share the names of slots
+	// Slot is a name for a replication slot. It follows from Name, because all databases share the
+	// names of slots.
+	Slot string
 
 	// SuperuserURL connects as a superuser. It holds a password. A test that makes a role should
 	// name it after the database, because all databases share the roles.

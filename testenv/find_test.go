@@ -8,7 +8,7 @@ import (
 	"testing"
 )
 
-// fakeServer makes a folder with programs that only know their version.
+// fakeServer makes a folder with programs that can only print their version.
 func fakeServer(t *testing.T, dir, version string) string {
 	t.Helper()
 	if err := os.MkdirAll(dir, 0o755); err != nil {
@@ -23,7 +23,7 @@ func fakeServer(t *testing.T, dir, version string) string {
 	return dir
 }
 
-// onlyServers makes FindPostgres see the servers in root and no other.
+// onlyServers makes FindPostgres see only the servers in root.
 func onlyServers(t *testing.T, root string) {
 	t.Helper()
 	usual := serverFolders
@@ -88,7 +88,7 @@ func TestFindPostgres_SaysWhatToDoWhenThereIsNone(t *testing.T) {
 	}
 }
 
-// The links stand in a file of the package, since npm packages hold no links.
+// A file of the package lists the links, because npm packages hold none.
 func TestMakeSymlinks_LinksSharedLibraries(t *testing.T) {
 	dir := t.TempDir()
 	lib := filepath.Join(dir, "native", "lib")

@@ -16,7 +16,8 @@ import (
 )
 
 const (
-	proxyBuffer  = 32 << 10        // the most bytes that the proxy holds for one direction of one connection
+	// proxyBuffer is the most bytes that the proxy holds for one direction of one connection.
+	proxyBuffer  = 32 << 10
 	dripInterval = time.Second     // the time between two bytes under Drip
 	cutTimeout   = time.Second     // how long both ends have to close as well after Cut
 	dialTimeout  = 5 * time.Second // for the connection to the target
@@ -41,7 +42,9 @@ type CommitFault int
 const (
 	KeepCommits CommitFault = iota // none
 	LoseCommit                     // the connection breaks before the server gets the commit
-	LoseAnswer                     // the connection breaks after the server has carried it out, before the client knows
+	// LoseAnswer breaks the connection after the server has carried out the commit, before the
+	// client knows.
+	LoseAnswer
 )
 
 // Proxy stands between a TCP client and its server, PostgreSQL or a receiver, and breaks
@@ -111,7 +114,8 @@ func (p *Proxy) Addr() string { return p.listener.Addr().String() }
 func (p *Proxy) Via(rawURL string) string {
 	u, err := url.Parse(rawURL)
 	if err != nil {
-		panic("testenv: Proxy.Via was not given a URL") // the text is not shown: it may hold a password
+		// The text is not shown: it may hold a password.
+		panic("testenv: Proxy.Via was not given a URL")
 	}
 	u.Host = p.Addr()
 	if u.Scheme == "postgres" || u.Scheme == "postgresql" {
@@ -283,12 +287,14 @@ func (p *Proxy) serve(ctx context.Context, client *net.TCPConn) {
 	dialer := net.Dialer{Timeout: dialTimeout}
 	conn, err := dialer.DialContext(ctx, "tcp", p.target)
 	if err != nil {
-		_ = client.SetLinger(0) // a refused connection is not possible any more; a reset is the nearest
+		// A refused connection is not possible any more. A reset is the nearest to it.
+		_ = client.SetLinger(0)
 		return
 	}
 	defer conn.Close()
 	if !l.attach(conn.(*net.TCPConn)) {
-		_, _ = io.Copy(io.Discard, client) // read until the client has closed too, as pump does after a cut
+		// Read until the client has closed too, as pump does after a cut.
+		_, _ = io.Copy(io.Discard, client)
 		return
 	}
 	var back sync.WaitGroup
@@ -341,12 +347,14 @@ type link struct {
 	over       chan struct{} // closed by end
 	halfClosed atomic.Bool   // what the client sends is dropped
 	frozen     atomic.Bool   // nothing passes any more
-	answerLost atomic.Bool   // the next thing that the server sends breaks the link and does not pass
+	// answerLost makes the next thing that the server sends break the link instead of passing.
+	answerLost atomic.Bool
 	commits    commitScanner // only the goroutine that pumps up uses it
 
 	asking bool // the client was the last to send; guarded by proxy.mu
 
-	mu     sync.Mutex         // held while the ends are broken, so that attach comes either before that or after it
+	// mu is held while the ends are broken, so that attach comes either before that or after it.
+	mu     sync.Mutex
 	server *net.TCPConn       // nil before attach; the pumps start after attach
 	broken func(*net.TCPConn) // how each end is broken; nil while the link is not over
 }
@@ -429,7 +437,8 @@ func (l *link) pump(d direction) {
 		for rest := buf[:n]; len(rest) > 0; {
 			admitted := l.admit(d, len(rest))
 			if admitted == 0 || !l.pass(d, to, rest[:admitted]) {
-				_, _ = io.Copy(io.Discard, from) // needed after a cut; otherwise the read fails at once
+				// This is needed after a cut. Otherwise the read fails at once.
+				_, _ = io.Copy(io.Discard, from)
 				return
 			}
 			rest = rest[admitted:]
@@ -517,8 +526,8 @@ func (l *link) losesCommit(data []byte) bool {
 }
 
 // commitScanner finds the statement commit in a stream of messages, by its text and the zero byte
-// that ends it.
-type commitScanner struct{ tail []byte } // the last bytes of the stream, one fewer than the text has
+// that ends it. tail is the last bytes of the stream, one fewer than the text has.
+type commitScanner struct{ tail []byte }
 
 // ends reports whether a commit ends in data.
 func (s *commitScanner) ends(data []byte) bool {

@@ -15,7 +15,7 @@ import (
 )
 
 const (
-	// soon is how long a test waits for bytes that a proxy passes.
+	// soon is how long a test waits for bytes that a proxy lets pass.
 	soon = 10 * time.Second
 	// quiet is how long a test listens for bytes that a proxy holds back.
 	quiet = 200 * time.Millisecond
@@ -27,7 +27,8 @@ type pair struct {
 	client, server *net.TCPConn
 }
 
-// proxied starts a proxy before a listener and connects through it. connect makes further pairs, one at a time.
+// proxied starts a proxy before a listener and connects through it. connect makes further pairs,
+// one at a time.
 func proxied(t *testing.T) (p *Proxy, first pair, connect func() pair) {
 	t.Helper()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
@@ -69,7 +70,7 @@ func (c pair) write(to *net.TCPConn, text string) {
 	}
 }
 
-// closeWrite ends what one end sends.
+// closeWrite closes the writing side of one end.
 func (c pair) closeWrite(of *net.TCPConn) {
 	c.t.Helper()
 	if err := of.CloseWrite(); err != nil {
@@ -77,7 +78,7 @@ func (c pair) closeWrite(of *net.TCPConn) {
 	}
 }
 
-// read reads as many bytes as want has, and wants these.
+// read reads as many bytes as want has, and fails the test if they differ.
 func (c pair) read(from *net.TCPConn, want string) {
 	c.t.Helper()
 	_ = from.SetReadDeadline(time.Now().Add(soon))
@@ -88,7 +89,7 @@ func (c pair) read(from *net.TCPConn, want string) {
 	}
 }
 
-// nothing wants nothing to come for a while.
+// nothing fails the test if bytes come within a while.
 func (c pair) nothing(from *net.TCPConn) {
 	c.t.Helper()
 	_ = from.SetReadDeadline(time.Now().Add(quiet))
@@ -98,7 +99,7 @@ func (c pair) nothing(from *net.TCPConn) {
 	}
 }
 
-// ends wants the connection to end next, by a reset or in good order.
+// ends fails the test unless the connection ends next, by a reset or in good order.
 func (c pair) ends(from *net.TCPConn, want error) {
 	c.t.Helper()
 	_ = from.SetReadDeadline(time.Now().Add(soon))
@@ -118,7 +119,7 @@ func awaitNoConnections(t *testing.T, p *Proxy) {
 	})
 }
 
-// It does not run beside other tests, whose proxies have goroutines as well.
+// This test does not run in parallel, because the proxies of other tests have goroutines as well.
 func TestProxy_CloseEndsEveryGoroutine(t *testing.T) {
 	for _, fault := range []Fault{Pass, Stall, Drip, HalfOpen} {
 		p, c, connect := proxied(t)
@@ -287,7 +288,7 @@ func TestProxy_CutEndsBothSidesInGoodOrder(t *testing.T) {
 	c.write(c.client, "question")
 	c.read(c.server, "question")
 	p.Cut()
-	// What is on its way then must not turn the end into a reset.
+	// Data under way at that moment must not turn the end into a reset.
 	c.write(c.client, "late")
 	c.write(c.server, "late")
 	for _, end := range []*net.TCPConn{c.client, c.server, other.client, other.server} {
@@ -345,7 +346,8 @@ func TestProxy_HalfCloseEndsOnlyWhatGoesToTheServer(t *testing.T) {
 
 func TestProxy_BreaksOneCommit(t *testing.T) {
 	t.Parallel()
-	// The commit in one piece, in upper case, and in two reads of which the second holds its last byte.
+	// The commit comes in one piece, in upper case, and in two reads of which the second has its
+	// last byte.
 	for _, pieces := range [][]string{{"Q\x00\x00\x00\x0bcommit\x00"}, {"Q\x00\x00\x00\x0bCOMMIT\x00"}, {"Q\x00\x00\x00\x0bcommit", "\x00"}} {
 		p, c, connect := proxied(t)
 		send := func(c pair) {

@@ -18,7 +18,7 @@ import (
 
 const testSecret = "a secret of a test"
 
-// send posts a signed body the way the agent does and returns the answer, its body read.
+// send posts a signed body as the agent does. It returns the answer and its body.
 func send(t *testing.T, client *http.Client, url, id, secret, body string) (*http.Response, error) {
 	t.Helper()
 	req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, url, strings.NewReader(body))

@@ -50,7 +50,8 @@ func VerifyStandard(header http.Header, body []byte, secret string, now time.Tim
 	key := []byte(secret)
 	if encoded, ok := strings.CutPrefix(secret, "whsec_"); ok {
 		if key, err = base64.StdEncoding.DecodeString(encoded); err != nil {
-			return errors.New("the part of the secret after whsec_ is not base64") // the text must not hold the secret
+			// The text must not hold the secret.
+			return errors.New("the part of the secret after whsec_ is not base64")
 		}
 	}
 	want := mac(key, []byte(id+"."+timestamp+"."), body)

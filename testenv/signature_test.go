@@ -13,7 +13,7 @@ const (
 	goldenSecret = "whsec_bm90IGEgcmVhbCBzZWNyZXQ="
 	goldenHex    = "sha256=fea468fb99739a7c6678e95826881088a34853200f4d1f58f7bd65aa7e9a0852"
 	goldenTime   = 1746887520
-	// Of "evt_1.1746887520.BODY" with the key "plain words".
+	// This is the signature of "evt_1.1746887520.BODY" with the key "plain words".
 	goldenPlain = "v1,p269ObI3MHvgKvqpVxQLybg/ZZq2UZDxdSigtVbAdGw="
 )
 
@@ -40,7 +40,7 @@ func TestVerifyStandard_AcceptsOnlyTheSignatureOfIdTimestampAndBody(t *testing.T
 		id, timestamp, signature, body, secret string
 		now                                    int64
 	}
-	// The first is the vector of the Standard Webhooks libraries' own tests.
+	// The first is the test vector of the Standard Webhooks libraries.
 	published := request{
 		"msg_p5jXN8AQM9LWM0D4loKWxJek", "1614265330", "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE=",
 		`{"test": 2432232314}`, "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", 1614265330,

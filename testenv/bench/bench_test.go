@@ -47,7 +47,7 @@ func TestLatencies_PairArrivalsWithCommits(t *testing.T) {
 	}
 }
 
-// The floor must send what the agent sends, or the comparison means nothing.
+// The floor must send what the agent sends. Otherwise the comparison means nothing.
 func TestFloor_SignsAsTheAgentDoes(t *testing.T) {
 	r := testenv.StartReceiver(t, secret)
 	for _, client := range []bool{false, true} {

@@ -88,7 +88,8 @@ func (b *bench) cost(ctx context.Context, d *database) (err error) {
 		return err
 	}
 	n := float64(bothWritten.events)
-	share := float64(bothWritten.events) / float64(appWritten.events) // how much of the app's cost to subtract
+	// share is how much of the app's cost to subtract.
+	share := float64(bothWritten.events) / float64(appWritten.events)
 	rows := float64(both.rows) / n
 	b.report.add(row{scenario: "rows written for an event that is delivered at once", value: fmt.Sprintf("%.3f", rows), goal: "1", reached: rows < goalRows+0.05})
 	b.report.add(row{

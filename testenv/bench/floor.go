@@ -128,7 +128,8 @@ func runFloor(ctx context.Context, task floorTask) (floorResult, error) {
 
 // sender returns the function that makes one request to one of the URLs.
 func sender(task floorTask) (func(to int, id string, body []byte) error, error) {
-	if err := os.Setenv("SSL_CERT_FILE", task.CAFile); err != nil { // the agent gets it in the same way
+	// The agent gets the certificate in the same way.
+	if err := os.Setenv("SSL_CERT_FILE", task.CAFile); err != nil {
 		return nil, err
 	}
 	if !task.Client {

@@ -15,15 +15,16 @@ import (
 
 // load says how to write events.
 type load struct {
-	venues  int           // how many venues get events in turn
-	fanout  int64         // how many endpoints of each venue answer at once
-	rows    int           // events in a transaction
-	writers int           // how many transactions run at a time
-	lead    int64         // how many events the writers may be ahead of the receiver; 0 for any number
-	rate    float64       // events a second; 0 for as many as lead allows
-	length  time.Duration // no transaction begins after this time
-	events  int64         // how many are written at most; 0 for any number
-	times   bool          // keep the time of each commit
+	venues  int   // how many venues get events in turn
+	fanout  int64 // how many endpoints of each venue answer at once
+	rows    int   // events in a transaction
+	writers int   // how many transactions run at a time
+	// lead is how many events the writers may be ahead of the receiver; 0 means any number.
+	lead   int64
+	rate   float64       // events a second; 0 for as many as lead allows
+	length time.Duration // no transaction begins after this time
+	events int64         // how many are written at most; 0 for any number
+	times  bool          // keep the time of each commit
 }
 
 // full returns a load that keeps the agent busy but leaves nothing to the delivery log: no event

@@ -54,15 +54,17 @@ type config struct {
 
 // size says how much to measure.
 type size struct {
-	rounds     int           // how often agent and floor are measured in turn
-	stretch    time.Duration // the length of one measurement
-	latency    time.Duration // the length of a measurement of the latency at a rate
-	parked     int           // deliveries that wait for an endpoint that hangs
-	log        int           // rows of the delivery log that has grown
-	grown      int           // endpoints that are registered then
-	burst      int           // rows of one transaction
-	idle       time.Duration
-	statistics time.Duration // how long to wait for PostgreSQL's counters: a session may keep its own for 10 s
+	rounds  int           // how often agent and floor are measured in turn
+	stretch time.Duration // the length of one measurement
+	latency time.Duration // the length of a measurement of the latency at a rate
+	parked  int           // deliveries that wait for an endpoint that hangs
+	log     int           // rows of the delivery log that has grown
+	grown   int           // endpoints that are registered then
+	burst   int           // rows of one transaction
+	idle    time.Duration
+	// statistics is how long to wait for PostgreSQL's counters: a session may keep its own for 10
+	// s.
+	statistics time.Duration
 	venues     int           // venues with one endpoint each, which get events in turn
 	costOver   int           // how many events the cost is measured over
 	fanout     int           // how many endpoints want each event of a large import

@@ -24,7 +24,8 @@ const (
 	readyPoll    = 20 * time.Millisecond
 )
 
-// configTemplate is the agent's configuration file. Customers' servers are on this machine, hence [network].
+// configTemplate is the agent's configuration file. [network] allows this machine, because the
+// customers' servers are on it.
 var configTemplate = template.Must(template.New("agent.toml").Parse(`# The configuration of the demo's agent.
 
 [database]
@@ -55,7 +56,8 @@ type configEndpoint struct {
 	Events             []string
 }
 
-// agent is the running agent with its files, which are in the folder of the cluster and go with it.
+// agent is the running agent with its files. The files are in the folder of the cluster, which is
+// removed with it.
 type agent struct {
 	binary, config, log string
 	admin               string // host:port
@@ -63,7 +65,8 @@ type agent struct {
 	process             *testenv.Process
 }
 
-// startAgent migrates the database and starts the agent with a configuration file, and returns when it is ready.
+// startAgent migrates the database, writes the configuration, and starts the agent. It returns when
+// the agent is ready.
 func startAgent(ctx context.Context, binary string, s *server, venues []*venue, base string, out *printer) (_ *agent, err error) {
 	port, err := testenv.FreePort()
 	if err != nil {
@@ -95,7 +98,7 @@ func startAgent(ctx context.Context, binary string, s *server, venues []*venue, 
 	return a, nil
 }
 
-// writeConfig writes the configuration with the endpoints that are registered there.
+// writeConfig writes the configuration, with the endpoints that the file registers.
 func (a *agent) writeConfig(venues []*venue, base string) (err error) {
 	values := configValues{DatabaseURL: a.server.agentURL(), Admin: a.admin}
 	for _, v := range venues {
@@ -115,7 +118,8 @@ func (a *agent) writeConfig(venues []*venue, base string) (err error) {
 	return nil
 }
 
-// registerEndpoints registers the endpoints that are not in the configuration file, while the agent runs.
+// registerEndpoints registers the endpoints that are not in the configuration file, while the agent
+// runs.
 func (a *agent) registerEndpoints(ctx context.Context, venues []*venue, base string) (err error) {
 	conn, err := pgx.Connect(ctx, a.server.appURL())
 	if err != nil {
@@ -129,7 +133,8 @@ func (a *agent) registerEndpoints(ctx context.Context, venues []*venue, base str
 				_, err = conn.Exec(ctx, "insert into webhooks.endpoints (venue, url, events, secret, description) values ($1, $2, $3, $4, $5)",
 					v.id, base+e.path, e.events, e.secret, "registered by SQL")
 			case byCLI:
-				// By the environment, because others on this machine can read a command line.
+				// The secret goes through the environment, because others on this machine can read
+				// a command line.
 				err = a.command(ctx, []string{"ENDPOINT_SECRET=" + e.secret}, "endpoints", "add", "--venue", v.id, "--url", base+e.path,
 					"--events", strings.Join(e.events, ","), "--secret", "env:ENDPOINT_SECRET", "--description", "registered by the command line")
 			case byTOML:
@@ -142,7 +147,7 @@ func (a *agent) registerEndpoints(ctx context.Context, venues []*venue, base str
 	return nil
 }
 
-// command runs one of the agent's commands to its end.
+// command runs one of the agent's commands and waits for its end.
 func (a *agent) command(ctx context.Context, env []string, args ...string) error {
 	cmd := exec.CommandContext(ctx, a.binary, append(args, "--config", a.config)...)
 	cmd.Env = append(os.Environ(), env...)
@@ -157,7 +162,7 @@ func (a *agent) start() error {
 	if err != nil {
 		return fmt.Errorf("start the agent: %w", err)
 	}
-	defer func() { _ = log.Close() }() // the child has its own
+	defer func() { _ = log.Close() }() // the child has a descriptor of its own
 	cmd := exec.Command(a.binary, "run", "--config", a.config)
 	cmd.Stdout, cmd.Stderr = log, log
 	if a.process, err = testenv.StartProcess(cmd); err != nil {
@@ -166,7 +171,7 @@ func (a *agent) start() error {
 	return nil
 }
 
-// awaitReady asks /readyz until it answers 200.
+// awaitReady asks /readyz until the answer is 200.
 func (a *agent) awaitReady(ctx context.Context) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, readyTimeout, fmt.Errorf("/readyz does not answer 200 within %s", readyTimeout))
 	defer cancel()
@@ -195,10 +200,10 @@ func (a *agent) awaitReady(ctx context.Context) error {
 
 var errEndedEarly = errors.New("it ended before it was told to")
 
-// watch cancels a context with the reason when the agent ends. The function that it returns stops the watch; the goroutine
-// ends then.
+// watch calls cancel with the reason when the agent ends. The function that it returns stops the
+// watch and its goroutine.
 func (a *agent) watch(cancel context.CancelCauseFunc) (stop func()) {
-	stopped := make(chan struct{}) // closed by stop
+	stopped := make(chan struct{}) // the returned function closes it
 	go func() {
 		select {
 		case <-a.process.Ended():
@@ -210,7 +215,8 @@ func (a *agent) watch(cancel context.CancelCauseFunc) (stop func()) {
 	return func() { close(stopped) }
 }
 
-// stop asks the agent to drain and end, and kills it when it does not. An agent that has ended before was reported by watch.
+// stop asks the agent to finish its attempts and end, and kills it if it does not. If the agent
+// ended before, watch has reported that.
 func (a *agent) stop() error {
 	select {
 	case <-a.process.Ended():

@@ -13,10 +13,10 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// rollBackEvery is how often a transaction of the app fails.
+// rollBackEvery says that one in so many transactions of the app is rolled back.
 const rollBackEvery = 10
 
-// app plays the QuintaGo app: couples ask at the venues, visit, get a proposal, sign and pay.
+// app plays the QuintaGo app: couples inquire at the venues, visit, get a proposal, sign and pay.
 type app struct {
 	conn         *pgx.Conn
 	venues       []*venue
@@ -32,14 +32,15 @@ func openApp(ctx context.Context, s *server, venues []*venue, tally *tally, out 
 	if err != nil {
 		return nil, fmt.Errorf("connect the app: %w", err)
 	}
-	// The same play at each run.
+	// The seed is fixed, so that each run has the same story.
 	random := mathrand.New(mathrand.NewPCG(2, 14))
 	return &app{conn: conn, venues: venues, tally: tally, out: out, random: random}, nil
 }
 
 func (a *app) close() { _ = a.conn.Close(context.Background()) }
 
-// playLeads plays n leads of each venue from first contact to payment, all mixed, with a pause after each transaction.
+// playLeads plays n leads of each venue from first contact to payment. The leads are mixed, and
+// there is a pause after each transaction.
 func (a *app) playLeads(ctx context.Context, n int, pause time.Duration) error {
 	var leads []*lead
 	for range n {
@@ -62,7 +63,7 @@ func (a *app) playLeads(ctx context.Context, n int, pause time.Duration) error {
 	return nil
 }
 
-// playOn plays until ctx ends.
+// playOn plays new leads until ctx ends.
 func (a *app) playOn(ctx context.Context, pause time.Duration) error {
 	for {
 		if err := a.playLeads(ctx, 1, pause); err != nil {
@@ -71,8 +72,8 @@ func (a *app) playOn(ctx context.Context, pause time.Duration) error {
 	}
 }
 
-// advance takes a lead one step further: the change of business data and its event in one transaction. One in ten is rolled
-// back, and the lead stays where it was.
+// advance takes a lead one step further: one transaction changes business data and writes the
+// event. One in ten is rolled back, and the lead stays where it was.
 func (a *app) advance(ctx context.Context, l *lead) (err error) {
 	step := story[l.next]
 	change, args, payload := step.play(l)
@@ -104,7 +105,7 @@ func (a *app) advance(ctx context.Context, l *lead) (err error) {
 	if a.transactions%rollBackEvery == 0 {
 		a.tally.rollingBack(id, e)
 		a.out.rolledBack(e)
-		return nil // by the deferred function
+		return nil // the deferred function rolls back
 	}
 	a.tally.committing(id, e)
 	if err := tx.Commit(ctx); err != nil {
@@ -114,7 +115,7 @@ func (a *app) advance(ctx context.Context, l *lead) (err error) {
 	return nil
 }
 
-// encode returns compact JSON with & as it is, the way most producers write it.
+// encode returns compact JSON. It leaves & unescaped, as most producers do.
 func encode(payload any) (string, error) {
 	var text bytes.Buffer
 	encoder := json.NewEncoder(&text)
@@ -137,5 +138,5 @@ func sleep(ctx context.Context, d time.Duration) error {
 	}
 }
 
-// newID returns an id as the app makes them.
+// newID returns an id in the form that the app uses.
 func newID(prefix string) string { return prefix + "_" + rand.Text() }

@@ -13,7 +13,8 @@ import (
 	"github.com/quintago/webhook-agent/testenv"
 )
 
-// outboxStandIn is as much of the agent's schema as the app touches; the real one is made by the agent's binary.
+// outboxStandIn is the part of the agent's schema that the app uses. In the demo the agent's binary
+// makes the real one.
 const outboxStandIn = `
 create schema webhooks;
 create table webhooks.outbox (

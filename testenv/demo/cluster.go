@@ -23,7 +23,7 @@ const (
 //go:embed install.sh
 var installScript string
 
-// appSchema is the app's own schema: the business data that events are about.
+// appSchema is the app's own schema. It has the business data that events are about.
 const appSchema = `
 create schema crm authorization app;
 set role app;
@@ -35,14 +35,15 @@ create table crm.proposals (id text primary key, lead_id text not null reference
 create table crm.payments (id text primary key, proposal_id text not null references crm.proposals, amount numeric(10, 2) not null, method text not null);
 `
 
-// appRights lets the app write events and register endpoints. The agent's schema belongs to the agent, which grants them.
+// appRights lets the app write events and register endpoints. The agent grants these rights,
+// because it owns the schema.
 const appRights = `
 grant usage on schema webhooks to app;
 grant select, insert on webhooks.outbox to app;
 grant select, insert, update, delete on webhooks.endpoints to app;
 `
 
-// server is the private PostgreSQL with the app's database.
+// server is the private PostgreSQL, with the app's database.
 type server struct {
 	cluster *testenv.Cluster
 }
@@ -68,7 +69,7 @@ func startServer(ctx context.Context, out *printer) (_ *server, err error) {
 	if err := testenv.ExecSQL(ctx, cluster.URL("postgres"), "create database "+databaseName); err != nil {
 		return nil, fmt.Errorf("create the app's database: %w", err)
 	}
-	// The agent makes its schema and its publication itself, for which it needs this right.
+	// The agent makes its schema and its publications itself, and needs this right for it.
 	rights := "grant create on database " + databaseName + " to " + testenv.AgentRole
 	if err := testenv.ExecSQL(ctx, cluster.URL(databaseName), rights+";"+appSchema); err != nil {
 		return nil, fmt.Errorf("create the app's schema: %w", err)
@@ -80,7 +81,7 @@ func startServer(ctx context.Context, out *printer) (_ *server, err error) {
 
 func (s *server) close() error { return s.cluster.Close() }
 
-// grantToApp gives the app its rights on the agent's schema, once that exists.
+// grantToApp gives the app its rights on the agent's schema. The schema must exist.
 func (s *server) grantToApp(ctx context.Context) error {
 	if err := testenv.ExecSQL(ctx, s.agentURL(), appRights); err != nil {
 		return fmt.Errorf("let the app write events: %w", err)
@@ -91,8 +92,9 @@ func (s *server) grantToApp(ctx context.Context) error {
 func (s *server) appURL() string   { return s.cluster.RoleURL(appRole, databaseName) }
 func (s *server) agentURL() string { return s.cluster.RoleURL(testenv.AgentRole, databaseName) }
 
-// ensurePostgres installs PostgreSQL when the machine has none and apt-get can do it without a question (but for the password
-// that sudo asks for on a terminal). A version that the user chose by PG or PG_BIN is left to the user.
+// ensurePostgres installs PostgreSQL if the machine has none and apt-get can do it without a
+// question (except for the password that sudo asks for on a terminal). If the user chose a version
+// by PG or PG_BIN, it installs nothing.
 func ensurePostgres(ctx context.Context, out *printer) error {
 	_, missing := testenv.FindPostgres(ctx)
 	if _, ok := errors.AsType[*testenv.NotFoundError](missing); !ok || os.Getenv("PG") != "" || os.Getenv("PG_BIN") != "" {

@@ -8,7 +8,7 @@ import (
 	"testing"
 )
 
-// Someone who names a PostgreSQL wants that one, not another that is installed instead.
+// A user who names a PostgreSQL wants that one, not another that the demo installs.
 func TestEnsurePostgres_InstallsNothingInPlaceOfTheUsersChoice(t *testing.T) {
 	bin := t.TempDir()
 	for _, program := range []string{"apt-get", "sudo"} {

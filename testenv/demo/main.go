@@ -1,8 +1,9 @@
-// Command demo shows the webhook agent at work on one machine: it starts a private PostgreSQL, the real agent binary and a
-// receiver, plays the QuintaGo app, prints each delivery as its signatures are verified, and sums up. `make demo` runs it.
+// Command demo shows the webhook agent at work on one machine. It starts a private PostgreSQL, the
+// real agent binary and a receiver, and plays the QuintaGo app. It prints each delivery after its
+// signatures were verified, and ends with a summary. `make demo` runs it.
 //
-// It leaves nothing behind: everything it makes is in the folder of its cluster, which goes with it, and the kernel ends its
-// child processes should it die (see package testenv).
+// It leaves nothing behind. Everything it makes is in the folder of its cluster, which it removes.
+// If it dies, the kernel ends its child processes (see package testenv).
 package main
 
 import (
@@ -21,21 +22,22 @@ import (
 
 const (
 	leadsPerVenue = 3
-	busyPause     = 90 * time.Millisecond // between transactions until the summary
-	calmPause     = 2 * time.Second       // and after it
-	// settleTimeout bounds the wait for the last delivery: the first retry comes after five seconds.
+	busyPause     = 90 * time.Millisecond // between two transactions, until the summary
+	calmPause     = 2 * time.Second       // the same after the summary
+	// settleTimeout bounds the wait for the last delivery. A first retry comes after five seconds.
 	settleTimeout = 15 * time.Second
 )
 
 func main() {
-	// The second signal ends the program the hard way: what is left then is swept by the next start of a cluster.
+	// A second signal ends the program at once. The next start of a cluster then removes what is
+	// left.
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
 	context.AfterFunc(ctx, stop)
 	os.Exit(run(ctx, os.Args[1:], os.Stdout, os.Stderr))
 }
 
-// run returns the exit status: 0 when everything arrived as it should, or when interrupted after that; 1 when not; 2 for a
-// wrong command line.
+// run returns the exit status: 0 if everything arrived as it should, also when interrupted after
+// that; 1 if not; 2 for a wrong command line.
 func run(ctx context.Context, args []string, stdout *os.File, stderr io.Writer) int {
 	flags := flag.NewFlagSet("demo", flag.ContinueOnError)
 	flags.SetOutput(stderr)
@@ -65,7 +67,8 @@ func run(ctx context.Context, args []string, stdout *os.File, stderr io.Writer) 
 	}
 }
 
-// demonstrate is the whole demonstration, in its order. What it starts it ends, the last first.
+// demonstrate runs the whole demonstration in its order. It ends everything that it starts, the
+// last first.
 func demonstrate(ctx context.Context, binary string, once bool, out *printer) (err error) {
 	if _, err := os.Stat(binary); err != nil {
 		return fmt.Errorf("there is no agent binary %s: build it with make build, or name it with -agent", binary)
@@ -121,12 +124,13 @@ func demonstrate(ctx context.Context, binary string, once bool, out *printer) (e
 	if ctx.Err() != nil {
 		out.line("")
 		out.step("stopping")
-		return nil // interrupted, which is how this ends
+		return nil // it was interrupted, which is the normal end
 	}
 	return causeOr(playing, err)
 }
 
-// causeOr returns why ctx was canceled, or err when it was not: what fails after the end of ctx fails because of it.
+// causeOr returns the cause if ctx was canceled, because errors after that come from it. Otherwise
+// it returns err.
 func causeOr(ctx context.Context, err error) error {
 	if cause := context.Cause(ctx); cause != nil {
 		return cause

@@ -10,8 +10,9 @@ import (
 	"github.com/quintago/webhook-agent/testenv"
 )
 
-// startReceiver starts the customers' servers: one listener, a path for each endpoint. Every request is verified, counted
-// and printed before it is answered. It returns the base URL, and what ends it.
+// startReceiver starts the customers' servers: one listener, with a path for each endpoint. Each
+// request is verified, counted and printed before it is answered. It returns the base URL, and a
+// function that ends the servers.
 func startReceiver(venues []*venue, tally *tally, out *printer) (base string, closeAll func(), err error) {
 	receiver := testenv.NewReceiver("")
 	for _, v := range venues {
@@ -29,7 +30,8 @@ func startReceiver(venues []*venue, tally *tally, out *printer) (base string, cl
 		return "", nil, fmt.Errorf("start the receiver: %w", err)
 	}
 	server := &http.Server{Handler: receiver, ReadHeaderTimeout: 10 * time.Second}
-	served := make(chan error, 1) // sent to once, by the goroutine below, which ends when the server is closed
+	// The goroutine below sends once; it ends when the server is closed.
+	served := make(chan error, 1)
 	go func() { served <- server.Serve(listener) }()
 	closeAll = func() {
 		_ = server.Close()

@@ -11,7 +11,8 @@ import (
 	"golang.org/x/term"
 )
 
-// printer writes what the demo shows, a line at a time. Its methods may be called from several goroutines.
+// printer writes the output of the demo, one line at a time. Any number of goroutines may call its
+// methods.
 type printer struct {
 	mu    sync.Mutex // guards w
 	w     io.Writer
@@ -28,7 +29,7 @@ func useColor(f *os.File) bool {
 	return os.Getenv("NO_COLOR") == "" && os.Getenv("TERM") != "dumb" && term.IsTerminal(int(f.Fd()))
 }
 
-// The styles are parameters of the escape sequence that selects them (ECMA-48, SGR).
+// A style is a parameter of the escape sequence that selects it (ECMA-48, SGR).
 const (
 	bold   = "1"
 	dim    = "2"
@@ -37,7 +38,7 @@ const (
 	yellow = "33"
 )
 
-// paint gives text a style on a terminal and leaves it plain elsewhere.
+// paint gives text a style on a terminal, and returns it unchanged elsewhere.
 func (p *printer) paint(style, text string) string {
 	if !p.color || text == "" {
 		return text
@@ -51,7 +52,7 @@ func (p *printer) line(format string, args ...any) {
 	fmt.Fprintln(p.w, strings.TrimRight(fmt.Sprintf(format, args...), " "))
 }
 
-// step reports that a part of the demo stands.
+// step reports that a part of the demo is ready.
 func (p *printer) step(format string, args ...any) {
 	p.line("  %s  %s", p.paint(green, "✓"), fmt.Sprintf(format, args...))
 }
@@ -60,13 +61,14 @@ func (p *printer) problem(format string, args ...any) {
 	p.line("  %s  %s", p.paint(red, "✗"), fmt.Sprintf(format, args...))
 }
 
-// The columns of the table of endpoints and of the list of deliveries. The widths fit the names of makeVenues and story.
+// These are the columns of the table of endpoints and of the list of deliveries. The widths fit the
+// names in makeVenues and story.
 const (
 	venueColumns    = "  %-24s  %-24s  %-14s  %s"
 	deliveryColumns = "  %6s  %s  %-24s  %-18s  %7v  %7s  %s"
 )
 
-// venues prints who subscribed to what.
+// venues prints which venue subscribed to which events.
 func (p *printer) venues(venues []*venue) {
 	p.line("")
 	p.line("%s", p.paint(bold, fmt.Sprintf(venueColumns, "venue", "wants", "registered by", "its server")))
@@ -112,7 +114,7 @@ func milliseconds(d time.Duration) string {
 	return fmt.Sprintf("%d ms", d.Milliseconds())
 }
 
-// summary prints how everything ended.
+// summary prints the summary.
 func (p *printer) summary(s summary) {
 	seen := "events, never seen"
 	if s.phantoms > 0 {
@@ -141,7 +143,7 @@ func (p *printer) summary(s summary) {
 	}
 }
 
-// lookInside prints how to see more while the demo goes on.
+// lookInside prints commands for seeing more while the demo goes on.
 func (p *printer) lookInside(s *server, a *agent) {
 	p.line("")
 	p.line("  %s", p.paint(bold, "look inside (in another terminal)"))

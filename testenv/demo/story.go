@@ -5,7 +5,8 @@ import (
 	"strings"
 )
 
-// A lead is a couple that asks at a venue. Its fields are what the app would read from its tables.
+// lead is a couple that inquires at a venue. Its fields are the data that the app would read from
+// its tables.
 type lead struct {
 	venue      *venue
 	next       int // index of the next step in story
@@ -21,7 +22,7 @@ type lead struct {
 	deposit    string // EUR, 30 percent
 }
 
-// The payloads, in the order of QuintaGo's documentation.
+// The payloads have the order of QuintaGo's documentation.
 type (
 	leadPayload struct {
 		Lead leadData `json:"lead"`
@@ -58,13 +59,13 @@ type (
 	}
 )
 
-// A step is one business change of a lead with the event that tells of it.
+// step is one business change of a lead, with the event that reports it.
 type step struct {
 	eventType string
 	play      func(l *lead) (change string, args []any, payload any)
 }
 
-// story is what happens to each lead, in this order.
+// story is the list of what happens to each lead, in order.
 var story = []step{
 	{"lead.created", func(l *lead) (string, []any, any) {
 		return "insert into crm.leads (id, venue, name, email, phone, stage, event_date, guests) values ($1, $2, $3, $4, $5, 'new', $6::text::date, $7)",
@@ -104,7 +105,7 @@ var (
 	familyNames = []string{"Carvalho", "Figueiredo", "Magalhães", "Simões", "Teixeira", "Brandão", "Azevedo", "Falcão", "Lourenço"}
 )
 
-// newLead makes up a couple.
+// newLead invents a couple.
 func (a *app) newLead(v *venue) *lead {
 	a.couples++
 	one, other := firstNames[a.random.IntN(len(firstNames))], firstNames[a.random.IntN(len(firstNames))]

@@ -10,30 +10,31 @@ import (
 	"github.com/quintago/webhook-agent/testenv"
 )
 
-// An event is one that the app wrote, and what has become of it.
+// event is an event that the app has written, and what has become of it.
 type event struct {
 	venue      *venue
 	eventType  string
 	data       string    // as the app wrote it
 	sent       time.Time // when COMMIT was sent
 	rolledBack bool
-	open       []*endpoint // those that have not accepted it yet
+	open       []*endpoint // the endpoints that have not accepted it yet
 }
 
 // counts are the numbers of the summary.
 type counts struct {
 	committed  int // events
-	matched    int // of them, those that an endpoint wants
-	expected   int // deliveries of these
+	matched    int // committed events that an endpoint wants
+	expected   int // deliveries of matched events
 	arrived    int // requests
-	accepted   int // deliveries: verified, and answered with success
-	retried    int // of them, those that took more than one attempt
-	rolledBack int // events
-	phantoms   int // requests of these
-	faults     int // requests that should not have been sent as they were, phantoms among them
+	accepted   int // deliveries that were verified and answered with success
+	retried    int // accepted deliveries that took more than one attempt
+	rolledBack int // events that were rolled back
+	phantoms   int // requests for events that were rolled back
+	faults     int // requests that were wrong, including phantoms
 }
 
-// tally compares what the app committed with what arrives. It is the demo's own judgment and asks the agent nothing.
+// tally compares the events that the app committed with the requests that arrive. It is the demo's
+// own judgment and asks the agent nothing.
 type tally struct {
 	mu      sync.Mutex // guards all below
 	n       counts
@@ -44,7 +45,8 @@ type tally struct {
 
 func newTally() *tally { return &tally{events: map[string]*event{}, changed: make(chan struct{})} }
 
-// committing enters an event before its COMMIT is sent, since it may arrive before COMMIT has returned.
+// committing records an event before its COMMIT is sent, because the event may arrive before COMMIT
+// has returned.
 func (t *tally) committing(id string, e *event) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -62,7 +64,7 @@ func (t *tally) committing(id string, e *event) {
 	e.sent = time.Now()
 }
 
-// rollingBack enters an event that must never arrive.
+// rollingBack records an event that must never arrive.
 func (t *tally) rollingBack(id string, e *event) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -71,18 +73,18 @@ func (t *tally) rollingBack(id string, e *event) {
 	t.n.rolledBack++
 }
 
-// arrival is one request as it is printed.
+// arrival is one request, as it is printed.
 type arrival struct {
 	venue     string
 	eventType string
-	path      string // "" where the venue has no other
+	path      string // "" if the venue has only one
 	attempt   int
 	latency   time.Duration // from COMMIT to arrival
 	status    int           // of the answer
 	fault     string        // "" when the request is as promised
 }
 
-// arrived judges a request that will be answered with status (0 is 200).
+// arrived judges a request that will be answered with status. A status of 0 means 200.
 func (t *tally) arrived(r testenv.Received, status int) arrival {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -113,7 +115,8 @@ func (t *tally) arrived(r testenv.Received, status int) arrival {
 	}
 	i := slices.IndexFunc(e.open, func(endpoint *endpoint) bool { return endpoint.path == r.Path })
 	if i < 0 || status >= 300 {
-		return a // a duplicate, which at least once allows, or refused: it comes again
+		// It is a duplicate, which at least once allows, or will come again after a failure.
+		return a
 	}
 	e.open = slices.Delete(e.open, i, i+1)
 	t.n.accepted++
@@ -125,7 +128,8 @@ func (t *tally) arrived(r testenv.Received, status int) arrival {
 	return a
 }
 
-// faultOf tells what is wrong with a request of an event (nil when unknown), "" when nothing is.
+// faultOf returns what is wrong with a request for e, or "" if nothing is. e is nil if the event is
+// unknown.
 func faultOf(r testenv.Received, e *event) string {
 	switch {
 	case r.SignatureErr != nil:
@@ -144,8 +148,8 @@ func faultOf(r testenv.Received, e *event) string {
 	return ""
 }
 
-// awaitAll returns when every delivery was accepted, or after the timeout: the summary tells which. It returns an error only
-// when ctx ends.
+// awaitAll returns when every delivery was accepted, or after the timeout. The summary shows which.
+// It returns an error only if ctx ends.
 func (t *tally) awaitAll(ctx context.Context, timeout time.Duration) error {
 	deadline := time.NewTimer(timeout)
 	defer deadline.Stop()
@@ -166,7 +170,7 @@ func (t *tally) awaitAll(ctx context.Context, timeout time.Duration) error {
 	}
 }
 
-// summary is the tally at one moment.
+// summary is the state of the tally at one moment.
 type summary struct {
 	counts
 	p50, p99 time.Duration // from COMMIT to arrival, of first attempts
@@ -178,10 +182,11 @@ func (t *tally) summary() summary {
 	return summary{t.n, percentile(t.firsts, 50), percentile(t.firsts, 99)}
 }
 
-// sound reports whether everything arrived that should, and nothing else.
+// sound reports whether everything arrived that should have, and nothing else.
 func (s summary) sound() bool { return s.accepted == s.expected && s.faults == 0 }
 
-// percentile returns the smallest value that at least p percent of the values do not exceed (nearest rank), 0 of none.
+// percentile returns the smallest value that at least p percent of the values do not exceed
+// (nearest rank), or 0 if there are none.
 func percentile(values []time.Duration, p int) time.Duration {
 	if len(values) == 0 {
 		return 0

@@ -21,7 +21,7 @@ func twoEndpoints() *venue {
 	}}
 }
 
-// request is what a correct agent sends.
+// request returns the request that a correct agent sends.
 func request(id, path string, attempt int, data string) testenv.Received {
 	return testenv.Received{ID: id, Path: path, Attempt: attempt, At: time.Now(), Body: []byte(`{"id":"` + id + `","data":` + data + `}`)}
 }

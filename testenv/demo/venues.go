@@ -11,24 +11,24 @@ import (
 	"github.com/quintago/webhook-agent/testenv"
 )
 
-// A venue is a tenant of the app with its endpoints.
+// venue is a tenant of the app, with its endpoints.
 type venue struct {
 	id        string
 	name      string
 	endpoints []*endpoint
 }
 
-// An endpoint is what a venue registers, by one of the three ways, and how its server behaves.
+// endpoint is an endpoint of a venue: how it is registered, and how its server behaves.
 type endpoint struct {
 	path       string
 	events     []string
 	registered registration
 	secret     string
-	behavior   string // for people
+	behavior   string // text for people
 	answers    testenv.Answerer
 }
 
-// registration is how an endpoint comes to be registered.
+// registration is the way in which an endpoint is registered.
 type registration string
 
 const (
@@ -38,14 +38,14 @@ const (
 )
 
 const (
-	// outage is how long one server answers 500, counted from its first request: shorter than the wait before the first
-	// retry (5s), so that every delivery arrives with its second attempt.
+	// outage is how long one server answers 500, counted from its first request. It is shorter than
+	// the wait before the first retry (5s), so every delivery arrives with its second attempt.
 	outage = 4 * time.Second
-	// slowness is how long another server thinks.
+	// slowness is how long another server takes to answer.
 	slowness = 700 * time.Millisecond
 )
 
-// makeVenues returns the tenants of the demo, with new secrets.
+// makeVenues returns the venues of the demo, with new secrets.
 func makeVenues() []*venue {
 	fine := testenv.Script(testenv.Answer{})
 	return []*venue{
@@ -68,8 +68,8 @@ func makeVenues() []*venue {
 	}
 }
 
-// wants reports whether the endpoint subscribes to a type. It is written from the customers' documentation, independently of the
-// agent.
+// wants reports whether the endpoint subscribes to a type. It is written from the customers'
+// documentation, independent of the agent.
 func (e *endpoint) wants(eventType string) bool {
 	return slices.ContainsFunc(e.events, func(pattern string) bool {
 		group, wildcard := strings.CutSuffix(pattern, "*")
@@ -77,7 +77,7 @@ func (e *endpoint) wants(eventType string) bool {
 	})
 }
 
-// failsFor answers 500 for a time that begins with the first request.
+// failsFor answers 500 for the time d, which begins with the first request.
 func failsFor(d time.Duration) testenv.Answerer {
 	var first sync.Once
 	var recovery time.Time // written once, before anything reads it
@@ -90,12 +90,12 @@ func failsFor(d time.Duration) testenv.Answerer {
 	}
 }
 
-// standardSecret makes a secret in the form of Standard Webhooks.
+// standardSecret returns a new secret in the form of Standard Webhooks.
 func standardSecret() string {
 	key := make([]byte, 24)
 	_, _ = rand.Read(key) // never fails
 	return "whsec_" + base64.StdEncoding.EncodeToString(key)
 }
 
-// plainSecret makes one as a customer might type it.
+// plainSecret returns a new secret such as a customer might type.
 func plainSecret() string { return rand.Text() }

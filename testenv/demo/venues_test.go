@@ -41,7 +41,8 @@ func TestFailsFor_RecoversAfterItsTime(t *testing.T) {
 	}
 }
 
-// Each way to register an endpoint, a venue with two endpoints, and one with none.
+// The venues must have each way to register an endpoint, a venue with two endpoints, and one with
+// none.
 func TestMakeVenues_ShowsEveryCase(t *testing.T) {
 	ways := map[registration]bool{}
 	paths := map[string]bool{}

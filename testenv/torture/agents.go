@@ -20,21 +20,23 @@ import (
 )
 
 const (
-	// What the agents are configured with: short waits, so that everything happens often.
+	// The agents are configured with short waits, so that everything happens often.
 	attemptTimeout  = 2 * time.Second
 	shutdownTimeout = 5 * time.Second
 
 	readyTimeout = 15 * time.Second
-	// endTimeout is how long an agent may take to end after SIGTERM, longer than shutdownTimeout.
+	// endTimeout is how long an agent may take to end after SIGTERM. It is longer than
+	// shutdownTimeout.
 	endTimeout = 20 * time.Second
 	askTimeout = 400 * time.Millisecond
 )
 
-// retries are the waits before each further attempt; one second is the least that the agent takes.
+// retries are the waits before each attempt after the first. One second is the least that the agent
+// accepts.
 var retries = []time.Duration{time.Second, time.Second, time.Second, 2 * time.Second, 2 * time.Second}
 
-// agentName is the variable by which a binary of `torture build` takes its version, and with it the User-Agent: so each
-// request tells which process of which agent sent it.
+// agentName is the environment variable from which a binary of `torture build` takes its version,
+// and with it the User-Agent. So each request shows which process of which agent sent it.
 const agentName = "TORTURE_AGENT"
 
 var configTemplate = template.Must(template.New("agent.toml").Parse(`[database]
@@ -62,18 +64,18 @@ type configValues struct {
 	DisableAfter             int
 }
 
-// agent is one of the two agents: its files, and the process that runs at the moment. Its methods may be called from any
-// goroutine, but those that start or end the process only from one.
+// agent is one of the two agents: its files, and the process that runs now. Any goroutine may call
+// its methods, except those that start or end the process: only one goroutine may call these.
 type agent struct {
 	name                string
 	binary, config, log string
 	admin               string         // host:port
-	proxy               *testenv.Proxy // between it and PostgreSQL
+	proxy               *testenv.Proxy // between the agent and PostgreSQL
 	clock               stopwatch
 	lives               *journal[agentRun]
 
 	mu      sync.Mutex // guards all below
-	number  int        // of processes so far
+	number  int        // how many processes there were so far
 	current *life
 	watched sync.WaitGroup
 }
@@ -82,10 +84,11 @@ type agent struct {
 type life struct {
 	*testenv.Process
 	name     string
-	expected string // why it ends, "" while it should run; guarded by agent.mu
+	expected string // why it may end; "" while it should run; guarded by agent.mu
 }
 
-// newAgent writes the configuration of an agent that reaches the database at url through proxy.
+// newAgent writes the configuration of an agent. The agent reaches the database at url through
+// proxy.
 func newAgent(
 	name, dir, url string, cfg config, proxy *testenv.Proxy, clock stopwatch, lives *journal[agentRun],
 ) (*agent, error) {
@@ -111,7 +114,8 @@ func newAgent(
 	return a, nil
 }
 
-// checkBinary reports whether the binary is one of `torture build`, since the torture means nothing with another.
+// checkBinary returns an error if the binary is not one of `torture build`. The torture of any
+// other binary would prove nothing.
 func checkBinary(ctx context.Context, binary string) error {
 	const probe = "probe.1"
 	cmd := exec.CommandContext(ctx, binary, "version")
@@ -127,7 +131,7 @@ func checkBinary(ctx context.Context, binary string) error {
 	return nil
 }
 
-// command runs one of the agent's commands to its end.
+// command runs one of the agent's commands and waits for its end.
 func (a *agent) command(ctx context.Context, args ...string) error {
 	cmd := exec.CommandContext(ctx, a.binary, append(args, "--config", a.config)...)
 	if out, err := cmd.CombinedOutput(); err != nil {
@@ -136,13 +140,13 @@ func (a *agent) command(ctx context.Context, args ...string) error {
 	return nil
 }
 
-// start starts the next process. One goroutine watches it and ends with it.
+// start starts the next process. A goroutine watches the process and ends with it.
 func (a *agent) start() error {
 	log, err := os.OpenFile(a.log, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
 	if err != nil {
 		return fmt.Errorf("start agent %s: %w", a.name, err)
 	}
-	defer func() { _ = log.Close() }() // the child has its own
+	defer func() { _ = log.Close() }() // the child has a descriptor of its own
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.number++
@@ -164,8 +168,8 @@ func (a *agent) start() error {
 	return nil
 }
 
-// watch writes down how a process ends. One that ends by itself is a fault of the agent; another one is started, so that
-// the run goes on.
+// watch records how a process ends. If it ends by itself, that is a fault of the agent, and watch
+// starts another one so that the run goes on.
 func (a *agent) watch(l *life) {
 	err := l.Wait()
 	a.mu.Lock()
@@ -189,13 +193,13 @@ func (a *agent) watch(l *life) {
 	}
 }
 
-// Why a process ends.
+// These are the reasons why a process may end.
 const (
 	endedByKill = "killed"
 	endedByTerm = "told to end"
 )
 
-// run returns the name of the process that runs.
+// run returns the name of the process that runs now.
 func (a *agent) run() string {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -211,12 +215,13 @@ func (a *agent) signal(s syscall.Signal) error {
 	return a.current.Signal(s)
 }
 
-// kill kills the process as kill -9 does, and returns when it is gone.
+// kill kills the process by SIGKILL, and returns when it is gone.
 func (a *agent) kill() error {
 	return a.end(endedByKill, syscall.SIGKILL)
 }
 
-// terminate asks the process to end and returns when it has. One that takes too long is killed, which is an error.
+// terminate asks the process to end, and returns when it has. If it takes too long, terminate kills
+// it and returns an error.
 func (a *agent) terminate() error {
 	return a.end(endedByTerm, syscall.SIGTERM)
 }
@@ -245,14 +250,15 @@ func (a *agent) end(how string, s syscall.Signal) error {
 	}
 }
 
-// close ends the agent for good.
+// close ends the agent for good. It cannot be started again.
 func (a *agent) close() error {
 	err := a.end(endedByKill, syscall.SIGKILL)
 	a.watched.Wait()
 	return err
 }
 
-// get asks the agent's admin listener. One that is frozen or starting gives an error.
+// get requests a route of the agent's admin listener. It returns an error if the agent is frozen or
+// starting.
 func (a *agent) get(ctx context.Context, route string) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
@@ -276,7 +282,7 @@ func (a *agent) leads(ctx context.Context) bool {
 	return err == nil && metric(body, "webhook_agent_leading") == 1
 }
 
-// metric returns the value of a metric without labels, -1 when it is not there.
+// metric returns the value of a metric without labels, or -1 if the page does not have it.
 func metric(page, name string) float64 {
 	for line := range strings.Lines(page) {
 		if value, found := strings.CutPrefix(line, name+" "); found {
@@ -288,7 +294,7 @@ func metric(page, name string) float64 {
 	return -1
 }
 
-// measure asks a process for its resources.
+// measure returns the resources that the process uses, from its metrics.
 func (a *agent) measure(ctx context.Context, phase string) (resources, error) {
 	page, err := a.get(ctx, "/metrics")
 	if err != nil {

@@ -8,14 +8,15 @@ import (
 	"strconv"
 )
 
-// The line of an agent's log by which it says that it has found what had passed the stream unseen (agent/reconcile.go), and the one that
-// start writes before those of a process.
+// unseenLine matches the line of an agent's log which reports events that had passed the stream
+// unseen (agent/recovery.go). The other one matches the line that start writes before the lines of
+// each process.
 var (
 	unseenLine = regexp.MustCompile(`level=ERROR msg="events had passed the stream unseen .* recovered_deliveries=(\d+)`)
 	startLine  = regexp.MustCompile(`^--- (\S+) starts at `)
 )
 
-// unseen returns what the processes of the agent have found so.
+// unseen returns what the agent's processes have found in this way.
 func (a *agent) unseen() (all []unseen, err error) {
 	file, err := os.Open(a.log)
 	if err != nil {
@@ -32,7 +33,7 @@ func (a *agent) unseen() (all []unseen, err error) {
 			all = append(all, unseen{process, n})
 		}
 		if err != nil {
-			break // the end
+			break // the end of the log
 		}
 	}
 	return all, nil

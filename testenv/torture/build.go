@@ -13,15 +13,15 @@ import (
 	"strings"
 )
 
-// wallClockRead is the one place where package time reads the wall clock for Now; Since, Until and everything else that goes
-// by the wall clock calls Now. The monotonic reading stays as it is, so waits and deadlines do not notice a jump, as on a
-// machine whose clock is set.
+// wallClockRead is the only place where package time reads the wall clock for Now. Since, Until and
+// everything else that uses the wall clock call Now. The monotonic reading stays unchanged. So
+// waits and deadlines do not notice a jump, as on a machine whose clock is set.
 const (
 	wallClockRead = "\tsec, nsec, mono := runtimeNow()\n\tif mono == 0 {\n"
 	wallClockSet  = "\tsec, nsec, mono := runtimeNow()\n\tsec += tortureOffset.Load()\n\tif mono == 0 {\n"
 )
 
-// timeAddition is a file more in package time.
+// timeAddition is an additional file of package time.
 const timeAddition = `package time
 
 import "sync/atomic"
@@ -32,7 +32,7 @@ var tortureOffset atomic.Int64 // seconds
 func TortureMoveClock(seconds int64) { tortureOffset.Add(seconds) }
 `
 
-// mainAddition is a file more in the agent's package main.
+// mainAddition is an additional file of the agent's package main.
 const mainAddition = `package main
 
 import (
@@ -77,8 +77,9 @@ func buildCommand(ctx context.Context, args []string, _, stderr io.Writer) error
 	return buildAgent(ctx, *source, *output)
 }
 
-// buildAgent builds the agent of the module in the folder source so that it can be tortured: by an overlay, which leaves all
-// files as they are, its wall clock moves by SIGUSR1 and SIGUSR2, and its version comes from the environment.
+// buildAgent builds the agent of the module in the folder source, for the torture. Its wall clock
+// moves by SIGUSR1 and SIGUSR2, and its version comes from the environment. It uses an overlay, so
+// all files of source stay as they are.
 func buildAgent(ctx context.Context, source, output string) (err error) {
 	output, err = filepath.Abs(output)
 	if err != nil {
@@ -106,7 +107,7 @@ func buildAgent(ctx context.Context, source, output string) (err error) {
 	return nil
 }
 
-// makeOverlay writes what go build -overlay reads, and the files that it names, into dir.
+// makeOverlay writes the file for go build -overlay, and the files that it names, into dir.
 func makeOverlay(ctx context.Context, dir, source string) (string, error) {
 	cmd := exec.CommandContext(ctx, "go", "env", "GOROOT")
 	cmd.Dir = source
@@ -147,7 +148,7 @@ func makeOverlay(ctx context.Context, dir, source string) (string, error) {
 	return overlay, nil
 }
 
-// moveClock returns the source of package time with a wall clock that moves.
+// moveClock returns the source of package time with a wall clock that can be moved.
 func moveClock(source string) (string, error) {
 	if strings.Count(source, wallClockRead) != 1 {
 		return "", errors.New("time.Now of this version of Go does not read the clock as testenv/torture/build.go expects: " +

@@ -10,22 +10,25 @@ import (
 	"time"
 )
 
-// rule is a kind of promise, or of demand on the run itself.
+// rule is a kind of promise of the agent, or of demand on the run itself.
 type rule string
 
 const (
-	ruleLost      rule = "lost"      // a committed event that did not arrive, or of which the log does not tell
-	rulePhantom   rule = "phantom"   // something that no committed transaction has written
-	ruleBytes     rule = "bytes"     // a body that is not the one promised
+	ruleLost      rule = "lost"      // a committed event did not arrive, or is not in the log
+	rulePhantom   rule = "phantom"   // something arrived that no committed transaction has written
+	ruleBytes     rule = "bytes"     // a body is not the one that was promised
 	ruleSignature rule = "signature" // a signature, or the time that it holds, is wrong
-	ruleTenant    rule = "tenant"    // an event went where nobody has subscribed to it
-	ruleDuplicate rule = "duplicate" // a repetition that no fault, failure or replay explains
-	ruleUnseen    rule = "unseen"    // the position was ahead of what was recorded; the comparison with the outbox made up for it
-	ruleLog       rule = "log"       // the log tells something else than what happened
-	ruleDisabled  rule = "disabled"  // an endpoint was disabled too early or too late, or sent to meanwhile
+	ruleTenant    rule = "tenant"    // an event went to an endpoint that has not subscribed to it
+	ruleDuplicate rule = "duplicate" // no fault, failure or replay explains a repetition
+	// ruleUnseen: the position was ahead of what was recorded, and only the comparison with the
+	// outbox found the events.
+	ruleUnseen rule = "unseen"
+	ruleLog    rule = "log" // the log differs from what happened
+	// ruleDisabled: an endpoint was disabled too early or too late, or got requests while disabled.
+	ruleDisabled  rule = "disabled"
 	ruleRecovery  rule = "recovery"  // nothing was delivered for too long
-	ruleResources rule = "resources" // an agent keeps what it does not need any more
-	ruleProcess   rule = "process"   // an agent ended when it should not have, or not as it should
+	ruleResources rule = "resources" // an agent keeps resources that it does not need any more
+	ruleProcess   rule = "process"   // an agent ended when it should not have, or in the wrong way
 	ruleRun       rule = "run"       // the run itself went wrong, so it proves nothing
 )
 
@@ -35,7 +38,7 @@ type violation struct {
 	text string
 }
 
-// verdict is what the checker finds.
+// verdict is the result of the checker.
 type verdict struct {
 	run        runInfo
 	violations []violation
@@ -48,27 +51,29 @@ type figures struct {
 	committed  int // events
 	rolledBack int // events
 	unsure     int // transactions whose COMMIT had no answer
-	unsureHeld int // of them, those that were committed
+	unsureHeld int // those of unsure that were committed
 	deliveries int // pairs of an event and an endpoint that wants it
 	requests   int
 	lost       int
 	phantoms   int
 	retries    int // repetitions after a failure
-	resent     int // requests that an attempt has sent once more, since a kept connection ended without an answer
-	unheard    int // repetitions after an answer that a broken network has lost
+	// resent counts requests that an attempt sent again, because a kept connection ended without an
+	// answer.
+	resent     int
+	unheard    int // repetitions because a broken network lost the answer
 	replayed   int // repetitions that the operator asked for
-	disabled   int // how often an endpoint was
+	disabled   int // how often an endpoint was disabled
 	duplicates duplicates
-	led        map[kind]int // faults that hit the agent that led
+	led        map[kind]int // how many faults hit the leading agent
 	recovery   map[kind][]time.Duration
-	silence    time.Duration // the longest one
+	silence    time.Duration // the longest time without a new arrival
 	base, end  []resources
 }
 
-// pairKey names a delivery.
+// pairKey is the key of a delivery.
 type pairKey struct{ event, endpoint string }
 
-// pair is everything about one delivery.
+// pair is everything that is known about one delivery.
 type pair struct {
 	wanted   bool
 	requests []*seen // by arrival
@@ -76,21 +81,22 @@ type pair struct {
 	attempts []attemptRow
 }
 
-// seen is a request with its end.
+// seen is a request and how it ended.
 type seen struct {
 	request
-	end    moment // when it was answered, or had gone
-	status int    // that was written, 0 for none
+	end    moment // when it was answered, or its connection had ended
+	status int    // the status that was written; 0 for none
 }
 
-// accepted reports whether the receiver has answered with success, as far as it knows.
+// accepted reports whether the receiver has answered with success. The answer may not have reached
+// the agent.
 func (s *seen) accepted() bool { return s.status >= 200 && s.status < 300 }
 
-// knownEvent is an event with what became of it.
+// knownEvent is an event, and how its transaction ended.
 type knownEvent struct {
 	writtenEvent
-	fate  fate   // unknown is resolved
-	ended moment // when its transaction had
+	fate  fate   // never unknown: resolve has decided
+	ended moment // when its transaction had ended
 	hash  string // of its body
 }
 
@@ -129,7 +135,7 @@ func (c *checker) fail(r rule, format string, args ...any) {
 	c.v.violations = append(c.v.violations, violation{r, fmt.Sprintf(format, args...)})
 }
 
-// gather sorts the files' records by what they are about.
+// gather groups the records of the files by what they are about.
 func (c *checker) gather() {
 	for i, e := range c.h.Endpoints {
 		c.endpoints[e.ID] = &c.h.Endpoints[i]
@@ -141,7 +147,8 @@ func (c *checker) gather() {
 		ends[a.N] = a
 	}
 	for _, r := range c.h.Requests {
-		s := &seen{request: r, end: r.At + c.h.Run.Timeout} // of one that was under way at the end of the run
+		// The end is a guess for a request that was under way at the end of the run.
+		s := &seen{request: r, end: r.At + c.h.Run.Timeout}
 		if a, ended := ends[r.N]; ended {
 			s.end, s.status = a.At, a.Status
 		}
@@ -163,20 +170,23 @@ func (c *checker) gather() {
 }
 
 const (
-	// sentOn is on how many connections one attempt may send its request: again, and at once, where a kept one has ended without an answer.
-	sentOn = 3
-	// atOnce is how soon that is, and by how much the receiver may notice the end of a connection late. A further attempt comes a
-	// second later at the earliest.
-	atOnce = 250 * time.Millisecond
+	// sendsPerAttempt is how many times one attempt may send its request: it sends at once again if
+	// a kept connection ends without an answer.
+	sendsPerAttempt = 3
+	// resendWithin is the longest time between two such requests. The receiver may also notice the
+	// end of a connection so much later. The next attempt comes a second later at the earliest, so
+	// it is not confused with these.
+	resendWithin = 250 * time.Millisecond
 )
 
-// onePerAttempt leaves out the requests that the same attempt has sent once more.
+// onePerAttempt returns one request for each attempt. It leaves out those that the same attempt has
+// sent again.
 func (c *checker) onePerAttempt(requests []*seen) (kept []*seen) {
 	sent := 1
 	for i, s := range requests {
-		if i+1 < len(requests) && sent < sentOn {
+		if i+1 < len(requests) && sent < sendsPerAttempt {
 			next := requests[i+1]
-			if gap := next.At - s.end; s.status == 0 && next.Agent == s.Agent && -atOnce <= gap && gap <= atOnce {
+			if gap := next.At - s.end; s.status == 0 && next.Agent == s.Agent && -resendWithin <= gap && gap <= resendWithin {
 				sent++
 				c.v.resent++
 				continue
@@ -187,7 +197,7 @@ func (c *checker) onePerAttempt(requests []*seen) (kept []*seen) {
 	return kept
 }
 
-// pair returns what is known of a delivery.
+// pair returns what is known about a delivery.
 func (c *checker) pair(event, endpoint string) *pair {
 	key := pairKey{event, endpoint}
 	p := c.pairs[key]
@@ -198,8 +208,8 @@ func (c *checker) pair(event, endpoint string) *pair {
 	return p
 }
 
-// gatherEvents finds out what became of each event, and which endpoints want it. What the writer does not know, the outbox
-// tells.
+// gatherEvents finds out what became of each event, and which endpoints want it. If the writer does
+// not know, the outbox shows it.
 func (c *checker) gatherEvents() {
 	stored := make(map[string]bool, len(c.h.Outbox))
 	for _, id := range c.h.Outbox {
@@ -230,7 +240,8 @@ func (c *checker) gatherEvents() {
 	}
 }
 
-// gatherEvent takes in an event of a transaction that ended as e.fate says. Its endpoints want it if it was committed.
+// gatherEvent records an event whose transaction ended as e.fate says. If it was committed, the
+// endpoints that want it should get it.
 func (c *checker) gatherEvent(e *knownEvent, tx string, stored bool) {
 	if e.Undone {
 		e.fate = rolledBack
@@ -257,7 +268,7 @@ func (c *checker) gatherEvent(e *knownEvent, tx string, stored bool) {
 	}
 }
 
-// resolve finds out by the outbox how a transaction ended whose COMMIT had no answer.
+// resolve decides how a transaction ended whose COMMIT had no answer. The outbox shows that.
 func (c *checker) resolve(w write, stored map[string]bool) fate {
 	c.v.unsure++
 	there, all := 0, 0
@@ -280,12 +291,12 @@ func (c *checker) resolve(w write, stored map[string]bool) fate {
 	return committed
 }
 
-// envelope is the body that customers were promised (customer-docs, and DESIGN 4 for its order and spelling).
+// envelope returns the body that customers were promised, in its order and spelling.
 func envelope(e writtenEvent) []byte {
 	quoted := func(s string) []byte {
 		text, err := json.Marshal(s)
 		if err != nil {
-			panic(err) // a string always has a JSON text
+			panic(err) // cannot happen: every string has a JSON text
 		}
 		return text
 	}
@@ -293,7 +304,7 @@ func envelope(e writtenEvent) []byte {
 		quoted(e.ID), quoted(e.Type), e.Created.UTC().Format("2006-01-02T15:04:05Z"), quoted(e.Venue), e.Data)
 }
 
-// gatherFaults takes the faults in the order of their begin. Each was entered twice.
+// gatherFaults collects the faults in the order of their begin. Each fault was entered twice.
 func (c *checker) gatherFaults() {
 	byNumber := map[int]fault{}
 	for _, f := range c.h.Faults {
@@ -306,7 +317,8 @@ func (c *checker) gatherFaults() {
 	slices.SortFunc(c.faults, func(x, y fault) int { return cmp.Compare(x.Start, y.Start) })
 }
 
-// checkRun finds what makes the run itself worthless, and agents that ended when they should not have.
+// checkRun finds what makes the run itself worthless, and agents that ended when they should not
+// have.
 func (c *checker) checkRun() {
 	for _, f := range c.faults {
 		switch {
@@ -331,5 +343,5 @@ func (c *checker) checkRun() {
 	}
 }
 
-// seconds returns a moment for people.
+// seconds returns a moment as text for people.
 func seconds(m moment) string { return fmt.Sprintf("%.2fs", m.Seconds()) }

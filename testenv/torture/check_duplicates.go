@@ -8,21 +8,25 @@ import (
 )
 
 const (
-	// lastSecond is how old a result may be that a fault takes along. The agent promises about a second: it records what has
-	// ended within one, and starts nothing while recording takes longer. The half is for the machine.
+	// lastSecond is the greatest age of a result that a fault may lose. The agent promises about a
+	// second: it records what ended within the last second, and starts nothing while recording
+	// takes longer. The extra half second allows for a slow machine.
 	lastSecond = 1500 * time.Millisecond
-	// underWay is how much later than the fault a request may arrive that was on its way when the fault came.
+	// underWay is how long after a fault a request may still arrive that was on its way when the
+	// fault came.
 	underWay = 500 * time.Millisecond
-	// noticed is how long an agent may go on after PostgreSQL has become silent or has ended its sessions.
+	// noticed is how long an agent may go on after PostgreSQL has fallen silent or has ended its
+	// sessions.
 	noticed = 1500 * time.Millisecond
 )
 
-// duplicates are the repetitions of deliveries whose receiver has answered with success, that no replay asked for.
+// duplicates counts repetitions of deliveries to receivers that had answered with success, if no
+// replay asked for them.
 type duplicates struct {
 	measured    int
-	allowed     int // requests that the faults could have made the agent repeat
+	allowed     int // how many requests the faults could have made the agent repeat
 	unexplained int
-	// worst is the fault with the most.
+	// worst is the fault that caused the most duplicates.
 	worst         fault
 	worstMeasured int
 	worstAllowed  int
@@ -31,7 +35,7 @@ type duplicates struct {
 // hit reports whether a fault hit a process.
 func (f *fault) hit(agent string) bool { return slices.Contains(f.Agents, agent) }
 
-// mayForget reports whether a fault can have kept the agent from recording the result of a request.
+// mayForget reports whether a fault may have kept the agent from recording the result of a request.
 func (f *fault) mayForget(s *seen) bool {
 	if !f.hit(s.Agent) {
 		return false
@@ -48,24 +52,25 @@ func (f *fault) mayForget(s *seen) bool {
 		}
 		return within(f.Start, f.Start+noticed)
 	case freeze:
-		// What was under way is sent when the process is thawed.
+		// What was under way is sent when the process goes on.
 		return within(f.Start, f.Start+underWay) || s.At >= f.End && s.At <= f.End+underWay
 	case receivers, upgrade, clock:
 	}
 	return false
 }
 
-// mayLoseAnswer reports whether a fault of the network before the receivers can have kept an answer from the agent.
+// mayLoseAnswer reports whether a fault of the network before the receivers may have kept an answer
+// from the agent.
 func (f *fault) mayLoseAnswer(s *seen) bool {
 	return f.Kind == receivers && s.end >= f.Start-underWay && s.At <= f.End+underWay
 }
 
-// explained reports whether the agent may know nothing of the answer to a request.
+// explained reports whether a fault explains that the agent does not know the answer to a request.
 func (c *checker) explained(s *seen) bool {
 	return slices.ContainsFunc(c.faults, func(f fault) bool { return f.mayForget(s) || f.mayLoseAnswer(s) })
 }
 
-// checkDuplicates judges each request that repeats another one.
+// checkDuplicates judges each request that repeats an earlier one.
 func (c *checker) checkDuplicates() {
 	measured := map[int]int{} // by fault
 	for key, p := range c.pairs {
@@ -103,12 +108,13 @@ func (c *checker) checkDuplicates() {
 	c.boundDuplicates(measured)
 }
 
-// forgotten returns the fault by which the agent has lost the result of a request that was repeated, the latest one that can
-// have been it, or nil.
+// forgotten returns the latest fault that may have made the agent lose the result of a request that
+// was repeated, or nil.
 func (c *checker) forgotten(before, again *seen) *fault {
 	for i := len(c.faults) - 1; i >= 0; i-- {
 		f := &c.faults[i]
-		// After a freeze it is the later one that should not have been sent: by the process that is thawed.
+		// After a freeze the later request is the one that should not have been sent: the process
+		// that went on has sent it.
 		thawed := f.Kind == freeze && f.hit(again.Agent) && again.At >= f.End && again.At <= f.End+underWay
 		if f.Start <= again.At && (f.mayForget(before) || thawed) {
 			return f
@@ -117,7 +123,7 @@ func (c *checker) forgotten(before, again *seen) *fault {
 	return nil
 }
 
-// boundDuplicates counts what each fault allowed, and finds the worst fault.
+// boundDuplicates counts how many duplicates each fault allowed, and finds the worst fault.
 func (c *checker) boundDuplicates(measured map[int]int) {
 	allowed := map[int]int{}
 	for _, p := range c.pairs {
@@ -146,7 +152,8 @@ func (c *checker) boundDuplicates(measured map[int]int) {
 	}
 }
 
-// replaysOf returns the replays that may have sent a delivery again that had succeeded, by time.
+// replaysOf returns, by time, the replays that may have sent a delivery again after it had
+// succeeded.
 func (c *checker) replaysOf(key pairKey) []operation {
 	byID := map[string]operation{} // each was entered twice
 	for _, o := range c.h.Operations {

@@ -7,8 +7,8 @@ import (
 	"time"
 )
 
-// checkLog compares the log with what the receivers have seen: each answer stands in it once, but for those that a fault may
-// have taken along.
+// checkLog compares the log with what the receivers have seen. Each answer is in the log once,
+// except those that a fault may have lost.
 func (c *checker) checkLog() {
 	for _, r := range c.h.Rewritten {
 		c.fail(ruleLog, "event %s to %s: a delivery that had ended as %s was recorded again as %s, at %s",
@@ -17,15 +17,17 @@ func (c *checker) checkLog() {
 	for _, r := range c.h.Replays {
 		switch {
 		case r.State == "running" && c.endpoints[r.Endpoint] != nil && !c.endpoints[r.Endpoint].Behavior.answers():
-			// Attempts to an endpoint that keeps failing are paced, so its replay goes on for as long as it does.
+			// Attempts to an endpoint that keeps failing are paced, so its replay may still go on.
 		case r.State == "pending" || r.State == "running":
 			c.fail(ruleLog, "replay %s of %s has not ended: %s", r.ID, r.Endpoint, r.State)
 		case r.State == "failed" && !strings.Contains(r.Error, "disabled") && !strings.Contains(r.Error, "its delivery is "):
-			// Another replay may have taken up the events that this one names.
+			// Another replay may have taken over the events of this one.
 			c.fail(ruleLog, "replay %s of %s has failed: %s", r.ID, r.Endpoint, r.Error)
 		}
 	}
-	rounds := map[string]int{} // by endpoint, how often it was replayed, which begins the numbers of attempts anew
+	// rounds counts, by endpoint, how often it was replayed. Each replay starts the numbers of
+	// attempts again.
+	rounds := map[string]int{}
 	for _, r := range c.h.Replays {
 		rounds[r.Endpoint]++
 	}
@@ -44,7 +46,8 @@ func (c *checker) checkLog() {
 	}
 }
 
-// checkNumbers judges the numbers of a delivery's attempts: each is recorded once in a round, and none is left out.
+// checkNumbers judges the numbers of a delivery's attempts. In a round each number must be recorded
+// once, and none may be missing.
 func (c *checker) checkNumbers(key pairKey, p *pair, replays int) {
 	times := map[int]int{}
 	highest := 0
@@ -57,7 +60,7 @@ func (c *checker) checkNumbers(key pairKey, p *pair, replays int) {
 			key.event, key.endpoint, max(highest, p.row.Attempts), c.h.Run.Attempts)
 	}
 	if p.row.Replay == "" {
-		replays = 0 // none of them has touched this delivery
+		replays = 0 // no replay has changed this delivery
 	}
 	for n := 1; n <= highest; n++ {
 		switch {
@@ -70,7 +73,7 @@ func (c *checker) checkNumbers(key pairKey, p *pair, replays int) {
 		}
 	}
 	if replays > 0 {
-		return // the row tells of the last round alone
+		return // the row has the last round only
 	}
 	made := len(p.attempts)
 	if p.row.Status == "succeeded" {
@@ -82,9 +85,10 @@ func (c *checker) checkNumbers(key pairKey, p *pair, replays int) {
 	}
 }
 
-// checkAnswers compares the answers that were given with those recorded.
+// checkAnswers compares the answers that receivers gave with those that are recorded.
 func (c *checker) checkAnswers(key pairKey, p *pair) {
-	given, lost := map[int]int{}, map[int]int{} // by status; lost are those that may be unknown to the agent
+	// Both are by status. lost counts answers that the agent may not know.
+	given, lost := map[int]int{}, map[int]int{}
 	for _, s := range p.requests {
 		given[s.status]++
 		if c.explained(s) {
@@ -111,7 +115,7 @@ func (c *checker) checkAnswers(key pairKey, p *pair) {
 	}
 }
 
-// checkSilence compares the requests that were not answered with the attempts recorded as such.
+// checkSilence compares the requests without an answer with the attempts that are recorded as such.
 func (c *checker) checkSilence(key pairKey, p *pair) {
 	silent, unseen, lost := 0, 0, 0
 	for _, s := range p.requests {
@@ -141,11 +145,11 @@ func (c *checker) checkSilence(key pairKey, p *pair) {
 	}
 }
 
-// outOfReach reports whether an attempt that ended then, by the clock of some agent, may have failed before it reached its
-// receiver, or its answer on the way back.
+// outOfReach reports whether an attempt that ended at that moment, by the clock of some agent, may
+// have failed on the way: before it reached its receiver, or with its answer on the way back.
 func (c *checker) outOfReach(ended moment) bool {
 	return slices.ContainsFunc(c.faults, func(f fault) bool {
-		if f.Kind == freeze { // its time ran out while it was frozen
+		if f.Kind == freeze { // the attempt's time ran out while the agent was frozen
 			return ended >= f.End && ended <= f.End+underWay
 		}
 		if f.Kind != receivers {
@@ -160,7 +164,7 @@ func (c *checker) outOfReach(ended moment) bool {
 	})
 }
 
-// enabling is a time in which an endpoint was disabled.
+// disabling is a time in which an endpoint was disabled.
 type disabling struct {
 	endpoint    string
 	generation  int64
@@ -169,7 +173,8 @@ type disabling struct {
 	from, until moment
 }
 
-// disablings returns when endpoints were disabled: those that the operator has found, and those that are at the end.
+// disablings returns the times in which endpoints were disabled: those that the operator found, and
+// those that last until the end.
 func (c *checker) disablings() []disabling {
 	type key struct {
 		endpoint   string
@@ -181,7 +186,7 @@ func (c *checker) disablings() []disabling {
 			continue
 		}
 		k := key{o.Endpoint, o.Generation}
-		if _, known := found[k]; !known { // from the first try on it may be enabled
+		if _, known := found[k]; !known { // the endpoint may be enabled from the first try on
 			found[k] = disabling{o.Endpoint, o.Generation, o.Failures, o.Reason, o.DisabledAt, o.At}
 		}
 	}
@@ -204,7 +209,8 @@ func (c *checker) disablings() []disabling {
 	return all
 }
 
-// checkDisabled judges when endpoints were disabled, and that nothing was sent to them meanwhile.
+// checkDisabled judges whether endpoints were disabled at the right time, and whether they got no
+// requests while disabled.
 func (c *checker) checkDisabled() {
 	sent := map[string][]*seen{} // by endpoint
 	for key, p := range c.pairs {
@@ -234,7 +240,8 @@ func (c *checker) checkDisabled() {
 		if e == nil || e.Behavior.answers() {
 			continue
 		}
-		// Nothing has ever succeeded there, and each attempt is recorded together with the counter.
+		// Nothing has ever succeeded at this endpoint, and each attempt is recorded together with
+		// the counter.
 		now := 0
 		if r.HealthGeneration == r.Generation {
 			now = r.Failures

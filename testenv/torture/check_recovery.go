@@ -8,7 +8,8 @@ import (
 	"time"
 )
 
-// limits are how long it may take until events arrive again, from the moment on that begins says.
+// limits are the longest times until events arrive again. They are counted from the moment that
+// begins returns.
 var limits = map[kind]time.Duration{
 	kill:        10 * time.Second,
 	crash:       10 * time.Second,
@@ -22,7 +23,8 @@ var limits = map[kind]time.Duration{
 	clock:       5 * time.Second,
 }
 
-// begins returns from when on recovery is counted. A frozen agent is to be replaced while it is frozen; when both agents are
+// begins returns the moment from which the recovery is counted. If an agent is frozen, the other
+// one should take over during the freeze, so it is the begin of the fault. If both agents are
 // killed, nothing can go on before one is started again.
 func (f *fault) begins() moment {
 	switch {
@@ -34,9 +36,10 @@ func (f *fault) begins() moment {
 	return f.End
 }
 
-// checkRecovery measures how long it took after each fault until an event arrived that was committed after it, at a
-// receiver that answers at once: what the agent had in memory does not count. Only faults that hit the agent that led, and
-// those in which no other fault has had a part, are measured.
+// checkRecovery measures, after each fault, how long it took until an event arrived that was
+// committed after it. Only receivers that answer at once count. Events that the agent had in memory
+// do not count. It measures only faults that hit the leading agent, and only if no other fault
+// disturbed the recovery.
 func (c *checker) checkRecovery() {
 	firsts := c.firstArrivals()
 	c.checkSilences(firsts)
@@ -51,7 +54,7 @@ func (c *checker) checkRecovery() {
 		at := slices.IndexFunc(firsts, func(s *seen) bool {
 			return s.At > from && c.events[s.Event].ended > from && !(gone && f.hit(s.Agent))
 		})
-		until := c.lastWrite // when nothing arrived
+		until := c.lastWrite // if nothing arrived
 		if at >= 0 {
 			until = firsts[at].At
 		}
@@ -65,17 +68,17 @@ func (c *checker) checkRecovery() {
 	}
 }
 
-// maxSilence is how long nothing new may arrive, whatever happens. A takeover from a frozen agent takes ten seconds, and
-// faults may follow upon each other.
+// maxSilence is how long nothing new may arrive, whatever happens. A takeover from a frozen agent
+// takes ten seconds, and one fault may follow another.
 const maxSilence = 30 * time.Second
 
-// checkSilences finds the longest time in which nothing arrived for the first time: with one fault after another, none would be
-// to blame.
+// checkSilences finds the longest time without a new arrival. checkRecovery does not find it if
+// several faults follow each other, because then it measures none of them.
 func (c *checker) checkSilences(firsts []*seen) {
 	for i := 1; i < len(firsts); i++ {
 		before, next := firsts[i-1].At, firsts[i].At
 		if next > c.lastWrite {
-			break // afterwards it is replays that arrive
+			break // after that only replays arrive
 		}
 		c.v.silence = max(c.v.silence, next-before)
 		if next-before > maxSilence {
@@ -84,7 +87,7 @@ func (c *checker) checkSilences(firsts []*seen) {
 	}
 }
 
-// firstArrivals returns the first requests of deliveries to healthy endpoints, by time.
+// firstArrivals returns, by time, the first request of each delivery to a healthy endpoint.
 func (c *checker) firstArrivals() []*seen {
 	var firsts []*seen
 	for key, p := range c.pairs {
@@ -96,22 +99,24 @@ func (c *checker) firstArrivals() []*seen {
 	return firsts
 }
 
-// disturbed reports whether another fault may have held up deliveries in a time. A moved clock holds nothing up.
+// disturbed reports whether another fault may have held up deliveries in this time. A moved clock
+// holds nothing up.
 func (c *checker) disturbed(f *fault, from, until moment) bool {
-	const aftermath = time.Second // what most faults take to be recovered from
+	const aftermath = time.Second // how long the recovery from most faults takes
 	return slices.ContainsFunc(c.faults, func(g fault) bool {
 		return g.N != f.N && g.Kind != clock && g.Start < until && max(g.End, g.Restart)+aftermath > from
 	})
 }
 
-// What an agent may use more at the end than in the beginning, and at all.
+// These bound what an agent may use more at the end than at the begin, and in all.
 const (
 	maxMoreGoroutines = 10
 	maxMoreFiles      = 10
 	maxBytes          = 256 << 20
 )
 
-// wasteAbove says what a process uses more than one of the same role did in the beginning; "" when it is nothing to speak of.
+// wasteAbove says what a process uses more than a process of the same role did at the begin. It
+// returns "" if that is within the bounds.
 func (r resources) wasteAbove(all []resources) string {
 	i := slices.IndexFunc(all, func(b resources) bool { return b.Phase == "base" && b.Leading == r.Leading })
 	if i < 0 {

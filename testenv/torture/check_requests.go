@@ -4,10 +4,12 @@ import (
 	"time"
 )
 
-// maxAhead is how far the time of a signature may be off, as customers' libraries have it.
+// maxAhead is how far the time of a signature may be wrong. Customers' libraries have the same
+// bound.
 const maxAhead = 5 * time.Minute
 
-// checkRequests judges each request by itself: that it had to be sent, to this endpoint, and is as promised.
+// checkRequests judges each request by itself: whether it had to be sent to this endpoint, and
+// whether it is as promised.
 func (c *checker) checkRequests() {
 	bodies := map[string]string{} // by event and hash
 	for _, r := range c.h.Requests {
@@ -54,9 +56,10 @@ func (c *checker) checkSignatures(r request) {
 	if r.Ahead.Abs() <= maxAhead {
 		return
 	}
-	// A clock that is off cannot sign the right time; the agent is to blame only where the torture has not moved it.
+	// An agent with a wrong clock cannot sign the right time. That is its fault only if the torture
+	// has not moved the clock.
 	for _, f := range c.faults {
-		const held = 20 * time.Second // longer than a network holds a request back
+		const held = 20 * time.Second // longer than a network fault holds a request back
 		moved := f.Kind == clock && f.hit(r.Agent) && r.At >= f.Start && r.At <= f.End+held
 		if moved && (r.Ahead-f.Shift).Abs() <= maxAhead {
 			return
@@ -66,7 +69,8 @@ func (c *checker) checkSignatures(r request) {
 		r.N, seconds(r.At), r.Event, r.Endpoint, r.Agent, r.Ahead)
 }
 
-// checkArrival judges whether everything has arrived that was committed, and nothing else is in the log.
+// checkArrival judges whether everything that was committed has arrived, and whether the log has
+// nothing else.
 func (c *checker) checkArrival() {
 	for key, p := range c.pairs {
 		if !p.wanted {
@@ -92,7 +96,7 @@ func (c *checker) checkArrival() {
 	}
 }
 
-// failUnwanted says why a delivery should not be in the log.
+// failUnwanted reports a delivery that should not be in the log, and why.
 func (c *checker) failUnwanted(key pairKey) {
 	switch event := c.events[key.event]; {
 	case event == nil || event.fate != committed:

@@ -167,7 +167,7 @@ func TestCheck_CatchesEachBreach(t *testing.T) {
 	}
 }
 
-// TestCheck_AllowsWhatFaultsExplain adds what looks like a breach and is none.
+// TestCheck_AllowsWhatFaultsExplain adds things that look like a breach but are not one.
 func TestCheck_AllowsWhatFaultsExplain(t *testing.T) {
 	for _, test := range []struct {
 		name string

@@ -10,7 +10,7 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// mix is how many endpoints of each behavior there are.
+// mix says how many endpoints of each behavior there are.
 var mix = []struct {
 	behavior behavior
 	n        int
@@ -18,18 +18,18 @@ var mix = []struct {
 
 const (
 	venueCount = 10
-	// silentVenue has no endpoint: its events go nowhere.
+	// silentVenue has no endpoint, so its events go nowhere.
 	silentVenue = "venue_silent"
 )
 
-// subscriptions are what the endpoints want, in turn.
+// subscriptions are the events that the endpoints want. Endpoints get them in turn.
 var subscriptions = [][]string{
 	{"*"}, {"lead.*", "payment.received"}, {"proposal.*"}, {"lead.created", "lead.stage_changed", "message.received"},
 	{"lead", "invoice.*"}, {"*"}, {"lead.*", "lead.created"},
 }
 
-// makeEndpoints makes the endpoints, spread over the venues, and the list of all venues. customers and nowhere are the
-// addresses of the receivers and of a port where nothing listens.
+// makeEndpoints makes the endpoints, spread over the venues, and the list of all venues. customers
+// is the address of the receivers. nowhere is the address of a port where nothing listens.
 func makeEndpoints(seed uint64, customers, nowhere string) (endpoints []*endpointInfo, venues []string) {
 	random := rand.New(rand.NewPCG(seed, 3))
 	for i := range venueCount {
@@ -53,7 +53,8 @@ func makeEndpoints(seed uint64, customers, nowhere string) (endpoints []*endpoin
 	return endpoints, append(venues, silentVenue)
 }
 
-// newSecret makes a secret of Standard Webhooks' form, or one as a customer might type it.
+// newSecret returns a secret in the form of Standard Webhooks, or one such as a customer might
+// type.
 func newSecret(random *rand.Rand) string {
 	key := make([]byte, 24)
 	for i := range key {
@@ -68,7 +69,7 @@ func newSecret(random *rand.Rand) string {
 
 const insertEndpoint = `insert into webhooks.endpoints (id, venue, url, events, secret) values ($1, $2, $3, $4, $5)`
 
-// register registers the endpoints by plain SQL.
+// register registers the endpoints by SQL.
 func register(ctx context.Context, url string, endpoints []*endpointInfo) (err error) {
 	conn, err := pgx.Connect(ctx, url)
 	if err != nil {

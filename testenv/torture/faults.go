@@ -14,7 +14,8 @@ import (
 	"github.com/quintago/webhook-agent/testenv"
 )
 
-// fault is one that happened. It is entered when it begins, and again, with the same number, when it is over.
+// fault is a fault that has happened. It is entered when it begins, and again with the same number
+// when it is over.
 type fault struct {
 	N      int
 	Kind   kind
@@ -22,36 +23,38 @@ type fault struct {
 	How    string        `json:",omitempty"`
 	Shift  time.Duration `json:",omitempty"`
 	Agents []string      // the processes that it hit
-	Led    bool          // one of them led
-	// Start is when it began, End when it was over: the process is gone, the server accepts connections, the network passes
-	// everything, the process is thawed, the clock is right.
+	Led    bool          // one of these processes led
+	// Start is when the fault began, and End when it was over: the process is gone, the server
+	// accepts connections, the network passes everything, the process goes on, or the clock is
+	// right.
 	Start, End moment
-	// Restart is when a process that it has ended was started again.
+	// Restart is when a process that the fault has ended was started again.
 	Restart moment `json:",omitempty"`
 	Over    bool
-	Failed  string `json:",omitempty"` // why the torture could not do it
+	Failed  string `json:",omitempty"` // why the torture could not cause it
 }
 
-// tormentor carries out the schedule.
+// tormentor carries out the schedule of faults.
 type tormentor struct {
 	cluster   *testenv.Cluster
-	database  string // URL of a superuser, direct
+	database  string // the URL of a superuser, without a proxy
 	agents    []*agent
 	receivers *testenv.Proxy
 	clock     stopwatch
 	faults    *journal[fault]
 	say       func(format string, args ...any)
 
-	// apart keeps what breaks the way to the receivers away from what freezes an agent: nothing would arrive while another one
-	// takes over, and nobody could tell how long that took.
+	// apart keeps faults of the network before the receivers and freezes of an agent apart.
+	// Otherwise nothing would arrive during a takeover, and nobody could say how long the takeover
+	// took.
 	apart sync.Mutex
 
 	mu   sync.Mutex // guards all below
-	last int        // number of the last fault
-	led  *agent     // who led when last seen
+	last int        // the number of the last fault
+	led  *agent     // the agent that led when it was last asked
 }
 
-// run carries out one track of the schedule. It returns early when ctx ends.
+// run carries out one track of the schedule. It returns early if ctx ends.
 func (t *tormentor) run(ctx context.Context, strokes []stroke) {
 	for _, s := range strokes {
 		pause(ctx, s.At-t.clock.now())
@@ -62,7 +65,7 @@ func (t *tormentor) run(ctx context.Context, strokes []stroke) {
 	}
 }
 
-// strike carries out one stroke, to the end of what it lasts.
+// strike carries out one stroke, until the fault is over.
 func (t *tormentor) strike(ctx context.Context, s stroke) {
 	if s.Kind == freeze || s.Kind == receivers {
 		t.apart.Lock()
@@ -123,8 +126,8 @@ func (t *tormentor) carryOut(ctx context.Context, s stroke, hit []*agent, f *fau
 	return fmt.Errorf("there is no fault %q", s.Kind)
 }
 
-// choose returns the agents that a fault is meant for, all where it names no role, and whether one of them leads. An agent
-// that does not answer is taken for what it was.
+// choose returns the agents that a fault is meant for, or all if it names no role, and whether one
+// of them leads. If an agent does not answer, choose assumes that its role has not changed.
 func (t *tormentor) choose(ctx context.Context, r role) (hit []*agent, led bool) {
 	if r == nobody || r == both {
 		return t.agents, true
@@ -135,7 +138,7 @@ func (t *tormentor) choose(ctx context.Context, r role) (hit []*agent, led bool)
 	found := false
 	for i := 0; i < tries && !found; i++ {
 		if i > 0 {
-			pause(ctx, 100*time.Millisecond) // nobody leads: one is taking over
+			pause(ctx, 100*time.Millisecond) // nobody leads, because one agent is taking over
 		}
 		for _, a := range t.agents {
 			if a.leads(ctx) {
@@ -152,7 +155,7 @@ func (t *tormentor) choose(ctx context.Context, r role) (hit []*agent, led bool)
 	return slices.DeleteFunc(slices.Clone(t.agents), func(a *agent) bool { return a == t.led }), false
 }
 
-// endAgents kills agents or tells them to end, and starts them again after a while.
+// endAgents kills agents, or asks them to end, and starts them again after a while.
 func (t *tormentor) endAgents(ctx context.Context, s stroke, hit []*agent, f *fault) error {
 	end := (*agent).kill
 	if s.Kind == upgrade {
@@ -190,10 +193,10 @@ func (t *tormentor) freeze(ctx context.Context, s stroke, hit []*agent, f *fault
 	return nil
 }
 
-// breakEvery is the time between two blows of a fault that does not hold by itself.
+// breakEvery is the time between two breaks, for a fault that has to be repeated to last.
 const breakEvery = 500 * time.Millisecond
 
-// breakNetwork disturbs what passes proxies for as long as the stroke lasts.
+// breakNetwork disturbs the traffic of proxies for as long as the stroke lasts.
 func breakNetwork(ctx context.Context, s stroke, proxies []*testenv.Proxy) {
 	faults := map[string]testenv.Fault{
 		stalled: testenv.Stall, refused: testenv.Refuse, dripping: testenv.Drip, deaf: testenv.HalfOpen,
@@ -220,7 +223,7 @@ func breakNetwork(ctx context.Context, s stroke, proxies []*testenv.Proxy) {
 	each(func(p *testenv.Proxy) { p.BreakCommit(testenv.KeepCommits) })
 }
 
-// shiftClock moves the clocks of agents, and back.
+// shiftClock moves the clocks of agents, and then moves them back.
 func shiftClock(ctx context.Context, s stroke, hit []*agent) error {
 	there, back := syscall.SIGUSR1, syscall.SIGUSR2
 	if s.Shift < 0 {
@@ -246,7 +249,8 @@ const (
 
 	terminateSessions = `select pg_terminate_backend(pid) from pg_stat_activity where usename = $1`
 
-	// dropSlot ends the walsender that holds the slot, as a DBA has to, and drops it in one go.
+	// dropSlot ends the walsender that holds the slot, as a DBA has to, and then drops the slot, in
+	// one statement.
 	dropSlot = `
 do $$
 declare
@@ -270,7 +274,8 @@ end $$`
 
 	dropPublications = `drop publication if exists webhooks_outbox, webhooks_outbox_endpoints`
 
-	// createPublications makes them as the agent's migration does, unless the agent was quicker.
+	// createPublications makes the publications as the agent's migration does, unless the agent was
+	// quicker.
 	createPublications = `
 set role ` + testenv.AgentRole + `;
 do $$
@@ -295,10 +300,10 @@ func (t *tormentor) remakePublications(ctx context.Context, without time.Duratio
 	return errors.Join(err, t.sql(ctx, createPublications))
 }
 
-// sqlTimeout bounds one statement of the tormentor and the operator.
+// sqlTimeout bounds one statement of the tormentor or the operator.
 const sqlTimeout = 15 * time.Second
 
-// sql runs a statement as a superuser, over a connection of its own.
+// sql runs one statement as a superuser, on a connection of its own.
 func (t *tormentor) sql(ctx context.Context, statement string, args ...any) (err error) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), sqlTimeout)
 	defer cancel()

@@ -11,18 +11,20 @@ import (
 	"time"
 )
 
-// moment is a time of a run: how long after its begin, by the torture's own clock, which nobody sets.
+// moment is a time in a run: how long after its begin, by the torture's own clock, which nobody
+// moves.
 type moment = time.Duration
 
-// stopwatch tells the moments of a run. It is safe for concurrent use.
+// stopwatch returns the moments of a run. Any number of goroutines may use it.
 type stopwatch struct{ begun time.Time }
 
 func (s stopwatch) now() moment { return time.Since(s.begun) }
 
-// at returns the moment of a time that the database's clock told; both run on this machine.
+// at returns the moment of a time that the database reported. Both clocks are those of this
+// machine.
 func (s stopwatch) at(t time.Time) moment { return t.Sub(s.begun.Round(0)) }
 
-// runInfo is what a run was made with.
+// runInfo has the settings of a run.
 type runInfo struct {
 	Begun        time.Time
 	Seed         uint64
@@ -31,7 +33,7 @@ type runInfo struct {
 	Commit       string
 	PostgreSQL   string
 	DisableAfter int // delivery.disable_after of the agents
-	Attempts     int // how many an agent makes for a delivery: one and the retries
+	Attempts     int // how many attempts an agent makes for a delivery: one and the retries
 	Timeout      time.Duration
 }
 
@@ -39,27 +41,28 @@ type runInfo struct {
 type behavior string
 
 const (
-	healthy   behavior = "healthy"
-	slow      behavior = "slow"      // after 300 to 900 ms
-	flaky     behavior = "flaky"     // one in five requests gets 500
-	resetting behavior = "resetting" // takes the request in and resets the connection, until it is mended at the end
-	dead      behavior = "dead"      // nothing listens
-	hung      behavior = "hung"      // never answers
+	healthy behavior = "healthy"
+	slow    behavior = "slow"  // after 300 to 900 ms
+	flaky   behavior = "flaky" // one in five requests gets 500
+	// resetting receives the request and resets the connection, until mend at the end.
+	resetting behavior = "resetting"
+	dead      behavior = "dead" // nothing listens
+	hung      behavior = "hung" // never answers
 )
 
-// answers reports whether the endpoint can answer with success, at the end of the run at the latest.
+// answers reports whether the endpoint can answer with success, at least at the end of the run.
 func (b behavior) answers() bool { return b != dead && b != hung }
 
-// endpointInfo is one endpoint as it was registered.
+// endpointInfo is one endpoint, as it was registered.
 type endpointInfo struct {
 	ID, Venue string
 	Events    []string
 	Behavior  behavior
-	secret    string // not for the files
+	secret    string // is not written to the files
 	url       string
 }
 
-// write is one transaction of a writer, entered before it begins.
+// write is one transaction of a writer. It is entered before it begins.
 type write struct {
 	Tx     string
 	At     moment
@@ -71,54 +74,56 @@ type writtenEvent struct {
 	ID, Type, Venue string
 	Created         time.Time
 	Data            string // the exact text
-	Undone          bool   `json:",omitempty"` // by ROLLBACK TO SAVEPOINT
+	Undone          bool   `json:",omitempty"` // undone by ROLLBACK TO SAVEPOINT
 }
 
-// fate is how a transaction ended for its writer.
+// fate is how a transaction ended, as its writer knows it.
 type fate string
 
 const (
 	committed  fate = "committed"
-	rolledBack fate = "rolled back" // by the writer, or since an error ended it before COMMIT was sent
+	rolledBack fate = "rolled back" // by the writer, or by an error before COMMIT was sent
 	unknown    fate = "unknown"     // COMMIT was sent, and no answer came
 )
 
-// ending tells how a transaction ended.
+// ending records how a transaction ended.
 type ending struct {
 	Tx   string
 	At   moment
 	Fate fate
 }
 
-// request is one that arrived at a receiver, entered before it is answered.
+// request is a request that arrived at a receiver. It is entered before it is answered.
 type request struct {
 	N        int64
 	At       moment
 	Endpoint string
 	Event    string // Webhook-Id
-	Agent    string // the run of an agent that sent it, by its User-Agent
+	Agent    string // the process that sent it, by its User-Agent
 	Hash     string // SHA-256 of the body
-	Body     string `json:",omitempty"` // where the event had no body of this hash before
-	// Quintago and Standard say what is wrong with the signature of each scheme; "" when it is valid.
-	Quintago, Standard string        `json:",omitempty"`
-	Ahead              time.Duration // Webhook-Timestamp less the time of arrival, in whole seconds
-	Plan               int           // the status that it is to be answered with, 0 for none
+	Body     string `json:",omitempty"` // set if no request of the event had this hash before
+	// Quintago and Standard say what is wrong with the signature of each scheme. They are "" if it
+	// is valid.
+	Quintago, Standard string `json:",omitempty"`
+	// Ahead is Webhook-Timestamp minus the time of arrival, in whole seconds.
+	Ahead time.Duration
+	Plan  int // the status to answer with; 0 for none
 }
 
-// answer tells how a request ended.
+// answer records how a request ended.
 type answer struct {
-	N      int64 // the request
+	N      int64 // the number of the request
 	At     moment
-	Status int // that was written; 0 when the connection was reset or had gone
+	Status int // the status that was written; 0 if the connection was reset or had ended
 }
 
-// agentRun is one process of an agent, entered when it starts and again when it has ended.
+// agentRun is one process of an agent. It is entered when it starts, and again when it has ended.
 type agentRun struct {
 	Agent string // a.17: the 17th process of agent a
 	At    moment
 	Ended bool   `json:",omitempty"`
-	How   string `json:",omitempty"` // killed, stopped, or what it did by itself
-	Fault string `json:",omitempty"` // what is wrong with that; "" when nothing is
+	How   string `json:",omitempty"` // killed, stopped, or how it ended by itself
+	Fault string `json:",omitempty"` // what is wrong with that; "" if nothing is
 }
 
 // operation is something that the operator did by SQL.
@@ -126,19 +131,20 @@ type operation struct {
 	At       moment
 	Endpoint string
 	Fate     fate
-	// Of an endpoint that was found disabled, and enabled again if Enabled.
+	// These fields are for an endpoint that was found disabled. Enabled reports whether the
+	// operator enabled it again.
 	Enabled    bool   `json:",omitempty"`
 	Generation int64  `json:",omitempty"`
-	Failures   int    `json:",omitempty"` // consecutive, of this generation
+	Failures   int    `json:",omitempty"` // consecutive failures in this generation
 	Reason     string `json:",omitempty"`
 	DisabledAt moment `json:",omitempty"`
-	// Of a replay.
+	// These fields are for a replay.
 	Replay   string   `json:",omitempty"`
-	Events   []string `json:",omitempty"` // nil for all of the endpoint
+	Events   []string `json:",omitempty"` // nil for all events of the endpoint
 	Statuses []string `json:",omitempty"`
 }
 
-// resources are what a process of an agent uses, by its own metrics.
+// resources are what a process of an agent uses, as its own metrics report.
 type resources struct {
 	At         moment
 	Phase      string // base or end
@@ -149,14 +155,15 @@ type resources struct {
 	Bytes      int64 // resident
 }
 
-// unseen is what a process found by comparing the outbox with the delivery log although nothing had happened that lets the stream pass
-// events over. The comparison delivers it, so nothing is lost, but the position had been ahead of what was recorded.
+// unseen is what a process found by comparing the outbox with the delivery log, although nothing
+// had happened that lets the stream pass events over. The comparison delivers these events, so none
+// is lost. But the position had been ahead of what was recorded.
 type unseen struct {
 	Agent      string
 	Deliveries int
 }
 
-// The rows of the database at the end.
+// These are rows of the database at the end of the run.
 type (
 	deliveryRow struct {
 		Event, Endpoint, Venue, Type string
@@ -168,7 +175,7 @@ type (
 	attemptRow struct {
 		Event, Endpoint string
 		Attempt         int
-		At              moment // by the clock of the agent
+		At              moment // by the agent's clock
 		Code            int    `json:",omitempty"`
 		Class           string
 	}
@@ -184,7 +191,8 @@ type (
 	replayRow struct {
 		ID, Endpoint, State, Error string
 	}
-	// rewrittenRow is a change of a delivery that had ended, other than by a replay; a trigger has kept it.
+	// rewrittenRow is a change of a delivery that had ended, if no replay made it. A trigger has
+	// kept it.
 	rewrittenRow struct {
 		Event, Endpoint, Before, After string
 		At                             moment
@@ -212,7 +220,7 @@ type history struct {
 	Rewritten  []rewrittenRow
 }
 
-// The files of a run, a line of JSON for each record.
+// These are the files of a run. Each record is one line of JSON.
 const (
 	runFile        = "run"
 	endpointsFile  = "endpoints"
@@ -233,15 +241,15 @@ const (
 	rewrittenFile  = "db-rewritten"
 )
 
-// path returns where a file of a run is.
+// path returns the path of a file of a run.
 func path(dir, name string) string { return filepath.Join(dir, name+".jsonl") }
 
-// journal is a file of a run while it is written. A record is in the file when add has returned, so that nothing happens in
-// a run that is not written down before.
+// journal is a file of a run while it is written. When add returns, the record is in the file. So
+// nothing happens in a run that was not written down before.
 type journal[T any] struct {
 	mu   sync.Mutex // guards all below
 	file *os.File
-	err  error // the first one; close returns it
+	err  error // the first error; close returns it
 }
 
 func openJournal[T any](dir, name string) (*journal[T], error) {
@@ -270,7 +278,7 @@ func (j *journal[T]) close() error {
 	return errors.Join(j.err, j.file.Close())
 }
 
-// save writes all records of one kind at once.
+// save writes a file with all records of one kind.
 func save[T any](dir, name string, records []T) error {
 	j, err := openJournal[T](dir, name)
 	if err != nil {

@@ -7,16 +7,17 @@ import (
 	"time"
 )
 
-// madeUp is a history as a test tells it. Its methods add what the torture would have written down.
+// madeUp is a history that a test makes up. Its methods add what the torture would have written
+// down.
 type madeUp struct{ *history }
 
 var begun = time.Date(2026, 5, 10, 14, 32, 0, 0, time.UTC)
 
-// s is a moment in seconds.
+// s returns the moment after so many seconds.
 func s(seconds float64) moment { return time.Duration(seconds * float64(time.Second)) }
 
-// soundHistory is a run in which every promise was kept, with a bit of everything that a run has: agent a.1 leads until it
-// is killed at 10 s, and a.2 from then on.
+// soundHistory is a run in which every promise was kept. It has something of everything that a run
+// has. Agent a.1 leads until it is killed at 10 s, and a.2 leads from then on.
 func soundHistory() madeUp {
 	m := madeUp{&history{
 		Run: runInfo{Begun: begun, Seed: 1, Length: time.Minute, DisableAfter: 3, Attempts: 3, Timeout: 2 * time.Second},
@@ -37,29 +38,30 @@ func soundHistory() madeUp {
 			{Phase: "end", Agent: "a.2", Leading: true, Goroutines: 25, Files: 16, Bytes: 30 << 20},
 		},
 	}}
-	// Delivered at once.
+	// This one is delivered at once.
 	m.tx("t1", 1, committed, m.event("e1", "lead.created", "venue_1"))
 	m.delivered("e1", "ep_1", "a.1", 1.1)
-	// Rolled back as a whole, and in part.
+	// These are rolled back, one as a whole and one in part.
 	m.tx("t2", 2, rolledBack, m.event("e2", "lead.created", "venue_1"))
 	undone := m.event("e3", "lead.created", "venue_2")
 	undone.Undone = true
 	m.tx("t3", 3, committed, m.event("e4", "lead.created", "venue_2"), undone)
 	m.delivered("e4", "ep_2", "a.1", 3.1)
-	// COMMIT had no answer: once it was carried out, once it was not.
+	// COMMIT had no answer. One was carried out, and one was not.
 	m.tx("t4", 4, unknown, m.event("e5", "lead.created", "venue_1"))
 	m.delivered("e5", "ep_1", "a.1", 4.1)
 	m.tx("t5", 5, unknown, m.event("e6", "lead.created", "venue_1"))
 	m.Outbox = m.Outbox[:len(m.Outbox)-1]
-	// Nobody wants it.
+	// No endpoint wants this one.
 	m.tx("t6", 6, committed, m.event("e7", "proposal.sent", "venue_2"))
-	// Arrived at the second attempt.
+	// This one arrived at the second attempt.
 	m.tx("t7", 7, committed, m.event("e8", "payment.received", "venue_2"))
 	m.request("e8", "ep_flaky", "a.1", 7.1, 500)
 	m.request("e8", "ep_flaky", "a.1", 8.1, 200)
 	m.row("e8", "ep_flaky", "succeeded", 2)
 	m.attempt("e8", "ep_flaky", 1, 7.1, 500, "http_status")
-	// Nobody answers: the third failure in a row disables, and the operator enables again.
+	// Nobody answers here. The third failure in a row disables the endpoint, and the operator
+	// enables it again.
 	m.tx("t8", 8, committed, m.event("e9", "lead.created", "venue_3"))
 	for n := 1; n <= 3; n++ {
 		m.attempt("e9", "ep_dead", n, 8+float64(n)/10, 0, "connect_refused")
@@ -67,18 +69,18 @@ func soundHistory() madeUp {
 	m.row("e9", "ep_dead", "failed", 3)
 	m.Operations = append(m.Operations, operation{At: s(9), Endpoint: "ep_dead", Fate: committed, Enabled: true, Generation: 1, Failures: 3, Reason: "failures", DisabledAt: s(8.4)})
 	m.Rows = append(m.Rows, endpointRow{ID: "ep_dead", Generation: 2, Failures: 0, HealthGeneration: 1})
-	// One attempt has run into its time limit.
+	// One attempt has reached its time limit.
 	m.tx("t9", 6, committed, m.event("e10", "lead.created", "venue_4"))
 	m.Requests = append(m.Requests, m.arrival("e10", "ep_hung", "a.1", 6.1))
 	m.Answers = append(m.Answers, answer{N: int64(len(m.Requests)), At: s(8.1)})
 	m.attempt("e10", "ep_hung", 1, 8.1, 0, "timeout")
 	m.row("e10", "ep_hung", "pending", 1)
 	m.Rows = append(m.Rows, endpointRow{ID: "ep_hung", Generation: 1, Failures: 1, HealthGeneration: 1})
-	// The kill has taken the first result along.
+	// The kill has lost the first result.
 	m.tx("t10", 9.5, committed, m.event("e11", "lead.created", "venue_1"))
 	m.request("e11", "ep_1", "a.1", 9.6, 200)
 	m.delivered("e11", "ep_1", "a.2", 10.8)
-	// Life goes on, and the operator asks for one to come again.
+	// The run goes on, and the operator asks for one event to be sent again.
 	m.tx("t11", 10.6, committed, m.event("e12", "lead.created", "venue_1"))
 	m.delivered("e12", "ep_1", "a.2", 11)
 	m.Operations = append(m.Operations, operation{At: s(19), Endpoint: "ep_1", Fate: committed, Replay: "rpl_1", Events: []string{"e12"}, Statuses: []string{"succeeded"}})
@@ -93,7 +95,8 @@ func (m madeUp) event(id, eventType, venue string) writtenEvent {
 	return writtenEvent{ID: id, Type: eventType, Venue: venue, Created: begun, Data: `{"n":1.0e2}`}
 }
 
-// tx adds a transaction that ends at a moment. Its events are in the outbox unless they were rolled back.
+// tx adds a transaction that ends at a moment. Its events are in the outbox unless they were rolled
+// back.
 func (m madeUp) tx(name string, at float64, f fate, events ...writtenEvent) {
 	m.Writes = append(m.Writes, write{Tx: name, At: s(at - 0.1), Events: events})
 	m.Endings = append(m.Endings, ending{name, s(at), f})
@@ -104,7 +107,7 @@ func (m madeUp) tx(name string, at float64, f fate, events ...writtenEvent) {
 	}
 }
 
-// arrival makes a request that is as promised.
+// arrival returns a request that is as promised.
 func (m madeUp) arrival(event, endpoint, agent string, at float64) request {
 	r := request{N: int64(len(m.Requests) + 1), At: s(at), Endpoint: endpoint, Event: event, Agent: agent}
 	for _, w := range m.Writes {
@@ -140,7 +143,7 @@ func (m madeUp) attempt(event, endpoint string, number int, at float64, code int
 	m.Attempts = append(m.Attempts, attemptRow{event, endpoint, number, s(at), code, class})
 }
 
-// delivery returns a row of the log, to change it.
+// delivery returns a row of the log, so that a test can change it.
 func (m madeUp) delivery(event, endpoint string) *deliveryRow {
 	for i := range m.Deliveries {
 		if d := &m.Deliveries[i]; d.Event == event && d.Endpoint == endpoint {
@@ -150,7 +153,7 @@ func (m madeUp) delivery(event, endpoint string) *deliveryRow {
 	panic("the history has no delivery of " + event + " to " + endpoint)
 }
 
-// fault adds one that is over.
+// fault adds a fault that is over.
 func (m madeUp) fault(f fault) {
 	f.N, f.Over = len(m.Faults)+1, true
 	m.Faults = append(m.Faults, f)

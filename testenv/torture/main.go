@@ -1,29 +1,35 @@
-// Command torture breaks everything around two agents that can break, for minutes, while writers write and customers' servers
-// misbehave, and then judges whether the agent has kept its promises. `make torture` runs it, and `make mutants` shows that
-// it notices when they are broken.
+// Command torture breaks everything around two agents that can break, for some minutes. Meanwhile
+// writers write and customers' servers misbehave. Then it judges whether the agents have kept their
+// promises. `make torture` runs it. `make mutants` shows that it notices broken promises.
 //
 // # A run
 //
-// A run has a PostgreSQL of its own, two agents with the same slot, a proxy between each of them and PostgreSQL and one
-// before the receivers, four writers, and 50 endpoints of ten venues: healthy, slow, flaky, resetting the connection after
-// they have taken the request in, dead, and hung. The faults come by a schedule that follows from the seed (schedule.go):
-// processes are killed, frozen and replaced, sessions terminated, networks stalled, refused, reset and slowed to a byte a
-// second, the slot and the publications dropped, clocks moved. An operator enables what the agent has disabled and asks for
-// replays. In the end everything is whole again, all endpoints that can answer do, what they missed is replayed, and
-// nothing may be missing.
+// A run has a PostgreSQL of its own, two agents with the same slot, four writers, and 50 endpoints
+// of ten venues. The endpoints are healthy, slow, flaky, dead, hung, or reset the connection after
+// they have received the request. There is a proxy between each agent and PostgreSQL, and one
+// before the receivers.
+//
+// The faults come by a schedule that follows from the seed (schedule.go). Processes are killed,
+// frozen and replaced; sessions are terminated; networks are stalled, refused, reset and slowed to
+// a byte a second; the slot and the publications are dropped; clocks are moved. An operator enables
+// endpoints that the agent has disabled, and asks for replays.
+//
+// At the end everything is repaired. All endpoints that can answer do so, and what they missed is
+// replayed. Then nothing may be missing.
 //
 // # Files
 //
-// Everything that matters is appended to files before it happens: what a writer is about to write and how its transaction
-// ended, each request before it is answered, each fault. At the end the tables of the database are copied beside them. The
-// checker (check.go and check_*.go) reads these files and nothing else, and shares no code with the agent: it knows what
-// customers and operators were promised. `torture check DIR` judges a run again.
+// Everything that matters is appended to files before it happens: what a writer is about to write
+// and how its transaction ended, each request before it is answered, each fault. At the end the
+// tables of the database are copied beside them. The checker (check.go and check_*.go) reads these
+// files and nothing else. It shares no code with the agent: it knows what customers and operators
+// were promised. `torture check DIR` judges a run again.
 //
 // # The agent
 //
-// `torture build` builds the agent that is tortured: the product's own source, with a clock that signals move
-// (build.go). The product itself has no seam for that. The same place gives each process its own User-Agent, so the
-// receivers know which process sent what.
+// `torture build` builds the agent for the torture: the product's own source, with a clock that
+// signals move (build.go). The product itself has no such clock. The same file gives each process
+// its own User-Agent, so the receivers know which process sent what.
 package main
 
 import (
@@ -40,17 +46,18 @@ import (
 )
 
 func main() {
-	// The second signal ends the program the hard way: what is left then is swept by the next start of a cluster.
+	// A second signal ends the program at once. The next start of a cluster then removes what is
+	// left.
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
 	context.AfterFunc(ctx, stop)
 	os.Exit(run(ctx, os.Args[1:], os.Stdout, os.Stderr))
 }
 
-// errBroken reports that a promise was broken; the report says which.
+// errBroken means that a promise was broken. The report says which.
 var errBroken = errors.New("the agent has broken a promise")
 
-// run returns the exit status: 0 when all promises were kept, 1 when one was not or the run failed, 2 for a wrong command
-// line.
+// run returns the exit status: 0 if all promises were kept, 1 if one was broken or the run failed,
+// and 2 for a wrong command line.
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	command, rest := "run", args
 	if len(args) > 0 && args[0] != "" && args[0][0] != '-' {
@@ -86,7 +93,7 @@ type usageError struct{ text string }
 
 func (e usageError) Error() string { return e.text }
 
-// parse parses the flags of a command, which takes n arguments beside them.
+// parse parses the flags of a command, which takes n arguments besides them.
 func parse(flags *flag.FlagSet, args []string, n int) error {
 	if err := flags.Parse(args); err != nil {
 		if errors.Is(err, flag.ErrHelp) {
@@ -100,7 +107,7 @@ func parse(flags *flag.FlagSet, args []string, n int) error {
 	return nil
 }
 
-// config is how a run is made.
+// config says how to make a run.
 type config struct {
 	agent    string
 	seed     uint64
@@ -109,7 +116,8 @@ type config struct {
 	only     []kind
 	commit   string
 	patience time.Duration
-	// disableAfter is delivery.disable_after of the agents.
+	// disableAfter is delivery.disable_after of the agents. A low one lets a short run see
+	// endpoints disabled.
 	disableAfter int
 	markdown     bool
 	keep         bool
@@ -176,7 +184,8 @@ func tortureCommand(ctx context.Context, args []string, stdout, stderr io.Writer
 	return os.RemoveAll(dir)
 }
 
-// torture makes a run and returns the folder of its files, which is there after an error as well, unless ctx has ended.
+// torture makes a run and returns the folder of its files. The folder also exists after an error,
+// unless ctx has ended.
 func torture(ctx context.Context, c config, say func(string, ...any)) (dir string, err error) {
 	dir, err = newDir()
 	if err != nil {
@@ -186,7 +195,7 @@ func torture(ctx context.Context, c config, say func(string, ...any)) (dir strin
 	err = carryOut(ctx, c, dir, say)
 	switch {
 	case ctx.Err() != nil:
-		return "", errors.Join(ctx.Err(), os.RemoveAll(dir)) // half a run tells nothing
+		return "", errors.Join(ctx.Err(), os.RemoveAll(dir)) // half a run proves nothing
 	case err != nil:
 		return dir, fmt.Errorf("%w; seed %d, the files are in %s", err, c.seed, dir)
 	}

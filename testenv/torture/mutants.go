@@ -18,21 +18,21 @@ import (
 	"time"
 )
 
-// patches are the mutants, each a unified diff against the product.
+// patches has the mutants. Each is a unified diff against the product.
 //
 //go:embed mutants/*.patch
 var patches embed.FS
 
 // mutant is a fault of the product that the torture must notice.
 type mutant struct {
-	name    string // of its patch
-	only    []kind // what brings it to light
+	name    string // the name of its patch
+	only    []kind // the faults that reveal it
 	minutes float64
-	// caught are the rules one of which must be broken.
+	// caught are the rules of which the mutant must break at least one.
 	caught []rule
 }
 
-// mutants are the faults that such an agent could have without any test of a day in good weather noticing.
+// mutants are faults that an agent could have without any ordinary test noticing them.
 var mutants = []mutant{
 	{"confirm-before-record", []kind{kill}, 0.5, []rule{ruleLost, ruleUnseen}},
 	{"skip-restart-lookup", []kind{kill}, 0.6, []rule{ruleLog}},
@@ -42,9 +42,10 @@ var mutants = []mutant{
 }
 
 const (
-	// mutantPatience is how long a mutant's run may wait for what is lost.
+	// mutantPatience is how long a mutant's run waits at the end for what is lost.
 	mutantPatience = 10 * time.Second
-	// mutantDisableAfter lets endpoints be disabled within so short a run, although failing ones are paced.
+	// mutantDisableAfter is low, so that endpoints are disabled within so short a run, although
+	// failing ones are paced.
 	mutantDisableAfter = 15
 )
 
@@ -81,7 +82,8 @@ func mutantsCommand(ctx context.Context, args []string, stdout, stderr io.Writer
 	return nil
 }
 
-// run builds the mutant from a copy of the product, tortures it for a short while, and returns the verdict.
+// run builds the mutant from a copy of the product, tortures it for a short time, and returns the
+// verdict.
 func (m mutant) run(ctx context.Context, source string, seed uint64) (v *verdict, err error) {
 	dir, err := os.MkdirTemp("", "webhook-torture-mutant-")
 	if err != nil {
@@ -110,16 +112,16 @@ func (m mutant) run(ctx context.Context, source string, seed uint64) (v *verdict
 	return check(h), os.RemoveAll(files)
 }
 
-// apply changes the product in the folder tree.
+// apply applies the patch to the product in the folder tree.
 func (m mutant) apply(ctx context.Context, tree string, args ...string) error {
 	patch, err := patches.ReadFile("mutants/" + m.name + ".patch")
 	if err != nil {
 		return err
 	}
-	// One line of context is enough: what a mutant changes may move, and its surroundings may change.
+	// One line of context is enough: the code may move, and its surroundings may change.
 	cmd := exec.CommandContext(ctx, "git", append([]string{"apply", "-C1"}, append(args, "-")...)...)
 	cmd.Dir = tree
-	// In a folder of some other repository git would look for the files from that one's root.
+	// If tree is inside some other repository, git would look for the files from the root of that.
 	cmd.Env = append(os.Environ(), "GIT_CEILING_DIRECTORIES="+filepath.Dir(tree))
 	cmd.Stdin = strings.NewReader(string(patch))
 	if out, err := cmd.CombinedOutput(); err != nil {
@@ -128,7 +130,8 @@ func (m mutant) apply(ctx context.Context, tree string, args ...string) error {
 	return nil
 }
 
-// caughtBy says which rules a mutant has broken, the expected ones first, and whether one of those is among them.
+// caughtBy returns which rules a mutant has broken, the expected ones first. caught reports whether
+// one of the expected rules is among them.
 func (m mutant) caughtBy(v *verdict) (by string, caught bool) {
 	n := map[rule]int{}
 	for _, found := range v.violations {

@@ -11,10 +11,10 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 )
 
-// operator plays the people who look after endpoints: by plain SQL, they enable what the agent has disabled and replay
-// what was missed.
+// operator plays the people who look after endpoints. By SQL it enables endpoints that the agent
+// has disabled, and replays what was missed.
 type operator struct {
-	url        string // of a superuser, direct
+	url        string // of a superuser, without a proxy
 	endpoints  []*endpointInfo
 	clock      stopwatch
 	operations *journal[operation]
@@ -25,17 +25,18 @@ type operator struct {
 // operatorPause is the time between two looks at the endpoints.
 const operatorPause = 3 * time.Second
 
-// run works until ctx ends, which no statement notices. While PostgreSQL is away it waits.
+// run works until ctx ends. The end of ctx interrupts no statement. While PostgreSQL is down, it
+// waits.
 func (o *operator) run(ctx context.Context) {
 	for n := 1; ; n++ {
 		pause(ctx, operatorPause)
 		if ctx.Err() != nil {
 			return
 		}
-		// PostgreSQL is away now and then. The next look makes up for it.
+		// PostgreSQL is down now and then. The next look makes up for it.
 		_ = o.work(context.WithoutCancel(ctx), func(ctx context.Context, conn *pgx.Conn) error {
 			err := o.enable(ctx, conn, func(e *endpointInfo) bool {
-				// Those that keep failing are left alone for a while.
+				// Endpoints that keep failing are left alone for a while.
 				return e.Behavior == healthy || e.Behavior == slow || e.Behavior == flaky || o.random.IntN(3) == 0
 			})
 			if n%3 == 0 {
@@ -46,7 +47,7 @@ func (o *operator) run(ctx context.Context) {
 	}
 }
 
-// work calls do with a connection.
+// work calls do with a new connection.
 func (o *operator) work(ctx context.Context, do func(context.Context, *pgx.Conn) error) (err error) {
 	ctx, cancel := context.WithTimeout(ctx, sqlTimeout)
 	defer cancel()
@@ -69,7 +70,7 @@ where e.disabled_at is not null order by e.id`
 update webhooks.endpoints set disabled_at = null where id = $1 and generation = $2 and disabled_at is not null`
 )
 
-// enable looks at the endpoints that are disabled, and enables those that it should.
+// enable looks at the endpoints that are disabled, and enables those for which should returns true.
 func (o *operator) enable(ctx context.Context, conn *pgx.Conn, should func(*endpointInfo) bool) error {
 	rows, err := conn.Query(ctx, selectDisabled)
 	if err != nil {
@@ -90,7 +91,7 @@ func (o *operator) enable(ctx context.Context, conn *pgx.Conn, should func(*endp
 			continue
 		}
 		f.Enabled, f.At, f.Fate = true, o.clock.now(), unknown
-		o.operations.add(f) // before it is done: from here on requests may arrive
+		o.operations.add(f) // before it happens, because requests may arrive from here on
 		f.Fate, err = outcome(conn.Exec(ctx, enableEndpoint, f.Endpoint, f.Generation))
 		o.operations.add(f)
 		if err != nil {
@@ -110,7 +111,8 @@ select coalesce(array_agg(event_id), '{}') from (
 	insertReplay = `insert into webhooks.replays (id, endpoint_id, event_ids, statuses) values ($1, $2, $3, $4)`
 )
 
-// replaySome asks for a replay: of a few events that have arrived already, or of all that an endpoint has missed.
+// replaySome asks for a replay: of a few events that have arrived already, or of everything that an
+// endpoint has missed.
 func (o *operator) replaySome(ctx context.Context, conn *pgx.Conn) error {
 	e := o.endpoints[o.random.IntN(len(o.endpoints))]
 	if o.random.IntN(2) == 0 {
@@ -126,7 +128,8 @@ func (o *operator) replaySome(ctx context.Context, conn *pgx.Conn) error {
 	return o.replay(ctx, conn, e, events, "succeeded")
 }
 
-// replay asks for one replay: of the events named, or of all of the endpoint.
+// replay asks for one replay: of the named events, or of all events of the endpoint if events is
+// nil.
 func (o *operator) replay(ctx context.Context, conn *pgx.Conn, e *endpointInfo, events []string, statuses ...string) error {
 	o.replays++
 	r := operation{
@@ -140,7 +143,7 @@ func (o *operator) replay(ctx context.Context, conn *pgx.Conn, e *endpointInfo, 
 	return err
 }
 
-// outcome tells how a statement that is a transaction of its own has ended.
+// outcome returns how a statement ended that was a transaction of its own.
 func outcome(tag pgconn.CommandTag, err error) (fate, error) {
 	switch {
 	case err == nil && tag.RowsAffected() == 0:

@@ -7,14 +7,14 @@ import (
 	"time"
 )
 
-// eventTypes are what the writers write: the documented ones and two of the app's own.
+// eventTypes are the types that the writers write: the documented ones and two of the app's own.
 var eventTypes = []string{
 	"lead.created", "lead.updated", "lead.stage_changed", "lead.archived", "proposal.created", "proposal.sent",
 	"proposal.viewed", "proposal.signed", "payment.received", "message.received", "lead", "invoice.line.added",
 }
 
-// oddities are JSON texts that a program which parses and writes them again would change: order and repetition of keys,
-// spelling of numbers and strings, space.
+// oddities are JSON texts that change if a program parses them and writes them again. They differ
+// in order and repetition of keys, in the spelling of numbers and strings, and in space.
 var oddities = []string{
 	`{"z":1,"a":2,"m":3}`,
 	`{"a":1,"a":2}`,
@@ -28,12 +28,13 @@ var oddities = []string{
 	`{"escapes":"\"\\\b\f\n\r\t"}`,
 }
 
-// newData makes the text of one event's data. It bears a number, so that no two events have the same.
+// newData returns the data of one event. It holds the number n, so no two events have the same
+// data.
 func newData(random *rand.Rand, n int) string {
 	lead := fmt.Sprintf(`{"n":%d,"lead":{"stage":"proposal_sent","id":"lead_%08x","guests":%d.0},"odd":%s`,
 		n, random.Uint32(), 40+random.IntN(200), oddities[random.IntN(len(oddities))])
 	switch random.IntN(40) {
-	case 0: // not within the row any more, and compressed
+	case 0: // so long that PostgreSQL compresses it and stores it outside the row
 		lead += `,"text":"` + strings.Repeat("Quinta da Boa Vista ", 200+random.IntN(800)) + `"`
 	case 1, 2, 3:
 		return oddities[random.IntN(len(oddities))]
@@ -41,7 +42,7 @@ func newData(random *rand.Rand, n int) string {
 	return lead + "}"
 }
 
-// padding makes a text of about size bytes that does not compress.
+// padding returns a text of about size bytes that does not compress.
 func padding(random *rand.Rand, size int) string {
 	var b strings.Builder
 	for b.Len() < size {
@@ -50,7 +51,8 @@ func padding(random *rand.Rand, size int) string {
 	return b.String()
 }
 
-// newEventID makes an id as the app would: a ULID (https://github.com/ulid/spec) with its prefix.
+// newEventID returns an id as the app would make it: a ULID (https://github.com/ulid/spec) with its
+// prefix.
 func newEventID(random *rand.Rand, now time.Time) string {
 	const alphabet = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 	id := []byte("evt_")

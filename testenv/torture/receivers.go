@@ -19,27 +19,28 @@ import (
 	"github.com/quintago/webhook-agent/testenv"
 )
 
-// maxBody is far above what the writers write.
+// maxBody is much more than the writers write.
 const maxBody = 4 << 20
 
-// customers are all customers' servers: one listener, a path for each endpoint. Each request is written down before it is
-// answered, and its answer after that.
+// customers plays all customers' servers: one listener, with a path for each endpoint. Each request
+// is written down before it is answered, and its answer after that.
 type customers struct {
-	endpoints map[string]*endpointInfo // by path, without the slash; complete before the first request
+	// endpoints is by path, without the slash. It is complete before the first request.
+	endpoints map[string]*endpointInfo
 	clock     stopwatch
 	requests  *journal[request]
 	answers   *journal[answer]
 
 	server   *http.Server
 	listener net.Listener
-	served   chan error     // sent to once, by the goroutine that serves
+	served   chan error     // the goroutine that serves sends once
 	open     sync.WaitGroup // requests under way
 	last     atomic.Int64
-	mended   atomic.Bool // resetting endpoints answer
+	mended   atomic.Bool // resetting endpoints answer from now on
 
 	mu     sync.Mutex // guards all below
 	random *rand.Rand
-	bodies map[string]struct{} // event and hash of the bodies that are in the file
+	bodies map[string]struct{} // event and hash of each body that is in the file
 }
 
 func startCustomers(clock stopwatch, seed uint64, requests *journal[request], answers *journal[answer]) (*customers, error) {
@@ -58,36 +59,36 @@ func startCustomers(clock stopwatch, seed uint64, requests *journal[request], an
 
 func (c *customers) address() string { return c.listener.Addr().String() }
 
-// serve tells which endpoints there are, before anybody sends to them.
+// serve sets the endpoints. It must be called before the first request.
 func (c *customers) serve(endpoints []*endpointInfo) {
 	for _, e := range endpoints {
 		c.endpoints[e.ID] = e
 	}
 }
 
-// mend makes the endpoints answer that have reset connections so far.
+// mend makes endpoints answer that have reset connections so far.
 func (c *customers) mend() { c.mended.Store(true) }
 
-// closeIdle closes the connections that no request is under way on, and those of later requests after their answer.
+// closeIdle closes idle connections, and each other connection after its next answer.
 func (c *customers) closeIdle() { c.server.SetKeepAlivesEnabled(false) }
 
 func (c *customers) close() error {
 	_ = c.server.Close()
 	err := <-c.served
-	c.open.Wait() // each writes down how it ended
+	c.open.Wait() // each request writes down how it ended
 	if !errors.Is(err, http.ErrServerClosed) {
 		return fmt.Errorf("the receivers ended: %w", err)
 	}
 	return nil
 }
 
-// ServeHTTP takes one request in and answers it.
+// ServeHTTP receives one request and answers it.
 func (c *customers) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	c.open.Add(1)
 	defer c.open.Done()
 	body, err := io.ReadAll(io.LimitReader(r.Body, maxBody))
 	if err != nil {
-		return // cut off in the middle: no server would have taken it in
+		return // the request was cut off, so no server would have received it
 	}
 	arrived := c.clock.now()
 	e := c.endpoints[strings.TrimPrefix(r.URL.Path, "/")]
@@ -101,7 +102,7 @@ func (c *customers) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	hash := sha256.Sum256(body)
 	record.Hash = hex.EncodeToString(hash[:])
 	record.Quintago = text(testenv.VerifyQuintago(r.Header.Get("X-Quintago-Signature"), body, e.secret))
-	// The time in the headers is judged by the checker, which knows whose clock has jumped when.
+	// The checker judges the time in the headers, because it knows which clock was moved when.
 	seconds, err := strconv.ParseInt(r.Header.Get("Webhook-Timestamp"), 10, 64)
 	if err != nil {
 		record.Standard = "Webhook-Timestamp is no number"
@@ -115,7 +116,7 @@ func (c *customers) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	c.answers.add(answer{record.N, c.clock.now(), status})
 }
 
-// behave decides how a request is answered, and whether its body is new.
+// behave decides how to answer a request, and records whether its body is new.
 func (c *customers) behave(e *endpointInfo, r *request, body string) (wait time.Duration) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -144,7 +145,7 @@ func (c *customers) behave(e *endpointInfo, r *request, body string) (wait time.
 	return wait
 }
 
-// give answers a request and returns the status that was written, 0 when none was.
+// give answers a request and returns the status that was written, or 0 if none was.
 func (c *customers) give(w http.ResponseWriter, r *http.Request, e *endpointInfo, status int, wait time.Duration) int {
 	gone := r.Context().Done()
 	if e.Behavior == hung {
@@ -176,7 +177,7 @@ func (c *customers) give(w http.ResponseWriter, r *http.Request, e *endpointInfo
 func reset(w http.ResponseWriter) {
 	conn, _, err := http.NewResponseController(w).Hijack()
 	if err != nil {
-		panic(http.ErrAbortHandler) // which closes it
+		panic(http.ErrAbortHandler) // net/http then closes the connection
 	}
 	if tcp, ok := conn.(*net.TCPConn); ok {
 		_ = tcp.SetLinger(0)
@@ -184,7 +185,7 @@ func reset(w http.ResponseWriter) {
 	_ = conn.Close()
 }
 
-// text returns an error's text, "" for none.
+// text returns the text of an error, or "" if there is none.
 func text(err error) string {
 	if err == nil {
 		return ""

@@ -16,7 +16,8 @@ import (
 	"time"
 )
 
-// send sends an event to an endpoint of the receivers as the agent would, and returns the status of the answer.
+// send sends an event to an endpoint of the receivers as the agent would, and returns the status of
+// the answer.
 func send(t *testing.T, c *customers, endpoint, secret, event, body string) (int, error) {
 	t.Helper()
 	req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, "http://"+c.address()+"/"+endpoint, bytes.NewBufferString(body))
@@ -42,7 +43,8 @@ func send(t *testing.T, c *customers, endpoint, secret, event, body string) (int
 	return res.StatusCode, res.Body.Close()
 }
 
-// startTestCustomers starts receivers with an endpoint of each behavior, named after it, and returns what reads their files.
+// startTestCustomers starts receivers with an endpoint of each behavior, which has its name. It
+// returns a function that reads their files.
 func startTestCustomers(t *testing.T, secret string) (c *customers, files func() ([]request, []answer)) {
 	t.Helper()
 	dir := t.TempDir()

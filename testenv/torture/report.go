@@ -10,10 +10,10 @@ import (
 	"time"
 )
 
-// shownOfRule is how many violations of a rule are printed; the files tell of the others.
+// shownOfRule is how many violations of a rule are printed. The files have the others.
 const shownOfRule = 8
 
-// print prints the report, within 120 columns but for the violations.
+// print prints the report. It is at most 120 columns wide, except the violations.
 func (v *verdict) print(w io.Writer) {
 	fmt.Fprintln(w)
 	for _, row := range v.rows() {
@@ -34,10 +34,10 @@ func (v *verdict) print(w io.Writer) {
 	fmt.Fprintln(w)
 }
 
-// counted says what is special about how the recovery from a fault is counted.
+// counted says from when the recovery from a fault is counted, if it is not from its end.
 var counted = map[kind]string{freeze: "(from its beginning)", clock: "(from its beginning)"}
 
-// rows returns the report's lines but for the recovery, as name and text.
+// rows returns the lines of the report as name and text, without the recovery.
 func (v *verdict) rows() [][2]string {
 	var faults []string
 	total := 0
@@ -113,7 +113,7 @@ func (v *verdict) printViolations(w io.Writer) {
 	}
 }
 
-// printMarkdown prints the report for a page.
+// printMarkdown prints the report as Markdown.
 func (v *verdict) printMarkdown(w io.Writer) {
 	fmt.Fprint(w, "\n| | |\n|---|---|\n")
 	for _, row := range v.rows() {
@@ -128,7 +128,7 @@ func (v *verdict) printMarkdown(w io.Writer) {
 	}
 }
 
-// sortedKinds returns the kinds of a map in the order of the schedule's.
+// sortedKinds returns the kinds of a map in the order of the schedule.
 func sortedKinds[V any](byKind map[kind]V) []kind {
 	order := slices.Concat(mainKinds, sideKinds)
 	return slices.SortedFunc(maps.Keys(byKind), func(x, y kind) int {
@@ -136,7 +136,7 @@ func sortedKinds[V any](byKind map[kind]V) []kind {
 	})
 }
 
-// median returns the lower one of the two in the middle.
+// median returns the middle value, and of two the lower one.
 func median(values []time.Duration) time.Duration {
 	sorted := slices.Sorted(slices.Values(values))
 	return sorted[(len(sorted)-1)/2]

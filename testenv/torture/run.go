@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// carryOut makes a run: everything up to its files. What it starts it ends, whatever happens.
+// carryOut makes a run and writes its files. It ends everything that it starts, whatever happens.
 func carryOut(ctx context.Context, c config, dir string, say func(string, ...any)) (err error) {
 	watch := stopwatch{time.Now()}
 	w, err := newWorld(ctx, c, dir, watch)
@@ -20,7 +20,7 @@ func carryOut(ctx context.Context, c config, dir string, say func(string, ...any
 		return err
 	}
 
-	// The schedule counts from here on; the files count from the begin.
+	// The schedule counts from here. The files count from the begin of the run.
 	main, side := newSchedule(c.seed, c.length(), c.only)
 	begin := watch.now()
 	for _, track := range [][]stroke{main, side} {
@@ -49,12 +49,12 @@ func carryOut(ctx context.Context, c config, dir string, say func(string, ...any
 	}
 	waitForWriters := writers.start(load, c.seed)
 	var aside sync.WaitGroup
-	aside.Go(func() { operator.run(load) }) // ends with load, as the writers do
-	var tracks sync.WaitGroup               // end with their strokes, or with ctx
+	aside.Go(func() { operator.run(load) }) // ends when load ends, as the writers do
+	var tracks sync.WaitGroup               // the tracks end with their strokes, or with ctx
 	tracks.Go(func() { t.run(ctx, main) })
 	tracks.Go(func() { t.run(ctx, side) })
 	tracks.Wait()
-	// Under load until the end, and a little longer when the last fault has taken its time.
+	// Keep up the load until the end, and a little longer if the last fault was late.
 	pause(ctx, max(leadOut, begin+c.length()-watch.now()))
 	stopLoad()
 	waitForWriters()

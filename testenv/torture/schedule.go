@@ -13,19 +13,21 @@ import (
 type kind string
 
 const (
-	kill        kind = "kill"        // kill -9 of an agent
-	crash       kind = "crash"       // kill -9 of PostgreSQL, all processes
-	terminate   kind = "terminate"   // pg_terminate_backend of all sessions of the agents
-	freeze      kind = "freeze"      // SIGSTOP of an agent for longer than a takeover takes, then SIGCONT
+	kill      kind = "kill"      // kill -9 of an agent
+	crash     kind = "crash"     // kill -9 of PostgreSQL, all processes
+	terminate kind = "terminate" // pg_terminate_backend of all sessions of the agents
+	// freeze is SIGSTOP of an agent for longer than a takeover takes, then SIGCONT.
+	freeze      kind = "freeze"
 	database    kind = "database"    // the network between an agent and PostgreSQL
 	receivers   kind = "receivers"   // the network between the agents and the receivers
-	upgrade     kind = "upgrade"     // SIGTERM of an agent, which then starts anew
+	upgrade     kind = "upgrade"     // SIGTERM of an agent, which is then started again
 	slot        kind = "slot"        // the replication slot is dropped
 	publication kind = "publication" // the publications are dropped and made again
 	clock       kind = "clock"       // an agent's clock jumps by an hour, and back
 )
 
-// role says which agent a fault is meant for. Who that is shows when it happens.
+// role says which agent a fault is meant for. Which process that is is decided when the fault
+// happens.
 type role string
 
 const (
@@ -35,14 +37,16 @@ const (
 	nobody  role = ""
 )
 
-// The ways in which a network fails.
+// These are the ways in which a network fails.
 const (
 	stalled  = "stall"
 	refused  = "refuse"
 	dripping = "drip"
-	breaking = "reset"   // connections break every half second, new ones are made
-	deaf     = "deaf"    // what the agent sends passes, nothing comes back
-	commits  = "commits" // connections break after a COMMIT was carried out and before its answer, every half second
+	breaking = "reset" // connections break every half second, and new ones are possible
+	deaf     = "deaf"  // what the agent sends passes, but nothing comes back
+	// commits breaks a connection after a COMMIT was carried out, before its answer, every half
+	// second.
+	commits = "commits"
 )
 
 // stroke is one fault of the schedule.
@@ -50,12 +54,14 @@ type stroke struct {
 	At     moment
 	Kind   kind
 	Target role
-	How    string        // of a network
-	Lasts  time.Duration // how long the fault holds; for a process that ends, how long until it starts again
-	Shift  time.Duration // of a clock
+	How    string // how a network fails
+	// Lasts is how long the fault holds. For a process that ends, it is how long until it starts
+	// again.
+	Lasts time.Duration
+	Shift time.Duration // how far a clock moves
 }
 
-// String returns the stroke as it is printed before the run.
+// String returns the stroke in the form in which it is printed before the run.
 func (s stroke) String() string {
 	parts := []string{fmt.Sprintf("%6.1fs", s.At.Seconds()), string(s.Kind)}
 	if s.Target != nobody {
@@ -73,8 +79,9 @@ func (s stroke) String() string {
 	return strings.Join(parts, " ")
 }
 
-// plan says how often a kind occurs in ten minutes, how long it takes beside stroke.Lasts, and how long the next fault waits
-// after it, before the gaps are stretched or shrunk to the length of the run.
+// plan says how often a kind of fault occurs in ten minutes, how long it takes besides
+// stroke.Lasts, and how long the next fault waits after it. The waits are then stretched or shrunk
+// to the length of the run.
 var plan = map[kind]struct {
 	inTenMinutes int
 	takes, rest  time.Duration
@@ -91,24 +98,24 @@ var plan = map[kind]struct {
 	clock:       {6, 0, 15 * time.Second},
 }
 
-// mainKinds happen one after another, so that what an agent needs to recover from each shows; sideKinds happen meanwhile,
-// one after another as well.
+// The faults of mainKinds happen one after another, so that the recovery from each can be measured.
+// Those of sideKinds happen meanwhile, also one after another.
 var (
 	mainKinds = []kind{kill, crash, terminate, freeze, database, upgrade, slot, publication}
 	sideKinds = []kind{receivers, clock}
 )
 
-// leadIn and leadOut are the parts of a run without a fault, in which everything is up. In leadOut the last fault is
-// recovered from under load.
+// leadIn and leadOut are the parts of a run without a fault, in which everything works. In leadOut
+// the agents recover from the last fault under load.
 const (
 	leadIn  = 2 * time.Second
 	leadOut = 3 * time.Second
 )
 
-// shortRun is the length up to which faults last as short as they may.
+// shortRun is the longest run in which faults last only as long as they must.
 const shortRun = 3 * time.Minute
 
-// newSchedule returns the faults of a run in two tracks. It depends on its arguments alone.
+// newSchedule returns the faults of a run in two tracks. The result depends on the arguments only.
 func newSchedule(seed uint64, length time.Duration, only []kind) (main, side []stroke) {
 	random := rand.New(rand.NewPCG(seed, 1))
 	main = newTrack(random, mainKinds, length, only)
@@ -136,7 +143,7 @@ func newTrack(random *rand.Rand, kinds []kind, length time.Duration, only []kind
 		busy += (s.Lasts + plan[s.Kind].takes).Seconds()
 		idle += gaps[i]
 	}
-	// With few kinds the gaps would grow beyond all use, so the strokes come again.
+	// With few kinds the gaps would be far too long, so the strokes are repeated instead.
 	available := (length - leadIn - leadOut).Seconds()
 	if len(only) > 0 && len(strokes) > 0 && busy+2*idle < available {
 		return repeatTrack(strokes, gaps, available)
@@ -157,7 +164,8 @@ func repeatTrack(strokes []stroke, gaps []float64, available float64) []stroke {
 	return place(repeated, waits, 1)
 }
 
-// place sets the moments of strokes, with gaps in seconds after them, stretched.
+// place sets the moments of strokes. gaps are the seconds after each, which are multiplied by
+// stretch.
 func place(strokes []stroke, gaps []float64, stretch float64) []stroke {
 	at := leadIn
 	for i, s := range strokes {
@@ -167,8 +175,9 @@ func place(strokes []stroke, gaps []float64, stretch float64) []stroke {
 	return strokes
 }
 
-// newStroke makes the i-th stroke of a kind. Whom it hits comes in turn, the leader first, and so do the ways in which a
-// network fails, from the one of the number first on.
+// newStroke returns the i-th stroke of a kind. The agents that it hits take turns, the leader
+// first. So do the ways in which a network fails; they start with the one that has the number
+// first.
 func newStroke(random *rand.Rand, k kind, i, first int, short bool) stroke {
 	s := stroke{Kind: k}
 	seconds := func(least, most float64) time.Duration {
@@ -221,7 +230,7 @@ func between(random *rand.Rand, least, most float64) float64 {
 	return least + random.Float64()*(most-least)
 }
 
-// parseKinds reads the list of kinds of the flag -only.
+// parseKinds parses the value of the flag -only.
 func parseKinds(text string) (kinds []kind, err error) {
 	if text == "" {
 		return nil, nil

@@ -13,13 +13,13 @@ import (
 
 const (
 	settleLook = 500 * time.Millisecond
-	// idleWait bounds the wait for the agents to let go of what they used under load.
+	// idleWait bounds the wait for the agents to release what they used under load.
 	idleWait = 10 * time.Second
 )
 
-// settle lets everything come to rest after the last fault and the last write: endpoints that can answer do so, are
-// enabled, and get replayed what they have missed, until all has arrived or nothing has moved for as long as patience. What
-// is missing then, the checker finds.
+// settle lets everything finish after the last fault and the last write. Endpoints that can answer
+// do so, are enabled, and get replays of what they have missed. It ends when everything has
+// arrived, or nothing has moved for as long as patience. The checker finds what is missing then.
 func (w *world) settle(ctx context.Context, o *operator, patience time.Duration, say func(string, ...any)) error {
 	w.customers.mend()
 	best, since := -1, w.clock.now()
@@ -66,7 +66,7 @@ where d.endpoint_id = any($1) and d.status in ('missed', 'failed')
   and not exists (select from webhooks.replays r where r.endpoint_id = d.endpoint_id and r.state in ('pending', 'running'))
 order by 1`
 
-// replayMissed asks for replays of all endpoints that can answer and have missed something.
+// replayMissed asks for a replay for each endpoint that can answer and has missed something.
 func (w *world) replayMissed(ctx context.Context, conn *pgx.Conn, o *operator) error {
 	rows, err := conn.Query(ctx, selectMissed, w.answering())
 	if err != nil {
@@ -84,7 +84,7 @@ func (w *world) replayMissed(ctx context.Context, conn *pgx.Conn, o *operator) e
 	return nil
 }
 
-// answering returns the ids of the endpoints that can answer.
+// answering returns the ids of the endpoints that can answer with success.
 func (w *world) answering() []string {
 	var ids []string
 	for _, e := range w.endpoints {
@@ -103,7 +103,7 @@ select (select count(*) from webhooks.deliveries),
        (select count(*) from webhooks.replays where state in ('pending', 'running'))`
 )
 
-// open returns how much is left to be done, and in words.
+// open returns how much is not done yet, as a number and in words.
 func (w *world) open(ctx context.Context, conn *pgx.Conn) (open int, words string, err error) {
 	rows, err := conn.Query(ctx, selectEvents)
 	if err != nil {
@@ -137,10 +137,10 @@ func (w *world) open(ctx context.Context, conn *pgx.Conn) (open int, words strin
 	return missing + unfinished + replays, words, nil
 }
 
-// rest waits until the agents have let go of what they used under load, which they do once idle connections are closed, and
-// measures them.
+// rest waits until the agents have released what they used under load, and measures them. They do
+// so once their idle connections are closed.
 func (w *world) rest(ctx context.Context) error {
-	w.customers.closeIdle() // an agent would keep the connections for a minute
+	w.customers.closeIdle() // otherwise an agent would keep the connections for a minute
 	base, err := load[resources](w.dir, resourcesFile)
 	if err != nil {
 		return err
@@ -161,7 +161,7 @@ func (w *world) rest(ctx context.Context) error {
 	return w.measure(ctx, "end")
 }
 
-// endAgents tells both to end, the one that stands by first.
+// endAgents asks both agents to end, the standby first.
 func (w *world) endAgents(ctx context.Context) error {
 	agents := slices.Clone(w.agents)
 	if agents[0].leads(ctx) {
@@ -174,7 +174,8 @@ func (w *world) endAgents(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
-// saveUnseen copies what the agents' logs hold of deliveries that had passed the stream unseen into a file.
+// saveUnseen copies into a file what the agents' logs report about deliveries that had passed the
+// stream unseen.
 func (w *world) saveUnseen() error {
 	var all []unseen
 	for _, a := range w.agents {
@@ -187,7 +188,7 @@ func (w *world) saveUnseen() error {
 	return save(w.dir, unseenFile, all)
 }
 
-// dump copies what the checker needs from the database into files.
+// dump copies the rows that the checker needs from the database into files.
 func (w *world) dump(ctx context.Context) (err error) {
 	conn, err := pgx.Connect(ctx, w.cluster.URL(databaseName))
 	if err != nil {
@@ -250,11 +251,12 @@ func dumpRows[T any](ctx context.Context, conn *pgx.Conn, dir, name, sql string,
 	return save(dir, name, records)
 }
 
-// hostOf returns host:port of a URL.
+// hostOf returns the host:port of a URL.
 func hostOf(rawURL string) (string, error) {
 	u, err := url.Parse(rawURL)
 	if err != nil {
-		return "", errors.New("the database has no usable URL") // which may hold a password
+		// The text is not shown: it may hold a password.
+		return "", errors.New("the database has no usable URL")
 	}
 	return u.Host, nil
 }

@@ -17,7 +17,7 @@ const (
 	appRole      = "app"
 )
 
-// journals are the files that are written while a run goes on.
+// journals are the files that are written during a run.
 type journals struct {
 	writes     *journal[write]
 	endings    *journal[ending]
@@ -48,7 +48,8 @@ func (j *journals) close() error {
 		j.agents.close(), j.operations.close(), j.resources.close())
 }
 
-// world is everything around the agents, and the agents: what a run needs, and nothing of what is done to it.
+// world is the agents and everything around them. The tormentor, which breaks them, is not part of
+// it.
 type world struct {
 	dir       string
 	clock     stopwatch
@@ -60,11 +61,11 @@ type world struct {
 	endpoints []*endpointInfo
 	venues    []string
 
-	closers []func() error // the last one first
+	closers []func() error // close calls the last one first
 }
 
-// newWorld makes the world of a run: PostgreSQL with the schema, the receivers, the endpoints, and two agents that are not
-// started yet. What it has made of it when it fails is closed again.
+// newWorld makes the world of a run: PostgreSQL with the schema, the receivers, the endpoints, and
+// two agents that are not started yet. If it fails, it closes what it has made so far.
 func newWorld(ctx context.Context, cfg config, dir string, clock stopwatch) (_ *world, err error) {
 	w := &world{dir: dir, clock: clock}
 	defer func() {
@@ -109,8 +110,8 @@ grant usage on schema webhooks to ` + appRole + `;
 grant select, insert on webhooks.outbox to ` + appRole + `;
 `
 
-// witness notes each change of a delivery that had ended, other than by a replay. There should be none: a result that is
-// recorded is never recorded again.
+// witness records each change of a delivery that had ended, if no replay makes the change. There
+// should be none: a recorded result is never recorded again.
 const witness = `
 create schema torture;
 create table torture.rewritten (
@@ -129,7 +130,8 @@ create trigger torture_note after update on webhooks.deliveries for each row
 `
 
 func (w *world) startPostgres(ctx context.Context) (err error) {
-	// PostgreSQL decodes what is larger than the work_mem from a file, as it does with large transactions.
+	// PostgreSQL decodes a transaction larger than logical_decoding_work_mem from a file. With the
+	// least value it does so often.
 	settings := map[string]string{"logical_decoding_work_mem": "64kB"}
 	w.cluster, err = testenv.Start(ctx, testenv.Options{Durable: true, Settings: settings})
 	if err != nil {
@@ -142,7 +144,7 @@ func (w *world) startPostgres(ctx context.Context) (err error) {
 	if err := testenv.ExecSQL(ctx, w.cluster.URL("postgres"), "create database "+databaseName); err != nil {
 		return fmt.Errorf("create the database: %w", err)
 	}
-	// The agent makes its schema and its publications itself.
+	// The agent makes its schema and its publications itself, and needs this right for it.
 	rights := "grant create on database " + databaseName + " to " + testenv.AgentRole
 	if err := testenv.ExecSQL(ctx, w.cluster.URL(databaseName), rights); err != nil {
 		return fmt.Errorf("prepare the database: %w", err)
@@ -190,7 +192,8 @@ func (w *world) makeAgents(cfg config) error {
 	return nil
 }
 
-// startAgents starts both and waits until one leads and the other stands by; their resources then are the base.
+// startAgents starts both agents, and waits until one leads and the other stands by. It then
+// measures their resources as the base.
 func (w *world) startAgents(ctx context.Context) error {
 	for _, a := range w.agents {
 		if err := a.start(); err != nil {
@@ -235,7 +238,7 @@ func (w *world) measure(ctx context.Context, phase string) error {
 	return nil
 }
 
-// describe writes down what the run was made with.
+// describe writes down the settings of the run.
 func (w *world) describe(cfg config) error {
 	binaries := w.cluster.Binaries()
 	info := runInfo{

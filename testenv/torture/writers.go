@@ -15,16 +15,18 @@ const (
 	writerCount = 4
 	// maxSize is the number of events in the largest transaction.
 	maxSize = 20
-	// writerTimeout bounds one statement of a writer, whose connection leads to PostgreSQL directly.
+	// writerTimeout bounds one statement of a writer. A writer connects to PostgreSQL without a
+	// proxy.
 	writerTimeout = 10 * time.Second
-	// largeEvent is the size of each event in a large transaction: with a logical_decoding_work_mem of 64 kB PostgreSQL
-	// decodes such a one from a file, and would stream it before its commit if it were asked to.
+	// largeEvent is the size in bytes of each event in a large transaction. With a
+	// logical_decoding_work_mem of 64 kB, PostgreSQL decodes such a transaction from a file, and
+	// would stream it before its commit if the agent asked for that.
 	largeEvent = 12 << 10
 )
 
 // writers play the app.
 type writers struct {
-	url     string // direct
+	url     string // without a proxy
 	rate    float64
 	venues  []string
 	clock   stopwatch
@@ -32,7 +34,8 @@ type writers struct {
 	endings *journal[ending]
 }
 
-// start runs the writers until ctx ends, which no transaction notices. The function that it returns waits for them.
+// start runs the writers until ctx ends. The end of ctx interrupts no transaction. The function
+// that it returns waits for the writers.
 func (w *writers) start(ctx context.Context, seed uint64) (wait func()) {
 	var all sync.WaitGroup
 	for i := range writerCount {
@@ -55,7 +58,7 @@ func (w *writers) run(ctx context.Context, random *rand.Rand, number int) {
 			var err error
 			if conn, err = pgx.Connect(ctx, w.url); err != nil {
 				conn = nil
-				pause(ctx, 50*time.Millisecond) // PostgreSQL is away
+				pause(ctx, 50*time.Millisecond) // PostgreSQL is down
 				continue
 			}
 		}
@@ -67,19 +70,19 @@ func (w *writers) run(ctx context.Context, random *rand.Rand, number int) {
 		if conn.IsClosed() {
 			conn = nil
 		}
-		// On average each writer writes its part of the rate.
+		// On average each writer writes its share of the rate.
 		share := float64(len(t.Events)) * writerCount / w.rate * between(random, 0.5, 1.5)
 		pause(ctx, time.Duration(share*float64(time.Second))-(w.clock.now()-begun))
 	}
 }
 
-// transaction is a write with how it is carried out.
+// transaction is a write, and how to carry it out.
 type transaction struct {
 	write
 	rollBack  bool
-	savepoint int           // before the event of this index; -1 for none
-	released  bool          // the savepoint is released; else what follows it is undone
-	holds     time.Duration // open before its end
+	savepoint int           // set before the event with this index; -1 for none
+	released  bool          // release the savepoint; otherwise undo what follows it
+	holds     time.Duration // how long it stays open before its end
 }
 
 func (w *writers) newTransaction(random *rand.Rand, name string) *transaction {
@@ -99,7 +102,8 @@ func (w *writers) newTransaction(random *rand.Rand, name string) *transaction {
 		t.holds = time.Duration(between(random, 0.01, 0.2) * float64(time.Second))
 	}
 	if large {
-		t.holds += 300 * time.Millisecond // for a consumer that is too eager to send what is not committed
+		// This gives a consumer time to wrongly send what is not committed.
+		t.holds += 300 * time.Millisecond
 	}
 	for i := range size {
 		now := time.Now().UTC().Truncate(time.Microsecond)
@@ -124,14 +128,15 @@ func (w *writers) newTransaction(random *rand.Rand, name string) *transaction {
 
 const insertEvent = `insert into webhooks.outbox (id, type, venue, data, created) values ($1, $2, $3, $4, $5)`
 
-// execute carries the transaction out and returns what its writer knows of its end.
+// execute carries out the transaction and returns how it ended, as far as its writer knows.
 func (t *transaction) execute(ctx context.Context, conn *pgx.Conn) fate {
 	run := func(sql string, args ...any) bool {
 		ctx, cancel := context.WithTimeout(ctx, writerTimeout)
 		defer cancel()
 		_, err := conn.Exec(ctx, sql, args...)
 		if err != nil {
-			_ = conn.Close(ctx) // the next transaction has a new one, in whatever state this one is
+			// The state of this one is unknown, so the next transaction has a new one.
+			_ = conn.Close(ctx)
 		}
 		return err == nil
 	}
@@ -166,7 +171,7 @@ func (t *transaction) execute(ctx context.Context, conn *pgx.Conn) fate {
 	return committed
 }
 
-// pause waits, unless ctx ends before.
+// pause waits for d. It returns early if ctx ends.
 func pause(ctx context.Context, d time.Duration) {
 	if d <= 0 {
 		return

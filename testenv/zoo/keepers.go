@@ -90,7 +90,8 @@ func oneAtATime(act func(net.Conn)) func(net.Conn) {
 	var busy atomic.Bool
 	return func(c net.Conn) {
 		if !busy.CompareAndSwap(false, true) {
-			_ = c.(*net.TCPConn).SetLinger(0) // the client sees a reset when the connection is closed
+			// The client sees a reset when the connection is closed.
+			_ = c.(*net.TCPConn).SetLinger(0)
 			return
 		}
 		defer busy.Store(false)

@@ -11,7 +11,7 @@ import (
 	"testing"
 )
 
-// visitor asks animals by one client that keeps connections.
+// visitor sends requests to animals with one client that keeps connections.
 type visitor struct {
 	t      *testing.T
 	z      *Zoo
@@ -32,7 +32,7 @@ func newVisitor(t *testing.T, z *Zoo) *visitor {
 	return &visitor{t: t, z: z, client: &http.Client{Transport: transport}}
 }
 
-// ask returns the status, zero with the error when there is none.
+// ask returns the status, or zero and the error if there is none.
 func (v *visitor) ask(name string) (status int, err error) {
 	v.t.Helper()
 	i := slices.IndexFunc(v.z.Animals, func(a Animal) bool { return a.Name == name })
