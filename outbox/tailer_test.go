@@ -81,9 +81,12 @@ func TestTailer_DescribesTheTransaction(t *testing.T) {
 	if time.Since(b.Committed).Abs() > time.Minute || b.Committed.Location() != time.UTC {
 		t.Errorf("committed %v", b.Committed)
 	}
-	if received, heard := LSN(f.received.Load()), f.Heard(); received < b.End || time.Since(heard) > time.Minute {
-		t.Errorf("progress is %s, heard %v", received, heard)
-	}
+	testenv.Eventually(t, patience, func() error { // it is noted after the batch was handed over
+		if received, heard := LSN(f.received.Load()), f.Heard(); received < b.End || time.Since(heard) > time.Minute {
+			return fmt.Errorf("progress is %s, heard %v", received, heard)
+		}
+		return nil
+	})
 }
 
 func TestTailer_BoundsTheBatchesOfALargeTransaction(t *testing.T) {
