@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"strings"
 	"testing"
@@ -96,6 +97,21 @@ func TestRetry_GoesOnUntilItSucceedsOrMayNot(t *testing.T) {
 				cancel(nil)
 			})
 		})
+	}
+}
+
+// A transaction that was committed is one, also when the context ends at that moment.
+func TestRetry_ReturnsWhatCameOfACallThatOutlivesTheContext(t *testing.T) {
+	for name, want := range map[string]error{"a success": nil, "the end": io.EOF} {
+		ctx, cancel := context.WithCancelCause(t.Context())
+		trouble := Trouble{Log: slog.New(slog.DiscardHandler)}
+		got := Retry(ctx, New(), &trouble, func(err error) bool { return errors.Is(err, io.EOF) }, func(context.Context) error {
+			cancel(errStopped)
+			return want
+		})
+		if !errors.Is(got, want) {
+			t.Errorf("%s: %v", name, got)
+		}
 	}
 }
 

@@ -47,25 +47,25 @@ func (t *Trouble) Note(err error, args ...any) bool {
 
 // Retry calls do until it succeeds, until ends reports that a further try is useless after this
 // error, or until ctx ends. waits gives the time between the calls. t logs what goes wrong and when
-// it is over. Retry returns nil, the last error of do, or the cause of ctx.
+// it is over. Retry returns nil after a success, also when ctx has ended meanwhile. Otherwise it
+// returns an error that ends reports, or the cause of ctx.
 func Retry(ctx context.Context, waits retry.Backoff, t *Trouble, ends func(error) bool, do func(context.Context) error) error {
 	err := retry.Do(ctx, waits, func(ctx context.Context) error {
 		err := do(ctx)
 		switch {
-		case ctx.Err() != nil:
-			return context.Cause(ctx)
-		case err != nil && !ends(err):
-			t.Note(err)
-			return retry.RetryableError(err)
 		case err == nil:
 			t.Note(nil)
+			return nil
+		case ends(err) || ctx.Err() != nil:
+			return err
 		}
-		return err
+		t.Note(err)
+		return retry.RetryableError(err)
 	})
-	if ctx.Err() != nil {
-		return context.Cause(ctx)
+	if err == nil || ends(err) {
+		return err
 	}
-	return err
+	return context.Cause(ctx) // nothing else ends it
 }
 
 // Never is an ends function for Retry: only success or the context ends it.
