@@ -31,19 +31,21 @@ type candidate struct {
 	problem atomic.Pointer[string] // why there is no term; nil before the first problem
 
 	// The fields below belong to the goroutine of lead.
-	trouble backoff.Trouble // why nothing is delivered
-	warned  map[string]bool // warnings of the preflight that are logged already
+	trouble backoff.Trouble  // why nothing is delivered
+	warned  map[warning]bool // those of the preflight that are logged already
 	// undecodable is the position at which the stream met changes that cannot be decoded; zero when
-	// it has met none. A slot that stands there or before must be replaced by a new one. The
-	// stream's goroutine sets it, which has ended before the next try.
+	// it has met none. A slot that stands there or before must be replaced by a new one.
 	undecodable outbox.LSN
 	replaced    replacements
 }
 
+// warning identifies a finding of the preflight.
+type warning struct{ thing, reason string }
+
 // newCandidate returns a candidate for a slot. It starts nothing.
 func newCandidate(a *agent, slot *outbox.Slot) *candidate {
 	return &candidate{
-		agent: a, slot: slot, warned: map[string]bool{},
+		agent: a, slot: slot, warned: map[warning]bool{},
 		// The log line "leading" says that the trouble is over.
 		trouble: backoff.Trouble{Log: a.log, Level: slog.LevelError, Begins: "cannot stream the outbox; trying again"},
 	}
@@ -149,9 +151,9 @@ func (c *candidate) acquire(ctx context.Context, tailer *outbox.Tailer) error {
 		return err
 	}
 	for _, w := range warnings {
-		if text := w.Thing + ": " + w.Reason; !c.warned[text] {
-			c.warned[text] = true
-			c.log.Warn(text, "remedy", w.Remedy)
+		if key := (warning{w.Thing, w.Reason}); !c.warned[key] {
+			c.warned[key] = true
+			c.log.Warn(w.Thing+": "+w.Reason, "remedy", w.Remedy)
 		}
 	}
 	if err := tailer.Connect(ctx); err != nil {
@@ -214,7 +216,7 @@ func (c *candidate) mendPublications(ctx context.Context) {
 }
 
 // hasWarned reports whether the preflight has found and logged this problem.
-func (c *candidate) hasWarned(p *outbox.Problem) bool { return c.warned[p.Thing+": "+p.Reason] }
+func (c *candidate) hasWarned(p *outbox.Problem) bool { return c.warned[warning{p.Thing, p.Reason}] }
 
 // noteUndecodable stores the position at which a stream ended that met changes which cannot be
 // decoded.
@@ -272,6 +274,7 @@ func (c *candidate) takeOver(ctx context.Context, life *lifetime, tailer *outbox
 		target: t.target, seal: t.sealer.look, removed: t.sealer.remove, metrics: c.metrics, log: c.log, term: held, suspects: &c.suspects,
 		tune: c.tune, tuned: endpoints,
 	}
+	t.stream = &stream{life: life, term: held, db: c.db, slot: c.slot, tailer: tailer, lease: t.lease, log: c.log}
 	t.recovery = newRecovery(c.db, c.slot, c.log, held, t.ledger, c.mendPublications)
 	return t, state, nil
 }

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"errors"
 	"sync"
 	"time"
 
@@ -80,7 +81,7 @@ func (k *collector) Collect(metrics chan<- prometheus.Metric) {
 		}
 		return nil
 	})
-	if p, is := err.(*panics.Error); is { //nolint:errorlint // Catch wraps nothing
+	if p, is := errors.AsType[*panics.Error](err); is {
 		k.candidate.caught(p)
 	}
 	for i, d := range k.descs {

@@ -8,6 +8,7 @@ import (
 	"sync"
 
 	"github.com/prometheus/client_golang/prometheus"
+
 	"github.com/quintago/webhook-agent/backoff"
 	"github.com/quintago/webhook-agent/outbox"
 )
@@ -27,7 +28,7 @@ type sealer struct {
 	// value is true for one that is to be tried. It is false while run tries it, and after that
 	// until the router has its new row.
 	ids map[string]bool
-	// more wakes seal, because there are endpoints to try. The sender does not wait, so one place
+	// more wakes run, because there are endpoints to try. The sender does not wait, so one place
 	// is enough.
 	more chan struct{}
 }
@@ -39,19 +40,13 @@ func newSealer(db *outbox.DB, log *slog.Logger, sealed prometheus.Counter) *seal
 // look adds an endpoint whose latest row has secrets to seal, and removes another one. The router
 // calls it with each new row.
 func (s *sealer) look(e *outbox.Endpoint) {
-	if s.db.Unsealed(e) {
-		s.add(e.ID)
-	} else {
+	if !s.db.Unsealed(e) {
 		s.remove(e.ID)
+		return
 	}
-}
-
-func (s *sealer) add(ids ...string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for _, id := range ids {
-		s.ids[id] = true
-	}
+	s.ids[e.ID] = true
 	s.wakeLocked()
 }
 

@@ -31,6 +31,7 @@ type term struct {
 	slot     *outbox.Slot
 	life     *lifetime
 	tailer   *outbox.Tailer
+	stream   *stream
 	router   *router
 	lanes    *lanes.Scheduler
 	ledger   *outbox.Ledger
@@ -47,9 +48,8 @@ type term struct {
 func (t *term) run(state outbox.State, batches chan *outbox.Batch, ended <-chan error) (led bool, err error) {
 	life := t.life
 	var streaming, ledger, helpers errgroup.Group
-	s := &stream{life: life, term: t.Term, db: t.db, slot: t.slot, tailer: t.tailer, lease: t.lease, log: t.log}
 	streaming.Go(life.guarded(func() error {
-		err := s.run(batches, ended)
+		err := t.stream.run(batches, ended)
 		life.stop(err)
 		return err
 	}))

@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"github.com/prometheus/client_golang/prometheus"
+
 	"github.com/quintago/webhook-agent/agent/config"
 	"github.com/quintago/webhook-agent/panics"
 	"github.com/quintago/webhook-agent/secret"
