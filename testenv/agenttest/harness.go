@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+
 	"github.com/quintago/webhook-agent/agent/config"
 	"github.com/quintago/webhook-agent/secret"
 	"github.com/quintago/webhook-agent/testenv"
