@@ -2,6 +2,7 @@ package outbox
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -183,17 +184,25 @@ returning previous_secret_until`
 // codeProgramLimit is what the trigger of webhooks.endpoints refuses one former secret more with.
 const codeProgramLimit = "54000"
 
+// ErrSameSecret is in the error of RotateSecret when the endpoint has the secret already and nothing changed.
+var ErrSameSecret = errors.New("the endpoint has this secret already")
+
 // RotateSecret gives an endpoint a new secret. The former one signs as well for the overlap, and
 // those before it until their own times, MostFormerSecrets together; with an overlap of zero all of
-// them end. It returns when the former secret ends, nil when at once.
+// them end. It returns when the former secret ends, nil when at once. To the secret that the endpoint has
+// already it only ends the former ones, with an overlap of zero; otherwise it returns ErrSameSecret.
 func (v view) RotateSecret(ctx context.Context, id string, s secret.Text, overlap time.Duration) (until *time.Time, err error) {
 	if v.db == nil {
 		return nil, errNoVenue
 	}
 	err = pgx.BeginFunc(ctx, v.db.pool, func(tx pgx.Tx) error {
 		q := v.on(withoutPreparing(tx))
-		if err := v.db.forgetTwins(ctx, q, id, s); err != nil {
+		e, same, err := v.db.forgetTwins(ctx, q, id, s)
+		switch {
+		case err != nil:
 			return err
+		case same && (overlap > 0 || len(e.Former()) == 0):
+			return ErrSameSecret
 		}
 		return q.QueryRow(ctx, rotateSecret, id, v.db.cfg.Keys.Seal(id, s).Reveal(), overlap).Scan(&until)
 	})
@@ -217,16 +226,17 @@ where id = $1{ and venue = @venue}`
 
 // forgetTwins prepares the rotation of an endpoint to the secret next. It drops the former secrets that are next or the
 // current one, and all but the newest of those that are alike: a secret signs once, so it takes one place. The
-// statement of the rotation cannot see that, since what is sealed differs each time.
-func (db *DB) forgetTwins(ctx context.Context, q narrowed, id string, next secret.Text) error {
+// statement of the rotation cannot see that, since what is sealed differs each time. It returns the endpoint as it was,
+// whose row is locked now, and reports whether its secret is next.
+func (db *DB) forgetTwins(ctx context.Context, q narrowed, id string, next secret.Text) (e *Endpoint, same bool, err error) {
 	found, err := queryRows(ctx, q, lockEndpoint, scanEndpointState, id)
 	if err != nil {
-		return err
+		return nil, false, err
 	}
 	if len(found) == 0 {
-		return noEndpoint(id)
+		return nil, false, noEndpoint(id)
 	}
-	e := &found[0].Endpoint
+	e = &found[0].Endpoint
 	seen := []secret.Text{next}
 	twin := func(s secret.Text) bool {
 		opened, err := db.cfg.Keys.Open(id, s)
@@ -239,11 +249,11 @@ func (db *DB) forgetTwins(ctx context.Context, q narrowed, id string, next secre
 		seen = append(seen, opened)
 		return false
 	}
-	twin(e.Secret)
+	same = twin(e.Secret)
 	former := e.Former()
 	kept := slices.DeleteFunc(slices.Clone(former), func(f FormerSecret) bool { return twin(f.Secret) })
-	if len(kept) == len(former) {
-		return nil
+	if same || len(kept) == len(former) {
+		return e, same, nil
 	}
 	var (
 		previous      string
@@ -259,7 +269,7 @@ func (db *DB) forgetTwins(ctx context.Context, q narrowed, id string, next secre
 		older, olderUntil = append(older, f.Secret.Reveal()), append(olderUntil, f.Until)
 	}
 	_, err = q.Exec(ctx, setFormerSecrets, id, previous, previousUntil, older, olderUntil)
-	return err
+	return e, false, err
 }
 
 const endpointExists = `select exists (select from webhooks.endpoints where id = $1{ and venue = @venue})`

@@ -84,6 +84,31 @@ func TestRotateSecret_KeepsEveryFormerSecretUntilItsOwnTime(t *testing.T) {
 	wantSecrets(t, db, stream, "without an overlap", "h")
 }
 
+// The current secret must not become its own former one, which would end the one before it.
+func TestRotateSecret_ToTheSameSecretEndsNoFormerOneBeforeItsTime(t *testing.T) {
+	t.Parallel()
+	db, env := openDB(t)
+	addEndpoint(t, env, "ep_1", "venue_a", "*")
+	_, err := db.AllVenues().RotateSecret(t.Context(), "ep_1", secret.New("b"), 9*time.Hour)
+	must(t, err)
+	_, err = db.AllVenues().RotateSecret(t.Context(), "ep_1", secret.New("b"), time.Hour)
+	wantError(t, err, ErrSameSecret)
+	e, err := db.AllVenues().EndpointWithSecret(t.Context(), "ep_1")
+	must(t, err)
+	if got := formerText(e); got != "b sentinel:9" {
+		t.Errorf("it has %s", got)
+	}
+	for _, want := range []error{nil, ErrSameSecret} { // it ends the former ones, of which there are none then
+		_, err = db.AllVenues().RotateSecret(t.Context(), "ep_1", secret.New("b"), 0)
+		wantError(t, err, want)
+		e, err := db.AllVenues().EndpointWithSecret(t.Context(), "ep_1")
+		must(t, err)
+		if got := formerText(e); got != "b" {
+			t.Errorf("it has %s", got)
+		}
+	}
+}
+
 // Programs of before know two columns, and may write what they know in plain text.
 func TestRotateSecret_BySQLKeepsFormerSecretsAsWell(t *testing.T) {
 	t.Parallel()

@@ -126,7 +126,7 @@ func (db *DB) changeManaged(ctx context.Context, tx pgx.Tx, row managedRow, e Ma
 		stored = db.cfg.Keys.Seal(row.id, e.Secret)
 	case !is.Equal(e.Secret):
 		q := db.AllVenues().on(tx)
-		if err := db.forgetTwins(ctx, q, row.id, e.Secret); err != nil {
+		if _, _, err := db.forgetTwins(ctx, q, row.id, e.Secret); err != nil {
 			return err
 		}
 		if err := exec(ctx, tx, dropOldestSecret, row.id, MostFormerSecrets); err != nil {

@@ -246,11 +246,10 @@ func (d *desk) rotateSecret(ctx context.Context, id string, s secret.Text, made 
 	}
 	now, err := d.cfg.Keyring().Open(e.ID, e.Secret)
 	same := err == nil && now.Equal(s)
-	if same && (overlap > 0 || len(e.Former()) == 0) {
-		return d.answerChange(endpointChange{ID: id, Change: "none"}, "%s has this secret already; nothing changed", id)
-	}
 	until, err := d.db.AllVenues().RotateSecret(ctx, id, s, overlap)
 	switch {
+	case errors.Is(err, outbox.ErrSameSecret):
+		return d.answerChange(endpointChange{ID: id, Change: "none"}, "%s has this secret already; nothing changed", id)
 	case err != nil:
 		return err
 	case same:
