@@ -55,6 +55,9 @@ allow_networks = ["127.0.0.0/8"]
 
 [admin]
 listen = "{{.Admin}}"
+
+[log]
+format = "text"
 `))
 
 type configValues struct {

@@ -2,7 +2,9 @@ package main
 
 import (
 	"bufio"
+	"errors"
 	"fmt"
+	"io"
 	"os"
 	"regexp"
 	"strconv"
@@ -29,12 +31,17 @@ func (a *agent) unseen() (all []unseen, err error) {
 		if at := startLine.FindStringSubmatch(line); at != nil {
 			process = at[1]
 		} else if found := unseenLine.FindStringSubmatch(line); found != nil {
-			n, _ := strconv.Atoi(found[1])
+			n, err := strconv.Atoi(found[1])
+			if err != nil {
+				return nil, fmt.Errorf("read the log of agent %s: %w", a.name, err)
+			}
 			all = append(all, unseen{process, n})
 		}
-		if err != nil {
-			break // the end of the log
+		switch {
+		case errors.Is(err, io.EOF):
+			return all, nil
+		case err != nil: // what cannot be read may hold what the run is judged by
+			return nil, fmt.Errorf("read the log of agent %s: %w", a.name, err)
 		}
 	}
-	return all, nil
 }

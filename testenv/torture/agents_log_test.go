@@ -4,6 +4,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 )
 
@@ -24,5 +25,21 @@ time=2026-05-10T14:32:14Z level=ERROR msg="events had passed the stream unseen a
 	a.log += "x"
 	if _, err := a.unseen(); err == nil {
 		t.Error("no error without a log")
+	}
+}
+
+// The sentence that unseenLine looks for is that of the agent, which writes it as text.
+func TestUnseenLine_IsWhatTheAgentLogs(t *testing.T) {
+	source, err := os.ReadFile("../../agent/recovery.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, part := range []string{`.log.Error("events had passed the stream unseen `, `"recovered_deliveries", recovered)`} {
+		if !strings.Contains(string(source), part) {
+			t.Errorf("agent/recovery.go has no %s", part)
+		}
+	}
+	if !strings.Contains(configTemplate.Root.String(), `format = "text"`) {
+		t.Error("the agents are not configured to log as text")
 	}
 }
