@@ -62,6 +62,9 @@ func failure(thing, remedy, format string, args ...any) Finding {
 
 func (f Finding) fails() bool { return f.Level == LevelFail }
 
+// stops reports whether no agent may run while this is so.
+func (f Finding) stops() bool { return f.fails() && !f.tolerated }
+
 // problem turns a failure into an error.
 func (f Finding) problem() *Problem {
 	return &Problem{Thing: f.Thing, Reason: f.Reason, Remedy: f.Remedy, Fatal: !f.passing}
@@ -125,7 +128,7 @@ func AsFinding(err error) Finding {
 func (db *DB) Preflight(ctx context.Context) (warnings []Finding, err error) {
 	for _, f := range db.checkAll(ctx) {
 		switch {
-		case f.Level == LevelFail && !f.tolerated:
+		case f.stops():
 			return nil, f.problem()
 		case f.Level != LevelOK:
 			warnings = append(warnings, f)
@@ -366,7 +369,7 @@ func (db *DB) firstFailure(ctx context.Context, checks ...check) error {
 				return err
 			}
 			for _, f := range found {
-				if f.Level == LevelFail && !f.tolerated {
+				if f.stops() {
 					return f.problem()
 				}
 			}

@@ -17,9 +17,9 @@ order by a.attnum`
 
 // generatedColumn is a column of the outbox that the agent reads and PostgreSQL computes.
 type generatedColumn struct {
-	name      string
-	stored    bool
-	published bool // the server can publish it
+	name        string
+	stored      bool
+	publishable bool // by this server
 }
 
 func (c Config) generatedColumns(ctx context.Context, q querier) ([]generatedColumn, error) {
@@ -31,7 +31,7 @@ func (c Config) generatedColumns(ctx context.Context, q querier) ([]generatedCol
 	return queryRows(ctx, q, selectGenerated, func(row pgx.CollectableRow) (g generatedColumn, err error) {
 		var version int
 		err = row.Scan(&g.name, &g.stored, &version)
-		g.published = g.stored && version >= generatedVersion
+		g.publishable = g.stored && version >= generatedVersion
 		return g, err
 	}, schema, table, read)
 }
@@ -49,10 +49,10 @@ func (db *DB) withoutGenerated(ctx context.Context, tx pgx.Tx, thing, alter stri
 	}
 	for _, g := range generated {
 		switch {
-		case g.published && isHidden[g.name]:
+		case g.publishable && isHidden[g.name]:
 			found = append(found, failure(thing, alter+" SET (publish_generated_columns = stored)",
 				"it does not publish column %q of %s, which is generated", g.name, db.cfg.Table))
-		case !g.published:
+		case !g.publishable:
 			found = append(found, failure(thing, "use a plain column, filled by the app, a default or a trigger",
 				"column %q of %s is generated, and this server cannot stream it", g.name, db.cfg.Table))
 		}

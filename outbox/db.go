@@ -38,10 +38,9 @@ func answered(ctx context.Context) (context.Context, context.CancelFunc) {
 // whole. What a leader needs is a Slot; what people see and change is a Venue, or AllVenues for the
 // operator. All methods are safe for concurrent use.
 type DB struct {
-	pool   *pgxpool.Pool
-	cfg    Config
-	clock  Clock
-	mapped mappings
+	pool  *pgxpool.Pool
+	cfg   Config
+	clock Clock
 }
 
 // Open prepares a pool; it connects when it is first used. It fails only on a URL that cannot be parsed.

@@ -215,7 +215,7 @@ func (m *mapping) selectOutboxEvents() string {
 
 // outboxEvents returns the events that the outbox has under an id. Only their venues and types are set.
 func (v view) outboxEvents(ctx context.Context, eventID string) (events []Event, err error) {
-	m, err := v.db.mapped.load(ctx, v.db.cfg, v.db.pool)
+	m, err := v.db.configured().mapping(ctx)
 	if err != nil {
 		return nil, err
 	}

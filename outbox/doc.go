@@ -8,7 +8,7 @@
 //	           adoption, publications, the clock, the endpoints of the configuration file, sealing, the overview
 //	Slot       a leader (DB.Slot): what goes by the name of a replication slot or by a term. It takes over, loads the
 //	           state, refills lanes, and compares the outbox with the log
-//	Venue      the API and whatever works for one venue (DB.Venue): its endpoints, deliveries and replays
+//	Venue      whatever works for one venue (DB.Venue): its endpoints, deliveries and replays
 //	AllVenues  the operator's commands (DB.AllVenues): the same, of all venues
 //	Tailer     a leader: owns the replication connection and yields what was committed, in commit order
 //	Ledger     a leader: owns the recording connection. While a term lasts its transactions are the only writes to

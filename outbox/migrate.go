@@ -170,54 +170,6 @@ func printMigrations(cfg Config, ms []migration) string {
 	return b.String()
 }
 
-// publication is one of the two that the agent streams.
-type publication struct {
-	name    string
-	tables  []string // quoted
-	publish string
-	options string // further ones
-}
-
-// publications returns what must exist before the slot does: a change that is decoded at a position where its
-// publication did not exist yet ends the stream.
-func (c Config) publications() []publication {
-	return []publication{
-		{c.Publication, []string{c.table(), "webhooks.replays"}, "insert", ""},
-		{c.endpointsPublication(), []string{"webhooks.endpoints"}, "insert, update, delete, truncate", ""},
-	}
-}
-
-func (p publication) create() string {
-	return fmt.Sprintf("create publication %s for table %s with (publish = '%s', publish_via_partition_root = true%s)",
-		quoteIdent(p.name), strings.Join(p.tables, ", "), p.publish, p.options)
-}
-
-func (c Config) ensurePublications(ctx context.Context, conn *pgx.Conn) error {
-	publications, err := c.publicationsOn(ctx, conn)
-	if err != nil {
-		return c.explain("look at the outbox", err)
-	}
-	for _, p := range publications {
-		var exists bool
-		err := conn.QueryRow(ctx, `select exists (select from pg_publication where pubname = $1)`, p.name).Scan(&exists)
-		if err != nil {
-			return c.explain("look for publication "+p.name, err)
-		}
-		if exists {
-			continue
-		}
-		if _, err := conn.Exec(ctx, p.create()); err != nil {
-			if fault, _ := c.tableFault(ctx, conn, "outbox.table "+c.Table); fault != nil {
-				problem := fault.problem()
-				problem.Err = err
-				return problem
-			}
-			return c.explain("create publication "+p.name, err)
-		}
-	}
-	return nil
-}
-
 func schemaNewer(version int) error {
 	return &Problem{Thing: "schema webhooks", Reason: fmt.Sprintf("it has version %d, this binary knows versions up to %d", version, SchemaVersion()),
 		Remedy: "run a newer webhook-agent", Fatal: true}

@@ -131,7 +131,9 @@ func TestPruning_ReadsOnlyWhatItDeletes(t *testing.T) {
 	conn := monthOfEvents(t, env)
 	must(t, p.Begin(t.Context()))
 	settleHorizon(t, db, env)
-	listEvents := p.mapping.listEventsSQL()
+	mapping, err := p.slot.mapping(t.Context())
+	must(t, err)
+	listEvents := mapping.listEventsSQL()
 	var tables []uint32
 	var events, deliveries []string
 	for _, list := range []struct {
@@ -154,9 +156,9 @@ func TestPruning_ReadsOnlyWhatItDeletes(t *testing.T) {
 		{"list events", listEvents, beginning.values(p.cutoff), []string{"outbox_created on outbox"}, 600},
 		{"list deliveries", listDeliveries, beginning.values(p.cutoff), []string{"deliveries_created on deliveries"}, 600},
 		// A row costs a few pages of each index, whatever the size of the tables.
-		{"delete events", p.mapping.deleteEventsSQL(), p.values().and(values{"tables": tables[:pruneBatch], "rows": events, "outbox": db.cfg.table(), "publication": db.cfg.Publication}),
+		{"delete events", mapping.deleteEventsSQL(), p.values().and(values{"tables": tables[:pruneBatch], "rows": events, "outbox": db.cfg.table(), "publication": db.cfg.Publication}),
 			[]string{"TID Cond: (ctid = l.place)", "deliveries_pkey on deliveries", "replays_open on replays"}, 15 * pruneBatch},
-		{"delete deliveries", p.mapping.deleteDeliveriesSQL(), p.values().and(values{"rows": deliveries}),
+		{"delete deliveries", mapping.deleteDeliveriesSQL(), p.values().and(values{"rows": deliveries}),
 			[]string{"Tid Scan on deliveries d ", "outbox_pkey on outbox", "attempts_delivery on attempts"}, 25 * pruneBatch},
 		{"delete replays", deleteReplays, p.values().and(values{"limit": pruneBatch}), []string{"replays_finished on replays"}, 6 * pruneBatch},
 	} {

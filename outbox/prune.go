@@ -85,9 +85,6 @@ func (p *Pruner) Begin(ctx context.Context) (err error) {
 	if err := p.slot.db.pool.QueryRow(ctx, selectCutoff, retention.Seconds()).Scan(&p.cutoff); err != nil {
 		return p.slot.cfg.explain("read the clock", err)
 	}
-	if p.mapping, err = p.slot.mapping(ctx); err != nil {
-		return err
-	}
 	if err := p.lookForObstacles(ctx); err != nil {
 		return err
 	}
@@ -109,7 +106,7 @@ func (p *Pruner) Step(ctx context.Context, table PrunedTable) (pruned Pruned, do
 	if obstacle := p.obstacles[table]; obstacle != nil {
 		return nil, true, obstacle
 	}
-	if p.mapping, err = p.slot.mapping(ctx); err != nil { // it may have been forgotten since Begin
+	if p.mapping, err = p.slot.mapping(ctx); err != nil {
 		return nil, true, err
 	}
 	switch table {
@@ -120,6 +117,7 @@ func (p *Pruner) Step(ctx context.Context, table PrunedTable) (pruned Pruned, do
 	default:
 		pruned, done, err = p.walk(ctx, table, listDeliveries, p.deliveries)
 	}
+	p.slot.mapped.forgetAfter(err)
 	return pruned, done, p.slot.explainPrune(table, err)
 }
 

@@ -290,8 +290,10 @@ func TestPruner_LeavesWhatBecamePendingMeanwhile(t *testing.T) {
 	addOldLog(t, env, "orphan", 31, Failed)
 	settleHorizon(t, db, env)
 	must(t, p.Begin(t.Context()))
+	mapping, err := p.slot.mapping(t.Context())
+	must(t, err)
 	for table, list := range map[PrunedTable]string{
-		PrunedOutbox: p.mapping.listEventsSQL(), PrunedDeliveries: strings.Replace(listDeliveries, "o.status <> 'pending'", "true", 1),
+		PrunedOutbox: mapping.listEventsSQL(), PrunedDeliveries: strings.Replace(listDeliveries, "o.status <> 'pending'", "true", 1),
 	} {
 		listed, err := p.list(t.Context(), list, beginning)
 		must(t, err)

@@ -9,16 +9,67 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
+// publication is one of the two that the agent streams.
+type publication struct {
+	name      string
+	tables    []string // quoted
+	publish   string
+	generated bool // with stored generated columns
+}
+
+// publications returns what must exist before the slot does: a change that is decoded at a position where its
+// publication did not exist yet ends the stream.
+func (c Config) publications() []publication {
+	return []publication{
+		{c.Publication, []string{c.table(), "webhooks.replays"}, "insert", false},
+		{c.endpointsPublication(), []string{"webhooks.endpoints"}, "insert, update, delete, truncate", false},
+	}
+}
+
+func (p publication) create() string {
+	options := ""
+	if p.generated {
+		options = ", publish_generated_columns = stored"
+	}
+	return fmt.Sprintf("create publication %s for table %s with (publish = '%s', publish_via_partition_root = true%s)",
+		quoteIdent(p.name), strings.Join(p.tables, ", "), p.publish, options)
+}
+
+func (c Config) ensurePublications(ctx context.Context, conn *pgx.Conn) error {
+	publications, err := c.publicationsOn(ctx, conn)
+	if err != nil {
+		return c.explain("look at the outbox", err)
+	}
+	for _, p := range publications {
+		var exists bool
+		err := conn.QueryRow(ctx, `select exists (select from pg_publication where pubname = $1)`, p.name).Scan(&exists)
+		if err != nil {
+			return c.explain("look for publication "+p.name, err)
+		}
+		if exists {
+			continue
+		}
+		if _, err := conn.Exec(ctx, p.create()); err != nil {
+			if fault, _ := c.tableFault(ctx, conn, "outbox.table "+c.Table); fault != nil {
+				problem := fault.problem()
+				problem.Err = err
+				return problem
+			}
+			return c.explain("create publication "+p.name, err)
+		}
+	}
+	return nil
+}
+
 // publicationsOn is publications as this server makes them: with generated columns where one is read and can be published.
 func (c Config) publicationsOn(ctx context.Context, q querier) ([]publication, error) {
 	generated, err := c.generatedColumns(ctx, q)
-	publications := c.publications()
-	for _, g := range generated {
-		if g.published && !strings.Contains(publications[0].options, "publish_generated_columns") {
-			publications[0].options += ", publish_generated_columns = stored"
-		}
+	if err != nil {
+		return nil, err
 	}
-	return publications, err
+	publications := c.publications()
+	publications[0].generated = slices.ContainsFunc(generated, func(g generatedColumn) bool { return g.publishable })
+	return publications, nil
 }
 
 // holds is the condition that a publication holds a table. It goes by names, since asking for the oid of a table is an error where the
@@ -81,7 +132,10 @@ func (db *DB) MendPublications(ctx context.Context) (mended []string, err error)
 				}
 				return exec(ctx, tx, statement)
 			})
-			if err != nil && SQLState(err) != codeDuplicateObject { // another agent was quicker
+			if SQLState(err) == codeDuplicateObject {
+				continue // another agent was quicker
+			}
+			if err != nil {
 				return mended, db.cfg.explain("mend publication "+p.name, err)
 			}
 			mended = append(mended, statement)

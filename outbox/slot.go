@@ -48,7 +48,7 @@ type Vitals struct {
 }
 
 const selectVitals = `
-select coalesce(pg_current_wal_lsn() - s.confirmed_flush_lsn, 0)::bigint, coalesce(pg_current_wal_lsn() - s.restart_lsn, 0)::bigint,
+select coalesce(pg_current_wal_lsn() - s.confirmed_flush_lsn, 0)::bigint, ` + retainedBytes + `,
        coalesce(s.wal_status, ''),
        (select count(*) from (select from webhooks.deliveries where status = 'pending' limit $2) p)
 from (select) here left join pg_replication_slots s on s.slot_name = $1`

@@ -11,7 +11,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 )
 
-// Venue is what people and the API see of one venue: its endpoints, their deliveries and their
+// Venue is what people see of one venue: its endpoints, their deliveries and their
 // replays. Whatever belongs to another venue is for it as if it did not exist, whoever knows its id.
 // The zero value, and the view of a venue without a name, see nothing and change nothing: each method
 // returns an error that says so.
