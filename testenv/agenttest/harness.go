@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -59,17 +60,17 @@ type Agent struct {
 	t    testing.TB
 	Log  *Buffer
 	stop context.CancelFunc
-	Done chan error // receives the result of run; buffered
-	Once sync.Once
+	done chan error // receives the result of run; buffered
+	once sync.Once  // guards the wait for done
 }
 
 // Start calls run in a goroutine. The agent ends with the test, or when End is called.
 func Start(t testing.TB, cfg *config.Config, run func(context.Context, *config.Config, *slog.Logger) error) *Agent {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
-	r := &Agent{t: t, Log: &Buffer{}, stop: cancel, Done: make(chan error, 1)}
+	r := &Agent{t: t, Log: &Buffer{}, stop: cancel, done: make(chan error, 1)}
 	log := slog.New(slog.NewTextHandler(r.Log, &slog.HandlerOptions{Level: slog.LevelDebug}))
-	go func() { r.Done <- run(ctx, cfg, log) }()
+	go func() { r.done <- run(ctx, cfg, log) }()
 	t.Cleanup(r.End)
 	return r
 }
@@ -78,20 +79,27 @@ func Start(t testing.TB, cfg *config.Config, run func(context.Context, *config.C
 // error. Only the first call does something.
 func (r *Agent) End() {
 	r.t.Helper()
-	r.Once.Do(func() {
-		r.stop()
+	r.stop()
+	if err := r.EndsBy(); err != nil {
+		r.t.Errorf("Run: %v", err)
+	}
+}
+
+// EndsBy waits until the agent ends by itself, and returns its error. It fails the test when the agent goes
+// on. Only the first call of EndsBy or End does something.
+func (r *Agent) EndsBy() (err error) {
+	r.t.Helper()
+	r.once.Do(func() {
 		select {
-		case err := <-r.Done:
-			if err != nil {
-				r.t.Errorf("Run: %v", err)
-			}
+		case err = <-r.done:
 		case <-time.After(Patience):
-			r.t.Errorf("the agent did not end; its log:\n%s", r.Log)
+			r.t.Errorf("the agent did not end")
 		}
 		if r.t.Failed() {
 			r.t.Logf("log of the agent:\n%s", r.Log)
 		}
 	})
+	return err
 }
 
 // WaitLog waits until the agent's log contains a text.
@@ -99,7 +107,7 @@ func (r *Agent) WaitLog(text string) {
 	r.t.Helper()
 	testenv.Eventually(r.t, Patience, func() error {
 		if !bytes.Contains(r.Log.Bytes(), []byte(text)) {
-			return fmt.Errorf("the log has no %q:\n%s", text, r.Log)
+			return fmt.Errorf("the log has no %q", text) // End shows the log
 		}
 		return nil
 	})
@@ -165,7 +173,7 @@ func WaitStatus(t testing.TB, env *testenv.DB, eventID, endpointID, want string)
 	testenv.Eventually(t, Patience, func() error {
 		got := testenv.QueryOne[string](t, env, `select coalesce((select status || ', attempts ' || attempts || coalesce(', ' || last_error, '')
 			from webhooks.deliveries where event_id = $1 and endpoint_id = $2), 'no row')`, eventID, endpointID)
-		if len(got) < len(want) || got[:len(want)] != want {
+		if !strings.HasPrefix(got, want) {
 			return fmt.Errorf("delivery of %s to %s is %s, want %s", eventID, endpointID, got, want)
 		}
 		return nil
