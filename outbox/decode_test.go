@@ -284,7 +284,7 @@ func FuzzParseUTC(f *testing.F) {
 			return
 		}
 		want, err := time.Parse("2006-01-02 15:04:05.999999999", strings.TrimSuffix(text, "+00"))
-		if err != nil || at != want { // the zone is to be UTC as well
+		if err != nil || !at.Equal(want) || at.Location() != time.UTC {
 			t.Errorf("%q is %v, want %v (%v)", text, at, want, err)
 		}
 	})
