@@ -9,36 +9,40 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// This file has a group go on without the rows that PostgreSQL refuses for what is in them, whatever that is: one row must not stop the others.
-// It is the backstop. What is known to be refused (a long id, a byte that is not UTF-8) does not come here.
+// This file lets a group be written without the rows that PostgreSQL refuses because of their
+// content. One bad row must not stop the others, whatever is wrong with it. This is the last
+// resort: content that is known to be refused (a long id, bytes that are not UTF-8) is handled
+// before.
 //
-// Where PostgreSQL refuses every row, the table is the reason and not a row, so nothing is set aside: the ledger keeps everything and tries again.
+// If PostgreSQL refuses every row, the table is the reason and not a row. Then nothing is set
+// aside: the ledger keeps everything and tries again.
 
-// aside is how much is left of a delivery's row.
+// aside says how much of a delivery's row is written.
 type aside int
 
 const (
 	asNothing aside = iota // all of it
-	asFailed               // a row without texts that says that the rest was refused
+	asFailed               // a row without texts, whose error says that the rest was refused
 	asNoRow                // no row
 )
 
-// setAside is what such a row says (deliveries.last_error).
+// setAside is the error in the row of a delivery that was set aside (deliveries.last_error).
 var setAside = "PostgreSQL refused to record what came of the delivery; see the agent's log"
 
-// refusesContent reports whether a statement failed for what its rows hold.
+// refusesContent reports whether a statement failed because of the content of its rows.
 func refusesContent(sqlState string) bool {
 	return strings.HasPrefix(sqlState, classDataException) || strings.HasPrefix(sqlState, classIntegrity) ||
 		strings.HasPrefix(sqlState, classRaised) || strings.HasPrefix(sqlState, classProgramLimit)
 }
 
-// insertProbe writes a row that has nothing special, which is taken back.
+// insertProbe writes a row with ordinary content. The row is rolled back.
 const insertProbe = `
 insert into webhooks.deliveries (event_id, endpoint_id, venue, type, status, created, finished)
 values ('evt_probe', 'ep_probe', 'venue_probe', 'probe', 'failed', now(), now())
 on conflict (event_id, endpoint_id) do update set status = excluded.status`
 
-// writeCarefully writes the group in pieces, so that what PostgreSQL refuses is found. What it finds it keeps for the next try.
+// writeCarefully writes the group in pieces, to find the rows that PostgreSQL refuses. It keeps
+// what it has found for the next try.
 func (g *group) writeCarefully(ctx context.Context, tx querier) error {
 	probe := func() error { return exec(ctx, tx, insertProbe) }
 	if err := within(ctx, tx, probe, true); err != nil {
@@ -60,7 +64,7 @@ func (g *group) writeCarefully(ctx context.Context, tx querier) error {
 	return g.writeTaken(ctx, tx)
 }
 
-// writePiece writes records, and halves a piece that is refused.
+// writePiece writes records. If PostgreSQL refuses them, it halves them and tries each half.
 func (g *group) writePiece(ctx context.Context, tx querier, records []*Record) error {
 	kept := make([]*Record, 0, len(records))
 	for _, r := range records {
@@ -79,7 +83,7 @@ func (g *group) writePiece(ctx context.Context, tx querier, records []*Record) e
 			return err
 		}
 		clashes := g.clashes
-		g.clashes = nil // told once, below
+		g.clashes = nil // reported once, below
 		err := g.writeTaken(ctx, tx)
 		g.clashes = clashes
 		return err
@@ -99,7 +103,8 @@ func (g *group) writePiece(ctx context.Context, tx querier, records []*Record) e
 	return g.writePiece(ctx, tx, kept[half:])
 }
 
-// setAside leaves less of a delivery's row. One that is pending ends: it would come back and be refused again.
+// setAside reduces what is written of a delivery's row by one step. A pending delivery becomes
+// failed: otherwise it would come back, and its row would be refused again.
 func (g *group) setAside(r *Record) {
 	key := r.key()
 	g.asides[key]++
@@ -108,7 +113,8 @@ func (g *group) setAside(r *Record) {
 	}
 }
 
-// within runs statements between a savepoint and its end, and takes them back when one fails, or in any case.
+// within runs statements after a savepoint. It rolls them back if one fails, or always if undo is
+// set.
 func within(ctx context.Context, tx querier, work func() error, undo bool) error {
 	if err := exec(ctx, tx, "savepoint piece"); err != nil {
 		return err
@@ -123,7 +129,7 @@ func within(ctx context.Context, tx querier, work func() error, undo bool) error
 	return errors.Join(err, exec(ctx, tx, "rollback to savepoint piece"), exec(ctx, tx, "release savepoint piece"))
 }
 
-// tellAsides logs and counts what was set aside.
+// tellAsides logs and counts the deliveries that were set aside.
 func (l *Ledger) tellAsides(g *group) {
 	for key, left := range g.asides {
 		text := "PostgreSQL refused to record what came of a delivery; it stands as failed in the delivery log"
@@ -137,19 +143,20 @@ func (l *Ledger) tellAsides(g *group) {
 	}
 }
 
-// reusedIDs keeps the log from saying the same with each group.
+// reusedIDs keeps the log from repeating the same warning with each group.
 type reusedIDs struct {
 	told  time.Time
 	since int64 // deliveries since then
 }
 
-// reusedPause is how often the log says that ids are used again.
+// reusedPause is the least time between two such warnings.
 const reusedPause = time.Minute
 
 const noteReused = `
 update webhooks.checkpoint set reused = reused + $2, reused_at = now() where slot = $1`
 
-// tellReused counts deliveries of events whose id the log had for another event, and says so.
+// tellReused counts deliveries whose event has the id of another event in the delivery log, and
+// logs that ids are used again.
 func (l *Ledger) tellReused(n int64) {
 	if n == 0 {
 		return

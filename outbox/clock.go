@@ -6,15 +6,16 @@ import (
 	"time"
 )
 
-// Clock is the database's clock, carried on between two looks at it by this host's monotonic one. Due times are written and
-// compared by it, so that a host's clock that is wrong or jumps moves no retry, and agents on two hosts agree. Its methods are
-// safe for concurrent use.
+// Clock is the database's clock. Between two readings of it, the monotonic clock of this host
+// carries it on. Due times are written and compared by this clock. So a host's clock that is wrong
+// or jumps moves no retry, and agents on two hosts agree. Its methods are safe for concurrent use.
 type Clock struct{ last atomic.Pointer[reading] }
 
-// reading is what the database's clock showed at a moment of this host's.
+// reading pairs a time of the database's clock with a time of this host's clock.
 type reading struct{ there, here time.Time }
 
-// Now returns the time by the database's clock, and by this host's before the first look.
+// Now returns the time by the database's clock. Before the first reading it returns the time by
+// this host's clock.
 func (c *Clock) Now() time.Time {
 	r := c.last.Load()
 	if r == nil {
@@ -23,8 +24,9 @@ func (c *Clock) Now() time.Time {
 	return r.there.Add(time.Since(r.here))
 }
 
-// set takes in what the database's clock showed between sent and now. As long as what is known already lies within that, it
-// stays: each round trip would move the clock a little to and fro.
+// set records that the database's clock showed there at some moment between sent and now. It keeps
+// the former reading if that agrees within half a round trip. Otherwise each reading would move the
+// clock a little.
 func (c *Clock) set(there, sent time.Time) (ahead time.Duration) {
 	uncertain := time.Since(sent) / 2
 	here := sent.Add(uncertain)
@@ -34,11 +36,11 @@ func (c *Clock) set(there, sent time.Time) (ahead time.Duration) {
 	return there.Sub(here)
 }
 
-// Clock returns the database's clock. TakeOver and Vitals look at it.
+// Clock returns the database's clock. TakeOver and Vitals read it.
 func (db *DB) Clock() *Clock { return &db.clock }
 
-// readClock looks at the clock and returns how far it is ahead of this host's, taking what it shows for the middle of the round
-// trip.
+// readClock reads the database's clock and returns how far it is ahead of this host's. It assumes
+// that the database read its clock in the middle of the round trip.
 func (db *DB) readClock(ctx context.Context, q querier) (ahead time.Duration, err error) {
 	var there time.Time
 	sent := time.Now()

@@ -9,18 +9,19 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// A statement that depends on the configuration is composed of named parts. ${name} stands for a piece
-// of SQL, such as a quoted column or a condition, and @name for a value that is sent beside the text:
+// A statement that depends on the configuration is composed of named parts. ${name} stands for a
+// piece of SQL, such as a quoted column or a condition. @name stands for a value that is sent apart
+// from the text:
 //
 //	select o.${created} from ${table} o where o.${created} < @cutoff
 
-// pieces are parts of SQL by their names.
+// pieces maps names to parts of SQL.
 type pieces map[string]string
 
 var pieceName = regexp.MustCompile(`\$\{[a-z ]+\}`)
 
-// in puts the pieces into a text. They are taken as they are: what looks like a name within a piece is
-// none. A name without a piece is a fault of this package.
+// in puts the pieces into a text. It does not replace names inside a piece. A name without a piece
+// is a fault of this package.
 func (p pieces) in(text string) string {
 	return pieceName.ReplaceAllStringFunc(text, func(name string) string {
 		piece, ok := p[name[2:len(name)-1]]
@@ -31,10 +32,11 @@ func (p pieces) in(text string) string {
 	})
 }
 
-// values are those of a statement by their names. Each must be there, and each must be used.
+// values maps the names in a statement to values. Each name in the statement must have a value, and
+// each value must be used.
 type values map[string]any
 
-// and returns the values with further ones.
+// and returns the values together with further ones.
 func (v values) and(further values) values {
 	all := make(values, len(v)+len(further))
 	for _, some := range []values{v, further} {
@@ -50,8 +52,9 @@ func (v values) RewriteQuery(ctx context.Context, conn *pgx.Conn, sql string, ar
 	if utf8.ValidString(sql) {
 		return pgx.StrictNamedArgs(v).RewriteQuery(ctx, conn, sql, args)
 	}
-	// A database whose encoding is SQL_ASCII may have any bytes in the condition of a row filter, and pgx
-	// ends a text at the first that is not UTF-8. So each byte is shown to it as one character.
+	// In a database whose encoding is SQL_ASCII, the condition of a row filter may hold any bytes.
+	// pgx would end a text at the first byte that is not UTF-8. So pgx gets each byte as one
+	// character.
 	characters := make([]rune, len(sql))
 	for i := range len(sql) {
 		characters[i] = rune(sql[i])

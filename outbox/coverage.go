@@ -7,21 +7,25 @@ import (
 	"strings"
 )
 
-// Coverage is what decides which rows reach the stream. PostgreSQL tells nobody when a table leaves a publication and comes
-// back, is made anew under its name, or gets a partition that holds rows already: the rows are passed over without a
-// word. So the catalogue is compared with what it was.
+// Coverage describes which rows reach the stream. PostgreSQL gives no notice when a table leaves a
+// publication and comes back, when it is made anew under the same name, or when it gets a partition
+// that holds rows already. The stream silently skips such rows. So the agent compares the catalogue
+// with what it was before.
 type Coverage struct {
-	// Fingerprint names the publications, their members and the tables by what changes whenever they are made or altered.
+	// Fingerprint identifies the publications, their members and the tables. It changes whenever
+	// one of them is made or altered.
 	Fingerprint string `json:"Fingerprint"`
-	// Relations are the tables that hold the rows of the outbox, itself, its partitions and its children by inheritance, each as
-	// "oid:attachment".
+	// Relations are the tables that hold the rows of the outbox: the table itself, its partitions,
+	// and its children by inheritance. Each is written as "oid:attachment".
 	Relations []string `json:"Relations"`
-	// Filters are the row filters of the publication for them. A change of one changes the Fingerprint.
+	// Filters are the row filters that the publication has for them. A change of a filter changes
+	// Fingerprint too.
 	Filters []RowFilter `json:"Filters,omitempty"`
 }
 
-// treeOf begins a statement about the outbox and all tables below it, by partitions or by inheritance, whatever the level: each
-// with the row of pg_inherits that ties it to the one above.
+// treeOf returns the beginning of a statement about the outbox and all tables below it, by
+// partitions or by inheritance, at any level. Each table comes with the row of pg_inherits that
+// ties it to the table above.
 func treeOf(outbox string) string { return pieces{"outbox": outbox}.in(tree) }
 
 const tree = `
@@ -31,9 +35,10 @@ with recursive tree (relation, attachment) as (
     select i.inhrelid, i.xmin from tree t join pg_inherits i on i.inhparent = t.relation
 )`
 
-// relationsOf is Coverage.Relations of a table, given the expressions for its name and that of its publication. Children by
-// inheritance are members of the publication one by one, so what each is of it belongs to what is told of the child. Where a
-// table has two parents, either ties it.
+// relationsOf returns the SQL expression for Coverage.Relations, given the expressions for the
+// names of the table and of its publication. Children by inheritance are members of the publication
+// one by one. So the membership of a child is part of its entry. A table with two parents is listed
+// if either parent ties it.
 func relationsOf(outbox, publication string) string {
 	return pieces{"outbox": outbox, "publication": publication}.in(relations)
 }
@@ -45,7 +50,7 @@ const relations = `(` + tree + `
                      where p.pubname = ${publication} and r.prrelid = t.relation and t.relation <> to_regclass(${outbox})) as member
              from tree t join pg_class c on c.oid = t.relation where c.relkind = 'r' group by relation) r)`
 
-// selectCoverage reads catalogue rows with their xmin, which every change of such a row renews.
+// selectCoverage reads catalogue rows with their xmin. Every change of such a row changes its xmin.
 var selectCoverage = `
 with here as materialized (select ` + relationsOf("$3::text", "$4::text") + ` as relations)
 select coalesce((select string_agg(fact, ' ' order by fact) from (
@@ -66,18 +71,20 @@ select coalesce((select string_agg(fact, ' ' order by fact) from (
        relations
 from here`
 
-// Coverage reads it.
+// Coverage reads the coverage from the catalogue.
 func (db *DB) Coverage(ctx context.Context) (c Coverage, err error) {
 	table := db.cfg.table()
 	err = db.pool.QueryRow(ctx, selectCoverage, []string{db.cfg.Publication, db.cfg.endpointsPublication()}, []string{table, "webhooks.replays", "webhooks.endpoints"}, table, db.cfg.Publication).Scan(&c.Fingerprint, &c.Relations)
 	if err == nil {
-		// After the fingerprint: a filter that comes in between is found by the next look.
+		// The filters are read after the fingerprint. A filter that changes in between is found at
+		// the next reading.
 		c.Filters, err = db.rowFilters(ctx, db.pool)
 	}
 	return c, db.cfg.explain("look at the publications", err)
 }
 
-// Continues tells that rows reach the stream as they did when last was read. A partition that is gone since does not matter.
+// Continues reports whether rows reach the stream as they did when last was read. A partition that
+// has gone since then does not matter.
 func (c Coverage) Continues(last Coverage) bool {
 	return c.Fingerprint == last.Fingerprint && len(c.added(last.Relations)) == 0
 }
@@ -97,7 +104,8 @@ func (c Coverage) added(known []string) (added []string) {
 	return added
 }
 
-// known returns the oids of the relations that are among those of a checkpoint; nil when it does not tell, which stands for all.
+// known returns the oids of the relations that are also in the relations of a checkpoint. It
+// returns nil, which stands for all, if the checkpoint has no list.
 func (c Coverage) known(relations []string) (oids []uint32) {
 	if relations == nil {
 		return nil
@@ -105,14 +113,15 @@ func (c Coverage) known(relations []string) (oids []uint32) {
 	return oidsOf(slices.DeleteFunc(slices.Clone(c.Relations), func(r string) bool { return !slices.Contains(relations, r) }))
 }
 
-// oids returns those of the relations.
+// oids returns the oids of the relations.
 func (c Coverage) oids() []uint32 { return oidsOf(c.Relations) }
 
 func oidsOf(relations []string) []uint32 {
 	oids := []uint32{}
 	for _, r := range relations {
 		text, _, _ := strings.Cut(r, ":")
-		if oid, err := strconv.ParseUint(text, 10, 32); err == nil { // PostgreSQL has printed it
+		// PostgreSQL has printed it, so it is a number
+		if oid, err := strconv.ParseUint(text, 10, 32); err == nil {
 			oids = append(oids, uint32(oid))
 		}
 	}

@@ -6,44 +6,47 @@ import (
 	"time"
 )
 
-// Entry is one thing that the Ledger takes in with Write: a *Record, a *Health, a Missing, a StopMissing, a Disabling or a
-// Replay.
+// Entry is one thing that Write hands to the Ledger: a *Record, a *Health, a Missing, a
+// StopMissing, a Disabling or a Replay.
 type Entry interface{ entry() }
 
-// Missing asks for the pending rows of an endpoint to become missed, in steps.
+// Missing asks the Ledger to turn the pending rows of an endpoint into missed ones, in steps.
 type Missing struct {
 	EndpointID string
 	Reason     string
-	// Keep are events whose attempts are under way: their records say what came of them.
+	// Keep are the events whose attempts are under way. Their own records will say what came of
+	// them.
 	Keep []string
-	// Removed reports that the endpoint is gone, and its health with it.
+	// Removed reports that the endpoint is gone. Its health is removed as well.
 	Removed bool
-	// Version counts up with each Missing, whatever the endpoint. Missing and StopMissing may overtake each other.
+	// Version increases with each Missing, whichever endpoint it is for. It is needed because a
+	// Missing and a StopMissing may overtake each other.
 	Version int
 }
 
-// StopMissing ends what Missing has begun for an endpoint, for versions up to this one, because it can be sent to again.
+// StopMissing ends what Missing has begun for an endpoint, because deliveries can be sent to it
+// again. It ends versions up to this one.
 type StopMissing struct {
 	EndpointID string
 	Version    int
 }
 
-// jobEntry is a job of the package's own.
+// jobEntry is a job that this package itself has made.
 type jobEntry struct{ job }
 
 func (*Record) entry()     {}
 func (*Health) entry()     {}
 func (Missing) entry()     {}
 func (StopMissing) entry() {}
-func (Disabling) entry()   {} // the endpoint, outside a record
-func (Replay) entry()      {} // may be written again for one that is under way
+func (Disabling) entry()   {} // outside a record, it disables the endpoint
+func (Replay) entry()      {} // may be written again while it is under way
 func (jobEntry) entry()    {}
 
-// writeLength bounds the entries that the Ledger takes in at once. A group is full at groupRows, and may be beyond that by so
-// many.
+// writeLength bounds the entries that the Ledger takes at a time. A group is full at groupRows, and
+// may exceed that by so many.
 const writeLength = 512
 
-// Write takes entries in, in this order. It waits while the Ledger's queue is full.
+// Write hands entries to the Ledger, in this order. It waits while the Ledger's queue is full.
 func (l *Ledger) Write(ctx context.Context, entries ...Entry) error {
 	for part := range slices.Chunk(entries, writeLength) {
 		select {
@@ -55,7 +58,7 @@ func (l *Ledger) Write(ctx context.Context, entries ...Entry) error {
 	return nil
 }
 
-// take takes in what Write has sent.
+// take adds what Write has sent to the group, or to the jobs.
 func (l *Ledger) take(g *group, entries []Entry) {
 	for _, e := range entries {
 		switch e := e.(type) {
@@ -69,7 +72,8 @@ func (l *Ledger) take(g *group, entries []Entry) {
 			l.miss(e)
 		case StopMissing:
 			if l.missing.stop(e.EndpointID, e.Version) {
-				g.forgetHealth(e.EndpointID) // the endpoint that has its id now begins with no failures
+				// the endpoint that has this id now begins with no failures
+				g.forgetHealth(e.EndpointID)
 			}
 			l.stopped.add(e, time.Now())
 		case Disabling:

@@ -8,29 +8,31 @@ import (
 	"unicode"
 )
 
-// Patterns says which event types are asked for, in a form in which no type is covered twice: everything, or all types below some
-// prefixes ("lead." for lead.*), and some single types. The function webhooks.event_matches holds the same rule in SQL.
+// Patterns says which event types are asked for. No type is covered twice. It means everything, or
+// all types that begin with some prefixes ("lead." for lead.*) and some single types. The function
+// webhooks.event_matches has the same rule in SQL.
 type Patterns struct {
 	All      bool
 	Prefixes []string
 	Types    []string
 }
 
-// CheckVenue says why a person's text is not the name of a venue, or returns nil.
+// CheckVenue returns an error if a text that a person wrote is not the name of a venue.
 func CheckVenue(venue string) error {
 	switch {
 	case strings.TrimSpace(venue) == "":
 		return errors.New("is blank; write the id of the venue")
 	case strings.TrimLeftFunc(venue, unicode.IsSpace) != venue, strings.ContainsFunc(venue, invisible):
-		// Blanks at its end are of a column of the type char(n).
+		// Blanks at the end are allowed: a column of the type char(n) adds them.
 		return errors.New("begins with a blank or has an invisible character; write it without")
 	}
 	return CheckText(venue)
 }
 
-// ParsePatterns reads endpoints.events, or outbox.types: "*" asks for every type, "lead.*" for those that begin with "lead.", and a text
-// without * that does not end with a dot for that very type. The error is the reason that the owner is shown; the patterns hold what is
-// right beside it, so that the events are at least kept as missed.
+// ParsePatterns parses endpoints.events or outbox.types. "*" asks for every type. "lead.*" asks for
+// the types that begin with "lead.". A text that has no * and does not end with a dot asks for that
+// very type. The error is the reason that the owner is shown. Even with an error, the patterns hold
+// the entries that are right, so that at least those events are kept as missed.
 func ParsePatterns(events []string) (p Patterns, err error) {
 	if len(events) == 0 {
 		return p, errors.New("events names no event type; use types such as lead.created, lead.* or *")
@@ -38,7 +40,7 @@ func ParsePatterns(events []string) (p Patterns, err error) {
 	for _, e := range events {
 		prefix, below := strings.CutSuffix(e, "*")
 		if strings.TrimSpace(e) != e || strings.ContainsFunc(e, invisible) {
-			// An event may have this very type, so the pattern is kept as well.
+			// An event may have this very type, so the pattern is kept too.
 			err = fmt.Errorf("events has %q, which has a blank at an end or an invisible character; write it without", e)
 		}
 		switch {
@@ -58,14 +60,14 @@ func ParsePatterns(events []string) (p Patterns, err error) {
 // invisible reports whether a rune is a line break, a control character or a format character.
 func invisible(r rune) bool { return unicode.In(r, unicode.Cc, unicode.Cf, unicode.Zl, unicode.Zp) }
 
-// reduce drops what other patterns cover already.
+// reduce removes the patterns that other patterns cover already.
 func (p Patterns) reduce() Patterns {
 	if p.All {
 		return Patterns{All: true}
 	}
 	slices.Sort(p.Prefixes)
 	p.Prefixes = slices.Compact(p.Prefixes)
-	// In sorted order a prefix stands right before all that it covers.
+	// In sorted order, a prefix comes right before everything that it covers.
 	kept := p.Prefixes[:0]
 	for _, prefix := range p.Prefixes {
 		if n := len(kept); n == 0 || !strings.HasPrefix(prefix, kept[n-1]) {

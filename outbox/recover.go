@@ -11,27 +11,27 @@ import (
 	"github.com/quintago/webhook-agent/crashpoint"
 )
 
-// giveLimit is how many pairs of an event and an endpoint one transaction of a comparison looks at: few
-// enough for the recording of all others to go on between two of them, however many endpoints want
-// one event.
+// giveLimit is how many pairs of an event and an endpoint one transaction of a comparison handles.
+// It is small enough that the ledger can record other deliveries between two such transactions,
+// however many endpoints want one event.
 const giveLimit = 1000
 
-// giveRows has the Ledger give events their missing rows, and returns how many there were.
+// giveRows asks the Ledger to add the missing rows of events. It returns how many were missing.
 func (w *partWalk) giveRows(ctx context.Context, l *Ledger, events []found) (int64, error) {
 	done := make(chan jobResult, 1)
 	return l.await(ctx, &recoverJob{sql: w.mapping.giveSQL(w.to.Coverage.streamed()), args: w.args, found: events, recovered: l.cfg.Recovered, done: done}, done)
 }
 
-// recoverJob gives events their missing rows, a bounded number with each step.
+// recoverJob adds the missing rows of events, a bounded number in each step.
 type recoverJob struct {
 	sql   string
 	args  func(further values) []any
 	found []found
-	// first is the first event that is not done, and after the endpoint behind which it goes on there.
+	// first is the first event that is not done. after is the endpoint behind which its rows go on.
 	first int
 	after string
 
-	// These are of the last step.
+	// These are the results of the last step.
 	nextFirst int
 	nextAfter string
 	endpoints []string // one for each new row
@@ -39,7 +39,7 @@ type recoverJob struct {
 	added     int64
 	recovered func(n int) // LedgerConfig.Recovered
 	failed    error
-	done      chan<- jobResult // has room for the one value
+	done      chan<- jobResult // has room for one value
 }
 
 func (j *recoverJob) step(ctx context.Context, tx querier) (finished bool, err error) {
@@ -55,12 +55,13 @@ func (j *recoverJob) step(ctx context.Context, tx querier) (finished bool, err e
 	err = tx.QueryRow(ctx, j.sql, j.args(values{"relations": relations, "places": places, "after": j.after, "limit": giveLimit})...).Scan(&last, &looked, &j.endpoints)
 	j.nextFirst, j.nextAfter = j.first+len(piece), ""
 	if len(piece) == 1 && looked == giveLimit {
-		j.nextFirst, j.nextAfter = j.first, last // its venue has more endpoints
+		j.nextFirst, j.nextAfter = j.first, last // the event's venue has more endpoints
 	}
 	return j.nextFirst == len(j.found), err
 }
 
-// piece returns the events of the next step: as many as have giveLimit endpoints in all, or one.
+// piece returns the events of the next step: one event, or as many as together have giveLimit
+// endpoints at most.
 func (j *recoverJob) piece() []found {
 	rest := j.found[j.first:]
 	if j.after != "" {

@@ -9,10 +9,11 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// From PostgreSQL 15 on an operator may put a row filter on the outbox in the publication. What it
-// leaves out is no event: the stream never brings it, and a comparison must not find it either.
+// Since PostgreSQL 15, an operator may put a row filter on the outbox in the publication. A row
+// that the filter leaves out is no event. The stream never brings it, so a comparison must not find
+// it either.
 
-// RowFilter is the condition under which rows of some of the outbox's tables are published.
+// RowFilter is the condition under which the rows of some tables of the outbox are published.
 type RowFilter struct {
 	Relations []uint32 `json:"Relations"`
 	// Name is the name, quoted, of the table that Condition is about.
@@ -26,10 +27,10 @@ func (f RowFilter) same(other RowFilter) bool {
 	return f.Name == other.Name && f.Condition == other.Condition
 }
 
-// selectRowFilters returns the filters of the tables that hold the rows of the outbox $1 in the
-// publications $2. A partition is published by the filter of the outbox, a child by inheritance by
-// its own. Of several publications it is enough that one publishes a row. Before PostgreSQL 15 the
-// view has no filters.
+// selectRowFilters returns the filters that the publications $2 have for the tables that hold the
+// rows of the outbox $1. A partition is published by the filter of the outbox, and a child by
+// inheritance by its own filter. If there are several publications, it is enough that one publishes
+// a row. Before PostgreSQL 15 the view has no filters.
 var selectRowFilters = treeOf("$1::text") + `, listed as (
     select c.oid, c.relname, to_jsonb(pt) ->> 'rowfilter' as condition
     from pg_publication_tables pt join pg_namespace n on n.nspname = pt.schemaname
@@ -55,8 +56,8 @@ func (db *DB) rowFilters(ctx context.Context, q querier) ([]RowFilter, error) {
 	}, db.cfg.table(), []string{db.cfg.Publication, db.cfg.endpointsPublication()})
 }
 
-// streamed is the condition that a row o of the outbox reaches the stream. The names of columns in a
-// filter are resolved within the subquery, whatever else the statement reads.
+// streamed returns the condition under which a row o of the outbox reaches the stream. A subquery
+// resolves the names of columns in a filter, whatever else the statement reads.
 func (c Coverage) streamed() string {
 	conditions := []string{"true"}
 	for _, f := range c.Filters {
@@ -76,8 +77,8 @@ func oidArray(oids []uint32) string {
 	return "array[" + strings.Join(texts, ", ") + "]::oid[]"
 }
 
-// filtered adds the filter of the outbox to the names of its children that are to become members of
-// the publication beside it, so that they are published by the same rule.
+// filtered adds the filter of the outbox to the names of those of its children that are to become
+// members of the publication. So the children are published by the same rule.
 func (db *DB) filtered(ctx context.Context, q querier, tables []string) ([]string, error) {
 	var condition string
 	err := q.QueryRow(ctx, selectMemberFilter, db.cfg.Publication, db.cfg.table()).Scan(&condition)

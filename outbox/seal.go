@@ -10,11 +10,12 @@ import (
 	"github.com/quintago/webhook-agent/secret"
 )
 
-// The app may write secrets as they are. Where there are keys (Config.Keys) the agent seals them, and those that are sealed with a key
-// that is not the first one any more. What is sealed is the row's own business: it streams, is loaded and is copied by a rotation as
-// any other text, and only who signs opens it.
+// The app may write secrets as plain text. If there are keys (Config.Keys), the agent seals these
+// secrets. It also seals again those that were sealed with a key that is no longer the first. A
+// sealed secret is handled like any other text: it is streamed, loaded, and copied by a rotation.
+// Only the code that signs opens it.
 
-// Unsealed tells whether SealSecrets has something to do for e.
+// Unsealed reports whether SealSecrets has something to do for e.
 func (db *DB) Unsealed(e *Endpoint) bool {
 	outdated := func(s secret.Text) bool { return db.cfg.Keys.Outdated(e.ID, s) }
 	return outdated(e.Secret) || outdated(e.Previous) || slices.ContainsFunc(e.Older, outdated)
@@ -26,16 +27,17 @@ select array[secret, coalesce(previous_secret, '')]
        || array(select coalesce(s, '') from unnest(older_secrets) with ordinality o (s, n) order by n)
 from webhooks.endpoints where id = $1`
 
-	// updateSecrets changes nothing if somebody else has.
+	// updateSecrets changes nothing if somebody else has changed the secrets.
 	updateSecrets = `
 update webhooks.endpoints set secret = $2, previous_secret = nullif($3, ''), older_secrets = $4
 where id = $1 and secret = $5 and coalesce(previous_secret, '') = $6
   and array(select coalesce(s, '') from unnest(older_secrets) with ordinality o (s, n) order by n) = $7`
 )
 
-// SealSecrets seals the secrets of one endpoint with the first of Config.Keys; one that cannot be opened stays as it is. It does nothing,
-// and returns false, when there is nothing to seal, when the endpoint is gone, or when somebody changes it meanwhile. It changes one row in
-// a brief transaction, so it waits for no other lock while it holds one.
+// SealSecrets seals the secrets of one endpoint with the first of Config.Keys. A secret that cannot
+// be opened stays as it is. SealSecrets returns false and does nothing if there is nothing to seal,
+// if the endpoint is gone, or if somebody else changes it meanwhile. It changes one row in a short
+// transaction, so it waits for no other lock while it holds one.
 func (db *DB) SealSecrets(ctx context.Context, endpointID string) (sealed bool, err error) {
 	err = pgx.BeginFunc(ctx, db.pool, func(tx pgx.Tx) error {
 		if err := exec(ctx, tx, setBrief); err != nil {
@@ -51,7 +53,7 @@ func (db *DB) SealSecrets(ctx context.Context, endpointID string) (sealed bool, 
 			if s := secret.New(text); db.cfg.Keys.Outdated(endpointID, s) {
 				opened, err := db.cfg.Keys.Open(endpointID, s)
 				if err != nil {
-					return err // Outdated has opened it
+					return err // cannot happen, because Outdated has opened it
 				}
 				is[i] = db.cfg.Keys.Seal(endpointID, opened).Reveal()
 			}
@@ -66,7 +68,8 @@ func (db *DB) SealSecrets(ctx context.Context, endpointID string) (sealed bool, 
 	return sealed && err == nil, db.cfg.explain("seal the secrets of endpoint "+endpointID, err)
 }
 
-// selectKeyNames counts the secrets that sign, by how they are sealed. No name stands for those that are not.
+// selectKeyNames counts the secrets that sign, by the key that seals them. The name is empty for
+// those that are not sealed.
 const selectKeyNames = `
 select former, case when starts_with(text, '` + secret.SealedPrefix + `') then split_part(text, ':', 3) else '' end as key, count(*)
 from webhooks.endpoints e, lateral (
@@ -77,7 +80,8 @@ from webhooks.endpoints e, lateral (
 where text is not null and (not former or until > now())
 group by 1, 2 order by 1, 2`
 
-// checkSecrets tells how many secrets are sealed with the first key, and which of them cannot be opened.
+// checkSecrets reports how many secrets are sealed with the first key, and which secrets cannot be
+// opened.
 func (db *DB) checkSecrets(ctx context.Context, tx pgx.Tx) (found []Finding, err error) {
 	if ok, err := readable(ctx, tx, "webhooks.endpoints"); err != nil || !ok {
 		return nil, err

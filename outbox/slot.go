@@ -8,32 +8,32 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// Slot has what a leader needs of the database: whatever goes by the name of a replication slot, or by
+// Slot is what a leader needs of the database: everything that belongs to a replication slot, or to
 // a term of its leadership. Several slots of one DB do not know of each other. Its methods are safe
 // for concurrent use.
 type Slot struct {
 	db     *DB
-	cfg    Config // the DB's, with the name of this slot
+	cfg    Config // the Config of the DB, with the name of this slot
 	mapped mappings
 }
 
-// Slot returns what concerns the replication slot of this name, which need not exist: PrepareSlot
-// makes it. The Ledger and the Tailer that belong to it have the same Config.Slot.
+// Slot returns the replication slot of this name. The slot need not exist, since PrepareSlot makes
+// it. The Ledger and the Tailer that belong to it have the same Config.Slot.
 func (db *DB) Slot(name string) *Slot {
 	slot := &Slot{db: db, cfg: db.cfg}
 	slot.cfg.Slot = name
 	return slot
 }
 
-// configured returns the slot that Config names, at which Check, Adopt, Uninstall and Overview look.
+// configured returns the slot that Config names. Check, Adopt, Uninstall and Overview use it.
 func (db *DB) configured() *Slot { return db.Slot(db.cfg.Slot) }
 
-// mapping returns what the outbox's columns are, as this slot saw them last.
+// mapping returns the columns of the outbox as this slot saw them last.
 func (slot *Slot) mapping(ctx context.Context) (*mapping, error) {
 	return slot.mapped.load(ctx, slot.cfg, slot.db.pool)
 }
 
-// Vitals are what a running agent watches in the database.
+// Vitals are the values that a running agent watches in the database.
 type Vitals struct {
 	// LagBytes is how far the slot's confirmed position is behind the server's.
 	LagBytes int64
@@ -53,7 +53,7 @@ select coalesce(pg_current_wal_lsn() - s.confirmed_flush_lsn, 0)::bigint, ` + re
        (select count(*) from (select from webhooks.deliveries where status = 'pending' limit $2) p)
 from (select) here left join pg_replication_slots s on s.slot_name = $1`
 
-// Vitals reads them, and sets Clock right.
+// Vitals reads them, and sets the Clock.
 func (slot *Slot) Vitals(ctx context.Context) (v Vitals, err error) {
 	if v.ClockSkew, err = slot.db.readClock(ctx, slot.db.pool); err != nil {
 		return v, slot.cfg.explain("read the clock", err)
@@ -63,14 +63,15 @@ func (slot *Slot) Vitals(ctx context.Context) (v Vitals, err error) {
 	return v, slot.cfg.explain("look at the slot", err)
 }
 
-// retainedBytes is the expression for the WAL that a slot keeps, 0 when there is none.
+// retainedBytes is the SQL expression for the bytes of WAL that a slot keeps. It is 0 if there is
+// no slot.
 const retainedBytes = `coalesce((select case when pg_is_in_recovery() then pg_last_wal_replay_lsn() else pg_current_wal_lsn() end - restart_lsn
           from pg_replication_slots where slot_name = $1), 0)::bigint`
 
 const selectRetainedBytes = `select ` + retainedBytes
 
-// RetainedBytes returns how much WAL the slot keeps on the server's disk. It asks the catalogue alone, so that it can be asked whatever
-// is wrong with the schema.
+// RetainedBytes returns how many bytes of WAL the slot keeps on the server's disk. It reads only
+// the catalogue, so it works whatever is wrong with the schema.
 func (slot *Slot) RetainedBytes(ctx context.Context) (bytes int64, err error) {
 	err = slot.db.pool.QueryRow(ctx, selectRetainedBytes, slot.cfg.Slot).Scan(&bytes)
 	return bytes, slot.cfg.explain("look at the slot", err)
@@ -93,9 +94,10 @@ const selectSlotMoved = `
 select s.confirmed_flush_lsn > c.lsn or c.lsn < $2 or pg_current_wal_insert_lsn() < $3
 from webhooks.checkpoint c join pg_replication_slots s on s.slot_name = c.slot where c.slot = $1`
 
-// CheckSlot returns ErrSlotMoved when slot, checkpoint and server do not stand where the stream of t left them: while it was away,
-// someone has advanced the slot or made it anew, or put back an earlier state of the server. It must be asked before
-// the stream is started again, which would pass over what is in between without a word.
+// CheckSlot returns ErrSlotMoved if the slot, the checkpoint or the server is no longer where the
+// stream of t left it. That happens if, while the stream was away, somebody advanced the slot or
+// made it anew, or restored an earlier state of the server. CheckSlot must be called before the
+// stream is started again. Otherwise the stream would silently skip what lies in between.
 func (slot *Slot) CheckSlot(ctx context.Context, t *Tailer) error {
 	var moved bool
 	err := slot.db.pool.QueryRow(ctx, selectSlotMoved, slot.cfg.Slot, LSN(t.confirmed.Load()), LSN(t.received.Load())).Scan(&moved)

@@ -6,8 +6,8 @@ import (
 	"strings"
 )
 
-// Snapshot is PostgreSQL's pg_snapshot: which transactions had ended when it was taken.
-// See https://www.postgresql.org/docs/current/functions-info.html#FUNCTIONS-INFO-SNAPSHOT.
+// Snapshot is PostgreSQL's pg_snapshot: it says which transactions had ended when it was taken. See
+// https://www.postgresql.org/docs/current/functions-info.html#FUNCTIONS-INFO-SNAPSHOT.
 type Snapshot struct {
 	xmin, xmax uint64
 	running    map[uint64]struct{}
@@ -38,9 +38,10 @@ func ParseSnapshot(s string) (Snapshot, error) {
 	return snap, nil
 }
 
-// Sees tells whether the transaction had committed when the snapshot was taken, given that it has committed by now.
-// The stream names a transaction by the low half of its id; the high half is the one that puts it nearest to the
-// snapshot, which is right as long as less than 2^31 transactions lie between them, PostgreSQL's own assumption.
+// Sees reports whether the transaction had committed when the snapshot was taken. The transaction
+// must have committed by now. The stream has only the low 32 bits of a transaction's id. Sees takes
+// the full id that is nearest to the snapshot. This is right while fewer than 2^31 transactions lie
+// between the two, which PostgreSQL itself assumes.
 func (s Snapshot) Sees(xid uint32) bool {
 	full := int64(s.xmax) + int64(int32(xid-uint32(s.xmax)))
 	if full < int64(s.xmin) {

@@ -14,12 +14,13 @@ import (
 // State is what the agent holds in memory about endpoints when a term begins.
 type State struct {
 	Endpoints []EndpointState
-	// Snapshot tells which transactions the state contains already: their changes in the stream are old news.
+	// Snapshot says which transactions the state contains already. Their changes in the stream
+	// bring nothing new.
 	Snapshot Snapshot
-	// Due is the earliest next_attempt_at of each endpoint that has pending deliveries, endpoints that are gone
-	// included.
+	// Due has the earliest next_attempt_at of each endpoint that has pending deliveries, also of
+	// endpoints that are gone.
 	Due map[string]time.Time
-	// Replays are those that are not done, oldest first.
+	// Replays are the replays that are not done, oldest first.
 	Replays []Replay
 }
 
@@ -48,8 +49,9 @@ select e.id, e.venue, e.url, e.events::text, e.secret, coalesce(e.previous_secre
 from webhooks.endpoints e
 left join webhooks.endpoint_health h on h.endpoint_id = e.id`
 
-// selectDue walks the index deliveries_pending from endpoint to endpoint (a loose index scan), so its cost is that of
-// the endpoints with pending deliveries, not of the deliveries.
+// selectDue goes from endpoint to endpoint in the index deliveries_pending (a loose index scan). So
+// its cost depends on the number of endpoints with pending deliveries, not on the number of
+// deliveries.
 const selectDue = `
 with recursive due as (
     (select endpoint_id, next_attempt_at from webhooks.deliveries
@@ -65,7 +67,8 @@ select endpoint_id, coalesce(next_attempt_at, now()) from due`
 const selectOpenReplays = `
 select id from webhooks.replays where state in ('pending', 'running') order by created`
 
-// LoadState reads endpoints, their health, what is due and the open replays, all in one snapshot.
+// LoadState reads the endpoints, their health, the due times and the open replays, all in one
+// snapshot.
 func (slot *Slot) LoadState(ctx context.Context) (State, error) {
 	s := State{Due: map[string]time.Time{}}
 	err := pgx.BeginTxFunc(ctx, slot.db.pool, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}, func(tx pgx.Tx) error {

@@ -2,22 +2,22 @@ package outbox
 
 import "github.com/quintago/webhook-agent/panics"
 
-// Subject is what is being handled when the agent panics, so that what makes it panic again and again
-// can be set aside. The fields that are set tell which kind it is.
+// Subject is what the agent was handling when it panicked. If the same subject causes panic after
+// panic, it can be set aside. The fields that are set say which kind of subject it is.
 type Subject struct {
-	// Commit and Index are a change in the stream: where its transaction's commit record begins, and
-	// its place within the transaction.
+	// Commit and Index identify a change in the stream. Commit is where the commit record of its
+	// transaction begins. Index is the change's place within the transaction.
 	Commit LSN
 	Index  int
-	// EndpointID alone is an endpoint, with EventID a delivery.
+	// EndpointID alone means an endpoint. With EventID it means a delivery.
 	EventID, EndpointID string
-	// Part is the part of the agent that fails over the subject, where others are to go on with it, or
-	// alone a helper that can be left out.
+	// Part is the part of the agent that fails over the subject, when other parts should go on with
+	// that subject. Alone, Part is a helper that the agent can do without.
 	Part string
 }
 
-// Blame is deferred by what handles one subject after another: a panic goes on with the one that it
-// is about, unless it has one already. The zero Subject is none.
+// Blame adds the subject to a panic and panics on. Code that handles one subject after another
+// defers it. A panic that has a subject already keeps it. The zero Subject adds nothing.
 func (s *Subject) Blame() {
 	p := panics.Recovered(recover())
 	if p == nil {

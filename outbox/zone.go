@@ -11,12 +11,14 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// A column of type timestamp holds what a clock on a wall shows. Which moment that is, PostgreSQL decides by its own time zone data and by its
-// own rules for the hours that a change of the clocks skips or repeats. Queries ask it (DB.usableCreated); for what the stream brings, the
-// answers are fetched once: the offset from UTC is the same over long stretches of local time.
+// A column of type timestamp holds a local time. PostgreSQL decides which moment that is, by its
+// own time zone data and by its own rules for the hours that a clock change skips or repeats.
+// Queries ask PostgreSQL (DB.usableCreated). For the stream, the agent fetches the answers once:
+// the offset from UTC stays the same over long stretches of local time.
 
-// The local times that a column of type timestamp may hold: before the first of them offsets do not change any more, after the last they are
-// not known yet. Both readings of a row take a later one for none.
+// These bound the local times that a column of type timestamp may hold. Before the first, offsets
+// do not change. After the last, they are not known yet. The stream and the queries both treat a
+// later time as no time.
 const (
 	firstLocal = "1800-01-01"
 	lastLocal  = "2100-01-01"
@@ -25,11 +27,12 @@ const (
 // localTime says how PostgreSQL reads a time without zone.
 type localTime struct {
 	from    []int64 // seconds of local time, ascending
-	offsets []int64 // seconds by which local time is ahead of UTC from then on
+	offsets []int64 // seconds by which local time is ahead of UTC from that time on
 	end     int64
 }
 
-// utc returns the moment of a local time, which is given as if it were of UTC, and false for one that is not known.
+// utc returns the moment of a local time. The local time is given as if it were UTC. utc returns
+// false for a time that is not known.
 func (l *localTime) utc(local time.Time) (time.Time, bool) {
 	seconds := local.Unix()
 	if seconds >= l.end {
@@ -42,8 +45,8 @@ func (l *localTime) utc(local time.Time) (time.Time, bool) {
 	return local.Add(-time.Duration(l.offsets[i]) * time.Second), true
 }
 
-// selectOffsets finds the local times at which the offset changes: it looks at every day, and halves the days that end with another offset
-// than they began with.
+// selectOffsets finds the local times at which the offset changes. It looks at every day. Where a
+// day ends with another offset than it began with, it halves the day until it has the second.
 const selectOffsets = `
 with recursive days as (
     select at, extract(epoch from (at at time zone 'UTC') - (at at time zone $1))::int as ahead
@@ -79,9 +82,10 @@ func readLocalTime(ctx context.Context, q rowQuerier, zone string) (*localTime, 
 	return l, err
 }
 
-// selectZone reads the time zone of the session, which sets none itself. What is set for the agent's own role says nothing of the app's
-// sessions, so what is set for the database goes before it. Where nothing is, the server's own cannot be read behind the role's; the second
-// column says so.
+// selectZone reads the time zone of a session that sets none itself. A setting of the agent's own
+// role says nothing about the app's sessions, so the setting of the database takes precedence. If
+// the database has no setting, the role's setting hides that of the server. The second column
+// reports this.
 const selectZone = `
 with zones as (
     select s.setrole, s.setdatabase, split_part(c, '=', 2) as zone from pg_db_role_setting s, unnest(s.setconfig) c
@@ -91,8 +95,9 @@ with zones as (
 select coalesce((select zone from of_database), current_setting('TimeZone')),
        not exists (select from of_database) and exists (select from zones)`
 
-// databaseZone returns the time zone that sessions of the database have unless they choose another, and whether it is that of the agent's
-// role only. The agent's own sessions choose UTC, so it takes a connection that does not.
+// databaseZone returns the time zone that sessions of the database have if they choose none. ofRole
+// reports whether it is only that of the agent's role. The agent's own sessions choose UTC, so
+// databaseZone opens a connection that does not.
 func (c Config) databaseZone(ctx context.Context) (zone string, ofRole bool, err error) {
 	cc, err := c.connConfig()
 	if err != nil {
@@ -117,5 +122,6 @@ func quoteText(s string) string {
 	return quoted
 }
 
-// errMappingChanged ends a stream whose outbox has columns of other types than when it began: they are looked at again.
+// errMappingChanged ends a stream if the types of the outbox's columns have changed since it began.
+// The columns are then looked up again.
 var errMappingChanged = errors.New("the outbox's columns have changed their types")
