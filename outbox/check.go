@@ -13,13 +13,14 @@ import (
 	"github.com/quintago/webhook-agent/secret"
 )
 
-// CheckURL says why url cannot be used to connect, without a part of it, or returns nil.
+// CheckURL returns an error that says why url cannot be used to connect. The error contains no part
+// of url.
 func CheckURL(url secret.Text) error {
 	_, err := Config{URL: url}.connConfig()
 	return err
 }
 
-// Ping sees that the database answers. If not, the error is a Problem that says why.
+// Ping checks that the database answers. If it does not, the error is a Problem that says why.
 func (db *DB) Ping(ctx context.Context) error {
 	return db.cfg.explain("connect", db.pool.Ping(ctx))
 }
@@ -27,24 +28,26 @@ func (db *DB) Ping(ctx context.Context) error {
 // Level is how much a Finding matters.
 type Level string
 
-// An agent that finds a LevelFail does not run, or loses events; with a LevelWarn it runs, but not as it should.
+// An agent that finds a LevelFail does not run, or loses events. With a LevelWarn it runs, but not
+// as it should.
 const (
 	LevelOK   Level = "ok"
 	LevelWarn Level = "warn"
 	LevelFail Level = "fail"
 )
 
-// Finding is what Check found out about one thing. A finding that is not LevelOK has a remedy.
+// Finding is the result of Check about one thing. A finding that is not LevelOK has a remedy.
 type Finding struct {
 	Level  Level  `json:"level"`
 	Thing  string `json:"thing"`
 	Reason string `json:"reason"`
 	Remedy string `json:"remedy"`
 
-	// tolerated reports that an agent runs all the same: a check fails by it, so that somebody mends it, and a program that
-	// starts warns.
+	// tolerated reports that an agent runs in spite of the failure. The command check fails, so
+	// that somebody puts it right. A program that starts only warns.
 	tolerated bool
-	// passing tells that the failure may end without a change of configuration, so that a program that starts does better to wait.
+	// passing reports that the failure may end without a change of configuration. A program that
+	// starts should then wait.
 	passing bool
 }
 
@@ -62,7 +65,7 @@ func failure(thing, remedy, format string, args ...any) Finding {
 
 func (f Finding) fails() bool { return f.Level == LevelFail }
 
-// stops reports whether no agent may run while this is so.
+// stops reports whether no agent may run as long as the finding is true.
 func (f Finding) stops() bool { return f.fails() && !f.tolerated }
 
 // problem turns a failure into an error.
@@ -70,18 +73,20 @@ func (f Finding) problem() *Problem {
 	return &Problem{Thing: f.Thing, Reason: f.Reason, Remedy: f.Remedy, Fatal: !f.passing}
 }
 
-// check looks at one aspect of the database.
+// check examines one aspect of the database.
 type check func(db *DB, ctx context.Context, tx pgx.Tx) ([]Finding, error)
 
-// Check looks at everything the agent needs from the database, in the order in which one would put it right, and changes
-// nothing. A look that fails is a finding itself.
+// Check examines everything that the agent needs from the database, and changes nothing. The
+// findings have the order in which a person would put things right. A check that itself fails gives
+// a finding too.
 func (db *DB) Check(ctx context.Context) []Finding {
-	// An agent that starts waits for each look; what it has noted itself it need not be told.
+	// An agent that starts waits for each check. It needs no finding about what it has recorded
+	// itself, so only the command makes these checks.
 	return append(db.checkAll(ctx, (*DB).checkReused), db.checkReplication(ctx))
 }
 
-// checkAll runs all looks, and more, in one transaction, since each begin, setting and commit is a round trip. One that fails ends the
-// transaction, and the rest goes on in another.
+// checkAll runs all checks, and more, in one transaction, because each begin, setting and commit
+// costs a round trip. A check that fails ends the transaction. The rest runs in another one.
 func (db *DB) checkAll(ctx context.Context, more ...check) (findings []Finding) {
 	looks := slices.Concat([]check{
 		(*DB).checkServer, (*DB).checkEncoding, (*DB).checkRole, (*DB).checkConnections, (*DB).checkCapacity, (*DB).checkSchema,
@@ -106,13 +111,13 @@ func (db *DB) checkAll(ctx context.Context, more ...check) (findings []Finding) 
 			findings = append(findings, AsFinding(err))
 		}
 		if !begun {
-			return findings // the same for every look
+			return findings // every check would fail in the same way
 		}
 	}
 	return findings
 }
 
-// AsFinding turns an error into a finding: a Problem by its parts.
+// AsFinding turns an error into a finding. A Problem keeps its parts.
 func AsFinding(err error) Finding {
 	if p, isProblem := errors.AsType[*Problem](err); isProblem {
 		f := failure(p.Thing, p.Remedy, "%s", p.Reason)
@@ -124,7 +129,8 @@ func AsFinding(err error) Finding {
 	return f
 }
 
-// Preflight runs Check before an agent streams. It returns the first failure as a Problem, and the warnings.
+// Preflight runs Check before an agent streams. It returns the first failure as a Problem, and the
+// warnings.
 func (db *DB) Preflight(ctx context.Context) (warnings []Finding, err error) {
 	for _, f := range db.checkAll(ctx) {
 		switch {
@@ -137,7 +143,8 @@ func (db *DB) Preflight(ctx context.Context) (warnings []Finding, err error) {
 	return warnings, nil
 }
 
-// selectServer reads the default of synchronous_commit, which the agent's own connections do not keep (durable).
+// selectServer reads the default of synchronous_commit. The agent's own connections do not use that
+// default (settings).
 const selectServer = `
 select current_setting('server_version_num')::int, current_setting('server_version'), pg_is_in_recovery(),
        current_setting('wal_level'), (select reset_val from pg_settings where name = 'synchronous_commit'),
@@ -159,7 +166,7 @@ func (db *DB) checkServer(ctx context.Context, tx pgx.Tx) (found []Finding, err 
 	}
 	if standby {
 		f := failure("server", "point database.url at the primary", "it is a standby, which cannot record deliveries")
-		f.passing = true // it may be promoted
+		f.passing = true // the server may be promoted
 		found = append(found, f)
 	} else if readOnly {
 		f := failure("server", "see why: a managed server sets it when its disk is nearly full; else ALTER ROLE or ALTER DATABASE ... RESET default_transaction_read_only",
@@ -177,7 +184,7 @@ func (db *DB) checkServer(ctx context.Context, tx pgx.Tx) (found []Finding, err 
 		found = append(found, fine("wal_level", "logical"))
 	}
 	if synchronousCommit == "off" {
-		// What was lost was not sent: the stream holds only what is on disk.
+		// What was lost was never sent, because the stream contains only what is on disk.
 		found = append(found, warning("synchronous_commit", "set synchronous_commit = on, at least for the role that writes the outbox",
 			"it is off: when PostgreSQL crashes, the last transactions may be lost although their COMMIT returned, and their events with them"))
 	} else {
@@ -239,11 +246,12 @@ func (db *DB) checkCapacity(ctx context.Context, tx pgx.Tx) (found []Finding, er
 	return found, nil
 }
 
-// selectSchema asks the catalogue: to_regclass would fail without USAGE of the schema, which is a finding of its own.
+// selectSchema reads the catalogue. to_regclass would fail without USAGE on the schema, and that is
+// a finding of its own.
 const selectSchema = `
 select exists (select from pg_tables where schemaname || '.' || tablename = '` + versionTable + `')`
 
-// selectReadable tells whether all of some tables exist and may be read.
+// selectReadable reports whether all of some tables exist and may be read.
 const selectReadable = `
 select count(*) = cardinality($1::text[])
 from unnest($1::text[]) tab
@@ -251,8 +259,8 @@ join pg_namespace n on n.nspname = split_part(tab, '.', 1)
 join pg_class c on c.relnamespace = n.oid and c.relname = split_part(tab, '.', 2)
 where has_schema_privilege(n.oid, 'USAGE') and has_table_privilege(c.oid, 'SELECT')`
 
-// readable goes before a query of the agent's tables, whose error would end the transaction. What is not readable is a finding of
-// checkSchema or checkPrivileges.
+// readable is called before a query of the agent's tables, because an error would end the
+// transaction. checkSchema or checkPrivileges reports what cannot be read.
 func readable(ctx context.Context, tx pgx.Tx, tables ...string) (ok bool, err error) {
 	err = tx.QueryRow(ctx, selectReadable, tables).Scan(&ok)
 	return ok, err
@@ -291,8 +299,9 @@ func (db *DB) checkSchema(ctx context.Context, tx pgx.Tx) ([]Finding, error) {
 	}
 }
 
-// ExplainMigration words the error of Migrate for a role that PostgreSQL refused: that the schema is newer than the binary where the
-// role can see it, since no privilege helps then, and else who may migrate. Any other error is returned as it is.
+// ExplainMigration returns the error of Migrate in words for a role that PostgreSQL refused. If the
+// role can see that the schema is newer than the binary, the error says so, since no privilege
+// helps then. Otherwise it says who may migrate. Any other error is returned as it is.
 func ExplainMigration(ctx context.Context, cfg Config, err error) error {
 	refused, isProblem := errors.AsType[*Problem](err)
 	if !isProblem || SQLState(err) != codeNoPrivilege {
@@ -321,7 +330,8 @@ func ExplainMigration(ctx context.Context, cfg Config, err error) error {
 
 const selectClock = `select clock_timestamp()`
 
-// clockTolerance is what signatures and the retry schedule take without notice; receivers refuse five minutes.
+// clockTolerance is the difference between the clocks that signatures and retries can bear
+// unnoticed. Receivers refuse a difference of five minutes.
 const clockTolerance = 2 * time.Second
 
 func (db *DB) checkClock(ctx context.Context, tx pgx.Tx) ([]Finding, error) {
@@ -344,7 +354,7 @@ join webhooks.endpoints e on e.id = h.endpoint_id
 where h.unusable is not null and e.disabled_at is null
 order by e.id limit $1`
 
-// checkEndpoints names the endpoints that the agent could not use when it last saw them.
+// checkEndpoints names the endpoints that the agent could not use when it last read them.
 func (db *DB) checkEndpoints(ctx context.Context, tx pgx.Tx) ([]Finding, error) {
 	if ok, err := readable(ctx, tx, "webhooks.endpoints", "webhooks.endpoint_health"); err != nil || !ok {
 		return nil, err

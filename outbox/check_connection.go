@@ -8,16 +8,18 @@ import (
 )
 
 const (
-	// connectionsNeeded is how many connections one agent opens at most: the pool, the Ledger's, the stream's, the one
-	// that reads the database's time zone where the outbox's times have none, and one of a command beside it.
+	// connectionsNeeded is the most connections that one agent opens: the pool, the Ledger's, the
+	// stream's, the one that reads the database's time zone if the outbox's times have none, and
+	// one of a command that runs beside it.
 	connectionsNeeded = poolSize + 4
-	// leastConnections is how many it cannot lead without: one of the pool, the Ledger's and the stream's.
+	// leastConnections is how many connections a leader needs at least: one of the pool, the
+	// Ledger's, and the stream's.
 	leastConnections = 3
 )
 
 const selectEncoding = `select current_setting('server_encoding')`
 
-// checkEncoding names the encoding of the database; the agent's own connections speak UTF8 always.
+// checkEncoding reports the encoding of the database. The agent's own connections always use UTF8.
 func (db *DB) checkEncoding(ctx context.Context, tx pgx.Tx) ([]Finding, error) {
 	var encoding string
 	if err := tx.QueryRow(ctx, selectEncoding).Scan(&encoding); err != nil {
@@ -33,7 +35,7 @@ func (db *DB) checkEncoding(ctx context.Context, tx pgx.Tx) ([]Finding, error) {
 	return []Finding{fine("encoding", "the database's is %s; the agent reads it as UTF8", encoding)}, nil
 }
 
-// selectLimits reads -1 where there is no limit, as for superusers.
+// selectLimits returns -1 where there is no limit, as for superusers.
 const selectLimits = `
 select r.rolname::text, case when r.rolsuper then -1 else r.rolconnlimit end,
        d.datname::text, case when r.rolsuper then -1 else d.datconnlimit end
@@ -68,8 +70,8 @@ func (db *DB) checkConnections(ctx context.Context, tx pgx.Tx) (found []Finding,
 	return found, nil
 }
 
-// checkReplication opens a replication connection as the agent does: pg_hba.conf, a pooler or a limit may refuse it although
-// ordinary ones work.
+// checkReplication opens a replication connection as the agent does. pg_hba.conf, a pooler or a
+// limit may refuse it although ordinary connections work.
 func (db *DB) checkReplication(ctx context.Context) Finding {
 	const thing = "replication connection"
 	ctx, cancel := answered(ctx)
@@ -80,7 +82,8 @@ func (db *DB) checkReplication(ctx context.Context) Finding {
 		f := AsFinding(err)
 		f.Thing, f.Reason = thing, "it cannot be opened: "+f.Thing+": "+f.Reason
 		if SQLState(err) == codeTooManyConnections {
-			f.Level = LevelWarn // an agent may hold them; the looks at the limits say what is too low
+			// an agent may hold them; the checks of the limits say what is too low
+			f.Level = LevelWarn
 		}
 		return f
 	}

@@ -11,22 +11,23 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// This file checks that the outbox's columns can be read, and that they tell events apart.
+// This file checks that the columns of the outbox can be read, and that they distinguish one event
+// from another.
 
-// outboxColumn is a column that the agent reads, under the key that maps it.
+// outboxColumn is a column that the agent reads. key is the setting that maps it.
 type outboxColumn struct{ key, name string }
 
 func (c Columns) list() []outboxColumn {
 	return []outboxColumn{{"id", c.ID}, {"type", c.Type}, {"venue", c.Venue}, {"data", c.Data}, {"created", c.Created}}
 }
 
-// accepted reports whether a column may have the type. An id is looked up by it, so it cannot be an enum, which has no form for every text of
-// the log.
+// accepted reports whether a column may have the type. An id cannot be an enum: it is looked up by
+// its column, and an enum cannot express every text in the log.
 func (t columnType) accepted(key string) bool {
 	return slices.Contains(baseTypes, t.name) || t.enum && key != "id"
 }
 
-// check compares the mapping with the columns that the table has, by name and type.
+// check compares the mapping with the names and types of the columns that the table has.
 func (c Columns) check(thing string, types map[string]columnType) (found []Finding) {
 	for _, column := range c.list() {
 		t := types[column.name]
@@ -54,8 +55,9 @@ func (c Columns) check(thing string, types map[string]columnType) (found []Findi
 	return found
 }
 
-// selectIdentity reports what the indexes of a table say of its id: a unique one of it alone, one of it and the venue, one of those and created, and any
-// that begins with it. Partial and invalid indexes, and those of expressions, say nothing.
+// selectIdentity returns what the indexes of a table say about its id: whether there is a unique
+// index of the id alone, one of the id and the venue, one of those and created, and any index that
+// begins with the id. Partial and invalid indexes and indexes of expressions do not count.
 const selectIdentity = `
 with keys as (
     select i.indisunique, array(select a.attname::text from unnest(i.indkey::int2[]) with ordinality k (attnum, place)
@@ -71,7 +73,8 @@ select coalesce(bool_or(indisunique and columns <@ array[$2, $3] and columns @> 
        exists (select from pg_attribute where attrelid = to_regclass($1) and attname = $2 and not attnotnull)
 from keys`
 
-// checkIdentity looks whether anything keeps two events from having one id, and whether an event is found by it.
+// checkIdentity checks whether anything prevents two events from having one id, and whether an
+// index finds an event by its id.
 func (db *DB) checkIdentity(ctx context.Context, tx pgx.Tx, thing string, types map[string]columnType) (found []Finding, err error) {
 	c := db.cfg.Columns
 	if types[c.ID].name == "" {
@@ -90,7 +93,7 @@ func (db *DB) checkIdentity(ctx context.Context, tx pgx.Tx, thing string, types 
 	default:
 		f := failure(thing, fmt.Sprintf("CREATE UNIQUE INDEX CONCURRENTLY ON %s (%s), or ON %s (%s, %s) where each venue counts its own", table, id, table, id, venue),
 			"no unique index makes column %q the id of one event, alone or with the venue, so an event may be taken for another", c.ID)
-		f.tolerated = true // what cannot be told from another event is not sent again
+		f.tolerated = true // an event that looks the same as another one is not sent again
 		found = append(found, f)
 	}
 	if !first {
@@ -103,10 +106,11 @@ func (db *DB) checkIdentity(ctx context.Context, tx pgx.Tx, thing string, types 
 	return found, nil
 }
 
-// reusedFor is how long check tells of ids that were used again.
+// reusedFor is how long check warns after ids were used again.
 const reusedFor = 7 * 24 * time.Hour
 
-// selectReused reads the columns by their names, since a schema that is not migrated yet has none.
+// selectReused reads the columns by their names, because a schema that is not migrated yet lacks
+// them.
 const selectReused = `
 select (row ->> 'reused')::bigint, (row ->> 'reused_at')::timestamptz
 from (select to_jsonb(c) as row from webhooks.checkpoint c where slot = $1) r
@@ -131,7 +135,7 @@ func (db *DB) checkReused(ctx context.Context, tx pgx.Tx) ([]Finding, error) {
 		"%d deliveries were of events with the id of another event in the delivery log, the last at %s", n, last.UTC().Format(time.RFC3339))}, nil
 }
 
-// checkZone names the zone in which times without zone are read.
+// checkZone reports the zone in which times without zone are read.
 func (db *DB) checkZone(ctx context.Context, tx pgx.Tx, types map[string]columnType) ([]Finding, error) {
 	const thing = "time zone"
 	if types[db.cfg.Columns.Created].name != "timestamp" {

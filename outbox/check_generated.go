@@ -6,7 +6,8 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// generatedVersion is the first PostgreSQL that can publish generated columns, the stored ones.
+// generatedVersion is the first PostgreSQL that can publish generated columns. It publishes stored
+// ones only.
 const generatedVersion = 180000
 
 const selectGenerated = `
@@ -19,7 +20,7 @@ order by a.attnum`
 type generatedColumn struct {
 	name        string
 	stored      bool
-	publishable bool // by this server
+	publishable bool // this server can publish it
 }
 
 func (c Config) generatedColumns(ctx context.Context, q querier) ([]generatedColumn, error) {
@@ -36,8 +37,9 @@ func (c Config) generatedColumns(ctx context.Context, q querier) ([]generatedCol
 	}, schema, table, read)
 }
 
-// withoutGenerated splits the hidden columns of the outbox: what is generated gets a finding of its own, since a list of columns
-// does not publish it. Before PostgreSQL 18 the catalogue shows such columns as published although they are not.
+// withoutGenerated takes the generated columns out of the hidden columns of the outbox. Generated
+// columns get a finding of their own, because a list of columns does not publish them. Before
+// PostgreSQL 18, the catalogue shows such columns as published although they are not.
 func (db *DB) withoutGenerated(ctx context.Context, tx pgx.Tx, thing, alter string, hidden []string) (rest []string, found []Finding, err error) {
 	generated, err := db.cfg.generatedColumns(ctx, tx)
 	if err != nil {

@@ -7,8 +7,9 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// treeByName begins a statement about the outbox $1.$2 and its partitions and children by inheritance. It goes by names, since
-// to_regclass is an error where the role may not use the schema.
+// treeByName is the beginning of a statement about the outbox $1.$2, its partitions, and its
+// children by inheritance. It uses names, because to_regclass is an error if the role may not use
+// the schema.
 const treeByName = `
 with recursive tree (relation) as (
     select c.oid from pg_class c join pg_namespace n on n.oid = c.relnamespace where n.nspname = $1 and c.relname = $2
@@ -24,7 +25,8 @@ select 'rule ' || r.rulename from pg_rewrite r join tree on r.ev_class = tree.re
 where r.ev_type = '4' and r.ev_enabled <> 'D'
 order by 1`
 
-// checkHooks warns of what a DELETE by the pruner runs: it has the agent's rights, and the owner of the table has written it.
+// checkHooks warns of code that a DELETE by the pruner runs. The owner of the table has written
+// that code, and it runs with the agent's rights.
 func (db *DB) checkHooks(ctx context.Context, tx pgx.Tx) ([]Finding, error) {
 	if db.cfg.Retention == 0 {
 		return nil, nil
@@ -40,7 +42,8 @@ func (db *DB) checkHooks(ctx context.Context, tx pgx.Tx) ([]Finding, error) {
 
 const selectUnusedOutbox = `select exists (select from webhooks.outbox limit 1)`
 
-// checkUnusedOutbox warns of events that were written into the agent's own table where another one is mapped.
+// checkUnusedOutbox warns of events in the agent's own table if another table is mapped as the
+// outbox.
 func (db *DB) checkUnusedOutbox(ctx context.Context, tx pgx.Tx) ([]Finding, error) {
 	const unused = "webhooks.outbox"
 	if schema, table := db.cfg.tableName(); schema+"."+table == unused {
@@ -57,14 +60,15 @@ func (db *DB) checkUnusedOutbox(ctx context.Context, tx pgx.Tx) ([]Finding, erro
 		"it has rows, which nobody delivers: outbox.table is %s", db.cfg.Table)}, nil
 }
 
-// manyRetained is how much WAL a slot may keep while no agent is connected before check warns.
+// manyRetained is how many bytes of WAL a slot may keep, while no agent is connected, before check
+// warns.
 const manyRetained = 256 << 20
 
 const selectRetained = `
 select current_setting('max_slot_wal_keep_size') = '-1',
        case when exists (select from pg_replication_slots where slot_name = $1 and active) then 0 else ` + retainedBytes + ` end`
 
-// checkRetainedWAL warns of a disk that can fill while no agent runs.
+// checkRetainedWAL warns of a disk that may become full while no agent runs.
 func (db *DB) checkRetainedWAL(ctx context.Context, tx pgx.Tx) ([]Finding, error) {
 	var (
 		unbounded bool

@@ -13,8 +13,9 @@ import (
 const selectPublication = `
 select pubinsert, pubupdate, pubdelete from pg_publication where pubname = $1`
 
-// selectPublicationTables works from 14 on: there the view has neither filters nor column lists, and its row as JSON has no such key.
-// The last column lists the columns of the table that are not published. Tables below the outbox, which $2 names, are left out.
+// selectPublicationTables works since PostgreSQL 14. There the view has neither filters nor column
+// lists, so its row as JSON lacks these keys. The last column lists the table's columns that are
+// not published. The tables below the outbox, which $2 names, are left out.
 var selectPublicationTables = treeOf("$2::text") + `
 select t.schemaname || '.' || t.tablename, coalesce(to_jsonb(t) ->> 'rowfilter', ''),
        array(select a.attname::text
@@ -30,7 +31,7 @@ where t.pubname = $1 and not exists (
           where tree.relation <> to_regclass($2::text) and n.nspname = t.schemaname and c.relname = t.tablename)
 order by 1 limit 1000`
 
-// published is a table of a publication.
+// published is a table in a publication.
 type published struct {
 	table, rowFilter string
 	hidden           []string // columns that are not published
@@ -45,7 +46,7 @@ func (db *DB) checkPublications(ctx context.Context, tx pgx.Tx) (found []Finding
 	for _, want := range []struct {
 		name    string
 		tables  []string
-		changes bool // updates and deletes as well
+		changes bool // updates and deletes are published as well
 	}{
 		{db.cfg.Publication, []string{schema + "." + table, "webhooks.replays"}, false},
 		{db.cfg.endpointsPublication(), []string{"webhooks.endpoints"}, true},
@@ -67,8 +68,8 @@ func (db *DB) checkPublications(ctx context.Context, tx pgx.Tx) (found []Finding
 	return found, nil
 }
 
-// checkPublication returns what is wrong with one publication. read are the columns of the outbox that must be published; of the
-// agent's own tables all must.
+// checkPublication returns what is wrong with one publication. read are the columns of the outbox
+// that must be published. Of the agent's own tables, all columns must be.
 func (db *DB) checkPublication(ctx context.Context, tx pgx.Tx, name string, tables []string, changes bool, read []string) (found []Finding, err error) {
 	thing, alter := "publication "+name, "ALTER PUBLICATION "+quoteIdent(name)
 	var inserts, updates, deletes bool
@@ -115,7 +116,8 @@ func (db *DB) checkPublication(ctx context.Context, tx pgx.Tx, name string, tabl
 	return found, nil
 }
 
-// checkPublished returns what a publication leaves out of a table that it holds. thing, alter and setTables are words of its findings.
+// checkPublished returns what a publication leaves out of a table that it holds. thing, alter and
+// setTables are parts of the texts of its findings.
 func (db *DB) checkPublished(ctx context.Context, tx pgx.Tx, p published, thing, alter, setTables string, read []string) (found []Finding, err error) {
 	schema, name := db.cfg.tableName()
 	isOutbox := p.table == schema+"."+name
@@ -143,7 +145,7 @@ func (db *DB) checkPublished(ctx context.Context, tx pgx.Tx, p published, thing,
 	return found, nil
 }
 
-// checkChildren returns what is wrong with a publication when it leaves out children of the outbox.
+// checkChildren reports the children of the outbox that a publication leaves out.
 func (db *DB) checkChildren(ctx context.Context, tx pgx.Tx) ([]Finding, error) {
 	missing, err := queryRows(ctx, tx, selectUnpublishedChildren, pgx.RowTo[string], db.cfg.table(), db.cfg.Publication)
 	if err != nil || len(missing) == 0 {
@@ -162,7 +164,8 @@ func (db *DB) checkChildren(ctx context.Context, tx pgx.Tx) ([]Finding, error) {
 		"it does not hold %s%s, which inherits from the outbox, so those rows are found by comparisons only", missing[0], more)}, nil
 }
 
-// quoted returns names of tables, as they are told, in the form that can be pasted into SQL.
+// quoted returns names of tables, which findings print without quotes, in a form that can be pasted
+// into SQL.
 func (c Config) quoted(tables ...string) string {
 	for i, table := range tables {
 		if schema, name := c.tableName(); table == schema+"."+name {
@@ -173,7 +176,7 @@ func (c Config) quoted(tables ...string) string {
 	return strings.Join(tables, ", ")
 }
 
-// others names the first tables of a list and counts the rest.
+// others returns the first names of a list of tables and the number of the rest.
 func others(all []published) string {
 	if len(all) == 1 {
 		return all[0].table

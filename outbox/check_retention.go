@@ -9,8 +9,9 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// selectPrunable tells whether a table's rows may be deleted, and whether each part of it has an index that begins with a column: without
-// one all of it would be read again and again.
+// selectPrunable reports whether a table's rows may be deleted, and whether each part of it has an
+// index that begins with a given column. Without such an index, pruning would read the whole part
+// again and again.
 const selectPrunable = `
 select current_user::text, has_table_privilege(c.oid, 'DELETE'),
        not exists (
@@ -24,8 +25,9 @@ select current_user::text, has_table_privilege(c.oid, 'DELETE'),
 from pg_class c join pg_namespace n on n.oid = c.relnamespace
 where n.nspname = $1 and c.relname = $2`
 
-// selectUnidentified names a part of the outbox from which rows cannot be deleted, and why: a publication of this name publishes
-// deletes, and the table has nothing to tell by which row was deleted. A partition is published by its parent or by itself.
+// selectUnidentified returns a part of the outbox from which rows cannot be deleted, and the
+// reason: the named publication publishes deletes, and the table has no replica identity that says
+// which row was deleted. A partition is published by its parent or by itself.
 const selectUnidentified = treeByName + `
 select format('%I.%I', n.nspname, c.relname), p.pubname::text
 from tree join pg_class c on c.oid = tree.relation and c.relkind = 'r' join pg_namespace n on n.oid = c.relnamespace
@@ -36,7 +38,7 @@ where case c.relreplident when 'f' then false when 'n' then true
                        and case c.relreplident when 'i' then i.indisreplident else i.indisprimary end) end
 order by 1, 2 limit 1`
 
-// checkRetention says what keeps the agent from pruning.
+// checkRetention reports what keeps the agent from pruning.
 func (db *DB) checkRetention(ctx context.Context, tx pgx.Tx) (found []Finding, err error) {
 	if db.cfg.Retention == 0 {
 		return nil, nil
@@ -62,7 +64,7 @@ func (db *DB) checkOutboxRetention(ctx context.Context, tx pgx.Tx) (found []Find
 	schema, table := db.cfg.tableName()
 	err = tx.QueryRow(ctx, selectPrunable, schema, table, db.cfg.Columns.Created).Scan(&role, &mayDelete, &indexed)
 	if errors.Is(err, pgx.ErrNoRows) {
-		return nil, nil // checkOutbox says so
+		return nil, nil // checkOutbox reports that
 	}
 	if err != nil {
 		return nil, err
@@ -89,7 +91,8 @@ func (db *DB) checkOutboxRetention(ctx context.Context, tx pgx.Tx) (found []Find
 	return found, nil
 }
 
-// checkReplaysRetention is about the one table of the agent from which only pruning deletes.
+// checkReplaysRetention checks the replays, the only table of the agent from which only pruning
+// deletes.
 func (db *DB) checkReplaysRetention(ctx context.Context, tx pgx.Tx) ([]Finding, error) {
 	const replays = "webhooks.replays"
 	lacking, err := queryRows(ctx, tx, selectLacking, pgx.RowTo[string], []string{replays}, []string{"DELETE"})
@@ -101,7 +104,7 @@ func (db *DB) checkReplaysRetention(ctx context.Context, tx pgx.Tx) ([]Finding, 
 	return []Finding{warning("retention of "+replays, "GRANT "+lacking[0]+" TO "+quoteIdent(role), "it is not pruned: role %s lacks DELETE", role)}, err
 }
 
-// lookForObstacles finds out what is known beforehand to be in the way.
+// lookForObstacles finds the obstacles that can be known before pruning begins.
 func (p *Pruner) lookForObstacles(ctx context.Context) error {
 	p.obstacles = map[PrunedTable]*Problem{}
 	return p.slot.db.look(ctx, "look for what keeps rows from being deleted", func(tx pgx.Tx) error {

@@ -9,7 +9,8 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// tablePrivileges is what the agent and its commands do with each table of the schema.
+// tablePrivileges are the privileges that the agent and its commands need on each table of the
+// schema.
 var tablePrivileges = []struct{ table, privileges string }{
 	{"webhooks.schema_version", "SELECT"},
 	{"webhooks.endpoints", "SELECT INSERT UPDATE DELETE"},
@@ -34,7 +35,7 @@ select tab from unnest($1::text[]) with ordinality as need(tab, place)
 where not exists (select from pg_class c join pg_namespace n on n.oid = c.relnamespace where n.nspname || '.' || c.relname = tab)
 order by place`
 
-// missingTables returns those of some tables that do not exist.
+// missingTables returns the given tables that do not exist.
 func missingTables(ctx context.Context, tx pgx.Tx, tables []string) ([]string, error) {
 	return queryRows(ctx, tx, selectMissing, pgx.RowTo[string], tables)
 }
@@ -43,7 +44,8 @@ const selectLackingUsage = `
 select 'USAGE ON SCHEMA ' || quote_ident(nspname) from pg_namespace
 where nspname = any($1) and not has_schema_privilege(oid, 'USAGE') order by nspname`
 
-// selectLacking asks about pairs of a table and a privilege. A table that does not exist is left to other checks.
+// selectLacking takes pairs of a table and a privilege and returns those that the role lacks. Other
+// checks report tables that do not exist.
 const selectLacking = `
 select string_agg(need.privilege, ', ' order by need.place) || ' ON ' || quote_ident(n.nspname) || '.' || quote_ident(c.relname)
 from unnest($1::text[], $2::text[]) with ordinality as need(tab, privilege, place)
@@ -80,7 +82,9 @@ func (db *DB) checkPrivileges(ctx context.Context, tx pgx.Tx) ([]Finding, error)
 		return nil, err
 	}
 	if len(lacking) == 0 && len(missing) > 0 {
-		return nil, nil // the checks of the schema and the outbox say what is missing; nobody knows yet who may use it
+		// The checks of the schema and the outbox say what is missing. Its privileges are not known
+		// yet.
+		return nil, nil
 	}
 	if len(lacking) == 0 {
 		return []Finding{fine("privileges", "role %s has all it needs", role)}, nil
@@ -97,13 +101,13 @@ select c.relkind::text, c.relpersistence::text, row_security_active(c.oid), curr
 from pg_class c join pg_namespace n on n.oid = c.relnamespace
 where n.nspname = $1 and c.relname = $2`
 
-// relationKinds are the kinds of relations that have no stream (pg_class.relkind).
+// relationKinds are the kinds of relations that cannot be streamed (pg_class.relkind).
 var relationKinds = map[string]string{
 	"v": "a view", "m": "a materialized view", "f": "a foreign table", "S": "a sequence", "i": "an index", "I": "an index",
 	"c": "a composite type", "t": "a TOAST table",
 }
 
-// tableFault says why the outbox cannot be streamed or read, or returns nil.
+// tableFault returns the reason why the outbox cannot be streamed or read, or nil.
 func (c Config) tableFault(ctx context.Context, q querier, thing string) (*Finding, error) {
 	schema, table := c.tableName()
 	var (

@@ -22,31 +22,32 @@ type Delivery struct {
 	EndpointID string
 	Venue      string
 	Type       string
-	// Created is the event's, Committed the time of its commit; the latter is zero when the delivery came back from
-	// the database.
+	// Created is when the event was created, and Committed when it was committed. Committed is zero
+	// if the delivery came back from the database.
 	Created   time.Time
 	Committed time.Time
-	// Body is the envelope, shared by all deliveries of the event; nil when the delivery is left to the database.
+	// Body is the envelope, which all deliveries of the event share. It is nil if the delivery was
+	// left to the database.
 	Body []byte
-	// Refilled reports that the delivery was read from its row.
+	// Refilled reports that the delivery was read back from its row.
 	Refilled bool
-	// Attempts is how many were made so far in this round; a replay begins a new one.
+	// Attempts is the number of attempts so far in this round. A replay begins a new round.
 	Attempts int
-	// ReplayID names the replay that sent the delivery on its way again.
+	// ReplayID is the id of the replay that made this delivery pending again.
 	ReplayID string
-	// Unfit is why the event cannot be sent to anybody, "" when it can.
+	// Unfit is the reason why the event cannot be sent to anybody, or "".
 	Unfit string
 
-	undated      bool   // Created tells nothing about which event it is
-	entry        *entry // what waits for the first row; owned by the Ledger
+	undated      bool   // Created does not help to identify the event
+	entry        *entry // the entry that waits for the first row; owned by the Ledger
 	recorded     bool   // has a row; owned by the Ledger
-	hadSucceeded bool   // before the replay ReplayID
+	hadSucceeded bool   // had succeeded before the replay ReplayID
 }
 
-// DeliveryBytes is what a Delivery takes in memory beside its body, roughly.
+// DeliveryBytes is about how many bytes of memory a Delivery takes without its body.
 const DeliveryBytes = 512
 
-// Size is what a Delivery takes in memory, in bytes, with its body.
+// Size returns how many bytes of memory a Delivery takes with its body.
 func (d *Delivery) Size() int { return len(d.Body) + DeliveryBytes }
 
 // Subject names the delivery.
@@ -58,17 +59,20 @@ type Tracked struct {
 	Idle       bool
 	Read       time.Time
 	Deliveries []*Delivery
-	// Records are those that stand already: deliveries that did not fit into memory, or cannot be sent.
+	// Records are known already. They belong to deliveries that did not fit into memory or cannot
+	// be sent.
 	Records []*Record
-	// Opens keeps the watermark before this batch: further deliveries of it come later, each batch of them as a
-	// Piece of the hold. Last marks the piece after which there is none.
+	// Opens is a hold that keeps the watermark before this batch, because further deliveries of it
+	// come later. They come in batches that name the hold as their Piece. Last marks the last of
+	// these pieces.
 	Opens *Hold
 	Piece *Hold
 	Last  bool
 }
 
-// Record is what the row of a delivery is to say: what came of an attempt, that it has ended, or that it waits. One that waits,
-// parked or left to the database, has no Attempt.
+// Record is what the Ledger writes into the row of a delivery: the result of an attempt, that the
+// delivery has ended, or that it waits. A delivery that waits, parked or left to the database, has
+// no Attempt.
 type Record struct {
 	Delivery *Delivery
 	Status   Status
@@ -76,38 +80,42 @@ type Record struct {
 	NextAttempt time.Time
 	// Finished is when the delivery ended, or the attempt did.
 	Finished time.Time
-	// Attempt describes a failed attempt; nil for a success and when none was made.
+	// Attempt describes a failed attempt. It is nil after a success, and if no attempt was made.
 	Attempt *Attempt
-	// Code and Latency are those of a success.
+	// Code and Latency belong to a success.
 	Code    int
 	Latency time.Duration
 	// Error is why a delivery was missed.
 	Error string
-	// Health is the endpoint's failure counter after the attempt, nil when it has not changed.
+	// Health is the endpoint's failure counter after the attempt. It is nil if the counter has not
+	// changed.
 	Health *Health
-	// Parked marks a row that the Ledger wrote because an attempt had not ended in time; memory still holds the
-	// delivery.
+	// Parked marks a row that the Ledger wrote because an attempt had not ended in time. Memory
+	// still holds the delivery.
 	Parked bool
 	// Disable is the reason for which the attempt disables the endpoint, "" when it does not.
 	Disable string
-	// Taken reports that the delivery has no row, since the endpoint's row under its event's id belongs to another event: only Attempt
-	// is recorded.
+	// Taken reports that the delivery has no row of its own, because the row under the event's id
+	// belongs to another event. Then only Attempt is recorded.
 	Taken bool
 }
 
-// ClassIDTaken is the class of what stands among the attempts of a delivery that is pending about another event with the same id.
+// ClassIDTaken is the class of an entry among the attempts of a pending delivery. The entry says
+// that another event has the same id.
 const ClassIDTaken = "id_taken"
 
-// foundTaken is what an event that a comparison found without a row is told to have instead. Whether a row of the outbox was changed or another one written
-// in its place, nothing tells, so nothing is sent.
+// foundTaken is the text about an event that a comparison found without a row, because the row
+// under its id belongs to another event. Nobody can know whether the row in the outbox was changed
+// or replaced by another one, so nothing is sent.
 const foundTaken = "a comparison found an event in the outbox whose id the delivery log has for another event (other venue, type or created): it was not sent; ids must be unique, and rows must stay as they were written"
 
-// IDTaken is the record of a delivery whose event has the id of another one that the same endpoint still waits for.
+// IDTaken returns the record of a delivery whose event has the id of another event, which the same
+// endpoint still waits for.
 func IDTaken(d *Delivery, now time.Time) *Record {
 	return &Record{Delivery: d, Status: Failed, Finished: now, Taken: true, Attempt: &Attempt{At: now, Class: ClassIDTaken, Error: d.takenText("it was not sent")}}
 }
 
-// takenText tells of a second event with the id of one that is pending.
+// takenText returns the text about a second event that has the id of a pending one.
 func (d *Delivery) takenText(outcome string) string {
 	return fmt.Sprintf("the outbox has used the id again for another event (venue %s, type %s, created %s) while the delivery of the first was pending: %s; ids must be unique",
 		d.Venue, d.Type, d.Created.UTC().Format(time.RFC3339Nano), outcome)
@@ -117,7 +125,7 @@ func (d *Delivery) takenText(outcome string) string {
 type Attempt struct {
 	Number   int
 	At       time.Time
-	Code     int // 0 when no status arrived
+	Code     int // 0 if no status arrived
 	Class    string
 	Error    string
 	Latency  time.Duration
@@ -126,22 +134,24 @@ type Attempt struct {
 
 // Health is an endpoint's failure counter (a row of endpoint_health).
 type Health struct {
-	EndpointID   string
-	Generation   int64
-	Version      int64 // counts up with each change in memory; an earlier one that comes in later is dropped
+	EndpointID string
+	Generation int64
+	// increases with each change in memory; a version that arrives after a later one is dropped
+	Version      int64
 	Failures     int
-	FirstFailure time.Time // zero when Failures is
-	LastFailure  time.Time // zero keeps what is recorded
-	LastSuccess  time.Time // zero keeps what is recorded
+	FirstFailure time.Time // zero if Failures is zero
+	LastFailure  time.Time // zero keeps the recorded time
+	LastSuccess  time.Time // zero keeps the recorded time
 	LastError    string
 	Unusable     string
-	// HeldUntil is when the next attempt may start, zero where nothing holds the endpoint; HeldBy is what holds it.
+	// HeldUntil is when the next attempt may start. It is zero if nothing holds the endpoint.
+	// HeldBy says what holds it.
 	HeldUntil time.Time
 	HeldBy    string
 }
 
-// What holds an endpoint (endpoint_health.held_by).
+// These are the reasons that hold an endpoint (endpoint_health.held_by).
 const (
-	HeldByFailures   = "failures"    // it has failed again and again, and is paced
+	HeldByFailures   = "failures"    // it has failed repeatedly, so attempts are paced
 	HeldByRetryAfter = "retry_after" // its server asked for it
 )

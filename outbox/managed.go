@@ -20,15 +20,16 @@ type ManagedEndpoint struct {
 }
 
 const (
-	// setBrief has the server end a transaction that waits for a row of the app's, or whose agent was cut off.
+	// setBrief makes the server end a transaction that waits too long for a row of the app's, or
+	// whose agent was cut off.
 	setBrief = `select set_config('lock_timeout', '1s', true), set_config('idle_in_transaction_session_timeout', '5s', true)`
 
 	updateManaged = `
 update webhooks.endpoints set events = $2, secret = $3, description = $4
 where id = $1 and (events, secret, description) is distinct from ($2::text[], $3::text, $4::text)`
 
-	// dropOldestSecret makes place for a rotation: what the file says must not keep the agent from
-	// leading.
+	// dropOldestSecret makes room for a rotation. The content of the file must not keep the agent
+	// from leading.
 	dropOldestSecret = `
 update webhooks.endpoints
 set older_secrets = older_secrets[:cardinality(older_secrets) - 1], older_secrets_until = older_secrets_until[:cardinality(older_secrets) - 1]
@@ -42,11 +43,11 @@ select id, venue, url, secret from webhooks.endpoints where managed_by = 'file' 
 delete from webhooks.endpoints where id = any($1) and managed_by = 'file'`
 )
 
-// ManagedOverlap is how long the former secret of an endpoint of the file also signs when the file
-// has another one.
+// ManagedOverlap is how long the former secret of an endpoint in the file still signs after the
+// file has a new one.
 const ManagedOverlap = 24 * time.Hour
 
-// managedKey is what tells an endpoint of the file from the others.
+// managedKey identifies an endpoint of the file.
 type managedKey struct{ venue, url string }
 
 func (e ManagedEndpoint) key() managedKey { return managedKey{e.Venue, e.URL.Reveal()} }
@@ -58,10 +59,10 @@ type managedRow struct {
 	secret secret.Text // as it is stored
 }
 
-// SyncManaged makes the endpoints that are marked as managed by the file those of the file: it
-// adds, changes and removes. Other endpoints it leaves alone, and what a person disabled stays
-// disabled. A secret that has changed is a rotation with ManagedOverlap; the oldest of
-// MostFormerSecrets gives way.
+// SyncManaged makes the endpoints that are marked as managed by the file equal to those in the
+// file. It adds, changes and removes endpoints. It leaves other endpoints alone, and an endpoint
+// that a person disabled stays disabled. A changed secret is a rotation with ManagedOverlap. If
+// there are MostFormerSecrets already, the oldest one is dropped.
 func (db *DB) SyncManaged(ctx context.Context, endpoints []ManagedEndpoint) error {
 	err := pgx.BeginFunc(ctx, db.pool, func(tx pgx.Tx) error {
 		tx = withoutPreparing(tx)
@@ -90,7 +91,7 @@ func (db *DB) SyncManaged(ctx context.Context, endpoints []ManagedEndpoint) erro
 	return db.cfg.explain("take over the endpoints of the configuration file", err)
 }
 
-// compareManaged returns the rows that the file still has, and the ids of those that it has not.
+// compareManaged returns the rows that are still in the file, and the ids of those that are not.
 func compareManaged(ctx context.Context, tx pgx.Tx, endpoints []ManagedEndpoint) (keep map[managedKey]managedRow, remove []string, err error) {
 	rows, err := queryRows(ctx, tx, selectManaged, func(row pgx.CollectableRow) (m managedRow, err error) {
 		var stored string
@@ -116,13 +117,13 @@ func compareManaged(ctx context.Context, tx pgx.Tx, endpoints []ManagedEndpoint)
 	return keep, remove, nil
 }
 
-// changeManaged makes a row what the file says. A secret that is the same stays as it is stored: to
-// seal it is not worth waiting for whoever holds the row.
+// changeManaged makes a row equal to the file. A secret that is the same is left as it is stored:
+// sealing it is not worth the wait for whoever has locked the row.
 func (db *DB) changeManaged(ctx context.Context, tx pgx.Tx, row managedRow, e ManagedEndpoint) error {
 	stored := row.secret
 	is, notOpened := db.cfg.Keys.Open(row.id, stored)
 	switch {
-	case notOpened != nil: // it has signed nothing
+	case notOpened != nil: // the stored secret cannot be opened, so it has signed nothing
 		stored = db.cfg.Keys.Seal(row.id, e.Secret)
 	case !is.Equal(e.Secret):
 		q := db.AllVenues().on(tx)

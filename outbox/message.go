@@ -8,12 +8,13 @@ import (
 	"github.com/jackc/pglogrepl"
 )
 
-// errDecode marks bytes that are not what the protocol promises. Nothing may be confirmed after it.
+// errDecode marks bytes that are not what the protocol promises. After it, nothing may be
+// confirmed.
 var errDecode = errors.New("cannot decode the replication stream")
 
-// The messages of pgoutput that come for each transaction and each row. They are read here, where
-// they stand in the buffer of the connection; pglogrepl reads the others. Their formats are those
-// of protocol version 1 in
+// These are the messages of pgoutput that come for each transaction and each row. They are read in
+// place, in the buffer of the connection; pglogrepl reads the others. Their formats are those of
+// protocol version 1 in
 // https://www.postgresql.org/docs/current/protocol-logicalrep-message-formats.html.
 const (
 	msgBegin    = 'B'
@@ -24,24 +25,25 @@ const (
 	msgTruncate = 'T'
 )
 
-// Kinds of values in a row.
+// These are the kinds of values in a row.
 const (
 	valueNull      = 'n'
-	valueUnchanged = 'u' // a large value that the change left as it was: it is not sent
+	valueUnchanged = 'u' // a large value that the change did not touch: it is not sent
 	valueText      = 't'
-	valueBinary    = 'b' // never sent, since the stream is asked for text
+	valueBinary    = 'b' // never sent, since the agent asks for text
 )
 
 // rowMessage is an Insert, Update or Delete message.
 type rowMessage struct {
 	kind     byte
 	relation uint32
-	// row is the new row. Of a Delete it is the old one, of which columns outside the key are null.
+	// row is the new row. For a Delete, row is the old one, in which columns outside the key are
+	// null.
 	row row
 }
 
-// row holds the values of a row in the order of its relation's columns. They stand in the message:
-// who keeps one copies it.
+// row holds the values of a row in the order of its relation's columns. The values lie in the
+// message's buffer. Code that keeps one must copy it.
 type row []value
 
 type value struct {
@@ -49,15 +51,15 @@ type value struct {
 	text []byte // of valueText and valueBinary
 }
 
-// The roles of the rows in a message.
+// These are the roles of the rows in a message.
 const (
 	roleNew = 'N'
 	roleOld = 'O' // all columns, under REPLICA IDENTITY FULL
 	roleKey = 'K' // the columns of the key alone
 )
 
-// readRow reads a message of kind msgInsert, msgUpdate or msgDelete. The row takes the place of
-// what values held.
+// readRow reads a message of kind msgInsert, msgUpdate or msgDelete. The row overwrites what values
+// held.
 func readRow(message []byte, values row) (rowMessage, error) {
 	const head = 1 + 4 // the kind, and the relation
 	m := rowMessage{kind: message[0], row: values[:0]}
@@ -75,7 +77,7 @@ func readRow(message []byte, values row) (rowMessage, error) {
 			return m, errTruncated(m.kind)
 		}
 		switch old := role == roleOld || role == roleKey; {
-		case old && m.kind == msgUpdate: // it stands before the new one
+		case old && m.kind == msgUpdate: // the old row comes before the new one
 		case old != (m.kind == msgDelete), !old && role != roleNew:
 			return m, fmt.Errorf("%w: message %q has a row of kind %q", errDecode, m.kind, role)
 		case len(rest) > 0:
@@ -126,9 +128,9 @@ func readTruncate(message []byte) (relations []uint32, err error) {
 	return relations, nil
 }
 
-// parse reads the messages that are rare, by pglogrepl.Parse, which panics on truncated input. It
-// returns nil for messages that mean nothing here: PostgreSQL 18 sends a Stream Abort ('A') of a
-// transaction that was never streamed, also with protocol version 1.
+// parse reads the rare messages by pglogrepl.Parse, which panics on truncated input. It returns nil
+// for messages that mean nothing here: PostgreSQL 18 sends a Stream Abort ('A') for a transaction
+// that was never streamed, even with protocol version 1.
 func parse(data []byte) (msg pglogrepl.Message, err error) {
 	if data[0] == 'A' {
 		return nil, nil
