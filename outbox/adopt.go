@@ -10,9 +10,11 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// A copy of a database holds the endpoints, the pending deliveries and the open replays of the original. What tells a copy is the
-// checkpoint: it names the server (system identifier) and the database of the agent that wrote it. On a copy nobody leads until a
-// person has said what it is. A physical standby that was promoted has the same of both, so a failover needs nobody.
+// A copy of a database holds the endpoints, the pending deliveries and the open replays of the
+// original. The checkpoint shows that it is a copy: it names the server (system identifier) and the
+// database of the agent that wrote it. On a copy, no agent leads until a person has said what the
+// copy is for. A physical standby that was promoted has the same identifier and database, so a
+// failover needs no person.
 
 const selectForeignCheckpoint = `
 select system_identifier, database from webhooks.checkpoint
@@ -23,8 +25,9 @@ order by updated desc limit 1`
 
 const selectDatabase = `select current_database()::text`
 
-// unadopted returns the Problem that the checkpoint was written elsewhere, and nobody has adopted it; nil when all is well. Of a slot
-// without a checkpoint those of other slots tell whether the database is a copy.
+// unadopted returns a Problem if the checkpoint was written elsewhere and nobody has adopted it,
+// and nil otherwise. If the slot has no checkpoint, the checkpoints of other slots show whether the
+// database is a copy.
 func (slot *Slot) unadopted(ctx context.Context, q querier, systemID string) (*Problem, error) {
 	var ofServer, ofDatabase, here string
 	err := q.QueryRow(ctx, selectForeignCheckpoint, slot.cfg.Slot, systemID).Scan(&ofServer, &ofDatabase)
@@ -45,7 +48,7 @@ func (slot *Slot) unadopted(ctx context.Context, q querier, systemID string) (*P
 		Remedy: "run webhook-agent adopt to go on here, or webhook-agent adopt --disable-endpoints for a copy that must send nothing"}, nil
 }
 
-// mustBeAdopted is unadopted as an error.
+// mustBeAdopted returns the same as unadopted, as an error.
 func (slot *Slot) mustBeAdopted(ctx context.Context, q querier, systemID string) error {
 	p, err := slot.unadopted(ctx, q, systemID)
 	if err != nil {
@@ -62,8 +65,8 @@ const (
 	selectSystem       = `select system_identifier from pg_control_system()`
 )
 
-// systemID returns the server's system identifier, as IDENTIFY_SYSTEM gives it. Where the function is closed, a replication connection
-// tells.
+// systemID returns the server's system identifier, as IDENTIFY_SYSTEM gives it. If the role may not
+// call the function, systemID asks over a replication connection.
 func (db *DB) systemID(ctx context.Context, q querier) (string, error) {
 	var may bool
 	if err := q.QueryRow(ctx, selectMayAskSystem).Scan(&may); err != nil {
@@ -75,12 +78,12 @@ func (db *DB) systemID(ctx context.Context, q querier) (string, error) {
 		err := t.Connect(ctx)
 		return t.System.SystemID, err
 	}
-	var id int64 // unsigned in truth
+	var id int64 // an unsigned number that SQL returns as a signed one
 	err := q.QueryRow(ctx, selectSystem).Scan(&id)
 	return strconv.FormatUint(uint64(id), 10), err
 }
 
-// checkAdoption says that the checkpoint was written elsewhere.
+// checkAdoption reports that the checkpoint was written elsewhere.
 func (db *DB) checkAdoption(ctx context.Context, tx pgx.Tx) ([]Finding, error) {
 	if ok, err := readable(ctx, tx, "webhooks.checkpoint"); err != nil || !ok {
 		return nil, err
@@ -101,13 +104,13 @@ func (db *DB) checkAdoption(ctx context.Context, tx pgx.Tx) ([]Finding, error) {
 
 // Adoption is what Adopt did.
 type Adoption struct {
-	// Adopted is false when there was nothing to adopt.
+	// Adopted is false if there was nothing to adopt.
 	Adopted bool `json:"adopted"`
-	// SystemID and Database are where the agent goes on.
+	// SystemID and Database are those of the place where the agent continues.
 	SystemID string `json:"system_identifier"`
 	Database string `json:"database"`
 	Epoch    int64  `json:"epoch"`
-	// DisabledEndpoints and EndedReplays count what was switched off.
+	// DisabledEndpoints and EndedReplays count the endpoints and replays that were switched off.
 	DisabledEndpoints int64 `json:"disabled_endpoints"`
 	EndedReplays      int64 `json:"ended_replays"`
 }
@@ -115,11 +118,12 @@ type Adoption struct {
 const (
 	lockCheckpoints = `lock table webhooks.checkpoint in share row exclusive mode`
 
-	// selectTimeline works for everybody; pg_control_checkpoint lags behind a promotion.
+	// selectTimeline may be run by every role. pg_control_checkpoint lags behind a promotion.
 	selectTimeline = `
 select current_database()::text, ('x' || left(pg_walfile_name(pg_current_wal_lsn()), 8))::bit(32)::int`
 
-	// upsertAdopted forgets the position, and what transaction ids say: neither means anything here.
+	// upsertAdopted drops the position and the transaction ids, because neither means anything
+	// here.
 	upsertAdopted = `
 insert into webhooks.checkpoint as c (slot, lsn, epoch, holder, system_identifier, timeline, database, recovering)
 values ($1, '0/0', 1, $2, $3, $4, current_database(), true)
@@ -139,10 +143,11 @@ where state in ('pending', 'running')`
 select exists (select from webhooks.endpoints where disabled_at is null) or exists (select from webhooks.replays where state in ('pending', 'running'))`
 )
 
-// Adopt says that the agent goes on in this database although its checkpoint was written elsewhere: the next leader recovers as
-// after a restore. With disable nothing is sent: all endpoints are disabled, so that pending deliveries become missed when an agent
-// next leads, and open replays are ended. It does all or nothing. Where the checkpoint is of this server and database it changes
-// nothing, and with disable refuses to unless everything is off already.
+// Adopt lets the agent continue in this database although its checkpoint was written elsewhere. The
+// next leader recovers as after a restore. With disable, nothing is sent: Adopt disables all
+// endpoints and ends open replays, and pending deliveries become missed when an agent next leads.
+// Adopt does all or nothing. If the checkpoint belongs to this server and database, Adopt changes
+// nothing. With disable it then returns an error, unless everything is switched off already.
 func (db *DB) Adopt(ctx context.Context, holder string, disable bool) (a Adoption, err error) {
 	err = pgx.BeginFunc(ctx, db.pool, func(tx pgx.Tx) error {
 		if err := exec(ctx, tx, lockCheckpoints); err != nil {
@@ -180,7 +185,8 @@ func affected(ctx context.Context, tx pgx.Tx, sql string) (int64, error) {
 	return tag.RowsAffected(), err
 }
 
-// nothingToAdopt refuses to leave somebody in the belief that everything is off.
+// nothingToAdopt returns an error if somebody might wrongly believe that everything is switched
+// off.
 func (db *DB) nothingToAdopt(ctx context.Context, tx pgx.Tx, disable bool) error {
 	if !disable {
 		return nil

@@ -5,31 +5,32 @@ import (
 	"github.com/jackc/pgx/v5/pgtype"
 )
 
-// This file holds the statements of a comparison: one finds events that lack a row, on the pool, and
-// one gives them their rows, as a job of the Ledger. Both judge an event by eventSQL and an endpoint
-// by mayWant, so that what has changed between the two is judged anew.
+// This file holds the two statements of a comparison. One finds events that lack a row; it runs on
+// the pool. The other adds their rows; it runs as a job of the Ledger. Both select events by
+// eventSQL and endpoints by mayWant. So the second statement sees what has changed since the first.
 //
 // A comparison must know whether an event was committed after the last horizon. In the agent's own
-// table the column xid says so, exactly and for ever. In an app's table there is only the row's
-// xmin, which says "perhaps": an update, a change of the table or a restore gives an old event a new
-// one. There an event counts as new when it says so itself, by created. One that says it is older
-// than the horizon, and that the horizon does not see, is a suspect.
+// table, the column xid says so exactly and for ever. An app's table has only the row's xmin, which
+// says "perhaps": an update, a change of the table or a restore gives an old event a new xmin.
+// There, an event counts as new if its time created says so. An event is a suspect if its time
+// created is before the last horizon, but that horizon does not see it.
 
 // ownsTable reports whether the outbox is the agent's own table, which has the column xid.
 func (m *mapping) ownsTable() bool { return m.cfg.Table == ownTable }
 
 const ownTable = "webhooks.outbox"
 
-// eventXID is the expression for the transaction that inserted an event, null where that is not known.
+// eventXID is the SQL expression for the id of the transaction that inserted an event. It is null
+// if that is not known.
 const eventXID = `webhooks.event_xid(o.xid, o.xmin, n.next)`
 
-// nextXID is a table, n, of the next transaction id. It is that of the statement: a row that it sees was
-// written by an earlier one.
+// nextXID is a table n with the next transaction id, as of the statement. Every row that the
+// statement sees was written by an earlier transaction.
 const nextXID = `(select pg_snapshot_xmax(pg_current_snapshot())::text::bigint as next offset 0) n`
 
-// seenBy is the expression for whether a snapshot, given as a parameter, sees the transaction that
-// committed an event. Rows that were written in a savepoint carry the id of a subtransaction, which no
-// snapshot lists, so handed_over compares with the snapshot's xmin alone.
+// seenBy returns the SQL expression that is true if a snapshot, given as a parameter, sees the
+// transaction that committed an event. Rows that were written within a savepoint carry the id of a
+// subtransaction, which no snapshot lists. So handed_over compares only with the snapshot's xmin.
 func (m *mapping) seenBy(snapshot string) string {
 	p := pieces{"xid": eventXID, "snapshot": snapshot + "::text::pg_snapshot"}
 	if !m.ownsTable() {
@@ -38,9 +39,10 @@ func (m *mapping) seenBy(snapshot string) string {
 	return p.in(`case when ${xid} is null then webhooks.handed_over(o.xmin, ${snapshot}) else pg_visible_in_snapshot(${xid}, ${snapshot}) end`)
 }
 
-// eventSQL selects the events that the new horizon sees and the last one does not, from these tables
-// (the outbox is o) where a condition holds, by the values of comparison.args.
-// fresh says that an event was committed after the last horizon for certain.
+// eventSQL returns a query for the events that the new horizon sees and the last one does not. It
+// reads the tables from, where the outbox is o, and applies the condition where. Its parameters are
+// those of comparison.args. The column fresh says that an event was certainly committed after the
+// last horizon.
 func (m *mapping) eventSQL(from, where string) string {
 	id, venue, created, eventType := m.eventColumns()
 	fresh := "false"
@@ -59,10 +61,11 @@ func (m *mapping) eventSQL(from, where string) string {
       and not coalesce(${seen by the last} and coalesce(o.tableoid = any(@known::oid[]), true), false)`)
 }
 
-// mayWant is the condition that an endpoint e is to have an event of eventSQL, whether it has a row
-// or not, given the expression for the xmin of the endpoint's row. A suspect goes only to endpoints
-// that want today what they wanted when it was created: such an endpoint has a row if the event was
-// ever handed over, unless the event is older than what the log keeps.
+// mayWant returns the condition under which an endpoint e should have an event of eventSQL, whether
+// it has a row or not. endpointXMIN is the expression for the xmin of the endpoint's row. A suspect
+// goes only to endpoints that want today what they wanted when the event was created. If the event
+// was ever handed over, such an endpoint has a row for it, unless the log no longer reaches back to
+// the event.
 func mayWant(endpointXMIN string) string {
 	const until = "case when event.fresh then greatest(event.created, @last_at::timestamptz) else event.created end"
 	return pieces{"wants": wants("event.venue", until, "event.type"), "xmin": endpointXMIN}.in(`${wants}
@@ -71,9 +74,9 @@ func mayWant(endpointXMIN string) string {
       and (@unchanged_since::text is null or webhooks.handed_over(${xmin}, @unchanged_since::text::pg_snapshot))`)
 }
 
-// args are the values of eventSQL and mayWant, and further ones of a statement.
+// args returns the values of eventSQL and mayWant, together with further values of a statement.
 func (c comparison) args(further values) []any {
-	var unchangedSince *string // of endpoints; nil where they may have changed
+	var unchangedSince *string // about endpoints; nil if they may have changed
 	if c.periodic {
 		unchangedSince = c.last.snapshot
 	}
@@ -84,19 +87,21 @@ func (c comparison) args(further values) []any {
 	return []any{planAnew, of.and(further)}
 }
 
-// planAnew has a statement planned with each execution: a plan from before the log was filled reads
-// all of it for each piece.
+// planAnew makes PostgreSQL plan a statement at each execution. A plan from before the log was
+// filled would read the whole log for each piece.
 const planAnew = pgx.QueryExecModeDescribeExec
 
-// found is an event that lacks a row: where it is, and how many endpoints its venue has.
+// found is an event that lacks a row. It says where the event is and how many endpoints its venue
+// has.
 type found struct {
 	relation  uint32
 	place     pgtype.TID
 	endpoints int64
 }
 
-// findSQL returns the events of a part of the outbox that lack a row. part is the condition for the
-// part. It also returns the files of @relations, as of filesOf.
+// findSQL returns the statement that finds the events that lack a row in a part of the outbox. part
+// is the condition for that part. The statement also returns the files of @relations, as filesOf
+// does.
 func (m *mapping) findSQL(part string) string {
 	return pieces{
 		"event": m.eventSQL(m.cfg.table()+" o", part), "may want": mayWant("e.xmin"), "files": filesOf("@relations"),
@@ -114,11 +119,13 @@ select ${files}, coalesce(array_agg(relation order by relation, place), '{}'), c
 from found join venues using (venue)`)
 }
 
-// giveSQL gives the events at @places of @relations their missing rows: those to the first
-// endpoints of each venue after the endpoint @after, @limit at most. It returns the last endpoint that it looked at,
-// how many it looked at, and the endpoints of the new rows, one for each. The rows of endpoints that are disabled
-// are missed at once; whether an endpoint can be sent to the lanes know. Where the row of another event with the same id is in the
-// way, that is told among the attempts. streamed is the condition that the stream brings an event (Coverage.streamed).
+// giveSQL returns the statement that adds the missing rows of the events at @places of @relations.
+// It handles at most @limit endpoints of each venue, in order, after the endpoint @after. The
+// statement returns the last endpoint that it has handled, how many it has handled, and one
+// endpoint for each new row. Rows for disabled endpoints become missed at once. Whether an endpoint
+// can be sent to is decided later, by its lane. If the row of another event with the same id is in
+// the way, an entry among the attempts says so. streamed is the condition under which the stream
+// brings an event (Coverage.streamed).
 func (m *mapping) giveSQL(streamed string) string {
 	from := m.cfg.table() + " o, unnest(@relations::oid[], @places::tid[]) l (relation, place)"
 	return pieces{
@@ -152,8 +159,8 @@ select coalesce((select max(endpoint_id) from looked), ''), (select count(*) fro
        coalesce((select array_agg(endpoint_id) from added), '{}')`)
 }
 
-// filesOf is the expression for the files in which relations are kept. A place means nothing any more
-// once they are others.
+// filesOf returns the SQL expression for the files in which relations are stored. If the files are
+// others than before, places mean nothing any more.
 func filesOf(relations string) string {
 	return `array(select coalesce(pg_relation_filenode(relation)::text, '') from unnest(` + relations + `::oid[]) with ordinality r (relation, n) order by n)`
 }

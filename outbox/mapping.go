@@ -10,33 +10,37 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// This file says what an event of the outbox is, and how SQL reads one, whichever table and columns it is mapped to. The stream's reading
-// is that of decoder; both must give the same values for whatever a column can hold.
+// This file defines what an event of the outbox is, and how SQL reads one, whichever table and
+// columns it is mapped to. The decoder does the same for the stream. Both must give the same values
+// for everything that a column can hold.
 //
-// An event is told from others by its id, its venue, its type and when it was created: an id alone may come again, in a table that has no key, or
-// another one, or that was emptied and counts from one again. The log keeps all four. Ids, types and venues stand in it as logText writes them, and
-// so they do everywhere beyond the reading of a row.
+// An event is identified by its id, its venue, its type, and when it was created. The id alone is
+// not enough. It may come again in a table that has no key or another key, or that was emptied and
+// counts from one again. The log keeps all four. It holds ids, types and venues as logText writes
+// them. So does all code after the reading of a row.
 //
-// created is usable when it is a moment of the years 1 to 9999. Otherwise the event has none: what the log keeps is the time of the commit, or of
-// the comparison that found the event, and it tells nothing about which event it is.
+// The time created is usable if it is in the years 1 to 9999. Otherwise the event has none. The log
+// then keeps the time of the commit, or of the comparison that found the event. That time does not
+// help to identify the event.
 
-// mapping is what the outbox's columns are, and writes the SQL that reads events by them.
+// mapping holds the types of the outbox's columns. It builds the SQL that reads events by them.
 type mapping struct {
 	cfg    Config
-	idType string     // a base type, fit for a cast; "" without such a column
-	zone   string     // of created, when its type has none itself
-	local  *localTime // the same for the stream; nil when created has a zone
+	idType string     // a base type, usable in a cast; "" without such a column
+	zone   string     // the time zone of created, if its type has none
+	local  *localTime // the same for the stream; nil if created has a zone
 }
 
-// maxLogText is how many bytes of an id, a type or a venue the log takes: the longest keys of its indexes hold two of them, of about 2,700
-// bytes that a key may have.
+// maxLogText is the most bytes that an id, a type or a venue may have in the log. A key of an index
+// may have about 2,700 bytes, and the longest keys of the log's indexes hold two of these texts.
 const maxLogText = 512
 
-// baseTypes are the types that ids, types and venues may have, beside domains over them, and enums for types and venues. Their texts in a stream
-// and in a query are the same, but for char(n), which is padded in the stream (decoder).
+// baseTypes are the types that ids, types and venues may have. Domains over them are allowed too,
+// and enums for types and venues. Their text is the same in the stream and in a query. Only char(n)
+// differs: the stream pads it (decoder).
 var baseTypes = []string{"text", "varchar", "bpchar", "name", "citext", "uuid", "int2", "int4", "int8", "numeric"}
 
-// selectBaseTypes returns the types of columns as they are beneath any domains.
+// selectBaseTypes returns the base types of columns, without any domains.
 const selectBaseTypes = `
 with recursive walk as (
     select a.attname, a.atttypid as type, 0 as depth from pg_attribute a
@@ -47,14 +51,14 @@ with recursive walk as (
 select w.attname::text, t.typname::text, format_type(t.oid, -1), t.typtype = 'e'
 from walk w join pg_type t on t.oid = w.type where t.typtype <> 'd'`
 
-// columnType is the type of a column beneath any domains.
+// columnType is the base type of a column, without any domains.
 type columnType struct {
 	name string // pg_type.typname
-	cast string // fit for a cast
+	cast string // usable in a cast
 	enum bool
 }
 
-// columnTypes returns the types of the mapped columns by their names.
+// columnTypes returns the types of the mapped columns, by column name.
 func (c Config) columnTypes(ctx context.Context, q rowQuerier) (map[string]columnType, error) {
 	var names []string
 	for _, column := range c.Columns.list() {
@@ -71,7 +75,7 @@ func (c Config) columnTypes(ctx context.Context, q rowQuerier) (map[string]colum
 	return types, err
 }
 
-// readMapping looks at the columns of the outbox.
+// readMapping reads the types of the columns of the outbox.
 func (c Config) readMapping(ctx context.Context, q rowQuerier) (*mapping, error) {
 	types, err := c.columnTypes(ctx, q)
 	if err != nil {
@@ -90,12 +94,12 @@ func (c Config) readMapping(ctx context.Context, q rowQuerier) (*mapping, error)
 	return m, c.explain("read the time zone", err)
 }
 
-// mappings keeps the mapping of the outbox, so that its columns are looked at once: lookups by id can
-// then use its index whatever the type, and times are read in their zone. Its methods are safe for
-// concurrent use.
+// mappings caches the mapping of the outbox, so that its columns are read once. With the mapping,
+// lookups by id can use the index of the id whatever its type, and times are read in their zone.
+// Its methods are safe for concurrent use.
 type mappings struct{ kept atomic.Pointer[mapping] }
 
-// load returns the mapping, and reads it where none is kept.
+// load returns the mapping. It reads the mapping if none is cached.
 func (k *mappings) load(ctx context.Context, c Config, q rowQuerier) (*mapping, error) {
 	if m := k.kept.Load(); m != nil {
 		return m, nil
@@ -111,21 +115,22 @@ func (k *mappings) load(ctx context.Context, c Config, q rowQuerier) (*mapping, 
 	return m, nil
 }
 
-// forget has the columns looked at again.
+// forget drops the mapping, so that the columns are read again.
 func (k *mappings) forget() { k.kept.Store(nil) }
 
-// forgetAfter forgets after an error that may come of a change of the columns.
+// forgetAfter drops the mapping after an error that a change of the columns may have caused.
 func (k *mappings) forgetAfter(err error) {
 	if strings.HasPrefix(SQLState(err), "42") {
 		k.forget()
 	}
 }
 
-// logTextSQL is the expression for a text as the log has it.
+// logTextSQL returns the SQL expression for a text as the log holds it.
 func logTextSQL(value string) string { return "webhooks.log_text(" + value + ")" }
 
-// eventColumns returns the expressions for an event's id, venue, created and type. The id is the column itself, whose type its index has. An event
-// without a usable created has now(), which no event has that a query sees: see isRecorded and firstCreated.
+// eventColumns returns the SQL expressions for an event's id, venue, created and type. The id is
+// the column itself, so that its index can be used. If created is not usable, the expression gives
+// now(), which no event that a query sees can have: see isRecorded and firstCreated.
 func (m *mapping) eventColumns() (id, venue, created, eventType string) {
 	c := m.cfg.Columns
 	at := m.usableCreated("o")
@@ -133,7 +138,8 @@ func (m *mapping) eventColumns() (id, venue, created, eventType string) {
 		"coalesce(" + at + ", now())", logTextSQL("coalesce(o." + quoteIdent(c.Type) + "::text, '')")
 }
 
-// usableCreated is the expression for an event's created, null when it is not usable.
+// usableCreated returns the SQL expression for an event's created. It is null if created is not
+// usable.
 func (m *mapping) usableCreated(row string) string {
 	at := row + "." + quoteIdent(m.cfg.Columns.Created)
 	if m.zone != "" {
@@ -142,7 +148,8 @@ func (m *mapping) usableCreated(row string) string {
 	return pieces{"at": at}.in("case when ${at} >= '0001-01-01 00:00:00+00' and ${at} < '10000-01-01 00:00:00+00' then ${at} end")
 }
 
-// asCreated is the expression for a moment that the column created, whatever its type, can be compared with by its index.
+// asCreated returns the SQL expression for a moment in the type of the column created, so that a
+// comparison can use the column's index.
 func (m *mapping) asCreated(moment string) string {
 	if m.zone != "" {
 		return fmt.Sprintf("(%s at time zone %s)", moment, quoteText(m.zone))
@@ -150,8 +157,9 @@ func (m *mapping) asCreated(moment string) string {
 	return moment
 }
 
-// sameCreated is the condition that an event's created, which may be null, is what the log has. Before version 6 of the schema a time without
-// zone was read as one of UTC: rows from then are of the same event.
+// sameCreated returns the condition that an event's created, which may be null, is the one in the
+// log. Before version 6 of the schema, a time without zone was read as UTC. Rows from then also
+// count as rows of the same event.
 func (m *mapping) sameCreated(created, recorded string) string {
 	p := pieces{"created": created, "recorded": recorded, "zone": quoteText(m.zone)}
 	if m.zone == "" {
@@ -160,14 +168,16 @@ func (m *mapping) sameCreated(created, recorded string) string {
 	return p.in("(${created} is null or ${created} = now() or ${created} = ${recorded} or ${created} at time zone ${zone} at time zone 'UTC' = ${recorded})")
 }
 
-// wants is the condition that an endpoint e wants an event, given the expressions for the event's venue, its type and the time
-// until which the endpoint can have been registered.
+// wants returns the condition that an endpoint e wants an event. It takes the SQL expressions for
+// the event's venue, for its type, and for the time until which the endpoint can have been
+// registered.
 func wants(venue, until, eventType string) string {
 	return pieces{"venue": venue, "until": until, "type": eventType}.in(`e.venue = ${venue} and e.created <= ${until}
       and webhooks.event_matches(e.events, ${type})`)
 }
 
-// isOurs is the condition that an event is one that Config.Types asks for, given the expression for its type.
+// isOurs returns the condition that Config.Types includes an event, given the SQL expression for
+// the event's type.
 func (c Config) isOurs(eventType string) string {
 	if c.patterns().All {
 		return "true"
@@ -179,17 +189,19 @@ func (c Config) isOurs(eventType string) string {
 	return fmt.Sprintf("webhooks.event_matches(array[%s]::text[], %s)", strings.Join(quoted, ", "), eventType)
 }
 
-// patterns returns Types, which stand for everything when there are none.
+// patterns returns Types as Patterns. No types mean everything.
 func (c Config) patterns() Patterns {
 	if len(c.Types) == 0 {
 		return Patterns{All: true}
 	}
-	p, _ := ParsePatterns(c.Types) // what is no pattern asks for nothing
+	p, _ := ParsePatterns(c.Types) // a text that is no pattern matches nothing
 	return p
 }
 
-// isRecorded is the condition that an event has a delivery row for an endpoint, given the expressions for what tells the event and for the
-// endpoint's id. A row of another event under the same id is none; that the event has no row for it may stand among the attempts, though.
+// isRecorded returns the condition that an event has a delivery row for an endpoint. It takes the
+// SQL expressions that identify the event, and that for the endpoint's id. The row of another event
+// with the same id does not count. But an entry among the attempts may say that the event has no
+// row.
 func (m *mapping) isRecorded(id, venue, eventType, created, endpointID string) string {
 	return pieces{
 		"id": logTextSQL(id), "endpoint": endpointID, "venue": venue, "type": eventType,
@@ -198,21 +210,23 @@ func (m *mapping) isRecorded(id, venue, eventType, created, endpointID string) s
           and (d.venue = ${venue} and d.type = ${type} and ${same created} or ${is told}))`)
 }
 
-// isTold is the condition that it was told of an event that it has no row since another one with its id has. It may be told again of an event that claims
-// to be of the future.
+// isTold returns the condition that the attempts have an entry about this event, saying that it has
+// no row because another event has its id. Such an entry may be written again if the event claims
+// to be from the future.
 func isTold(id, endpointID, created string) string {
 	return pieces{"id": id, "endpoint": endpointID, "class": quoteText(ClassIDTaken), "created": created}.in(
 		`exists (select from webhooks.attempts a where a.event_id = ${id} and a.endpoint_id = ${endpoint} and a.class = ${class}
           and a.at >= least(${created}, now() - interval '1 day'))`)
 }
 
-// firstCreated is the expression for the created of a new row of the log, given those that tell its event: all rows of an event must have the
-// same, which its body holds, and one that is not usable was chosen with the first row.
+// firstCreated returns the SQL expression for created in a new row of the log. It takes the SQL
+// expressions that identify the event. All rows of an event must have the same created, because its
+// body holds it. If the event's own created is not usable, the first row decides.
 func firstCreated(id, venue, eventType, created string) string {
 	return pieces{"id": id, "venue": venue, "type": eventType, "created": created}.in(
 		`case when ${created} = now() then coalesce((select min(d.created) from webhooks.deliveries d
            where d.event_id = ${id} and d.venue = ${venue} and d.type = ${type}), now()) else ${created} end`)
 }
 
-// usable reports whether a time is one that an event can have been created at.
+// usable reports whether an event can have been created at a time.
 func usable(t time.Time) bool { return t.Year() >= 1 && t.Year() <= 9999 }

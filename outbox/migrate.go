@@ -19,15 +19,15 @@ var migrationFiles embed.FS
 
 const versionTable = "webhooks.schema_version"
 
-// migrationLock is the key of the advisory lock that lets one migration run at a time: the bytes of "webhook" and a
-// one.
+// migrationLock is the key of the advisory lock that lets one migration run at a time. Its value is
+// the bytes of "webhook" and a one.
 const migrationLock int64 = 0x776562686f6f6b01
 
 // migration brings the schema from one version to the next.
 type migration struct{ name, sql string }
 
-// migrations returns the embedded migrations, first to last. The n-th leads to version n. They only
-// go forward, and change no setting of the session.
+// migrations returns the embedded migrations, first to last. Number n leads to version n. They only
+// go forward, and they change no setting of the session.
 func migrations() ([]migration, error) {
 	paths, err := fs.Glob(migrationFiles, "migrations/*.sql") // sorted by name
 	if err != nil {
@@ -48,14 +48,15 @@ func migrations() ([]migration, error) {
 func SchemaVersion() int {
 	ms, err := migrations()
 	if err != nil {
-		panic(err) // the files are embedded: only a broken build gets here
+		panic(err) // the files are embedded, so only a broken build gets here
 	}
 	return len(ms)
 }
 
-// Migrate brings the schema webhooks and the publications to the state this binary needs, and returns the versions
-// before and after. It may run under another role than the agent: one that may create schemas and owns the outbox
-// table. Migrations that run at the same time wait for each other. A schema newer than the binary is a Problem.
+// Migrate brings the schema webhooks and the publications to the state that this binary needs. It
+// returns the versions before and after. It may run under another role than the agent's: one that
+// may create schemas and that owns the outbox table. Migrations that run at the same time wait for
+// each other. If the schema is newer than the binary, the error is a Problem.
 func Migrate(ctx context.Context, cfg Config) (from, to int, err error) {
 	cc, err := cfg.connConfig()
 	if err != nil {
@@ -100,8 +101,8 @@ func Migrate(ctx context.Context, cfg Config) (from, to int, err error) {
 	return version, len(ms), nil
 }
 
-// The version is one row of a table without a key. The replica identity lets it be updated also
-// where another system publishes all tables. Databases of early agents lack the identity.
+// The version is one row of a table without a key. The replica identity makes updates possible even
+// if another system publishes all tables. Databases of early agents lack the identity.
 const (
 	selectVersionIdentified = `select relreplident = 'f' from pg_class where oid = to_regclass('` + versionTable + `')`
 	createVersionTable      = `create table if not exists ` + versionTable + ` (version int4 not null)`
@@ -110,8 +111,8 @@ const (
 	updateVersion           = `update ` + versionTable + ` set version = $1`
 )
 
-// prepareVersion makes the table of the version where it is missing. It looks first: a role that
-// may not create tables in the schema can still find that there is nothing to do.
+// prepareVersion makes the table of the version if it is missing. It looks first, so that a role
+// that may not create tables can still find that there is nothing to do.
 func prepareVersion(ctx context.Context, conn *pgx.Conn) error {
 	var identified bool
 	err := conn.QueryRow(ctx, selectVersionIdentified).Scan(&identified)
@@ -144,8 +145,8 @@ func (m migration) apply(ctx context.Context, conn *pgx.Conn, version int) error
 	})
 }
 
-// PrintMigrations returns the SQL that Migrate would run on an empty database, for people who run their own migrations:
-// one transaction, so that it leaves nothing behind when it fails.
+// PrintMigrations returns the SQL that Migrate would run on an empty database. It is for people who
+// run their migrations themselves. It is one transaction, so a failure leaves nothing behind.
 func PrintMigrations(cfg Config) (string, error) {
 	ms, err := migrations()
 	if err != nil {

@@ -12,18 +12,20 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 )
 
-// Problem is an error that a person can cause and mend. Its text is one sentence: the thing, the reason, the remedy.
+// Problem is an error that a person can cause and put right. Its text is one sentence: the thing,
+// the reason, the remedy.
 type Problem struct {
 	Thing  string
 	Reason string
 	Remedy string
-	// Fatal tells that waiting does not help: a program that starts should end with the sentence.
+	// Fatal reports that waiting does not help. A program that starts should end with the sentence.
 	Fatal bool
-	// Err is the cause, nil when the Problem was found by looking.
+	// Err is the cause. It is nil if a check found the Problem.
 	Err error
 }
 
-// CheckText says why PostgreSQL cannot store a text that a person has given, or returns nil. It repeats nothing of it.
+// CheckText returns an error that says why PostgreSQL cannot store a text from a person. The error
+// repeats no part of the text.
 func CheckText(s string) error {
 	if !utf8.ValidString(s) || strings.Contains(s, "\x00") {
 		return errors.New("is no text in UTF-8, or has a zero byte in it; write it in UTF-8")
@@ -41,30 +43,33 @@ func (p *Problem) Error() string {
 
 func (p *Problem) Unwrap() error { return p.Err }
 
-// ErrFenced reports that another agent has taken over: this one must not record anything more.
+// ErrFenced reports that another agent has taken over. This agent must not record anything more.
 var ErrFenced = errors.New("another agent has taken over (checkpoint.epoch changed)")
 
 // ErrSlotActive reports that another agent holds the replication slot.
 var ErrSlotActive = errors.New("the replication slot is held by another agent")
 
-// ErrServerShutdown reports that PostgreSQL is shutting down and waits for this connection to close.
+// ErrServerShutdown reports that PostgreSQL is shutting down and waits for this connection to
+// close.
 var ErrServerShutdown = errors.New("PostgreSQL is shutting down")
 
-// ErrOtherServer reports that the server is not the one, or not on the timeline, that the stream began on.
+// ErrOtherServer reports that the stream began on another server or on another timeline.
 var ErrOtherServer = errors.New("the server has changed")
 
-// ErrSlotGone reports that the slot cannot be streamed from any more: it was dropped, or PostgreSQL has removed WAL
-// that it needed.
+// ErrSlotGone reports that the slot cannot be streamed any more: it was dropped, or PostgreSQL has
+// removed WAL that it needed.
 var ErrSlotGone = errors.New("the replication slot is gone or lost")
 
-// ErrSlotMoved reports that the slot or the server does not stand where the stream left it.
+// ErrSlotMoved reports that the slot or the server is not where the stream left it.
 var ErrSlotMoved = errors.New("the replication slot was advanced or made anew by someone else, or an earlier state of the server was restored")
 
-// ErrUndecodable reports that the slot stands before changes that cannot be decoded: at their position the publication, or a
-// column, did not exist, and making it again does not mend that. PrepareSlot with replace has to make a new slot.
+// ErrUndecodable reports that the slot's next changes cannot be decoded. At their position, the
+// publication or a column did not exist, and making it now does not help. PrepareSlot with replace
+// must make a new slot.
 var ErrUndecodable = errors.New("the stream stands at changes from a time without the publication or a required column")
 
-// SQLSTATEs that are told apart: https://www.postgresql.org/docs/current/errcodes-appendix.html.
+// These are the SQLSTATEs that the code distinguishes:
+// https://www.postgresql.org/docs/current/errcodes-appendix.html.
 const (
 	codeInvalidPassword      = "28P01"
 	codeInvalidAuthorization = "28000"
@@ -95,11 +100,11 @@ const (
 
 	classDataException = "22"
 	classIntegrity     = "23"
-	classRaised        = "P0" // by a trigger in PL/pgSQL
-	classProgramLimit  = "54" // a key that is too long for an index, say
+	classRaised        = "P0" // raised by a trigger in PL/pgSQL
+	classProgramLimit  = "54" // for example, a key that is too long for an index
 )
 
-// SQLState returns the SQLSTATE of err, or "" when PostgreSQL did not answer with one.
+// SQLState returns the SQLSTATE of err, or "" if err is no answer of PostgreSQL.
 func SQLState(err error) string {
 	if pe, ok := errors.AsType[*pgconn.PgError](err); ok {
 		return pe.Code
@@ -107,8 +112,8 @@ func SQLState(err error) string {
 	return ""
 }
 
-// explain turns err into a Problem where the remedy is known, and returns any other error as it is. The operation is
-// what was being done, for the errors that need it.
+// explain turns err into a Problem if the remedy is known. It returns any other error as it is,
+// with the operation in front if the text needs it. operation says what was being done.
 func (c Config) explain(operation string, err error) error {
 	if err == nil {
 		return nil
@@ -128,12 +133,13 @@ func (c Config) explain(operation string, err error) error {
 	p := &Problem{Err: err}
 	_, connecting := errors.AsType[*pgconn.ConnectError](err)
 	switch pe.Code {
-	case codeProtocolViolation: // PgBouncer's code for all that it refuses
+	case codeProtocolViolation: // PgBouncer uses this code for all that it refuses
 		if connecting {
 			return c.poolerBetween(pe.Message, err)
 		}
 		return fmt.Errorf("%s: %w", operation, err)
-	case codeDuplicateStatement, codeNoStatement: // a pooler gives each transaction another session
+	// A pooler gives each transaction a different session.
+	case codeDuplicateStatement, codeNoStatement:
 		return c.poolerBetween(pe.Message, err)
 	case codeNoObject, codeInvalidParameter, codeCannotChange, codeSyntax:
 		if !connecting {
@@ -182,7 +188,7 @@ func (c Config) explain(operation string, err error) error {
 	return p
 }
 
-// names returns how sentences call the server, the role and the database.
+// names returns the names of the server, the role and the database as sentences use them.
 func (c Config) names() (host, user, database string) {
 	cc, err := c.connConfig()
 	switch {
@@ -194,15 +200,15 @@ func (c Config) names() (host, user, database string) {
 	return fmt.Sprintf("%s:%d", cc.Host, cc.Port), cc.User, cc.Database
 }
 
-// poolerBetween is the Problem of a connection that does not reach the server itself.
+// poolerBetween returns the Problem of a connection that does not reach the server itself.
 func (c Config) poolerBetween(reason string, err error) error {
 	host, _, _ := c.names()
 	return &Problem{Thing: "PostgreSQL at " + host, Reason: "a pooler (such as PgBouncer) stands between (" + reason + ")",
 		Remedy: "database.url must name the PostgreSQL server itself: a pooler passes no replication connection", Fatal: true, Err: err}
 }
 
-// rootCause returns the innermost text of a connection error, without the user, database and addresses that the outer
-// ones repeat.
+// rootCause returns the innermost text of a connection error. It leaves out the user, the database
+// and the addresses, which the outer texts repeat.
 func rootCause(err error) string {
 	if de, ok := errors.AsType[*net.DNSError](err); ok {
 		return "no such host " + de.Name

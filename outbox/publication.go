@@ -9,16 +9,16 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// publication is one of the two that the agent streams.
+// publication is one of the two publications that the agent streams.
 type publication struct {
 	name      string
 	tables    []string // quoted
 	publish   string
-	generated bool // with stored generated columns
+	generated bool // stored generated columns are published too
 }
 
-// publications returns what must exist before the slot does: a change that is decoded at a position where its
-// publication did not exist yet ends the stream.
+// publications returns the publications that must exist before the slot does. If the stream reaches
+// a change that was made before its publication existed, the stream ends with an error.
 func (c Config) publications() []publication {
 	return []publication{
 		{c.Publication, []string{c.table(), "webhooks.replays"}, "insert", false},
@@ -61,7 +61,8 @@ func (c Config) ensurePublications(ctx context.Context, conn *pgx.Conn) error {
 	return nil
 }
 
-// publicationsOn is publications as this server makes them: with generated columns where one is read and can be published.
+// publicationsOn returns the publications as they can be on this server. They publish generated
+// columns if the agent reads one and the server can publish it.
 func (c Config) publicationsOn(ctx context.Context, q querier) ([]publication, error) {
 	generated, err := c.generatedColumns(ctx, q)
 	if err != nil {
@@ -72,34 +73,35 @@ func (c Config) publicationsOn(ctx context.Context, q querier) ([]publication, e
 	return publications, nil
 }
 
-// holds is the condition that a publication holds a table. It goes by names, since asking for the oid of a table is an error where the
-// role may not use its schema.
+// holds returns the condition that a publication holds a table. It uses names, because reading the
+// oid of a table is an error if the role may not use its schema.
 func holds(publication, table string) string {
 	return fmt.Sprintf(`exists (select from pg_publication_tables pt join pg_namespace n on n.nspname = pt.schemaname
       join pg_class c on c.relnamespace = n.oid and c.relname = pt.tablename where pt.pubname = %s and c.oid = %s)`, publication, table)
 }
 
-// selectChildren names the children by inheritance of the outbox. A publication that was made for the outbox holds those that it had
-// then; later ones are added to it one by one.
+// selectChildren returns the children by inheritance of the outbox. A publication holds the
+// children that the outbox had when the publication was made. Later children must be added one by
+// one.
 var selectChildren = treeOf("$1::text") + `
 select format('%I.%I', n.nspname, c.relname) from tree t
 join pg_class c on c.oid = t.relation join pg_namespace n on n.oid = c.relnamespace
 where t.relation <> to_regclass($1::text) and c.relkind = 'r' and not c.relispartition group by 1 order by 1`
 
-// selectUnpublishedChildren names those that a publication does not hold.
+// selectUnpublishedChildren returns the children that a publication does not hold.
 var selectUnpublishedChildren = `
 select name from (` + selectChildren + `) child (name)
 where not ` + holds("$2", "to_regclass(name)") + ` order by name`
 
-// Published returns the first reason why the outbox or the endpoints do not reach the stream as a Problem, nil when all is
-// well.
+// Published returns the first reason why the outbox or the endpoints do not reach the stream, as a
+// Problem. It returns nil if all is well.
 func (db *DB) Published(ctx context.Context) error {
 	return db.firstFailure(ctx, (*DB).checkOutbox, (*DB).checkPublications)
 }
 
-// selectMendable tells what exists of a publication, and what the role may make: it must own the publication and the
-// tables, or, for a new publication, be allowed to create in the database. Asking first keeps errors out of the server's
-// log.
+// selectMendable returns what exists of a publication, and what the role may make. The role must
+// own the publication and the tables. For a new publication, it must be allowed to create in the
+// database. Asking first keeps errors out of the server's log.
 var selectMendable = `
 select p.oid is not null,
        coalesce(pg_has_role(p.pubowner, 'USAGE'), has_database_privilege(current_database(), 'CREATE')),
@@ -109,12 +111,13 @@ select p.oid is not null,
        coalesce((select bool_and(pg_has_role(c.relowner, 'USAGE')) from unnest($2::text[]) t (name) join pg_class c on c.oid = to_regclass(t.name)), false)
 from (select) here left join pg_publication p on p.pubname = $1`
 
-// setLockTimeout goes before what can be tried again: a table that is being vacuumed or indexed, or a row that the app is changing, holds
-// up no more than that, and the agent does not stand in the app's way.
+// setLockTimeout comes before a statement that can be tried again. A table that is being vacuumed
+// or indexed, or a row that the app is changing, delays the agent no longer than that. The agent
+// also does not get in the app's way.
 const setLockTimeout = `set local lock_timeout = '1s'`
 
-// MendPublications makes what is missing of the publications, as far as the role may, and tells what it did. What it may not
-// make it leaves to Preflight, which says so.
+// MendPublications makes what the publications lack, if the role may. It returns what it did. It
+// leaves the rest to Preflight, which reports it.
 func (db *DB) MendPublications(ctx context.Context) (mended []string, err error) {
 	publications, err := db.cfg.publicationsOn(ctx, unprepared{db.pool})
 	if err != nil {

@@ -10,10 +10,10 @@ import (
 	"github.com/jackc/pgx/v5/pgtype"
 )
 
-// replicationQuerier asks over a replication connection, which knows the simple protocol only: the
-// arguments are written into the statement. What is asked before a stream begins needs no connection of
-// its own, and is answered by the very server that streams. Arguments are texts and lists of texts; a
-// statement has at most nine.
+// replicationQuerier sends queries over a replication connection. Such a connection knows only the
+// simple protocol, so the arguments are written into the statement. A query before the stream
+// begins then needs no connection of its own, and the server that streams answers it. Arguments are
+// texts and lists of texts. A statement has at most nine.
 type replicationQuerier struct{ conn *pgconn.PgConn }
 
 // Query implements rowQuerier.
@@ -33,7 +33,7 @@ func (q replicationQuerier) Query(ctx context.Context, sql string, args ...any) 
 	return &replicationRows{Rows: pgx.RowsFromResultReader(pgtype.NewMap(), results.ResultReader()), results: results}, nil
 }
 
-// literalOf writes an argument as SQL has it.
+// literalOf writes an argument as an SQL literal.
 func literalOf(arg any) (string, error) {
 	switch arg := arg.(type) {
 	case string:
@@ -53,7 +53,7 @@ func literalOf(arg any) (string, error) {
 type replicationRows struct {
 	pgx.Rows
 	results *pgconn.MultiResultReader
-	err     error // of the end of the statement
+	err     error // the error with which the statement ended
 }
 
 // Close implements pgx.Rows.

@@ -14,8 +14,9 @@ import (
 	"github.com/quintago/webhook-agent/panics"
 )
 
-// transact runs write in a transaction that also stores lsn and counts the sequence up. It returns when that is
-// durable, exactly once, or when this agent is fenced or ctx has ended; any other failure is tried again.
+// transact runs write in a transaction that also stores lsn and increments the sequence. It returns
+// when the transaction is durable, exactly once. It also returns if this agent is fenced or ctx has
+// ended. After any other failure it tries again.
 func (l *Ledger) transact(ctx context.Context, lsn LSN, write func(context.Context, querier) error) error {
 	defer l.watchStall()()
 	if p := l.panicked.Load(); p != nil {
@@ -30,7 +31,8 @@ func (l *Ledger) transact(ctx context.Context, lsn LSN, write func(context.Conte
 		if err == nil || fenced(err) || ctx.Err() != nil {
 			return err
 		}
-		// A connection that was ended (57P01) may have been so before a restart; one that is refused tells of now.
+		// A connection that was ended (57P01) may belong to a restart that is over. A connection
+		// that is refused shows the state now.
 		if SQLState(err) == codeCannotConnectNow {
 			l.cfg.ServerEnds()
 		}
@@ -54,11 +56,12 @@ func (l *Ledger) transact(ctx context.Context, lsn LSN, write func(context.Conte
 	return nil
 }
 
-// errWrittenAnew marks a refusal by PostgreSQL that the next try takes into account, so that nobody need hear of it.
+// errWrittenAnew marks a refusal by PostgreSQL that the next try avoids. So it is not reported.
 var errWrittenAnew = errors.New("the group is written anew")
 
-// watchStall calls Stalled(true) when the returned function has not been called within stallAfter, and Stalled(false)
-// then. The two calls come in this order although a timer makes the first.
+// watchStall calls Stalled(true) if the returned function is not called within stallAfter. Then
+// that function calls Stalled(false). The calls come in this order although a timer makes the first
+// one.
 func (l *Ledger) watchStall() (done func()) {
 	var (
 		mu             sync.Mutex
@@ -100,18 +103,20 @@ where slot = $1 and epoch = $2 and sequence = $3`
 const selectFence = `
 select epoch, sequence from webhooks.checkpoint where slot = $1`
 
-// try makes one attempt at a transaction. A failure after the commit was sent is of unknown outcome; the next try
-// finds out by the sequence.
+// try makes one attempt at a transaction. If it fails after the commit was sent, the outcome is
+// unknown. The next try finds it out by the sequence.
 func (l *Ledger) try(ctx context.Context, lsn LSN, write func(context.Context, querier) error) error {
-	ctx, cancel := answered(ctx) // after that the connection is given up
+	ctx, cancel := answered(ctx) // after that the connection is dropped
 	defer cancel()
 	if l.conn == nil {
 		cc, err := l.cfg.connConfig()
 		if err != nil {
 			return err
 		}
-		// The server gives up what waits for a lock, and a transaction whose agent was cut off or frozen in the middle: the
-		// checkpoint is locked then, and the next leader waits for it. That must not take longer than to lose the slot.
+		// The server ends a statement that waits too long for a lock. It also ends a transaction
+		// whose agent was cut off or frozen in the middle: such a transaction keeps the checkpoint
+		// locked, and the next leader waits for it. This must not take longer than the loss of the
+		// slot.
 		fix(&cc.Config, "lock_timeout", "5s")
 		fix(&cc.Config, "idle_in_transaction_session_timeout", "5s")
 		if l.conn, err = connect(ctx, cc); err != nil {
@@ -121,7 +126,8 @@ func (l *Ledger) try(ctx context.Context, lsn LSN, write func(context.Context, q
 	}
 	err := l.tryOn(ctx, l.conn, lsn, write)
 	if err != nil && !errors.Is(err, ErrFenced) {
-		// The connection may be in any state; a new one is cheap beside being wrong about it.
+		// The connection may be in any state. A new one is cheap compared with a wrong assumption
+		// about this one.
 		closeConn(l.conn)
 		l.conn = nil
 	}
@@ -159,8 +165,8 @@ func (l *Ledger) tryOn(ctx context.Context, conn *pgx.Conn, lsn LSN, write func(
 	return err
 }
 
-// refused finds out why the fence did not hold: an earlier try of this very transaction was committed after all
-// (nil), or another agent has taken over.
+// refused finds out why the fence did not hold. Either an earlier try of this very transaction was
+// committed after all (nil), or another agent has taken over.
 func (l *Ledger) refused(ctx context.Context, conn *pgx.Conn) error {
 	if _, err := conn.Exec(ctx, "rollback"); err != nil {
 		return err
@@ -178,8 +184,9 @@ func (l *Ledger) refused(ctx context.Context, conn *pgx.Conn) error {
 	return ErrFenced
 }
 
-// transient reports whether a statement failed for what may pass: anything that PostgreSQL reports but bad data, constraints, what
-// a trigger of the app's raises, and missing objects or rights.
+// transient reports whether a statement may succeed later. This is true of all errors that
+// PostgreSQL reports, except for bad data, constraints, errors that a trigger of the app's raises,
+// and missing objects or rights.
 func transient(err error) bool {
 	code := SQLState(err)
 	return code != "" && !refusesContent(code) && !strings.HasPrefix(code, "42")

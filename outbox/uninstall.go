@@ -15,7 +15,7 @@ type Uninstallation struct {
 	Schema       string   `json:"schema,omitempty"`
 }
 
-// Things lists what is dropped in words.
+// Things lists in words what is dropped.
 func (u Uninstallation) Things() (things []string) {
 	if u.Slot != "" {
 		things = append(things, "slot "+u.Slot)
@@ -30,7 +30,8 @@ func (u Uninstallation) Things() (things []string) {
 }
 
 const (
-	// selectOwnPublications passes over publications that only have the names of ours: those hold a table of the agent or are empty.
+	// selectOwnPublications skips publications that only have the same names as the agent's. The
+	// agent's own hold a table of the agent or are empty.
 	selectOwnPublications = `
 select p.pubname::text from pg_publication p
 where p.pubname = any($1) and not p.puballtables
@@ -42,8 +43,9 @@ order by p.pubname`
 	selectSchemaExists = `select exists (select from pg_namespace where nspname = 'webhooks')`
 )
 
-// Uninstall drops the slot and the publications, and with dropData the schema webhooks; without do it only returns what it would
-// drop. What is gone already does not matter. It refuses while an agent is connected, and when the slot is another system's.
+// Uninstall drops the slot and the publications. With dropData it also drops the schema webhooks.
+// Without do it only returns what it would drop. Objects that are already gone are no error.
+// Uninstall refuses while an agent is connected, and if the slot belongs to another system.
 func (db *DB) Uninstall(ctx context.Context, dropData, do bool) (u Uninstallation, err error) {
 	if err := db.look(ctx, "look for what to drop", func(tx pgx.Tx) (err error) {
 		u, err = db.uninstallation(ctx, tx, dropData)
@@ -56,7 +58,7 @@ func (db *DB) Uninstall(ctx context.Context, dropData, do bool) (u Uninstallatio
 		switch SQLState(err) {
 		case codeObjectInUse:
 			return u, slotInUse(u.Slot)
-		case codeNoObject: // gone since
+		case codeNoObject: // gone meanwhile
 		default:
 			if err != nil {
 				return u, db.cfg.explain("drop the slot", err)

@@ -2,42 +2,45 @@ package outbox
 
 import "time"
 
-// watermark tracks which batches are recorded completely. Batches are tracked in commit order; the low watermark is
-// the end of the last transaction before which, itself included, nothing is open. It is not safe for concurrent use:
-// the Ledger's goroutine owns it.
+// watermark tracks which batches are recorded completely. It tracks them in commit order. The low
+// watermark is the end of the last transaction for which this holds: it and all earlier
+// transactions are recorded. A watermark is not safe for concurrent use: the Ledger's goroutine
+// owns it.
 //
-// A batch may leave deliveries for later, which come in pieces behind other batches (Hold). The low watermark stands
-// before it until all of them have come and are recorded; the batches behind it are recorded meanwhile.
+// A batch may leave some deliveries for later. They come in pieces, after other batches (Hold). The
+// low watermark stays before the batch until all pieces have come and are recorded. Later batches
+// are recorded meanwhile.
 type watermark struct {
-	entries []*entry // in the order they came; the head is the oldest that is open
+	entries []*entry // in the order in which they came; the first is the oldest open one
 	low     LSN
-	// busy tells that low has moved over a transaction with changes, not over idle positions only.
+	// busy reports that low has moved over a transaction with changes, and not only over idle
+	// positions.
 	busy bool
-	// compacted is how many entries compact has left.
+	// compacted is the number of entries that compact has left.
 	compacted int
 }
 
 // entry is one batch.
 type entry struct {
-	end        LSN // zero when the transaction goes on in the next entry
+	end        LSN // zero if the transaction continues in the next entry
 	idle       bool
 	read       time.Time
 	open       int         // deliveries without a row
-	deliveries []*Delivery // nil once none is open, since what is held back may take long
-	// kept counts what keeps the entry open beside its deliveries: the hold that it opens, and the
-	// pieces of that which are open. of is the entry that this one is a piece of.
+	deliveries []*Delivery // nil when none is open, to free memory while the entry still waits
+	// kept counts what keeps the entry open besides its deliveries: the hold that it opens, and the
+	// open pieces of that hold. of is the entry of which this one is a piece.
 	kept int
 	of   *entry
 }
 
 func (e *entry) complete() bool { return e.open == 0 && e.kept == 0 }
 
-// Hold keeps the watermark before a transaction some of whose deliveries come later. It is made by who tracks the
-// batch that opens it; its content belongs to the Ledger.
+// Hold keeps the watermark before a transaction because some of its deliveries come later. The code
+// that tracks the first batch makes it. Its content belongs to the Ledger.
 type Hold struct{ entry *entry }
 
-// track adds a batch with its deliveries. Some may be recorded already: records do not wait for the batch that they
-// belong to.
+// track adds a batch with its deliveries. Some may be recorded already, because records do not wait
+// for their batch.
 func (w *watermark) track(b *Tracked) {
 	e := &entry{end: b.End, idle: b.Idle, read: b.Read, deliveries: b.Deliveries}
 	if b.Opens != nil {
@@ -62,11 +65,11 @@ func (w *watermark) track(b *Tracked) {
 	w.compact()
 }
 
-// compactAt is how many entries are worth a look for those that can be joined.
+// compactAt is the least number of entries that compact works on.
 const compactAt = 16
 
-// compact joins neighbors that are complete and only wait for earlier ones, so that what comes behind a hold takes no
-// room.
+// compact joins neighboring entries that are complete and only wait for earlier ones. So the
+// entries behind a hold do not fill memory.
 func (w *watermark) compact() {
 	if len(w.entries) < max(compactAt, 2*w.compacted) {
 		return
@@ -85,7 +88,8 @@ func (w *watermark) compact() {
 	w.entries, w.compacted = w.entries[:n], n
 }
 
-// settle lets go of an entry's deliveries when none of them is open, and tells the entry that it is a piece of.
+// settle releases an entry's deliveries if none of them is open. If the entry is a piece of another
+// one, that one no longer waits for it.
 func (w *watermark) settle(e *entry) {
 	if e.open > 0 {
 		return
@@ -97,7 +101,8 @@ func (w *watermark) settle(e *entry) {
 	}
 }
 
-// recorded notes that d has, or in the group being built gets, its first row. Further calls for d change nothing.
+// recorded notes that d has its first row, or gets it in the group that is being built. Further
+// calls for d change nothing.
 func (w *watermark) recorded(d *Delivery) {
 	if d.recorded {
 		return
@@ -110,7 +115,7 @@ func (w *watermark) recorded(d *Delivery) {
 	}
 }
 
-// advance moves the low watermark over what is complete.
+// advance moves the low watermark over the entries that are complete.
 func (w *watermark) advance() {
 	n := 0
 	for _, e := range w.entries {
@@ -127,12 +132,12 @@ func (w *watermark) advance() {
 		n++
 	}
 	if w.entries = w.entries[n:]; len(w.entries) == 0 {
-		w.entries, w.compacted = nil, 0 // frees the array that the slice has walked along
+		w.entries, w.compacted = nil, 0 // frees the array behind the slice
 	}
 }
 
-// overdue calls park for the oldest deliveries that are not recorded and were read at or before the deadline, at most
-// limit of them. park must call recorded.
+// overdue calls park for the oldest deliveries that are not recorded and that were read at or
+// before the deadline. It does so at most limit times. park must call recorded.
 func (w *watermark) overdue(deadline time.Time, limit int, park func(*Delivery)) {
 	for _, e := range w.entries {
 		if e.read.After(deadline) {
@@ -151,7 +156,7 @@ func (w *watermark) overdue(deadline time.Time, limit int, park func(*Delivery))
 	}
 }
 
-// oldest returns when the oldest open batch was read, and false when none is open.
+// oldest returns when the oldest open batch was read. It returns false if none is open.
 func (w *watermark) oldest() (read time.Time, ok bool) {
 	if len(w.entries) == 0 {
 		return time.Time{}, false
@@ -159,8 +164,8 @@ func (w *watermark) oldest() (read time.Time, ok bool) {
 	return w.entries[0].read, true
 }
 
-// oldestUnrecorded returns when the oldest batch with a delivery that has no row was read, and false when there is
-// none.
+// oldestUnrecorded returns when the oldest batch with a delivery that has no row was read. It
+// returns false if there is none.
 func (w *watermark) oldestUnrecorded() (read time.Time, ok bool) {
 	for _, e := range w.entries {
 		if e.open > 0 {
