@@ -14,41 +14,43 @@ import (
 	"github.com/quintago/webhook-agent/secret"
 )
 
-// decoder turns messages of pgoutput into changes. It keeps the relations that the stream
-// described; the server describes a relation again before the first change after any ALTER TABLE, so columns are
-// found by name in the latest description.
+// decoder turns messages of pgoutput into changes. It keeps the relations that the stream has
+// described. The server describes a relation again before the first change after any ALTER TABLE,
+// so columns are found by name in the latest description.
 type decoder struct {
-	cfg       Config
-	patterns  Patterns // of Config.Types
-	mapping   *mapping
-	bases     map[uint32]string // by the oid of a type of the database's own, the name of the type beneath
+	cfg      Config
+	patterns Patterns // those of Config.Types
+	mapping  *mapping
+	// the base type's name, by the oid of a type that the database defines
+	bases     map[uint32]string
 	relations map[uint32]*relation
-	below     map[uint32]bool // the tables below the outbox, of which each may be named by a change
-	values    row             // of the change that is read; kept for the next one
+	below     map[uint32]bool // the tables below the outbox, any of which a change may name
+	values    row             // the values of the current change; the slice is used again
 }
 
-// relation is a published table as the stream described it last. At most one of the three is set; none for a table of
-// no interest.
+// relation is a published table as the stream last described it. At most one of the three fields is
+// set. None is set for a table that does not matter here.
 type relation struct {
 	outbox    *outboxColumns
 	endpoints *endpointIndexes
 	replays   *int // the index of the column id
 }
 
-// outboxColumns holds the index of each column in a tuple.
+// outboxColumns holds the index of each column in a row.
 type outboxColumns struct {
 	id, typ, venue, data, created int
 	padded                        [3]bool // id, typ and venue: the stream pads the text of char(n) with blanks
 	local                         bool    // created has no zone
-	xid                           int     // of the agent's own table, -1 where there is none
+	// the column of the agent's own table; -1 if there is none
+	xid int
 }
 
 func newDecoder(cfg Config, m *mapping) *decoder {
 	return &decoder{cfg: cfg, patterns: cfg.patterns(), mapping: m, bases: map[uint32]string{}, relations: map[uint32]*relation{}}
 }
 
-// learn takes in a message that describes what the changes behind it are of. Of the others, Origin and the messages of
-// pg_logical_emit_message among them, none matters.
+// learn handles messages that describe the changes after them. It ignores all others, among them
+// Origin and the messages of pg_logical_emit_message.
 func (d *decoder) learn(message []byte) error {
 	msg, err := parse(message)
 	if err != nil {
@@ -63,9 +65,10 @@ func (d *decoder) learn(message []byte) error {
 	return nil
 }
 
-// describe takes in a Relation message. A required column that is missing stops the stream with a Problem before any
-// row of that shape is read, so that nothing is skipped. Bringing the column back does not change the rows that were written without
-// it, so the Problem is ErrUndecodable: the stream goes on with a new slot and a sweep.
+// describe handles a Relation message. If a required column is missing, it stops the stream with a
+// Problem before any row of that shape is read, so nothing is skipped. Bringing the column back
+// does not change the rows that were written without it. So the Problem is ErrUndecodable: the
+// stream continues with a new slot and a sweep.
 func (d *decoder) describe(m *pglogrepl.RelationMessage) error {
 	columns := make(map[string]int, len(m.Columns))
 	bases := make(map[string]string, len(m.Columns))
@@ -114,11 +117,12 @@ func (d *decoder) describe(m *pglogrepl.RelationMessage) error {
 	return nil
 }
 
-// typed takes in a Type message, which the server sends before a Relation message that names a type of the database's own. For a domain it
-// names the type beneath: https://www.postgresql.org/docs/current/protocol-logicalrep-message-formats.html.
+// typed handles a Type message. The server sends it before a Relation message that names a type
+// that the database defines. For a domain, the message names the base type:
+// https://www.postgresql.org/docs/current/protocol-logicalrep-message-formats.html.
 func (d *decoder) typed(m *pglogrepl.TypeMessage) { d.bases[m.DataType] = m.Name }
 
-// base returns the name of the type beneath a column's, of those that matter here.
+// base returns the name of the base type of a column, if the type matters here.
 func (d *decoder) base(oid uint32) string {
 	switch oid {
 	case pgtype.BPCharOID:
@@ -129,7 +133,8 @@ func (d *decoder) base(oid uint32) string {
 	return d.bases[oid]
 }
 
-// relation returns the relation of a change. A change whose relation was never described breaks the protocol.
+// relation returns the relation of a change. A change whose relation was never described breaks the
+// protocol.
 func (d *decoder) relation(id uint32) (*relation, error) {
 	r, ok := d.relations[id]
 	if !ok {
@@ -138,12 +143,13 @@ func (d *decoder) relation(id uint32) (*relation, error) {
 	return r, nil
 }
 
-// change decodes an Insert, Update or Delete message of a transaction that was committed then. ok is false for a change
-// that means nothing here: one of a table of no interest, or of an event that the configuration leaves out.
+// change decodes an Insert, Update or Delete message of a transaction that was committed at the
+// given time. ok is false for a change that means nothing here: a change of a table that does not
+// matter, or of an event that the configuration leaves out.
 func (d *decoder) change(message []byte, committed time.Time) (c Change, ok bool, err error) {
 	m, err := readRow(message, d.values)
 	d.values = m.row
-	defer clear(m.row) // which would keep a message of any size
+	defer clear(m.row) // otherwise the row would keep a message of any size in memory
 	if err != nil {
 		return c, false, err
 	}
@@ -156,7 +162,7 @@ func (d *decoder) change(message []byte, committed time.Time) (c Change, ok bool
 		c.Endpoint, err = decodeRemoved(r.endpoints, m.row)
 	case r.endpoints != nil:
 		c.Endpoint, err = decodeEndpoint(r.endpoints, m.row)
-	case m.kind != msgInsert: // of a row that was handed over when it came
+	case m.kind != msgInsert: // a change of a row that was handed over when it was inserted
 		return c, false, nil
 	case r.outbox != nil:
 		if c.Event, err = d.decodeEvent(r.outbox, m.row, committed); err == nil && !d.patterns.Match(c.Event.Type) {
@@ -173,7 +179,7 @@ func (d *decoder) change(message []byte, committed time.Time) (c Change, ok bool
 	return c, err == nil, err
 }
 
-// truncate decodes a Truncate message: it matters when it names the endpoints.
+// truncate decodes a Truncate message. It matters if it names the endpoints.
 func (d *decoder) truncate(message []byte) (c Change, ok bool, err error) {
 	relations, err := readTruncate(message)
 	if err != nil {
@@ -204,21 +210,25 @@ func (d *decoder) decodeEvent(oc *outboxColumns, r row, committed time.Time) (*E
 	}{{oc.id, &e.ID}, {oc.typ, &e.Type}, {oc.venue, &e.Venue}} {
 		text := r[column.at].text
 		if oc.padded[i] {
-			text = bytes.TrimRight(text, " ") // as PostgreSQL does when it makes a text of it
+			// as PostgreSQL does when it converts the value to text
+			text = bytes.TrimRight(text, " ")
 		}
 		*column.text = logText(string(text))
 	}
 	data := r[oc.data].text
 	if e.Unfit = d.cfg.unfit(e.ID, e.Type, e.Venue, data); e.Unfit == "" {
-		e.Data = bytes.Clone(data) // of one that is sent to nobody nothing is kept, however large it is
+		// the data of an event that is sent to nobody are not kept, as they may be large
+		e.Data = bytes.Clone(data)
 	}
 	var dated bool
 	if e.Created, e.local, dated = d.created(string(r[oc.created].text), oc.local); !dated {
-		// infinity, null or a year that Go cannot hold: the time of the commit is the best there is, and no reason to stop.
+		// The column holds infinity, null, or a year that Go cannot hold. This is no reason to
+		// stop. The time of the commit is the best value there is.
 		e.Created, e.Undated = committed, true
 	}
 	if oc.xid >= 0 {
-		if xid, err := strconv.ParseUint(string(r[oc.xid].text), 10, 64); err == nil { // null in rows of before
+		// null in rows from before the column existed
+		if xid, err := strconv.ParseUint(string(r[oc.xid].text), 10, 64); err == nil {
 			low := uint32(xid)
 			e.insertedBy = &low
 		}
@@ -226,7 +236,8 @@ func (d *decoder) decodeEvent(oc *outboxColumns, r row, committed time.Time) (*E
 	return e, nil
 }
 
-// created reads the column created; ok is false when it is not usable. local is the time as it stands in a column without a zone.
+// created parses the column created. ok is false if the time is not usable. local is the time as a
+// column without a zone holds it.
 func (d *decoder) created(text string, withoutZone bool) (at, local time.Time, ok bool) {
 	at, err := parseTimestamp(text)
 	if err != nil || !usable(at) {
@@ -247,7 +258,7 @@ var firstUsable = time.Date(1, 1, 2, 0, 0, 0, 0, time.UTC)
 var endpointColumns = [...]string{"id", "venue", "url", "events", "secret", "previous_secret", "previous_secret_until",
 	"disabled_at", "disabled_reason", "generation", "created", "subscribed", "older_secrets", "older_secrets_until"}
 
-// The places of endpointColumns.
+// These are the places in endpointColumns.
 const (
 	endpointID = iota
 	endpointVenue
@@ -294,14 +305,15 @@ func decodeRemoved(at *endpointIndexes, r row) (*EndpointChange, error) {
 	return &EndpointChange{Removed: true, ID: string(id.text)}, err
 }
 
-// decodeEndpoint decodes a row of webhooks.endpoints. Values that are of no use (an array with a null, a time that Go
-// cannot hold) are left zero: they make that endpoint unusable, or count as never, and stop no other.
+// decodeEndpoint decodes a row of webhooks.endpoints. Values that cannot be used (an array with a
+// null, a time that Go cannot hold) are left zero. They make this endpoint unusable, or count as
+// "never". They do not affect other endpoints.
 func decodeEndpoint(at *endpointIndexes, r row) (*EndpointChange, error) {
 	c := &EndpointChange{}
 	var values [len(endpointColumns)]value
 	for i, name := range endpointColumns {
 		if at[i] == notDescribed && i >= endpointSubscribed {
-			continue // a change from before version 7 of the schema, or 13
+			continue // a change from before version 7 or 13 of the schema
 		}
 		var err error
 		if values[i], err = r.at(at[i], name); err != nil {
@@ -328,8 +340,8 @@ func decodeEndpoint(at *endpointIndexes, r row) (*EndpointChange, error) {
 	return c, nil
 }
 
-// parseOlder parses the text forms of the columns older_secrets and older_secrets_until. What is of
-// no use, such as a null or an infinite time, is left zero.
+// parseOlder parses the text forms of the columns older_secrets and older_secrets_until. Values
+// that cannot be used, such as a null or an infinite time, are left zero.
 func parseOlder(texts, untils string) (older []secret.Text, until []time.Time) {
 	for _, text := range parseTextArray(texts) {
 		older = append(older, secret.New(text))
@@ -341,29 +353,30 @@ func parseOlder(texts, untils string) (older []secret.Text, until []time.Time) {
 	return older, until
 }
 
-// parseTextArray parses the text form of a text[], or of a timestamptz[]. A null in it becomes an empty text, which is no event type: it
-// makes the endpoint unusable, and what is right beside it is kept. Of an array of several dimensions it returns all elements, as SQL's unnest
-// does. The form is described in
-// https://www.postgresql.org/docs/current/arrays.html#ARRAYS-IO.
+// parseTextArray parses the text form of a text[] or of a timestamptz[]. A null becomes an empty
+// text. An empty text is no event type, so it makes the endpoint unusable, but the other elements
+// are kept. For an array of several dimensions, all elements are returned, as SQL's unnest does.
+// The form is described in https://www.postgresql.org/docs/current/arrays.html#ARRAYS-IO.
 func parseTextArray(array string) []string {
-	if strings.HasPrefix(array, "[") { // bounds that do not begin at one stand before it
+	if strings.HasPrefix(array, "[") { // if the bounds do not begin at one, they come first
 		_, array, _ = strings.Cut(array, "=")
 	}
 	body, begins := strings.CutPrefix(array, "{")
 	body, ends := strings.CutSuffix(body, "}")
 	if !begins || !ends {
-		return nil // the column is never null, and what it holds was written by PostgreSQL
+		return nil // cannot happen: the column is never null, and PostgreSQL wrote the text
 	}
 	events := make([]string, 0, 1+strings.Count(body, ","))
 	for rest := body; rest != ""; {
 		var element string
-		rest = strings.TrimLeft(rest, "{") // of an inner dimension
+		rest = strings.TrimLeft(rest, "{") // an inner dimension begins
 		if strings.HasPrefix(rest, `"`) {
 			element, rest = cutQuoted(rest[1:])
 			rest = strings.TrimPrefix(strings.TrimLeft(rest, "}"), ",")
 		} else {
 			element, rest, _ = strings.Cut(rest, ",")
-			if element = strings.TrimRight(element, "}"); element == "NULL" { // the text of these letters is quoted
+			// the text "NULL" would be quoted
+			if element = strings.TrimRight(element, "}"); element == "NULL" {
 				element = ""
 			}
 		}
@@ -372,7 +385,8 @@ func parseTextArray(array string) []string {
 	return events
 }
 
-// cutQuoted returns what stands before the closing quote, and what behind it. A backslash stands before each quote and backslash within.
+// cutQuoted returns the text before the closing quote, and the rest after it. Within the text, a
+// backslash comes before each quote and each backslash.
 func cutQuoted(s string) (element, rest string) {
 	if end := strings.IndexAny(s, `"\\`); end >= 0 && s[end] == '"' {
 		return s[:end], s[end+1:]
@@ -397,8 +411,8 @@ func decodeReplay(at int, r row) (*Replay, error) {
 	return &Replay{ID: string(id.text)}, err
 }
 
-// parseTimestamp parses the text form of timestamptz (ISO, UTC, as the replication session is set) and of timestamp, which is returned as if
-// it were of UTC.
+// parseTimestamp parses the text form of timestamptz (ISO, UTC, as the replication session is set).
+// It also parses that of timestamp, and returns the time as if it were UTC.
 func parseTimestamp(s string) (time.Time, error) {
 	if at, ok := parseUTC(s); ok {
 		return at, nil
@@ -418,7 +432,8 @@ func parseTimestamp(s string) (time.Time, error) {
 
 var errNoTimestamp = errors.New("no timestamp")
 
-// parseUTC parses what nearly all times of the stream look like, 2025-05-10 14:32:00.123456+00, in a tenth of the time that time.Parse takes.
+// parseUTC parses the usual form of the stream's times, 2025-05-10 14:32:00.123456+00. It takes a
+// tenth of the time of time.Parse.
 func parseUTC(s string) (time.Time, bool) {
 	const form = "0000-00-00 00:00:00"
 	s = strings.TrimSuffix(s, "+00")
@@ -447,6 +462,6 @@ func parseUTC(s string) (time.Time, bool) {
 	}
 	month, day, hour, minute, second := two(5), two(8), two(11), two(14), two(17)
 	at := time.Date(two(0)*100+two(2), time.Month(month), day, hour, minute, second, nanoseconds, time.UTC)
-	// time.Date makes the first of March of a thirtieth of February.
+	// time.Date turns the 30th of February into a day in March.
 	return at, at.Day() == day && at.Month() == time.Month(month) && hour < 24 && minute < 60 && second < 60
 }

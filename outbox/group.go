@@ -11,29 +11,33 @@ import (
 
 // group is what one commit of the Ledger records.
 type group struct {
-	records []*Record // all of them, in the order they came
+	records []*Record // all records, in the order in which they came
 	rows    map[deliveryKey]groupRow
-	health  map[string]*Health // latest by endpoint
-	former  []string           // endpoints whose recorded health is that of a removed one with the same id
-	// withoutTexts leaves out what customers' servers said. It is set when PostgreSQL has refused the group for its
-	// data.
+	health  map[string]*Health // the latest one of each endpoint
+	// endpoints whose recorded health belongs to a removed endpoint with the same id
+	former []string
+	// withoutTexts leaves out the texts that customers' servers sent. It is set if PostgreSQL has
+	// refused the group because of its data.
 	withoutTexts bool
-	// rowsExist has first rows written like later ones. It is set when PostgreSQL has refused the group because of one that exists,
-	// which a comparison of outbox and log may have made, or which is of another event with the same id.
+	// rowsExist makes first rows be written like later ones. It is set if PostgreSQL has refused
+	// the group because a first row exists already. A comparison of the outbox with the log may
+	// have made that row, or it belongs to another event with the same id.
 	rowsExist bool
-	// careful has rows that PostgreSQL refuses looked for, one by one. It is set when PostgreSQL has refused the group for what is in it, and
-	// it was not one of the reasons above.
+	// careful makes the group look for the rows that PostgreSQL refuses, one by one. It is set if
+	// PostgreSQL has refused the group because of its content, for none of the reasons above.
 	careful bool
 	asides  map[deliveryKey]aside // rows that PostgreSQL has refused
-	clashes []*Record             // records of events whose id another event of the group has
-	taken   []*Record             // records of the last write that have no row, since another event with the same id is pending
-	reused  int64                 // deliveries of the last write whose row was of another event with the same id
+	clashes []*Record             // records of events whose id another event in the group has
+	// records of the last write that got no row, because another event with the same id is pending
+	taken []*Record
+	// deliveries of the last write whose row belonged to another event with the same id
+	reused int64
 }
 
-// groupRow is the row that a group writes for a delivery: one statement must not write it twice.
+// groupRow is the row that a group writes for a delivery. One statement must not write a row twice.
 type groupRow struct {
-	latest int  // index into records
-	first  bool // there was none before
+	latest int  // an index into records
+	first  bool // there was no row before
 }
 
 type deliveryKey struct{ eventID, endpointID string }
@@ -46,13 +50,14 @@ func (g *group) empty() bool {
 	return len(g.records) == 0 && len(g.health) == 0 && len(g.former) == 0
 }
 
-// forgetHealth has the recorded health of an endpoint deleted before what comes in later is written.
+// forgetHealth makes the group delete the recorded health of an endpoint before it writes what
+// comes in later.
 func (g *group) forgetHealth(endpointID string) {
 	delete(g.health, endpointID)
 	g.former = append(g.former, endpointID)
 }
 
-// add takes a record in. It must be called before the watermark learns that its delivery is recorded.
+// add adds a record. It must be called before the watermark learns that the delivery is recorded.
 func (g *group) add(r *Record) {
 	if r.Taken {
 		g.records = append(g.records, r)
@@ -60,7 +65,7 @@ func (g *group) add(r *Record) {
 	}
 	key := r.key()
 	if row, ok := g.rows[key]; ok && g.records[row.latest].Delivery.identity() != r.Delivery.identity() {
-		r.Taken = true // two events with one id: the first has the row
+		r.Taken = true // two events have one id: the first gets the row
 		g.clashes = append(g.clashes, r)
 		g.records = append(g.records, r)
 		return
@@ -71,12 +76,12 @@ func (g *group) add(r *Record) {
 
 func (r *Record) key() deliveryKey { return deliveryKey{r.Delivery.EventID, r.Delivery.EndpointID} }
 
-// refused learns why PostgreSQL has refused the group, so that the next try is not refused again. It reports whether the
-// next try differs.
+// refused takes into account why PostgreSQL has refused the group, so that the next try is not
+// refused again. It reports whether the next try differs.
 func (g *group) refused(sqlState string) bool {
 	switch {
 	case strings.HasPrefix(sqlState, classDataException) && !g.withoutTexts:
-		g.withoutTexts = true // what a customer's server said must not fail a commit
+		g.withoutTexts = true // what a customer's server sent must not make a commit fail
 	case sqlState == codeUniqueViolation && !g.rowsExist:
 		g.rowsExist = true
 	case refusesContent(sqlState) && !g.careful:
@@ -87,16 +92,18 @@ func (g *group) refused(sqlState string) bool {
 	return true
 }
 
-// insertDeliveries writes first rows. To look for a conflict, as upsertDeliveries does, costs a third more.
+// insertDeliveries writes first rows. Looking for conflicts, as upsertDeliveries does, costs a
+// third more.
 const insertDeliveries = `
 insert into webhooks.deliveries as d (event_id, endpoint_id, venue, type, created, status, attempts, next_attempt_at,
        last_code, last_class, last_error, last_latency_ms, replay_id, finished)
 select * from unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::timestamptz[], $6::text[], $7::smallint[], $8::timestamptz[],
        $9::int[], $10::text[], $11::text[], $12::int[], $13::text[], $14::timestamptz[])`
 
-// upsertDeliveries writes later states. A row of another event with the same id is taken over once that one has ended. While it is pending it
-// stays, and what came of the second event stands among the attempts. It returns how many rows were of another event, and which of the records
-// by their places have no row.
+// upsertDeliveries writes later states. If the row belongs to another event with the same id, and
+// that event has ended, the new event takes the row over. While that event is pending, its row
+// stays, and an entry among the attempts holds the result of the new event. The statement returns
+// how many rows belonged to other events, and the places of the records that got no row.
 const upsertDeliveries = `
 with incoming as materialized (
     select i.*, d.status as former,
@@ -124,7 +131,7 @@ with incoming as materialized (
 )
 select place - 1, former = 'pending' from incoming where not same`
 
-// goesOn is the condition that a new state says nothing new of the last attempt.
+// goesOn is the condition that a new state says nothing new about the last attempt.
 const goesOn = `excluded.attempts = d.attempts and (excluded.venue, excluded.type, excluded.created) = (d.venue, d.type, d.created)`
 
 const insertAttempts = `
@@ -162,7 +169,7 @@ func (g *group) write(ctx context.Context, tx querier) error {
 	return g.writeTaken(ctx, tx)
 }
 
-// queueRecords writes records with their attempts.
+// queueRecords queues records with their attempts.
 func (g *group) queueRecords(b *pgx.Batch, records []*Record) {
 	first, later, restored := g.latest(records)
 	g.queueFirst(b, first)
@@ -171,8 +178,8 @@ func (g *group) queueRecords(b *pgx.Batch, records []*Record) {
 	g.queueAttempts(b, records)
 }
 
-// latest returns the latest record of each delivery among records: of those without a row, of those that have one, and of
-// those whose row is to be what it was before a replay.
+// latest returns the latest record of each delivery among records. It returns those without a row,
+// those with a row, and those whose row is to be restored to its state before a replay.
 func (g *group) latest(records []*Record) (first, later, restored []*Record) {
 	for _, r := range records {
 		switch row := g.rows[r.key()]; {
@@ -190,14 +197,14 @@ func (g *group) latest(records []*Record) (first, later, restored []*Record) {
 	return first, later, restored
 }
 
-// queueFirst writes the rows of records that have none.
+// queueFirst queues the rows of records that have none.
 func (g *group) queueFirst(b *pgx.Batch, records []*Record) {
 	if len(records) > 0 {
 		b.Queue(insertDeliveries, g.columns(records)...)
 	}
 }
 
-// queueLater writes the rows of records that may have one.
+// queueLater queues the rows of records that may have one.
 func (g *group) queueLater(b *pgx.Batch, records []*Record) {
 	if len(records) == 0 {
 		return
@@ -220,7 +227,8 @@ func (g *group) queueLater(b *pgx.Batch, records []*Record) {
 	})
 }
 
-// writeTaken tells, among the attempts, of the records that have no row since another event with the same id is pending.
+// writeTaken writes an entry among the attempts for each record that got no row because another
+// event with the same id is pending.
 func (g *group) writeTaken(ctx context.Context, tx querier) error {
 	taken := slices.Concat(g.taken, g.clashes)
 	if len(taken) == 0 {
@@ -240,7 +248,7 @@ func (g *group) writeTaken(ctx context.Context, tx querier) error {
 	return tx.SendBatch(ctx, &b).Close()
 }
 
-// at returns a time for an attempt that tells of the record.
+// at returns the time for an entry among the attempts about this record.
 func (r *Record) at() time.Time {
 	for _, t := range []time.Time{r.Finished, r.NextAttempt} {
 		if !t.IsZero() {
@@ -336,7 +344,7 @@ func (g *group) queueHealth(b *pgx.Batch) {
 	b.Queue(upsertHealth, ids, generations, failures, first, last, success, errs, unusable, held, heldBy)
 }
 
-// text returns a text for a column.
+// text returns a text as the value of a column.
 func (g *group) text(s string) *string {
 	if g.withoutTexts {
 		return nil
@@ -344,7 +352,7 @@ func (g *group) text(s string) *string {
 	return orNull(s)
 }
 
-// attempts returns how many attempts were made, this one included.
+// attempts returns how many attempts were made, including this one.
 func (r *Record) attempts() int {
 	if r.Attempt != nil {
 		return r.Attempt.Number
@@ -355,7 +363,7 @@ func (r *Record) attempts() int {
 	return r.Delivery.Attempts
 }
 
-// finished returns when the delivery ended, nil while it is pending.
+// finished returns when the delivery ended. It returns nil while the delivery is pending.
 func (r *Record) finished() *time.Time {
 	if r.Status == Pending {
 		return nil
@@ -363,7 +371,8 @@ func (r *Record) finished() *time.Time {
 	return &r.Finished
 }
 
-// last returns the columns last_code, last_class, last_error and last_latency_ms, zero where there is nothing to say.
+// last returns the columns last_code, last_class, last_error and last_latency_ms. They are zero if
+// there is nothing to say.
 func (r *Record) last() (code int32, class, text string, latency *int32) {
 	switch {
 	case r.Attempt != nil:

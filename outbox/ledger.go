@@ -16,80 +16,86 @@ import (
 )
 
 const (
-	// ParkAfter is how long a delivery may be without a row: after it, a pending one is inserted.
+	// ParkAfter is how long a delivery may have no row. After that, a pending row is inserted.
 	ParkAfter = time.Second
-	// stallAfter is how long a commit may take before new attempts wait for it, so that few results are lost with a
-	// process that dies then.
+	// stallAfter is how long a commit may take before new attempts wait for it. If the process dies
+	// then, few results are lost.
 	stallAfter = time.Second
-	// resultQueue and batchQueue bound what waits for the next commit: calls of Write, one for each attempt, and deliveries of
-	// the batches of the stream, each batch counting for one more. They wait apart, since a batch may bring many rows: attempts to all
-	// endpoints would wait behind a burst for one. Many small transactions must fit as well as a large one.
+	// resultQueue and batchQueue bound what waits for the next commit. resultQueue counts calls of
+	// Write, one for each attempt. batchQueue counts deliveries of the stream's batches, and one
+	// more for each batch. The two queues are separate, because a batch may bring many rows: a
+	// burst for one endpoint would delay the attempts to all. batchQueue must also have room for
+	// many small transactions.
 	resultQueue = 1024
 	batchQueue  = 4096
-	// groupRows is how many rows one commit gathers before it leaves the rest to the next; the last batch that it takes may
-	// exceed it. parkRows is how many it parks beside them. Whatever a transaction fans out to, a commit stays so small that it is
-	// done in time.
+	// groupRows is how many rows one commit gathers before it leaves the rest to the next. The last
+	// batch that it takes may exceed this. parkRows is how many rows the commit parks in addition.
+	// So a commit stays small and is done in time, however many deliveries a transaction brings.
 	groupRows = 2048
 	parkRows  = 2048
-	// groupInterval is how soon after a commit the next one may come. A commit has a price whatever it holds: four statements,
-	// a flush of the WAL, a version of the checkpoint's row. It is less than an attempt takes, and adds to no attempt.
+	// groupInterval is the least time between two commits. Each commit has a fixed cost: four
+	// statements, a flush of the WAL, and a version of the checkpoint's row. The interval is
+	// shorter than an attempt and delays no attempt.
 	groupInterval = 20 * time.Millisecond
-	// busyInterval and idleInterval are how often a watermark is stored that has moved without any record: over
-	// events that nobody subscribed to, and over positions of other tables. The second is stored only after idleBytes
-	// more, for storing it writes WAL as well, which would go round for ever.
+	// busyInterval and idleInterval are how often a watermark is stored if it has moved without any
+	// record. busyInterval is for events that nobody subscribed to. idleInterval is for positions
+	// of other tables, and applies only after idleBytes more. Without idleBytes, storing would
+	// write WAL, which would move the position again, and so on for ever.
 	busyInterval = time.Second
 	idleInterval = 10 * time.Second
 	idleBytes    = 1 << 20
 )
 
-// LedgerConfig connects a Ledger with its surroundings. The functions are called by the Ledger's goroutine; they must
-// not wait and must not call the Ledger.
+// LedgerConfig connects a Ledger with the rest of the agent. The Ledger's goroutine calls the
+// functions. They must not wait and must not call the Ledger.
 type LedgerConfig struct {
 	Config
 	Term Term
 	Log  *slog.Logger
-	// Clock tells when what is parked is due.
+	// Clock gives the time at which a parked delivery is due.
 	Clock *Clock
-	// Confirm tells that the checkpoint holds this position.
+	// Confirm is called when the checkpoint holds this position.
 	Confirm func(LSN)
 	// Committed is called with the records that are durable now.
 	Committed func([]*Record)
-	// Requeued tells that an endpoint has pending rows that are due at once.
+	// Requeued is called when an endpoint has pending rows that are due at once.
 	Requeued func(endpointID string)
-	// Recovered tells that a comparison has given so many deliveries their rows; nil for nothing.
+	// Recovered is called with the number of rows that a comparison has added. It may be nil.
 	Recovered func(n int)
-	// Stalled tells that a commit takes long (true), and that it is over (false).
+	// Stalled is called with true when a commit takes long, and with false when that is over.
 	Stalled func(bool)
-	// ServerEnds tells that PostgreSQL is shutting down (or starting up).
+	// ServerEnds is called when PostgreSQL is shutting down or starting up.
 	ServerEnds func()
 }
 
-// Ledger is the only writer of deliveries, attempts, endpoint_health and checkpoint; only the Pruner deletes. It gathers what
-// comes in while one transaction is on its way and commits it in the next. Its methods may be called from any goroutine
-// and wait while the Ledger's queue is full.
+// Ledger is the only writer of deliveries, attempts, endpoint_health and checkpoint. Only the
+// Pruner deletes from them. While one transaction is under way, the Ledger gathers what comes in,
+// and commits it in the next one. Any goroutine may call its methods. They wait while the Ledger's
+// queue is full.
 type Ledger struct {
 	cfg LedgerConfig
-	// Sent by the methods, received by Run.
-	batches chan *Tracked // has room for all that waiting admits
+	// The methods send to these channels, and Run receives.
+	batches chan *Tracked // has room for everything that waiting lets in
 	entries chan []Entry
 	closed  chan struct{}       // closed by Close
-	waiting *semaphore.Weighted // of batchQueue, for what is in batches
+	waiting *semaphore.Weighted // has batchQueue places, for the content of batches
 
-	// The rest belongs to Run.
+	// Only Run uses the fields below.
 	conn     *pgx.Conn
 	sequence int64
 	mark     watermark
-	jobs     []job     // between groups, the first one makes one step
+	jobs     []job     // between two groups, the first job makes one step
 	resting  []resting // jobs that pause
-	missing  *missJob  // stands among jobs while it has something to do
+	missing  *missJob  // is one of jobs while it has something to do
 	stopped  stops
-	versions map[string]int64 // by endpoint, the latest Health that was taken in, until the endpoint is gone
+	// by endpoint, the version of the latest Health, until the endpoint is gone
+	versions map[string]int64
 	reused   reusedIDs
 	stored   LSN // the checkpoint as committed
 	storedAt time.Time
-	pause    *time.Timer                  // of gather
+	pause    *time.Timer                  // belongs to gather
 	trouble  backoff.Trouble              // why it cannot commit
-	panicked atomic.Pointer[panics.Error] // of a timer; it ends Run
+	panicked atomic.Pointer[panics.Error] // a timer's panic, which ends Run
 
 	stats ledgerStats
 }
@@ -99,10 +105,11 @@ type ledgerStats struct {
 	groups, rows, parked atomic.Int64
 	lag                  atomic.Int64 // nanoseconds
 	stored               atomic.Uint64
-	recorded             atomic.Uint64 // LSN; everything up to it has its rows, which the checkpoint may not tell yet
-	failing              atomic.Pointer[string]
-	stalled              atomic.Bool
-	horizon              atomic.Bool // one was stored in this term
+	// LSN; everything up to it has its rows, but the checkpoint may be behind
+	recorded atomic.Uint64
+	failing  atomic.Pointer[string]
+	stalled  atomic.Bool
+	horizon  atomic.Bool // a horizon was stored in this term
 }
 
 // LedgerStats is a view of the Ledger for metrics.
@@ -110,8 +117,8 @@ type LedgerStats struct {
 	Groups, Rows, Parked int64         // commits, delivery rows in them, rows that were parked
 	Lag                  time.Duration // age of the oldest batch that is not recorded completely
 	Checkpoint           LSN
-	Failing              string // why the last try to commit failed, "" when it did not
-	Stalled              bool   // the commit under way takes long
+	Failing              string // why the last try to commit failed; "" if it did not
+	Stalled              bool   // the current commit takes long
 }
 
 // resting is a job that pauses.
@@ -136,7 +143,7 @@ func NewLedger(cfg LedgerConfig) *Ledger {
 	return l
 }
 
-// Track takes in a batch. It must be called in commit order.
+// Track hands a batch to the Ledger. It must be called in commit order.
 func (l *Ledger) Track(ctx context.Context, b *Tracked) error {
 	if err := l.waiting.Acquire(ctx, b.weight()); err != nil {
 		return context.Cause(ctx)
@@ -145,10 +152,10 @@ func (l *Ledger) Track(ctx context.Context, b *Tracked) error {
 	return nil
 }
 
-// weight is what a batch takes of batchQueue: a large one takes all of it.
+// weight returns how much of batchQueue a batch takes. A large batch takes all of it.
 func (b *Tracked) weight() int64 { return int64(min(1+len(b.Deliveries), batchQueue)) }
 
-// Close tells Run to commit what it has and to return. Nothing may be sent after it.
+// Close makes Run commit what it has and return. Nothing may be sent after it.
 func (l *Ledger) Close() { close(l.closed) }
 
 // Stats is safe for concurrent use.
@@ -163,8 +170,9 @@ func (l *Ledger) Stats() LedgerStats {
 	return s
 }
 
-// Run records until Close was called and everything is committed (nil), another agent has taken over (ErrFenced), or
-// ctx ends. While the database is away it keeps what it has and tries again.
+// Run records until everything is committed after Close (nil), another agent has taken over
+// (ErrFenced), or ctx ends. While the database is unavailable, Run keeps what it has and tries
+// again.
 func (l *Ledger) Run(ctx context.Context) error {
 	defer func() {
 		if l.conn != nil {
@@ -193,7 +201,7 @@ func (l *Ledger) Run(ctx context.Context) error {
 		}
 		select {
 		case <-l.closed:
-			last = true // all that will ever be sent waits in the channels now
+			last = true // everything that will ever be sent is in the channels now
 		default:
 		}
 		full := l.gather(ctx, g)
@@ -218,8 +226,8 @@ func (l *Ledger) Run(ctx context.Context) error {
 	return nil
 }
 
-// gather takes what waits already, entries first, and what comes within groupInterval of the last commit. It returns true when
-// the group is full and more may wait.
+// gather takes what is waiting, entries first, and what comes within groupInterval of the last
+// commit. It returns true if the group is full and more may be waiting.
 func (l *Ledger) gather(ctx context.Context, g *group) (full bool) {
 	for len(g.records)+len(g.health)+len(g.former) < groupRows {
 		select {
@@ -249,7 +257,7 @@ func (l *Ledger) gather(ctx context.Context, g *group) (full bool) {
 		case <-l.closed:
 			return false
 		case <-ctx.Done():
-			return false // commit will say so
+			return false // commit will report that
 		}
 	}
 	return true
@@ -264,8 +272,8 @@ func (l *Ledger) track(g *group, b *Tracked) {
 	}
 }
 
-// takeHealth keeps the latest state of an endpoint's counter. Attempts of one endpoint end in parallel, so an earlier
-// state may come in later.
+// takeHealth keeps the latest state of an endpoint's counter. Attempts of one endpoint end in
+// parallel, so an earlier state may arrive later.
 func (l *Ledger) takeHealth(g *group, h *Health) {
 	if h == nil || h.Version <= l.versions[h.EndpointID] {
 		return
@@ -282,7 +290,7 @@ func (l *Ledger) noteLag(now time.Time) {
 	l.stats.lag.Store(int64(lag))
 }
 
-// wait returns how long Run may sleep when nothing comes in.
+// wait returns how long Run may sleep if nothing comes in.
 func (l *Ledger) wait(now time.Time) time.Duration {
 	next := now.Add(time.Hour)
 	if read, ok := l.mark.oldestUnrecorded(); ok {
@@ -301,7 +309,7 @@ func (l *Ledger) wait(now time.Time) time.Duration {
 	return max(0, next.Sub(now))
 }
 
-// storeInterval is how long a watermark may stay unstored that no record takes along.
+// storeInterval returns how long a watermark may stay unstored if no record takes it along.
 func (l *Ledger) storeInterval() time.Duration {
 	switch {
 	case l.mark.busy:
@@ -312,7 +320,7 @@ func (l *Ledger) storeInterval() time.Duration {
 	return time.Hour
 }
 
-// commit makes g and the watermark durable, and then tells the surroundings.
+// commit makes g and the watermark durable. Then it calls the functions of LedgerConfig.
 func (l *Ledger) commit(ctx context.Context, g *group, last bool) error {
 	lsn := l.mark.low
 	if g.empty() {
@@ -358,7 +366,7 @@ func (l *Ledger) step(ctx context.Context) error {
 	var (
 		finished bool
 		tries    int
-		fault    error // of the step itself
+		fault    error // the error of the step itself
 	)
 	err := l.transact(ctx, l.mark.low, func(ctx context.Context, tx querier) (err error) {
 		if fault != nil && tries >= jobTries {
@@ -389,13 +397,13 @@ func (l *Ledger) step(ctx context.Context) error {
 	case finished && (j != job(l.missing) || len(l.missing.waiting) == 0):
 	case pause > 0:
 		l.resting = append(l.resting, resting{j, time.Now().Add(pause)})
-	default: // a long job lets the others go in turn
+	default: // the next job gets its turn before a long job goes on
 		l.jobs = append(l.jobs, j)
 	}
 	return nil
 }
 
-// wakeJobs puts the jobs back that have paused long enough.
+// wakeJobs puts jobs back that have paused long enough.
 func (l *Ledger) wakeJobs(now time.Time) {
 	l.resting = slices.DeleteFunc(l.resting, func(r resting) bool {
 		due := !r.until.After(now)
@@ -416,14 +424,16 @@ func (l *Ledger) miss(m Missing) {
 	l.missing.add(m)
 }
 
-// stopKept is how long a StopMissing is remembered at least. It overtakes a Missing by the time that a goroutine takes
-// from deciding on it to writing it, while the ledger receives.
+// stopKept is the least time for which a StopMissing is remembered. A StopMissing can overtake a
+// Missing by the time that a goroutine takes from deciding on the Missing to writing it, while the
+// Ledger receives.
 const stopKept = time.Minute
 
-// stops remembers the latest StopMissing: up to which version Missing is over, by endpoint.
+// stops remembers, by endpoint, the version of the latest StopMissing. Each Missing up to this
+// version is over.
 type stops struct {
 	recent, before map[string]int
-	since          time.Time // when recent was begun
+	since          time.Time // when recent was made
 }
 
 func (s *stops) add(stop StopMissing, now time.Time) {
