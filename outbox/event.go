@@ -17,25 +17,27 @@ import (
 // LSN is a position in the write-ahead log. The zero LSN is no position.
 type LSN = pglogrepl.LSN
 
-// Event is one row of the outbox. ID, Type and Venue are as the log has them (logText).
+// Event is one row of the outbox. ID, Type and Venue have the form that the log has (logText).
 type Event struct {
 	ID      string
 	Type    string
 	Venue   string
 	Created time.Time
-	// Undated reports that the row has no usable created; Created is then the time of the commit.
+	// Undated reports that the row has no usable time created. Created is then the time of the
+	// commit.
 	Undated bool
-	// Data is the row's JSON as the producer spelled it.
+	// Data is the row's JSON, byte for byte as the producer wrote it.
 	Data []byte
-	// Unfit is why the event cannot be sent to anybody, "" when it can.
+	// Unfit is the reason why the event cannot be sent to anybody, or "".
 	Unfit string
 
-	// Late reports that the event is an old one that was written once more, by a restore, say, or must be taken for one.
-	// Suspect reports that it may be: it is if the log has it already (MarkLate).
+	// Late reports that the event is an old one that was written once more, for example by a
+	// restore, or that must be treated as one. Suspect reports that this is possible. A suspect is
+	// late if the log has it already (MarkLate).
 	Late, Suspect bool
 
-	insertedBy *uint32   // low half of the column xid of the agent's own table, nil where there is none
-	local      time.Time // created as it stands in a column without a zone, else zero
+	insertedBy *uint32   // the low half of the column xid of the agent's own table; nil without one
+	local      time.Time // created as a column without a zone has it; zero otherwise
 }
 
 // Delivery returns the delivery of the event to an endpoint. The body is the event's Envelope.
@@ -45,15 +47,17 @@ func (e *Event) Delivery(endpointID string, committed time.Time, body []byte) *D
 	}
 }
 
-// In the agent's own table the column xid says exactly whether a row was written once more: it names the transaction that inserted the
-// event first. An app's table has none. There an event that claims to be older than its commit by lateAfter is taken for an old
-// one, and one by suspectAfter if the log has it: created is the start of a transaction, or whatever the app has written.
+// In the agent's own table, the column xid says exactly whether a row was written once more,
+// because it names the transaction that first inserted the event. An app's table has no such
+// column. There, an event counts as old if its created is earlier than its commit by lateAfter. If
+// it is earlier by suspectAfter, the event counts as old if the log has it. This is not exact,
+// because created is the start of a transaction, or any time that the app has written.
 const (
 	lateAfter    = backdated
 	suspectAfter = 2 * time.Second
 )
 
-// judge sets Late and Suspect, given the transaction that the stream brings the event by.
+// judge sets Late and Suspect. xid is the transaction in which the stream brings the event.
 func (e *Event) judge(xid uint32, committed time.Time) {
 	switch age := committed.Sub(e.Created); {
 	case e.insertedBy != nil:
@@ -64,11 +68,12 @@ func (e *Event) judge(xid uint32, committed time.Time) {
 	}
 }
 
-// digestMark stands before the digest of a text that is too long for the log.
+// digestMark comes before the digest of a text that is too long for the log.
 const digestMark = "...sha256:"
 
-// logText returns the form in which an id, a type or a venue stands in the log: as it is up to maxLogText bytes, and abbreviated beyond. The
-// function webhooks.log_text does the same in SQL.
+// logText returns the form in which the log holds an id, a type or a venue. Up to maxLogText bytes,
+// a text stays as it is. A longer text is abbreviated. The function webhooks.log_text does the same
+// in SQL.
 func logText(s string) string {
 	if len(s) <= maxLogText {
 		return s
@@ -80,13 +85,14 @@ func logText(s string) string {
 	return fmt.Sprintf("%s%s%x", s[:n], digestMark, sha256.Sum256([]byte(s)))
 }
 
-// abbreviated reports whether a text is what logText makes of a longer one.
+// abbreviated reports whether logText has made this text from a longer one.
 func abbreviated(s string) bool {
 	at := len(s) - 2*sha256.Size
 	return at >= len(digestMark) && s[at-len(digestMark):at] == digestMark
 }
 
-// unfit returns why an event cannot be sent to anybody, given its id, type and venue as the log has them; "" when it can.
+// unfit returns why an event cannot be sent to anybody, or "". It takes the event's id, type and
+// venue as the log has them.
 func (c Config) unfit(id, eventType, venue string, data []byte) string {
 	for _, column := range []struct{ key, text string }{{"id", id}, {"type", eventType}, {"venue", venue}} {
 		switch {
@@ -105,9 +111,9 @@ func (c Config) unfit(id, eventType, venue string, data []byte) string {
 	return ""
 }
 
-// Envelope returns the body that customers receive: id, type, created, venue and data, in that order, created in
-// whole seconds of UTC, data byte for byte. It depends on nothing but the row, so every attempt, after a restart too,
-// gets the same bytes.
+// Envelope returns the body that customers receive: id, type, created, venue and data, in that
+// order. created is in whole seconds of UTC, and data are kept byte for byte. The body depends only
+// on the row. So every attempt sends the same bytes, even after a restart.
 func (e *Event) Envelope() []byte {
 	b := make([]byte, 0, len(e.Data)+len(e.ID)+len(e.Type)+len(e.Venue)+96)
 	b = append(b, `{"id":`...)
@@ -120,13 +126,14 @@ func (e *Event) Envelope() []byte {
 	b = appendJSONString(b, e.Venue)
 	b = append(b, `,"data":`...)
 	if len(e.Data) == 0 {
-		b = append(b, "null"...) // a column of another table may be null
+		b = append(b, "null"...) // a column in an app's table may be null
 	}
 	b = append(b, e.Data...)
 	return append(b, '}')
 }
 
-// appendJSONString appends s as a JSON string. Ids and types are plain ASCII nearly always, which need no escaping.
+// appendJSONString appends s as a JSON string. Ids and types are nearly always plain ASCII, which
+// needs no escaping.
 func appendJSONString(b []byte, s string) []byte {
 	plain := true
 	for i := range len(s) {
@@ -143,7 +150,7 @@ func appendJSONString(b []byte, s string) []byte {
 	var buf bytes.Buffer
 	enc := json.NewEncoder(&buf)
 	enc.SetEscapeHTML(false)
-	_ = enc.Encode(s) // a string always encodes
+	_ = enc.Encode(s) // a string can always be encoded
 	return append(b, bytes.TrimSuffix(buf.Bytes(), []byte{'\n'})...)
 }
 
@@ -151,25 +158,26 @@ func appendJSONString(b []byte, s string) []byte {
 type Endpoint struct {
 	ID       string
 	Venue    string
-	URL      secret.Text // its path and query may hold the customer's own token
+	URL      secret.Text // the path and the query may hold the customer's own token
 	Events   []string
 	Secret   secret.Text
 	Previous secret.Text // also signs until PreviousUntil
-	// PreviousUntil is zero when there is no previous secret.
+	// PreviousUntil is zero if there is no previous secret.
 	PreviousUntil time.Time
-	// Older are what Previous was before, the newest first, and OlderUntil is when each of them
-	// ends. See Former.
+	// Older are the secrets before Previous, the newest first. OlderUntil holds the time until
+	// which each of them signs. See Former.
 	Older          []secret.Text
 	OlderUntil     []time.Time
 	Disabled       bool
 	DisabledReason string
-	// Generation counts how often the endpoint was enabled. Failures are counted within one generation.
+	// Generation counts how often the endpoint was enabled. Failures are counted within one
+	// generation.
 	Generation int64
 	Created    time.Time
-	Subscribed time.Time // when venue or events were changed last, zero when never
+	Subscribed time.Time // when venue or events were last changed; zero if never
 }
 
-// Since returns when the endpoint began to want what it wants.
+// Since returns since when the endpoint wants the events that it wants now.
 func (e *Endpoint) Since() time.Time {
 	if e.Subscribed.IsZero() {
 		return e.Created
@@ -177,17 +185,17 @@ func (e *Endpoint) Since() time.Time {
 	return e.Subscribed
 }
 
-// MostFormerSecrets is how many former secrets of an endpoint may sign at a time. Migration 013
-// holds it as well.
+// MostFormerSecrets is the most former secrets of an endpoint that may sign at a time. Migration
+// 013 has the same number.
 const MostFormerSecrets = 5
 
-// FormerSecret is a secret that also signs until a time.
+// FormerSecret is a secret that still signs until a certain time.
 type FormerSecret struct {
 	Secret secret.Text
 	Until  time.Time
 }
 
-// Former returns the former secrets, the newest first, whether or not their time is over.
+// Former returns the former secrets, the newest first, including those whose time is over.
 func (e *Endpoint) Former() (former []FormerSecret) {
 	add := func(s secret.Text, until time.Time) {
 		if !s.IsZero() && !until.IsZero() {
@@ -201,20 +209,20 @@ func (e *Endpoint) Former() (former []FormerSecret) {
 	return former
 }
 
-// Same reports whether two rows of an endpoint do not differ in anything that is read of them.
+// Same reports whether two rows of an endpoint are equal in everything that the agent reads.
 func (e *Endpoint) Same(other *Endpoint) bool {
 	return e.ID == other.ID && e.Venue == other.Venue && slices.Equal(e.Events, other.Events) && e.SameTarget(other) &&
 		e.Disabled == other.Disabled && e.DisabledReason == other.DisabledReason && e.Generation == other.Generation &&
 		e.Created.Equal(other.Created) && e.Subscribed.Equal(other.Subscribed)
 }
 
-// SameTarget reports whether two rows of an endpoint lead to the same place and sign alike.
+// SameTarget reports whether two rows of an endpoint have the same URL and the same secrets.
 func (e *Endpoint) SameTarget(other *Endpoint) bool {
 	return e.URL.Equal(other.URL) && e.Secret.Equal(other.Secret) && slices.EqualFunc(e.Former(), other.Former(),
 		func(a, b FormerSecret) bool { return a.Secret.Equal(b.Secret) && a.Until.Equal(b.Until) })
 }
 
-// Reasons why an endpoint is disabled (endpoints.disabled_reason).
+// These are the reasons why an endpoint is disabled (endpoints.disabled_reason).
 const (
 	ReasonFailures = "failures"
 	ReasonManual   = "manual"
@@ -224,22 +232,26 @@ const (
 // Replay is one row of webhooks.replays that is to be carried out.
 type Replay struct {
 	ID string
-	// XID is the transaction that inserted it; zero when it was read by a query, which sees what is committed only.
+	// XID is the transaction that inserted the replay. It is zero if a query read the replay,
+	// since a query sees only what is committed.
 	XID uint32
 }
 
 // EndpointChange is one change of webhooks.endpoints.
 type EndpointChange struct {
-	// Removed tells that the endpoint of this ID is gone, AllRemoved that all are (TRUNCATE).
+	// Removed reports that the endpoint with this ID is gone. AllRemoved reports that all endpoints
+	// are gone (TRUNCATE).
 	Removed, AllRemoved bool
 	ID                  string
-	// Endpoint is the row after the change, nil when it was removed.
+	// Endpoint is the row after the change. It is nil if the row was removed.
 	Endpoint *Endpoint
-	// unchanged are the columns that are not in the stream, because the change left a large value as it was.
+	// unchanged are the columns that the stream left out because their values are large and did not
+	// change.
 	unchanged []string
 }
 
-// Merge fills in, from the row before the change, what the stream has left out because it is large and unchanged.
+// Merge fills in the large unchanged values that the stream has left out. It takes them from the
+// row before the change.
 func (c *EndpointChange) Merge(before *Endpoint) {
 	for _, column := range c.unchanged {
 		switch column {
@@ -250,7 +262,8 @@ func (c *EndpointChange) Merge(before *Endpoint) {
 		case "secret":
 			c.Endpoint.Secret = before.Secret
 		case "previous_secret":
-			if !c.Endpoint.PreviousUntil.IsZero() { // the end of the overlap is a column of its own
+			// the end of the overlap is in a column of its own
+			if !c.Endpoint.PreviousUntil.IsZero() {
 				c.Endpoint.Previous = before.Previous
 			}
 		case "older_secrets":
@@ -280,8 +293,9 @@ type Batch struct {
 	Committed time.Time
 	// Commit is where the transaction's commit record begins.
 	Commit LSN
-	// End is where the transaction ends, the position to record; it is zero in all parts of a transaction but the
-	// last. A Batch without changes only tells that the stream has come as far as End.
+	// End is where the transaction ends, the position to record; it is zero in all parts of a
+	// transaction but the last. A Batch without changes only tells that the stream has come as far
+	// as End.
 	End LSN
 	// Bytes is the size of the events' data.
 	Bytes int

@@ -13,31 +13,35 @@ import (
 	"github.com/quintago/webhook-agent/panics"
 )
 
-// blockersAfter is how long the creation of a slot may take before the transactions that it waits for are named, and
-// then again and again: it waits for each one that is writing anywhere in the cluster.
+// blockersAfter is how long the creation of a slot may take before the agent logs what it waits
+// for. After that, the agent logs it at this interval. The creation waits for every transaction
+// that is writing anywhere in the cluster.
 const blockersAfter = 10 * time.Second
 
-// Term is one agent's leadership: what it may write and where it goes on.
+// Term is the leadership of one agent. It says what the agent may write and where it continues.
 type Term struct {
 	// Epoch and Sequence fence the Ledger's commits.
 	Epoch, Sequence int64
-	// LSN is the checkpoint when the term began: everything up to it is recorded.
+	// LSN is the checkpoint at the beginning of the term. Everything up to it is recorded.
 	LSN LSN
-	// LookupUntil is the position of the server when the term began: an earlier leader may have recorded transactions up to here.
+	// LookupUntil is the server's position at the beginning of the term. An earlier leader may have
+	// recorded transactions up to there.
 	LookupUntil LSN
-	// Repeats reports whether any event may come again: the outbox has partitions, and an UPDATE that moves a row to another one
-	// is streamed as an insert. LookupUntil has no end then.
+	// Repeats reports whether any event may come again. This is so if the outbox has partitions: an
+	// UPDATE that moves a row to another partition is streamed as an insert. LookupUntil then has
+	// no end.
 	Repeats bool
-	// Gap is why events may have passed the stream unseen before this term, "" when it goes on where the last one ended.
+	// Gap is why the stream may have skipped events before this term. It is "" if the term
+	// continues where the last one ended.
 	Gap string
-	// Barrier is a transaction that began after the gap. Once all before it have ended, Reconcile completes the recovery;
-	// zero when there is nothing to recover.
+	// Barrier is a transaction that began after the gap. When all transactions before it have
+	// ended, Reconcile completes the recovery. Barrier is zero if there is nothing to recover.
 	Barrier uint64
-	// Coverage is what decided which rows are streamed when the term began.
+	// Coverage describes which rows were streamed at the beginning of the term.
 	Coverage Coverage
 }
 
-// checkpoint is the row of the slot.
+// checkpoint is the checkpoint's row for the slot.
 type checkpoint struct {
 	lsn         LSN
 	recovering  bool
@@ -58,13 +62,13 @@ func scanCheckpoint(row pgx.Row) (c checkpoint, err error) {
 	return c, err
 }
 
-// server is what a checkpoint is compared with.
+// server is the state of the server, with which a checkpoint is compared.
 type server struct {
 	systemID  string
 	timeline  int32
 	database  string
 	insert    LSN // the end of its WAL
-	confirmed LSN // of the slot, zero when there is none
+	confirmed LSN // the slot's confirmed position; zero if there is no slot
 	coverage  Coverage
 }
 
@@ -78,14 +82,15 @@ func (slot *Slot) serverPosition(ctx context.Context, q querier, t *Tailer) (s s
 	return s, err
 }
 
-// gap says why events may have passed the stream unseen since the checkpoint was written, "" when there is no reason to think
-// so. void tells that its position means nothing on this server: what the slot holds begins anywhere.
+// gap returns why the stream may have skipped events since the checkpoint was written, or "". void
+// reports that the checkpoint's position means nothing on this server: what the slot holds may
+// begin anywhere.
 func (c checkpoint) gap(s server) (reason string, void bool) {
 	switch {
 	case c.lsn > s.insert:
 		return fmt.Sprintf("the checkpoint (%s) is ahead of the server's WAL (%s), so an earlier state was restored", c.lsn, s.insert), true
-	case s.confirmed > c.lsn && c.lsn != 0: // zero: the slot is new
-		// The agent never confirms what the checkpoint does not hold.
+	case s.confirmed > c.lsn && c.lsn != 0: // a checkpoint of zero means that the slot is new
+		// The agent never confirms a position that the checkpoint does not hold.
 		return fmt.Sprintf("the slot stands at %s, beyond the checkpoint (%s), so it was advanced or made anew by someone else", s.confirmed, c.lsn), true
 	case c.timeline != s.timeline:
 		return fmt.Sprintf("the server's timeline is %d, the checkpoint's %d, so there was a failover or a restore", s.timeline, c.timeline), false
@@ -99,8 +104,8 @@ func (c checkpoint) gap(s server) (reason string, void bool) {
 	return "", false
 }
 
-// selectSlot also tells whether an ordinary session is making the slot, and whether it could be copied to standbys and is not;
-// before PostgreSQL 17 there is no such column.
+// selectSlot also returns whether an ordinary session is making the slot, and whether the slot
+// could be copied to standbys but is not. Before PostgreSQL 17 there is no column for the latter.
 const selectSlot = `
 select active, coalesce(confirmed_flush_lsn, '0/0'), coalesce(a.backend_type, '') = 'client backend', coalesce(wal_status, '') = 'lost', coalesce(to_jsonb(s) ->> 'failover', '') = 'false'
 from pg_replication_slots s left join pg_stat_activity a on a.pid = s.active_pid
@@ -112,13 +117,14 @@ select coalesce(confirmed_flush_lsn, '0/0') from pg_replication_slots where slot
 const dropSlot = `
 select pg_drop_replication_slot($1)`
 
-// PrepareSlot sees that the slot and the checkpoint exist and returns where to start. A new slot is noted in the
-// checkpoint as recovering before it is made, so that the outbox is swept even when the agent dies in between. Of
-// a slot that is there and free, replace is asked, by the position that is confirmed there, whether it is given up for a new
-// one. It returns ErrSlotActive while another agent holds the slot. waiting is called again and again while the new slot waits for
-// other transactions to end.
+// PrepareSlot makes sure that the slot and the checkpoint exist. It returns where to start. Before
+// it makes a new slot, it marks the checkpoint as recovering, so that the outbox is swept even if
+// the agent dies in between. If the slot exists and is free, PrepareSlot calls replace with the
+// slot's confirmed position. replace decides whether a new slot takes its place. PrepareSlot
+// returns ErrSlotActive while another agent holds the slot. It calls waiting repeatedly while the
+// new slot waits for other transactions to end.
 func (slot *Slot) PrepareSlot(ctx context.Context, t *Tailer, holder string, replace func(confirmed LSN) (bool, error), waiting func(error)) (LSN, error) {
-	// First of all: a new slot's checkpoint would say that this is no copy.
+	// This comes first, because the checkpoint of a new slot would say that this is no copy.
 	if err := slot.mustBeAdopted(ctx, slot.db.pool, t.System.SystemID); err != nil {
 		return 0, err
 	}
@@ -130,7 +136,8 @@ func (slot *Slot) PrepareSlot(ctx context.Context, t *Tailer, holder string, rep
 	return slot.start(ctx, t, holder)
 }
 
-// ensure sees that the slot exists and can be streamed from, and returns the position that is confirmed there.
+// ensure makes sure that the slot exists and can be streamed. It returns the slot's confirmed
+// position.
 func (slot *Slot) ensure(ctx context.Context, t *Tailer, holder string, replace func(confirmed LSN) (bool, error), waiting func(error)) (confirmed LSN, err error) {
 	var active, inCreation, lost, staysBehind, giveUp bool
 	err = unprepared{slot.db.pool}.QueryRow(ctx, selectSlot, slot.cfg.Slot).Scan(&active, &confirmed, &inCreation, &lost, &staysBehind)
@@ -141,12 +148,13 @@ func (slot *Slot) ensure(ctx context.Context, t *Tailer, holder string, replace 
 	}
 	switch {
 	case err == nil && active && inCreation:
-		return 0, slot.waitsForOthers(ctx) // another agent's session makes the slot, or that of one that was killed
+		// the session of another agent, which may be dead, is making the slot
+		return 0, slot.waitsForOthers(ctx)
 	case err == nil && active:
-		return 0, ErrSlotActive // found out here, it leaves no error in the server's log
+		return 0, ErrSlotActive // asking first leaves no error in the server's log
 	case err == nil && (giveUp || lost):
-		// A lost slot lacks WAL that PostgreSQL has removed (max_slot_wal_keep_size, or idle_replication_slot_timeout of
-		// version 18): no one can stream from it again.
+		// A lost slot lacks WAL that PostgreSQL has removed (max_slot_wal_keep_size, or
+		// idle_replication_slot_timeout since version 18). It can never be streamed again.
 		if _, err := slot.db.pool.Exec(ctx, dropSlot, slot.cfg.Slot); SQLState(err) == codeObjectInUse {
 			return 0, ErrSlotActive
 		} else if err != nil {
@@ -159,17 +167,19 @@ func (slot *Slot) ensure(ctx context.Context, t *Tailer, holder string, replace 
 	case errors.Is(err, pgx.ErrNoRows):
 		err = slot.create(ctx, t, holder, waiting)
 	}
-	if err == nil && confirmed == 0 { // it was made just now
+	if err == nil && confirmed == 0 { // the slot was made just now
 		err = unprepared{slot.db.pool}.QueryRow(ctx, selectConfirmed, slot.cfg.Slot).Scan(&confirmed)
 	}
 	return confirmed, slot.cfg.explain("look for the slot", err)
 }
 
-// start returns where the stream is to start by the checkpoint, zero where it says nothing.
+// start returns where the stream should start according to the checkpoint. It returns zero if the
+// checkpoint does not say.
 func (slot *Slot) start(ctx context.Context, t *Tailer, holder string) (LSN, error) {
 	c, err := scanCheckpoint(unprepared{slot.db.pool}.QueryRow(ctx, selectCheckpoint, slot.cfg.Slot))
 	if errors.Is(err, pgx.ErrNoRows) {
-		// The slot is there and its checkpoint is not: what the slot has skipped so far is not known to be recorded.
+		// The slot exists, but its checkpoint does not. Nobody knows whether what the slot has
+		// already passed was recorded.
 		return 0, slot.beginRecovery(ctx, t, holder)
 	}
 	if err != nil {
@@ -180,7 +190,8 @@ func (slot *Slot) start(ctx context.Context, t *Tailer, holder string) (LSN, err
 		return 0, slot.cfg.explain("read the position", err)
 	}
 	if c.lsn > s.insert {
-		return 0, nil // a start in the future would be accepted, and everything up to it skipped without a word
+		// PostgreSQL would accept a start in the future and silently skip everything before it
+		return 0, nil
 	}
 	return c.lsn, nil
 }
@@ -190,13 +201,15 @@ insert into webhooks.checkpoint (slot, lsn, epoch, holder, system_identifier, ti
 values ($1, '0/0', 0, $2, $3, $4, current_database(), true)
 on conflict (slot) do update set lsn = '0/0', recovering = true, updated = now()`
 
-// beginRecovery notes that events may have passed by unseen and that the position means nothing any more.
+// beginRecovery records that the stream may have skipped events and that the position means nothing
+// any more.
 func (slot *Slot) beginRecovery(ctx context.Context, t *Tailer, holder string) error {
 	_, err := slot.db.pool.Exec(ctx, upsertRecovering, slot.cfg.Slot, holder, t.System.SystemID, t.System.Timeline)
 	return slot.cfg.explain("write the checkpoint", err)
 }
 
-// waitsForOthers returns the Problem that the creation of the slot waits for a transaction, or why it cannot tell for which.
+// waitsForOthers returns a Problem that says for which transaction the creation of the slot waits,
+// or an error if it cannot find that out.
 func (slot *Slot) waitsForOthers(ctx context.Context) error {
 	blocker, err := slot.Blocker(ctx)
 	if err != nil {
@@ -207,15 +220,16 @@ func (slot *Slot) waitsForOthers(ctx context.Context) error {
 		Remedy: "let them end; the agent goes on by itself"}
 }
 
-// selectForeignSlot passes over a slot of this database without a plugin: another agent is just making it.
+// selectForeignSlot skips a slot of this database that has no plugin. Another agent is just making
+// it.
 const selectForeignSlot = `
 select coalesce(database, '') || ', plugin ' || coalesce(plugin, 'none') from pg_replication_slots
 where slot_name = $1 and not coalesce(database = current_database() and plugin in ('pgoutput', ''), false)`
 
 const (
 	createSlot = `select pg_create_logical_replication_slot($1, 'pgoutput')`
-	// createFailoverSlot is for PostgreSQL 17 and newer: the slot is copied to standbys that ask for it
-	// (sync_replication_slots), so that it outlives a failover.
+	// createFailoverSlot is for PostgreSQL 17 and newer. The slot is copied to standbys that ask
+	// for it (sync_replication_slots), so it survives a failover.
 	createFailoverSlot = `select pg_create_logical_replication_slot($1, 'pgoutput', false, false, true)`
 
 	failoverVersion = 170000
@@ -240,12 +254,13 @@ func (slot *Slot) create(ctx context.Context, t *Tailer, holder string, waiting 
 	} else if version >= failoverVersion {
 		create = createFailoverSlot
 	}
-	done := make(chan error, 1) // sent to once by the goroutine below
+	done := make(chan error, 1) // the goroutine below sends once
 	creation := panics.Guard(slot.cfg.Caught, func() error {
 		_, err := slot.db.pool.Exec(unhurried(ctx), create, slot.cfg.Slot)
 		return err
 	})
-	go panics.GuardFunc(slot.cfg.Caught, func() { done <- creation() })() // ends with the creation or ctx
+	// it ends with the creation or with ctx
+	go panics.GuardFunc(slot.cfg.Caught, func() { done <- creation() })()
 	tick := time.NewTicker(blockersAfter)
 	defer tick.Stop()
 	for {
@@ -263,7 +278,8 @@ func (slot *Slot) create(ctx context.Context, t *Tailer, holder string, waiting 
 	}
 }
 
-// selectBlocker goes by the age of transaction ids: when a transaction began only pg_read_all_stats may see.
+// selectBlocker compares the age of transaction ids, because only pg_read_all_stats may see when a
+// transaction began.
 const selectBlocker = `
 select format('%s of %s in %s since %s', who, coalesce(role, '?'), coalesce(database, '?'), coalesce(date_trunc('second', since)::text, 'a time that only pg_read_all_stats may see'))
 from (select 'pid ' || pid as who, usename as role, datname as database, xact_start as since, backend_xid as xid
@@ -272,7 +288,7 @@ from (select 'pid ' || pid as who, usename as role, datname as database, xact_st
       select 'prepared transaction ' || gid, owner, database, prepared, transaction from pg_prepared_xacts) open
 order by age(xid) desc limit 1`
 
-// Blocker names the oldest transaction that is writing, anywhere in the cluster.
+// Blocker describes the oldest transaction that is writing, anywhere in the cluster.
 func (slot *Slot) Blocker(ctx context.Context) (blocker string, err error) {
 	err = slot.db.pool.QueryRow(ctx, selectBlocker).Scan(&blocker)
 	if errors.Is(err, pgx.ErrNoRows) {
@@ -304,14 +320,16 @@ returning epoch, sequence, lsn, pg_current_xact_id()::text::bigint`
 const noteGap = `
 update webhooks.checkpoint set recovering = true where slot = $1 and epoch = $2`
 
-// NoteGap notes that the stream passes events over in this term: the next one begins with a recovery.
+// NoteGap records that the stream skips events in this term. The next term then begins with a
+// recovery.
 func (slot *Slot) NoteGap(ctx context.Context, term Term) error {
 	_, err := slot.db.pool.Exec(ctx, noteGap, slot.cfg.Slot, term.Epoch)
 	return slot.cfg.explain("write the checkpoint", err)
 }
 
-// TakeOver begins a term: from the moment it commits, no earlier leader can record anything. The caller must hold the
-// stream. Where events may have passed the stream unseen, it says so (Term.Gap); Reconcile finds them beside the stream.
+// TakeOver begins a term. Once it commits, no earlier leader can record anything. The caller must
+// hold the stream. If the stream may have skipped events, Term.Gap says so, and Reconcile finds
+// them while the stream runs.
 func (slot *Slot) TakeOver(ctx context.Context, t *Tailer, holder string) (Term, error) {
 	var (
 		term Term
@@ -320,7 +338,7 @@ func (slot *Slot) TakeOver(ctx context.Context, t *Tailer, holder string) (Term,
 	if _, err = slot.db.readClock(ctx, unprepared{slot.db.pool}); err != nil {
 		return term, slot.cfg.explain("read the clock", err)
 	}
-	slot.mapped.forget() // the table may have been made anew since the last term
+	slot.mapped.forget() // the table may be a new one since the last term
 	if term.Coverage, err = slot.db.Coverage(ctx); err != nil {
 		return term, err
 	}
@@ -330,8 +348,9 @@ func (slot *Slot) TakeOver(ctx context.Context, t *Tailer, holder string) (Term,
 		if err != nil {
 			return err
 		}
-		// After the lock: a former leader can move neither the checkpoint nor, without the stream, the slot. It can record nothing
-		// either, so whatever an earlier term has recorded stands in the WAL before this position.
+		// This is read after the lock. A former leader can then move neither the checkpoint nor,
+		// without the stream, the slot. It cannot record anything either. So everything that an
+		// earlier term has recorded is in the WAL before this position.
 		s, err := slot.serverPosition(ctx, tx, t)
 		if err != nil {
 			return err

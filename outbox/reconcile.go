@@ -11,37 +11,40 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// The outbox is the truth and the stream the fast way to it. This file compares the two: an event
-// that was handed over and that an endpoint wanted has a delivery row, so an event without one was
-// passed over by the stream. The package documentation says why no event is sent twice, and why
-// none is sent to an endpoint that came after it. See event_sql.go for the statements and walk.go
-// for how they are cut to a size that disturbs nobody.
+// The outbox is the truth, and the stream is the fast way to it. This file compares the outbox with
+// the log. An event that was handed over and that an endpoint wanted has a delivery row. So the
+// stream has skipped an event that has none. The package documentation says why no event is sent
+// twice, and why none is sent to an endpoint that was registered after it. See event_sql.go for the
+// statements, and walk.go for how they are divided so that they disturb nobody.
 //
-// There are two kinds of comparison. After a gap (Term.Gap) all of the outbox is walked, and an
-// event is matched with the endpoints that exist now and existed then. In the periodic run nothing
-// is known to have gone wrong: it reads the latest rows only and leaves out endpoints that have
-// changed since the last horizon, because the stream may have been right to pass their events over.
+// There are two kinds of comparison. After a gap (Term.Gap), the whole outbox is walked, and an
+// event is matched with the endpoints that exist now and existed then. The periodic comparison has
+// no sign that anything went wrong. It reads only the latest rows. It leaves out endpoints that
+// have changed since the last horizon, because the stream may have been right to skip events for
+// them.
 
 const (
-	// backdated is how much older than its commit the created column of an event may be for the
-	// periodic run to read it: it is the start of the transaction, or whatever the app has written.
+	// backdated is how much earlier than its commit an event's created may be for the periodic
+	// comparison to read the event. created is the start of the transaction, or any time that the
+	// app has written.
 	backdated = time.Hour
-	// recordedInterval is how often AwaitRecorded looks whether the ledger has come to the horizon.
+	// recordedInterval is how often AwaitRecorded checks whether the ledger has reached the
+	// horizon.
 	recordedInterval = 100 * time.Millisecond
-	// horizonStep is how many transactions a horizon must pass to be stored by a run that found
-	// nothing, after the first one of a term, so that a database in which nothing happens is not
-	// written to for the agent's own transactions.
+	// horizonStep is how many transactions a horizon must advance before a comparison that found
+	// nothing stores it. It does not apply to the first horizon of a term. So the agent's own
+	// transactions cause no writes in a database that is otherwise idle.
 	horizonStep = 64
 )
 
-// Horizon is a snapshot with a position of the WAL that was read after it, and with what was
-// streamed at that time.
+// Horizon is a snapshot, a position in the WAL that was read after it, and the coverage at that
+// time.
 type Horizon struct {
 	Snapshot string    `json:"Snapshot"` // pg_snapshot
 	LSN      LSN       `json:"LSN"`
 	At       time.Time `json:"At"`
 	Coverage Coverage  `json:"Coverage"`
-	// Completes reports whether a recovery is over once this horizon is stored.
+	// Completes reports whether the recovery is over once this horizon is stored.
 	Completes bool `json:"-"`
 
 	xmin uint64
@@ -50,8 +53,8 @@ type Horizon struct {
 const selectHorizon = `
 select pg_current_snapshot()::text, pg_current_wal_insert_lsn(), clock_timestamp()`
 
-// Horizon takes one. The coverage is read first: what changes after that is found by the next
-// comparison.
+// Horizon takes a new horizon. It reads the coverage first, so the next comparison finds what
+// changes after that.
 func (slot *Slot) Horizon(ctx context.Context) (h Horizon, err error) {
 	if h.Coverage, err = slot.db.Coverage(ctx); err != nil {
 		return h, err
@@ -64,23 +67,23 @@ func (slot *Slot) Horizon(ctx context.Context) (h Horizon, err error) {
 	return h, err
 }
 
-// Passed reports whether every transaction up to this one has ended and is visible.
+// Passed reports whether every transaction up to xid, itself included, has ended and is visible.
 func (h Horizon) Passed(xid uint64) bool { return h.xmin > xid }
 
-// comparison says which events of the outbox to look at, and for which endpoints.
+// comparison says which events of the outbox to compare, and for which endpoints.
 type comparison struct {
 	last     lastHorizon
-	to       Horizon    // the new one
+	to       Horizon    // the new horizon
 	periodic bool       // no gap is known
-	floor    *time.Time // what is older may be in the log no more; nil when the log is kept for ever
+	floor    *time.Time // the log may lack older events; nil if the log is kept for ever
 }
 
-// lastHorizon is that of the checkpoint. Snapshot and at are nil when there is none, so that all rows
-// are looked at.
+// lastHorizon is the horizon in the checkpoint. If there is none, Snapshot and at are nil, and all
+// rows are compared.
 type lastHorizon struct {
 	snapshot  *string
 	at        *time.Time
-	relations []string // Coverage.Relations at that time; nil when they are not known
+	relations []string // Coverage.Relations at that time; nil if they are not known
 }
 
 // last returns h as the last horizon.
@@ -101,8 +104,8 @@ const selectCompared = `
 select horizon::text, horizon_at, relations, sweep::text from webhooks.checkpoint
 where slot = $1 and epoch = $2`
 
-// compared reads what the last comparison has left in the checkpoint: its horizon, and where a
-// comparison stands that was not completed.
+// compared reads what the last comparison has left in the checkpoint: its horizon, and the position
+// of a comparison that was not completed.
 func (slot *Slot) compared(ctx context.Context, term Term) (last lastHorizon, unfinished *sweep, err error) {
 	var text *string
 	err = slot.db.pool.QueryRow(ctx, selectCompared, slot.cfg.Slot, term.Epoch).
@@ -112,7 +115,7 @@ func (slot *Slot) compared(ctx context.Context, term Term) (last lastHorizon, un
 		return last, nil, ErrFenced
 	case err != nil:
 		return last, nil, slot.cfg.explain("read the checkpoint", err)
-	case last.at == nil: // a horizon of before its time was kept
+	case last.at == nil: // a horizon from before the checkpoint kept its time
 		last.snapshot = nil
 	}
 	if text != nil {
@@ -123,18 +126,19 @@ func (slot *Slot) compared(ctx context.Context, term Term) (last lastHorizon, un
 	return last, unfinished, nil
 }
 
-// Reconcile gives every event that h sees and the last horizon does not the rows that it lacks, and
-// makes h the last horizon. It returns how many rows were lacking, also when it fails. The ledger
+// Reconcile adds the missing rows of every event that h sees and the last horizon does not. Then it
+// makes h the last horizon. It returns how many rows were missing, even if it fails. The ledger
 // must have recorded everything before h (AwaitRecorded). gap says that the stream is known to have
-// passed events over; such a comparison goes on where an earlier one of it stood, of this term or
-// another. A recovery is complete when Reconcile has run with a horizon beyond Term.Barrier.
+// skipped events. Such a comparison continues an earlier one that was not completed, of this term
+// or another. A recovery is complete when Reconcile has run with a horizon beyond Term.Barrier.
 func (slot *Slot) Reconcile(ctx context.Context, l *Ledger, h Horizon, gap bool) (added int64, err error) {
 	last, unfinished, err := slot.compared(ctx, l.cfg.Term)
 	if err != nil {
 		return 0, err
 	}
 	defer func() { slot.mapped.forgetAfter(err) }()
-	// One that was begun under other row filters judged events by those, which may name columns that are gone.
+	// A comparison that began under other row filters selected events by those filters, and they
+	// may name columns that are gone. It is not continued.
 	if gap && unfinished != nil && slices.EqualFunc(unfinished.Horizon.Coverage.Filters, h.Coverage.Filters, RowFilter.same) {
 		if added, err = slot.sweep(ctx, l, last, *unfinished); err != nil {
 			return added, err
@@ -147,7 +151,7 @@ func (slot *Slot) Reconcile(ctx context.Context, l *Ledger, h Horizon, gap bool)
 		n, err = slot.sweep(ctx, l, last, sweep{Horizon: h})
 		return added + n, err
 	case last.snapshot == nil:
-		// Nothing says which rows are new, nor which endpoints have not changed.
+		// Nothing shows which rows are new, nor which endpoints have not changed.
 		return 0, l.setHorizon(ctx, h)
 	}
 	added, err = slot.compareLatest(ctx, l, slot.comparison(last, h, true))
@@ -162,7 +166,7 @@ func (slot *Slot) Reconcile(ctx context.Context, l *Ledger, h Horizon, gap bool)
 	return added, l.setHorizon(ctx, h)
 }
 
-// AwaitRecorded waits until every delivery of what the stream held before lsn has its row.
+// AwaitRecorded waits until every delivery from the stream before lsn has its row.
 func (l *Ledger) AwaitRecorded(ctx context.Context, lsn LSN) error {
 	tick := time.NewTicker(recordedInterval)
 	defer tick.Stop()
@@ -182,7 +186,7 @@ type jobResult struct {
 	err   error
 }
 
-// await has the Ledger do a job and waits for it.
+// await gives the Ledger a job and waits for it.
 func (l *Ledger) await(ctx context.Context, j job, done <-chan jobResult) (int64, error) {
 	if err := l.Write(ctx, jobEntry{j}); err != nil {
 		return 0, err
@@ -201,8 +205,8 @@ set horizon = $2::text::pg_snapshot, horizon_at = $3, coverage = $4, relations =
     recovering = recovering and not $6, sweep = null
 where slot = $1`
 
-// setHorizon has the Ledger store h, which ends a recovery if h Completes one. Everything that h sees
-// must have been handed over or recovered.
+// setHorizon makes the Ledger store h. This ends a recovery if h.Completes is set. Everything that
+// h sees must have been handed over or recovered.
 func (l *Ledger) setHorizon(ctx context.Context, h Horizon) error {
 	err := l.note(ctx, storeHorizon, l.cfg.Slot, h.Snapshot, h.At, h.Coverage.Fingerprint, h.Coverage.Relations, h.Completes)
 	if err == nil {
@@ -211,7 +215,7 @@ func (l *Ledger) setHorizon(ctx context.Context, h Horizon) error {
 	return err
 }
 
-// note has the Ledger run a statement that writes to the checkpoint.
+// note makes the Ledger run a statement that writes to the checkpoint.
 func (l *Ledger) note(ctx context.Context, sql string, args ...any) error {
 	done := make(chan jobResult, 1)
 	_, err := l.await(ctx, &noteJob{sql: sql, args: args, done: done}, done)
@@ -223,7 +227,7 @@ type noteJob struct {
 	sql    string
 	args   []any
 	failed error
-	done   chan<- jobResult // has room for the one value
+	done   chan<- jobResult // has room for one value
 }
 
 func (j *noteJob) step(ctx context.Context, tx querier) (finished bool, err error) {

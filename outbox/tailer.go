@@ -20,42 +20,47 @@ import (
 	"github.com/quintago/webhook-agent/panics"
 )
 
-// tailerPart tells a change that cannot be read from one that cannot be handled after that.
+// tailerPart distinguishes a change that cannot be read from a change that cannot be handled after
+// that.
 const tailerPart = "tailer"
 
 const (
-	// senderTimeout is wal_sender_timeout of the agent's own replication connection: when an agent's host hangs, the
-	// server ends its connection after this long and a standby takes over.
+	// senderTimeout is the wal_sender_timeout of the agent's own replication connection. If an
+	// agent's host hangs, the server ends its connection after this time, and a standby takes over.
 	senderTimeout = 10 * time.Second
-	// statusInterval is how often what was confirmed is told to the server while there is something to tell, and
-	// idleStatusInterval while there is not. The second must stay well below senderTimeout: for what is left of it after a status,
-	// a leader that is cut off may still believe that it leads.
+	// statusInterval is how often the agent sends the confirmed position to the server while it
+	// changes. idleStatusInterval applies while it does not change. The second must be well below
+	// senderTimeout. A leader that is cut off may believe that it leads for the time between the
+	// two.
 	statusInterval     = time.Second
 	idleStatusInterval = 2 * time.Second
-	// askAfter is the silence of the server after which the next status asks it for a sign of life.
+	// askAfter is how long the server may be silent before the next status asks it for a reply.
 	askAfter = time.Second
 	// writeTimeout bounds a status message to a server that does not read.
 	writeTimeout = 5 * time.Second
-	// leaveTimeout bounds the wait for the server to close the connection at the end.
+	// leaveTimeout bounds the wait at the end for the server to close the connection.
 	leaveTimeout = time.Second
-	// batchEvents and batchBytes bound one Batch, and with the channel's capacity what the Tailer holds of a
-	// transaction of any size.
+	// batchEvents and batchBytes bound one Batch. Together with the channel's capacity, they bound
+	// how much of a transaction the Tailer holds.
 	batchEvents = 500
 	batchBytes  = 1 << 20
-	// shutdownKeepalives is how many urgent keepalives for one position within a second mean that the server is
-	// shutting down: it then asks without pause until everything is confirmed, which would keep it from ending.
+	// shutdownKeepalives is how many urgent keepalives for one position within a second mean that
+	// the server is shutting down. The server then sends them without a pause until everything is
+	// confirmed, so it could not end otherwise.
 	shutdownKeepalives = 20
 )
 
-// Tailer owns the replication connection. It yields committed transactions in order, keeps the connection alive while
-// its consumer is slow, and confirms to the server what Confirm was told. After a connection broke, Connect and Start
-// go on where the last one ended: no change is yielded twice in a Tailer's life. All its methods but Confirm, Heard
-// and Interrupt belong to one goroutine.
+// Tailer owns the replication connection. It yields committed transactions in order. It keeps the
+// connection alive while its consumer is slow. It confirms to the server the positions that Confirm
+// was given. After a broken connection, Connect and Start continue where the last one ended: a
+// Tailer never yields a change twice. All its methods except Confirm, Heard and Interrupt belong to
+// one goroutine.
 type Tailer struct {
 	// System identifies the server.
 	System pglogrepl.IdentifySystemResult
-	// SetAside reports whether a change is to be passed over unread, because reading it panics. It is
-	// set before Run, or nil. It must give a change the same answer as long as this Tailer lives.
+	// SetAside reports whether to skip a change without reading it, because reading it panics. It
+	// is set before Run, or nil. As long as this Tailer lives, it must give the same answer for the
+	// same change.
 	SetAside func(Subject) bool
 
 	cfg  Config
@@ -63,26 +68,27 @@ type Tailer struct {
 	conn *pgconn.PgConn
 	dec  *decoder
 
-	confirmed atomic.Uint64 // LSN that the ledger has committed; set by Confirm
-	received  atomic.Uint64 // LSN up to which the stream was handed over or is idle
-	lastHeard atomic.Int64  // nanoseconds from made to the last message from the server, by the monotonic clock
-	made      time.Time     // when NewTailer made it
+	confirmed atomic.Uint64 // the LSN that the ledger has committed; set by Confirm
+	received  atomic.Uint64 // the LSN up to which the stream was handed over or is idle
+	// nanoseconds from made to the server's last message, by the monotonic clock
+	lastHeard atomic.Int64
+	made      time.Time // when NewTailer made it
 
-	// interrupted ends a stream that does not read because its consumer is slow; sent without waiting, so one place is
-	// enough.
+	// interrupted ends a stream that is not reading because its consumer is slow. The sender does
+	// not wait, so one place is enough.
 	interrupted chan struct{}
 
 	batch   *Batch  // the open transaction, nil between transactions
 	at      Subject // the change that is being read
-	handed  int     // changes of the open transaction that were handed over in earlier batches
-	skip    int     // changes of the open transaction that an earlier connection has handed over already
+	handed  int     // changes of the open transaction in earlier batches
+	skip    int     // changes of the open transaction that an earlier connection handed over
 	partial struct {
-		commit  LSN // the transaction in whose middle the last connection broke
-		changes int // how many of its changes were handed over
+		commit  LSN // the transaction during which the last connection broke
+		changes int // the number of its changes that were handed over
 	}
-	idle       LSN // position told by keepalives and empty transactions that was not yielded yet
+	idle       LSN // the position of keepalives and empty transactions that was not yielded yet
 	idleYield  time.Time
-	sent       LSN // last confirmed position that the server was told
+	sent       LSN // the last confirmed position that was sent to the server
 	statusDue  time.Time
 	urgent     int // keepalives since urgentFrom that asked for a reply at the position urgentEnd
 	urgentEnd  LSN
@@ -94,8 +100,9 @@ func NewTailer(cfg Config, log *slog.Logger) *Tailer {
 	return &Tailer{cfg: cfg, log: log, made: time.Now(), interrupted: make(chan struct{}, 1)}
 }
 
-// Connect opens the replication connection, instead of the last one if there was one. ErrOtherServer tells that it is another
-// server than at first, or another timeline of it: the positions of this Tailer may mean something else there.
+// Connect opens the replication connection. It replaces an earlier one. It returns ErrOtherServer
+// if the server is not the first one any more, or is on another timeline. The positions of this
+// Tailer may mean something else there.
 func (t *Tailer) Connect(ctx context.Context) error {
 	t.Close()
 	last := t.System
@@ -115,7 +122,7 @@ func (t *Tailer) Connect(ctx context.Context) error {
 	}
 	if t.System, err = pglogrepl.IdentifySystem(ctx, conn); err != nil {
 		t.Close()
-		if SQLState(err) == codeSyntax { // an ordinary connection does not know the command
+		if SQLState(err) == codeSyntax { // an ordinary connection does not know this command
 			return t.cfg.poolerBetween("the replication connection became an ordinary one", err)
 		}
 		return t.cfg.explain("identify the server", err)
@@ -141,8 +148,9 @@ func (t *Tailer) Connect(ctx context.Context) error {
 var selectBelow = treeOf("$1") + `
 select relation from tree where relation <> to_regclass($1)`
 
-// tablesBelow returns the partitions of the outbox and its children by inheritance. A change of a child names the child, whatever
-// the publication says of its parent. Those that come later end the term (Coverage).
+// tablesBelow returns the partitions and the children by inheritance of the outbox. A change of a
+// child names the child, even if its parent is published. A partition or child that comes later
+// ends the term (Coverage).
 func (t *Tailer) tablesBelow(ctx context.Context) (map[uint32]bool, error) {
 	oids, err := queryRows(ctx, replicationQuerier{t.conn}, selectBelow, pgx.RowTo[uint32], t.cfg.table())
 	if err != nil {
@@ -155,7 +163,8 @@ func (t *Tailer) tablesBelow(ctx context.Context) (map[uint32]bool, error) {
 	return below, nil
 }
 
-// enableFailover has the slot copied to standbys that ask for it, where an earlier version of the agent or of PostgreSQL made it.
+// enableFailover lets standbys copy the slot if they ask for it. An earlier version of the agent or
+// of PostgreSQL may have made the slot without that.
 func (t *Tailer) enableFailover(ctx context.Context) error {
 	ctx, cancel := answered(ctx)
 	defer cancel()
@@ -166,9 +175,10 @@ func (t *Tailer) enableFailover(ctx context.Context) error {
 	return t.cfg.explain(fmt.Sprintf("alter slot %q", t.cfg.Slot), err)
 }
 
-// Start begins to stream at the position from, at where an earlier connection of this Tailer came, or at the slot's
-// own position, whichever is latest. It returns ErrSlotActive while another agent holds the slot; Start may then be
-// called again. ErrSlotGone tells that PrepareSlot has to make a new slot.
+// Start begins to stream at the latest of three positions: from, where an earlier connection of
+// this Tailer stopped, and the slot's own position. It returns ErrSlotActive while another agent
+// holds the slot. Start may then be called again. It returns ErrSlotGone if PrepareSlot must make a
+// new slot.
 func (t *Tailer) Start(ctx context.Context, from LSN) error {
 	ctx, cancel := answered(ctx)
 	defer cancel()
@@ -191,7 +201,7 @@ func (t *Tailer) Start(ctx context.Context, from LSN) error {
 	t.received.Store(uint64(from))
 	t.hear()
 	select {
-	case <-t.interrupted: // meant for an earlier connection
+	case <-t.interrupted: // this was meant for an earlier connection
 	default:
 	}
 	t.batch, t.handed, t.skip, t.idle, t.urgent = nil, 0, 0, 0, 0
@@ -199,24 +209,25 @@ func (t *Tailer) Start(ctx context.Context, from LSN) error {
 	return nil
 }
 
-// beginAt notes that the slot stands at a position.
+// beginAt records the position of the slot.
 func (t *Tailer) beginAt(confirmed LSN) { t.received.Store(max(t.received.Load(), uint64(confirmed))) }
 
-// Reached returns how far the stream has come: everything before was handed over or is no concern of ours. It may be called
-// while Run does not run.
+// Reached returns how far the stream has come. Everything before was handed over or does not matter
+// here. It may be called while Run does not run.
 func (t *Tailer) Reached() LSN { return max(LSN(t.received.Load()), t.idle) }
 
-// Confirm sets the position that the server may forget everything before. It must be durable in the checkpoint. Safe
-// for concurrent use.
+// Confirm sets the position before which the server may remove everything. The checkpoint must hold
+// it durably. Confirm is safe for concurrent use.
 func (t *Tailer) Confirm(lsn LSN) { t.confirmed.Store(uint64(lsn)) }
 
-// Heard returns when the server was last heard. Safe for concurrent use.
+// Heard returns when the last message of the server arrived. It is safe for concurrent use.
 func (t *Tailer) Heard() time.Time { return t.made.Add(time.Duration(t.lastHeard.Load())) }
 
 func (t *Tailer) hear() { t.lastHeard.Store(int64(time.Since(t.made))) }
 
-// Interrupt tells that PostgreSQL is shutting down, which Run may not notice while its consumer is slow. The server waits for
-// the stream to end, so Run ends with ErrServerShutdown. Safe for concurrent use.
+// Interrupt says that PostgreSQL is shutting down, which Run may not notice while its consumer is
+// slow. The server waits for the stream to end, so Run ends with ErrServerShutdown. Interrupt is
+// safe for concurrent use.
 func (t *Tailer) Interrupt() {
 	select {
 	case t.interrupted <- struct{}{}:
@@ -224,9 +235,10 @@ func (t *Tailer) Interrupt() {
 	}
 }
 
-// Run yields batches to out until take ends; then it only keeps the connection alive until hold ends, confirms what
-// was recorded last, and closes the connection, which frees the slot. It returns nil when take ended it, and
-// otherwise why the stream broke: ErrServerShutdown, a Problem, or the network's error.
+// Run yields batches to out until take ends. After that it only keeps the connection alive until
+// hold ends. Then it confirms what was recorded last and closes the connection, which frees the
+// slot. It returns nil if take ended it. Otherwise it returns why the stream broke:
+// ErrServerShutdown, a Problem, or the network's error.
 func (t *Tailer) Run(take, hold context.Context, out chan<- *Batch) error {
 	defer t.Close()
 	if err := t.read(take, out); err != nil {
@@ -241,10 +253,11 @@ func (t *Tailer) Run(take, hold context.Context, out chan<- *Batch) error {
 	return t.leave()
 }
 
-// read is the part of Run in which the stream is consumed.
+// read is the part of Run that consumes the stream.
 func (t *Tailer) read(take context.Context, out chan<- *Batch) error {
-	// A deadline in the past ends a blocked read at once. read sets a later one only before it looks at take again.
-	conn := t.conn.Conn() // the function may run after t.conn is gone
+	// A deadline in the past ends a blocked read at once. read checks take before it sets a later
+	// one.
+	conn := t.conn.Conn() // the function below may run after t.conn is gone
 	stop := context.AfterFunc(take, panics.GuardFunc(t.cfg.Caught, func() { _ = conn.SetReadDeadline(time.Unix(1, 0)) }))
 	defer stop()
 	for {
@@ -278,13 +291,15 @@ func (t *Tailer) read(take context.Context, out chan<- *Batch) error {
 	}
 }
 
-// receive returns the next message, nil when none came before the deadline of the connection.
+// receive returns the next message. It returns nil if none came before the deadline of the
+// connection.
 func (t *Tailer) receive(take context.Context) (pgproto3.BackendMessage, error) {
-	// Frontend().Receive with a deadline of the connection may be repeated after a timeout; ReceiveMessage with a
-	// context per message may not.
+	// Frontend().Receive with a deadline of the connection may be repeated after a timeout.
+	// ReceiveMessage with a context for each message may not.
 	msg, err := t.conn.Frontend().Receive()
 	if errors.Is(err, os.ErrDeadlineExceeded) {
-		// A server that lives answers when it is asked. What has become of it nobody may ever tell.
+		// A living server answers when it is asked. If it does not, nobody may ever report what has
+		// become of it.
 		if silent := time.Since(t.Heard()); silent > senderTimeout && take.Err() == nil {
 			return nil, fmt.Errorf("read the stream: the server has said nothing for %s", silent.Round(time.Second))
 		}
@@ -297,7 +312,7 @@ func (t *Tailer) receive(take context.Context) (pgproto3.BackendMessage, error) 
 	return msg, nil
 }
 
-// hold answers keepalives by the clock, without reading, until ctx ends.
+// hold answers keepalives at fixed intervals, without reading, until ctx ends.
 func (t *Tailer) hold(ctx context.Context) error {
 	tick := time.NewTicker(statusInterval)
 	defer tick.Stop()
@@ -347,8 +362,9 @@ func (t *Tailer) handle(take context.Context, out chan<- *Batch, msg pgproto3.Ba
 		notice := pgconn.ErrorResponseToPgError((*pgproto3.ErrorResponse)(m))
 		t.onNotice(nil, (*pgconn.Notice)(notice))
 		if notice.Code == codeNotPrerequisite && notice.File == "pgoutput.c" {
-			// PostgreSQL 18 passes over a publication that is missing with this warning, and over its changes with it. The same code
-			// from elsewhere means something else: a slot of synchronized_standby_slots that no standby uses, say.
+			// PostgreSQL 18 skips a missing publication and its changes, with this warning. From
+			// elsewhere, the same code means something else, for example a slot in
+			// synchronized_standby_slots that no standby uses.
 			return fmt.Errorf("%w: %w", ErrUndecodable, notice)
 		}
 		return nil
@@ -364,8 +380,9 @@ func (t *Tailer) onNotice(_ *pgconn.PgConn, n *pgconn.Notice) {
 	t.log.Warn("PostgreSQL says on the replication connection: "+n.Message, "sqlstate", n.Code)
 }
 
-// keepalive takes in how far the server has come. Between transactions that is a position up to which there is
-// nothing for us: it moves the watermark on while only other tables are written.
+// keepalive handles the server's report of how far it has come. Between transactions, everything up
+// to that position does not matter here. So the watermark moves on while only other tables are
+// written.
 func (t *Tailer) keepalive(k pglogrepl.PrimaryKeepaliveMessage) error {
 	if t.batch == nil {
 		t.idle = max(t.idle, k.ServerWALEnd)
@@ -384,7 +401,7 @@ func (t *Tailer) keepalive(k pglogrepl.PrimaryKeepaliveMessage) error {
 	return nil
 }
 
-// data takes in one message of pgoutput.
+// data handles one message of pgoutput.
 func (t *Tailer) data(take context.Context, out chan<- *Batch, data []byte) error {
 	defer t.at.Blame()
 	if len(data) == 0 {
@@ -410,7 +427,7 @@ func (t *Tailer) begin(data []byte) error {
 	t.handed, t.skip = 0, 0
 	t.at = Subject{Part: tailerPart, Commit: m.FinalLSN}
 	if m.FinalLSN == t.partial.commit {
-		// The order of changes within a transaction is the same each time it is sent.
+		// The changes of a transaction come in the same order each time it is sent.
 		t.skip = t.partial.changes
 	}
 	return nil
@@ -426,7 +443,8 @@ func (t *Tailer) commit(take context.Context, out chan<- *Batch, data []byte) er
 		return fmt.Errorf("%w: a commit without a begin", errDecode)
 	}
 	if len(t.batch.Changes) == 0 && t.handed == 0 {
-		// PostgreSQL 14 sends every transaction of the database. An empty one is a position and nothing else.
+		// PostgreSQL 14 sends every transaction of the database. An empty transaction is only a
+		// position.
 		t.batch, t.idle = nil, max(t.idle, m.TransactionEndLSN)
 		return nil
 	}
@@ -438,14 +456,15 @@ func (t *Tailer) commit(take context.Context, out chan<- *Batch, data []byte) er
 	return nil
 }
 
-// change takes in a change of a row, or a TRUNCATE.
+// change handles a change of a row, or a TRUNCATE.
 func (t *Tailer) change(take context.Context, out chan<- *Batch, data []byte) error {
 	if t.batch == nil {
 		return fmt.Errorf("%w: a change outside a transaction", errDecode)
 	}
 	t.at.Index++
 	if t.SetAside != nil && t.SetAside(t.at) {
-		// Its content is in the database: what the next term loads, and a comparison, bring it back.
+		// The change's content is in the database. The next term loads it, or a comparison finds
+		// it.
 		return nil
 	}
 	var (
@@ -477,14 +496,15 @@ func (t *Tailer) change(take context.Context, out chan<- *Batch, data []byte) er
 	if len(t.batch.Changes) < batchEvents && t.batch.Bytes < batchBytes {
 		return nil
 	}
-	// The transaction is committed: the server sends none before (protocol version 1), so its parts may be handed
-	// over as they come.
+	// The transaction is committed, because with protocol version 1 the server sends none before.
+	// So its parts may be handed over as they come.
 	full := t.batch
 	t.batch = &Batch{XID: full.XID, Committed: full.Committed, Commit: full.Commit}
 	return t.yield(take, out, full)
 }
 
-// yield hands b over. While the consumer is slow it goes on telling the server that it lives.
+// yield hands b over. While the consumer is slow, yield goes on sending status messages to the
+// server.
 func (t *Tailer) yield(take context.Context, out chan<- *Batch, b *Batch) error {
 	if len(b.Changes) > 0 {
 		crashpoint.Hit(crashpoint.AfterRead)
@@ -503,7 +523,7 @@ func (t *Tailer) yield(take context.Context, out chan<- *Batch, b *Batch) error 
 			case <-t.interrupted:
 				return ErrServerShutdown
 			case <-tick.C:
-				t.hear() // it is our consumer that is slow, not the server
+				t.hear() // the consumer is slow, not the server
 				if err := t.status(time.Now()); err != nil {
 					return err
 				}
@@ -517,7 +537,8 @@ func (t *Tailer) yield(take context.Context, out chan<- *Batch, b *Batch) error 
 	return nil
 }
 
-// yieldIdle hands over the idle position, at most once in statusInterval and only when it costs no waiting.
+// yieldIdle hands over the idle position. It does so at most once in statusInterval, and only if it
+// need not wait.
 func (t *Tailer) yieldIdle(take context.Context, out chan<- *Batch, now time.Time) error {
 	if t.batch != nil || t.idle <= LSN(t.received.Load()) || now.Sub(t.idleYield) < statusInterval || len(out) == cap(out) {
 		return nil
@@ -526,7 +547,7 @@ func (t *Tailer) yieldIdle(take context.Context, out chan<- *Batch, now time.Tim
 	return t.yield(take, out, &Batch{End: t.idle})
 }
 
-// status tells the server what is confirmed, when it is time to.
+// status sends the confirmed position to the server if it is time to do so.
 func (t *Tailer) status(now time.Time) error {
 	if now.Before(t.statusDue) {
 		return nil
@@ -543,8 +564,8 @@ func (t *Tailer) status(now time.Time) error {
 	return nil
 }
 
-// sendStatus sends one position as written, flushed and applied: pglogrepl would replace a zero by the written one,
-// and only the flushed one moves the slot.
+// sendStatus sends one position as written, flushed and applied. pglogrepl would replace a zero by
+// the written position, and only the flushed position moves the slot.
 func (t *Tailer) sendStatus(lsn LSN) error {
 	if lsn > t.sent {
 		crashpoint.Hit(crashpoint.BeforeConfirm)
@@ -552,7 +573,8 @@ func (t *Tailer) sendStatus(lsn LSN) error {
 	if err := t.conn.Conn().SetWriteDeadline(time.Now().Add(writeTimeout)); err != nil {
 		return fmt.Errorf("confirm %s: %w", lsn, err)
 	}
-	// A server that hears from us has no reason of its own to speak while nothing is written, so it is asked to.
+	// A server that receives status messages has no reason to send anything while nothing is
+	// written. So the status asks for a reply.
 	err := pglogrepl.SendStandbyStatusUpdate(context.Background(), t.conn, pglogrepl.StandbyStatusUpdate{
 		WALWritePosition: lsn, WALFlushPosition: lsn, WALApplyPosition: lsn, ReplyRequested: time.Since(t.Heard()) > askAfter,
 	})
@@ -565,7 +587,8 @@ func (t *Tailer) sendStatus(lsn LSN) error {
 	return nil
 }
 
-// leave confirms what was recorded last and ends the stream in good order, which frees the slot at once.
+// leave confirms what was recorded last and ends the stream in good order. This frees the slot at
+// once.
 func (t *Tailer) leave() error {
 	if err := t.sendStatus(LSN(t.confirmed.Load())); err != nil {
 		return err
@@ -575,16 +598,16 @@ func (t *Tailer) leave() error {
 	if err := t.conn.Frontend().Flush(); err != nil {
 		return fmt.Errorf("end the stream: %w", err)
 	}
-	// The server's end of the connection tells that the slot is free. What it has sent meanwhile is of no use, and
-	// may be much.
+	// The slot is free when the server closes the connection. What the server has sent meanwhile is
+	// not needed, and may be much.
 	if err := t.conn.Conn().SetReadDeadline(time.Now().Add(leaveTimeout)); err == nil {
 		_, _ = io.Copy(io.Discard, t.conn.Conn())
 	}
 	return nil
 }
 
-// Close closes the socket without a word: what pgconn's Close would say and wait for has no meaning in the middle of
-// a stream.
+// Close only closes the socket. The farewell that pgconn's Close would send and wait for has no
+// meaning in the middle of a stream.
 func (t *Tailer) Close() {
 	if t.conn != nil {
 		_ = t.conn.Conn().Close()
