@@ -10,20 +10,20 @@ import (
 // Want asks for due deliveries of one endpoint.
 type Want struct {
 	EndpointID string
-	// Limit is the number of rows to look at. Rows that memory holds already are among them, so it must exceed their
-	// number.
+	// Limit is the number of rows to read. It must be larger than the number of rows that memory
+	// holds already, because those are among them.
 	Limit int
-	// Skip tells whether memory holds the delivery of this event.
+	// Skip reports whether memory holds the delivery of this event.
 	Skip func(eventID string) bool
 }
 
-// Refill is what Due found for one endpoint.
+// Refill is what Due has found for one endpoint.
 type Refill struct {
 	Deliveries []*Delivery
 	// Lost are pending rows whose event cannot be fetched again.
 	Lost []Lost
-	// More tells that there may be further rows due now. Otherwise Next is the earliest later one, zero when there is
-	// none.
+	// More reports that there may be further rows that are due now. If it is false, Next is when
+	// the earliest later row is due, or zero if there is none.
 	More bool
 	Next time.Time
 }
@@ -34,7 +34,7 @@ type Lost struct {
 	Reason string
 }
 
-// Why an event cannot be fetched again (deliveries.last_error).
+// These are the reasons why an event cannot be fetched again (deliveries.last_error).
 const (
 	lostGone    = "the event is no longer in the outbox"
 	lostOther   = "the outbox has another event under this id now; ids must be unique, and an event's venue, type and created must stay as they were"
@@ -45,12 +45,13 @@ const (
 // dueRow is a row that is due.
 type dueRow struct {
 	*Delivery
-	settled bool // an event that is not there now is gone
+	settled bool // if the event is not there now, it is gone
 }
 
-// selectDueRows reads the due rows of several endpoints by the index deliveries_pending, and when the first row after them is due, which
-// comes without an event. It also tells whether every transaction that began before the row was written has ended, the one that wrote the event
-// among them: the stream may have told of an event that queries do not see yet.
+// selectDueRows reads the due rows of several endpoints by the index deliveries_pending. It also
+// returns when the first row after them is due, as a row without an event. And it returns whether
+// every transaction that began before the row was written has ended, including the one that wrote
+// the event. Otherwise the stream may have brought an event that queries do not see yet.
 const selectDueRows = `
 select d.event_id, w.endpoint_id, d.venue, d.type, d.created, d.attempts, coalesce(d.replay_id, ''),
        d.replay_id is not null and d.former is not null, webhooks.handed_over(d.row_xmin, pg_current_snapshot()), null::timestamptz
@@ -65,8 +66,9 @@ from unnest($1::text[]) w (endpoint_id),
               where endpoint_id = w.endpoint_id and status = 'pending' and next_attempt_at > $3
               order by next_attempt_at limit 1) n`
 
-// Due fetches what is due at now for the endpoints in wants, with the bodies: about maxBytes of deliveries (Delivery.Size)
-// at most and one at least. The result has an entry for each endpoint asked for. It makes two statements, however many endpoints there are.
+// Due fetches the deliveries that are due at now for the endpoints in wants, with their bodies. It
+// fetches about maxBytes of deliveries (Delivery.Size) at most, and at least one. The result has an
+// entry for each endpoint in wants. Due runs two statements, however many endpoints there are.
 func (slot *Slot) Due(ctx context.Context, wants []Want, now time.Time, maxBytes int) (map[string]*Refill, error) {
 	refills := make(map[string]*Refill, len(wants))
 	wanted, err := slot.dueRows(ctx, wants, now, refills)
@@ -82,14 +84,14 @@ func (slot *Slot) Due(ctx context.Context, wants []Want, now time.Time, maxBytes
 		r := refills[d.EndpointID]
 		e := events[d.identity()]
 		switch {
-		case e.left: // beyond maxBytes
+		case e.left: // there is no room within maxBytes
 			r.More = true
 		case e.lost == "":
 			d.Body = e.body
 			r.Deliveries = append(r.Deliveries, d.Delivery)
 		case e.final || d.settled:
 			r.Lost = append(r.Lost, Lost{d.Delivery, e.lost})
-		default: // the stream was quicker
+		default: // the stream was quicker than queries, which do not see the event yet
 			if again := now.Add(visibilityPause); r.Next.IsZero() || again.Before(r.Next) {
 				r.Next = again
 			}
@@ -98,7 +100,8 @@ func (slot *Slot) Due(ctx context.Context, wants []Want, now time.Time, maxBytes
 	return refills, nil
 }
 
-// dueRows returns the rows that are due and that memory does not hold, and makes a Refill for each endpoint.
+// dueRows returns the rows that are due and that memory does not hold. It makes a Refill for each
+// endpoint.
 func (slot *Slot) dueRows(ctx context.Context, wants []Want, now time.Time, refills map[string]*Refill) (wanted []dueRow, err error) {
 	ids, limits := make([]string, len(wants)), make([]int32, len(wants))
 	skip := make(map[string]func(string) bool, len(wants))
@@ -132,7 +135,7 @@ func (slot *Slot) dueRows(ctx context.Context, wants []Want, now time.Time, refi
 	return wanted, slot.cfg.explain("fetch due deliveries", err)
 }
 
-// identity is what tells an event from others.
+// identity is what identifies an event.
 type identity struct {
 	id, venue, eventType string
 	created              int64 // microseconds since 1970
@@ -145,17 +148,18 @@ func (d *Delivery) identity() identity {
 // fetched is what was found of an event. At most one of body, left and lost is set.
 type fetched struct {
 	body  []byte // the envelope
-	left  bool   // there was no room for it
-	lost  string // why it cannot be sent
+	left  bool   // there was no room for the event
+	lost  string // why the event cannot be sent
 	final bool   // lost does not depend on what queries see
 }
 
 // manyRows is how many rows with the same id are compared with each other.
 const manyRows = 9
 
-// fetchSQL returns the statement that fetches events by what tells them from others. Their rows are found by the index of the id, if there is one.
-// The sizes that it adds up are those of the stored, perhaps compressed data, which costs no reading of them; what there is no room for is not
-// read. Rows that nothing tells apart must have the same data.
+// fetchSQL returns the statement that fetches events by what identifies them. It finds their rows
+// by the index of the id, if there is one. To see how much fits, it adds up the sizes of the stored
+// data, which may be compressed, since that needs no reading of the data. It does not read events
+// that do not fit. Rows that nothing distinguishes must have the same data.
 func (m *mapping) fetchSQL() string {
 	c := m.cfg.Columns
 	created := m.usableCreated("o")
@@ -188,8 +192,8 @@ select place, same, coalesce(differ, false), total <= @most or total = size, cas
 from summed order by place`)
 }
 
-// fetchEvents returns what is found of the deliveries' events. The time in a body is the one that was recorded: a row without a usable time has
-// no other that stays the same.
+// fetchEvents returns what is found of the events of deliveries. The time in a body is the recorded
+// one, because a row without a usable time has no other time that stays the same.
 func (slot *Slot) fetchEvents(ctx context.Context, deliveries []dueRow, maxBytes int) (map[identity]fetched, error) {
 	events := make(map[identity]fetched, len(deliveries))
 	if len(deliveries) == 0 {
@@ -240,7 +244,7 @@ func (slot *Slot) fetchEvents(ctx context.Context, deliveries []dueRow, maxBytes
 			e.lost = lostOther
 		case differ:
 			e.lost, e.final = lostTwice, true
-		case !room, total > maxBytes: // data that were compressed take more than was added up
+		case !room, total > maxBytes: // compressed data take more room than their stored size
 			e.left = true
 		case why != "":
 			e.lost, e.final = why, true
@@ -257,7 +261,7 @@ func (slot *Slot) fetchEvents(ctx context.Context, deliveries []dueRow, maxBytes
 	return events, err
 }
 
-// recordedRow is what the log says of an event.
+// recordedRow is what the log says about an event.
 type recordedRow struct {
 	venue, eventType string
 	created          time.Time
@@ -271,7 +275,8 @@ join webhooks.deliveries d on d.event_id = wanted.event_id and d.endpoint_id = w
 // Recorded is a set of deliveries that have a row.
 type Recorded map[deliveryKey]recordedRow
 
-// Has reports whether the delivery of the event to the endpoint has a row. One of another event with the same id is none.
+// Has reports whether the delivery of the event to the endpoint has a row. The row of another event
+// with the same id does not count.
 func (r Recorded) Has(e *Event, endpointID string) bool {
 	row, ok := r[deliveryKey{e.ID, endpointID}]
 	return ok && row.venue == e.Venue && row.eventType == e.Type &&
@@ -283,7 +288,7 @@ select n - 1 from unnest($1::text[], $2::text[], $3::text[], $4::timestamptz[]) 
 where exists (select from webhooks.deliveries d
               where d.event_id = e.id and d.venue = e.venue and d.type = e.type and d.created = e.created)`
 
-// MarkLate sets Late for those of some events that the log has a delivery of, to whatever endpoint.
+// MarkLate sets Late for the given events for which the log has a delivery, to any endpoint.
 func (slot *Slot) MarkLate(ctx context.Context, events []*Event) error {
 	var (
 		ids, venues, types []string
@@ -299,7 +304,8 @@ func (slot *Slot) MarkLate(ctx context.Context, events []*Event) error {
 	return slot.cfg.explain("look up deliveries", err)
 }
 
-// Lookup returns which deliveries are recorded already, each given by the ids of its event and its endpoint at the same place.
+// Lookup returns which deliveries are recorded already. The ids of a delivery's event and endpoint
+// are at the same place in the two lists.
 func (slot *Slot) Lookup(ctx context.Context, eventIDs, endpointIDs []string) (Recorded, error) {
 	r := Recorded{}
 	_, err := queryRows(ctx, slot.db.pool, selectRecorded, func(row pgx.CollectableRow) (struct{}, error) {

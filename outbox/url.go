@@ -14,10 +14,10 @@ import (
 
 const urlForm = "postgres://user:password@host:5432/database"
 
-// foreign are the parameters of other drivers, and those of libpq that the library does not know. The
-// library would send them to PostgreSQL as settings of the session, and PostgreSQL would refuse the
-// connection. What they are for is no matter of the agent, for the reason that stands beside them, so they
-// are left out and a notice says so. A name that ends in * stands for all that begin so.
+// foreign are parameters of other drivers, and parameters of libpq that pgx does not know. pgx
+// would send them to PostgreSQL as settings of the session, and PostgreSQL would refuse the
+// connection. The agent does not need them, for the reason that is given with each. So it leaves
+// them out, and a notice says so. A name that ends in * stands for all names that begin so.
 var foreign = []struct{ why, names string }{
 	{"the agent's own tables are in schema webhooks, and outbox.table names its schema",
 		"schema currentSchema"},
@@ -49,8 +49,8 @@ var foreign = []struct{ why, names string }{
 			"useUnicode zeroDateTimeBehavior"},
 }
 
-// misnamed are parameters whose loss would change where or how safely the agent connects, and what to write
-// instead. The agent refuses them.
+// misnamed are parameters that the agent refuses. Without them, it would connect to another place
+// or less safely. The value says what to write instead.
 var misnamed = map[string]string{
 	"hostaddr": "write host", "hostname": "write host", "server": "write host", "addr": "write host",
 	"address": "write host", "socket": "write host", "unix_sock": "write host", "url": "write " + urlForm,
@@ -76,8 +76,9 @@ var (
 	hostWord = regexp.MustCompile(`(?:^|[?&\s])host\s*=\s*[^&\s]`)
 )
 
-// cleanURL takes away blanks and quotes around a URL, and refuses what the library would read as keywords and
-// values although it names a host in another way: it would then connect to the local socket.
+// cleanURL removes blanks and quotes around a URL. It refuses a text that names a host in another
+// form but that pgx would read as keywords and values: the agent would then connect to the local
+// socket.
 func cleanURL(text string) (string, error) {
 	text = strings.TrimSpace(text)
 	for _, quote := range []string{`"`, `'`, "`"} {
@@ -90,7 +91,7 @@ func cleanURL(text string) (string, error) {
 		authority, path, _ := strings.Cut(rest, "/")
 		path, _, _ = strings.Cut(path, "?")
 		if !strings.Contains(authority, "@") && strings.Contains(path, "@") {
-			// The library takes what stands before the slash for the host.
+			// pgx takes the text before the slash for the host.
 			return "", badURL("its user or password holds a slash", "write %2F for / there, and %40 for @")
 		}
 		return text, nil
@@ -131,8 +132,8 @@ func namesHost(text string) bool {
 	return hostWord.MatchString(text)
 }
 
-// parseURL parses a connection URL and returns notices of parameters that it has left out. It repeats no
-// text of the library's error, which may hold parts of the URL.
+// parseURL parses a connection URL. It returns notices about the parameters that it has left out.
+// It repeats no text of pgx's error, which may hold parts of the URL.
 func parseURL(url secret.Text) (cc *pgx.ConnConfig, notices []string, err error) {
 	text, err := cleanURL(url.Reveal())
 	if err != nil {
@@ -148,7 +149,7 @@ func parseURL(url secret.Text) (cc *pgx.ConnConfig, notices []string, err error)
 	if err != nil {
 		return nil, nil, badURL("a PG… variable of the environment has a value that cannot be used", "correct or unset it")
 	}
-	// A URL for pgx behind a pooler asks for other ways to run statements.
+	// A URL that was written for pgx behind a pooler may ask for another way to run statements.
 	cc.DefaultQueryExecMode = plain.DefaultQueryExecMode
 	cc.StatementCacheCapacity, cc.DescriptionCacheCapacity = plain.StatementCacheCapacity, plain.DescriptionCacheCapacity
 	if notices, err = leaveOut(cc.RuntimeParams); err != nil {
@@ -165,7 +166,7 @@ func parseURL(url secret.Text) (cc *pgx.ConnConfig, notices []string, err error)
 	return cc, notices, nil
 }
 
-// choices are the values of parameters that take only these.
+// choices are the values of parameters that have a fixed set of values.
 var choices = map[string][]string{
 	"sslmode":              {"disable", "allow", "prefer", "require", "verify-ca", "verify-full"},
 	"channel_binding":      {"disable", "prefer", "require"},
@@ -174,7 +175,7 @@ var choices = map[string][]string{
 
 var assignment = regexp.MustCompile(`(?:^|[?&\s])([a-z_]+)\s*=\s*'?([^&\s']*)`)
 
-// unparsed says why the library does not take a URL.
+// unparsed returns an error that says why pgx cannot parse the text.
 func unparsed(text string, err error) error {
 	if file, ok := errors.AsType[*fs.PathError](err); ok {
 		return badURL("a file that it names cannot be read ("+file.Error()+")", "correct its path or its rights")
@@ -187,8 +188,8 @@ func unparsed(text string, err error) error {
 	return notAURL
 }
 
-// checkNames refuses what cannot be a host, a role or a database: it holds a part of the password, or of a string in
-// another driver's form. These names stand in sentences.
+// checkNames refuses what cannot be the name of a host, a role or a database. Such a name holds a
+// part of the password, or of a string in another driver's form. These names appear in messages.
 func checkNames(cc *pgx.ConnConfig) error {
 	for _, name := range []string{cc.User, cc.Database} {
 		if strings.Contains(name, "://") || strings.Contains(name, ";") && strings.Contains(name, "=") {
@@ -211,14 +212,14 @@ func checkNames(cc *pgx.ConnConfig) error {
 	return nil
 }
 
-// localSettings are the settings of a session that a URL without a host may hold. Another parameter may be the
-// host under a name of another driver, which must not be ignored.
+// localSettings are the settings of a session that a URL without a host may hold. Any other
+// parameter may be the host under another driver's name, which must not be ignored.
 var localSettings = map[string]bool{
 	"application_name": true, "options": true, "timezone": true, "client_encoding": true, "search_path": true,
 	"statement_timeout": true, "lock_timeout": true, "datestyle": true, "role": true, "work_mem": true,
 }
 
-// leaveOut takes away the foreign parameters, and refuses the misnamed ones.
+// leaveOut removes the foreign parameters and refuses the misnamed ones.
 func leaveOut(params map[string]string) (notices []string, err error) {
 	for name := range params {
 		if remedy := misnamed[name]; remedy != "" {
@@ -251,11 +252,11 @@ func isForeign(name, names string) bool {
 	})
 }
 
-// URLNotices says which parameters of url the agent leaves out, and why.
+// URLNotices returns notices that say which parameters of url the agent leaves out, and why.
 func URLNotices(url secret.Text) []string {
 	_, notices, err := parseURL(url)
 	if err != nil {
-		return nil // which CheckURL says
+		return nil // CheckURL reports that error
 	}
 	return notices
 }

@@ -12,52 +12,54 @@ import (
 	"github.com/jackc/pgx/v5/pgtype"
 )
 
-// A comparison reads the outbox a part at a time. One of all of it goes by the places of the rows
-// (ctid), block by block and in all partitions at once, so that no index need be there and nothing is
-// sorted; a place says nothing about age, and need not. The periodic one goes by created where an index begins
-// with that column. How large a part is follows from how long the last one took. Where a comparison
-// of everything stands is kept in the checkpoint, and the next term goes on there.
+// A comparison reads the outbox in parts. A comparison of the whole outbox goes by the places of
+// the rows (ctid), block by block, in all partitions at once. So it needs no index and sorts
+// nothing. A place says nothing about a row's age, and need not. The periodic comparison goes by
+// created if an index begins with that column. The size of a part depends on how long the last one
+// took. The checkpoint keeps the position of a comparison of the whole outbox, and the next term
+// continues there.
 
 const (
-	// partTime is how long one statement of a comparison is to take, and partTimeout when the server
-	// gives it up, to be tried again with a smaller part. A lock that a change of the table holds is
-	// waited for no longer than partLockTimeout.
+	// partTime is how long one statement of a comparison should take. After partTimeout, the server
+	// ends it, and it is tried again with a smaller part. If a change of the table holds a lock,
+	// the statement waits no longer than partLockTimeout for it.
 	partTime        = 500 * time.Millisecond
 	partTimeout     = 5 * time.Second
 	partLockTimeout = time.Second
-	// firstBlocks and mostBlocks are how many blocks of 8 KiB the first part has, and the largest. The latter also
-	// bounds what memory holds of a part: the places of its events.
+	// firstBlocks is the size of the first part and mostBlocks that of the largest, in blocks of 8
+	// KiB. mostBlocks also bounds what memory holds of a part: the places of its events.
 	firstBlocks = 64
 	mostBlocks  = 2048
-	// foundLimit is how many events of one part are to lack a row.
+	// foundLimit is how many events without a row one part should have at most.
 	foundLimit = 10_000
-	// noteInterval is how often the checkpoint is told where a comparison stands.
+	// noteInterval is how often the position of a comparison is written to the checkpoint.
 	noteInterval = time.Second
-	// looksAtPart bounds how often one part is looked at, until nothing is found there.
+	// looksAtPart is how often one part is read at most, until nothing is found there.
 	looksAtPart = 3
-	// looksAtMoved is the same for rows that have moved: each look is a statement that reads all of the table.
+	// looksAtMoved is the same for rows that have moved. There, each look is a statement that reads
+	// the whole table.
 	looksAtMoved = 10
-	// least is the size of a row pointer and the header of a row: no block holds more rows than its size
-	// divided by that.
+	// least is the size of a row pointer and a row's header. No block holds more rows than its size
+	// divided by this.
 	least = 28
 )
 
-// sweep is a comparison of all of the outbox: its horizon and where it stands. It is kept in the
-// checkpoint as JSON.
+// sweep is a comparison of the whole outbox: its horizon and its position. The checkpoint keeps it
+// as JSON.
 type sweep struct {
 	Horizon Horizon `json:"Horizon"`
-	// Files are those of the relations of Horizon.Coverage, and Next is the place before which all
-	// was compared, as partWalk.next. Files is nil before the beginning.
+	// Files are the files of the relations in Horizon.Coverage. Next is the place before which
+	// everything was compared, as in partWalk.next. Files is nil before the beginning.
 	Files []string `json:"Files"`
 	Next  int64    `json:"Next"`
 }
 
-// layout is what a walk needs to know of the outbox's tables.
+// layout is what a walk must know about the outbox's tables.
 type layout struct {
-	blocks   int64 // of the largest
-	perBlock int64 // more rows than a block can hold
+	blocks   int64 // of the largest table
+	perBlock int64 // more than the rows that a block can hold
 	files    []string
-	indexed  bool // each has an index that begins with created
+	indexed  bool // each table has an index that begins with created
 }
 
 var selectLayout = `
@@ -74,11 +76,11 @@ func (slot *Slot) layout(ctx context.Context, relations []uint32) (l layout, err
 	return l, slot.cfg.explain("look at the tables of "+slot.cfg.Table, err)
 }
 
-// errRewritten reports that places mean nothing any more.
+// errRewritten reports that a table was rewritten, so that places mean nothing any more.
 var errRewritten = errors.New("the table was rewritten meanwhile; the comparison begins anew")
 
-// sweep compares all of the outbox that the horizon of s sees and the last one does not, from where s
-// stands, and makes its horizon the last one.
+// sweep compares all events that the horizon of s sees and the last one does not. It begins at the
+// position of s. At the end it makes the horizon of s the last one.
 func (slot *Slot) sweep(ctx context.Context, l *Ledger, last lastHorizon, s sweep) (added int64, err error) {
 	w, err := slot.walkPlaces(ctx, slot.comparison(last, s.Horizon, false))
 	if err != nil {
@@ -97,7 +99,7 @@ func (slot *Slot) sweep(ctx context.Context, l *Ledger, last lastHorizon, s swee
 				return err
 			}
 		}
-		return sleepFor(ctx, w.looked) // the server has other work to do as well
+		return sleepFor(ctx, w.looked) // the server has other work to do too
 	}
 	if added, err = w.run(ctx, l); err == nil {
 		var n int64
@@ -116,7 +118,7 @@ func (slot *Slot) sweep(ctx context.Context, l *Ledger, last lastHorizon, s swee
 const storeSweep = `
 update webhooks.checkpoint set sweep = $2::text::jsonb where slot = $1`
 
-// noteSweep has the Ledger store where a comparison stands, or that there is none.
+// noteSweep makes the Ledger store the position of a comparison, or that there is no comparison.
 func (l *Ledger) noteSweep(ctx context.Context, s *sweep) error {
 	if s == nil {
 		return l.note(ctx, storeSweep, l.cfg.Slot, nil)
@@ -144,14 +146,14 @@ type partWalk struct {
 	comparison
 	layout    layout
 	relations []uint32
-	files     []string // those that places are of; nil where they do not matter
+	files     []string // the files that the places belong to; nil if they do not matter
 	sql       string
 	// bounds returns the values for the part from one position to another.
 	bounds    func(from, to int64) values
 	next, end int64
 	pace      pace
-	looked    time.Duration // how long the last look took
-	passed    func() error  // called after each part; nil for nothing
+	looked    time.Duration // how long the last statement took
+	passed    func() error  // called after each part; may be nil
 }
 
 // newWalk makes a walk that has no statement yet.
@@ -165,8 +167,8 @@ func (slot *Slot) newWalk(ctx context.Context, c comparison) (*partWalk, error) 
 	return w, err
 }
 
-// walkPlaces makes a walk through all rows by their places. A position is a block times perBlock and the place in the
-// block.
+// walkPlaces makes a walk through all rows by their places. A position is the number of the block
+// times perBlock, plus the place in the block.
 func (slot *Slot) walkPlaces(ctx context.Context, c comparison) (*partWalk, error) {
 	w, err := slot.newWalk(ctx, c)
 	if err != nil {
@@ -185,8 +187,9 @@ func (w *partWalk) byPlace(condition string) {
 	w.pace = pace{step: firstBlocks * perBlock, most: mostBlocks * perBlock}
 }
 
-// walkLatest makes a walk through the latest rows: by created, a position being microseconds since the
-// first of them, or by their places where no index leads to them. It begins with one part for all.
+// walkLatest makes a walk through the latest rows by created. A position is then the number of
+// microseconds since the first of them. If no index leads to the rows, it goes by their places. It
+// begins with one part for everything.
 func (slot *Slot) walkLatest(ctx context.Context, c comparison) (*partWalk, error) {
 	w, err := slot.newWalk(ctx, c)
 	if err != nil {
@@ -206,7 +209,8 @@ func (slot *Slot) walkLatest(ctx context.Context, c comparison) (*partWalk, erro
 	w.bounds = func(from, to int64) values {
 		at := func(position int64) time.Time { return first.Add(time.Duration(position) * time.Microsecond) }
 		if to == w.end {
-			return values{"low": at(from), "high": nil} // the app may give an event a time of the future
+			// the app may give an event a time in the future
+			return values{"low": at(from), "high": nil}
 		}
 		return values{"low": at(from), "high": at(to)}
 	}
@@ -214,7 +218,7 @@ func (slot *Slot) walkLatest(ctx context.Context, c comparison) (*partWalk, erro
 	return w, nil
 }
 
-// run gives the events of all parts their rows, and returns how many those were.
+// run adds the missing rows of the events of all parts, and returns how many.
 func (w *partWalk) run(ctx context.Context, l *Ledger) (added int64, err error) {
 	for w.next < w.end {
 		to := min(w.next+w.pace.step, w.end)
@@ -238,8 +242,9 @@ func (w *partWalk) run(ctx context.Context, l *Ledger) (added int64, err error) 
 	return added, nil
 }
 
-// part gives the events up to a position their rows. It looks again at a part in which it has found something,
-// since a row may move before it is given. most is how much one look found.
+// part adds the missing rows of the events up to a position. If it has found something, it reads
+// the part again, because a row may move before it is handled. most is the most events that one
+// reading has found.
 func (w *partWalk) part(ctx context.Context, l *Ledger, to int64) (added int64, most int, err error) {
 	for range looksAtPart {
 		events, err := w.find(ctx, to)
@@ -256,17 +261,18 @@ func (w *partWalk) part(ctx context.Context, l *Ledger, to int64) (added int64, 
 	return added, most, nil
 }
 
-// follow gives their rows to events whose rows have moved during the walk: an update writes a row anew, at a place that the walk
-// may have passed, or beyond its end. In the agent's own table nothing else would find them, since xid says that the horizon sees
-// them. One statement looks at all, so no row escapes it; when so many have moved that they do not all go at once, the walk begins
-// anew.
+// follow adds the missing rows of events whose rows have moved during the walk. An update writes a
+// row at a new place, which the walk may have passed already, or which is beyond its end. In the
+// agent's own table, nothing else would find such events, because xid says that the horizon sees
+// them. One statement reads everything, so it misses no row. If too many rows have moved to be
+// handled at once, the walk begins anew.
 func (w *partWalk) follow(ctx context.Context, l *Ledger, horizon Horizon) (added int64, err error) {
 	if !w.mapping.ownsTable() {
-		return 0, nil // a row that the horizon does not see is a suspect for the next comparison
+		return 0, nil // if the horizon does not see a row, it is a suspect for the next comparison
 	}
 	w.sql = w.mapping.findSQL("not webhooks.handed_over(o.xmin, @walked::text::pg_snapshot) and " + w.to.Coverage.streamed())
 	w.bounds = func(int64, int64) values { return values{"walked": horizon.Snapshot} }
-	w.pace.step = 1 // there is no smaller part
+	w.pace.step = 1 // there is no smaller part than one
 	given := int64(0)
 	for range looksAtMoved {
 		events, err := w.find(ctx, w.end)
@@ -281,7 +287,7 @@ func (w *partWalk) follow(ctx context.Context, l *Ledger, horizon Horizon) (adde
 	if given > 0 {
 		return added, errRewritten
 	}
-	return added, nil // what is found and cannot be given is no lack
+	return added, nil // an event that is found but gets no row does not lack one
 }
 
 const limitPart = `
@@ -290,7 +296,7 @@ select set_config('statement_timeout', $1, true), set_config('lock_timeout', $2,
 // find returns the events up to a position that lack a row.
 func (w *partWalk) find(ctx context.Context, to int64) (events []found, err error) {
 	timeout := partTimeout
-	if w.pace.step <= 1 { // no smaller part is left to try
+	if w.pace.step <= 1 { // there is no smaller part to try
 		ctx, timeout = unhurried(ctx), 0
 	}
 	var (
@@ -319,12 +325,13 @@ func (w *partWalk) find(ctx context.Context, to int64) (events []found, err erro
 	return events, nil
 }
 
-// params are the parameters of w.sql for the part up to a position.
+// params returns the parameters of w.sql for the part up to a position.
 func (w *partWalk) params(to int64) []any {
 	return w.args(w.bounds(w.next, to).and(values{"relations": w.relations}))
 }
 
-// rewritten reports whether a relation is kept in another file now. One that is gone does not matter.
+// rewritten reports whether a relation is now stored in another file. A relation that is gone does
+// not matter.
 func (w *partWalk) rewritten(now []string) bool {
 	for i, file := range w.files {
 		if i < len(now) && now[i] != "" && now[i] != file {
@@ -334,13 +341,14 @@ func (w *partWalk) rewritten(now []string) bool {
 	return false
 }
 
-// milliText writes a duration as PostgreSQL reads a setting.
+// milliText returns a duration in the form of a PostgreSQL setting.
 func milliText(d time.Duration) string { return strconv.FormatInt(d.Milliseconds(), 10) + "ms" }
 
 // pace is how large the parts of a walk are.
 type pace struct{ step, most int64 }
 
-// adapt takes in how long a part took and what it found.
+// adapt chooses the size of the next part by how long the last one took and how many events it
+// found.
 func (p *pace) adapt(took time.Duration, found int) {
 	switch {
 	case took > 2*partTime:
@@ -352,7 +360,7 @@ func (p *pace) adapt(took time.Duration, found int) {
 	}
 }
 
-// sleepFor waits, and returns why ctx ended before.
+// sleepFor waits for d. If ctx ends before, it returns the cause.
 func sleepFor(ctx context.Context, d time.Duration) error {
 	timer := time.NewTimer(d)
 	defer timer.Stop()
