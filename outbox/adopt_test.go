@@ -67,7 +67,7 @@ func TestAdopt_AFailoverNeedsNobodyAndNeitherDoesAFirstRun(t *testing.T) {
 	env.Exec(t, `update webhooks.checkpoint set timeline = timeline + 1`)
 	_, err = db.Preflight(t.Context())
 	must(t, err)
-	// A slot that is renamed on its own server is no copy either.
+	// A slot under another name on its own server is no copy either.
 	env.Exec(t, `update webhooks.checkpoint set slot = 'elsewhere'`)
 	_, err = db.Preflight(t.Context())
 	must(t, err)
@@ -91,5 +91,5 @@ func TestAdopt_OfACopySwitchesEverythingOff(t *testing.T) {
 		t.Errorf("adopted: %+v", done)
 	}
 	_, err = db.Adopt(t.Context(), "somebody", true)
-	must(t, err) // everything is off already
+	must(t, err) // everything is switched off already
 }

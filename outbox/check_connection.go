@@ -82,7 +82,7 @@ func (db *DB) checkReplication(ctx context.Context) Finding {
 		f := AsFinding(err)
 		f.Thing, f.Reason = thing, "it cannot be opened: "+f.Thing+": "+f.Reason
 		if SQLState(err) == codeTooManyConnections {
-			// an agent may hold them; the checks of the limits say what is too low
+			// An agent may hold them; the checks of the limits say what is too low.
 			f.Level = LevelWarn
 		}
 		return f

@@ -15,8 +15,9 @@ import (
 	"github.com/quintago/webhook-agent/testenv"
 )
 
-// startPooler stands between the agent and the server as a pooler does. At the beginning of a connection edit sees the
-// parameters, may change them, and may refuse the connection in PgBouncer's words.
+// startPooler puts a pooler between the agent and the server. edit gets the parameters at the
+// beginning of a connection. It may change them, and it may refuse the connection in PgBouncer's
+// words.
 func startPooler(t *testing.T, server string, edit func(parameters map[string]string) (refusal string)) (addr string) {
 	t.Helper()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
@@ -46,7 +47,7 @@ func pool(client net.Conn, server string, edit func(map[string]string) string) e
 			return err
 		}
 		startup, ok := message.(*pgproto3.StartupMessage)
-		if !ok { // it asks for TLS
+		if !ok { // the client asks for TLS
 			if _, err := client.Write([]byte("N")); err != nil {
 				return err
 			}

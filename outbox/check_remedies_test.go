@@ -8,11 +8,11 @@ import (
 	"github.com/quintago/webhook-agent/testenv"
 )
 
-// statement is the beginning of a remedy that is SQL.
+// statement matches the beginning of a remedy that is SQL.
 var statement = regexp.MustCompile(`^(ALTER (TABLE|ROLE|DATABASE|PUBLICATION)|GRANT|CREATE (UNIQUE )?INDEX) `)
 
-// TestCheck_HasRemediesThatCanBePasted pastes them until there are none left. The names are in mixed case, or words of SQL, or
-// hold a point, as those of ORMs do.
+// TestCheck_HasRemediesThatCanBePasted runs the remedies until no finding has one left. The names
+// are in mixed case, are words of SQL, or contain a dot, as the names that ORMs make.
 func TestCheck_HasRemediesThatCanBePasted(t *testing.T) {
 	env := testenv.NewDB(t)
 	role := env.Name + "-App"

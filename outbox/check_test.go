@@ -11,7 +11,7 @@ import (
 	"github.com/quintago/webhook-agent/testenv"
 )
 
-// notOK returns the findings that ask for something, one line each.
+// notOK returns the findings that are not LevelOK, one line each.
 func notOK(findings []Finding) (lines []string) {
 	for _, f := range findings {
 		if f.Level != LevelOK {
@@ -37,7 +37,7 @@ func TestCheck_FindsNothingInADatabaseThatIsReady(t *testing.T) {
 		"slot " + env.Slot, "clock", "endpoints", "replication connection"}
 	for i, thing := range things {
 		if strings.HasPrefix(thing, "role ") {
-			things[i] = "role agent" // the name is the test environment's
+			things[i] = "role agent" // the name comes from the test environment
 		}
 	}
 	if diff := cmp.Diff(want, things); diff != "" {
@@ -49,7 +49,7 @@ func TestCheck_FindsNothingInADatabaseThatIsReady(t *testing.T) {
 func TestCheck_NamesEachFaultWithItsRemedy(t *testing.T) {
 	for _, test := range []struct {
 		name   string
-		since  int // the major version of PostgreSQL that can be broken like this
+		since  int // the first major version of PostgreSQL that can be broken like this
 		sql    []string
 		change func(*Config)
 		want   []string
@@ -251,7 +251,7 @@ func TestCheck_SeesARoleWithoutReplicationAndAMissingSchema(t *testing.T) {
 	}
 }
 
-// plainRole makes a role without privileges on a test's database and returns its connection URL.
+// plainRole makes a role without privileges in a test's database and returns its connection URL.
 func plainRole(t *testing.T, env *testenv.DB) string {
 	t.Helper()
 	role := env.Name + "_plain"

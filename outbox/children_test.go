@@ -8,7 +8,8 @@ import (
 	"github.com/quintago/webhook-agent/testenv"
 )
 
-// openInherited opens a database whose outbox, events, has the children child_1 and child_2 by inheritance, and the latter has one.
+// openInherited opens a database whose outbox, events, has the children child_1 and child_2 by
+// inheritance. child_2 has a child too.
 func openInherited(t *testing.T) (*DB, *testenv.DB) {
 	t.Helper()
 	env := testenv.NewDB(t)

@@ -10,7 +10,7 @@ import (
 	"github.com/quintago/webhook-agent/testenv"
 )
 
-// hostileSettings change what is read and written, or end what takes longer than no time at all.
+// hostileSettings change what is read and written, or end every statement that takes any time.
 func hostileSettings(major int) map[string]string {
 	settings := map[string]string{
 		"client_encoding": "LATIN1", "timezone": "America/Sao_Paulo", "datestyle": "SQL, DMY", "intervalstyle": "sql_standard",
@@ -23,13 +23,14 @@ func hostileSettings(major int) map[string]string {
 		"xmloption": "document", "lc_numeric": "C", "check_function_bodies": "off", "application_name": "hostile",
 	}
 	if major >= 17 {
-		settings["transaction_timeout"] = "300ms" // less would end what undoes it
+		// A shorter one would end the statement that resets it.
+		settings["transaction_timeout"] = "300ms"
 	}
 	return settings
 }
 
-// newHostileDB makes a database and its owner, of which all settings are hostile, and returns the agent's configuration
-// and the app's way to the database, which none of them reaches.
+// newHostileDB makes a database and its owner with only hostile settings. It returns the agent's
+// configuration, and the app's connection, which none of these settings affects.
 func newHostileDB(t *testing.T, encoding string) (Config, *testenv.DB) {
 	t.Helper()
 	base := testenv.NewDB(t)
@@ -55,7 +56,7 @@ func newHostileDB(t *testing.T, encoding string) (Config, *testenv.DB) {
 		app.URL += "?sslmode=disable"
 	}
 	app.URL += "&client_encoding=UTF8"
-	// Each of these would answer an epoch, an empty text or a lie.
+	// Each of these functions would return an epoch, an empty text, or something wrong.
 	must(t, testenv.ExecSQL(t.Context(), app.URL, `
 	    create schema hostile;
 	    create function hostile.now() returns timestamptz language sql as $$ select timestamptz 'epoch' $$;
@@ -68,10 +69,10 @@ func newHostileDB(t *testing.T, encoding string) (Config, *testenv.DB) {
 		super(fmt.Sprintf(`alter role %s set %s = '%s'`, name, setting, value))
 		super(fmt.Sprintf(`alter database %s set %s = '%s'`, name, setting, value))
 	}
-	// A value with a comma in quotes is one name; a list of names is written without.
+	// A quoted value with a comma is one name. A list of names has no quotes around it.
 	super(`alter role ` + name + ` set search_path = hostile, public, pg_catalog`)
 	super(`alter database ` + name + ` set search_path = hostile, public, pg_catalog`)
-	// The app's own settings go before those of the database.
+	// The app's own settings take precedence over those of the database.
 	app.URL += "&statement_timeout=0&lock_timeout=0&idle_session_timeout=0&idle_in_transaction_session_timeout=0" +
 		"&default_transaction_read_only=off&default_transaction_isolation=read%20committed&search_path=pg_catalog,public&client_min_messages=warning"
 	if major >= 17 {
@@ -82,7 +83,8 @@ func newHostileDB(t *testing.T, encoding string) (Config, *testenv.DB) {
 	return cfg, app
 }
 
-// TestConnections_HeedNoSettingOfRoleAndDatabase runs all that an agent does with a database whose settings are hostile.
+// TestConnections_HeedNoSettingOfRoleAndDatabase runs everything that an agent does with a database
+// that has hostile settings.
 func TestConnections_HeedNoSettingOfRoleAndDatabase(t *testing.T) {
 	for _, encoding := range []string{"UTF8", "LATIN1"} {
 		t.Run(encoding, func(t *testing.T) {
@@ -180,7 +182,7 @@ func TestConnections_OfEveryKindHaveTheSameSettings(t *testing.T) {
 	}
 }
 
-// A primary that is read-only by a setting is no standby.
+// A primary that a setting makes read-only is no standby.
 func TestCheck_NamesTheSettingThatMakesADatabaseReadOnly(t *testing.T) {
 	t.Parallel()
 	db, env := openDB(t)

@@ -9,7 +9,7 @@ import (
 	"github.com/quintago/webhook-agent/testenv"
 )
 
-// coverage reads it, or fails the test.
+// coverage reads the Coverage, or fails the test.
 func coverage(t *testing.T, db *DB) Coverage {
 	t.Helper()
 	c, err := db.Coverage(t.Context())
@@ -94,7 +94,8 @@ func TestCoverage_ToldByPartitionsThatComeNotByThoseThatGo(t *testing.T) {
 	}
 }
 
-// openPartitioned opens a database whose outbox, events, has the partitions part_1 and part_2 by the column part.
+// openPartitioned opens a database whose outbox, events, has the partitions part_1 and part_2, by
+// the column part.
 func openPartitioned(t *testing.T) (*DB, *testenv.DB) {
 	t.Helper()
 	env := testenv.NewDB(t)

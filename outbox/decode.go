@@ -21,7 +21,7 @@ type decoder struct {
 	cfg      Config
 	patterns Patterns // those of Config.Types
 	mapping  *mapping
-	// the base type's name, by the oid of a type that the database defines
+	// The base type's name, by the oid of a type that the database defines.
 	bases     map[uint32]string
 	relations map[uint32]*relation
 	below     map[uint32]bool // the tables below the outbox, any of which a change may name
@@ -41,7 +41,7 @@ type outboxColumns struct {
 	id, typ, venue, data, created int
 	padded                        [3]bool // id, typ and venue: the stream pads the text of char(n) with blanks
 	local                         bool    // created has no zone
-	// the column of the agent's own table; -1 if there is none
+	// The column of the agent's own table; -1 if there is none.
 	xid int
 }
 
@@ -210,14 +210,14 @@ func (d *decoder) decodeEvent(oc *outboxColumns, r row, committed time.Time) (*E
 	}{{oc.id, &e.ID}, {oc.typ, &e.Type}, {oc.venue, &e.Venue}} {
 		text := r[column.at].text
 		if oc.padded[i] {
-			// as PostgreSQL does when it converts the value to text
+			// As PostgreSQL does when it converts the value to text.
 			text = bytes.TrimRight(text, " ")
 		}
 		*column.text = logText(string(text))
 	}
 	data := r[oc.data].text
 	if e.Unfit = d.cfg.unfit(e.ID, e.Type, e.Venue, data); e.Unfit == "" {
-		// the data of an event that is sent to nobody are not kept, as they may be large
+		// The data of an event that is sent to nobody are not kept, as they may be large.
 		e.Data = bytes.Clone(data)
 	}
 	var dated bool
@@ -227,7 +227,7 @@ func (d *decoder) decodeEvent(oc *outboxColumns, r row, committed time.Time) (*E
 		e.Created, e.Undated = committed, true
 	}
 	if oc.xid >= 0 {
-		// null in rows from before the column existed
+		// It is null in rows from before the column existed.
 		if xid, err := strconv.ParseUint(string(r[oc.xid].text), 10, 64); err == nil {
 			low := uint32(xid)
 			e.insertedBy = &low
@@ -375,7 +375,7 @@ func parseTextArray(array string) []string {
 			rest = strings.TrimPrefix(strings.TrimLeft(rest, "}"), ",")
 		} else {
 			element, rest, _ = strings.Cut(rest, ",")
-			// the text "NULL" would be quoted
+			// The text "NULL" would be quoted.
 			if element = strings.TrimRight(element, "}"); element == "NULL" {
 				element = ""
 			}

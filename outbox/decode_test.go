@@ -17,7 +17,7 @@ import (
 	"github.com/jackc/pgx/v5/pgtype"
 )
 
-// messageOf spells a message of a row: nil is NULL, toast an unchanged value that was left out.
+// messageOf builds a message of a row. nil is NULL. toast is an unchanged value that was left out.
 func messageOf(kind byte, relation uint32, role byte, values ...any) []byte {
 	b := append(binary.BigEndian.AppendUint32([]byte{kind}, relation), role)
 	b = binary.BigEndian.AppendUint16(b, uint16(len(values)))
@@ -66,7 +66,7 @@ const (
 var allEndpointColumns = []string{"id", "venue", "url", "events", "secret", "previous_secret", "previous_secret_until", "description",
 	"disabled_at", "disabled_reason", "managed_by", "generation", "created", "updated"}
 
-// newTestDecoder returns a decoder that knows the relations by the constants above.
+// newTestDecoder returns a decoder that knows the relations of the constants above.
 func newTestDecoder(t testing.TB) *decoder {
 	d := newDecoder(testConfig("", ""), &mapping{})
 	for _, m := range []*pglogrepl.RelationMessage{
@@ -206,7 +206,8 @@ func TestDecoder_RefusesWhatTheProtocolDoesNotHave(t *testing.T) {
 	}
 }
 
-// An update whose old row or old key comes with it, as REPLICA IDENTITY FULL and a change of the key have it.
+// The old row or the old key comes with an update under REPLICA IDENTITY FULL, and with a change of
+// the key.
 func TestDecoder_ReadsTheNewRowOfAnUpdate(t *testing.T) {
 	for _, role := range []byte{'K', 'O'} {
 		message := append(messageOf('U', endpointsRelation, role, "ep_0", "v"), updateOf(endpointsRelation, "ep_1", "venue_1", "https://h.example/", "{*}", "s", nil, nil,
@@ -219,7 +220,7 @@ func TestDecoder_ReadsTheNewRowOfAnUpdate(t *testing.T) {
 	}
 }
 
-// What is kept of a message does not change with the buffer that the message stood in.
+// What the decoder keeps of a message must not change when the message's buffer changes.
 func TestDecoder_KeepsNothingOfTheBuffer(t *testing.T) {
 	d := newTestDecoder(t)
 	event := insertOf(outboxRelation, "2025-05-10", "", "evt_1", "lead.created", "v", `{"a": 1}`)
@@ -264,7 +265,7 @@ func FuzzParseTimestamp(f *testing.F) {
 	f.Fuzz(func(t *testing.T, text string) {
 		at, err := parseTimestamp(text)
 		if err != nil || at.Year() < 0 || at.Year() > 9999 {
-			return // only an offset can lead to such a year, and the session, being in UTC, prints none
+			return // only an offset leads to such a year, and a session in UTC prints none
 		}
 		again, err := parseTimestamp(at.Format("2006-01-02 15:04:05.999999999Z07"))
 		if err != nil || !again.Equal(at) {
@@ -273,7 +274,7 @@ func FuzzParseTimestamp(f *testing.F) {
 	})
 }
 
-// FuzzParseUTC holds the short way of parseTimestamp against time.Parse.
+// FuzzParseUTC compares the fast path of parseTimestamp with time.Parse.
 func FuzzParseUTC(f *testing.F) {
 	for _, text := range []string{"2025-05-10 14:32:00.123456+00", "2024-02-29 00:00:00", "2025-02-30 00:00:00+00", "2025-13-01 00:00:00", "2025-05-10 24:00:00+00", "2025-05-10 14:32:00."} {
 		f.Add(text)
@@ -290,7 +291,7 @@ func FuzzParseUTC(f *testing.F) {
 	})
 }
 
-// FuzzParseTextArray holds parseTextArray against the codec of pgx, for whatever texts an array can
+// FuzzParseTextArray compares parseTextArray with the codec of pgx, for all texts that an array can
 // hold.
 func FuzzParseTextArray(f *testing.F) {
 	f.Add("lead.*", "", true, uint8(2))
@@ -325,7 +326,7 @@ func TestParseEvents_TakesWhatPostgreSQLPrints(t *testing.T) {
 	}
 }
 
-// FuzzRow holds the reading of rows against that of pglogrepl.
+// FuzzRow compares the reading of rows with that of pglogrepl.
 func FuzzRow(f *testing.F) {
 	f.Add(insertOf(outboxRelation, "evt_1", nil, toast{}))
 	f.Add(append(messageOf('U', endpointsRelation, 'O', "ep_1"), updateOf(endpointsRelation, "ep_2")[5:]...))
@@ -374,7 +375,8 @@ func FuzzRow(f *testing.F) {
 	})
 }
 
-// FuzzDecode feeds messages to a decoder that knows the tables, so that rows of any shape meet descriptions of any shape.
+// FuzzDecode feeds messages to a decoder that knows the tables. So rows of any shape meet
+// descriptions of any shape.
 func FuzzDecode(f *testing.F) {
 	f.Add([]byte{'A'}, []byte{'Z'})
 	f.Add(insertOf(outboxRelation, "2025-05-10", "", "evt_1", "t", "v", "{}"), truncateOf(endpointsRelation))

@@ -136,7 +136,7 @@ type Attempt struct {
 type Health struct {
 	EndpointID string
 	Generation int64
-	// increases with each change in memory; a version that arrives after a later one is dropped
+	// Version increases with each change in memory. One that arrives late is dropped.
 	Version      int64
 	Failures     int
 	FirstFailure time.Time // zero if Failures is zero

@@ -72,7 +72,7 @@ func (l *Ledger) take(g *group, entries []Entry) {
 			l.miss(e)
 		case StopMissing:
 			if l.missing.stop(e.EndpointID, e.Version) {
-				// the endpoint that has this id now begins with no failures
+				// The endpoint that has this id now begins with no failures.
 				g.forgetHealth(e.EndpointID)
 			}
 			l.stopped.add(e, time.Now())

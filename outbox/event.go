@@ -262,7 +262,7 @@ func (c *EndpointChange) Merge(before *Endpoint) {
 		case "secret":
 			c.Endpoint.Secret = before.Secret
 		case "previous_secret":
-			// the end of the overlap is in a column of its own
+			// The end of the overlap is in a column of its own.
 			if !c.Endpoint.PreviousUntil.IsZero() {
 				c.Endpoint.Previous = before.Previous
 			}
@@ -279,8 +279,8 @@ type Change struct {
 	Event    *Event
 	Endpoint *EndpointChange
 	Replay   *Replay
-	// Index is the place of the change in its transaction, counted from one, which is the same each
-	// time it is sent.
+	// Index is the place of the change in its transaction, counted from one. It is the same each
+	// time the transaction is sent.
 	Index int
 }
 
@@ -289,17 +289,17 @@ type Batch struct {
 	Changes []Change
 	// XID is the transaction's id.
 	XID uint32
-	// Committed is the server's clock when it committed.
+	// Committed is the time of the commit by the server's clock.
 	Committed time.Time
 	// Commit is where the transaction's commit record begins.
 	Commit LSN
-	// End is where the transaction ends, the position to record; it is zero in all parts of a
-	// transaction but the last. A Batch without changes only tells that the stream has come as far
-	// as End.
+	// End is where the transaction ends, which is the position to record. In all parts of a
+	// transaction except the last, it is zero. A Batch without changes only says that the stream
+	// has come as far as End.
 	End LSN
 	// Bytes is the size of the events' data.
 	Bytes int
 }
 
-// Idle tells whether the batch carries a position only.
+// Idle reports whether the batch carries only a position.
 func (b *Batch) Idle() bool { return b.XID == 0 }

@@ -59,7 +59,8 @@ func TestEnvelope_IsTheSameFromTheStreamAndFromARefill(t *testing.T) {
 	}
 }
 
-// compareWithRefill takes n events from the stream, records each as a pending delivery, and compares the bodies with those of Due.
+// compareWithRefill takes n events from the stream and records each as a pending delivery. Then it
+// compares the bodies with those from Due.
 func compareWithRefill(t *testing.T, db *DB, env *testenv.DB, f *follower, n int) {
 	t.Helper()
 	streamed := map[string]string{}
@@ -90,7 +91,7 @@ func compareWithRefill(t *testing.T, db *DB, env *testenv.DB, f *follower, n int
 func TestEndpointChange_MergeFillsInWhatTheStreamLeftOut(t *testing.T) {
 	until := time.Unix(1000, 0)
 	before := &Endpoint{ID: "ep_1", URL: secret.New("https://old.example/"), Events: []string{"old"}, Secret: secret.New("old"), Previous: secret.New("older"), PreviousUntil: until}
-	later := until.Add(time.Hour) // a column of its own, which the stream brings
+	later := until.Add(time.Hour) // this is in a column of its own, which the stream brings
 	c := EndpointChange{ID: "ep_1", Endpoint: &Endpoint{ID: "ep_1", Venue: "new", PreviousUntil: later}, unchanged: []string{"url", "events", "secret", "previous_secret"}}
 	c.Merge(before)
 	e := c.Endpoint
@@ -126,7 +127,7 @@ func FuzzEnvelope(f *testing.F) {
 	f.Add("\x00\"\\\u2028", "\xff", "<>&", int64(-1), []byte(`1e400`))
 	f.Fuzz(func(t *testing.T, id, eventType, venue string, created int64, data []byte) {
 		if !json.Valid(data) {
-			return // PostgreSQL's json holds JSON only
+			return // a json column of PostgreSQL holds only JSON
 		}
 		body := (&Event{ID: id, Type: eventType, Venue: venue, Created: time.Unix(created, 0), Data: data}).Envelope()
 		if !json.Valid(body) || !bytes.HasSuffix(body, append([]byte(`,"data":`), append(data, '}')...)) {

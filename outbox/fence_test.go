@@ -7,15 +7,16 @@ import (
 	"github.com/quintago/webhook-agent/testenv"
 )
 
-// TestLedger_IsFencedByEachColumnOfTheCheckpoint has somebody else change the checkpoint between two commits of a term. A commit
-// must hold only where slot, epoch and sequence are those that this term left, and what it finds otherwise is its own commit only
-// where epoch and sequence both say so.
+// TestLedger_IsFencedByEachColumnOfTheCheckpoint changes the checkpoint between two commits of a
+// term, as somebody else would. A commit may succeed only if slot, epoch and sequence are as this
+// term left them. Otherwise, the ledger may take the checkpoint for the result of its own commit
+// only if both epoch and sequence say so.
 func TestLedger_IsFencedByEachColumnOfTheCheckpoint(t *testing.T) {
 	t.Parallel()
 	for name, test := range map[string]struct {
 		meanwhile string
 		want      error
-		lsn       LSN // of the checkpoint afterwards
+		lsn       LSN // the checkpoint's position afterwards
 	}{
 		"nothing":                                  {`select`, nil, 200},
 		"another term":                             {`update webhooks.checkpoint set epoch = epoch + 1`, ErrFenced, 100},

@@ -11,8 +11,8 @@ import (
 	"github.com/quintago/webhook-agent/testenv"
 )
 
-// formerText lists the secrets of an endpoint, the current one first, each former one with how many
-// hours from now it ends.
+// formerText lists the secrets of an endpoint, the current one first. Each former one comes with
+// the number of hours after which it ends.
 func formerText(e Endpoint) string {
 	text := e.Secret.Reveal()
 	for _, f := range e.Former() {
@@ -21,8 +21,8 @@ func formerText(e Endpoint) string {
 	return text
 }
 
-// wantSecrets compares what a query, the state and the stream say of the only endpoint, whose
-// latest change is the stream's next.
+// wantSecrets compares the secrets of the only endpoint as a query, the state and the stream have
+// them. The endpoint's latest change is the next one of the stream.
 func wantSecrets(t *testing.T, db *DB, stream *follower, step, want string) {
 	t.Helper()
 	e, err := db.AllVenues().EndpointWithSecret(t.Context(), "ep_1")
@@ -66,14 +66,14 @@ func TestRotateSecret_KeepsEveryFormerSecretUntilItsOwnTime(t *testing.T) {
 		t.Errorf("shown: %v", info.OlderSecretsUntil)
 	}
 
-	// One more would be forgotten before its time.
+	// With one more, the oldest would be forgotten before its time.
 	_, err = db.AllVenues().RotateSecret(t.Context(), "ep_1", secret.New("g"), time.Hour)
 	wantProblem(t, err, `endpoint "ep_1"`, "5 former secrets", "--overlap 0s")
 	err = testenv.ExecSQL(t.Context(), env.URL, `update webhooks.endpoints set previous_secret = secret, previous_secret_until = now() + interval '1 hour', secret = 'g'`)
 	if err == nil || !strings.Contains(err.Error(), "5 former secrets that still sign") {
 		t.Errorf("by SQL: %v", err)
 	}
-	// What is over makes place, wherever it stands.
+	// A former secret whose time is over makes room, wherever it is in the list.
 	env.Exec(t, `update webhooks.endpoints set older_secrets_until[3] = now()`)
 	stream.next(t)
 	_, err = db.AllVenues().RotateSecret(t.Context(), "ep_1", secret.New("g"), time.Hour)
@@ -84,7 +84,7 @@ func TestRotateSecret_KeepsEveryFormerSecretUntilItsOwnTime(t *testing.T) {
 	wantSecrets(t, db, stream, "without an overlap", "h")
 }
 
-// The current secret must not become its own former one, which would end the one before it.
+// The current secret must not become a former one of itself, which would end the secret before it.
 func TestRotateSecret_ToTheSameSecretEndsNoFormerOneBeforeItsTime(t *testing.T) {
 	t.Parallel()
 	db, env := openDB(t)
@@ -109,7 +109,7 @@ func TestRotateSecret_ToTheSameSecretEndsNoFormerOneBeforeItsTime(t *testing.T) 
 	}
 }
 
-// Programs of before know two columns, and may write what they know in plain text.
+// Older programs know two columns, and may write plain text into them.
 func TestRotateSecret_BySQLKeepsFormerSecretsAsWell(t *testing.T) {
 	t.Parallel()
 	db, env := openDB(t)
@@ -121,7 +121,8 @@ func TestRotateSecret_BySQLKeepsFormerSecretsAsWell(t *testing.T) {
 		{"url = 'https://other.example/', secret = 'b'", "b sentinel:9"},
 		{"previous_secret = 'as it was', previous_secret_until = now() + interval '3 hours', secret = 'c'", "c as it was:3 sentinel:9"},
 		{"previous_secret_until = now() + interval '4 hours'", "c as it was:4 sentinel:9"},
-		{"previous_secret = 'spelled otherwise', secret = 'c, spelled otherwise'", "c, spelled otherwise spelled otherwise:4 sentinel:9"}, // as sealing does
+		// This is what sealing does.
+		{"previous_secret = 'spelled otherwise', secret = 'c, spelled otherwise'", "c, spelled otherwise spelled otherwise:4 sentinel:9"},
 		{"previous_secret_until = 'infinity'", "c, spelled otherwise sentinel:9"},
 		{"previous_secret = secret, previous_secret_until = now() + interval '1 hour', secret = 'd'", "d c, spelled otherwise:1 sentinel:9"},
 		{"older_secrets = '{NULL,x,y,z}', older_secrets_until = array[now() + interval '1 hour', null, 'infinity', now() + interval '7 hours']", "d c, spelled otherwise:1 z:7"},
@@ -135,7 +136,8 @@ func TestRotateSecret_BySQLKeepsFormerSecretsAsWell(t *testing.T) {
 	}
 }
 
-// A secret that is rotated to and fro has one place, sealed or not, and the current one has none.
+// A secret that is rotated back and forth counts once among the former ones, sealed or not. The
+// current secret does not count.
 func TestRotateSecret_CountsEachFormerSecretOnce(t *testing.T) {
 	t.Parallel()
 	for name, keys := range map[string][]secret.Text{"plain": nil, "sealed": {secret.New(strings.Repeat("0123456789abcdef", 4))}} {

@@ -11,8 +11,8 @@ func TestCheckpoint_IsTrustedOnlyOnItsServerAtItsPlace(t *testing.T) {
 	for _, test := range []struct {
 		name   string
 		change func(*checkpoint, *server)
-		reason string // "" for none
-		void   bool   // the position means nothing
+		reason string // "" means no gap
+		void   bool   // the position means nothing on this server
 	}{
 		{"the same", func(*checkpoint, *server) {}, "", false},
 		{"a slot that has gone back", func(_ *checkpoint, s *server) { s.confirmed = 10 }, "", false},

@@ -14,7 +14,7 @@ type group struct {
 	records []*Record // all records, in the order in which they came
 	rows    map[deliveryKey]groupRow
 	health  map[string]*Health // the latest one of each endpoint
-	// endpoints whose recorded health belongs to a removed endpoint with the same id
+	// Endpoints whose recorded health belongs to a removed endpoint with the same id.
 	former []string
 	// withoutTexts leaves out the texts that customers' servers sent. It is set if PostgreSQL has
 	// refused the group because of its data.
@@ -28,9 +28,9 @@ type group struct {
 	careful bool
 	asides  map[deliveryKey]aside // rows that PostgreSQL has refused
 	clashes []*Record             // records of events whose id another event in the group has
-	// records of the last write that got no row, because another event with the same id is pending
+	// Records of the last write that got no row, because another event with the same id is pending.
 	taken []*Record
-	// deliveries of the last write whose row belonged to another event with the same id
+	// Deliveries of the last write whose row belonged to another event with the same id.
 	reused int64
 }
 

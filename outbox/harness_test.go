@@ -19,14 +19,14 @@ import (
 // patience bounds the wait for something that takes milliseconds on an idle machine.
 const patience = time.Minute
 
-// othersPatience is how long transactions of other tests may be open, which use the same cluster. A large one takes its time where
-// the machine is busy.
+// othersPatience is how long transactions of other tests in the same cluster may be open. A large
+// one takes long on a busy machine.
 const othersPatience = 2 * time.Minute
 
-// testLog shows what the parts log with the test's own output.
+// testLog returns a logger that writes to the test's own output.
 func testLog(t testing.TB) *slog.Logger { return slog.New(slog.NewTextHandler(t.Output(), nil)) }
 
-// asItIs keeps a slot.
+// asItIs is a replace function that keeps the slot.
 func asItIs(LSN) (bool, error) { return false, nil }
 
 // follower runs a Tailer as the agent does.
@@ -96,7 +96,7 @@ func (f *follower) any(t *testing.T) *Batch {
 	return nil
 }
 
-// wait returns what Run returned, taking batches meanwhile.
+// wait returns what Run returned. It takes batches meanwhile.
 func (f *follower) wait(t *testing.T) error {
 	t.Helper()
 	timeout := time.After(patience)
@@ -143,7 +143,7 @@ func begin(t *testing.T, env *testenv.DB) pgx.Tx {
 	return tx
 }
 
-// book runs a Ledger and keeps what it tells its surroundings.
+// book runs a Ledger and keeps what the Ledger reports by its functions.
 type book struct {
 	*Ledger
 	ended chan error // what Run returned; one value
@@ -170,7 +170,7 @@ func newTerm(t *testing.T, db *DB) Term {
 	return term
 }
 
-// keepBook runs a Ledger; with adjust the test changes its configuration.
+// keepBook runs a Ledger. With adjust, the test changes its configuration.
 func keepBook(t testing.TB, cfg Config, term Term, adjust func(*book, *LedgerConfig)) *book {
 	t.Helper()
 	b := &book{ended: make(chan error, 1)}
@@ -221,7 +221,7 @@ func (b *book) wait(t testing.TB) error {
 	}
 }
 
-// hasCommitted waits until n results were told to be durable.
+// hasCommitted waits until n results were reported as durable.
 func (b *book) hasCommitted(t *testing.T, n int) {
 	t.Helper()
 	testenv.Eventually(t, patience, func() error {
@@ -268,7 +268,7 @@ func failedAttempt(d *Delivery, number int) *Record {
 		Attempt: &Attempt{Number: number, At: now, Code: 500, Class: "http_status", Error: "status 500", Latency: time.Millisecond, Response: "oops"}}
 }
 
-// behindProxy makes db connect by way of a proxy.
+// behindProxy makes db connect through a proxy.
 func behindProxy(t *testing.T, db *DB, env *testenv.DB) *testenv.Proxy {
 	t.Helper()
 	p := testenv.StartProxy(t, env.Addr())

@@ -12,7 +12,7 @@ import (
 	"github.com/quintago/webhook-agent/testenv"
 )
 
-// randomText returns so many characters, which PostgreSQL cannot compress.
+// randomText returns a text of n characters that PostgreSQL cannot compress.
 func randomText(n int) string {
 	r := rand.New(rand.NewPCG(uint64(n), 1))
 	b := make([]byte, n)
@@ -22,14 +22,14 @@ func randomText(n int) string {
 	return string(b)
 }
 
-// hostileRows are rows of a table without constraints, with every column at its extremes.
+// hostileRows are rows of a table without constraints. They have extreme values in every column.
 var hostileRows = [][5]any{ // id, type, venue, data, created
 	{randomText(2688), "t", "venue_a", "1", "2026-01-01"},
 	{randomText(200_000), "t", "venue_a", "1", "2026-01-01"},
 	{strings.Repeat("€", 171), "t", "venue_a", "1", "2026-01-01"},
 	{"long type", "t." + randomText(300_000), "venue_a", "1", "2026-01-01"},
 	{"long venue", "t", randomText(300_000), "1", "2026-01-01"},
-	{"", "", "venue_a", "1", "2026-01-01"}, // and the next one has the same id
+	{"", "", "venue_a", "1", "2026-01-01"}, // the next row has the same id
 	{nil, nil, nil, nil, nil},
 	{"null data", "t", "venue_a", nil, "infinity"},
 	{"BC", "t", "venue_a", "1", "4713-01-01 00:00:00+00 BC"},
@@ -41,7 +41,8 @@ var hostileRows = [][5]any{ // id, type, venue, data, created
 	{"plain", "t", "venue_a", "1", "2026-01-01"},
 }
 
-// TestHostileRows_StopNoOther records each row by the stream and by a comparison, and fetches all again.
+// TestHostileRows_StopNoOther records each row by the stream and by a comparison, and fetches all
+// of them again.
 func TestHostileRows_StopNoOther(t *testing.T) {
 	t.Parallel()
 	db, env := openTable(t, `n int, id text, type text, venue text, data json, created timestamptz)`)
@@ -67,7 +68,7 @@ func TestHostileRows_StopNoOther(t *testing.T) {
 		}
 		must(t, b.Track(t.Context(), tracked))
 	}
-	b.hasCommitted(t, len(hostileRows)) // parked: each has a row
+	b.hasCommitted(t, len(hostileRows)) // all are parked, so each has a row
 	if fit != len(hostileRows)-5 {
 		t.Errorf("%d of %d rows can be sent", fit, len(hostileRows))
 	}
@@ -95,7 +96,8 @@ func TestHostileRows_StopNoOther(t *testing.T) {
 	}
 }
 
-// TestLedger_SetsAsideWhatPostgreSQLRefuses has constraints and a trigger of a database's owner refuse rows in several ways.
+// TestLedger_SetsAsideWhatPostgreSQLRefuses refuses rows in several ways, by constraints and a
+// trigger that a database's owner may have made.
 func TestLedger_SetsAsideWhatPostgreSQLRefuses(t *testing.T) {
 	t.Parallel()
 	db, env := openDB(t)
@@ -154,7 +156,7 @@ func TestTypes_PassOverWhatIsNoEventOfOurs(t *testing.T) {
 	term, err := db.configured().TakeOver(t.Context(), f.Tailer, "first")
 	must(t, err)
 	c := &compared{keepBook(t, db.cfg, term, nil), db, env}
-	c.run(t, true) // stores a horizon
+	c.run(t, true) // this stores a horizon
 	env.Exec(t, `insert into ob (id, type, venue, data) select t, t, 'venue_a', '1' from unnest(array['internal.search_reindex', 'lead.created', 'o''clock', 'back\slash', 'lead', '']) t`)
 	ours := []string{"lead.created", "o'clock", `back\slash`}
 	if ids := eventIDs(f.next(t).Changes); !slices.Equal(ids, ours) {
@@ -176,7 +178,7 @@ func TestTypes_PassOverWhatIsNoEventOfOurs(t *testing.T) {
 	}
 }
 
-// TestSQLASCII_ARowThatIsNotUTF8FailsAlone has a database that takes any bytes for text.
+// TestSQLASCII_ARowThatIsNotUTF8FailsAlone uses a database that accepts any bytes as text.
 func TestSQLASCII_ARowThatIsNotUTF8FailsAlone(t *testing.T) {
 	t.Parallel()
 	cluster := testenv.NewCluster(t, testenv.Options{})

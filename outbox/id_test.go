@@ -20,7 +20,7 @@ func TestNewID_IsAULIDOfTheTimeWithEightyRandomBits(t *testing.T) {
 	ids := testenv.QueryAll[string](t, env, `select webhooks.new_id('evt') from generate_series(1, 4000)`)
 	after := time.Now()
 	seen := map[string]bool{}
-	var digits [26][len(crockford)]int // how often each digit stands at each place
+	var digits [26][len(crockford)]int // how often each digit occurs at each place
 	times := make([]string, 0, n)
 	for _, id := range ids {
 		ulid, ok := strings.CutPrefix(id, "evt_")
@@ -47,7 +47,7 @@ func TestNewID_IsAULIDOfTheTimeWithEightyRandomBits(t *testing.T) {
 	if len(ids) != n || !slices.IsSorted(times) {
 		t.Errorf("%d ids, sorted by their time: %t", len(ids), slices.IsSorted(times))
 	}
-	// 125 of each digit are to be expected at each place, with a standard deviation of 11.
+	// The expected count of each digit at each place is 125, with a standard deviation of 11.
 	for place := 10; place < len(digits); place++ {
 		for value, count := range digits[place] {
 			if count < 125-6*11 || count > 125+6*11 {

@@ -10,7 +10,8 @@ import (
 	"github.com/quintago/webhook-agent/testenv"
 )
 
-// openTable returns a database whose outbox is a table of the app's own, with the default names of columns.
+// openTable returns a database whose outbox is a table of the app's, with the default names of
+// columns.
 func openTable(t *testing.T, columns string) (*DB, *testenv.DB) {
 	t.Helper()
 	env := testenv.NewDB(t)
@@ -41,7 +42,8 @@ func pend(t *testing.T, env *testenv.DB, eventID, endpointID, venue, eventType s
 	    values ($1, $2, $3, $4, 'pending', now(), `+oneTime+`)`, eventID, endpointID, venue, eventType)
 }
 
-// fetchedOf returns, for what is due for an endpoint, the body's data or why there is none, once that is settled.
+// fetchedOf returns the result for what is due for an endpoint: the body's data, or why there is
+// none. It waits until that is settled.
 func fetchedOf(t *testing.T, db *DB, endpointID string) string {
 	t.Helper()
 	var found []string
@@ -65,7 +67,7 @@ func fetchedOf(t *testing.T, db *DB, endpointID string) string {
 	return strings.Join(found, "; ")
 }
 
-// TestDue_BringsBackTheSameEventOrNone has tables of several shapes in which an id stands twice.
+// TestDue_BringsBackTheSameEventOrNone uses tables of several shapes in which an id occurs twice.
 func TestDue_BringsBackTheSameEventOrNone(t *testing.T) {
 	t.Parallel()
 	const columns = `id bigint, type text, venue text, data json, created timestamptz not null default ` + oneTime
@@ -106,7 +108,8 @@ func TestDue_TellsPartsOfAPartitionedTableApartByCreated(t *testing.T) {
 	}
 }
 
-// A log may hold ids of an outbox that was used before, which are no keys of this one.
+// A log may hold ids of an outbox that was used before. They may have no form of a key in the
+// present one.
 func TestDue_IsNotStoppedByIDsThatAreNoKeys(t *testing.T) {
 	t.Parallel()
 	for _, idType := range []string{"bigint", "smallint", "uuid", "numeric", "char(3)", "varchar(3)", "name"} {
@@ -116,7 +119,8 @@ func TestDue_IsNotStoppedByIDsThatAreNoKeys(t *testing.T) {
 			for _, id := range []string{"", "evt_1", "9223372036854775808", "99999999999999999999", "-", "1e400", "é", strings.Repeat("9", 400), "NaN", "1 "} {
 				pend(t, env, id, "ep_1", "venue_a", "t")
 			}
-			testenv.Eventually(t, othersPatience, func() error { // transactions of other tests keep the rows from being settled
+			// Transactions of other tests may delay this.
+			testenv.Eventually(t, othersPatience, func() error {
 				if got := fetchedOf(t, db, "ep_1"); strings.Count(got, lostGone) != 10 {
 					return fmt.Errorf("got %s", got)
 				}
@@ -181,7 +185,8 @@ func TestLedger_TellsOfAnEventWhoseIDIsPendingForAnother(t *testing.T) {
 	}
 }
 
-// A comparison cannot tell a row that was changed from another event that was written in its place, so it sends nothing and says so once.
+// A comparison cannot distinguish a row that was changed from another event that was written in its
+// place. So it sends nothing, and says so once.
 func TestReconcile_TellsOnceOfAnEventWhoseIDTheLogHasForAnother(t *testing.T) {
 	t.Parallel()
 	eachComparison(t, func(t *testing.T, gap bool) {

@@ -8,14 +8,14 @@ import (
 	"github.com/quintago/webhook-agent/testenv"
 )
 
-// The stream brings rows that are restored as it brings new ones.
+// The stream brings restored rows in the same way as new ones.
 func TestTailer_KnowsEventsThatAreWrittenOnceMore(t *testing.T) {
 	t.Parallel()
 	for _, test := range []struct {
 		name  string
 		open  func(t *testing.T) (*DB, *testenv.DB)
 		table string
-		want  []string // late ones
+		want  []string // the late ones
 	}{
 		{"the agent's own table", openDB, "webhooks.outbox", []string{"restored", "restored soon"}},
 		{"a table of the app's", func(t *testing.T) (*DB, *testenv.DB) {

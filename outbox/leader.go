@@ -148,7 +148,7 @@ func (slot *Slot) ensure(ctx context.Context, t *Tailer, holder string, replace 
 	}
 	switch {
 	case err == nil && active && inCreation:
-		// the session of another agent, which may be dead, is making the slot
+		// The session of another agent, which may be dead, is making the slot.
 		return 0, slot.waitsForOthers(ctx)
 	case err == nil && active:
 		return 0, ErrSlotActive // asking first leaves no error in the server's log
@@ -259,7 +259,7 @@ func (slot *Slot) create(ctx context.Context, t *Tailer, holder string, waiting 
 		_, err := slot.db.pool.Exec(unhurried(ctx), create, slot.cfg.Slot)
 		return err
 	})
-	// it ends with the creation or with ctx
+	// It ends with the creation or with ctx.
 	go panics.GuardFunc(slot.cfg.Caught, func() { done <- creation() })()
 	tick := time.NewTicker(blockersAfter)
 	defer tick.Stop()

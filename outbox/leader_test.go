@@ -13,7 +13,8 @@ import (
 	"github.com/quintago/webhook-agent/testenv"
 )
 
-// takeTerm makes what a new leader makes: connection, slot, term. The stream is not started.
+// takeTerm makes what a new leader makes: a connection, a slot and a term. It does not start the
+// stream.
 func takeTerm(t *testing.T, db *DB) Term {
 	t.Helper()
 	tailer := NewTailer(db.cfg, testLog(t))
@@ -46,7 +47,8 @@ func TestLeader_FirstStartFindsWhatNoSlotHasSeen(t *testing.T) {
 	env.Exec(t, `update webhooks.endpoints set disabled_at = now() where id = 'ep_5'`)
 	env.Exec(t, `insert into webhooks.outbox (id, type, venue, data, created) values ('evt_1', 'lead.created', 'venue_a', '{}', now() - interval '1 hour'),
 	    ('evt_2', 'leads', 'venue_a', '{}', now()), ('evt_3', 'lead.created', 'venue_c', '{}', now())`)
-	addDelivery(t, env, "evt_1", "ep_1", "venue_a", "lead.created", Succeeded, 60) // of an earlier slot
+	// Recorded with an earlier slot.
+	addDelivery(t, env, "evt_1", "ep_1", "venue_a", "lead.created", Succeeded, 60)
 	c := compareFirst(t, db, env)
 	recovered := c.runSettled(t, true)
 	want := []string{"evt_1/ep_0 pending", "evt_1/ep_1 succeeded", "evt_1/ep_5 missed", "evt_2/ep_1 pending", "evt_2/ep_4 pending"}
@@ -114,7 +116,7 @@ func TestLeader_SeveralAgentsPrepareTheSlotAtOnce(t *testing.T) {
 		agents.Go(func() error {
 			_, err := db.configured().PrepareSlot(t.Context(), &Tailer{}, "test", asItIs, func(error) {})
 			if p, ok := errors.AsType[*Problem](err); ok && !p.Fatal && strings.Contains(p.Reason, "creating it waits") {
-				return nil // another one is making it
+				return nil // another agent is making it
 			}
 			return err
 		})
@@ -130,7 +132,7 @@ func TestLeader_SeveralAgentsPrepareTheSlotAtOnce(t *testing.T) {
 	}
 }
 
-// Such a horizon comes with tables that were restored into a cluster of an earlier state.
+// Such a horizon occurs if tables were restored into a cluster of an earlier state.
 func TestTakeOver_DoesNotBelieveAHorizonOfTheFuture(t *testing.T) {
 	t.Parallel()
 	for name, lsn := range map[string]string{"and the position too": "FF/0", "and the position is of the past": "0/1"} {
@@ -214,7 +216,8 @@ func TestReconcile_FindsOddRowsOfAMappedOutbox(t *testing.T) {
 	must(t, err)
 	found := false
 	for _, d := range refills["ep_1"].Deliveries {
-		found = found || strings.Contains(string(d.Body), `"created":"2025-05-10T18:32:00Z"`) // a time without zone is of the database's, as in the stream
+		// A time without zone is in the database's zone, as in the stream.
+		found = found || strings.Contains(string(d.Body), `"created":"2025-05-10T18:32:00Z"`)
 	}
 	if n := len(refills["ep_1"].Deliveries); n != 3 || !found {
 		t.Errorf("%d of 3 bodies; one with the time of its row: %t", n, found)

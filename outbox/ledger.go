@@ -88,7 +88,7 @@ type Ledger struct {
 	resting  []resting // jobs that pause
 	missing  *missJob  // is one of jobs while it has something to do
 	stopped  stops
-	// by endpoint, the version of the latest Health, until the endpoint is gone
+	// By endpoint, the version of the latest Health, until the endpoint is gone.
 	versions map[string]int64
 	reused   reusedIDs
 	stored   LSN // the checkpoint as committed

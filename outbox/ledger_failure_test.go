@@ -147,7 +147,7 @@ func TestLedger_EndsWithItsContextWhileTheDatabaseIsAway(t *testing.T) {
 	p := behindProxy(t, db, env)
 	term := newTerm(t, db)
 	p.SetFault(testenv.Refuse)
-	b := keepBook(t, db.cfg, term, nil) // the test's clean-up cancels and waits
+	b := keepBook(t, db.cfg, term, nil) // the test's cleanup cancels and waits
 	must(t, b.Write(t.Context(), success(b.track(t, 100, "evt_1")[0])))
 	testenv.Eventually(t, patience, func() error {
 		if b.Stats().Failing == "" {

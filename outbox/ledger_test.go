@@ -20,7 +20,7 @@ func storedLSN(t *testing.T, env *testenv.DB) (lsn LSN) {
 	return lsn
 }
 
-// rowOf describes a delivery as it is recorded, "" when it is not.
+// rowOf describes a delivery as it is recorded. It returns "" if it is not.
 func rowOf(t *testing.T, env *testenv.DB, eventID string) string {
 	t.Helper()
 	rows := testenv.QueryAll[string](t, env, `select concat_ws(' ', status, attempts, last_code, last_class, last_error, finished is not null)
@@ -51,7 +51,8 @@ func TestLedger_ConfirmsOnlyWhatIsCommitted(t *testing.T) {
 	defer closeConn(conn)
 	b := keepBook(t, db.cfg, newTerm(t, db), func(b *book, lc *LedgerConfig) {
 		remember := lc.Confirm
-		// Called by the ledger's goroutine, which waits: what the database holds now is what was committed before.
+		// The ledger's goroutine calls this and waits. So the database now holds what was committed
+		// before.
 		lc.Confirm = func(confirmed LSN) {
 			remember(confirmed)
 			var stored LSN
@@ -106,7 +107,7 @@ func TestLedger_AFirstSuccessCostsOneInsertedRowAndNoUpdate(t *testing.T) {
 	d := b.track(t, 100, "evt_1")[0]
 	must(t, b.Write(t.Context(), success(d)))
 	b.close(t)
-	// The first version of the first row of the table.
+	// This is the first version of the first row of the table.
 	if place := testenv.QueryOne[string](t, env, `select ctid::text || xmax::text from webhooks.deliveries`); place != "(0,1)0" {
 		t.Errorf("the row is at %s: it was not written once", place)
 	}
@@ -153,7 +154,8 @@ func TestLedger_DisablesTheGenerationThatFailed(t *testing.T) {
 	for i := range 2 {
 		addEndpoint(t, env, fmt.Sprintf("ep_%d", i), "venue_a", "*")
 	}
-	env.Exec(t, `update webhooks.endpoints set generation = 2 where id = 'ep_1'`) // enabled again meanwhile
+	// The endpoint was enabled again meanwhile.
+	env.Exec(t, `update webhooks.endpoints set generation = 2 where id = 'ep_1'`)
 	b := keepBook(t, db.cfg, newTerm(t, db), nil)
 	for i := range 2 {
 		d := newDelivery("evt_1", fmt.Sprintf("ep_%d", i))
@@ -213,7 +215,8 @@ func TestLedger_TakesTheLatestOfSeveralResultsInOneGroup(t *testing.T) {
 	must(t, err)
 	b := keepBook(t, db.cfg, term, nil)
 	first := b.track(t, 100, "first")[0]
-	must(t, b.Write(t.Context(), success(first))) // its commit waits for the lock, and what comes now is gathered
+	// Its commit waits for the lock; what comes now is gathered.
+	must(t, b.Write(t.Context(), success(first)))
 	d := newDelivery("evt_1", "ep_1")
 	must(t, b.Track(t.Context(), &Tracked{End: 200, Read: time.Now().Add(-ParkAfter), Deliveries: []*Delivery{d}}))
 	must(t, b.Write(t.Context(), failedAttempt(d, 1)))
@@ -251,7 +254,7 @@ func TestLedger_KeepsTheLatestHealthWhateverTheOrder(t *testing.T) {
 	}
 }
 
-// All endpoints of an app may become unusable at once, by a key that is missing for example.
+// All endpoints of an app may become unusable at once, for example because a key is missing.
 func TestLedger_RecordsTheHealthOfVeryManyEndpointsInPieces(t *testing.T) {
 	t.Parallel()
 	db, env := openDB(t)
@@ -294,7 +297,7 @@ func TestLedger_StoresAWatermarkThatNoResultTakesAlong(t *testing.T) {
 	t.Parallel()
 	db, env := openDB(t)
 	b := keepBook(t, db.cfg, newTerm(t, db), nil)
-	must(t, b.Track(t.Context(), &Tracked{End: 100, Read: time.Now()})) // an event that nobody wants
+	must(t, b.Track(t.Context(), &Tracked{End: 100, Read: time.Now()})) // nobody wants this event
 	testenv.Eventually(t, patience, func() error {
 		if stored := storedLSN(t, env); stored != 100 {
 			return fmt.Errorf("the checkpoint is %s, want %s", stored, LSN(100))
@@ -308,7 +311,7 @@ func TestLedger_StoresAWatermarkThatNoResultTakesAlong(t *testing.T) {
 	}
 }
 
-// A comparison of outbox and log may have given a delivery its row while its first attempt was under way.
+// A comparison may have added the row of a delivery while its first attempt was under way.
 func TestLedger_RecordsAFirstResultWhoseRowIsThereAlready(t *testing.T) {
 	t.Parallel()
 	db, env := openDB(t)
@@ -343,8 +346,10 @@ func TestLedger_GathersWhatComesInQuickSuccession(t *testing.T) {
 		must(t, b.Write(t.Context(), success(d)))
 	}
 	b.close(t)
-	most := int64(time.Since(began)/groupInterval) + 2 // the first at once, and the last one when it is closed
-	// On a machine that is busy it takes more than a second, and what waits is parked meanwhile: more rows, not more commits.
+	// The first commit at once, and the last one at the end.
+	most := int64(time.Since(began)/groupInterval) + 2
+	// On a busy machine this takes more than a second, and waiting deliveries are parked. That
+	// makes more rows, but not more commits.
 	if stats := b.Stats(); stats.Rows < 300 || stats.Groups > most {
 		t.Errorf("%d rows in %d commits within %s, want at most %d commits", stats.Rows, stats.Groups, time.Since(began), most)
 	}

@@ -8,7 +8,8 @@ import (
 	"github.com/quintago/webhook-agent/testenv"
 )
 
-// TestMain gives the tests of this package one PostgreSQL, whose databases begin with the agent's schema and publications.
+// TestMain gives the tests of this package one PostgreSQL. Its databases begin with the agent's
+// schema and publications.
 func TestMain(m *testing.M) {
 	testenv.Main(m, testenv.Options{Template: func(ctx context.Context, url string) error {
 		_, _, err := Migrate(ctx, testConfig(url, ""))
@@ -16,7 +17,7 @@ func TestMain(m *testing.M) {
 	}})
 }
 
-// testConfig returns the default names with the given database and slot.
+// testConfig returns a configuration with the default names and the given database and slot.
 func testConfig(url, slot string) Config {
 	return Config{
 		URL:         secret.New(url),
@@ -28,7 +29,7 @@ func testConfig(url, slot string) Config {
 	}
 }
 
-// openDB opens a new database of the test.
+// openDB opens a new database for the test.
 func openDB(t *testing.T) (*DB, *testenv.DB) {
 	t.Helper()
 	env := testenv.NewDB(t)

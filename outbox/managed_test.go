@@ -9,7 +9,7 @@ import (
 	"github.com/quintago/webhook-agent/testenv"
 )
 
-// listEndpoints describes all endpoints, those of the file marked.
+// listEndpoints describes all endpoints. It marks those of the file.
 func listEndpoints(t *testing.T, env *testenv.DB) []string {
 	t.Helper()
 	return testenv.QueryAll[string](t, env, `select concat_ws(' ', venue, url, events, secret, description, managed_by, case when disabled_at is not null then 'disabled' end)
@@ -68,10 +68,10 @@ func TestSyncManaged_ASecretThatChangesInTheFileIsARotation(t *testing.T) {
 	must(t, db.SyncManaged(t.Context(), []ManagedEndpoint{e}))
 	id := testenv.QueryOne[string](t, env, `select id from webhooks.endpoints`)
 	for i, want := range []string{"s1 s0:24", "s2 s1:24 s0:24", "s3 s2:24 s1:24 s0:24", "s4 s3:24 s2:24 s1:24 s0:24", "s5 s4:24 s3:24 s2:24 s1:24 s0:24",
-		// The file is obeyed all the same: the oldest gives way.
+		// The file takes effect all the same: the oldest secret is dropped.
 		"s6 s5:24 s4:24 s3:24 s2:24 s1:24"} {
 		e.Secret = secret.New(fmt.Sprintf("s%d", i+1))
-		for range 2 { // the second time it is the same
+		for range 2 { // the second time changes nothing
 			must(t, db.SyncManaged(t.Context(), []ManagedEndpoint{e}))
 		}
 		found, err := db.AllVenues().EndpointWithSecret(t.Context(), id)

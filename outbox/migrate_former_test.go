@@ -64,8 +64,8 @@ func migratedCatalogue(t *testing.T) []string {
 	return catalogue(t, env)
 }
 
-// wantMigrated fails the test unless Migrate brings a database from a version to the newest, keeps
-// its rows, and makes of it what it makes of an empty one.
+// wantMigrated fails the test unless Migrate brings a database from a version to the newest one and
+// keeps its rows. The schema must be the same as that of a database that began empty.
 func wantMigrated(t *testing.T, env *testenv.DB, cfg Config, version int, want []string) {
 	t.Helper()
 	rows := addFormerData(t, env)

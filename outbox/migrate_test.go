@@ -119,7 +119,7 @@ func TestPrintMigrations_AreOneTransactionForAnEmptyDatabase(t *testing.T) {
 	if !strings.HasPrefix(sql, "-- The schema of the webhook agent, for an empty database") {
 		t.Errorf("the SQL does not say what it is for: %.100s", sql)
 	}
-	// psql commits each statement that stands outside of a transaction.
+	// psql commits each statement outside a transaction by itself.
 	if _, body, _ := strings.Cut(sql, "\n\n"); !strings.HasPrefix(body, "begin;\n") || !strings.HasSuffix(body, "\ncommit;\n") {
 		t.Error("the SQL is not one transaction")
 	}

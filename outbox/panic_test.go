@@ -19,7 +19,8 @@ const (
 	testEnd        = 310
 )
 
-// streamed is a transaction as the server sends it: inserts of rows without a value, each into one relation.
+// streamed returns a transaction as the server sends it. Each message inserts a row without a value
+// into one relation.
 func streamed(relations ...uint32) (messages [][]byte) {
 	be := binary.BigEndian
 	begin := append(be.AppendUint64([]byte{'B'}, testCommit), make([]byte, 8+4)...)
@@ -33,13 +34,14 @@ func streamed(relations ...uint32) (messages [][]byte) {
 	return append(messages, append(commit, make([]byte, 8)...))
 }
 
-// readAll has a Tailer of its own read messages, and returns what it yields.
+// readAll makes a new Tailer read messages, and returns what it yields.
 func readAll(t *testing.T, messages [][]byte, aside func(Subject) bool) (*Batch, error) {
 	t.Helper()
 	tailer := NewTailer(testConfig("", ""), testLog(t))
 	tailer.SetAside = aside
 	tailer.dec = newTestDecoder(t)
-	tailer.dec.relations[brokenRelation] = &relation{outbox: &outboxColumns{id: -1}} // reading a row of it panics
+	// Reading a row of this relation panics.
+	tailer.dec.relations[brokenRelation] = &relation{outbox: &outboxColumns{id: -1}}
 	out := make(chan *Batch, 1)
 	err := panics.Catch(func() error {
 		for _, m := range messages {
@@ -118,7 +120,7 @@ func TestLedger_EndsWhenItsTimerHasPanicked(t *testing.T) {
 			closeConn(l.conn)
 		}
 	}()
-	// A transaction that waits for the timer is one that takes long.
+	// A transaction that waits for the timer counts as a long one.
 	must(t, l.transact(t.Context(), 1, func(context.Context, querier) error {
 		select {
 		case p := <-caught:

@@ -59,8 +59,8 @@ func TestCheckVenue_SaysWhatIsWrong(t *testing.T) {
 	}
 }
 
-// TestPatterns_MeanTheSameInGoAndSQL asks both about random arrays of patterns, in the form in which PostgreSQL writes them and the
-// stream brings them, and random types.
+// TestPatterns_MeanTheSameInGoAndSQL compares Go and SQL for random arrays of patterns and random
+// types. The arrays have the form in which PostgreSQL writes them and the stream brings them.
 func TestPatterns_MeanTheSameInGoAndSQL(t *testing.T) {
 	t.Parallel()
 	_, env := openDB(t)
@@ -89,7 +89,7 @@ func TestPatterns_MeanTheSameInGoAndSQL(t *testing.T) {
 			elements[i] = `"` + strings.NewReplacer(`\`, `\\`, `"`, `\"`).Replace(text()) + `"`
 		}
 		eventType := text()
-		if len(elements) > 0 && r.IntN(3) == 0 { // one that has a chance
+		if len(elements) > 0 && r.IntN(3) == 0 { // a type that may match
 			eventType = strings.TrimSuffix(strings.NewReplacer(`\\`, `\`, `\"`, `"`).Replace(strings.Trim(elements[0], `"`)), "*") + text()
 		}
 		add("{"+strings.Join(elements, ",")+"}", eventType)

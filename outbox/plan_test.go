@@ -12,8 +12,9 @@ import (
 	"github.com/quintago/webhook-agent/testenv"
 )
 
-// TestHotQueries_UseTheirIndex looks at the plans over a log of 100,000 deliveries of 50 endpoints. Statements are prepared, and PostgreSQL may choose a
-// generic plan for them after some executions, so both kinds must be right.
+// TestHotQueries_UseTheirIndex examines the plans over a log of 100,000 deliveries of 50 endpoints.
+// Statements are prepared, and after some executions PostgreSQL may choose a generic plan for them.
+// So both kinds of plan must be right.
 func TestHotQueries_UseTheirIndex(t *testing.T) {
 	t.Parallel()
 	_, env := openDB(t)
@@ -54,7 +55,7 @@ func TestHotQueries_UseTheirIndex(t *testing.T) {
 	}
 }
 
-// The outbox has 200,000 events of a month, all of which were delivered.
+// The outbox has 200,000 events of a month, and all of them were delivered.
 func TestComparison_ReadsNoMoreThanItsPart(t *testing.T) {
 	t.Parallel()
 	db, env := openDB(t)
@@ -98,7 +99,8 @@ func TestComparison_ReadsNoMoreThanItsPart(t *testing.T) {
 	}
 }
 
-// monthOfEvents fills outbox and log with 200,000 events of a month, all delivered to ep_1, and returns a connection for plans.
+// monthOfEvents fills the outbox and the log with 200,000 events of a month, all delivered to ep_1.
+// It returns a connection for plans.
 func monthOfEvents(t *testing.T, env *testenv.DB) *pgx.Conn {
 	t.Helper()
 	env.Exec(t, `insert into webhooks.outbox (id, type, venue, data, created)
@@ -114,7 +116,7 @@ func monthOfEvents(t *testing.T, env *testenv.DB) *pgx.Conn {
 	return conn
 }
 
-// explain runs a statement and returns its plan with the rows that each part of it read.
+// explain runs a statement and returns its plan, with the rows that each part of the plan has read.
 func explain(t *testing.T, conn *pgx.Conn, sql string, args ...any) string {
 	t.Helper()
 	rows, err := conn.Query(t.Context(), "explain (analyze, buffers, timing off) "+sql, args...)
@@ -155,7 +157,7 @@ func TestPruning_ReadsOnlyWhatItDeletes(t *testing.T) {
 	}{
 		{"list events", listEvents, beginning.values(p.cutoff), []string{"outbox_created on outbox"}, 600},
 		{"list deliveries", listDeliveries, beginning.values(p.cutoff), []string{"deliveries_created on deliveries"}, 600},
-		// A row costs a few pages of each index, whatever the size of the tables.
+		// A row costs a few pages of each index, however large the tables are.
 		{"delete events", mapping.deleteEventsSQL(), p.values().and(values{"tables": tables[:pruneBatch], "rows": events, "outbox": db.cfg.table(), "publication": db.cfg.Publication}),
 			[]string{"TID Cond: (ctid = l.place)", "deliveries_pkey on deliveries", "replays_open on replays"}, 15 * pruneBatch},
 		{"delete deliveries", mapping.deleteDeliveriesSQL(), p.values().and(values{"rows": deliveries}),
@@ -176,7 +178,8 @@ func TestPruning_ReadsOnlyWhatItDeletes(t *testing.T) {
 			t.Errorf("%s reads %d pages (%v), want %d at most\n%s", test.name, pages, err, test.pages, plan)
 		}
 	}
-	// Each deleted all that it was given: the plans are those of the work itself.
+	// Each statement deleted everything that it was given, so the plans are those of the work
+	// itself.
 	for _, table := range []string{"outbox", "deliveries", "attempts", "replays"} {
 		if n := testenv.QueryOne[int](t, env, `select count(*) from webhooks.`+table); n != 200_000-pruneBatch {
 			t.Errorf("%s has %d rows, want %d", table, n, 200_000-pruneBatch)

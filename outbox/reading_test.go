@@ -15,8 +15,9 @@ import (
 // oddTexts are texts of one to eight characters.
 var oddTexts = []string{"a", "A ", " a", "  ", "", "é€", "ab\t", "a\n ", `"\'`, "12345678", "NULL", "{}"}
 
-// TestReading_IsTheSameFromTheStreamAndFromSQL writes rows with columns of each type that the mapping accepts, and of a domain over each, and compares
-// what the stream brings with what a query reads.
+// TestReading_IsTheSameFromTheStreamAndFromSQL writes rows with columns of each type that the
+// mapping accepts, and of a domain over each. It compares what the stream brings with what a query
+// reads.
 func TestReading_IsTheSameFromTheStreamAndFromSQL(t *testing.T) {
 	t.Parallel()
 	numbers := []string{"0", "-1", "32767"}
@@ -115,7 +116,8 @@ func TestLogText_IsTheSameInGoAndSQL(t *testing.T) {
 	}
 }
 
-// TestLocalTime_IsReadAsPostgreSQLReadsIt compares times of zones with odd rules, those that a change of the clocks skips or repeats among them.
+// TestLocalTime_IsReadAsPostgreSQLReadsIt compares times in zones with odd rules. Among them are
+// times that a clock change skips or repeats.
 func TestLocalTime_IsReadAsPostgreSQLReadsIt(t *testing.T) {
 	t.Parallel()
 	_, env := openDB(t)
@@ -132,7 +134,7 @@ func TestLocalTime_IsReadAsPostgreSQLReadsIt(t *testing.T) {
 		for range 2000 {
 			locals = append(locals, time.Unix(r.Int64N(l.end+6e9)-6e9, int64(r.IntN(1e6))*1000).UTC())
 		}
-		for _, from := range l.from { // about each change, by less than a second and by some hours
+		for _, from := range l.from { // around each change, by less than a second and by some hours
 			for _, d := range []time.Duration{-time.Microsecond, 0, time.Microsecond, -time.Second, time.Second,
 				-time.Hour, time.Hour, -30 * time.Minute, 30 * time.Minute} {
 				locals = append(locals, time.Unix(from, 0).Add(d).UTC())
@@ -153,7 +155,7 @@ func TestLocalTime_IsReadAsPostgreSQLReadsIt(t *testing.T) {
 	}
 }
 
-// TestCreated_IsReadInTheDatabasesZone has a column without a zone hold all sorts of times.
+// TestCreated_IsReadInTheDatabasesZone puts many kinds of times into a column without a zone.
 func TestCreated_IsReadInTheDatabasesZone(t *testing.T) {
 	t.Parallel()
 	for _, test := range []struct{ database, key, column, want string }{

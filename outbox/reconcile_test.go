@@ -9,17 +9,17 @@ import (
 	"github.com/quintago/webhook-agent/testenv"
 )
 
-// The tests of this file write events and let no stream have them: whatever gets a row was found by comparing the outbox with
-// the log.
+// The tests in this file write events that no stream brings. So each row in the log comes from
+// comparing the outbox with the log.
 
-// compared is a term with a ledger, for comparisons.
+// compared is a term with a ledger that makes comparisons.
 type compared struct {
 	*book
 	db  *DB
 	env *testenv.DB
 }
 
-// compare begins a term whose recovery, of an outbox without events, is complete.
+// compare begins a term whose recovery is complete. The outbox has no events.
 func compare(t *testing.T, db *DB, env *testenv.DB) *compared {
 	t.Helper()
 	c := compareFirst(t, db, env)
@@ -43,7 +43,7 @@ func eachComparison(t *testing.T, test func(t *testing.T, gap bool)) {
 	}
 }
 
-// run makes one comparison and returns how many rows were lacking.
+// run makes one comparison and returns how many rows were missing.
 func (c *compared) run(t *testing.T, gap bool) int64 {
 	t.Helper()
 	h, err := c.db.configured().Horizon(t.Context())
@@ -54,8 +54,8 @@ func (c *compared) run(t *testing.T, gap bool) int64 {
 	return added
 }
 
-// runSettled is run with a horizon that sees all that is committed now. Transactions of other tests, which are of the same cluster, hold
-// it back while they are open.
+// runSettled does the same as run, with a horizon that sees everything that is committed now. Open
+// transactions of other tests in the same cluster delay it.
 func (c *compared) runSettled(t *testing.T, gap bool) int64 {
 	t.Helper()
 	last := testenv.QueryOne[string](t, c.env, `select pg_current_xact_id()::text`)
@@ -111,7 +111,8 @@ func TestReconcile_SendsAnEventToNoEndpointThatCameOrChangedAfterIt(t *testing.T
 	env.Exec(t, `update webhooks.endpoints set events = '{payment.*}' where id = 'ep_widened'`)
 	env.Exec(t, `update webhooks.endpoints set venue = 'venue_b' where id = 'ep_moved'`)
 	c := compare(t, db, env)
-	slow := begin(t, env) // registers an endpoint, says so with the time at which it began, and commits after the event
+	// It registers an endpoint, dates it at its own beginning, and commits after the event.
+	slow := begin(t, env)
 	_, err := slow.Exec(t.Context(), `insert into webhooks.endpoints (id, venue, url, events, secret) values ('ep_slow', 'venue_a', 'https://example.com', '{*}', 'sentinel')`)
 	must(t, err)
 	addEvents(t, env, "evt", 1)
@@ -132,9 +133,10 @@ func TestReconcile_SendsAnEventToNoEndpointThatCameOrChangedAfterIt(t *testing.T
 	}
 }
 
-// An event that waits for its transaction to end is streamed to an endpoint that was registered meanwhile. After a gap it gets the event
-// when it was there before the horizon that did not see the event; while all is well, whether the stream had a reason, the comparison does not
-// know, so it leaves that endpoint out.
+// An event waits for its transaction to end, and is then streamed to an endpoint that was
+// registered meanwhile. After a gap, the endpoint gets the event if it existed before the horizon
+// that did not see the event. Without a gap, the comparison does not know whether the stream had a
+// reason to skip the event, so it leaves this endpoint out.
 func TestReconcile_KnowsWhichEndpointsWereRegisteredWhileTheEventsTransactionWasOpen(t *testing.T) {
 	t.Parallel()
 	eachComparison(t, func(t *testing.T, gap bool) {
@@ -160,14 +162,15 @@ func TestReconcile_KnowsWhichEndpointsWereRegisteredWhileTheEventsTransactionWas
 	})
 }
 
-// A snapshot does not list the ids of subtransactions, so a row that was written in one must not be taken for one that it sees.
+// A snapshot does not list the ids of subtransactions. So a row that was written in one must not be
+// taken for one that the snapshot sees.
 func TestReconcile_FindsEventsOfSubtransactionsThatWereOpenAtTheLastHorizon(t *testing.T) {
 	t.Parallel()
 	db, env := openDB(t)
 	addEndpoint(t, env, "ep_1", "venue_a", "*")
 	c := compare(t, db, env)
 	slow := begin(t, env)
-	for i := range 100 { // more than the server's processes list
+	for i := range 100 { // more subtransactions than the server's process list has room for
 		nested, err := slow.Begin(t.Context())
 		must(t, err)
 		_, err = nested.Exec(t.Context(), `insert into webhooks.outbox (id, type, venue, data) values ($1, 'lead.created', 'venue_a', '{}')`, fmt.Sprintf("evt_%03d", i))
@@ -209,7 +212,7 @@ func TestReconcile_WalksAnOutboxWhoseIDsAreNoText(t *testing.T) {
 	addEndpoint(t, env, "ep_1", "venue_a", "*")
 	env.Exec(t, `update webhooks.endpoints set created = '2020-01-01'`)
 	c := compare(t, db, env)
-	// After a gap an event counts however far its time is from that of its transaction.
+	// After a gap, an event counts even if its time is far from that of its transaction.
 	env.Exec(t, `insert into public."App Events" (what, place, body, at) select 'lead.created', 'venue_a', '{}', '2025-05-10'::timestamp + make_interval(days => i)
 	    from generate_series(1, $1) i`, 2*giveLimit+1)
 	if got := c.runSettled(t, true); got != 2*giveLimit+1 {
@@ -228,7 +231,7 @@ func TestReconcile_WritesNothingWhileNothingHappens(t *testing.T) {
 	for range 20 {
 		c.run(t, false)
 	}
-	// Other tests of this cluster write as well.
+	// Other tests write in this cluster too.
 	ended := testenv.QueryOne[int64](t, env, `select pg_snapshot_xmin(pg_current_snapshot())::text::bigint`)
 	if got, allowed := c.sequence(t)-before, (ended-began)/horizonStep; got > allowed {
 		t.Errorf("the ledger wrote %d times, want %d at most", got, allowed)
@@ -265,7 +268,8 @@ func TestReconcile_AwaitsWhatTheStreamHasBroughtBeforeTheHorizon(t *testing.T) {
 	end := LSN(1 << 40)
 	deliveries := c.track(t, end, "evt_1")
 	waiting := make(chan error, 1)
-	go func() { waiting <- c.AwaitRecorded(t.Context(), end) }() // ends when the delivery is recorded
+	// The goroutine ends when the delivery is recorded.
+	go func() { waiting <- c.AwaitRecorded(t.Context(), end) }()
 	select {
 	case err := <-waiting:
 		t.Fatalf("did not wait for a delivery without a row: %v", err)
@@ -335,7 +339,7 @@ func TestReconcile_PassesOverRowsWithoutAnID(t *testing.T) {
 	}
 }
 
-// Transaction ids of rows have 32 bits and go round.
+// The transaction ids in rows have 32 bits and wrap around.
 func TestHandedOver_TakesAnIDForTheNearestToTheHorizon(t *testing.T) {
 	t.Parallel()
 	_, env := openDB(t)
@@ -345,14 +349,14 @@ func TestHandedOver_TakesAnIDForTheNearestToTheHorizon(t *testing.T) {
 	}{
 		{"999", "1000:1005:", true},
 		{"1000", "1000:1005:", false},
-		{"1001", "1000:1005:1000", false}, // it may have been seen; looking costs little
+		{"1001", "1000:1005:1000", false}, // it may have been seen, and a further look costs little
 		{"4294967295", "4294967300:4294967300:", true},
 		{"3", "4294967300:4294967300:", true},
 		{"4", "4294967300:4294967300:", false},
 		{"5", "4294967300:4294967300:", false},
 		{"3000000000", "4294967300:4294967300:", true},
 		{"2000000000", "4294967300:4294967300:", false},
-		{"100", "12884901990:12884901990:", true}, // three rounds on
+		{"100", "12884901990:12884901990:", true}, // three wraparounds later
 	} {
 		got := testenv.QueryOne[bool](t, env, `select webhooks.handed_over($1::text::xid, $2::text::pg_snapshot)`, test.xmin, test.horizon)
 		if got != test.want {

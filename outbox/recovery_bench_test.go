@@ -9,10 +9,11 @@ import (
 	"github.com/quintago/webhook-agent/secret"
 )
 
-// BenchmarkRecovery_OfALargeOutbox has a leader take over an outbox of which nothing is known, and recover a tenth of its events, while
-// one delivery after the other is recorded as the stream would have it. It reports how long nothing is delivered
-// (takeover-ms), how long the recovery takes beside the stream (recovery-s), and how long the recording of a delivery took
-// meanwhile (record-p99-ms, record-max-ms).
+// BenchmarkRecovery_OfALargeOutbox lets a leader take over an outbox about which nothing is known,
+// and recover a tenth of its events. Meanwhile, deliveries are recorded one after the other, as the
+// stream would bring them. It reports how long nothing is delivered (takeover-ms), how long the
+// recovery takes (recovery-s), and how long it took meanwhile to record a delivery (record-p99-ms,
+// record-max-ms).
 func BenchmarkRecovery_OfALargeOutbox(b *testing.B) {
 	for _, rows := range []int{200_000, 2_000_000} {
 		b.Run(fmt.Sprint(rows), func(b *testing.B) {
@@ -47,7 +48,8 @@ func BenchmarkRecovery_OfALargeOutbox(b *testing.B) {
 	}
 }
 
-// recoverBeside makes one recovery that gives so many rows, and returns how long each recording took.
+// recoverBeside makes one recovery, which must add so many rows. It returns how long each recording
+// took.
 func recoverBeside(b *testing.B, db *DB, want int) (recorded []time.Duration) {
 	b.Helper()
 	tailer := NewTailer(db.cfg, testLog(b))
@@ -72,7 +74,7 @@ func recoverBeside(b *testing.B, db *DB, want int) (recorded []time.Duration) {
 	}
 	done := make(chan struct{})
 	began = time.Now()
-	go func() { // ends with the recovery
+	go func() { // the goroutine ends with the recovery
 		defer close(done)
 		if added, err := db.configured().Reconcile(b.Context(), book.Ledger, h, true); err != nil || added != int64(want) {
 			b.Errorf("recovered %d of %d: %v", added, want, err)

@@ -9,12 +9,12 @@ import (
 	"github.com/quintago/webhook-agent/testenv"
 )
 
-// wantAll asks for the due deliveries of an endpoint of which memory holds none.
+// wantAll asks for the due deliveries of an endpoint. Memory holds none of them.
 func wantAll(endpointID string, limit int) Want {
 	return Want{EndpointID: endpointID, Limit: limit, Skip: func(string) bool { return false }}
 }
 
-// addPending writes an event and its pending delivery, due so many seconds after at.
+// addPending writes an event and its pending delivery, which is due so many seconds after at.
 func addPending(t *testing.T, env *testenv.DB, eventID, endpointID string, at time.Time, seconds int) {
 	t.Helper()
 	env.Exec(t, `insert into webhooks.outbox (id, type, venue, data) values ($1, 'lead.created', 'venue_a', '{}') on conflict do nothing`, eventID)
@@ -118,7 +118,8 @@ func TestDue_TellsLostEvents(t *testing.T) {
 	addPending(t, env, "evt_1", "ep_1", now, -2)
 	addPending(t, env, "evt_2", "ep_1", now, -1)
 	env.Exec(t, `delete from webhooks.outbox where id = 'evt_1'`)
-	// While a transaction of another test may still be about to make the event visible, it is not lost yet.
+	// While a transaction of another test might still make the event visible, the event is not lost
+	// yet.
 	testenv.Eventually(t, patience, func() error {
 		refills, err := db.configured().Due(t.Context(), []Want{wantAll("ep_1", 10)}, now, 1<<20)
 		must(t, err)
@@ -188,8 +189,8 @@ func TestLookup_FindsWhatIsRecordedOfTheSameEvent(t *testing.T) {
 	}
 }
 
-// openMapped returns a database with an outbox table of the app's own: other names, uuid ids, jsonb, a time without zone, nulls.
-// The server's time zone is not UTC.
+// openMapped returns a database with an outbox table of the app's: other names, uuid ids, jsonb, a
+// time without zone, and nulls. The server's time zone is not UTC.
 func openMapped(t *testing.T) (*DB, *testenv.DB) {
 	t.Helper()
 	env := testenv.NewDB(t)

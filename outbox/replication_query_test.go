@@ -39,8 +39,8 @@ func TestReplicationQuerier_GoesOnAfterAnError(t *testing.T) {
 	}
 }
 
-// TestTailer_ConnectsWithOneConnection: nothing that is asked before a stream begins needs a connection beside the stream's,
-// which the limit of a role does not count.
+// TestTailer_ConnectsWithOneConnection shows that no query before the stream begins needs a further
+// connection. The limit of a role does not count the stream's own connection.
 func TestTailer_ConnectsWithOneConnection(t *testing.T) {
 	env := testenv.NewDB(t)
 	url := plainRole(t, env)

@@ -10,10 +10,10 @@ import (
 	"github.com/quintago/webhook-agent/testenv"
 )
 
-// The tests of this file rewrite the rows of the outbox, as apps, migrations and restores do. A row has another xmin then, and its
-// event is as old as it was.
+// The tests in this file rewrite the rows of the outbox, as apps, migrations and restores do.
+// Afterwards a row has another xmin, but its event is as old as before.
 
-// rewrites are statements on the outbox, %[1]s.
+// rewrites are statements that rewrite the outbox %[1]s.
 var rewrites = []struct{ name, sql string }{
 	{"an update of all rows", `update %[1]s set type = type`},
 	{"a column of another type", `alter table %[1]s alter column venue type varchar(100)`},
@@ -22,7 +22,7 @@ var rewrites = []struct{ name, sql string }{
 	{"a restore of the table", `create table kept as select * from %[1]s; truncate %[1]s; insert into %[1]s select * from kept; drop table kept`},
 }
 
-// eachTable runs a test for the agent's own table and for one of the app's.
+// eachTable runs a test for the agent's own table and for a table of the app's.
 func eachTable(t *testing.T, test func(t *testing.T, db *DB, env *testenv.DB)) {
 	t.Run("own table", func(t *testing.T) {
 		t.Parallel()
@@ -40,8 +40,9 @@ func eachTable(t *testing.T, test func(t *testing.T, db *DB, env *testenv.DB)) {
 	})
 }
 
-// aged writes three events of so long ago to the outbox, and the endpoints of before them: one that was there, one that wanted other
-// events, one that was disabled. A comparison gives them their rows.
+// aged writes to the outbox three events of the given age. It also writes endpoints from before
+// them: one that existed, one that wanted other events, and one that was disabled. A comparison
+// adds their rows.
 func aged(t *testing.T, db *DB, env *testenv.DB, age time.Duration) *compared {
 	t.Helper()
 	for _, id := range []string{"ep_there", "ep_widened", "ep_enabled"} {
@@ -59,13 +60,15 @@ func aged(t *testing.T, db *DB, env *testenv.DB, age time.Duration) *compared {
 	return c
 }
 
-// laterEndpoints registers, widens and enables an endpoint, and makes a comparison that finds nothing.
+// laterEndpoints registers an endpoint, widens one, and enables one. Then it makes a comparison
+// that finds nothing.
 func laterEndpoints(t *testing.T, c *compared) {
 	t.Helper()
 	addEndpoint(t, c.env, "ep_late", "venue_a", "*")
 	c.env.Exec(t, `update webhooks.endpoints set events = '{*}' where id = 'ep_widened'`)
 	c.env.Exec(t, `update webhooks.endpoints set disabled_at = null where id = 'ep_enabled'`)
-	c.env.Exec(t, `do $$ begin for i in 1..100 loop perform pg_current_xact_id(); commit; end loop; end $$`) // so that the horizon is stored
+	// This makes the horizon be stored.
+	c.env.Exec(t, `do $$ begin for i in 1..100 loop perform pg_current_xact_id(); commit; end loop; end $$`)
 	if got := c.runSettled(t, false); got != 0 {
 		t.Fatalf("%d rows were given although nothing has happened", got)
 	}
@@ -101,7 +104,8 @@ func TestReconcile_FindsNothingInRowsThatWereRewritten(t *testing.T) {
 	})
 }
 
-// Deliveries are pruned once their events are gone. A dump of before that brings the events back without them.
+// Deliveries are pruned when their events are gone. A dump from before brings back the events
+// without them.
 func TestReconcile_FindsNothingInEventsThatAreOlderThanTheLog(t *testing.T) {
 	t.Parallel()
 	eachTable(t, func(t *testing.T, db *DB, env *testenv.DB) {
@@ -120,7 +124,8 @@ func TestReconcile_FindsNothingInEventsThatAreOlderThanTheLog(t *testing.T) {
 	})
 }
 
-// Such a transaction writes before the gap and commits after it. Its event is older than the last horizon.
+// Such a transaction writes before the gap and commits after it. Its event is older than the last
+// horizon.
 func TestReconcile_FindsTheEventOfATransactionThatWasOpenAcrossAHorizon(t *testing.T) {
 	t.Parallel()
 	eachTable(t, func(t *testing.T, db *DB, env *testenv.DB) {
@@ -167,7 +172,7 @@ func TestReconcile_TakesNoTransactionOfAnotherServerForOneOfThisOne(t *testing.T
 	}{
 		{"100", "100", "200", true}, {"100", "150", "200", true}, {"151", "150", "200", false},
 		{"4294967290", "3", "4294967310", true}, {"4294967300", "3", "4294967310", false}, {"4294967299", "3", "4294967310", true},
-		{"100", "150", "8589934800", true}, // a row that no one has written to for two rounds
+		{"100", "150", "8589934800", true}, // nobody has written to this row for two wraparounds
 	} {
 		if got := testenv.QueryOne[bool](t, env, `select webhooks.event_xid($1::text::xid8, $2::text::xid, $3::text::bigint) is not null`, test.xid, test.xmin, test.next); got != test.known {
 			t.Errorf("transaction %s of a row that %s wrote, at %s, is known: %t", test.xid, test.xmin, test.next, got)

@@ -9,7 +9,8 @@ import (
 	"github.com/quintago/webhook-agent/testenv"
 )
 
-// hasRowFilters ends a test on servers without row filters, after it has seen that none are read there.
+// hasRowFilters reports whether the server has row filters. If it has none, hasRowFilters checks
+// that none are read.
 func hasRowFilters(t *testing.T, db *DB, env *testenv.DB) bool {
 	t.Helper()
 	if testenv.QueryOne[int](t, env, `select current_setting('server_version_num')::int`) >= 150000 {
@@ -64,7 +65,7 @@ func TestRowFilter_WhatItLeavesOutIsNoEventForAComparison(t *testing.T) {
 	})
 }
 
-// The names of columns mean those of the outbox, whatever the statements of a comparison call their own.
+// The names of columns mean those of the outbox, whatever names the statements of a comparison use.
 func TestRowFilter_NamesOnlyColumnsOfTheOutbox(t *testing.T) {
 	t.Parallel()
 	env, cfg := emptyDB(t)
@@ -142,7 +143,7 @@ func TestRowFilter_OfAPartitionedTableHoldsForItsPartitions(t *testing.T) {
 	if got := c.runSettled(t, true); got != 3 {
 		t.Errorf("%d rows were given, want 3", got)
 	}
-	// A filter counts only where no publication of the agent's brings all rows.
+	// A filter counts only if no publication of the agent's brings all rows.
 	env.Exec(t, fmt.Sprintf(`alter publication %s add table ob`, quoteIdent(cfg.endpointsPublication())))
 	if got := c.runSettled(t, true); got != 0 && coverage(t, db).streamed() != "true" {
 		t.Errorf("the filter of one publication hides what the other brings")

@@ -27,7 +27,8 @@ func TestVitals_ShowSlotBacklogAndClock(t *testing.T) {
 	}
 }
 
-// Two slots of one process: a term of one neither fences that of the other nor makes it look at the outbox anew.
+// One process has two slots. A term of one does not fence that of the other, nor does it make the
+// other read the outbox's columns anew.
 func TestSlots_OfOneDatabaseDoNotKnowOfEachOther(t *testing.T) {
 	t.Parallel()
 	db, env := openDB(t)

@@ -26,10 +26,11 @@ func TestSnapshot_SeesWhatHadEnded(t *testing.T) {
 		{"100:105:100,103", 106, false},
 		{"100:100:", 99, true},
 		{"100:100:", 100, false},
-		// The same low halves in a later epoch.
+		// These are the same low halves in a later epoch.
 		{strconv.Itoa(epoch+100) + ":" + strconv.Itoa(epoch+105) + ":" + strconv.Itoa(epoch+103), 103, false},
 		{strconv.Itoa(epoch+100) + ":" + strconv.Itoa(epoch+105) + ":" + strconv.Itoa(epoch+103), 104, true},
-		// Across the wrap-around: an id just below it is before the snapshot, one just above it after.
+		// These are around the wraparound: an id just below it is before the snapshot, and one just
+		// above it is after.
 		{strconv.Itoa(epoch+3) + ":" + strconv.Itoa(epoch+3) + ":", math.MaxUint32, true},
 		{strconv.Itoa(epoch-2) + ":" + strconv.Itoa(epoch+3) + ":" + strconv.Itoa(epoch-1), math.MaxUint32, false},
 		{strconv.Itoa(epoch-2) + ":" + strconv.Itoa(epoch+3) + ":" + strconv.Itoa(epoch-1), math.MaxUint32 - 1, true},
@@ -56,7 +57,8 @@ func TestSnapshot_AgreesWithPostgreSQL(t *testing.T) {
 	t.Parallel()
 	_, env := openDB(t)
 	const transactions = 20
-	// Every third transaction has ended before the snapshot, every third ends after it, every third is rolled back.
+	// Every third transaction ends before the snapshot, every third ends after it, and every third
+	// is rolled back.
 	var xids []string
 	var open []pgx.Tx
 	for i := range transactions {

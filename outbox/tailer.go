@@ -70,7 +70,7 @@ type Tailer struct {
 
 	confirmed atomic.Uint64 // the LSN that the ledger has committed; set by Confirm
 	received  atomic.Uint64 // the LSN up to which the stream was handed over or is idle
-	// nanoseconds from made to the server's last message, by the monotonic clock
+	// Nanoseconds from made to the server's last message, by the monotonic clock.
 	lastHeard atomic.Int64
 	made      time.Time // when NewTailer made it
 

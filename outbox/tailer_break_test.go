@@ -16,7 +16,8 @@ func TestTailer_YieldsNothingTwiceAndMissesNothingWhenTheConnectionBreaks(t *tes
 	db, env := openDB(t)
 	p := behindProxy(t, db, env)
 	f := follow(t, db)
-	// More than the buffers of the sockets hold, so that the connection breaks in the middle of it, and a transaction before and after.
+	// This is more than the buffers of the sockets hold, so that the connection breaks in the
+	// middle of it. There is one transaction before and one after it.
 	addEvents(t, env, "a", 2)
 	env.Exec(t, `insert into webhooks.outbox (id, type, venue, data)
 	    select 'b_' || lpad(i::text, 5, '0'), 'lead.created', 'venue_a', to_json(repeat('x', 2000)) from generate_series(1, 10000) i`)
@@ -25,7 +26,8 @@ func TestTailer_YieldsNothingTwiceAndMissesNothingWhenTheConnectionBreaks(t *tes
 
 	var got []string
 	take := func(b *Batch) { got = append(got, eventIDs(b.Changes)...) }
-	for _, breakAfter := range []int{700, 2100, 2100, 5000} { // the third break comes while the second is being skipped, or soon after
+	// The third break comes during or soon after the skipping for the second.
+	for _, breakAfter := range []int{700, 2100, 2100, 5000} {
 		for len(got) < breakAfter {
 			take(f.next(t))
 		}
@@ -61,7 +63,8 @@ func TestTailer_YieldsNothingTwiceAndMissesNothingWhenTheConnectionBreaks(t *tes
 	}
 }
 
-// resume connects again and goes on where the Tailer was. The server may take a moment to see that the last connection is gone.
+// resume connects again and continues where the Tailer was. The server may need a moment to see
+// that the last connection is gone.
 func resume(t *testing.T, tailer *Tailer) {
 	t.Helper()
 	testenv.Eventually(t, patience, func() error {

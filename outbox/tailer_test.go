@@ -81,7 +81,8 @@ func TestTailer_DescribesTheTransaction(t *testing.T) {
 	if time.Since(b.Committed).Abs() > time.Minute || b.Committed.Location() != time.UTC {
 		t.Errorf("committed %v", b.Committed)
 	}
-	testenv.Eventually(t, patience, func() error { // it is noted after the batch was handed over
+	// This is recorded after the batch was handed over.
+	testenv.Eventually(t, patience, func() error {
 		if received, heard := LSN(f.received.Load()), f.Heard(); received < b.End || time.Since(heard) > time.Minute {
 			return fmt.Errorf("progress is %s, heard %v", received, heard)
 		}
@@ -183,7 +184,7 @@ func slotPosition(t *testing.T, env *testenv.DB) (lsn LSN) {
 	return lsn
 }
 
-// confirm confirms lsn and waits until the slot is there.
+// confirm confirms lsn and waits until the slot has reached it.
 func (f *follower) confirm(t *testing.T, env *testenv.DB, lsn LSN) {
 	t.Helper()
 	f.Confirm(lsn)
@@ -207,7 +208,8 @@ func TestTailer_ConfirmsWhatItWasToldAndNothingBeyond(t *testing.T) {
 		t.Fatalf("the slot is at %s although nothing was confirmed", at)
 	}
 	f.confirm(t, env, first.End)
-	// What was confirmed last is told when the stream is left, and the next one begins after it.
+	// The last confirmed position is sent when the stream ends, and the next stream begins after
+	// it.
 	f.Confirm(second.End)
 	f.leave()
 	if err := f.wait(t); err != nil {
@@ -264,7 +266,8 @@ func TestTailer_StaysConnectedWhileTheConsumerIsSlow(t *testing.T) {
 	f.next(t)
 	addEvents(t, env, "evt", 3000)
 	first := f.next(t)
-	// Nothing is taken while this asks the server when it has last heard of the tailer. Only a superuser may see that.
+	// The test takes no batch while it asks the server when it last heard from the tailer. Only a
+	// superuser may see that.
 	super, err := pgx.Connect(t.Context(), env.SuperuserURL)
 	must(t, err)
 	defer closeConn(super)

@@ -6,8 +6,9 @@ import (
 	"github.com/quintago/webhook-agent/testenv"
 )
 
-// A restore, another replication, or an app that switches triggers off for a bulk change must not leave an endpoint that
-// looks enabled and gets nothing: the agent tells by the generation that a row was enabled after it had disabled it.
+// A restore, another replication, or a bulk change may run with triggers switched off. An endpoint
+// must not then look enabled and get nothing. The agent sees by the generation that a row was
+// enabled after the agent had disabled it.
 func TestSchema_EnablingCountsUpTheGenerationAlsoWithTriggersOff(t *testing.T) {
 	env := testenv.NewDB(t)
 	addEndpoint(t, env, "ep", "venue_1", "*")

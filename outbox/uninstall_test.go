@@ -20,7 +20,7 @@ func TestUninstall_DropsWhatIsOursAndNothingElse(t *testing.T) {
 	if want := []string{"slot " + env.Slot, "publication webhooks_outbox", "publication webhooks_outbox_endpoints", "schema webhooks"}; !slices.Equal(before.Things(), want) {
 		t.Errorf("it would drop %q, want %q", before.Things(), want)
 	}
-	env.Exec(t, `drop publication webhooks_outbox`) // half is missing
+	env.Exec(t, `drop publication webhooks_outbox`) // half of it is missing
 	_, err = db.Uninstall(t.Context(), false, true)
 	must(t, err)
 	left := testenv.QueryAll[string](t, env, `select pubname from pg_publication union all select slot_name from pg_replication_slots where slot_name = $1
@@ -63,7 +63,7 @@ func TestUninstall_PassesOverAPublicationOfASchemaThatHasTheNameOfOurs(t *testin
 	t.Parallel()
 	db, env := openDB(t)
 	if testenv.QueryOne[int](t, env, `select current_setting('server_version_num')::int`) < 150000 {
-		return // there are none
+		return // there are no such publications
 	}
 	env.Exec(t, `create table other (id int primary key)`)
 	env.Exec(t, `drop publication webhooks_outbox`)

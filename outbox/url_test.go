@@ -12,8 +12,8 @@ import (
 	"github.com/quintago/webhook-agent/secret"
 )
 
-// TestParseURL_ConnectsToTheNamedHostOrSaysWhatToWrite holds what people have in DATABASE_URL. The password is always
-// "sentinel".
+// TestParseURL_ConnectsToTheNamedHostOrSaysWhatToWrite has texts that people write into
+// DATABASE_URL. The password is always "sentinel".
 func TestParseURL_ConnectsToTheNamedHostOrSaysWhatToWrite(t *testing.T) {
 	for _, name := range []string{"PGHOST", "PGPORT", "PGUSER", "PGDATABASE", "PGOPTIONS", "PGTZ", "PGAPPNAME", "PGSERVICE"} {
 		t.Setenv(name, "")
@@ -21,7 +21,7 @@ func TestParseURL_ConnectsToTheNamedHostOrSaysWhatToWrite(t *testing.T) {
 	const form = "write it as postgres://user:password@host:5432/database"
 	for _, test := range []struct {
 		url    string
-		want   string // of the sentence; none where the agent connects to db.example.com
+		want   string // a part of the sentence; "" if the agent connects to db.example.com
 		notice string
 	}{
 		{url: "postgres://u:sentinel@db.example.com/app"},
@@ -32,13 +32,13 @@ func TestParseURL_ConnectsToTheNamedHostOrSaysWhatToWrite(t *testing.T) {
 		{url: "host=db.example.com dbname=app password=sentinel"},
 		{url: "host = db.example.com password = 'sentinel sentinel'"},
 		{url: "password='sentinel' user=u host=db.example.com"},
-		// Blanks and quotes around it.
+		// There are blanks and quotes around the URL.
 		{url: "  postgres://u:sentinel@db.example.com/app\n"},
 		{url: `"postgres://u:sentinel@db.example.com/app"`},
 		{url: "'postgres://u:sentinel@db.example.com/app'\n"},
 		{url: "\t' host=db.example.com password=sentinel'"},
 		{url: "`postgres://u:sentinel@db.example.com/app`"},
-		// Of another driver.
+		// The URL is for another driver.
 		{url: "jdbc:postgresql://db.example.com/app?user=u&password=sentinel", want: form},
 		{url: "jdbc:postgresql:app?user=u&password=sentinel", want: form},
 		{url: "postgresql+asyncpg://u:sentinel@db.example.com/app?ssl=true", want: form},
@@ -68,14 +68,14 @@ func TestParseURL_ConnectsToTheNamedHostOrSaysWhatToWrite(t *testing.T) {
 		{url: "hostaddr=10.0.0.1 password=sentinel", want: "hostaddr; write host"},
 		{url: "server=db.example.com password=sentinel", want: "server; write host"},
 		{url: "postgres:///app?hostname=db.example.com&password=sentinel", want: "hostname; write host"},
-		// Passwords that are not encoded.
+		// The password is not encoded.
 		{url: "postgres://u:sentinel@more@db.example.com/app", want: "write %40 for @"},
 		{url: "postgres://u:12/sentinel@db.example.com/app", want: "write %2F for /"},
 		{url: "postgres://u:12#sentinel?@db.example.com/app"},
 		{url: "postgres://u:%zzsentinel@db.example.com/app", want: form},
 		{url: "postgres://u:sentinel@[db.example.com/app", want: form},
 		{url: "postgres://u:sentinel@db.example.com:port/app", want: form},
-		// Parameters that only other drivers know.
+		// Only other drivers know the parameter.
 		{url: "postgres://u:sentinel@db.example.com/app?schema=x", notice: "leaves out schema: the agent's own tables are in schema webhooks"},
 		{url: "postgres://u:sentinel@db.example.com/app?currentSchema=x", notice: "currentSchema"},
 		{url: "postgres://u:sentinel@db.example.com/app?pgbouncer=true", notice: "pgbouncer"},
@@ -89,7 +89,7 @@ func TestParseURL_ConnectsToTheNamedHostOrSaysWhatToWrite(t *testing.T) {
 		{url: "postgres://u:sentinel@db.example.com/app?sslcompression=0", notice: "sslcompression"},
 		{url: "postgres://u:sentinel@db.example.com/app?default_query_exec_mode=simple_protocol&statement_cache_capacity=0"},
 		{url: "postgres://u:sentinel@db.example.com/app?channel_binding=disable&connect_timeout=5&target_session_attrs=primary"},
-		// Parameters without which the agent would connect in another way.
+		// Without the parameter, the agent would connect in another way.
 		{url: "postgres://u:sentinel@db.example.com/app?ssl=true"},
 		{url: "postgres://u:sentinel@db.example.com/app?ssl=require", want: "ssl; write sslmode=require"},
 		{url: "host=db.example.com password=sentinel requiressl=1", want: "requiressl; write sslmode=require"},

@@ -209,7 +209,7 @@ func (slot *Slot) walkLatest(ctx context.Context, c comparison) (*partWalk, erro
 	w.bounds = func(from, to int64) values {
 		at := func(position int64) time.Time { return first.Add(time.Duration(position) * time.Microsecond) }
 		if to == w.end {
-			// the app may give an event a time in the future
+			// The app may give an event a time in the future.
 			return values{"low": at(from), "high": nil}
 		}
 		return values{"low": at(from), "high": at(to)}

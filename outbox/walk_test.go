@@ -10,10 +10,12 @@ import (
 	"github.com/quintago/webhook-agent/testenv"
 )
 
-// blocksOfEvents writes so many events that they fill several parts of a walk's first size divided by ten.
+// blocksOfEvents is a number of events that fills several parts of a walk, with a tenth of the
+// first part's size.
 const blocksOfEvents = 3000
 
-// stopAt makes a sweep that says that all before the middle of the table was compared already.
+// stopAt stores a sweep according to which everything before the middle of the table was compared
+// already.
 func stopAt(t *testing.T, c *compared, h Horizon) (next int64) {
 	t.Helper()
 	w, err := c.db.configured().walkPlaces(t.Context(), c.db.configured().comparison(lastHorizon{}, h, false))
@@ -23,7 +25,7 @@ func stopAt(t *testing.T, c *compared, h Horizon) (next int64) {
 	return next
 }
 
-// settledHorizon returns a horizon whose snapshot has nothing open of before now.
+// settledHorizon returns a horizon. In its snapshot, no transaction from before now is open.
 func settledHorizon(t *testing.T, db *DB, env *testenv.DB) (h Horizon) {
 	t.Helper()
 	last := testenv.QueryOne[int64](t, env, `select pg_current_xact_id()::text::bigint`)
@@ -46,7 +48,7 @@ func TestSweep_GoesOnWhereAnEarlierTermStood(t *testing.T) {
 	former.close(t)
 
 	c := compareFirst(t, db, env)
-	addEvents(t, env, "late", 5) // not seen by the horizon of the former term
+	addEvents(t, env, "late", 5) // the horizon of the former term does not see them
 	got := c.runSettled(t, true)
 	first := testenv.QueryOne[string](t, env, `select min(event_id) from webhooks.deliveries where event_id like 'evt%'`)
 	if got < blocksOfEvents/4 || got > blocksOfEvents*3/4 || first <= "evt_00100" {
@@ -113,7 +115,7 @@ func TestTakeOver_KeepsNoPlaceOfAComparisonOfAnotherServer(t *testing.T) {
 	}
 }
 
-// One event has more endpoints than one transaction looks at, and so have several together.
+// One event has more endpoints than one transaction handles, and so have several events together.
 func TestSweep_RecordsALargeFanOutInSmallTransactions(t *testing.T) {
 	t.Parallel()
 	db, env := openDB(t)
@@ -138,7 +140,8 @@ func TestSweep_RecordsALargeFanOutInSmallTransactions(t *testing.T) {
 	}
 }
 
-// What was committed after the horizon was taken may still come by the stream, so it is left to the next comparison, and not hidden from it.
+// What was committed after the horizon was taken may still come by the stream. So it is left to the
+// next comparison, and must not be hidden from it.
 func TestReconcile_GoesByTheHorizonThatWasTakenBeforeItLooked(t *testing.T) {
 	t.Parallel()
 	eachComparison(t, func(t *testing.T, gap bool) {
@@ -158,7 +161,7 @@ func TestReconcile_GoesByTheHorizonThatWasTakenBeforeItLooked(t *testing.T) {
 	})
 }
 
-// Until the checkpoint is locked a former leader may record what it has streamed.
+// Until the checkpoint is locked, a former leader may record what it has streamed.
 func TestTakeOver_LooksUpWhatAFormerLeaderRecordedUntilItWasFenced(t *testing.T) {
 	t.Parallel()
 	db, env := openDB(t)
@@ -167,7 +170,8 @@ func TestTakeOver_LooksUpWhatAFormerLeaderRecordedUntilItWasFenced(t *testing.T)
 	_, err := former.Exec(t.Context(), `update webhooks.checkpoint set sequence = sequence + 1`)
 	must(t, err)
 	took := make(chan Term, 1)
-	go func() { took <- takeTerm(t, db) }() // ends when the former leader has committed
+	// The goroutine ends when the former leader has committed.
+	go func() { took <- takeTerm(t, db) }()
 	testenv.Eventually(t, patience, func() error {
 		if !testenv.QueryOne[bool](t, env, `select exists (select from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock')`) {
 			return errors.New("the new leader does not wait for the former one")
@@ -206,8 +210,8 @@ func TestPace_FollowsTheTimeThatAPartTakes(t *testing.T) {
 	}
 }
 
-// An update writes a row anew, behind the place where the comparison stands or beyond its end, and the row's xid goes on saying that
-// the horizon sees it.
+// An update writes a row at a new place, which the comparison may have passed already, or which is
+// beyond its end. The row's xid still says that the horizon sees it.
 func TestSweep_FindsRowsThatMoveWhileItWalks(t *testing.T) {
 	t.Parallel()
 	db, env := openDB(t)
@@ -215,7 +219,8 @@ func TestSweep_FindsRowsThatMoveWhileItWalks(t *testing.T) {
 	c := compareFirst(t, db, env)
 	addEvents(t, env, "evt", blocksOfEvents)
 	h := settledHorizon(t, db, env)
-	must(t, c.noteSweep(t.Context(), &sweep{Horizon: h, Files: filesNow(t, c, h), Next: 1 << 40})) // all of it was walked
+	// The whole table was walked.
+	must(t, c.noteSweep(t.Context(), &sweep{Horizon: h, Files: filesNow(t, c, h), Next: 1 << 40}))
 	env.Exec(t, `update webhooks.outbox set type = type where id > 'evt_02000'`)
 	added, err := db.configured().Reconcile(t.Context(), c.Ledger, h, true)
 	must(t, err)

@@ -7,7 +7,7 @@ import (
 	"time"
 )
 
-// naiveMark is the watermark as one would define it: no bookkeeping, everything is looked at again each time.
+// naiveMark is a watermark without bookkeeping: it computes everything anew each time.
 type naiveMark struct {
 	batches []*Tracked
 	done    map[*Delivery]bool
@@ -78,8 +78,8 @@ func TestWatermark_IsThatOfTheNaiveModel(t *testing.T) {
 		var (
 			mark  watermark
 			model = naiveMark{done: map[*Delivery]bool{}}
-			open  []*Delivery // and some that are recorded already, to be recorded again
-			holds []*Hold     // that are open
+			open  []*Delivery // also some that are recorded already, to be recorded again
+			holds []*Hold     // the open holds
 			now   = time.Unix(1_000_000, 0)
 			end   LSN
 		)
@@ -105,7 +105,8 @@ func TestWatermark_IsThatOfTheNaiveModel(t *testing.T) {
 						holds = slices.Delete(holds, i, i+1)
 					}
 				}
-				if b.Idle || b.Piece == nil && random.IntN(3) > 0 { // else the transaction goes on in the next batch
+				// Otherwise the transaction continues in the next batch.
+				if b.Idle || b.Piece == nil && random.IntN(3) > 0 {
 					end += LSN(random.IntN(100))
 					b.End = end
 				}
@@ -150,7 +151,7 @@ func TestWatermark_StandsBeforeAnOpenDelivery(t *testing.T) {
 	mark.track(&Tracked{End: 20, Deliveries: []*Delivery{second}})
 	mark.track(&Tracked{End: 30})
 	mark.recorded(second)
-	mark.recorded(second) // twice must not count for the first
+	mark.recorded(second) // a second call must not count for the first delivery
 	mark.advance()
 	if mark.low != 0 {
 		t.Fatalf("low is %s while the first delivery is open", mark.low)
@@ -162,7 +163,7 @@ func TestWatermark_StandsBeforeAnOpenDelivery(t *testing.T) {
 	}
 }
 
-// A transaction that fans out widely is held for long, while others are recorded behind it.
+// A transaction with many deliveries is held for long, while others are recorded behind it.
 func TestWatermark_WhatWaitsBehindAHoldTakesNoRoom(t *testing.T) {
 	var mark watermark
 	hold := &Hold{}
