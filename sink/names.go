@@ -16,49 +16,50 @@ import (
 
 const (
 	// knownNames is how many names that were resolved lately are asked for again. One more is kept,
-	// since it may be the one that fails.
+	// because one of them may be the name that fails.
 	knownNames = 3
 	// probeTimeout is longer than a resolver waits for the first of its servers, which may be the
 	// only one that is down.
 	probeTimeout = 7 * time.Second
-	// brokenFor is how long a resolver that answered for no name is taken for broken without asking
-	// again.
+	// brokenFor is how long a resolver that answered for no name counts as broken without a new
+	// question.
 	brokenFor = 5 * time.Second
-	// lately is how long a name that was resolved is expected to be there, and mostLately how many
-	// are remembered.
+	// lately is how long a name that was resolved is expected to exist. mostLately is how many such
+	// names are remembered.
 	lately     = 24 * time.Hour
 	mostLately = 4096
 )
 
-// names tells a customer's broken DNS from a resolver of ours that answers for nobody. It asks for
-// names that no cache can have, below those that were resolved lately: that there is none is an
-// answer, which no resolver gives that does not reach the internet. Where no other name was
-// resolved it asks for the root.
+// names finds out whether a customer's DNS is broken, or our own resolver answers for nobody. It
+// asks for names below those that were resolved lately. No cache can have them. "There is no such
+// name" is an answer too, because a resolver that does not reach the internet gives none. If no
+// other name was resolved lately, it asks for the root.
 //
-// Some resolvers that do not reach it say of each name that there is none: those of captive
-// portals, and forwarders that have lost their servers. So where a name that was there lately is
-// gone it asks for names of other owners. If all of them are gone it is the resolver.
+// Some resolvers that do not reach the internet say of every name that it does not exist: those of
+// captive portals, and forwarders that have lost their servers. So if a name is gone that existed
+// lately, names asks for the names of other owners. If all of them are gone too, the resolver is at
+// fault.
 type names struct {
 	resolver *net.Resolver // nil for net.DefaultResolver
 
 	mu     sync.Mutex
 	known  []string             // resolved lately, the latest last
 	lately map[string]time.Time // when names were resolved, by plainName
-	// answers finds out whether the resolver answers, and exist whether other names are there.
+	// answers finds out whether the resolver answers. exist finds out whether other names exist.
 	answers, exist round
 }
 
 // round is a round of questions that many attempts share. Its fields are guarded by names.mu.
 type round struct {
-	// works is what was found last, by questions that began at found.
+	// works is the last result. It comes from questions that began at found.
 	works bool
 	found time.Time
-	// probing is closed when the questions that are under way have ended; nil when there are none.
+	// probing is closed when the current questions have ended. It is nil if there are none.
 	probing chan struct{}
 }
 
-// resolved takes note of a name that has addresses. It says nothing of the resolver: they may be
-// from /etc/hosts or a cache.
+// resolved records a name that has addresses. This says nothing about the resolver, because the
+// addresses may come from /etc/hosts or a cache.
 func (n *names) resolved(name string) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -81,7 +82,7 @@ func (n *names) resolved(name string) {
 	n.lately[plain] = time.Now()
 }
 
-// answered reports whether the resolver has answered for any other name than this one since then.
+// answered reports whether the resolver has answered, since then, for any name other than failing.
 func (n *names) answered(since time.Time, failing string) bool {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -90,8 +91,8 @@ func (n *names) answered(since time.Time, failing string) bool {
 	}, n.ask)
 }
 
-// gone reports whether it is our resolver that does not know a name, which was there lately: no
-// name of others that was is there since then.
+// gone reports whether our resolver is at fault for a name that existed lately and is gone. That is
+// so if no name of other owners exists since then either.
 func (n *names) gone(since time.Time, failing string) bool {
 	failing = plainName(failing)
 	n.mu.Lock()
@@ -102,11 +103,12 @@ func (n *names) gone(since time.Time, failing string) bool {
 	if !n.askLocked(&n.exist, since, func() []string { return n.othersLocked(failing) }, n.anyThere) {
 		return true
 	}
-	delete(n.lately, failing) // it says nothing of the resolver any more
+	delete(n.lately, failing) // it says nothing about the resolver any more
 	return false
 }
 
-// othersLocked returns names of others that were resolved lately, the latest ones, one of a domain.
+// othersLocked returns the latest names of other owners that were resolved lately, one for each
+// domain.
 func (n *names) othersLocked(failing string) []string {
 	latest := map[string]string{} // by domain
 	for name, at := range n.lately {
@@ -120,8 +122,8 @@ func (n *names) othersLocked(failing string) []string {
 	return others[:min(len(others), knownNames)]
 }
 
-// askLocked returns what the questions of a round find, or have found since then. It unlocks n.mu
-// while they are under way. Many attempts share one round.
+// askLocked returns the result of a round of questions, or the last result if it is from since or
+// later. It unlocks n.mu while questions are under way. Many attempts share one round.
 func (n *names) askLocked(r *round, since time.Time, choose func() []string, ask func([]string) bool) bool {
 	for {
 		switch {
@@ -147,18 +149,18 @@ func (n *names) askLocked(r *round, since time.Time, choose func() []string, ask
 	}
 }
 
-// plainName is a name without what does not tell it from others.
+// plainName returns a name in the form in which names are compared.
 func plainName(name string) string { return strings.ToLower(strings.TrimSuffix(name, ".")) }
 
-// domainOf returns the last two labels of a plain name: names of one owner share them. Names of
-// several do below a registry such as co.uk, and are then taken for those of one.
+// domainOf returns the last two labels of a plain name. Names of one owner share them. Below a
+// registry such as co.uk, names of several owners share them too, and then count as names of one.
 func domainOf(name string) string {
 	labels := strings.Split(name, ".")
 	return strings.Join(labels[max(0, len(labels)-2):], ".")
 }
 
 // ask reports whether the resolver answers for anything below one of these names, or for the root
-// if there is none, be it that there is no such name.
+// if there is none. "There is no such name" counts as an answer.
 func (n *names) ask(known []string) bool {
 	known = known[max(0, len(known)-knownNames):]
 	var questions []func(context.Context, *net.Resolver) error
@@ -174,8 +176,8 @@ func (n *names) ask(known []string) bool {
 	return n.anyOf(questions, func(err error) bool { return err == nil || isNotFound(err) })
 }
 
-// anyThere reports whether one of these names is there. One that cannot be asked for may be; without
-// any name nothing is known.
+// anyThere reports whether one of these names exists. If a name cannot be asked for, it may exist.
+// Without any name, nothing is known.
 func (n *names) anyThere(known []string) bool {
 	var questions []func(context.Context, *net.Resolver) error
 	for _, name := range known {
@@ -196,8 +198,8 @@ func isNotFound(err error) bool {
 	return isDNS && dns.IsNotFound
 }
 
-// anyOf asks questions all at once and reports whether an answer is as it is wanted. The time is its
-// own: that of the attempt is over where DNS is silent.
+// anyOf asks all questions at once and reports whether one has the wanted answer. It has a time
+// limit of its own, because the attempt's time is over if DNS is silent.
 func (n *names) anyOf(questions []func(context.Context, *net.Resolver) error, wanted func(error) bool) bool {
 	ctx, cancel := context.WithTimeout(context.Background(), probeTimeout)
 	defer cancel()
@@ -205,7 +207,7 @@ func (n *names) anyOf(questions []func(context.Context, *net.Resolver) error, wa
 	if resolver == nil {
 		resolver = net.DefaultResolver
 	}
-	answers := make(chan error, len(questions)) // sent to once by each question
+	answers := make(chan error, len(questions)) // each question sends once
 	for _, question := range questions {
 		go func() { answers <- panics.Catch(func() error { return question(ctx, resolver) }) }()
 	}

@@ -9,7 +9,7 @@ import (
 const (
 	// maxRetryAfter is the longest wait that a customer's server can ask for.
 	maxRetryAfter = time.Hour
-	// maxRetryAfterValues is how many values of one Retry-After field are looked at.
+	// maxRetryAfterValues is how many values of one Retry-After field are read.
 	maxRetryAfterValues = 8
 )
 
@@ -20,8 +20,8 @@ type retryAfter struct {
 	date    time.Time     // in its place, if it is not zero
 }
 
-// parseRetryAfter reads the value of a Retry-After field, and reports whether it is usable. The
-// first usable value counts where there are several, as proxies join fields. What is negative or a
+// parseRetryAfter parses the value of a Retry-After field and reports whether it is usable. Proxies
+// join fields, so there may be several values. The first usable one counts. A negative number or a
 // fraction is not usable.
 func parseRetryAfter(value string) (retryAfter, bool) {
 	parts := strings.SplitN(value, ",", maxRetryAfterValues+1)
@@ -60,8 +60,8 @@ func parseDelay(s string) (time.Duration, bool) {
 	return time.Duration(seconds) * time.Second, s != ""
 }
 
-// parseDate reads a date of HTTP (RFC 9110, section 5.6.7). It also takes other spellings of the zone
-// than GMT, a day of one digit, and RFC 3339, which many servers send.
+// parseDate reads a date of HTTP (RFC 9110, section 5.6.7). It also takes other spellings of the
+// zone than GMT, a day of one digit, and RFC 3339, which many servers send.
 func parseDate(s string) (time.Time, bool) {
 	for _, zone := range []string{" UTC", " UT", " Z", " GMT"} {
 		if n := len(s) - len(zone); n > 0 && strings.EqualFold(s[n:], zone) {

@@ -8,19 +8,19 @@ import (
 	"time"
 )
 
-// readRootsAgain is how long roots that could not be read are taken for unreadable.
+// readRootsAgain is how long roots that could not be read are not read again.
 const readRootsAgain = 5 * time.Second
 
-// roots are the certificates of the authorities that this host trusts. They are not left to the
-// first handshake: package crypto/x509 keeps the error of its first look at them for ever, so that
-// one moment without descriptors would fail each handshake until a restart. And with no roots at
-// all it blames each server for its certificate.
+// roots are the certificates of the authorities that this host trusts. They are read before the
+// first handshake. Package crypto/x509 would keep the error of its first reading for ever, so one
+// moment without file descriptors would make every handshake fail until a restart. And without any
+// roots, it would blame each server's certificate.
 type roots struct {
 	read func() (*x509.CertPool, error)
 
 	mu   sync.Mutex
 	pool *x509.CertPool // not empty, or nil
-	err  error          // why it is nil, at the time at
+	err  error          // why pool is nil, at the time at
 	at   time.Time
 }
 
@@ -49,14 +49,14 @@ func (r *roots) get() (*x509.CertPool, error) {
 	return pool, err
 }
 
-// errNoRoots says why no certificate can be judged. It wraps no error: that of a file is not one of
-// an attempt.
+// errNoRoots says why no certificate can be checked. It wraps no error, because an error about a
+// file is not an error of an attempt.
 type errNoRoots struct{ reason, remedy string }
 
 func (e errNoRoots) Error() string { return e.reason + ": " + e.remedy }
 
-// CheckRoots says why this host can judge no server's certificate, and what mends it. Both are empty
-// if it can.
+// CheckRoots returns the reason why this host cannot check any server's certificate, and the
+// remedy. Both are empty if it can.
 func (w *Webhook) CheckRoots() (reason, remedy string) {
 	_, err := w.client.roots.get()
 	none, _ := errors.AsType[errNoRoots](err)

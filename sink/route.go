@@ -19,9 +19,9 @@ func connectingTo(err error) netip.Addr {
 	return netip.Addr{}
 }
 
-// noRoute reports whether a connect that found no route may fail so: there is none, the default
-// route has the type unreachable, prohibit or blackhole, or a firewall of this host lets nothing
-// out. Some of these errors also come from elsewhere.
+// noRoute reports whether a connect may have failed because there is no route. Then no route
+// exists, the default route has the type unreachable, prohibit or blackhole, or a firewall of this
+// host lets nothing out. Some of these errors have other causes too.
 func noRoute(err error) bool {
 	for _, errno := range []syscall.Errno{syscall.ENETUNREACH, syscall.ENETDOWN, syscall.EHOSTUNREACH, syscall.EACCES, syscall.EPERM, syscall.EINVAL} {
 		if errors.Is(err, errno) {
@@ -31,8 +31,8 @@ func noRoute(err error) bool {
 	return false
 }
 
-// Addresses of documentation (RFC 5737, RFC 3849), which nobody has. To connect a datagram socket
-// to one sends nothing, and fails without a route.
+// These are addresses for documentation (RFC 5737, RFC 3849), which nobody has. Connecting a
+// datagram socket to one sends nothing, and fails without a route.
 const (
 	documentation4 = "192.0.2.1:9"
 	documentation6 = "[2001:db8::1]:9"
@@ -55,13 +55,13 @@ func routes(network string) bool {
 const (
 	// silentNetworks is how many networks must be unreachable for the gateway to be the reason.
 	silentNetworks = 3
-	// silentFor is how long what was found of a network counts.
+	// silentFor is how long a result about a network counts.
 	silentFor = time.Minute
 )
 
-// gateway tells a server's host that is down from a gateway of ours that does not answer. Both make
-// a connect fail with EHOSTUNREACH, and there is a route in both cases. It is the gateway if several
-// networks fail so and nothing else answers. Private addresses say nothing of it.
+// gateway distinguishes a server's host that is down from a gateway of ours that does not answer.
+// Both make a connect fail with EHOSTUNREACH, and in both cases there is a route. The gateway is at
+// fault if several networks fail so and nothing else answers. Private addresses do not count.
 type gateway struct {
 	behind func(netip.Addr) bool // public; tests have another
 
@@ -69,7 +69,7 @@ type gateway struct {
 	failed map[netip.Prefix]time.Time // since the last answer
 }
 
-// answered takes note of an address that has answered.
+// answered records an address that has answered.
 func (g *gateway) answered(from netip.Addr) {
 	if !g.behind(from) {
 		return
@@ -79,7 +79,7 @@ func (g *gateway) answered(from netip.Addr) {
 	clear(g.failed)
 }
 
-// silent takes note of an address that is unreachable, and reports whether the gateway is silent.
+// silent records an address that is unreachable. It reports whether the gateway is silent.
 func (g *gateway) silent(to netip.Addr) bool {
 	if !g.behind(to) {
 		return false
