@@ -1,25 +1,29 @@
-# The targets of this project; `make help` lists them. Needs Go and GNU make; -race needs gcc; tests and demo need
-# PostgreSQL server binaries 14 or newer, which they start themselves (see testenv/find.go for how they are found).
+# These are the targets of this project. `make help` lists them. They need Go and GNU make, and race
+# also needs gcc. The tests and the demo need the server binaries of PostgreSQL 14 or newer, which
+# they start themselves (testenv/find.go says how they are found).
 
 .DEFAULT_GOAL := help
 .PHONY: help build demo test test-versions torture torture-short mutants zoo bench bench-short check format vet lint lint-tools race differences fuzz tidy vulnerabilities have-golangci-lint have-deadcode have-govulncheck clean
 
 VERSION  := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 LDFLAGS  := -s -w -X github.com/quintago/webhook-agent/agent/cli.version=$(VERSION)
-# The version is given by LDFLAGS. Asking git once more fails where the checkout belongs to another user, as in a container.
+# LDFLAGS sets the version, so Go must not ask git for it (-buildvcs=false). That would fail if the
+# checkout belongs to another user, as in a container.
 GO_BUILD := CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags '$(LDFLAGS)'
-# A number of inputs: with a time, Go now and then takes the end of it for a failure ("context deadline exceeded").
+# This is a number of inputs and not a time. With a time, Go sometimes reports its end as a failure
+# ("context deadline exceeded").
 FUZZTIME ?= 8000x
 ARGS     ?=
 SEED     ?=
 MINUTES  ?= 10
 VERSIONS := 14 15 16 17 18
-# Most tests wait for something nearly all the time, so more of them run at a time than there are cores; fewer under the race
-# detector, which makes them work for longer.
-# A package may take more than the ten minutes that go test allows by itself where the machine is busy.
+# Most tests wait nearly all the time, so more tests run in parallel than there are cores. Under the
+# race detector, fewer run in parallel, because it makes them use more of the processor. On a busy
+# machine, a package may take longer than the default of ten minutes.
 GO_TEST  := go test -timeout 30m -parallel 6
-# The tools of lint and vulnerabilities, pinned. Each version has a folder of its own in the user's cache, and so has each version of
-# Go, since a tool reads code of the Go that built it at most. Whatever else is in the PATH is not used.
+# These are the pinned versions of the tools for lint and vulnerabilities. Each version has a folder
+# of its own in the user's cache. So has each version of Go, because a tool cannot read code of a
+# newer Go than the one that built it. Tools in the PATH are not used.
 GOLANGCI_LINT = $(TOOLS)/golangci-lint@v2.15.0/golangci-lint
 DEADCODE      = $(TOOLS)/deadcode@v0.52.0/deadcode
 GOVULNCHECK   = $(TOOLS)/govulncheck@v1.9.0/govulncheck
@@ -74,7 +78,7 @@ format: ## fail when a file is not formatted by gofmt
 vet: ## run go vet
 	go vet ./...
 
-# deadcode ends with 0 whatever it finds.
+# deadcode exits with 0 even if it finds something.
 lint: have-golangci-lint have-deadcode ## run golangci-lint as .golangci.yml says, and deadcode
 	$(GOLANGCI_LINT) run
 	@echo '$(DEADCODE) -test -tags nethttp,crashpoints ./...'
@@ -83,7 +87,8 @@ lint: have-golangci-lint have-deadcode ## run golangci-lint as .golangci.yml say
 
 lint-tools: $(GOLANGCI_LINT) $(DEADCODE) $(GOVULNCHECK) ## install the tools of lint and vulnerabilities in the user's cache folder
 
-# install_tool installs the package $(1) at the version that the name of the target's folder has. The folder appears when it is whole.
+# install_tool installs the package $(1) at the version in the name of the target's folder. It gives
+# the folder this name only when the folder is complete.
 define install_tool
 	@echo "install $(notdir $(@D))"
 	@mkdir -p $(TOOLS)
@@ -106,8 +111,8 @@ have-govulncheck:   TOOL = $(GOVULNCHECK)
 have-golangci-lint have-deadcode have-govulncheck:
 	@test -x $(TOOL) || { echo "$(notdir $(patsubst %/,%,$(dir $(TOOL)))) is not installed: run make lint-tools, which takes some minutes the first time" >&2; exit 1; }
 
-# With -short two tests make fewer rounds of the same: the race detector takes ten times as long for them, and they have no goroutines to
-# compare. test makes all rounds.
+# With -short, two tests make fewer rounds. The race detector takes ten times as long for them, and
+# they have no goroutines that could race. The target test makes all rounds.
 race: ## run all tests under the race detector
 	CGO_ENABLED=1 go test -timeout 40m -parallel 4 -race -short ./...
 
@@ -125,8 +130,8 @@ fuzz: ## fuzz every target with FUZZTIME inputs each
 tidy: ## fail when go.mod or go.sum is not tidy
 	go mod tidy -diff
 
-# Without its database govulncheck has checked nothing. This is said as the last thing and is no failure, since a machine may
-# have no way there. Any other failure is one.
+# Without its database, govulncheck checks nothing. Some machines cannot reach that database, so the
+# last line of the output says so, and the target does not fail. It fails on any other error.
 vulnerabilities: have-govulncheck ## run govulncheck; say so where it cannot reach its database
 	@out=$$($(GOVULNCHECK) ./... 2>&1); status=$$?; printf '%s\n' "$$out"; \
 		case "$$status:$$out" in \

@@ -332,7 +332,7 @@ func TestSeal_ASecretThatCannotBeOpenedKeepsTheOtherOneFromNothing(t *testing.T)
 		t.Helper()
 		return commandSucceedsWith(t, agenttest.ConfigText(env, env.LeastURL)+"[security]\nkeys = [\""+testKeys[0].Reveal()+"\"]\n", "check")
 	}
-	if out := check(); !strings.Contains(out, "2 former ones are sealed with key") || !strings.Contains(out, "they sign no more") || !strings.Contains(out, "1 are sealed with the first of security.keys\n") {
+	if out := check(); !strings.Contains(out, "2 former ones are sealed with key") || !strings.Contains(out, "they no longer sign") || !strings.Contains(out, "1 are sealed with the first of security.keys\n") {
 		t.Errorf("check says:\n%s", out)
 	}
 	env.Exec(t, `update webhooks.endpoints set previous_secret_until = now() - interval '1 hour', older_secrets_until = '{}'`)

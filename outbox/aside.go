@@ -27,7 +27,7 @@ const (
 )
 
 // setAside is the error in the row of a delivery that was set aside (deliveries.last_error).
-var setAside = "PostgreSQL refused to record what came of the delivery; see the agent's log"
+var setAside = "PostgreSQL refused to record the result of the delivery; see the agent's log"
 
 // refusesContent reports whether a statement failed because of the content of its rows.
 func refusesContent(sqlState string) bool {
@@ -132,7 +132,7 @@ func within(ctx context.Context, tx querier, work func() error, undo bool) error
 // tellAsides logs and counts the deliveries that were set aside.
 func (l *Ledger) tellAsides(g *group) {
 	for key, left := range g.asides {
-		text := "PostgreSQL refused to record what came of a delivery; it stands as failed in the delivery log"
+		text := "PostgreSQL refused to record the result of a delivery; the delivery log has it as failed"
 		if left == asNoRow {
 			text = "PostgreSQL refused to record a delivery; the delivery log does not have it"
 		}
@@ -166,8 +166,8 @@ func (l *Ledger) tellReused(n int64) {
 	}
 	l.reused.since += n
 	if now := time.Now(); now.Sub(l.reused.told) >= reusedPause {
-		l.cfg.Log.Error("the outbox uses ids of events again that the delivery log still has; ids must be unique, also after the table was emptied. An event "+
-			"takes the place of one that has ended; while the other is pending, it is not recorded and may not be sent",
+		l.cfg.Log.Error("the outbox has events with ids that other events in the delivery log have; ids must be unique, also after the table was emptied. A new event "+
+			"replaces one that has ended; while the other one is pending, the new event is not recorded and may not be sent",
 			"outbox", l.cfg.Table, "deliveries", l.reused.since)
 		l.reused = reusedIDs{told: now}
 	}

@@ -85,7 +85,7 @@ func forward(client net.Conn, server string, startup *pgproto3.StartupMessage) e
 
 func TestCheck_SaysThatAPoolerStandsBetween(t *testing.T) {
 	env := testenv.NewDB(t)
-	const want = "a pooler (such as PgBouncer) stands between"
+	const want = "a pooler (such as PgBouncer) is in between"
 	for name, edit := range map[string]func(map[string]string) string{
 		"that refuses what it does not know": func(p map[string]string) string {
 			for parameter := range p {

@@ -24,7 +24,7 @@ func CheckVenue(venue string) error {
 		return errors.New("is blank; write the id of the venue")
 	case strings.TrimLeftFunc(venue, unicode.IsSpace) != venue, strings.ContainsFunc(venue, invisible):
 		// Blanks at the end are allowed: a column of the type char(n) adds them.
-		return errors.New("begins with a blank or has an invisible character; write it without")
+		return errors.New("begins with a blank or has an invisible character; remove it")
 	}
 	return CheckText(venue)
 }
@@ -41,7 +41,7 @@ func ParsePatterns(events []string) (p Patterns, err error) {
 		prefix, below := strings.CutSuffix(e, "*")
 		if strings.TrimSpace(e) != e || strings.ContainsFunc(e, invisible) {
 			// An event may have this very type, so the pattern is kept too.
-			err = fmt.Errorf("events has %q, which has a blank at an end or an invisible character; write it without", e)
+			err = fmt.Errorf("events has %q, which begins or ends with a blank, or has an invisible character; remove it", e)
 		}
 		switch {
 		case e == "*":

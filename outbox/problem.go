@@ -28,7 +28,7 @@ type Problem struct {
 // repeats no part of the text.
 func CheckText(s string) error {
 	if !utf8.ValidString(s) || strings.Contains(s, "\x00") {
-		return errors.New("is no text in UTF-8, or has a zero byte in it; write it in UTF-8")
+		return errors.New("is not valid UTF-8, or has a zero byte; write it in UTF-8")
 	}
 	return nil
 }
@@ -66,7 +66,7 @@ var ErrSlotMoved = errors.New("the replication slot was advanced or made anew by
 // ErrUndecodable reports that the slot's next changes cannot be decoded. At their position, the
 // publication or a column did not exist, and making it now does not help. PrepareSlot with replace
 // must make a new slot.
-var ErrUndecodable = errors.New("the stream stands at changes from a time without the publication or a required column")
+var ErrUndecodable = errors.New("the next changes of the stream were made while the publication or a required column did not exist")
 
 // These are the SQLSTATEs that the code distinguishes:
 // https://www.postgresql.org/docs/current/errcodes-appendix.html.
@@ -126,7 +126,7 @@ func (c Config) explain(operation string, err error) error {
 	if !ok {
 		if _, ok := errors.AsType[*pgconn.ConnectError](err); ok {
 			return &Problem{Thing: "PostgreSQL at " + host, Reason: "cannot connect (" + rootCause(err) + ")",
-				Remedy: "see that it runs and that database.url names it", Err: err}
+				Remedy: "check that it runs and that database.url names it", Err: err}
 		}
 		return fmt.Errorf("%s: %w", operation, err)
 	}
@@ -154,7 +154,7 @@ func (c Config) explain(operation string, err error) error {
 		p.Thing, p.Reason, p.Fatal = "PostgreSQL at "+host, "it refuses the connection ("+pe.Message+")", true
 		p.Remedy = "name in database.url a PostgreSQL server itself, and a database whose text can be read as UTF8"
 	case codeNotInEncoding:
-		p.Thing, p.Reason, p.Remedy = operation, "a text that was given is no UTF-8, or has a zero byte in it", "write it in UTF-8"
+		p.Thing, p.Reason, p.Remedy = operation, "a text that was given is not valid UTF-8, or has a zero byte", "write it in UTF-8"
 	case codeUntranslatable:
 		p.Thing, p.Reason = operation, "a text that was given has a character that the database's encoding does not have"
 		p.Remedy = "write it with others, or use a database of the encoding UTF8"
@@ -203,8 +203,8 @@ func (c Config) names() (host, user, database string) {
 // poolerBetween returns the Problem of a connection that does not reach the server itself.
 func (c Config) poolerBetween(reason string, err error) error {
 	host, _, _ := c.names()
-	return &Problem{Thing: "PostgreSQL at " + host, Reason: "a pooler (such as PgBouncer) stands between (" + reason + ")",
-		Remedy: "database.url must name the PostgreSQL server itself: a pooler passes no replication connection", Fatal: true, Err: err}
+	return &Problem{Thing: "PostgreSQL at " + host, Reason: "a pooler (such as PgBouncer) is in between (" + reason + ")",
+		Remedy: "database.url must name the PostgreSQL server itself: a pooler does not support replication connections", Fatal: true, Err: err}
 }
 
 // rootCause returns the innermost text of a connection error. It leaves out the user, the database

@@ -38,7 +38,7 @@ type Lost struct {
 const (
 	lostGone    = "the event is no longer in the outbox"
 	lostOther   = "the outbox has another event under this id now; ids must be unique, and an event's venue, type and created must stay as they were"
-	lostTwice   = "the outbox holds two events that nothing tells apart, with other data; ids must be unique"
+	lostTwice   = "the outbox holds two events with the same id, venue, type and created, but with different data; ids must be unique"
 	lostNotOurs = "outbox.types does not ask for the event's type any more"
 )
 

@@ -108,7 +108,7 @@ func (db *DB) checkSecrets(ctx context.Context, tx pgx.Tx) (found []Finding, err
 		case c.key == "" || keys.Has(c.key):
 			waiting += c.n
 		case c.former:
-			found = append(found, warning("secrets", remedy, "%d former ones are sealed with key %s, which is not among security.keys: they sign no more",
+			found = append(found, warning("secrets", remedy, "%d former ones are sealed with key %s, which is not among security.keys: they no longer sign",
 				c.n, secret.KeyName(c.key)))
 		default:
 			found = append(found, warning("secrets", remedy, "%d are sealed with key %s, which is not among security.keys: nothing is sent to their endpoints",

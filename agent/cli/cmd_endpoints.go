@@ -153,10 +153,10 @@ func (a *app) endpointsShowCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "show ENDPOINT_ID",
 		Short: "Show one endpoint, without its secret",
-		Long: `show tells all about one endpoint but its secrets. Of the URL it shows the scheme and the host, since the rest may be a
-credential; select url from webhooks.endpoints shows it. With --secret it also shows the current secret, as the customer has
-it, and the form that libraries of Standard Webhooks take: of a secret that does not begin with whsec_ that is whsec_ and
-the base64 of its bytes.`,
+		Long: `show prints everything about one endpoint except its secrets. Of the URL it prints the scheme and the host, since the rest may be a
+credential; select url from webhooks.endpoints prints it. With --secret it also prints the current secret as the customer has
+it, and in the form that libraries of Standard Webhooks expect. For a secret that does not begin with whsec_, that form is
+whsec_ and the base64 of its bytes.`,
 		Example: `  webhook-agent endpoints show ep_01K5M2
   webhook-agent endpoints show ep_01K5M2 --json
   webhook-agent endpoints show ep_01K5M2 --secret --json | jq -r .library_secret`,

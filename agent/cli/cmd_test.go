@@ -85,7 +85,7 @@ func TestMain_RefusesEmptyFlagsAndTextThatIsNotUTF8(t *testing.T) {
 	add := func(more ...string) []string {
 		return append([]string{"endpoints", "add", "--venue", "v", "--url", "https://h.example/", "--events", "*"}, more...)
 	}
-	const empty, noText = " is empty; give it a value, or leave it out", " is no text in UTF-8, or has a zero byte in it; write it in UTF-8"
+	const empty, noText = " is empty; give it a value, or leave it out", " is not valid UTF-8, or has a zero byte; write it in UTF-8"
 	for _, test := range []struct {
 		args []string
 		want string

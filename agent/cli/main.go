@@ -137,8 +137,9 @@ func subcommandRequired(cmd *cobra.Command, args []string) error {
 // mayBeEmpty are the flags whose empty value means what it says.
 var mayBeEmpty = []string{"description", "config"}
 
-// checkGiven refuses what no command can work with: a flag with an empty value, which is that of a shell variable that is not
-// set and would be as if the flag were not there, and what PostgreSQL cannot hold.
+// checkGiven refuses what no command can work with: a flag with an empty value, which is that of a
+// shell variable that is not set and would be as if the flag were not there, and what PostgreSQL
+// cannot hold.
 func checkGiven(cmd *cobra.Command, args []string) (err error) {
 	for i, arg := range args {
 		if wrong := outbox.CheckText(arg); wrong != nil {

@@ -212,8 +212,8 @@ line 2: delivery.retries: "-2s" must be between 1s and 7d`,
 		"[log]\nlevel = 'loud'":                          `line 2: log.level: "loud" is not one of debug, info, warn, error`,
 		"[log]\nlevel = 'info'\nlevel = 'warn'":          `line 3 is not valid TOML (last key log.level): Key (hidden) has already been defined`,
 		"[[endpoint]]\nvenue = ' '\ndescription = \"\\u0000\"\nurl = 'https://a.example/'\nevents = ['a ']\nsecret = 's'": `endpoint[1].venue: is blank; write the id of the venue
-endpoint[1].description: is no text in UTF-8, or has a zero byte in it; write it in UTF-8
-endpoint[1].events: events has "a ", which has a blank at an end or an invisible character; write it without`,
+endpoint[1].description: is not valid UTF-8, or has a zero byte; write it in UTF-8
+endpoint[1].events: events has "a ", which begins or ends with a blank, or has an invisible character; remove it`,
 		"[[endpoint]]\nurl = 'https://a.example/'\nevents = ['lead.*']\nsecret = 's'\n[[endpoint]]\nvenue = 'v'\nurl = 'https://a.example/'\nevents = ['*']\nsecret = 's'\n" +
 			"[[endpoint]]\nvenue = 'v'\nurl = 'https://a.example/'\nevents = ['*']\nsecret = 's'": `endpoint[1].venue: is missing
 endpoint[3]: has the venue and the url of endpoint[2]; keep one of them`,

@@ -123,8 +123,8 @@ func (b ByteSize) String() string {
 // path, such as a log or a device, out of memory.
 const maxSecretFileBytes = 64 << 10
 
-// ResolveSecret resolves a reference, env:NAME or file:/path. It returns any other value as it is. It
-// refuses what looks like a reference and is none, and what no setting can hold.
+// ResolveSecret resolves a reference, env:NAME or file:/path. It returns any other value as it is.
+// It refuses what looks like a reference and is none, and what no setting can hold.
 func ResolveSecret(value string, getenv func(string) string) (secret.Text, error) {
 	text, err := followReference(value, getenv)
 	if err != nil {
