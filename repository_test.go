@@ -17,7 +17,8 @@ import (
 	"github.com/quintago/webhook-agent/agent/config"
 )
 
-// The tests of this file are about the repository: what the pages say exists, and the packages keep to their places.
+// The tests in this file check the repository itself: that everything named on the pages exists,
+// and that packages import only what they may.
 
 const module = "github.com/quintago/webhook-agent"
 

@@ -84,8 +84,8 @@ func TestAttempt_TellsBrokenDNSOfACustomersFromOurs(t *testing.T) {
 	}
 }
 
-// A resolver that has lost its servers may say of each name that there is none, and so does that of a
-// captive portal. One customer's domain that ends is his.
+// A resolver that has lost its servers may say of each name that there is none, and so does that of
+// a captive portal. One customer's domain that ends is his.
 func TestAttempt_TellsADomainThatEndsFromAResolverThatKnowsNoName(t *testing.T) {
 	url := serve(t, func(rw http.ResponseWriter, _ *http.Request) { rw.Header().Set("Connection", "close") })
 	_, port, err := net.SplitHostPort(url[len("http://"):])

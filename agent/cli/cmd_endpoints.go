@@ -232,8 +232,8 @@ func (d *desk) revealSecret(ctx context.Context, id string) (shown shownSecret, 
 	return shown, nil
 }
 
-// keepSigning leaves those times of former secrets that an attempt signs with: each secret once, the current one not
-// among them, and none that cannot sign.
+// keepSigning keeps only the times of former secrets with which an attempt signs. Each secret
+// counts once. The current secret, and secrets that cannot sign, do not count.
 func (d *desk) keepSigning(ctx context.Context, info *outbox.EndpointInfo) error {
 	e, err := d.db.AllVenues().EndpointWithSecret(ctx, info.ID)
 	if err != nil {

@@ -85,8 +85,8 @@ func (r *Agent) End() {
 	}
 }
 
-// EndsBy waits until the agent ends by itself, and returns its error. It fails the test when the agent goes
-// on. Only the first call of EndsBy or End does something.
+// EndsBy waits until the agent ends by itself, and returns its error. It fails the test when the
+// agent goes on. Only the first call of EndsBy or End does something.
 func (r *Agent) EndsBy() (err error) {
 	r.t.Helper()
 	r.once.Do(func() {
