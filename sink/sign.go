@@ -131,7 +131,8 @@ func parseSecret(s secret.Text) (signingKey, error) {
 	notBase64 := func(at int) error {
 		return fmt.Errorf("the secret begins with whsec_ but is not standard base64 at character %d", len(secretPrefix)+at+1)
 	}
-	// The decoder skips line breaks, but checkSpelling has refused them, so two different texts are never the same key.
+	// The decoder skips line breaks, but checkSpelling has refused them, so two different texts are
+	// never the same key.
 	decoded, err := base64.StdEncoding.Strict().DecodeString(encoded)
 	if err != nil {
 		corrupt, _ := errors.AsType[base64.CorruptInputError](err) // there is no other error
@@ -147,8 +148,8 @@ func parseSecret(s secret.Text) (signingKey, error) {
 	return signingKey{quintago: text, standard: decoded}, nil
 }
 
-// checkSpelling refuses what was meant to be another text than it is: the key would be wrong, and
-// nothing else would tell.
+// checkSpelling refuses a text that was probably meant to be another one. With it the key would be
+// wrong, and nothing else would show that.
 func checkSpelling(s string) error {
 	if !utf8.ValidString(s) {
 		return errors.New("the secret is no text in UTF-8, and the database stores nothing else; use a random one of letters and digits")
@@ -181,11 +182,13 @@ func checkSpelling(s string) error {
 	return nil
 }
 
-// isInvisible reports whether a rune is a line break, a control character or a format character, such as a byte order mark.
+// isInvisible reports whether a rune is a line break, a control character or a format character,
+// such as a byte order mark.
 func isInvisible(r rune) bool { return unicode.In(r, unicode.Cc, unicode.Cf, unicode.Zl, unicode.Zp) }
 
-// standsInQuotes reports whether a text begins and ends with the same quote, has a quote at one end and no other of its
-// kind, or has a typographic one at an end. Quotes within a text are its own.
+// standsInQuotes reports whether a text begins and ends with the same quote, has a quote at one end
+// and no other of its kind, or has a typographic quote at one end. Quotes inside a text are
+// allowed.
 func standsInQuotes(s string) bool {
 	first, _ := utf8.DecodeRuneInString(s)
 	last, size := utf8.DecodeLastRuneInString(s)
@@ -198,7 +201,8 @@ func standsInQuotes(s string) bool {
 
 func isQuote(r rune) bool { return r == '"' || r == '\'' || r == '`' }
 
-// fold writes a text in small letters, without accents, and what looks like a letter of whsec_ as that letter.
+// fold returns a text in small letters and without accents. A letter that looks like one of whsec_
+// becomes that letter.
 func fold(s string) string {
 	return strings.Map(func(r rune) rune {
 		if unicode.Is(unicode.Mn, r) {
@@ -212,11 +216,12 @@ func fold(s string) string {
 	}, norm.NFKD.String(s))
 }
 
-// lookAlikes are the Cyrillic letters that look like those of whsec_; a keyboard of two alphabets types them.
+// lookAlikes are the Cyrillic letters that look like those of whsec_. A keyboard with two alphabets
+// can type them.
 var lookAlikes = map[rune]rune{'ԝ': 'w', 'һ': 'h', 'ѕ': 's', 'е': 'e', 'с': 'c'}
 
-// resemblesPrefix reports whether a text is a key in base64 behind a word that is one slip away from whsec: a letter
-// left out, added, changed, or two of them swapped.
+// resemblesPrefix reports whether a text is a key in base64 after a word that is one mistake away
+// from whsec: a letter left out, added or changed, or two letters swapped.
 func resemblesPrefix(folded, s string) bool {
 	word, _, found := cutWord(folded)
 	_, rest, _ := cutWord(s)
@@ -234,7 +239,8 @@ func resemblesPrefix(folded, s string) bool {
 	return len(got) <= 1 && len(want) <= 1 || len(got) == 2 && len(want) == 2 && got[0] == want[1] && got[1] == want[0]
 }
 
-// cutWord returns the letters that a text begins with, and what stands behind the character that ends them.
+// cutWord returns the letters at the beginning of a text, and what follows the character that ends
+// them.
 func cutWord(s string) (word, rest string, found bool) {
 	at := strings.IndexFunc(s, func(r rune) bool { return !unicode.IsLetter(r) })
 	if at < 0 {

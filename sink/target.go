@@ -26,7 +26,8 @@ type Target struct {
 	// one. It is nil without a former key. The slice that it points to is never changed: a new
 	// order is a new slice.
 	order *atomic.Pointer[[]*signingKey]
-	// wentWith are the keys that got a 410 since another answer came. It is nil without a former one.
+	// wentWith are the keys that got a 410 since another answer came. It is nil without a former
+	// one.
 	wentWith *atomic.Pointer[[]*signingKey]
 
 	// err says why nothing can be sent, or is nil. class is then the class of every attempt, and
@@ -136,8 +137,9 @@ func (t *Target) postpone(keys ...*signingKey) {
 	t.setOrder(append(without(*t.order.Load(), keys...), keys...))
 }
 
-// gone takes note of an answer to a request that a key has signed, and reports whether each of keys
-// has got a 410 in a row. Of answers that come at once one may be forgotten: a later one counts then.
+// gone records an answer to a request that a key has signed, and reports whether each of keys has
+// got a 410 in a row. If answers come at the same time, one may be forgotten. A later answer then
+// counts.
 func (t *Target) gone(keys []*signingKey, signer *signingKey, is410 bool) bool {
 	before := t.wentWith.Load()
 	if !is410 {

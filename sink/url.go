@@ -136,8 +136,8 @@ func (w *Webhook) checkHost(u *url.URL) error {
 	return checkName(host)
 }
 
-// isLocalhost reports whether a name is one of this machine's own: those below localhost (RFC 6761, section 6.3), and
-// those that systems have in /etc/hosts.
+// isLocalhost reports whether a name is one of this machine's own: a name below localhost (RFC
+// 6761, section 6.3), or one that systems have in /etc/hosts.
 func isLocalhost(host string) bool {
 	host = strings.ToLower(strings.TrimSuffix(host, "."))
 	switch host[strings.LastIndexByte(host, '.')+1:] {
