@@ -71,8 +71,8 @@ it once: give it to the customer, it is not shown again.`,
 	return cmd
 }
 
-// secretFlag resolves the value of a --secret flag. Without the flag it makes a new secret, and
-// made is true. (checkGiven refuses an empty value.)
+// secretFlag resolves the value of a --secret flag. Without the flag it makes a new secret, and made
+// is true. (checkGiven refuses an empty value.)
 func (a *app) secretFlag(given string) (s secret.Text, made bool, err error) {
 	if given == "" {
 		return sink.GenerateSecret(), true, nil
@@ -235,8 +235,7 @@ over at any time in between. Former secrets of earlier rotations, five together 
 	return cmd
 }
 
-// rotateSecret gives an endpoint a secret, which made reports to be a new one, and prints the
-// result.
+// rotateSecret gives an endpoint a secret, which made reports to be a new one, and prints what came of it.
 func (d *desk) rotateSecret(ctx context.Context, id string, s secret.Text, made bool, overlap time.Duration) error {
 	if err := d.refuseManaged(ctx, id); err != nil {
 		return err
@@ -254,9 +253,9 @@ func (d *desk) rotateSecret(ctx context.Context, id string, s secret.Text, made 
 	case err != nil:
 		return err
 	case same:
-		return d.answerChange(endpointChange{ID: id, Change: "former secrets ended"}, "%s has this secret already; its former secrets no longer sign", id)
+		return d.answerChange(endpointChange{ID: id, Change: "former secrets ended"}, "%s has this secret already; its former secrets sign no more", id)
 	case until == nil:
-		return d.answerChange(endpointChange{id, "secret rotated", revealed(s, made), nil}, "%s has a new secret; the former secret no longer signs", id)
+		return d.answerChange(endpointChange{id, "secret rotated", revealed(s, made), nil}, "%s has a new secret; the former secret signs no more", id)
 	}
 	return d.answerChange(endpointChange{id, "secret rotated", revealed(s, made), until},
 		"%s has a new secret; the former secret also signs until %s", id, formatTime(until, time.Now()))

@@ -51,7 +51,7 @@ func TestEndpoints_FromAddToRemove(t *testing.T) {
 		{"show", "former secret  also signs until"},
 		{"rotate-secret", "the former secret also signs until"},
 		{"show", "former secret  2 also sign, until 2"},
-		{"rotate-secret --overlap 0s --secret again", "the former secret no longer signs"},
+		{"rotate-secret --overlap 0s --secret again", "the former secret signs no more"},
 		{"show --secret", "for libraries  whsec_YWdhaW4=\n"},
 		{"show --secret --json", `"library_secret": "whsec_YWdhaW4="`},
 		{"show --secret --json", `"secret": "again"`},
@@ -60,7 +60,7 @@ func TestEndpoints_FromAddToRemove(t *testing.T) {
 		{"rotate-secret --secret other", "the former secret also signs until"},
 		{"rotate-secret --secret again", "the former secret also signs until"},
 		{"show", "former secret  also signs until"},
-		{"rotate-secret --secret again --overlap 0s", "has this secret already; its former secrets no longer sign"},
+		{"rotate-secret --secret again --overlap 0s", "has this secret already; its former secrets sign no more"},
 		{"show --json", `"previous_secret_until": null`},
 		{"remove", "removed " + id},
 	} {
