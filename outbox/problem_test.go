@@ -30,7 +30,7 @@ func TestExplain_NamesThingReasonAndRemedy(t *testing.T) {
 		{codeLimitExceeded, true, []string{`replication slot "slot_1"`, "max_replication_slots"}},
 		{codeDuplicateStatement, true, []string{"h.example:5444", "a pooler (such as PgBouncer) is in between", "the server's words"}},
 		{codeNoStatement, true, []string{"h.example:5444", "a pooler (such as PgBouncer) is in between", "the server's words"}},
-		{codeNotInEncoding, false, []string{"do something", "no UTF-8", "write it in UTF-8"}},
+		{codeNotInEncoding, false, []string{"do something", "not valid UTF-8", "write it in UTF-8"}},
 		{codeUntranslatable, false, []string{"do something", "the database's encoding", "UTF8"}},
 		{codeReadOnly, false, []string{"read-only", "primary"}},
 		{codeAdminShutdown, false, []string{"the server's words", "tries again by itself"}},
@@ -79,7 +79,7 @@ func TestConnecting_ExplainsWhatIsWrongWithoutASecret(t *testing.T) {
 		texts     []string
 	}{
 		{"not a URL", "postgres://sentinel:sentinel@[", []string{"database.url", "not a PostgreSQL connection URL"}},
-		{"nobody listens", fmt.Sprintf("postgres://u:sentinel@127.0.0.1:%d/d", port), []string{fmt.Sprintf("127.0.0.1:%d", port), "connection refused", "see that it runs"}},
+		{"nobody listens", fmt.Sprintf("postgres://u:sentinel@127.0.0.1:%d/d", port), []string{fmt.Sprintf("127.0.0.1:%d", port), "connection refused", "check that it runs"}},
 		{"no such host", "postgres://u:sentinel@h.invalid/d", []string{"h.invalid", "cannot connect"}},
 		{"wrong password", strings.Replace(env.URL, "@", "sentinel@", 1), []string{`role "agent"`, "refused the password"}},
 		{"no such database", strings.Replace(env.URL, "/"+env.Name, "/nowhere", 1), []string{`database "nowhere"`, "does not exist"}},
