@@ -22,6 +22,8 @@ type crash struct {
 	before func(*scene)
 	// provoke starts the agent that is to die and plays what leads it to the point.
 	provoke func(*scene, launch) *process
+	// after acts on the agent that goes on; may be nil.
+	after func(*scene)
 	// So many attempts are without a record when it dies, and are made again.
 	least, most int
 }
@@ -42,6 +44,7 @@ var crashes = []crash{
 	{at: "in-replay", before: (*scene).missBulk, provoke: (*scene).replayBulk},
 	// 500 are requeued by the first step and under way.
 	{at: "in-replay:2", before: (*scene).missBulk, provoke: (*scene).replayBulk, most: 500},
+	{at: "in-cancel", before: (*scene).missBulk, provoke: (*scene).cancelBulk, after: (*scene).replayCanceled, most: 3},
 	{at: "in-slot-recovery", before: (*scene).loseSlot, provoke: (*scene).justRun},
 	{at: "in-sweep", before: (*scene).loseSlot, provoke: (*scene).justRun},
 }
@@ -90,6 +93,9 @@ func TestP1P3_AKillAtEveryPointLosesNothingAndRepeatsOnlyWhatWasNotRecorded(t *t
 			}
 			p = s.launch().start(t, s.env)
 			p.awaitLeading(t)
+			if c.after != nil {
+				c.after(s)
+			}
 			s.addLeads(2)
 			s.awaitSettled(p)
 			p.terminate(t)
@@ -217,6 +223,36 @@ func (s *scene) replayBulk(l launch) *process {
 	s.env.Exec(s.t, `insert into webhooks.replays (endpoint_id, since, statuses)
 		select id, now() - interval '1 hour', '{missed}' from webhooks.endpoints where url like '%/steady'`)
 	return p
+}
+
+// cancelBulk has a replay begun slowly, and cancels it.
+func (s *scene) cancelBulk(l launch) *process {
+	s.t.Helper()
+	p := l.start(s.t, s.env)
+	p.awaitLeading(s.t)
+	s.env.Exec(s.t, `insert into webhooks.replays (endpoint_id, since, statuses, per_second)
+		select id, now() - interval '1 hour', '{missed}', 1 from webhooks.endpoints where url like '%/steady'`)
+	testenv.Eventually(s.t, agenttest.Patience, func() error {
+		if !testenv.QueryOne[bool](s.t, s.env, `select coalesce(total > 0, false) from webhooks.replays`) {
+			return errors.New("the replay has not begun")
+		}
+		return nil
+	})
+	s.env.Exec(s.t, `update webhooks.replays set state = 'canceled'`)
+	return p
+}
+
+// replayCanceled waits until the canceled replay is taken back, and has what it did not send replayed.
+func (s *scene) replayCanceled() {
+	s.t.Helper()
+	testenv.Eventually(s.t, agenttest.Patience, func() error {
+		if got := testenv.QueryOne[string](s.t, s.env, `select state || (finished is not null) from webhooks.replays`); got != "canceledtrue" {
+			return fmt.Errorf("the replay is %s", got)
+		}
+		return nil
+	})
+	s.env.Exec(s.t, `insert into webhooks.replays (endpoint_id, since, statuses)
+		select id, now() - interval '1 hour', '{missed}' from webhooks.endpoints where url like '%/steady'`)
 }
 
 // loseSlot has the agent deliver some events, and then drops its slot and writes many more that no
@@ -370,7 +406,8 @@ func (s *scene) check(unrecorded int, c crash) {
 	if want := []string{fmt.Sprintf("/dead %d", 2*leads)}; !slices.Equal(health, want) {
 		s.t.Errorf("consecutive failures are %q, want %q", health, want)
 	}
-	for _, replay := range testenv.QueryAll[string](s.t, s.env, `select concat_ws(' ', state, total, done) from webhooks.replays`) {
+	for _, replay := range testenv.QueryAll[string](s.t, s.env, `select concat_ws(' ', state, total + sent, done + sent) from webhooks.replays,
+		lateral (select coalesce(sum(done), 0) as sent from webhooks.replays where state = 'canceled') before where state <> 'canceled'`) {
 		if want := fmt.Sprintf("done %d %d", bulk, bulk); replay != want {
 			s.t.Errorf("the replay is %q, want %q", replay, want)
 		}

@@ -26,7 +26,7 @@ const (
 const everyTable outbox.PrunedTable = "all"
 
 // pruneOrder is the order of tables that outbox.Pruner requires.
-var pruneOrder = []outbox.PrunedTable{outbox.PrunedOutbox, outbox.PrunedDeliveries, outbox.PrunedReplays}
+var pruneOrder = []outbox.PrunedTable{outbox.PrunedOutbox, outbox.PrunedDeliveries, outbox.PrunedReplays, outbox.PrunedRemoved}
 
 // pruning deletes rows that are older than outbox.retention.
 type pruning struct {

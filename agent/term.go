@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/quintago/webhook-agent/agent/config"
 	"github.com/quintago/webhook-agent/agent/lanes"
 	"github.com/quintago/webhook-agent/backoff"
 	"github.com/quintago/webhook-agent/outbox"
@@ -155,7 +156,7 @@ func (t *term) attempt(ctx context.Context, r sink.Request) sink.Result {
 
 // target returns the target of an endpoint. The error says why nothing can be sent there.
 func (t *term) target(e *outbox.Endpoint) (*sink.Target, error) {
-	return OpenTarget(t.webhook, t.keys, e)
+	return config.OpenTarget(t.webhook, t.keys, e)
 }
 
 // watch looks at the slot, the clocks and what is published every VitalsInterval, until ctx ends.

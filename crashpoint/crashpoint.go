@@ -41,6 +41,9 @@ const (
 	// InReplay is in a step of a replay: deliveries are pending again, but the cursor has not
 	// moved.
 	InReplay Point = "in-replay"
+	// InCancel is in a step of a canceled replay: deliveries are what they were again, but the
+	// replay does not say so.
+	InCancel Point = "in-cancel"
 	// InSlotRecovery is in PrepareSlot: the checkpoint says that a recovery is needed, but the new
 	// slot does not exist.
 	InSlotRecovery Point = "in-slot-recovery"
@@ -52,5 +55,5 @@ const (
 // Points returns all points in the order of their declaration.
 func Points() []Point {
 	return []Point{AfterRead, BeforeDial, AfterRequestWritten, AfterResponse, BeforeLedgerCommit, InLedgerCommit,
-		AfterLedgerCommit, BeforeConfirm, InMigration, InReplay, InSlotRecovery, InSweep}
+		AfterLedgerCommit, BeforeConfirm, InMigration, InReplay, InCancel, InSlotRecovery, InSweep}
 }

@@ -137,10 +137,10 @@ update webhooks.endpoints set disabled_at = now(), disabled_reason = 'manual' wh
 
 	endReplays = `
 update webhooks.replays set state = 'failed', error = 'ended by webhook-agent adopt --disable-endpoints', finished = now()
-where state in ('pending', 'running')`
+where state in ('pending', 'running', 'paused')`
 
 	selectAnythingOn = `
-select exists (select from webhooks.endpoints where disabled_at is null) or exists (select from webhooks.replays where state in ('pending', 'running'))`
+select exists (select from webhooks.endpoints where disabled_at is null) or exists (select from webhooks.replays where state in ('pending', 'running', 'paused'))`
 )
 
 // Adopt lets the agent continue in this database although its checkpoint was written elsewhere. The

@@ -20,6 +20,8 @@ var tablePrivileges = []struct{ table, privileges string }{
 	{"webhooks.checkpoint", "SELECT INSERT UPDATE"},
 	{"webhooks.replays", "SELECT INSERT UPDATE"},
 	{"webhooks.event_types", "SELECT"},
+	{"webhooks.removed_endpoints", "SELECT DELETE"},
+	{"webhooks.endpoint_settings", "SELECT"},
 }
 
 // schemaTables returns the tables that the agent uses.

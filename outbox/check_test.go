@@ -163,8 +163,8 @@ func TestCheck_NamesEachFaultWithItsRemedy(t *testing.T) {
 			want: []string{"lacks USAGE ON SCHEMA webhooks | GRANT USAGE ON SCHEMA webhooks TO"},
 		}, {
 			name: "table missing",
-			sql:  []string{`drop table webhooks.attempts, webhooks.endpoint_health`},
-			want: []string{"fail schema webhooks: it has version", "but lacks webhooks.attempts, webhooks.endpoint_health | make them again: webhook-agent migrate --print shows how"},
+			sql:  []string{`drop table webhooks.attempts, webhooks.endpoint_health cascade`},
+			want: []string{"fail schema webhooks: it has version", "but lacks webhooks.attempts, webhooks.endpoint_health, webhooks.endpoint_settings | make them again: webhook-agent migrate --print shows how"},
 		}, {
 			name: "slot of another plugin",
 			sql:  []string{`select pg_create_logical_replication_slot(current_database() || '_slot', 'test_decoding')`},

@@ -47,6 +47,20 @@ func (v values) and(further values) values {
 	return all
 }
 
+// valueName matches the name of a value in a statement.
+var valueName = regexp.MustCompile(`@([a-z_]+)`)
+
+// of returns those values that a statement uses.
+func (v values) of(statement string) values {
+	used := values{}
+	for _, name := range valueName.FindAllStringSubmatch(statement, -1) {
+		if value, ok := v[name[1]]; ok {
+			used[name[1]] = value
+		}
+	}
+	return used
+}
+
 // RewriteQuery implements pgx.QueryRewriter.
 func (v values) RewriteQuery(ctx context.Context, conn *pgx.Conn, sql string, args []any) (string, []any, error) {
 	if utf8.ValidString(sql) {

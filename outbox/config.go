@@ -48,6 +48,23 @@ type Config struct {
 	// Caught is called with every panic of a goroutine or a timer of this package. Any goroutine
 	// may call it, and it must not wait. If it is nil, a panic ends the process.
 	Caught func(*panics.Error)
+
+	pages bool // ForPages
+}
+
+const (
+	// pagePool bounds the connections of what people look at in a running agent, so that it takes none from
+	// the deliveries.
+	pagePool = 4
+	// venueTimeout is how long a query of a venue's people may take there. They are many.
+	venueTimeout = 3 * time.Second
+)
+
+// ForPages returns the configuration of a DB for what people look at in a running agent: a pool of its
+// own, and less time for the queries of venues.
+func (c Config) ForPages() Config {
+	c.pages = true
+	return c
 }
 
 // Counts counts what happens to events. It outlives the parts that count.

@@ -56,6 +56,9 @@ func Open(ctx context.Context, cfg Config) (*DB, error) {
 	}
 	pc.ConnConfig = cc
 	pc.MaxConns = poolSize
+	if cfg.pages {
+		pc.MaxConns = pagePool
+	}
 	pc.MaxConnLifetime = connLifetime
 	pc.AfterConnect = settle
 	pc.PingTimeout = pingTimeout

@@ -5,6 +5,7 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
+	"regexp"
 	"slices"
 	"time"
 
@@ -51,12 +52,12 @@ type DeliveryDetail struct {
 
 // DeliveryFilter narrows a list of deliveries. Empty fields do not narrow it.
 type DeliveryFilter struct {
-	EndpointID, Venue string
-	Statuses          []Status
-	Type              string     // lead.created, or lead.* for all types of lead
-	Since, Until      *time.Time // when the event was created: from Since on, before Until
-	Before            string     // the Cursor of the last row of the page before
-	Limit             int
+	EndpointID, Venue, EventID string
+	Statuses                   []Status
+	Type                       string     // lead.created, or lead.* for all types of lead
+	Since, Until               *time.Time // when the event was created: from Since on, before Until
+	Before                     string     // the Cursor of the last row of the page before
+	Limit                      int
 }
 
 // cursor is the place of a delivery in the list: the columns of its order. Created is what PostgreSQL wrote, since
@@ -65,20 +66,31 @@ type cursor struct {
 	Created    string `json:"Created"`
 	EventID    string `json:"EventID"`
 	EndpointID string `json:"EndpointID"`
+	// Skip is how many rows from Created on were looked at, where no delivery is named: see selectAllLog.
+	Skip int64 `json:"Skip,omitempty"`
 }
+
+// maxSkip is more rows than have the same time.
+const maxSkip = 100_000_000
 
 func (c cursor) String() string {
 	text, _ := json.Marshal(c) // texts always encode
 	return base64.RawURLEncoding.EncodeToString(text)
 }
 
+var badCursor = &Problem{Thing: "the cursor", Reason: "it is not one of this list", Remedy: "copy it from the end of the page before"}
+
+// cursorCreated matches a time as PostgreSQL writes it.
+var cursorCreated = regexp.MustCompile(`^(-?infinity|[0-9]{4,7}-[0-9]{2}-[0-9]{2} [0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,6})?[+-][0-9]{2}(:[0-9]{2}){0,2}( BC)?)$`)
+
 func parseCursor(s string) (c *cursor, err error) {
 	text, err := base64.RawURLEncoding.DecodeString(s)
 	if err == nil {
 		err = json.Unmarshal(text, &c)
 	}
-	if err != nil || c == nil || c.Created == "" {
-		return nil, &Problem{Thing: "the cursor", Reason: "it is not one of a delivery list", Remedy: "copy it from the end of the page before"}
+	if err != nil || c == nil || !cursorCreated.MatchString(c.Created) || CheckText(c.EventID) != nil || CheckText(c.EndpointID) != nil ||
+		c.Skip < 0 || c.Skip > maxSkip {
+		return nil, badCursor
 	}
 	return c, nil
 }
@@ -86,60 +98,15 @@ func parseCursor(s string) (c *cursor, err error) {
 const deliveryColumns = `event_id, endpoint_id, venue, type, status, attempts, next_attempt_at, last_code, coalesce(last_class, ''),
        coalesce(last_error, ''), last_latency_ms, coalesce(replay_id, ''), created, created::text as place, finished`
 
-// selectDeliveries is planned for its parameters each time, since a command runs it once: conditions without a value vanish, and
-// the index on (created) or (endpoint_id, created) gives the order.
-const selectDeliveries = `
-select ` + deliveryColumns + `
-from webhooks.deliveries
-where ($1 = '' or endpoint_id = $1)
-  and ($2 = '' or venue = $2)
-  and (cardinality($3::text[]) = 0 or status = any($3))
-  and ($4 = '' or type = $4 or webhooks.event_matches(array[$4], type))
-  and ($5::timestamptz is null or created >= $5)
-  and ($6::timestamptz is null or created < $6)
-  and ($7::text is null or (created, event_id, endpoint_id) < ($7::text::timestamptz, $8, $9)){ and venue = @venue}
-order by created desc, event_id desc, endpoint_id desc
-limit $10`
-
-// endpointKnown looks into the log as well, which outlives an endpoint.
-const endpointKnown = `
-select exists (select from webhooks.endpoints where id = $1{ and venue = @venue})
-    or exists (select from webhooks.deliveries where endpoint_id = $1{ and venue = @venue})`
-
-// Deliveries lists the delivery log, newest event first. An endpoint that neither exists nor stands in the log is a Problem.
-func (v view) Deliveries(ctx context.Context, f DeliveryFilter) (deliveries []DeliveryInfo, err error) {
-	var (
-		before = &cursor{}
-		at     *string
-	)
-	if f.Before != "" {
-		if before, err = parseCursor(f.Before); err != nil {
-			return nil, err
-		}
-		at = &before.Created
-	}
-	err = v.look(ctx, "list deliveries", func(q narrowed) error {
-		deliveries, err = queryRows(ctx, q, selectDeliveries, scanDeliveryInfo, f.EndpointID, f.Venue, texts(f.Statuses), f.Type,
-			f.Since, f.Until, at, before.EventID, before.EndpointID, f.Limit)
-		if err != nil || len(deliveries) > 0 || f.EndpointID == "" {
-			return err
-		}
-		var known bool
-		if err := q.QueryRow(ctx, endpointKnown, f.EndpointID).Scan(&known); err != nil {
-			return err
-		}
-		if !known {
-			return noEndpoint(f.EndpointID)
-		}
-		return nil
-	})
-	return deliveries, err
+func scanDeliveryInfo(row pgx.CollectableRow) (d DeliveryInfo, err error) {
+	return scanDeliveryRow(row)
 }
 
-func scanDeliveryInfo(row pgx.CollectableRow) (d DeliveryInfo, err error) {
+// scanDeliveryRow scans deliveryColumns, and what comes after them.
+func scanDeliveryRow(row pgx.CollectableRow, further ...any) (d DeliveryInfo, err error) {
 	var place cursor
-	err = row.Scan(&d.EventID, &d.EndpointID, &d.Venue, &d.Type, &d.Status, &d.Attempts, moment{&d.NextAttemptAt}, &d.LastCode, &d.LastClass,
-		&d.LastError, &d.LastLatencyMS, &d.ReplayID, moment{&d.Created}, &place.Created, moment{&d.Finished})
+	err = row.Scan(append([]any{&d.EventID, &d.EndpointID, &d.Venue, &d.Type, &d.Status, &d.Attempts, moment{&d.NextAttemptAt}, &d.LastCode, &d.LastClass,
+		&d.LastError, &d.LastLatencyMS, &d.ReplayID, moment{&d.Created}, &place.Created, moment{&d.Finished}}, further...)...)
 	place.EventID, place.EndpointID = d.EventID, d.EndpointID
 	d.Cursor = place.String()
 	return d, err
@@ -238,14 +205,14 @@ func (v view) explainNoDelivery(ctx context.Context, eventID, endpointID string)
 		return err
 	case len(events) == 0:
 		return &Problem{Thing: thing, Reason: "neither the delivery log nor the outbox has it",
-			Remedy: "webhook-agent deliveries list shows the newest; what is older than outbox.retention is deleted"}
+			Remedy: "webhook-agent deliveries list shows the newest; what is older than outbox.retention is deleted", Err: ErrNotFound}
 	case endpointID != "":
 		return &Problem{Thing: thing, Reason: fmt.Sprintf("it has no delivery to endpoint %q", endpointID),
-			Remedy: "webhook-agent deliveries show " + eventID + " shows where it went"}
+			Remedy: "webhook-agent deliveries show " + eventID + " shows where it went", Err: ErrNotFound}
 	}
 	if e := events[0]; !v.db.cfg.patterns().Match(e.Type) {
-		return &Problem{Thing: thing, Reason: fmt.Sprintf("outbox.types does not ask for its type, %q", e.Type), Remedy: "add the type to outbox.types for events to come"}
+		return &Problem{Thing: thing, Reason: fmt.Sprintf("outbox.types does not ask for its type, %q", e.Type), Remedy: "add the type to outbox.types for events to come", Err: ErrNotFound}
 	}
 	return &Problem{Thing: thing, Reason: fmt.Sprintf("it is in the outbox, but no endpoint of venue %q had asked for %q when it was committed, or the agent has not read it yet", events[0].Venue, events[0].Type),
-		Remedy: "webhook-agent status shows how far the agent is"}
+		Remedy: "webhook-agent status shows how far the agent is", Err: ErrNotFound}
 }

@@ -18,6 +18,9 @@ func addDelivery(t *testing.T, env *testenv.DB, event, endpoint, venue, eventTyp
 	env.Exec(t, `insert into webhooks.deliveries (event_id, endpoint_id, venue, type, status, created, next_attempt_at)
 	    values ($1, $2, $3, $4, $5, coalesce((select created from webhooks.outbox where id = $1), now() - make_interval(mins => $6)), case when $5 = 'pending' then now() end)`,
 		event, endpoint, venue, eventType, string(status), minutesAgo)
+	// What a removed endpoint leaves.
+	env.Exec(t, `insert into webhooks.removed_endpoints (venue, id, host, created) select $1, $2, '', now()
+	    where not exists (select from webhooks.endpoints where id = $2) on conflict do nothing`, venue, endpoint)
 }
 
 func minutesAgo(n int) *time.Time {
@@ -56,7 +59,7 @@ func TestDeliveries_FilterAndOrder(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if diff := cmp.Diff(test.want, keys(found)); diff != "" {
+		if diff := cmp.Diff(test.want, keys(found.Deliveries)); diff != "" {
 			t.Errorf("%s (-want +got):\n%s", test.name, diff)
 		}
 	}
@@ -86,14 +89,14 @@ func TestDeliveries_PagesMeetWithoutGapOrOverlap(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if len(page) == 0 {
+		paged = append(paged, keys(page.Deliveries)...)
+		if page.Next == "" {
 			break
 		}
-		paged = append(paged, keys(page)...)
-		filter.Before = page[len(page)-1].Cursor
+		filter.Before = page.Next
 	}
-	if diff := cmp.Diff(keys(all), paged); diff != "" || len(all) != 15 {
-		t.Errorf("the pages differ from the whole of %d rows (-whole +pages):\n%s", len(all), diff)
+	if diff := cmp.Diff(keys(all.Deliveries), paged); diff != "" || len(paged) != 15 {
+		t.Errorf("the pages differ from the whole of %d rows (-whole +pages):\n%s", len(all.Deliveries), diff)
 	}
 	for _, cursor := range []string{"nonsense!", "bnVsbA", "e30x"} {
 		_, err = db.AllVenues().Deliveries(t.Context(), DeliveryFilter{Before: cursor, Limit: 1})
@@ -111,13 +114,13 @@ func TestDeliveries_WithoutAFiniteTimePageAsTheOthers(t *testing.T) {
 	filter := DeliveryFilter{Limit: 1}
 	for range 5 {
 		page, err := db.AllVenues().Deliveries(t.Context(), filter)
-		if err != nil || len(page) != 1 {
-			t.Fatalf("after %v: %d deliveries, %v", got, len(page), err)
+		if err != nil || len(page.Deliveries) != 1 {
+			t.Fatalf("after %v: %d deliveries, %v", got, len(page.Deliveries), err)
 		}
-		if d := page[0]; d.NextAttemptAt != nil || d.Finished != nil || (d.Created != nil) != (d.EventID == "evt_1") {
+		if d := page.Deliveries[0]; d.NextAttemptAt != nil || d.Finished != nil || (d.Created != nil) != (d.EventID == "evt_1") {
 			t.Errorf("%+v", d)
 		}
-		got, filter.Before = append(got, keys(page)...), page[0].Cursor
+		got, filter.Before = append(got, keys(page.Deliveries)...), page.Deliveries[0].Cursor
 	}
 	if want := []string{"evt_4/ep_1", "evt_3/ep_1", "evt_2/ep_1", "evt_1/ep_1", "evt_0/ep_1"}; !slices.Equal(got, want) {
 		t.Errorf("the pages hold %v, want %v", got, want)
@@ -132,7 +135,7 @@ func TestDeliveries_NameAnEndpointThatIsNotKnown(t *testing.T) {
 	addEndpoint(t, env, "ep_1", "venue_a", "*")
 	addDelivery(t, env, "evt_1", "ep_removed", "venue_a", "lead.created", Succeeded, 50)
 	for _, known := range []string{"ep_1", "ep_removed"} {
-		if found, err := db.AllVenues().Deliveries(t.Context(), DeliveryFilter{EndpointID: known, Statuses: []Status{Failed}, Limit: 1}); err != nil || len(found) > 0 {
+		if found, err := db.AllVenues().Deliveries(t.Context(), DeliveryFilter{EndpointID: known, Statuses: []Status{Failed}, Limit: 1}); err != nil || len(found.Deliveries) > 0 {
 			t.Errorf("%s: %v, %v", known, found, err)
 		}
 	}
@@ -272,11 +275,11 @@ func TestPlanReplay_LeavesOutOnlyTheEndpointsThatCannotBeSentTo(t *testing.T) {
 func TestStartReplay_WritesWhatTheAgentReads(t *testing.T) {
 	db, env := openDB(t)
 	since, until := time.Now().Add(-time.Hour).Truncate(time.Microsecond), time.Now().Truncate(time.Microsecond)
-	ranged, err := db.AllVenues().StartReplay(t.Context(), ReplayPlan{EndpointID: "ep_1", Statuses: []Status{Missed}, Since: &since, Until: &until})
+	ranged, _, err := db.AllVenues().StartReplay(t.Context(), ReplayPlan{EndpointID: "ep_1", Statuses: []Status{Missed}, Since: &since, Until: &until}, ReplayOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	single, err := db.AllVenues().StartReplay(t.Context(), ReplayPlan{EndpointID: "ep_2", EventIDs: []string{"evt_1", "evt_2"}, Statuses: []Status{Failed, Succeeded}})
+	single, _, err := db.AllVenues().StartReplay(t.Context(), ReplayPlan{EndpointID: "ep_2", EventIDs: []string{"evt_1", "evt_2"}, Statuses: []Status{Failed, Succeeded}}, ReplayOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -155,3 +155,25 @@ const (
 	HeldByFailures   = "failures"    // it has failed repeatedly, so attempts are paced
 	HeldByRetryAfter = "retry_after" // its server asked for it
 )
+
+// Info returns the record as the delivery log shows it.
+func (r *Record) Info() DeliveryInfo {
+	d := r.Delivery
+	info := DeliveryInfo{
+		EventID: d.EventID, EndpointID: d.EndpointID, Venue: d.Venue, Type: d.Type, Status: r.Status, Attempts: r.attempts(),
+		NextAttemptAt: orNull(r.NextAttempt), LastError: r.Error, ReplayID: d.ReplayID, Created: orNull(d.Created),
+		Cursor: cursor{Created: d.Created.UTC().Format("2006-01-02 15:04:05.999999+00"), EventID: d.EventID, EndpointID: d.EndpointID}.String(),
+	}
+	switch a := r.Attempt; {
+	case a != nil:
+		latency := int(a.Latency.Milliseconds())
+		info.LastCode, info.LastClass, info.LastError, info.LastLatencyMS = orNull(a.Code), a.Class, a.Error, &latency
+	case r.Status == Succeeded:
+		latency := int(r.Latency.Milliseconds())
+		info.LastCode, info.LastLatencyMS = orNull(r.Code), &latency
+	}
+	if r.Status != Pending {
+		info.Finished = orNull(r.Finished)
+	}
+	return info
+}

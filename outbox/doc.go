@@ -29,6 +29,7 @@
 //	passed-over events         reconcile.go, walk.go (in parts), recover.go (their rows), event_sql.go (the statements)
 //	publications               publication.go, check_publication.go, coverage.go (what reaches the stream), row_filter.go
 //	what people see            view.go (whose rows), endpoints.go, deliveries.go, replays.go, status.go
+//	what they search           search.go (the log), stats.go, explain_event.go (why an event was not sent)
 //	endpoints of the file      managed.go
 //	webhook-agent check        check.go and check_*.go
 //	how statements are built   compose.go (named pieces and values), query.go (how they are run)
@@ -37,8 +38,8 @@
 //
 // A view runs no statement that does not name the venue (view.go). In the view of one venue each statement has the
 // condition that its rows are of that venue, also where ids are given, and also where it changes something. A row of
-// webhooks.attempts or webhooks.replays has no venue of its own: it is of the venue of its delivery or its endpoint, so
-// the replays of an endpoint that was removed are seen by the operator alone.
+// webhooks.attempts has no venue of its own: it is of the venue of its delivery. A replay has one, given by a trigger, so
+// that the replays of an endpoint that was removed stay visible to its venue.
 //
 // # Positions
 //
@@ -64,9 +65,20 @@
 //
 // A replay sets deliveries that have ended back to pending, in steps of the Ledger (replayJob), and counts how each ends. One that
 // ends without an attempt, since its endpoint is off meanwhile or its event is gone, counts as unsent, and a replay with any of those
-// ends as failed with the reason. A delivery keeps what it was (deliveries.former) where it had succeeded: a replay that does not
-// attempt it to the end leaves it so. Where the endpoint is off before all are set back, the rest is counted and not touched.
+// ends as failed with the reason. A delivery keeps what it was (deliveries.former). One that had succeeded is so again where the
+// replay does not attempt it to the end. Where the endpoint is off before all are set back, the rest is counted and not touched.
 // Named events without a delivery that fits count as unsent, too.
+//
+// A step sets back only while fewer than 500 deliveries of the replay are pending (lookAhead), and what its pace allows. The pace
+// is a time in the row up to which it is used up, so a restart sends no burst. It is of first attempts: retries come beside it.
+// Deliveries that wait for a retry take room of the 500, so a replay to an endpoint that keeps failing goes on as those end.
+//
+// People pause, resume, cancel and pace replays by SQL. A trigger judges the states by old and new alone, and the job reads the
+// row in each step, for the stream brings inserts only. What was pending when a replay was paused is sent all the same. A canceled
+// one ends at once for people, and has finished set when nothing of it is pending: lanes drop what is not under way
+// (LedgerConfig.Withdraw), the rows are what they were again, and those under way follow once their attempts are recorded. People
+// may hold the row in a transaction. Nothing waits for that: what cannot be counted stands in checkpoint.uncounted, and the next
+// step of the replay counts it. A job lasts until its replay has finished, and rests most of the time.
 //
 // # Reconciling
 //
@@ -136,7 +148,11 @@
 // What is older than Config.Retention is deleted in an order (Pruner): events that are handed over and have nothing pending, then
 // deliveries whose event is gone. So a delivery outlives its event, and whatever a comparison finds in the outbox without a delivery
 // never had one. Nothing is deleted while a recovery is under way, since the stream may then bring events again that a comparison has
-// found, and only their rows tell.
+// found, and only their rows tell. What an open replay may still send is kept, also while it is paused: one that is forgotten so keeps its
+// part of the outbox and of the log until it is resumed or canceled.
+//
+// What a removed endpoint leaves (webhooks.removed_endpoints) goes last, once the log has no row of it: a venue's log is found
+// by its endpoints, those that were removed among them.
 //
 // # Leadership
 //

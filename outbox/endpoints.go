@@ -2,6 +2,7 @@ package outbox
 
 import (
 	"context"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"slices"
@@ -54,41 +55,28 @@ const (
 // EndpointFilter narrows a list of endpoints. Empty fields do not narrow it.
 type EndpointFilter struct {
 	ID, Venue, State string
+	Query            string // a part of the URL's host or of the description
 	After            string // ids after this one, for the next page
 	Limit            int
 }
 
-// endpointInfos derives what people see of the endpoints. A failure counter of an earlier generation counts no more.
+// endpointInfos reads what people see of the endpoints. The view is in the schema for those who stay in
+// SQL (migrations/016_settings.sql).
 const endpointInfos = `
-select id, venue, url, events, description, state, disabled_at, disabled_reason, unusable, managed_by, consecutive_failures,
-       first_failure_at, last_failure_at, last_success_at, last_error, held_until, case when held_until is null then '' else held_by end,
-       previous_secret_until, older_secrets_until, created, updated
-from (
-    select e.id, e.venue, e.url, e.events::text as events, e.description,
-           case when e.disabled_at is not null then 'disabled' when h.unusable is not null then 'unusable' else 'enabled' end as state,
-           e.disabled_at, coalesce(e.disabled_reason, '') as disabled_reason, coalesce(h.unusable, '') as unusable,
-           coalesce(e.managed_by, '') as managed_by,
-           case when h.generation = e.generation then h.consecutive_failures else 0 end as consecutive_failures,
-           case when h.generation = e.generation then h.first_failure_at end as first_failure_at,
-           h.last_failure_at, h.last_success_at, coalesce(h.last_error, '') as last_error,
-           case when h.generation = e.generation and e.disabled_at is null and h.held_until > now() then h.held_until end as held_until,
-           coalesce(h.held_by, '') as held_by,
-           case when e.previous_secret is not null and e.previous_secret_until > now() then e.previous_secret_until end as previous_secret_until,
-           array(select u from unnest(e.older_secrets, e.older_secrets_until) with ordinality o (s, u, n)
-                 where s is not null and u > now() and u < 'infinity' order by n)::text as older_secrets_until,
-           e.created, e.updated
-    from webhooks.endpoints e
-    left join webhooks.endpoint_health h on h.endpoint_id = e.id
-) i`
+select id, venue, url, events::text, description, state, disabled_at, disabled_reason, unusable, managed_by, consecutive_failures,
+       first_failure_at, last_failure_at, last_success_at, last_error, held_until, coalesce(held_by, ''),
+       previous_secret_until, older_secrets_until::text, created, updated
+from webhooks.endpoint_settings`
 
 const selectEndpointInfos = endpointInfos + `
 where ($1 = '' or id = $1) and ($2 = '' or venue = $2) and ($3 = '' or state = $3) and id > $4{ and venue = @venue}
+  and ($6 = '' or strpos(lower(url), lower($6)) > 0 and strpos(lower(coalesce(substring(url from '^[A-Za-z][A-Za-z0-9+.-]*://(?:[^/?#]*@)?([^/?#@]*)'), '')), lower($6)) > 0 or strpos(lower(description), lower($6)) > 0)
 order by id limit $5`
 
 // Endpoints lists endpoints in the order of their ids, which is that of their creation.
 func (v view) Endpoints(ctx context.Context, f EndpointFilter) (endpoints []EndpointInfo, err error) {
 	err = v.look(ctx, "list endpoints", func(q narrowed) error {
-		endpoints, err = queryRows(ctx, q, selectEndpointInfos, scanEndpointInfo, f.ID, f.Venue, f.State, f.After, f.Limit)
+		endpoints, err = queryRows(ctx, q, selectEndpointInfos, scanEndpointInfo, f.ID, f.Venue, f.State, f.After, f.Limit, f.Query)
 		return err
 	})
 	return endpoints, err
@@ -122,36 +110,93 @@ func scanEndpointInfo(row pgx.CollectableRow) (e EndpointInfo, err error) {
 }
 
 func noEndpoint(id string) *Problem {
-	return &Problem{Thing: fmt.Sprintf("endpoint %q", id), Reason: "there is none with this id", Remedy: "webhook-agent endpoints list shows them"}
+	return &Problem{Thing: fmt.Sprintf("endpoint %q", id), Reason: "there is none with this id", Remedy: "webhook-agent endpoints list shows them", Err: ErrNotFound}
 }
 
 const insertEndpoint = `
-insert into webhooks.endpoints (id, venue, url, events, secret, description, managed_by) values ($1, $2, $3, $4, $5, $6, nullif($7, ''))`
+insert into webhooks.endpoints (id, venue, url, events, secret, description, managed_by, idempotency_key, idempotency_hash)
+values ($1, $2, $3, $4, $5, $6, nullif($7, ''), nullif($8, ''), $9)
+on conflict (venue, idempotency_key) where idempotency_key is not null do nothing`
+
+// selectRepeated finds what a request has made before.
+const selectRepeated = `
+select id, coalesce(idempotency_hash, '') = $3 from webhooks.endpoints where venue = $1 and idempotency_key = $2{ and venue = @venue}`
 
 // selectNewEndpointID makes the id that the table would give: what is sealed is bound to it.
 const selectNewEndpointID = `select webhooks.new_id('ep')`
 
-// AddEndpoint registers an enabled endpoint for the Venue, URL, Events and Secret of e and returns its id. The caller has
-// seen that they are usable. In the view of one venue e need not name it.
-func (v view) AddEndpoint(ctx context.Context, e Endpoint, description string) (id string, err error) {
+// AddEndpoint registers an enabled endpoint for the Venue, URL, Events and Secret of e and returns its
+// id. The caller has seen that they are usable. In the view of one venue e need not name it. A request
+// that was made before makes nothing: repeated reports it, and id is that of the endpoint it has made.
+func (v view) AddEndpoint(ctx context.Context, e Endpoint, description string, once Idempotency) (id string, repeated bool, err error) {
 	if e.Venue, err = v.owner(e.Venue); err != nil {
-		return "", err
+		return "", false, err
 	}
-	id, err = v.db.insertEndpoint(ctx, v.db.pool, e, description, "")
-	return id, v.db.cfg.explain("add an endpoint", err)
+	id, added, err := v.db.insertEndpoint(ctx, v.db.pool, e, description, "", once)
+	if err != nil || added {
+		return id, false, v.db.cfg.explain("add an endpoint", err)
+	}
+	var same bool
+	err = v.on(v.db.pool).QueryRow(ctx, selectRepeated, e.Venue, once.Key, hex.EncodeToString(once.Hash)).Scan(&id, &same)
+	if err == nil && !same {
+		err = keyOfAnother
+	}
+	return id, true, v.db.cfg.explain("add an endpoint", err)
 }
 
-func (db *DB) insertEndpoint(ctx context.Context, q querier, e Endpoint, description, managedBy string) (id string, err error) {
+// insertEndpoint reports with added whether the endpoint was not there for the same request already.
+func (db *DB) insertEndpoint(ctx context.Context, q querier, e Endpoint, description, managedBy string, once Idempotency) (id string, added bool, err error) {
 	if err := q.QueryRow(ctx, selectNewEndpointID).Scan(&id); err != nil {
-		return "", err
+		return "", false, err
 	}
-	return id, exec(ctx, q, insertEndpoint, id, e.Venue, e.URL.Reveal(), e.Events, db.cfg.Keys.Seal(id, e.Secret).Reveal(), description, managedBy)
+	tag, err := q.Exec(ctx, insertEndpoint, id, e.Venue, e.URL.Reveal(), e.Events, db.cfg.Keys.Seal(id, e.Secret).Reveal(), description, managedBy,
+		once.Key, orNull(hex.EncodeToString(once.Hash)))
+	return id, tag.RowsAffected() == 1, err
+}
+
+// EndpointPatch is a change of an endpoint. What is nil stays as it is.
+type EndpointPatch struct {
+	URL         *secret.Text
+	Events      *[]string
+	Description *string
+	// IfUpdated has the endpoint changed only if it was last written then.
+	IfUpdated *time.Time
+}
+
+// ErrChanged is in the error of a change that was bound to a state of the endpoint which it has no longer.
+var ErrChanged = errors.New("the endpoint was changed meanwhile")
+
+func changedMeanwhile(id string) *Problem {
+	return &Problem{Thing: fmt.Sprintf("endpoint %q", id), Reason: "it was changed since it was read", Remedy: "read it again", Err: ErrChanged}
+}
+
+const updateEndpoint = `
+update webhooks.endpoints
+set url = coalesce($3, url), events = coalesce($4::text[], events), description = coalesce($5, description)
+where id = $1 and ($2::timestamptz is null or updated = $2){ and venue = @venue}`
+
+// UpdateEndpoint changes an endpoint and returns it as it is then. The caller has seen that the new
+// values are usable.
+func (v view) UpdateEndpoint(ctx context.Context, id string, p EndpointPatch) (EndpointInfo, error) {
+	var url *string
+	if p.URL != nil {
+		text := p.URL.Reveal()
+		url = &text
+	}
+	var events []string
+	if p.Events != nil {
+		events = *p.Events
+	}
+	if _, err := v.change(ctx, "change an endpoint", updateEndpoint, id, p.IfUpdated, url, events, p.Description); err != nil {
+		return EndpointInfo{}, err
+	}
+	return v.Endpoint(ctx, id)
 }
 
 const enableEndpoint = `
 update webhooks.endpoints set disabled_at = null where id = $1 and disabled_at is not null{ and venue = @venue}`
 
-// EnableEndpoint enables an endpoint and so begins a new failure counter. It tells whether the endpoint was disabled before.
+// EnableEndpoint enables an endpoint and so begins a new failure counter. It reports whether the endpoint was disabled before.
 func (v view) EnableEndpoint(ctx context.Context, id string) (changed bool, err error) {
 	return v.change(ctx, "enable an endpoint", enableEndpoint, id)
 }
@@ -159,17 +204,19 @@ func (v view) EnableEndpoint(ctx context.Context, id string) (changed bool, err 
 const disableEndpoint = `
 update webhooks.endpoints set disabled_at = now(), disabled_reason = 'manual' where id = $1 and disabled_at is null{ and venue = @venue}`
 
-// DisableEndpoint disables an endpoint: nothing more is sent, its events are kept as missed. It tells whether the endpoint was enabled
+// DisableEndpoint disables an endpoint: nothing more is sent, its events are kept as missed. It reports whether the endpoint was enabled
 // before.
 func (v view) DisableEndpoint(ctx context.Context, id string) (changed bool, err error) {
 	return v.change(ctx, "disable an endpoint", disableEndpoint, id)
 }
 
-const deleteEndpoint = `delete from webhooks.endpoints where id = $1{ and venue = @venue}`
+const deleteEndpoint = `
+delete from webhooks.endpoints where id = $1 and ($2::timestamptz is null or updated = $2){ and venue = @venue}`
 
-// RemoveEndpoint deletes an endpoint. Its delivery log stays.
-func (v view) RemoveEndpoint(ctx context.Context, id string) error {
-	_, err := v.change(ctx, "remove an endpoint", deleteEndpoint, id)
+// RemoveEndpoint deletes an endpoint, only if it was last written at ifUpdated where that is given. Its
+// delivery log stays.
+func (v view) RemoveEndpoint(ctx context.Context, id string, ifUpdated *time.Time) error {
+	_, err := v.change(ctx, "remove an endpoint", deleteEndpoint, id, ifUpdated)
 	return err
 }
 
@@ -190,13 +237,21 @@ var ErrSameSecret = errors.New("the endpoint has this secret already")
 // RotateSecret gives an endpoint a new secret. The former one signs as well for the overlap, and
 // those before it until their own times, MostFormerSecrets together; with an overlap of zero all of
 // them end. It returns when the former secret ends, nil when at once. To the secret that the endpoint has
-// already it only ends the former ones, with an overlap of zero; otherwise it returns ErrSameSecret.
-func (v view) RotateSecret(ctx context.Context, id string, s secret.Text, overlap time.Duration) (until *time.Time, err error) {
+// already it only ends the former ones, with an overlap of zero; otherwise it returns ErrSameSecret. Where
+// ifUpdated is given, the endpoint must have been last written then.
+func (v view) RotateSecret(ctx context.Context, id string, s secret.Text, overlap time.Duration, ifUpdated *time.Time) (until *time.Time, err error) {
 	if v.db == nil {
 		return nil, errNoVenue
 	}
 	err = pgx.BeginFunc(ctx, v.db.pool, func(tx pgx.Tx) error {
 		q := v.on(withoutPreparing(tx))
+		updated, err := lockUpdated(ctx, q, id)
+		switch {
+		case err != nil:
+			return err
+		case ifUpdated != nil && (updated == nil || !updated.Equal(*ifUpdated)):
+			return changedMeanwhile(id)
+		}
 		e, same, err := v.db.forgetTwins(ctx, q, id, s)
 		switch {
 		case err != nil:
@@ -214,6 +269,18 @@ func (v view) RotateSecret(ctx context.Context, id string, s secret.Text, overla
 		}
 	}
 	return until, v.db.cfg.explain("rotate a secret", err)
+}
+
+const lockEndpointUpdated = `
+select updated from webhooks.endpoints where id = $1{ and venue = @venue} for update`
+
+// lockUpdated locks the row of an endpoint and returns when it was last written.
+func lockUpdated(ctx context.Context, q narrowed, id string) (updated *time.Time, err error) {
+	err = q.QueryRow(ctx, lockEndpointUpdated, id).Scan(moment{&updated})
+	if errors.Is(err, pgx.ErrNoRows) {
+		return nil, noEndpoint(id)
+	}
+	return updated, err
 }
 
 const lockEndpoint = selectEndpoint + `
@@ -274,14 +341,15 @@ func (db *DB) forgetTwins(ctx context.Context, q narrowed, id string, next secre
 
 const endpointExists = `select exists (select from webhooks.endpoints where id = $1{ and venue = @venue})`
 
-// change runs a statement on the endpoint $1 and tells whether it changed a row. An endpoint that is not there is a Problem unless the
-// statement has just removed it.
-func (v view) change(ctx context.Context, operation, statement, id string) (changed bool, err error) {
+// change runs a statement on the endpoint $1 and reports whether it changed a row. An endpoint that is
+// not there is a Problem. So is one that a statement with a condition did not change: the condition is
+// its first argument.
+func (v view) change(ctx context.Context, operation, statement, id string, args ...any) (changed bool, err error) {
 	q, err := v.do()
 	if err != nil {
 		return false, err
 	}
-	tag, err := q.Exec(ctx, statement, id)
+	tag, err := q.Exec(ctx, statement, slices.Insert(args, 0, any(id))...)
 	if err != nil {
 		return false, v.db.cfg.explain(operation, err)
 	}
@@ -292,8 +360,11 @@ func (v view) change(ctx context.Context, operation, statement, id string) (chan
 	if err := q.QueryRow(ctx, endpointExists, id).Scan(&exists); err != nil {
 		return false, v.db.cfg.explain(operation, err)
 	}
-	if !exists {
+	switch {
+	case !exists:
 		return false, noEndpoint(id)
+	case len(args) > 0:
+		return false, changedMeanwhile(id)
 	}
 	return false, nil
 }

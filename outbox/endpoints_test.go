@@ -129,7 +129,7 @@ func TestEndpoints_AreShownWithoutSecrets(t *testing.T) {
 func TestEndpoints_AreChangedAsAsked(t *testing.T) {
 	db, env := openDB(t)
 	ctx := t.Context()
-	id, err := db.AllVenues().AddEndpoint(ctx, Endpoint{Venue: "venue_a", URL: secret.New("https://h.example/"), Events: []string{"lead.*"}, Secret: secret.New("first")}, "books")
+	id, _, err := db.AllVenues().AddEndpoint(ctx, Endpoint{Venue: "venue_a", URL: secret.New("https://h.example/"), Events: []string{"lead.*"}, Secret: secret.New("first")}, "books", Idempotency{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -159,7 +159,7 @@ func TestEndpoints_AreChangedAsAsked(t *testing.T) {
 		t.Errorf("generation is %d after enabling once, want 2", generation)
 	}
 
-	until, err := db.AllVenues().RotateSecret(ctx, id, secret.New("second"), time.Hour)
+	until, err := db.AllVenues().RotateSecret(ctx, id, secret.New("second"), time.Hour, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -172,14 +172,14 @@ func TestEndpoints_AreChangedAsAsked(t *testing.T) {
 	if e.Secret.Reveal() != "second" || e.Previous.Reveal() != "first" || !e.PreviousUntil.Equal(*until) {
 		t.Error("the secrets were not rotated")
 	}
-	if until, err = db.AllVenues().RotateSecret(ctx, id, secret.New("third"), 0); err != nil || until != nil {
+	if until, err = db.AllVenues().RotateSecret(ctx, id, secret.New("third"), 0, nil); err != nil || until != nil {
 		t.Errorf("without overlap: %v, %v", until, err)
 	}
 	if e, err = db.AllVenues().EndpointWithSecret(ctx, id); err != nil || e.Secret.Reveal() != "third" || !e.Previous.IsZero() {
 		t.Errorf("without overlap the former secret still signs (%v)", err)
 	}
 
-	if err := db.AllVenues().RemoveEndpoint(ctx, id); err != nil {
+	if err := db.AllVenues().RemoveEndpoint(ctx, id, nil); err != nil {
 		t.Fatal(err)
 	}
 	if n := testenv.QueryOne[int64](t, env, `select count(*) from webhooks.endpoints`); n != 0 {
@@ -196,8 +196,8 @@ func TestEndpoints_UnknownIDIsAProblem(t *testing.T) {
 		"secret":        func() error { _, err := db.AllVenues().EndpointWithSecret(ctx, "ep_x"); return err },
 		"enable":        func() error { _, err := db.AllVenues().EnableEndpoint(ctx, "ep_x"); return err },
 		"disable":       func() error { _, err := db.AllVenues().DisableEndpoint(ctx, "ep_x"); return err },
-		"remove":        func() error { return db.AllVenues().RemoveEndpoint(ctx, "ep_x") },
-		"rotate-secret": func() error { _, err := db.AllVenues().RotateSecret(ctx, "ep_x", secret.New("s"), 0); return err },
+		"remove":        func() error { return db.AllVenues().RemoveEndpoint(ctx, "ep_x", nil) },
+		"rotate-secret": func() error { _, err := db.AllVenues().RotateSecret(ctx, "ep_x", secret.New("s"), 0, nil); return err },
 	} {
 		t.Run(name, func(t *testing.T) {
 			wantProblem(t, call(), "endpoint ", "there is none with this id", "endpoints list")

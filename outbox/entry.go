@@ -79,7 +79,7 @@ func (l *Ledger) take(g *group, entries []Entry) {
 		case Disabling:
 			l.jobs = append(l.jobs, &disableJob{Disabling: e})
 		case Replay:
-			l.jobs = append(l.jobs, &replayJob{Replay: e})
+			l.replay(e)
 		case jobEntry:
 			l.jobs = append(l.jobs, e.job)
 		}

@@ -56,7 +56,7 @@ func TestRotateSecret_KeepsEveryFormerSecretUntilItsOwnTime(t *testing.T) {
 		{"e", 5 * time.Hour, "e d:5 c:5 b:2 sentinel:9"},
 		{"f", 5 * time.Hour, "f e:5 d:5 c:5 b:2 sentinel:9"},
 	} {
-		_, err := db.AllVenues().RotateSecret(t.Context(), "ep_1", secret.New(step.secret), step.overlap)
+		_, err := db.AllVenues().RotateSecret(t.Context(), "ep_1", secret.New(step.secret), step.overlap, nil)
 		must(t, err)
 		wantSecrets(t, db, stream, step.secret, step.want)
 	}
@@ -67,7 +67,7 @@ func TestRotateSecret_KeepsEveryFormerSecretUntilItsOwnTime(t *testing.T) {
 	}
 
 	// With one more, the oldest would be forgotten before its time.
-	_, err = db.AllVenues().RotateSecret(t.Context(), "ep_1", secret.New("g"), time.Hour)
+	_, err = db.AllVenues().RotateSecret(t.Context(), "ep_1", secret.New("g"), time.Hour, nil)
 	wantProblem(t, err, `endpoint "ep_1"`, "5 former secrets", "--overlap 0s")
 	err = testenv.ExecSQL(t.Context(), env.URL, `update webhooks.endpoints set previous_secret = secret, previous_secret_until = now() + interval '1 hour', secret = 'g'`)
 	if err == nil || !strings.Contains(err.Error(), "5 former secrets that still sign") {
@@ -76,10 +76,10 @@ func TestRotateSecret_KeepsEveryFormerSecretUntilItsOwnTime(t *testing.T) {
 	// A former secret whose time is over makes room, wherever it is in the list.
 	env.Exec(t, `update webhooks.endpoints set older_secrets_until[3] = now()`)
 	stream.next(t)
-	_, err = db.AllVenues().RotateSecret(t.Context(), "ep_1", secret.New("g"), time.Hour)
+	_, err = db.AllVenues().RotateSecret(t.Context(), "ep_1", secret.New("g"), time.Hour, nil)
 	must(t, err)
 	wantSecrets(t, db, stream, "after the end of one", "g f:1 e:5 d:5 c:5 sentinel:9")
-	_, err = db.AllVenues().RotateSecret(t.Context(), "ep_1", secret.New("h"), 0)
+	_, err = db.AllVenues().RotateSecret(t.Context(), "ep_1", secret.New("h"), 0, nil)
 	must(t, err)
 	wantSecrets(t, db, stream, "without an overlap", "h")
 }
@@ -89,9 +89,9 @@ func TestRotateSecret_ToTheSameSecretEndsNoFormerOneBeforeItsTime(t *testing.T) 
 	t.Parallel()
 	db, env := openDB(t)
 	addEndpoint(t, env, "ep_1", "venue_a", "*")
-	_, err := db.AllVenues().RotateSecret(t.Context(), "ep_1", secret.New("b"), 9*time.Hour)
+	_, err := db.AllVenues().RotateSecret(t.Context(), "ep_1", secret.New("b"), 9*time.Hour, nil)
 	must(t, err)
-	_, err = db.AllVenues().RotateSecret(t.Context(), "ep_1", secret.New("b"), time.Hour)
+	_, err = db.AllVenues().RotateSecret(t.Context(), "ep_1", secret.New("b"), time.Hour, nil)
 	wantError(t, err, ErrSameSecret)
 	e, err := db.AllVenues().EndpointWithSecret(t.Context(), "ep_1")
 	must(t, err)
@@ -99,7 +99,7 @@ func TestRotateSecret_ToTheSameSecretEndsNoFormerOneBeforeItsTime(t *testing.T) 
 		t.Errorf("it has %s", got)
 	}
 	for _, want := range []error{nil, ErrSameSecret} { // it ends the former ones, of which there are none then
-		_, err = db.AllVenues().RotateSecret(t.Context(), "ep_1", secret.New("b"), 0)
+		_, err = db.AllVenues().RotateSecret(t.Context(), "ep_1", secret.New("b"), 0, nil)
 		wantError(t, err, want)
 		e, err := db.AllVenues().EndpointWithSecret(t.Context(), "ep_1")
 		must(t, err)
@@ -162,7 +162,7 @@ func TestRotateSecret_CountsEachFormerSecretOnce(t *testing.T) {
 				{"b", "b sentinel:1"}, {"sentinel", "sentinel b:1"}, {"c", "c sentinel:1 b:1"}, {"d", "d c:1 sentinel:1 b:1"},
 				{"sentinel", "sentinel d:1 c:1 b:1"},
 			} {
-				_, err := db.AllVenues().RotateSecret(t.Context(), "ep_1", secret.New(step.secret), time.Hour)
+				_, err := db.AllVenues().RotateSecret(t.Context(), "ep_1", secret.New(step.secret), time.Hour, nil)
 				must(t, err)
 				if got := opened("ep_1"); got != step.want {
 					t.Errorf("%s: %s, want %s", step.secret, got, step.want)
@@ -195,7 +195,7 @@ func TestSealSecrets_SealsFormerSecretsAndKeepsTheirTimes(t *testing.T) {
 	db, env := openDB(t)
 	addEndpoint(t, env, "ep_1", "venue_a", "*")
 	for _, s := range []string{"b", "c"} {
-		_, err := db.AllVenues().RotateSecret(t.Context(), "ep_1", secret.New(s), time.Hour)
+		_, err := db.AllVenues().RotateSecret(t.Context(), "ep_1", secret.New(s), time.Hour, nil)
 		must(t, err)
 	}
 	var err error

@@ -32,6 +32,8 @@ type group struct {
 	taken []*Record
 	// Deliveries of the last write whose row belonged to another event with the same id.
 	reused int64
+	slot   string       // whose checkpoint keeps what cannot be counted
+	ended  replayCounts // of the last write
 }
 
 // groupRow is the row that a group writes for a delivery. One statement must not write a row twice.

@@ -42,6 +42,7 @@ type missJob struct {
 	order   []string           // of the endpoints in waiting, as they came; some may have left, or stand twice
 	taken   []string           // of the step under way
 	ended   []string           // those of taken that have no rows left
+	slot    string
 	// finished takes note of an endpoint that is gone for good.
 	finished func(endpointID string)
 }
@@ -75,7 +76,7 @@ func (j *missJob) stop(endpointID string, version int) (counterLeft bool) {
 
 const missPending = `
 with picked as (
-    select d.endpoint_id, d.event_id, d.attempts, w.reason, case when d.replay_id is not null then d.former end as former
+    select d.endpoint_id, d.event_id, d.attempts, w.reason, case when d.replay_id is not null and ` + formerlySucceeded + ` then d.former end as former
     from unnest($1::text[], $2::text[]) w (endpoint_id, reason),
          lateral (select endpoint_id, event_id, attempts, replay_id, former from webhooks.deliveries
                   where endpoint_id = w.endpoint_id and status = 'pending'
@@ -128,7 +129,7 @@ func (j *missJob) step(ctx context.Context, tx querier) (finished bool, err erro
 	if err != nil {
 		return false, err
 	}
-	if err := replays.write(ctx, tx); err != nil {
+	if err := replays.write(ctx, tx, j.slot); err != nil {
 		return false, err
 	}
 	var removed []string

@@ -161,7 +161,7 @@ func TestReplay_ResumesFromItsCursorAndCountsExactly(t *testing.T) {
 	t.Parallel()
 	db, env := openDB(t)
 	addEndpoint(t, env, "ep_1", "venue_a", "*")
-	const n = 2*jobStep + 11
+	const n = jobStep + 11
 	addLog(t, env, Missed, n)
 	addReplay(t, env, "rpl_1", `{missed,failed}`)
 
@@ -193,14 +193,16 @@ func TestReplay_ResumesFromItsCursorAndCountsExactly(t *testing.T) {
 	finish(1, 7, Failed)
 	b.hasCommitted(t, 7)
 	must(t, b.Write(t.Context(), Replay{ID: "rpl_1"}))
+	finish(8, jobStep, Succeeded)
+	b.hasCommitted(t, jobStep)
 	awaitRequeued(t, env, "rpl_1")
 	state := func() string {
 		return testenv.QueryOne[string](t, env, `select concat_ws(' ', state, total, done, finished is not null) from webhooks.replays`)
 	}
-	if got, want := state(), fmt.Sprintf("running %d 7 f", n); got != want {
+	if got, want := state(), fmt.Sprintf("running %d %d f", n, jobStep); got != want {
 		t.Errorf("the replay is %s, want %s", got, want)
 	}
-	finish(8, n-1, Succeeded)
+	finish(jobStep+1, n-1, Succeeded)
 	b.hasCommitted(t, n-1)
 	if got, want := state(), fmt.Sprintf("running %d %d f", n, n-1); got != want {
 		t.Errorf("the replay is %s, want %s", got, want)

@@ -60,6 +60,9 @@ type LedgerConfig struct {
 	Committed func([]*Record)
 	// Requeued is called when an endpoint has pending rows that are due at once.
 	Requeued func(endpointID string)
+	// Withdraw has nothing more of a replay sent, and returns the events of the endpoint whose attempts may be under way or whose
+	// results are not committed; nil where nothing is sent.
+	Withdraw func(endpointID, replayID string) []string
 	// Recovered is called with the number of rows that a comparison has added. It may be nil.
 	Recovered func(n int)
 	// Stalled is called with true when a commit takes long, and with false when that is over.
@@ -136,7 +139,7 @@ func NewLedger(cfg LedgerConfig) *Ledger {
 		batches: make(chan *Tracked, batchQueue), entries: make(chan []Entry, resultQueue), closed: make(chan struct{}),
 		waiting:  semaphore.NewWeighted(batchQueue),
 		versions: map[string]int64{}}
-	l.missing = &missJob{waiting: map[string]Missing{}, finished: func(endpointID string) { delete(l.versions, endpointID) }}
+	l.missing = &missJob{slot: cfg.Slot, waiting: map[string]Missing{}, finished: func(endpointID string) { delete(l.versions, endpointID) }}
 	l.mark.low = cfg.Term.LSN
 	l.stats.stored.Store(uint64(l.stored))
 	l.stats.recorded.Store(uint64(l.stored))
@@ -186,6 +189,7 @@ func (l *Ledger) Run(ctx context.Context) error {
 	l.storedAt = time.Now()
 	for last := false; !last; {
 		g := newGroup()
+		g.slot = l.cfg.Slot
 		if len(l.jobs) == 0 {
 			wake.Reset(l.wait(time.Now()))
 			select {
@@ -342,6 +346,7 @@ func (l *Ledger) commit(ctx context.Context, g *group, last bool) error {
 	if err != nil {
 		return err
 	}
+	l.wakeReplays(&g.ended)
 	l.tellAsides(g)
 	l.tellReused(g.reused)
 	l.stats.groups.Add(1)
@@ -412,6 +417,37 @@ func (l *Ledger) wakeJobs(now time.Time) {
 		}
 		return due
 	})
+}
+
+// replay begins a replay, unless it is under way: the state is loaded again during a term.
+func (l *Ledger) replay(r Replay) {
+	same := func(j job) bool {
+		other, ok := j.(*replayJob)
+		return ok && other.ID == r.ID
+	}
+	if slices.ContainsFunc(l.jobs, same) || slices.ContainsFunc(l.resting, func(r resting) bool { return same(r.job) }) {
+		return
+	}
+	l.jobs = append(l.jobs, &replayJob{Replay: r, slot: l.cfg.Slot, withdraw: l.cfg.Withdraw})
+}
+
+// wakeReplays has those replays go on whose look-ahead was full, and of which a good part has ended.
+func (l *Ledger) wakeReplays(ended *replayCounts) {
+	if len(ended.ids) == 0 {
+		return
+	}
+	for i, r := range l.resting {
+		j, ok := r.job.(*replayJob)
+		if !ok {
+			continue
+		}
+		if at, counted := ended.place[j.ID]; counted {
+			j.ended += ended.done[at] + ended.unsent[at]
+			if j.full && j.ended >= lookAhead/4 {
+				l.resting[i].until = time.Time{}
+			}
+		}
+	}
 }
 
 func (l *Ledger) miss(m Missing) {

@@ -90,7 +90,7 @@ func TestLedger_CountsAStepOfAJobWhoseAnswerWasLostOnce(t *testing.T) {
 			db, env := openDB(t)
 			p := behindProxy(t, db, env)
 			addEndpoint(t, env, "ep_1", "venue_a", "*")
-			addLog(t, env, Missed, 2*jobStep+7)
+			addLog(t, env, Missed, jobStep-7)
 			addReplay(t, env, "rpl_1", `{missed}`)
 			p.BreakCommit(fault)
 			b := keepBook(t, db.cfg, newTerm(t, db), nil)
@@ -99,7 +99,7 @@ func TestLedger_CountsAStepOfAJobWhoseAnswerWasLostOnce(t *testing.T) {
 			b.close(t)
 			got := testenv.QueryOne[string](t, env, `select concat_ws(' ', state, total, done, (select count(*) from webhooks.deliveries where status = 'pending'))
 			    from webhooks.replays`)
-			if want := fmt.Sprintf("running %d 0 %[1]d", 2*jobStep+7); got != want || p.BrokenCommits() != 1 {
+			if want := fmt.Sprintf("running %d 0 %[1]d", jobStep-7); got != want || p.BrokenCommits() != 1 {
 				t.Errorf("state, total, done and pending are %s, want %s; %d commits broken", got, want, p.BrokenCommits())
 			}
 		})

@@ -77,7 +77,7 @@ func (db *DB) SyncManaged(ctx context.Context, endpoints []ManagedEndpoint) erro
 			if row, exists := keep[e.key()]; exists {
 				err = db.changeManaged(ctx, tx, row, e)
 			} else {
-				_, err = db.insertEndpoint(ctx, tx, Endpoint{Venue: e.Venue, URL: e.URL, Events: e.Events, Secret: e.Secret}, e.Description, "file")
+				_, _, err = db.insertEndpoint(ctx, tx, Endpoint{Venue: e.Venue, URL: e.URL, Events: e.Events, Secret: e.Secret}, e.Description, "file", Idempotency{})
 			}
 			if err != nil {
 				return fmt.Errorf("endpoint of venue %q: %w", e.Venue, err)

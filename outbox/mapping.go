@@ -133,15 +133,15 @@ func logTextSQL(value string) string { return "webhooks.log_text(" + value + ")"
 // now(), which no event that a query sees can have: see isRecorded and firstCreated.
 func (m *mapping) eventColumns() (id, venue, created, eventType string) {
 	c := m.cfg.Columns
-	at := m.usableCreated("o")
+	at := m.usableCreated()
 	return "o." + quoteIdent(c.ID), logTextSQL("coalesce(o." + quoteIdent(c.Venue) + "::text, '')"),
 		"coalesce(" + at + ", now())", logTextSQL("coalesce(o." + quoteIdent(c.Type) + "::text, '')")
 }
 
 // usableCreated returns the SQL expression for an event's created. It is null if created is not
 // usable.
-func (m *mapping) usableCreated(row string) string {
-	at := row + "." + quoteIdent(m.cfg.Columns.Created)
+func (m *mapping) usableCreated() string {
+	at := "o." + quoteIdent(m.cfg.Columns.Created)
 	if m.zone != "" {
 		return pieces{"at": at, "end": quoteText(lastLocal), "zone": quoteText(m.zone)}.in("case when ${at} >= '0001-01-02' and ${at} < ${end} then ${at} at time zone ${zone} end")
 	}

@@ -49,7 +49,10 @@ func addFormerData(t *testing.T, env *testenv.DB) map[string][]string {
 	    insert into webhooks.checkpoint (slot, lsn, epoch, holder, system_identifier, timeline, database) values ('a_slot', '0/1', 3, 'a', '1', 1, 'd');
 	    insert into webhooks.replays (id, endpoint_id, event_ids) values ('rpl_1', 'ep_1', '{evt_1}')`))
 	rows := map[string][]string{}
-	for _, table := range slices.DeleteFunc(schemaTables(), func(table string) bool { return table == versionTable }) {
+	for _, table := range schemaTables() {
+		if table == versionTable || !testenv.QueryOne[bool](t, env, `select to_regclass($1) is not null`, table) {
+			continue // a later version makes it
+		}
 		rows[table] = testenv.QueryAll[string](t, env, `select to_jsonb(r)::text from `+table+` r`)
 	}
 	return rows

@@ -24,6 +24,17 @@ type Problem struct {
 	Err error
 }
 
+// Kinds of problems of what people ask for. They are in the chain of a Problem, for code that has to answer each in a way
+// of its own.
+var (
+	// ErrNotFound reports that a view does not have what was asked for.
+	ErrNotFound = errors.New("not found")
+	// ErrRefused reports that an endpoint cannot be sent to.
+	ErrRefused = errors.New("refused")
+	// ErrTooSlow reports that a query has taken too long and was ended.
+	ErrTooSlow = errors.New("too slow")
+)
+
 // CheckText returns an error that says why PostgreSQL cannot store a text from a person. The error
 // repeats no part of the text.
 func CheckText(s string) error {

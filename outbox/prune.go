@@ -29,6 +29,7 @@ const (
 	PrunedDeliveries PrunedTable = "deliveries"
 	PrunedAttempts   PrunedTable = "attempts"
 	PrunedReplays    PrunedTable = "replays"
+	PrunedRemoved    PrunedTable = "removed_endpoints"
 )
 
 const (
@@ -48,6 +49,8 @@ type Pruner struct {
 	restart time.Time // when the walks begin anew, by the host's clock
 	walks   map[PrunedTable]*walk
 	batch   int // rows of one transaction; fewer after one that took too long
+	// removed is the last row of webhooks.removed_endpoints that was judged in this run.
+	removed removedPlace
 	// obstacles are why tables cannot be pruned in this run.
 	obstacles map[PrunedTable]*Problem
 }
@@ -88,6 +91,7 @@ func (p *Pruner) Begin(ctx context.Context) (err error) {
 	if err := p.lookForObstacles(ctx); err != nil {
 		return err
 	}
+	p.removed = removedPlace{}
 	if now := time.Now(); now.After(p.restart) {
 		// A retention that is short, which only a test has, makes for short rounds.
 		p.restart = now.Add(min(pruneAgain, retention/4))
@@ -112,6 +116,8 @@ func (p *Pruner) Step(ctx context.Context, table PrunedTable) (pruned Pruned, do
 	switch table {
 	case PrunedReplays:
 		pruned, done, err = p.replays(ctx)
+	case PrunedRemoved:
+		pruned, done, err = p.removedEndpoints(ctx)
 	case PrunedOutbox:
 		pruned, done, err = p.walk(ctx, table, p.mapping.listEventsSQL(), p.events)
 	default:
@@ -219,9 +225,10 @@ func hasPassed(row string) string {
 	return xidsAfter(row, "passed.horizon") + ` >= passed.now - passed.horizon`
 }
 
-// inOpenReplay is the condition that a delivery d belongs to a replay that has not ended, whatever its status.
+// inOpenReplay is the condition that a delivery d belongs to a replay that has not ended, whatever its status. One that is
+// paused keeps what it is to send, for as long as it is paused.
 const inOpenReplay = `exists (select from webhooks.replays r
-          where r.state in ('pending', 'running') and r.endpoint_id = d.endpoint_id
+          where r.finished is null and r.endpoint_id = d.endpoint_id
             and (d.replay_id = r.id or d.event_id = any(r.event_ids)
                  or r.event_ids is null and d.created >= coalesce(r.since, '-infinity') and d.created < coalesce(r.until, 'infinity')))`
 
@@ -321,7 +328,7 @@ func (p *Pruner) deliveries(ctx context.Context, tx pgx.Tx, batch []place) (Prun
 // deleteReplays needs no walk: nothing keeps a replay that has ended.
 const deleteReplays = `
 with old as materialized (
-    select ctid as place from webhooks.replays where finished < @cutoff and state in ('done', 'failed')
+    select ctid as place from webhooks.replays where finished < @cutoff and state in ('done', 'failed', 'canceled')
       and exists (select from webhooks.checkpoint where slot = @slot and epoch = @epoch)
     order by finished limit @limit for update skip locked
 )
@@ -335,6 +342,45 @@ func (p *Pruner) replays(ctx context.Context) (pruned Pruned, done bool, err err
 		return err
 	})
 	return Pruned{PrunedReplays: n}, n < pruneBatch, err
+}
+
+// removedPlace is a row of webhooks.removed_endpoints.
+type removedPlace struct{ venue, id string }
+
+// deleteRemoved deletes the traces of endpoints that were removed, once the log has no rows of them. One
+// that is another venue's now has rows of that venue as well, which are younger: an event that was
+// committed before the change has a time of before it, but for the length of a transaction. The trace
+// stays for the retention at least, since the stream may be behind and bring rows.
+const deleteRemoved = `
+with listed as materialized (
+    select r.ctid as place, r.venue, r.id, r.removed from webhooks.removed_endpoints r
+    where (r.venue, r.id) > (@after_venue, @after_id)
+      and exists (select from webhooks.checkpoint where slot = @slot and epoch = @epoch)
+    order by r.venue, r.id limit @limit
+), deleted as (
+    delete from webhooks.removed_endpoints r using listed l
+    where r.ctid = l.place and r.removed < @cutoff
+      and not case when exists (select from webhooks.endpoints e where e.id = l.id)
+                   then exists (select from webhooks.deliveries d where d.endpoint_id = l.id and d.created < l.removed + interval '1 hour')
+                   else exists (select from webhooks.deliveries d where d.endpoint_id = l.id) end
+    returning 1
+)
+select count(*), coalesce((array_agg(venue order by venue desc, id desc))[1], ''), coalesce((array_agg(id order by venue desc, id desc))[1], ''),
+       (select count(*) from deleted)
+from listed`
+
+func (p *Pruner) removedEndpoints(ctx context.Context) (pruned Pruned, done bool, err error) {
+	var listed, deleted int64
+	last := p.removed
+	err = p.briefly(ctx, func(tx pgx.Tx) error {
+		return tx.QueryRow(ctx, deleteRemoved, planAnew, p.values().and(values{
+			"after_venue": p.removed.venue, "after_id": p.removed.id, "limit": pruneBatch,
+		})).Scan(&listed, &last.venue, &last.id, &deleted)
+	})
+	if err == nil {
+		p.removed = last
+	}
+	return Pruned{PrunedRemoved: deleted}, listed < pruneBatch, err
 }
 
 // explainPrune words what keeps a table from being pruned.

@@ -2,6 +2,7 @@ package outbox
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strconv"
@@ -85,18 +86,24 @@ func (u unpreparedTx) Exec(ctx context.Context, sql string, args ...any) (pgconn
 // lookTimeout bounds what a command reads, on the server too: a person waits, and the agent needs the machine.
 const lookTimeout = 10 * time.Second
 
-const beginLook = `begin isolation level repeatable read read only; set local statement_timeout = `
+// beginLook begins such a transaction. Compiling a query takes longer than what people ask for.
+const beginLook = `begin isolation level repeatable read read only; set local jit = off; set local statement_timeout = `
 
 // codeQueryCanceled is what PostgreSQL answers when a statement_timeout ends a query.
 const codeQueryCanceled = "57014"
 
 // look runs the queries of do in one read-only transaction that sees one state and ends after lookTimeout for each query.
 func (db *DB) look(ctx context.Context, operation string, do func(tx pgx.Tx) error) error {
-	options := pgx.TxOptions{BeginQuery: beginLook + strconv.FormatInt(lookTimeout.Milliseconds(), 10)}
+	return db.lookFor(ctx, lookTimeout, operation, do)
+}
+
+// lookFor is look with another timeout.
+func (db *DB) lookFor(ctx context.Context, timeout time.Duration, operation string, do func(tx pgx.Tx) error) error {
+	options := pgx.TxOptions{BeginQuery: beginLook + strconv.FormatInt(timeout.Milliseconds(), 10)}
 	err := pgx.BeginTxFunc(ctx, db.pool, options, func(tx pgx.Tx) error { return do(withoutPreparing(tx)) })
 	if SQLState(err) == codeQueryCanceled {
-		return &Problem{Thing: operation, Reason: fmt.Sprintf("it took more than %v", lookTimeout),
-			Remedy: "ask for less: one endpoint, a shorter time, a smaller limit", Err: err}
+		return &Problem{Thing: operation, Reason: fmt.Sprintf("it took more than %v", timeout),
+			Remedy: "ask for less: one endpoint, a shorter time, a smaller limit", Err: errors.Join(ErrTooSlow, err)}
 	}
 	return db.cfg.explain(operation, err)
 }

@@ -184,7 +184,7 @@ func TestCreated_IsReadInTheDatabasesZone(t *testing.T) {
 			for range len(odd) + 2 {
 				b := f.next(t)
 				e := b.Changes[0].Event
-				read := testenv.QueryOne[*time.Time](t, env, `select `+m.usableCreated("o")+` from ob o where id = $1`, e.ID)
+				read := testenv.QueryOne[*time.Time](t, env, `select `+m.usableCreated()+` from ob o where id = $1`, e.ID)
 				switch {
 				case e.ID == "noon":
 					if got := e.Created.Format(time.RFC3339); got != test.want || read == nil || !read.Equal(e.Created) || e.Undated {

@@ -54,7 +54,7 @@ type dueRow struct {
 // the event. Otherwise the stream may have brought an event that queries do not see yet.
 const selectDueRows = `
 select d.event_id, w.endpoint_id, d.venue, d.type, d.created, d.attempts, coalesce(d.replay_id, ''),
-       d.replay_id is not null and d.former is not null, webhooks.handed_over(d.row_xmin, pg_current_snapshot()), null::timestamptz
+       d.replay_id is not null and ` + formerlySucceeded + `, webhooks.handed_over(d.row_xmin, pg_current_snapshot()), null::timestamptz
 from unnest($1::text[], $2::int[]) w (endpoint_id, "limit"),
      lateral (select xmin as row_xmin, * from webhooks.deliveries
               where endpoint_id = w.endpoint_id and status = 'pending' and next_attempt_at <= $3
@@ -162,7 +162,7 @@ const manyRows = 9
 // that do not fit. Rows that nothing distinguishes must have the same data.
 func (m *mapping) fetchSQL() string {
 	c := m.cfg.Columns
-	created := m.usableCreated("o")
+	created := m.usableCreated()
 	venue, eventType := logTextSQL("coalesce(o."+quoteIdent(c.Venue)+"::text, '')"), logTextSQL("coalesce(o."+quoteIdent(c.Type)+"::text, '')")
 	return pieces{
 		"key": eventKey("w.event_id", m.idType), "id": quoteIdent(c.ID), "data": quoteIdent(c.Data), "venue": venue, "type": eventType,

@@ -16,18 +16,54 @@ import (
 // where it was. Where the endpoint can be sent to no longer, it counts what is left and leaves that as it is.
 type replayJob struct {
 	Replay
-	endpointID string // of the last step that requeued rows
-	unseen     bool   // the last step did not see the row yet
+	withdraw   func(endpointID, replayID string) []string // LedgerConfig.Withdraw
+	slot       string
+	endpointID string        // of the last step that requeued rows
+	rest       time.Duration // until the next step
+	ended      int64         // deliveries of the replay that were counted since the last step
+	full       bool          // the look-ahead was full
 }
 
 // visibilityPause is the wait for a transaction that the stream has told of and queries do not see yet: a commit is sent
 // as soon as its record is on disk, which is before it becomes visible, and with synchronous replication long before.
 const visibilityPause = 100 * time.Millisecond
 
+const (
+	// lookAhead is how many deliveries of a replay are pending at most, so that a pause acts at once. Those wait for their first
+	// attempt or for a further one.
+	lookAhead = jobStep
+	// pacedAhead is the least look-ahead of a paced replay, which is else what it sends in two seconds.
+	pacedAhead = 20
+	// aheadPause is how long a replay rests whose look-ahead is full. It is woken before, when a part of that has ended.
+	aheadPause = 250 * time.Millisecond
+	// requeuedPause is how often a replay that has set back all is looked at, and pausedPause how often one that is paused is.
+	requeuedPause = time.Second
+	pausedPause   = 2 * time.Second
+)
+
+// lockReplay reports whether the row is there, and whether this transaction has it now. People change the row as well, and may
+// keep it locked: nothing is to wait for that.
+const lockReplay = `
+select exists (select from webhooks.replays where id = $1),
+       exists (select from (select from webhooks.replays where id = $1 for update skip locked) taken)`
+
+// countLeft counts what countReplays left aside.
+const countLeft = `
+with counts as (
+    select uncounted->$2::text as of from webhooks.checkpoint where slot = $1 and uncounted ? $2::text
+), gone as (
+    update webhooks.checkpoint set uncounted = uncounted - $2::text where slot = $1 and uncounted ? $2::text
+)
+update webhooks.replays r set done = r.done + (of->>'done')::bigint, unsent = r.unsent + (of->>'unsent')::bigint,
+       error = coalesce(r.error, of->>'reason')
+from counts where r.id = $2::text`
+
 // selectReplay also tells whether the transaction that inserted the row must be visible by now.
 const selectReplay = `
 select webhooks.handed_over($2::text::xid, pg_current_snapshot()),
-       r.id is not null, coalesce(r.state in ('pending', 'running') and not r.requeued, false), r.total is not null,
+       r.id is not null, coalesce(r.finished is null, false), coalesce(r.state, ''), coalesce(r.requeued, false),
+       coalesce(r.total, 0) - coalesce(r.done, 0) - coalesce(r.unsent, 0), coalesce(r.per_second, 0),
+       coalesce(extract(epoch from now() - r.paced_until), -1)::float8, r.total is not null,
        coalesce(r.endpoint_id, ''), r.event_ids, case when isfinite(r.since) then r.since end,
        case when isfinite(r.until) then r.until else coalesce(r.created, now()) end, r.statuses, r.cursor_created,
        coalesce(r.cursor_event_id, ''), e.id is not null, e.disabled_at is not null, coalesce(h.unusable, '')
@@ -63,8 +99,8 @@ with picked as (
 	requeuePicked = `, requeued as (
     update webhooks.deliveries d
     set status = 'pending', attempts = 0, next_attempt_at = now(), finished = null, replay_id = $7,
-        former = case when d.status = 'succeeded' then jsonb_build_object('attempts', d.attempts, 'finished', d.finished,
-                      'last_code', d.last_code, 'last_latency_ms', d.last_latency_ms) end
+        former = jsonb_build_object('status', d.status, 'attempts', d.attempts, 'finished', d.finished, 'last_code', d.last_code,
+                 'last_class', d.last_class, 'last_error', d.last_error, 'last_latency_ms', d.last_latency_ms)
     from picked p where d.endpoint_id = $1 and d.event_id = p.event_id
 )
 ` + selectPicked
@@ -88,10 +124,43 @@ left join webhooks.deliveries d on d.endpoint_id = $1 and d.event_id = named.id
 where d.status is null or not d.status = any($2)
 order by id limit 1`
 
+// formerlySucceeded is the condition that a delivery had succeeded before its replay. Agents of before kept nothing else.
+const formerlySucceeded = `(former is not null and coalesce(former->>'status', 'succeeded') = 'succeeded')`
+
+// advanceReplay uses up the pace for what is set back. What was not used for two seconds is lost, so that there is no burst.
 const advanceReplay = `
 update webhooks.replays set state = 'running', total = coalesce(total, 0) + $2 + $3, unsent = unsent + $3, error = coalesce(error, $4),
-       cursor_created = $5, cursor_event_id = $6, requeued = $7
+       cursor_created = $5, cursor_event_id = $6, requeued = $7,
+       paced_until = case when per_second is not null then
+                     greatest(coalesce(paced_until, now() - interval '1 second' / per_second), now() - interval '2 seconds')
+                     + interval '1 second' / per_second * $2::int end
 where id = $1`
+
+// restoreCanceled takes back what a canceled replay has set back and nobody is sending. Of a delivery that an agent of before
+// set back nothing is known but that it had not succeeded.
+const restoreCanceled = `
+with picked as (
+    select event_id, attempts, former from webhooks.deliveries
+    where endpoint_id = $1 and status = 'pending' and replay_id = $2 and not event_id = any($3::text[])
+    limit $4
+), restored as (
+    update webhooks.deliveries d set next_attempt_at = null, former = null,
+           status = case when p.former is null then 'missed' else coalesce(p.former->>'status', 'succeeded') end,
+           finished = case when p.former is null then now() else (p.former->>'finished')::timestamptz end,
+           attempts = case when p.former is null then d.attempts else (p.former->>'attempts')::smallint end,
+           last_code = case when p.former is null then d.last_code else (p.former->>'last_code')::int end,
+           last_class = case when p.former is null then d.last_class else p.former->>'last_class' end,
+           last_error = case when p.former is null then 'its replay was canceled' else p.former->>'last_error' end,
+           last_latency_ms = case when p.former is null then d.last_latency_ms else (p.former->>'last_latency_ms')::int end
+    from picked p where d.endpoint_id = $1 and d.event_id = p.event_id
+)
+select count(*) filter (where attempts > 0), count(*) filter (where attempts = 0) from picked`
+
+// advanceCancel counts what was taken back, and ends the replay where nothing of it is pending.
+const advanceCancel = `
+update webhooks.replays r set done = done + $3, unsent = unsent + $4, finished = case when not exists (
+           select from webhooks.deliveries d where d.endpoint_id = $2 and d.status = 'pending' and d.replay_id = r.id) then now() end
+where id = $1 returning finished is not null`
 
 const refuseReplay = `
 update webhooks.replays set state = 'failed', error = $2, finished = now() where id = $1`
@@ -99,6 +168,11 @@ update webhooks.replays set state = 'failed', error = $2, finished = now() where
 // openReplay is a row of webhooks.replays with what tells whether it can go on.
 type openReplay struct {
 	settled, exists, open, begun bool
+	state                        string
+	requeued                     bool
+	waiting                      int64   // deliveries that it has set back and that have not ended
+	perSecond                    int     // 0 where it is not paced
+	unused                       float64 // seconds since the pace was used up, negative before anything was
 	endpointID                   string
 	eventIDs, statuses           []string // eventIDs is nil for a range
 	since, cursor                *time.Time
@@ -110,7 +184,7 @@ type openReplay struct {
 
 func (j *replayJob) read(ctx context.Context, tx querier) (r openReplay, err error) {
 	row := tx.QueryRow(ctx, selectReplay, j.ID, strconv.FormatUint(uint64(j.XID), 10))
-	err = row.Scan(&r.settled, &r.exists, &r.open, &r.begun, &r.endpointID, &r.eventIDs, &r.since, &r.until, &r.statuses, &r.cursor, &r.cursorID,
+	err = row.Scan(&r.settled, &r.exists, &r.open, &r.state, &r.requeued, &r.waiting, &r.perSecond, &r.unused, &r.begun, &r.endpointID, &r.eventIDs, &r.since, &r.until, &r.statuses, &r.cursor, &r.cursorID,
 		&r.haveEndpoint, &r.disabled, &r.unusable)
 	return r, err
 }
@@ -147,17 +221,53 @@ func (r *openReplay) place() replayPlace {
 	return replayPlace{}
 }
 
+// room returns how many deliveries the replay may set back now.
+func (r *openReplay) room() int {
+	most := int64(lookAhead)
+	if r.perSecond > 0 {
+		most = min(most, int64(max(2*r.perSecond, pacedAhead)))
+	}
+	room := min(most-r.waiting, jobStep)
+	if r.perSecond > 0 {
+		due := 1.0 // the first one
+		if r.unused >= 0 {
+			due = min(r.unused, 2) * float64(r.perSecond)
+		}
+		room = min(room, int64(due))
+	}
+	return int(max(room, 0))
+}
+
 func (j *replayJob) step(ctx context.Context, tx querier) (finished bool, err error) {
-	j.endpointID, j.unseen = "", false
+	j.endpointID, j.rest, j.ended, j.full = "", 0, 0, false
+	var exists, locked bool
+	if err := tx.QueryRow(ctx, lockReplay, j.ID).Scan(&exists, &locked); err != nil {
+		return false, err
+	}
+	if exists && !locked {
+		j.rest = lockPause
+		return false, nil
+	}
+	if err := exec(ctx, tx, countLeft, j.slot, j.ID); err != nil {
+		return false, err
+	}
 	r, err := j.read(ctx, tx)
 	switch {
 	case err != nil:
 		return false, err
 	case !r.exists && j.XID != 0 && !r.settled:
-		j.unseen = true
+		j.rest = visibilityPause
 		return false, nil
-	case !r.open: // deleted, or carried out before
+	case !r.open: // deleted, or ended
 		return true, nil
+	case r.state == ReplayCanceled:
+		return j.cancel(ctx, tx, r)
+	case r.requeued:
+		j.rest = requeuedPause
+		return false, exec(ctx, tx, finishReplays, []string{j.ID})
+	case r.state == ReplayPaused:
+		j.rest = pausedPause
+		return false, nil
 	}
 	refusal := r.refusal()
 	if refusal != "" && r.begun {
@@ -166,11 +276,21 @@ func (j *replayJob) step(ctx context.Context, tx querier) (finished bool, err er
 	if refusal != "" {
 		return true, exec(ctx, tx, refuseReplay, j.ID, refusal)
 	}
+	return false, j.requeue(ctx, tx, r)
+}
+
+// requeue sets as many deliveries back as the look-ahead and the pace have room for.
+func (j *replayJob) requeue(ctx context.Context, tx querier, r openReplay) (err error) {
+	room := r.room()
+	if room == 0 {
+		j.rest, j.full = aheadPause, true
+		return nil
+	}
 	var unsent int
 	reason := ""
 	if r.eventIDs != nil && !r.begun {
 		if unsent, reason, err = unfitEvents(ctx, tx, r); err != nil {
-			return false, err
+			return err
 		}
 	}
 	statement, within := requeueRange, any(r.until)
@@ -178,16 +298,41 @@ func (j *replayJob) step(ctx context.Context, tx querier) (finished bool, err er
 		statement, within = requeueEvents, r.eventIDs
 	}
 	at := r.place()
-	picked, err := queryRows(ctx, tx, statement, scanReplayPlace, r.endpointID, r.statuses, within, at.created, at.eventID, jobStep, j.ID)
+	picked, err := queryRows(ctx, tx, statement, scanReplayPlace, r.endpointID, r.statuses, within, at.created, at.eventID, room, j.ID)
 	if err != nil {
-		return false, err
+		return err
 	}
 	crashpoint.Hit(crashpoint.InReplay)
-	if n := len(picked); n > 0 {
+	n := len(picked)
+	if n > 0 {
 		j.endpointID = r.endpointID
 		at = picked[n-1]
 	}
-	return j.advance(ctx, tx, len(picked), unsent, reason, at, len(picked) < jobStep)
+	if n < room {
+		j.rest = requeuedPause
+	} else if r.perSecond > 0 {
+		j.rest = aheadPause
+	}
+	_, err = j.advance(ctx, tx, n, unsent, reason, at, n < room)
+	return err
+}
+
+// cancel takes back what the replay has set back. What is being sent is left until that is recorded.
+func (j *replayJob) cancel(ctx context.Context, tx querier, r openReplay) (finished bool, err error) {
+	kept := []string{}
+	if j.withdraw != nil {
+		kept = append(kept, j.withdraw(r.endpointID, j.ID)...)
+	}
+	var tried, unsent int64
+	if err := tx.QueryRow(ctx, restoreCanceled, r.endpointID, j.ID, kept, jobStep).Scan(&tried, &unsent); err != nil {
+		return false, err
+	}
+	crashpoint.Hit(crashpoint.InCancel)
+	if tried+unsent < jobStep {
+		j.rest = aheadPause
+	}
+	err = tx.QueryRow(ctx, advanceCancel, j.ID, r.endpointID, tried, unsent).Scan(&finished)
+	return finished, err
 }
 
 // leave counts what a replay has not set back and is not to, for this reason.
@@ -251,12 +396,7 @@ func (j *replayJob) committed() []string {
 	return []string{j.endpointID}
 }
 
-func (j *replayJob) pause() time.Duration {
-	if j.unseen {
-		return visibilityPause
-	}
-	return 0
-}
+func (j *replayJob) pause() time.Duration { return j.rest }
 
 func (j *replayJob) abandon(ctx context.Context, tx querier, reason string) error {
 	return exec(ctx, tx, refuseReplay, j.ID, "it cannot be carried out: "+reason)
@@ -295,28 +435,47 @@ func (c *replayCounts) add(id string, done, unsent int64, reason string) {
 // missedReason is a reason for which deliveries were missed, with the remedy.
 func missedReason(reason string) string { return reason + "; once that is mended, replay again" }
 
+// countReplays counts for the replays whose rows nobody else holds. The rest is left in the checkpoint, which this transaction
+// has locked, for the replays' own steps.
 const countReplays = `
-update webhooks.replays r set done = r.done + x.done, unsent = r.unsent + x.unsent, error = coalesce(r.error, x.reason)
-from unnest($1::text[], $2::bigint[], $3::bigint[], $4::text[]) x (id, done, unsent, reason)
-where r.id = x.id and r.state = 'running'`
+with given as (
+    select * from unnest($1::text[], $2::bigint[], $3::bigint[], $4::text[]) x (id, done, unsent, reason)
+), free as materialized (
+    select r.id from webhooks.replays r where r.id = any($1) and r.finished is null order by r.id for update skip locked
+), counted as (
+    update webhooks.replays r set done = r.done + x.done, unsent = r.unsent + x.unsent, error = coalesce(r.error, x.reason)
+    from given x, free f where r.id = x.id and r.id = f.id
+), left_aside as (
+    select x.* from given x join webhooks.replays r on r.id = x.id and r.finished is null where x.id not in (select id from free)
+)
+update webhooks.checkpoint c set uncounted = c.uncounted || (
+    select jsonb_object_agg(x.id, jsonb_build_object('done', x.done + coalesce((c.uncounted->x.id->>'done')::bigint, 0),
+           'unsent', x.unsent + coalesce((c.uncounted->x.id->>'unsent')::bigint, 0),
+           'reason', coalesce(c.uncounted->x.id->>'reason', x.reason)))
+    from left_aside x)
+where c.slot = $5 and exists (select from left_aside)`
 
 // finishReplays ends those replays that have nothing left. Until then error is the reason alone.
 const finishReplays = `
-update webhooks.replays set finished = now(), state = case when unsent > 0 then 'failed' else 'done' end,
+with free as materialized (
+    select id from webhooks.replays where id = any($1) and state in ('pending', 'running', 'paused') and requeued
+      and done + unsent >= total order by id for update skip locked
+)
+update webhooks.replays r set finished = now(), state = case when unsent > 0 then 'failed' else 'done' end,
        error = case when unsent > 0 then unsent || ' of ' || total || case when total = 1 then ' delivery' else ' deliveries' end
                     || case when unsent = 1 then ' was not sent: ' else ' were not sent: ' end || coalesce(error, 'the log says why') end
-where id = any($1) and state = 'running' and requeued and done + unsent >= total`
+from free f where r.id = f.id`
 
-func (c *replayCounts) queue(b *pgx.Batch) {
+func (c *replayCounts) queue(b *pgx.Batch, slot string) {
 	if len(c.ids) > 0 {
-		b.Queue(countReplays, c.ids, c.done, c.unsent, c.reasons)
+		b.Queue(countReplays, c.ids, c.done, c.unsent, c.reasons, slot)
 		b.Queue(finishReplays, c.ids)
 	}
 }
 
-func (c *replayCounts) write(ctx context.Context, tx querier) error {
+func (c *replayCounts) write(ctx context.Context, tx querier, slot string) error {
 	var b pgx.Batch
-	c.queue(&b)
+	c.queue(&b, slot)
 	return tx.SendBatch(ctx, &b).Close()
 }
 
@@ -364,5 +523,6 @@ func (g *group) queueReplays(b *pgx.Batch) {
 			counts.add(r.Delivery.ReplayID, 0, 1, r.Error)
 		}
 	}
-	counts.queue(b)
+	g.ended = counts
+	counts.queue(b, g.slot)
 }

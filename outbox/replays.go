@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -31,6 +32,29 @@ type ReplayPlan struct {
 	Refused string `json:"refused"`
 }
 
+// ReplayOptions are what a replay has beside its plan.
+type ReplayOptions struct {
+	// PerSecond is how many deliveries it sets back in a second at most; zero for as many as the endpoint takes.
+	PerSecond int
+	Idempotency
+}
+
+// MaxPerSecond is the highest pace of a replay.
+const MaxPerSecond = 10_000
+
+// The states of a replay. It ends as done, failed or canceled.
+const (
+	ReplayPending  = "pending"
+	ReplayRunning  = "running"
+	ReplayPaused   = "paused"
+	ReplayDone     = "done"
+	ReplayFailed   = "failed"
+	ReplayCanceled = "canceled"
+)
+
+// ErrReplayEnded reports that a replay has ended, so that it cannot be changed.
+var ErrReplayEnded = errors.New("the replay has ended")
+
 // MaxReplayCount is how far PlanReplay counts; beyond it the number would cost more than it tells.
 const MaxReplayCount = 100_000
 
@@ -41,7 +65,15 @@ const MaxReplayEvents = 1000
 type ReplayInfo struct {
 	ID         string     `json:"id"`
 	EndpointID string     `json:"endpoint_id"`
-	State      string     `json:"state"`  // pending, running, done or failed
+	Venue      string     `json:"venue"`
+	Events     *int       `json:"events"` // how many it names; nil for a time range
+	Statuses   []Status   `json:"statuses"`
+	Since      *time.Time `json:"since"`
+	Until      *time.Time `json:"until"`
+	State      string     `json:"state"`
+	Expected   *int64     `json:"expected"`   // by its plan; nil when unknown
+	PerSecond  *int       `json:"per_second"` // nil when it is not paced
+	PausedAt   *time.Time `json:"paused_at"`
 	Total      int64      `json:"total"`  // grows while the replay looks for its deliveries
 	Done       int64      `json:"done"`   // those that were attempted and have ended
 	Unsent     int64      `json:"unsent"` // those that were not attempted; Error says why
@@ -50,8 +82,11 @@ type ReplayInfo struct {
 	Finished   *time.Time `json:"finished"`
 }
 
-// Ended tells whether nothing more will come of the replay.
-func (r ReplayInfo) Ended() bool { return r.State == "done" || r.State == "failed" }
+// Ended reports whether the replay sends nothing more. One that was canceled may still be taken back; Finished says when
+// that is over.
+func (r ReplayInfo) Ended() bool {
+	return r.State == ReplayDone || r.State == ReplayFailed || r.State == ReplayCanceled
+}
 
 const countReplay = `
 select count(*) from (
@@ -86,7 +121,7 @@ func (v view) PlanReplay(ctx context.Context, r ReplayRequest) (plans []ReplayPl
 		}
 		if len(unknown) > 0 {
 			return &Problem{Thing: fmt.Sprintf("event %q", unknown[0]), Reason: "the delivery log does not have it",
-				Remedy: "webhook-agent deliveries show " + unknown[0] + " says why"}
+				Remedy: "webhook-agent deliveries show " + unknown[0] + " says why", Err: ErrNotFound}
 		}
 		plans, err = queryRows(ctx, q, selectReplayEvents, func(row pgx.CollectableRow) (p ReplayPlan, err error) {
 			p.Statuses = r.Statuses
@@ -129,43 +164,85 @@ func (v view) refuseReplay(ctx context.Context, endpointID string) (*Problem, er
 	switch e := found[0]; e.State {
 	case StateDisabled:
 		return &Problem{Thing: thing, Reason: "it is disabled, so nothing is sent to it",
-			Remedy: "run webhook-agent endpoints enable " + endpointID + ", then replay"}, nil
+			Remedy: "run webhook-agent endpoints enable " + endpointID + ", then replay", Err: ErrRefused}, nil
 	case StateUnusable:
 		return &Problem{Thing: thing, Reason: "it is unusable, so nothing is sent to it: " + e.Unusable,
-			Remedy: "correct its row in webhooks.endpoints, then replay"}, nil
+			Remedy: "correct its row in webhooks.endpoints, then replay", Err: ErrRefused}, nil
 	}
 	return nil, nil
 }
 
-const replayColumns = `id, endpoint_id, state, coalesce(total, 0), done, unsent, coalesce(error, ''), created, finished`
+const replayColumns = `id, endpoint_id, coalesce(venue, ''), cardinality(event_ids), statuses, case when isfinite(since) then since end,
+       case when isfinite(until) then until end, state, expected, per_second, paused_at, coalesce(total, 0), done, unsent,
+       coalesce(error, ''), created, finished`
 
 const insertReplay = `
-insert into webhooks.replays (endpoint_id, event_ids, since, until, statuses)
-select $1::text, $2::text[], $3::timestamptz, $4::timestamptz, $5::text[]{
+insert into webhooks.replays (endpoint_id, event_ids, since, until, statuses, expected, per_second, idempotency_key, idempotency_hash)
+select $1::text, $2::text[], $3::timestamptz, $4::timestamptz, $5::text[], $6::bigint, $7::int, $8::text, $9::bytea{
 where exists (select from webhooks.endpoints where id = $1::text and venue = @venue)}
+on conflict (venue, idempotency_key, endpoint_id) where idempotency_key is not null do nothing
 returning ` + replayColumns
 
+const selectRepeatedReplay = `
+select idempotency_hash is not distinct from $3, ` + replayColumns + `
+from webhooks.replays r where endpoint_id = $1 and idempotency_key = $2{ and venue = @venue}
+  and venue = (select e.venue from webhooks.endpoints e where e.id = $1)`
+
 // StartReplay hands a plan to the agent, through its stream, and returns the replay. What is missed or failed when the agent
-// gets to it is sent, which may be more or less than the plan counted.
-func (v view) StartReplay(ctx context.Context, p ReplayPlan) (ReplayInfo, error) {
+// gets to it is sent, which may be more or less than the plan counted. A second call with the same key returns the replay of
+// the first, and ErrIdempotency where the hash is another one.
+func (v view) StartReplay(ctx context.Context, p ReplayPlan, o ReplayOptions) (started ReplayInfo, repeated bool, err error) {
+	if o.PerSecond != 0 {
+		if err := CheckPace(o.PerSecond); err != nil {
+			return ReplayInfo{}, false, err
+		}
+	}
 	q, err := v.do()
 	if err != nil {
-		return ReplayInfo{}, err
+		return ReplayInfo{}, false, err
 	}
-	started, err := queryRows(ctx, q, insertReplay, scanReplayInfo, p.EndpointID, p.EventIDs, p.Since, p.Until, texts(p.Statuses))
-	if err != nil {
-		return ReplayInfo{}, v.db.cfg.explain("start a replay", err)
+	expected := &p.Deliveries
+	if p.Deliveries >= MaxReplayCount { // nobody counted further
+		expected = nil
 	}
-	if len(started) == 0 { // the endpoint is another venue's
-		return ReplayInfo{}, noEndpoint(p.EndpointID)
+	found, err := queryRows(ctx, q, insertReplay, scanReplayInfo, p.EndpointID, p.EventIDs, p.Since, p.Until, texts(p.Statuses),
+		expected, orNull(o.PerSecond), orNull(o.Key), o.Hash)
+	switch {
+	case err != nil:
+		return ReplayInfo{}, false, v.db.cfg.explain("start a replay", err)
+	case len(found) > 0:
+		return found[0], false, nil
+	case o.Key == "": // the endpoint is another venue's
+		return ReplayInfo{}, false, noEndpoint(p.EndpointID)
 	}
-	return started[0], nil
+	same := false
+	found, err = queryRows(ctx, q, selectRepeatedReplay, func(row pgx.CollectableRow) (r ReplayInfo, err error) {
+		err = row.Scan(append([]any{&same}, r.columns()...)...)
+		return r, err
+	}, p.EndpointID, o.Key, o.Hash)
+	switch {
+	case err != nil:
+		return ReplayInfo{}, false, v.db.cfg.explain("start a replay", err)
+	case len(found) == 0:
+		return ReplayInfo{}, false, noEndpoint(p.EndpointID)
+	case !same:
+		return ReplayInfo{}, false, keyOfAnother
+	}
+	return found[0], true, nil
+}
+
+// CheckPace returns a Problem for a pace that no replay can have.
+func CheckPace(perSecond int) error {
+	if perSecond < 1 || perSecond > MaxPerSecond {
+		return &Problem{Thing: "the pace", Reason: fmt.Sprintf("it is %d a second", perSecond),
+			Remedy: fmt.Sprintf("give a number from 1 to %d", MaxPerSecond)}
+	}
+	return nil
 }
 
 const selectReplays = `
 select ` + replayColumns + `
-from webhooks.replays r where id = any($1){ and exists (
-    select from webhooks.endpoints e where e.id = r.endpoint_id and e.venue = @venue)}
+from webhooks.replays r where id = any($1){ and venue = @venue}
 order by id`
 
 // Replays returns how far the replays with these ids are, in the order of their ids.
@@ -177,7 +254,129 @@ func (v view) Replays(ctx context.Context, ids []string) (replays []ReplayInfo, 
 	return replays, err
 }
 
+// Replay returns how far one replay is. Without one it is a Problem that wraps ErrNotFound.
+func (v view) Replay(ctx context.Context, id string) (ReplayInfo, error) {
+	found, err := v.Replays(ctx, []string{id})
+	if err != nil {
+		return ReplayInfo{}, err
+	}
+	if len(found) == 0 {
+		return ReplayInfo{}, &Problem{Thing: fmt.Sprintf("replay %q", id), Reason: "there is none with this id",
+			Remedy: "webhook-agent replays list shows them", Err: ErrNotFound}
+	}
+	return found[0], nil
+}
+
+// ReplayFilter narrows a list of replays. Empty fields do not narrow it.
+type ReplayFilter struct {
+	EndpointID string
+	Venue      string
+	States     []string
+	Before     string // what the page before returned as next
+	Limit      int
+}
+
+// selectReplayList is planned for its parameters each time, as selectDeliveries is.
+const selectReplayList = `
+select ` + replayColumns + `, created::text as place
+from webhooks.replays r
+where ($1 = '' or endpoint_id = $1) and (cardinality($2::text[]) = 0 or state = any($2))
+  and ($3::text is null or (created, id) < ($3::text::timestamptz, $4)){ and venue = @venue} and ($6 = '' or venue = $6)
+order by created desc, id desc limit $5`
+
+// ListReplays lists replays, newest first. next is for the Before of the next page, empty where there is none.
+func (v view) ListReplays(ctx context.Context, f ReplayFilter) (replays []ReplayInfo, next string, err error) {
+	before := &cursor{}
+	var at *string
+	if f.Before != "" {
+		if before, err = parseCursor(f.Before); err != nil {
+			return nil, "", err
+		}
+		at = &before.Created
+	}
+	var created []string
+	err = v.look(ctx, "list replays", func(q narrowed) error {
+		created = nil
+		replays, err = queryRows(ctx, q, selectReplayList, func(row pgx.CollectableRow) (r ReplayInfo, err error) {
+			var place string
+			err = row.Scan(append(r.columns(), &place)...)
+			created = append(created, place)
+			return r, err
+		}, f.EndpointID, append([]string{}, f.States...), at, before.EventID, f.Limit+1, f.Venue)
+		return err
+	})
+	if f.Before != "" && strings.HasPrefix(SQLState(err), classDataException) {
+		return nil, "", badCursor
+	}
+	if err == nil && len(replays) > f.Limit {
+		replays = replays[:f.Limit]
+		next = cursor{Created: created[f.Limit-1], EventID: replays[f.Limit-1].ID}.String()
+	}
+	return replays, next, err
+}
+
+const setReplayState = `
+update webhooks.replays set state = $2 where id = $1 and state in ('pending', 'running', 'paused'){ and venue = @venue}
+returning ` + replayColumns
+
+const setReplayPace = `
+update webhooks.replays set per_second = $2 where id = $1 and state in ('pending', 'running', 'paused'){ and venue = @venue}
+returning ` + replayColumns
+
+// PauseReplay has the replay set nothing more back. What is set back already, which is less than 500 deliveries, is sent all
+// the same. To pause a paused one changes nothing.
+func (v view) PauseReplay(ctx context.Context, id string) (ReplayInfo, error) {
+	return v.changeReplay(ctx, "pause a replay", setReplayState, id, ReplayPaused)
+}
+
+// ResumeReplay has a paused replay go on within two seconds. To resume one that runs changes nothing.
+func (v view) ResumeReplay(ctx context.Context, id string) (ReplayInfo, error) {
+	return v.changeReplay(ctx, "resume a replay", setReplayState, id, ReplayRunning)
+}
+
+// CancelReplay ends the replay. The agent makes what it has not sent yet what it was before; Finished says when it has.
+func (v view) CancelReplay(ctx context.Context, id string) (ReplayInfo, error) {
+	return v.changeReplay(ctx, "cancel a replay", setReplayState, id, ReplayCanceled)
+}
+
+// SetReplayPace changes how many deliveries the replay sets back in a second; zero takes the pace away.
+func (v view) SetReplayPace(ctx context.Context, id string, perSecond int) (ReplayInfo, error) {
+	if perSecond != 0 {
+		if err := CheckPace(perSecond); err != nil {
+			return ReplayInfo{}, err
+		}
+	}
+	return v.changeReplay(ctx, "pace a replay", setReplayPace, id, orNull(perSecond))
+}
+
+// changeReplay changes a replay that has not ended.
+func (v view) changeReplay(ctx context.Context, operation, sql, id string, to any) (ReplayInfo, error) {
+	q, err := v.do()
+	if err != nil {
+		return ReplayInfo{}, err
+	}
+	changed, err := queryRows(ctx, q, sql, scanReplayInfo, id, to)
+	if err != nil {
+		return ReplayInfo{}, v.db.cfg.explain(operation, err)
+	}
+	if len(changed) > 0 {
+		return changed[0], nil
+	}
+	r, err := v.Replay(ctx, id)
+	if err != nil {
+		return ReplayInfo{}, err
+	}
+	return r, &Problem{Thing: fmt.Sprintf("replay %q", id), Reason: "it has ended (" + r.State + ")",
+		Remedy: "start another one by webhook-agent deliveries replay", Err: ErrReplayEnded}
+}
+
+// columns are where replayColumns go.
+func (r *ReplayInfo) columns() []any {
+	return []any{&r.ID, &r.EndpointID, &r.Venue, &r.Events, &r.Statuses, &r.Since, &r.Until, &r.State, &r.Expected, &r.PerSecond,
+		&r.PausedAt, &r.Total, &r.Done, &r.Unsent, &r.Error, &r.Created, &r.Finished}
+}
+
 func scanReplayInfo(row pgx.CollectableRow) (r ReplayInfo, err error) {
-	err = row.Scan(&r.ID, &r.EndpointID, &r.State, &r.Total, &r.Done, &r.Unsent, &r.Error, &r.Created, &r.Finished)
+	err = row.Scan(r.columns()...)
 	return r, err
 }

@@ -65,7 +65,7 @@ with recursive due as (
 select endpoint_id, coalesce(next_attempt_at, now()) from due`
 
 const selectOpenReplays = `
-select id from webhooks.replays where state in ('pending', 'running') order by created`
+select id from webhooks.replays where finished is null order by created`
 
 // LoadState reads the endpoints, their health, the due times and the open replays, all in one
 // snapshot.

@@ -61,6 +61,17 @@ func TestOverview_TellsLeaderSlotAndCounts(t *testing.T) {
 	}
 }
 
+// explained is a statement whose plan is looked at.
+type explained struct {
+	sql  string
+	args []any
+}
+
+// logQuery is a statement of a search.
+func logQuery(sql string, f DeliveryFilter, at *cursor) explained {
+	return explained{sql, []any{f.values(at).and(values{"endpoints": []string{"ep_7", "ep_8"}, "rows": 51, "limit": 51}).of(sql)}}
+}
+
 // TestCommands_ReadALargeLogByItsIndexes keeps what people ask from reading the whole log.
 func TestCommands_ReadALargeLogByItsIndexes(t *testing.T) {
 	db, env := openDB(t)
@@ -69,16 +80,22 @@ func TestCommands_ReadALargeLogByItsIndexes(t *testing.T) {
 	           now() - make_interval(secs => n), case when n % 100 = 0 then now() end
 	    from generate_series(1, 100000) n`)
 	env.Exec(t, `insert into webhooks.attempts (event_id, endpoint_id, attempt, at) select 'evt_' || n, 'ep_1', 1, now() from generate_series(1, 10000) n`)
-	env.Exec(t, `analyze webhooks.deliveries, webhooks.attempts`)
+	env.Exec(t, `insert into webhooks.replays (endpoint_id, venue, created) select 'ep_' || n, 'venue_' || n % 50, now() - make_interval(secs => n) from generate_series(1, 20000) n`)
+	env.Exec(t, `analyze webhooks.deliveries, webhooks.attempts, webhooks.replays`)
 	none, hour := (*time.Time)(nil), minutesAgo(60)
-	for name, query := range map[string]struct {
-		sql  string
-		args []any
-	}{
-		"newest":            {selectDeliveries, []any{"", "", []string{}, "", none, none, none, "", "", 50}},
-		"next page":         {selectDeliveries, []any{"", "", []string{}, "", none, none, hour.Format(time.RFC3339Nano), "evt_3600", "ep_600", 50}},
-		"of an endpoint":    {selectDeliveries, []any{"ep_7", "", []string{"failed", "missed"}, "", none, none, none, "", "", 50}},
-		"since an hour":     {selectDeliveries, []any{"", "venue_a", []string{"failed"}, "", hour, none, none, "", "", 50}},
+	for name, query := range map[string]explained{
+		"newest":            logQuery(selectAllLog, DeliveryFilter{}, &cursor{}),
+		"next page":         logQuery(selectAllLog, DeliveryFilter{}, &cursor{Created: hour.Format(time.RFC3339Nano), EventID: "evt_3600", EndpointID: "ep_600"}),
+		"since an hour":     logQuery(selectAllLog, DeliveryFilter{Since: hour, Statuses: []Status{Failed}}, &cursor{}),
+		"of an endpoint":    logQuery(selectEndpointsAny, DeliveryFilter{EndpointID: "ep_7"}, &cursor{}),
+		"its next page":     logQuery(selectEndpointsAny, DeliveryFilter{EndpointID: "ep_7"}, &cursor{Created: hour.Format(time.RFC3339Nano), EventID: "evt_3600", EndpointID: "ep_7"}),
+		"unsuccessful":      logQuery(selectEndpointsUnsuccessful, DeliveryFilter{EndpointID: "ep_7", Statuses: []Status{Failed, Missed}}, &cursor{}),
+		"pending of one":    logQuery(selectEndpointsPending, DeliveryFilter{EndpointID: "ep_7", Statuses: []Status{Pending}}, &cursor{}),
+		"log of an event":   logQuery(selectEventLog, DeliveryFilter{EventID: "evt_77"}, &cursor{}),
+		"known endpoint":    {endpointKnown, []any{"ep_7"}},
+		"stats":             {selectStats, []any{"ep_7", 60.0, statsBuckets - 1, statsRows}},
+		"candidates":        {selectCandidates, []any{"evt_77", "venue_a", "lead.created", maxDetails}},
+		"replays":           {selectReplayList, []any{"", []string{}, (*string)(nil), "", 50, ""}},
 		"of an event":       {selectEventDeliveries, []any{"evt_77", "", maxDetails}},
 		"attempts":          {selectAttempts, []any{"evt_77", "ep_1", maxDetails}},
 		"pending":           {selectPending, []any{MaxOverviewCount}},

@@ -32,6 +32,13 @@ type AllVenues struct{ view }
 // AllVenues returns the operator's view.
 func (db *DB) AllVenues() AllVenues { return AllVenues{view{db: db, all: true}} }
 
+// View is what Venue and AllVenues have in common, for code that works in either. Only DB.Venue and
+// DB.AllVenues make one that sees something.
+type View = view
+
+// View returns the view without its type, for code that works in either.
+func (v view) View() View { return v }
+
 // view is what Venue and AllVenues share: one implementation of each operation. Its statements are
 // written for one venue. What they say of it stands in braces, as in
 //
@@ -62,6 +69,11 @@ func (v view) narrow(sql string, args []any) (string, []any, error) {
 	case v.all:
 		return venueClause.ReplaceAllString(sql, ""), args, nil
 	}
+	if len(args) == 1 {
+		if named, ok := args[0].(values); ok {
+			return venueClause.ReplaceAllString(sql, "${1}@venue${2}"), []any{named.and(values{"venue": v.venue})}, nil
+		}
+	}
 	parameter := "$$" + strconv.Itoa(len(args)+1) // $$ stands for $ in a replacement
 	return venueClause.ReplaceAllString(sql, "${1}"+parameter+"${2}"), append(slices.Clip(args), v.venue), nil
 }
@@ -85,7 +97,11 @@ func (v view) look(ctx context.Context, operation string, do func(q narrowed) er
 	if v.db == nil {
 		return errNoVenue
 	}
-	return v.db.look(ctx, operation, func(tx pgx.Tx) error { return do(v.on(tx)) })
+	timeout := lookTimeout
+	if v.db.cfg.pages && !v.all {
+		timeout = venueTimeout
+	}
+	return v.db.lookFor(ctx, timeout, operation, func(tx pgx.Tx) error { return do(v.on(tx)) })
 }
 
 // do is for single statements that change something.

@@ -270,3 +270,6 @@ func failed(class Class, sentence string) Result {
 func visibleASCII(s string) bool {
 	return s != "" && !strings.ContainsFunc(s, func(r rune) bool { return r <= ' ' || r > '~' })
 }
+
+// UserAgent returns the field User-Agent of every request.
+func (w *Webhook) UserAgent() string { return w.userAgent }

@@ -113,20 +113,24 @@ func (a *app) deliveriesListCommand() *cobra.Command {
 			return checkLimit(cmd, limit)
 		},
 		RunE: a.withDatabase(func(ctx context.Context, d *desk, _ []string) error {
-			deliveries, err := d.db.AllVenues().Deliveries(ctx, filter)
+			page, err := d.search(ctx, filter)
 			if err != nil {
 				return err
 			}
 			if d.out.asJSON {
-				return d.out.json(emptyList(deliveries))
+				return d.out.json(emptyList(page.Deliveries))
 			}
-			if len(deliveries) == 0 {
+			now := time.Now()
+			if len(page.Deliveries) > 0 {
+				printDeliveries(d.out, page.Deliveries, now)
+			} else {
 				d.out.line("no delivery")
-				return nil
 			}
-			printDeliveries(d.out, deliveries, time.Now())
-			if len(deliveries) == filter.Limit {
-				d.out.line("there may be more: --before %s", deliveries[len(deliveries)-1].Cursor)
+			switch {
+			case page.SearchedTo != nil:
+				d.out.line("searched back to %s; it goes on there with --before %s", formatTime(page.SearchedTo, now), page.Next)
+			case page.Next != "":
+				d.out.line("there may be more: --before %s", page.Next)
 			}
 			return nil
 		}),
@@ -214,6 +218,27 @@ func (a *app) deliveriesShowCommand() *cobra.Command {
 			return nil
 		}),
 	}
+}
+
+// maxSearches is how many parts of the log one command searches.
+const maxSearches = 50
+
+// search searches the log until the page is full, in as many parts as that takes.
+func (d *desk) search(ctx context.Context, f outbox.DeliveryFilter) (page outbox.DeliveryPage, err error) {
+	limit := f.Limit
+	var found []outbox.DeliveryInfo
+	for range maxSearches {
+		if page, err = d.db.AllVenues().Deliveries(ctx, f); err != nil {
+			return page, err
+		}
+		found = append(found, page.Deliveries...)
+		if page.Next == "" || len(found) == limit {
+			break
+		}
+		f.Before, f.Limit = page.Next, limit-len(found)
+	}
+	page.Deliveries = found
+	return page, nil
 }
 
 func printEventDeliveries(d *desk, event eventDeliveries, now time.Time) {

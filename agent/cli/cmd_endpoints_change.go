@@ -9,8 +9,8 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/quintago/webhook-agent/agent"
 	"github.com/quintago/webhook-agent/agent/config"
+	"github.com/quintago/webhook-agent/agent/manage"
 	"github.com/quintago/webhook-agent/outbox"
 	"github.com/quintago/webhook-agent/secret"
 	"github.com/quintago/webhook-agent/sink"
@@ -48,19 +48,21 @@ it once: give it to the customer, it is not shown again.`,
 			return nil
 		},
 		RunE: a.withDatabase(func(ctx context.Context, d *desk, _ []string) error {
-			s, made, err := a.secretFlag(given)
+			s, err := a.secretFlag(given)
 			if err != nil {
 				return err
 			}
-			if err := checkNewEndpoint(d.cfg, url, events); err != nil {
-				return err
-			}
-			id, err := d.db.AllVenues().AddEndpoint(ctx, outbox.Endpoint{Venue: venue, URL: secret.New(url), Events: events, Secret: s}, description)
+			desk, done, err := d.manage()
 			if err != nil {
 				return err
 			}
-			return d.answerChange(endpointChange{ID: id, Change: "added", Secret: revealed(s, made)},
-				"added %s: %s events of %s go to %s", id, strings.Join(events, ", "), venue, sink.RedactURL(url))
+			defer done()
+			added, err := desk.Add(ctx, manage.NewEndpoint{Venue: venue, URL: secret.New(url), Events: events, Description: description, Secret: s})
+			if err != nil {
+				return flagError(err)
+			}
+			return d.answerChange(endpointChange{ID: added.ID, Change: "added", Secret: shown(added.Secret)},
+				"added %s: %s events of %s go to %s", added.ID, strings.Join(events, ", "), venue, sink.RedactURL(url))
 		}),
 	}
 	cmd.Flags().StringVar(&venue, "venue", "", "the `venue` whose events are sent")
@@ -71,46 +73,53 @@ it once: give it to the customer, it is not shown again.`,
 	return cmd
 }
 
-// secretFlag resolves the value of a --secret flag. Without the flag it makes a new secret, and made
-// is true. (checkGiven refuses an empty value.)
-func (a *app) secretFlag(given string) (s secret.Text, made bool, err error) {
+// secretFlag resolves the value of a --secret flag. Without the flag it returns the zero secret.
+// (checkGiven refuses an empty value.)
+func (a *app) secretFlag(given string) (s secret.Text, err error) {
 	if given == "" {
-		return sink.GenerateSecret(), true, nil
+		return s, nil
 	}
-	s, err = config.ResolveSecret(given, a.getenv)
-	if err == nil {
+	if s, err = config.ResolveSecret(given, a.getenv); err == nil {
 		err = sink.CheckSecret(s)
 	}
 	if err != nil {
-		return s, false, fmt.Errorf("--secret: %w", err)
+		return s, fmt.Errorf("--secret: %w", err)
 	}
-	return s, false, nil
+	return s, nil
 }
 
-// checkNewEndpoint returns an error for an endpoint that the agent could not send to. It uses the
-// agent's own rules.
-func checkNewEndpoint(cfg *config.Config, url string, events []string) error {
-	webhook, err := cfg.Network.Checker()
+// manage returns what commands work with. It checks by the agent's own rules. The caller calls done.
+func (d *desk) manage() (desk *manage.Desk, done func(), err error) {
+	checker, err := d.cfg.Network.Checker()
 	if err != nil {
-		return err
+		return nil, nil, err
 	}
-	defer webhook.Close()
-	if err := webhook.CheckURL(url); err != nil {
-		return fmt.Errorf("--url: %w", err)
-	}
-	if _, err := outbox.ParsePatterns(events); err != nil {
-		return fmt.Errorf("--%w", err) // the sentence begins with "events"
-	}
-	return nil
+	return &manage.Desk{Config: d.cfg, View: d.db.AllVenues().View(), Webhook: checker}, checker.Close, nil
 }
 
-// revealed returns a secret that was just made, because it is shown only once. Otherwise it returns
-// nil.
-func revealed(s secret.Text, made bool) *string {
-	if !made {
+// flagError names the flags in an error of what was given.
+func flagError(err error) error {
+	if joined, ok := err.(interface{ Unwrap() []error }); ok {
+		var parts []error
+		for _, part := range joined.Unwrap() {
+			parts = append(parts, flagError(part))
+		}
+		return errors.Join(parts...)
+	}
+	if field, ok := errors.AsType[*manage.FieldError](err); ok {
+		if strings.HasPrefix(field.Err.Error(), field.Field+" ") { // the sentence names it
+			return fmt.Errorf("--%w", field.Err)
+		}
+		return fmt.Errorf("--%s: %w", strings.ReplaceAll(field.Field, "_", "-"), field.Err)
+	}
+	return err
+}
+
+// shown returns a secret that is shown once, and nil for none.
+func shown(text string) *string {
+	if text == "" {
 		return nil
 	}
-	text := s.Reveal()
 	return &text
 }
 
@@ -178,28 +187,17 @@ func (a *app) endpointsRemoveCommand() *cobra.Command {
   webhook-agent endpoints disable ep_01K5M2   keeps its events as missed instead`,
 		Args: exactly(1, "an endpoint id"),
 		RunE: a.withDatabase(func(ctx context.Context, d *desk, args []string) error {
-			if err := d.refuseManaged(ctx, args[0]); err != nil {
+			desk, done, err := d.manage()
+			if err != nil {
 				return err
 			}
-			if err := d.db.AllVenues().RemoveEndpoint(ctx, args[0]); err != nil {
+			defer done()
+			if err := desk.Remove(ctx, args[0], nil); err != nil {
 				return err
 			}
 			return d.answerChange(endpointChange{ID: args[0], Change: "removed"}, "removed %s; what was pending for it is kept as missed", args[0])
 		}),
 	}
-}
-
-// refuseManaged returns an error for an endpoint of the configuration file. The agent would undo
-// its change at the next start.
-func (d *desk) refuseManaged(ctx context.Context, id string) error {
-	e, err := d.db.AllVenues().Endpoint(ctx, id)
-	if err != nil {
-		return err
-	}
-	if e.ManagedBy != "" {
-		return fmt.Errorf("endpoint %s is managed by the configuration file; change its [[endpoint]] there and restart the agent", id)
-	}
-	return nil
 }
 
 func (a *app) endpointsRotateCommand() *cobra.Command {
@@ -216,18 +214,17 @@ over at any time in between. Former secrets of earlier rotations, five together 
   webhook-agent endpoints rotate-secret ep_01K5M2 --overlap 0s   when the former secret has leaked`,
 		Args: exactly(1, "an endpoint id"),
 		PreRunE: func(cmd *cobra.Command, _ []string) (err error) {
-			const longest = 30 * config.Day
-			if overlap, err = config.ParseDuration(overlapText); err != nil || overlap < 0 || overlap > longest {
-				return usagef(cmd, "--overlap is %s, must be a duration between 0s and %s", config.Quoted(overlapText), config.FormatDuration(longest))
+			if overlap, err = config.ParseDuration(overlapText); err != nil || overlap < 0 || overlap > manage.LongestOverlap {
+				return usagef(cmd, "--overlap is %s, must be a duration between 0s and %s", config.Quoted(overlapText), config.FormatDuration(manage.LongestOverlap))
 			}
 			return nil
 		},
 		RunE: a.withDatabase(func(ctx context.Context, d *desk, args []string) error {
-			s, made, err := a.secretFlag(given)
+			s, err := a.secretFlag(given)
 			if err != nil {
 				return err
 			}
-			return d.rotateSecret(ctx, args[0], s, made, overlap)
+			return d.rotateSecret(ctx, args[0], manage.Rotation{Secret: s, Overlap: overlap})
 		}),
 	}
 	cmd.Flags().StringVar(&given, "secret", "", "the new `secret`, better as env:NAME or file:/path; made when absent")
@@ -235,43 +232,27 @@ over at any time in between. Former secrets of earlier rotations, five together 
 	return cmd
 }
 
-// rotateSecret gives an endpoint a secret, which made reports to be a new one, and prints what came of it.
-func (d *desk) rotateSecret(ctx context.Context, id string, s secret.Text, made bool, overlap time.Duration) error {
-	if err := d.refuseManaged(ctx, id); err != nil {
-		return err
-	}
-	e, err := d.db.AllVenues().EndpointWithSecret(ctx, id)
+// rotateSecret gives an endpoint another secret and prints what came of it.
+func (d *desk) rotateSecret(ctx context.Context, id string, r manage.Rotation) error {
+	desk, done, err := d.manage()
 	if err != nil {
 		return err
 	}
-	now, err := d.cfg.Keyring().Open(e.ID, e.Secret)
-	same := err == nil && now.Equal(s)
-	until, err := d.db.AllVenues().RotateSecret(ctx, id, s, overlap)
+	defer done()
+	rotated, err := desk.Rotate(ctx, id, r)
+	until := rotated.FormerUntil
 	switch {
-	case errors.Is(err, outbox.ErrSameSecret):
-		return d.answerChange(endpointChange{ID: id, Change: "none"}, "%s has this secret already; nothing changed", id)
 	case err != nil:
-		return err
-	case same:
+		return flagError(err)
+	case rotated.Ended:
 		return d.answerChange(endpointChange{ID: id, Change: "former secrets ended"}, "%s has this secret already; its former secrets sign no more", id)
+	case !rotated.Changed:
+		return d.answerChange(endpointChange{ID: id, Change: "none"}, "%s has this secret already; nothing changed", id)
 	case until == nil:
-		return d.answerChange(endpointChange{id, "secret rotated", revealed(s, made), nil}, "%s has a new secret; the former secret signs no more", id)
+		return d.answerChange(endpointChange{id, "secret rotated", shown(rotated.Secret), nil}, "%s has a new secret; the former secret signs no more", id)
 	}
-	return d.answerChange(endpointChange{id, "secret rotated", revealed(s, made), until},
+	return d.answerChange(endpointChange{id, "secret rotated", shown(rotated.Secret), until},
 		"%s has a new secret; the former secret also signs until %s", id, formatTime(until, time.Now()))
-}
-
-// testResult is the answer of the command endpoints test.
-type testResult struct {
-	EndpointID string `json:"endpoint_id"`
-	EventID    string `json:"event_id"`
-	Type       string `json:"type"`
-	Succeeded  bool   `json:"succeeded"`
-	Code       int    `json:"code"` // 0 when no status arrived
-	Class      string `json:"class"`
-	Error      string `json:"error"`
-	LatencyMS  int64  `json:"latency_ms"`
-	Response   string `json:"response"`
 }
 
 func (a *app) endpointsTestCommand() *cobra.Command {
@@ -286,51 +267,36 @@ enabled. The command ends with status 1 when the attempt failed.`,
   webhook-agent endpoints test ep_01K5M2 --json | jq .error`,
 		Args: exactly(1, "an endpoint id"),
 		RunE: a.withDatabase(func(ctx context.Context, d *desk, args []string) error {
-			e, err := d.db.AllVenues().EndpointWithSecret(ctx, args[0])
-			if err != nil {
-				return err
-			}
-			if _, err := outbox.ParsePatterns(e.Events); err != nil {
-				return fmt.Errorf("endpoint %s: %w", e.ID, err)
-			}
-			event, err := d.db.AllVenues().SampleEvent(ctx, e)
-			if err != nil {
-				return err
-			}
 			webhook, err := d.cfg.NewWebhook(ctx, version, 1, nil)
 			if err != nil {
 				return err
 			}
 			defer webhook.Close()
-			target, err := agent.OpenTarget(webhook, d.cfg.Keyring(), &e)
-			if err != nil && !errors.Is(err, target.Err()) { // the secret cannot be opened
-				return fmt.Errorf("endpoint %s: %w", e.ID, err)
+			desk := manage.Desk{Config: d.cfg, View: d.db.AllVenues().View(), Webhook: webhook}
+			sample, err := desk.Send(ctx, args[0], "")
+			if err != nil {
+				return err
 			}
-			request := sink.Request{Target: target, EventID: event.ID, Body: event.Envelope(), Test: true}
-			return d.answerTest(ctx, e, event, webhook.Attempt(ctx, request))
+			return d.answerTest(sample)
 		}),
 	}
 }
 
 // answerTest prints the result of an attempt. When it failed, the command ends with status 1.
-func (d *desk) answerTest(ctx context.Context, e outbox.Endpoint, event outbox.Event, r sink.Result) error {
-	if r.Outcome == sink.Canceled {
-		return ctx.Err()
-	}
-	result := testResult{e.ID, event.ID, event.Type, r.Outcome == sink.Succeeded, r.Code, string(r.Class), r.Error, r.Latency.Milliseconds(), r.Response}
+func (d *desk) answerTest(r manage.Sample) error {
 	if d.out.asJSON {
-		if err := d.out.json(result); err != nil {
+		if err := d.out.json(r); err != nil {
 			return err
 		}
-	} else if result.Succeeded {
-		d.out.line("%s took %s (%s): status %d after %d ms", sink.RedactURL(e.URL.Reveal()), event.Type, event.ID, r.Code, result.LatencyMS)
+	} else if r.Succeeded {
+		d.out.line("%s took %s (%s): status %d after %d ms", r.Host, r.Type, r.EventID, r.Code, r.LatencyMS)
 	} else {
-		d.out.line("%s did not take %s (%s): %s, after %d ms", sink.RedactURL(e.URL.Reveal()), event.Type, event.ID, r.Error, result.LatencyMS)
+		d.out.line("%s did not take %s (%s): %s, after %d ms", r.Host, r.Type, r.EventID, r.Error, r.LatencyMS)
 		if r.Response != "" {
 			d.out.line("it said: %s", r.Response)
 		}
 	}
-	if !result.Succeeded {
+	if !r.Succeeded {
 		return errFindings
 	}
 	return nil

@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/quintago/webhook-agent/agent/manage"
 	"github.com/quintago/webhook-agent/testenv"
 	"github.com/quintago/webhook-agent/testenv/agenttest"
 )
@@ -88,8 +89,8 @@ func TestEndpoints_RefusalsAreOneSentence(t *testing.T) {
 	}{
 		{[]string{"endpoints", "show", "ep_x"}, `endpoint "ep_x": there is none with this id; webhook-agent endpoints list shows them`},
 		{[]string{"endpoints", "test", "ep_x"}, `endpoint "ep_x": there is none with this id; webhook-agent endpoints list shows them`},
-		{[]string{"endpoints", "remove", id}, "endpoint " + id + " is managed by the configuration file; change its [[endpoint]] there and restart the agent"},
-		{[]string{"endpoints", "rotate-secret", id}, "endpoint " + id + " is managed by the configuration file; change its [[endpoint]] there and restart the agent"},
+		{[]string{"endpoints", "remove", id}, "endpoint " + id + ": it is managed by the configuration file; change its [[endpoint]] there and restart the agent"},
+		{[]string{"endpoints", "rotate-secret", id}, "endpoint " + id + ": it is managed by the configuration file; change its [[endpoint]] there and restart the agent"},
 		{add("ftp://h.example/sentinel", "*", "s"), "--url: the URL must begin with https://"},
 		{add("https://h.example/", "le*d", "s"), `--events has "le*d", which is no event type; use types such as lead.created, lead.* or *`},
 		{add("https://h.example/", "lead.created, payment.received", "s"), `--events has " payment.received", which begins or ends with a blank, or has an invisible character; remove it`},
@@ -160,7 +161,7 @@ func TestEndpointsTest_SendsOneSignedSampleThatDoesNotCount(t *testing.T) {
 		t.Errorf("a failure: status %d, %s%s", status, out, stderr)
 	}
 	status, out, _ = cli(t, env, "endpoints", "test", id, "--json")
-	if result := agenttest.Decode[testResult](t, out); status != exitFailed || result.Succeeded || result.Code != 500 || result.Class != "http_status" {
+	if result := agenttest.Decode[manage.Sample](t, out); status != exitFailed || result.Succeeded || result.Code != 500 || result.Class != "http_status" {
 		t.Errorf("a failure as JSON: status %d, %s", status, out)
 	}
 	for _, table := range []string{"deliveries", "attempts", "endpoint_health", "outbox"} {

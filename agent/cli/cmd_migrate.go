@@ -11,7 +11,7 @@ import (
 )
 
 func (a *app) migrateCommand() *cobra.Command {
-	var printSQL bool
+	var printSQL, printGrants bool
 	cmd := &cobra.Command{
 		Use:   "migrate",
 		Short: "Create or update the schema webhooks",
@@ -20,11 +20,16 @@ role than the agent: one that may create a schema and owns the outbox table. It 
 wait for each other.`,
 		Example: `  webhook-agent migrate
   DATABASE_URL=postgres://owner@db.example.com/app webhook-agent migrate
-  webhook-agent migrate --print > webhooks.sql   in an empty database, for people who run their own migrations`,
+  webhook-agent migrate --print > webhooks.sql   in an empty database, for people who run their own migrations
+  webhook-agent migrate --print-grants           what the roles of the agent, of the app and of people need`,
 		Args: noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			cfg, err := a.config()
 			if err != nil {
+				return err
+			}
+			if printGrants {
+				_, err := io.WriteString(a.stdout, outbox.PrintGrants(cfg.OutboxConfig()))
 				return err
 			}
 			if printSQL {
@@ -34,6 +39,7 @@ wait for each other.`,
 		},
 	}
 	cmd.Flags().BoolVar(&printSQL, "print", false, "print the SQL instead of running it")
+	cmd.Flags().BoolVar(&printGrants, "print-grants", false, "only print what the roles of the agent, of the app and of people need")
 	return cmd
 }
 

@@ -9,17 +9,12 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/quintago/webhook-agent/agent/manage"
 	"github.com/quintago/webhook-agent/outbox"
 )
 
 // replayPoll is the time between two looks at the progress of a replay.
 const replayPoll = time.Second
-
-var (
-	replayStatuses = []outbox.Status{outbox.Missed, outbox.Failed, outbox.Succeeded}
-	// Statuses that a time range replays when --status is not given.
-	rangeStatuses = []outbox.Status{outbox.Missed, outbox.Failed}
-)
 
 // replayAnswer is the answer of the command deliveries replay for one endpoint.
 type replayAnswer struct {
@@ -31,6 +26,7 @@ func (a *app) deliveriesReplayCommand() *cobra.Command {
 	var (
 		flags          deliveryFlags
 		request        outbox.ReplayRequest
+		options        outbox.ReplayOptions
 		dryRun, noWait bool
 	)
 	cmd := &cobra.Command{
@@ -43,42 +39,57 @@ background, also when this command is interrupted or the agent is restarted in t
   webhook-agent deliveries replay --endpoint ep_01K5M2 --since 2d --dry-run
   webhook-agent deliveries replay --endpoint ep_01K5M2 --status missed --since 2026-01-31T09:00:00Z --until 2026-01-31T12:00:00Z`,
 		PreRunE: func(cmd *cobra.Command, args []string) error {
-			filter, err := flags.parse(cmd, replayStatuses, time.Now())
+			filter, err := flags.parse(cmd, manage.ReplayStatuses, time.Now())
 			if err != nil {
 				return err
 			}
-			request = outbox.ReplayRequest{EndpointID: filter.EndpointID, EventIDs: args, Statuses: filter.Statuses, Since: filter.Since, Until: filter.Until}
-			return completeReplay(cmd, &request)
-		},
-		RunE: a.withDatabase(func(ctx context.Context, d *desk, _ []string) error {
-			plans, err := d.db.AllVenues().PlanReplay(ctx, request)
-			if err != nil {
-				return err
-			}
-			answers, refused := announceReplay(d.out, plans)
-			if dryRun || len(answers) == 0 {
-				return d.answerReplay(answers, refused)
-			}
-			if err := d.startReplay(ctx, answers); err != nil {
-				return err
-			}
-			if !noWait {
-				if err := d.followReplay(ctx, answers); err != nil {
-					return err
+			if cmd.Flags().Changed("per-second") {
+				if err := outbox.CheckPace(options.PerSecond); err != nil {
+					return usagef(cmd, "--per-second: %v", err)
 				}
 			}
-			return d.answerReplay(answers, refused)
+			request = outbox.ReplayRequest{EndpointID: filter.EndpointID, EventIDs: args, Statuses: filter.Statuses, Since: filter.Since, Until: filter.Until}
+			return checkReplay(cmd, &request)
+		},
+		RunE: a.withDatabase(func(ctx context.Context, d *desk, _ []string) error {
+			return d.replay(ctx, request, options, dryRun, !noWait)
 		}),
 	}
-	flags.add(cmd, replayStatuses)
+	flags.add(cmd, manage.ReplayStatuses)
+	cmd.Flags().IntVar(&options.PerSecond, "per-second", 0, "send at most this `many` in a second")
 	cmd.Flags().BoolVar(&dryRun, "dry-run", false, "only say how many deliveries it concerns")
 	cmd.Flags().BoolVar(&noWait, "no-wait", false, "do not show the progress")
 	return cmd
 }
 
-// completeReplay returns a usage error for a request that names nothing or too much. It fills in
-// the default statuses.
-func completeReplay(cmd *cobra.Command, r *outbox.ReplayRequest) error {
+// replay plans replays, starts them, and shows their progress.
+func (d *desk) replay(ctx context.Context, request outbox.ReplayRequest, options outbox.ReplayOptions, dryRun, follow bool) error {
+	desk, done, err := d.manage()
+	if err != nil {
+		return err
+	}
+	defer done()
+	plans, err := desk.Plan(ctx, request)
+	if err != nil {
+		return flagError(err)
+	}
+	answers, refused := announceReplay(d.out, plans)
+	if dryRun || len(answers) == 0 {
+		return d.answerReplay(answers, refused)
+	}
+	if err := d.startReplay(ctx, answers, options); err != nil {
+		return err
+	}
+	if follow {
+		if err := d.followReplay(ctx, answers); err != nil {
+			return err
+		}
+	}
+	return d.answerReplay(answers, refused)
+}
+
+// checkReplay returns a usage error for a request that names nothing or too much.
+func checkReplay(cmd *cobra.Command, r *outbox.ReplayRequest) error {
 	single := len(r.EventIDs) > 0
 	switch {
 	case !single && r.EndpointID == "":
@@ -87,12 +98,6 @@ func completeReplay(cmd *cobra.Command, r *outbox.ReplayRequest) error {
 		return usagef(cmd, "--since and --until are for a whole endpoint, not for single events")
 	case len(r.EventIDs) > outbox.MaxReplayEvents:
 		return usagef(cmd, "%d events are too many, at most %d; use --endpoint with --since and --until", len(r.EventIDs), outbox.MaxReplayEvents)
-	}
-	if len(r.Statuses) == 0 {
-		r.Statuses = rangeStatuses
-		if single {
-			r.Statuses = replayStatuses
-		}
 	}
 	return nil
 }
@@ -131,9 +136,9 @@ func announceReplay(out *printer, plans []outbox.ReplayPlan) (answers, refused [
 }
 
 // startReplay creates the replays in the database. The agent then executes them.
-func (d *desk) startReplay(ctx context.Context, answers []replayAnswer) error {
+func (d *desk) startReplay(ctx context.Context, answers []replayAnswer, options outbox.ReplayOptions) error {
 	for i := range answers {
-		started, err := d.db.AllVenues().StartReplay(ctx, answers[i].ReplayPlan)
+		started, _, err := d.db.AllVenues().StartReplay(ctx, answers[i].ReplayPlan, options)
 		if err != nil {
 			return err
 		}
@@ -211,8 +216,8 @@ func replayProgress(answers []replayAnswer) (text string, ended bool, err error)
 		r := answer.Replay
 		total, done, unsent = total+r.Total, done+r.Done, unsent+r.Unsent
 		ended = ended && r.Ended()
-		waiting = waiting && r.State == "pending"
-		if r.State == "failed" {
+		waiting = waiting && r.State == outbox.ReplayPending
+		if r.State == outbox.ReplayFailed {
 			refused = append(refused, fmt.Errorf("replay to %s: %s", r.EndpointID, r.Error))
 		}
 	}

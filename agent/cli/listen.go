@@ -41,7 +41,7 @@ object on a line for each request.`,
 			}
 			r := &receiver{out: a.printer(), status: status, limit: maxReceivedBytes}
 			if given != "" {
-				s, _, err := a.secretFlag(given)
+				s, err := a.secretFlag(given)
 				if err != nil {
 					return err
 				}

@@ -5,12 +5,14 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"net/url"
 	"regexp"
 	"strconv"
 	"strings"
 	"time"
 	"unicode"
 
+	"github.com/quintago/webhook-agent/agent/access"
 	"github.com/quintago/webhook-agent/outbox"
 	"github.com/quintago/webhook-agent/secret"
 	"github.com/quintago/webhook-agent/sink"
@@ -52,6 +54,7 @@ func (c *Config) check(p *problemList) {
 		}
 	}
 	c.Admin.check(p)
+	c.checkConsole(p)
 	if c.Log.Format != "text" && c.Log.Format != "json" {
 		p.add("log.format", "is %s, must be text or json", Quoted(c.Log.Format))
 	}
@@ -145,13 +148,21 @@ func (c *Config) notices(getenv func(string) string) (notices []string) {
 	return notices
 }
 
-func (a *Admin) check(p *problemList) {
-	host, port, err := net.SplitHostPort(a.Listen)
+// splitListen returns the host of an address to listen at. An error is reported for key.
+func splitListen(p *problemList, key, listen, example string) (host string, ok bool) {
+	host, port, err := net.SplitHostPort(listen)
 	if err == nil {
 		_, err = strconv.ParseUint(port, 10, 16)
 	}
 	if err != nil {
-		p.add("admin.listen", "is %s, must be an address and a port, such as 127.0.0.1:8480", Quoted(a.Listen))
+		p.add(key, "is %s, must be an address and a port, such as %s", Quoted(listen), example)
+	}
+	return host, err == nil
+}
+
+func (a *Admin) check(p *problemList) {
+	host, ok := splitListen(p, "admin.listen", a.Listen, "127.0.0.1:8480")
+	if !ok {
 		return
 	}
 	addr, _ := netip.ParseAddr(host) // a host name gives the zero Addr, which is not loopback
@@ -166,6 +177,52 @@ func (a *Admin) check(p *problemList) {
 	if n := len(a.Token.Reveal()); n > 0 && n < minTokenLength {
 		p.add("admin.token", "has %d characters, must have at least %d; make one with: openssl rand -hex 32", n, minTokenLength)
 	}
+}
+
+func (c *Config) checkConsole(p *problemList) {
+	keys, err := access.NewKeys(c.Console.Keys)
+	if err != nil {
+		for _, sentence := range strings.Split(err.Error(), "\n") {
+			p.add("console.keys", "%s", sentence)
+		}
+	}
+	for i, key := range c.Console.Keys {
+		if !c.Admin.Token.IsZero() && key.Equal(c.Admin.Token) {
+			p.add("console.keys", "key %d is admin.token as well; the app would hold the operator's token: make another one", i+1)
+		}
+	}
+	if c.Console.Listen != "" {
+		_, _ = splitListen(p, "console.listen", c.Console.Listen, "0.0.0.0:8481")
+		if err == nil && keys.Empty() {
+			p.add("console.listen", "is set, but console.keys is empty, so nobody could use it; set a key that the app signs tokens with")
+		}
+		if c.Console.Listen == c.Admin.Listen {
+			p.add("console.listen", "is %s, which is admin.listen as well; choose another port", Quoted(c.Console.Listen))
+		}
+	}
+	if c.Console.URL != "" {
+		if _, ok := consoleHost(c.Console.URL); !ok {
+			p.add("console.url", "is %s, must be an origin without a path, such as https://webhooks.example.com", Quoted(c.Console.URL))
+		}
+	}
+}
+
+// consoleHost returns the host name of console.url, without a port.
+func consoleHost(origin string) (host string, ok bool) {
+	u, err := url.Parse(origin)
+	if err != nil || (u.Scheme != "https" && u.Scheme != "http") || !hostName.MatchString(u.Hostname()) ||
+		u.User != nil || u.Path != "" || u.RawQuery != "" || u.Fragment != "" || u.ForceQuery {
+		return "", false
+	}
+	return u.Hostname(), true
+}
+
+// Hosts returns the host names by which requests may name the listener, beside its address.
+func (c *Console) Hosts() []string {
+	if host, ok := consoleHost(c.URL); ok {
+		return []string{host}
+	}
+	return nil
 }
 
 func (c *Config) checkEndpoints(p *problemList) {

@@ -20,6 +20,7 @@ type Config struct {
 	Network   Network    `toml:"network"`
 	Security  Security   `toml:"security"`
 	Admin     Admin      `toml:"admin"`
+	Console   Console    `toml:"console"`
 	Log       Log        `toml:"log"`
 	Endpoints []Endpoint `toml:"endpoint"`
 
@@ -94,6 +95,17 @@ type Admin struct {
 	Token  secret.Text `toml:"token"`  // required unless Listen is a loopback address
 	// Host names for which requests without the token are answered.
 	Hosts []string `toml:"hosts"`
+}
+
+// Console says how the users of venues reach the API.
+type Console struct {
+	// URL is the origin under which they reach Listen, such as https://webhooks.example.com. "" means
+	// that they name it by its address.
+	URL string `toml:"url"`
+	// Listen is host:port of a listener that takes the tokens of venues alone; "" for none.
+	Listen string `toml:"listen"`
+	// Keys verify the tokens of venues (package access).
+	Keys []secret.Text `toml:"keys"`
 }
 
 // Log says what is logged and in which form. The log goes to standard error.

@@ -290,7 +290,7 @@ func TestExampleConfig_HoldsTheDefaultsAndEveryKey(t *testing.T) {
 	want := Default()
 	want.Database.URL = secret.New(testDatabaseURL)
 	// The keys are there, the lists are empty.
-	want.Network.AllowNetworks, want.Security.Keys, want.Admin.Hosts = []netip.Prefix{}, []secret.Text{}, []string{}
+	want.Network.AllowNetworks, want.Security.Keys, want.Console.Keys, want.Admin.Hosts = []netip.Prefix{}, []secret.Text{}, []secret.Text{}, []string{}
 	if diff := cmp.Diff(want, cfg, cmp.Comparer(secret.Text.Equal)); diff != "" {
 		t.Errorf("the example differs from the defaults (-default +example):\n%s", diff)
 	}

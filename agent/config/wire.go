@@ -4,6 +4,7 @@ import (
 	"context"
 	"net"
 
+	"github.com/quintago/webhook-agent/agent/access"
 	"github.com/quintago/webhook-agent/outbox"
 	"github.com/quintago/webhook-agent/secret"
 	"github.com/quintago/webhook-agent/sink"
@@ -29,6 +30,12 @@ func (c *Config) OutboxConfig() outbox.Config {
 // Keyring returns the keyring of a configuration that Load has checked.
 func (c *Config) Keyring() secret.Keyring {
 	keys, _ := secret.NewKeyring(c.Security.Keys)
+	return keys
+}
+
+// ConsoleKeys returns the keys of venues' tokens of a configuration that Load has checked.
+func (c *Config) ConsoleKeys() access.Keys {
+	keys, _ := access.NewKeys(c.Console.Keys)
 	return keys
 }
 
@@ -64,4 +71,23 @@ func (c *Config) NewWebhook(ctx context.Context, version string, idle int, resol
 		MaxIdle:        idle,
 		Resolver:       resolver,
 	})
+}
+
+// OpenTarget returns the target of an endpoint whose secrets may be sealed. With an error, nothing
+// can be sent to the target. A former secret that cannot be opened is left out, so it signs
+// nothing.
+func OpenTarget(webhook *sink.Webhook, keys secret.Keyring, e *outbox.Endpoint) (*sink.Target, error) {
+	current, err := keys.Open(e.ID, e.Secret)
+	var former []sink.Former
+	for _, f := range e.Former() {
+		// The command check names the missing key.
+		if opened, err := keys.Open(e.ID, f.Secret); err == nil {
+			former = append(former, sink.Former{Secret: opened, Until: f.Until})
+		}
+	}
+	target := webhook.Target(e.URL.Reveal(), current, former...)
+	if err == nil {
+		err = target.Err()
+	}
+	return target, err
 }

@@ -104,7 +104,10 @@ type Scheduler struct {
 	// late are endpoints whose pending rows must be made missed once more. A result was on its way
 	// to the ledger when the lane was turned off, and its row became pending after the others had
 	// become missed.
-	late          map[string]struct{}
+	late map[string]struct{}
+	// withdrawn are the replays that were canceled in this term. A refill may have read their rows
+	// before those were taken back.
+	withdrawn     map[string]struct{}
 	healthVersion int64 // version counter of Health
 	missVersion   int   // version counter of Missing and StopMissing
 	stalled       bool  // a commit of the ledger takes long: no new attempts
@@ -126,7 +129,7 @@ func New(work context.Context, cfg Config) *Scheduler {
 	if cfg.Lengthen == nil {
 		cfg.Lengthen = lengthen
 	}
-	s := &Scheduler{cfg: cfg, byID: map[string]*Lane{}, removed: map[string]*Lane{}, venues: map[string]*venue{}, late: map[string]struct{}{}, wake: make(chan struct{}, 1)}
+	s := &Scheduler{cfg: cfg, byID: map[string]*Lane{}, removed: map[string]*Lane{}, venues: map[string]*venue{}, late: map[string]struct{}{}, withdrawn: map[string]struct{}{}, wake: make(chan struct{}, 1)}
 	s.work, s.cancelWork = context.WithCancel(work)
 	return s
 }
@@ -455,6 +458,36 @@ func (s *Scheduler) Requeued(endpointID string) {
 	default:
 		s.dueLocked(l, s.cfg.Now())
 	}
+}
+
+// Withdraw is called by the ledger's goroutine for a replay that was canceled. Nothing more of it is
+// sent. It returns the events of the endpoint that the Scheduler still holds: their attempts are
+// under way, or their results are not committed.
+func (s *Scheduler) Withdraw(endpointID, replayID string) (kept []string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.withdrawn[replayID] = struct{}{}
+	if l := s.removed[endpointID]; l != nil {
+		kept = slices.Collect(maps.Keys(l.held))
+	}
+	l := s.byID[endpointID]
+	if l == nil {
+		return kept
+	}
+	waiting := len(l.queue)
+	l.queue = slices.DeleteFunc(l.queue, func(d *outbox.Delivery) bool {
+		if d.ReplayID != replayID {
+			return false
+		}
+		s.freeLocked(l, d)
+		l.held.remove(d.EventID)
+		return true
+	})
+	if len(l.queue) < waiting {
+		l.full = false
+		s.dueLocked(l, s.cfg.Now()) // others may have waited for the room
+	}
+	return slices.AppendSeq(kept, maps.Keys(l.held))
 }
 
 // Resume starts the attempts that may start after Config.Leads has become true again.

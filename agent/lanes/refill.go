@@ -166,8 +166,9 @@ func (s *Scheduler) feedLaneLocked(l *Lane, r *outbox.Refill, released eventSet,
 		*at = d.Subject()
 		_, done := released[d.EventID]
 		_, known := l.held[d.EventID] // it may have come in after the rows were read
+		_, withdrawn := s.withdrawn[d.ReplayID]
 		switch {
-		case done || known || l.off != "":
+		case done || known || withdrawn || l.off != "":
 		case s.cfg.Aside(*at):
 			l.held.add(d.EventID)
 			entries = append(entries, FailedAside(d, now))
@@ -185,7 +186,8 @@ func (s *Scheduler) feedLaneLocked(l *Lane, r *outbox.Refill, released eventSet,
 		}
 	}
 	for _, d := range r.Lost {
-		if _, done := released[d.EventID]; !done {
+		_, done := released[d.EventID]
+		if _, withdrawn := s.withdrawn[d.ReplayID]; !done && !withdrawn {
 			l.held.add(d.EventID)
 			entries = append(entries, &outbox.Record{Delivery: d.Delivery, Status: outbox.Failed, Finished: now, Error: d.Reason})
 		}

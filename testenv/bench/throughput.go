@@ -25,6 +25,7 @@ var scenarios = []scenario{
 	{"isolation: the tenth is late", (*bench).besideLate},
 	{"isolation: the tenth has a backlog", (*bench).besideBacklog},
 	{"growth", (*bench).growth},
+	{"log", (*bench).pages},
 	{"burst", onEndpoint((*bench).burst)},
 	{"sizes: a large fan-out", onEndpoint((*bench).largeFanout)},
 	{"sizes: all endpoints change", onEndpoint((*bench).manyChanges)},
@@ -70,6 +71,8 @@ const (
 	goalFarLead   = 40 * time.Second
 	goalCore      = 0.005
 	goalQueries   = 1.0
+	goalFirstPage = 20 * time.Millisecond
+	goalPage      = 100 * time.Millisecond
 )
 
 func (b *bench) measure(ctx context.Context) error {

@@ -18,7 +18,7 @@ func (c *checker) checkLog() {
 		switch {
 		case r.State == "running" && c.endpoints[r.Endpoint] != nil && !c.endpoints[r.Endpoint].Behavior.answers():
 			// Attempts to an endpoint that keeps failing are paced, so its replay may still go on.
-		case r.State == "pending" || r.State == "running":
+		case r.State == "pending" || r.State == "running" || r.State == "paused":
 			c.fail(ruleLog, "replay %s of %s has not ended: %s", r.ID, r.Endpoint, r.State)
 		case r.State == "failed" && !strings.Contains(r.Error, "disabled") && !strings.Contains(r.Error, "its delivery is "):
 			// Another replay may have taken over the events of this one.

@@ -42,6 +42,7 @@ func (o *operator) run(ctx context.Context) {
 			if n%3 == 0 {
 				err = errors.Join(err, o.replaySome(ctx, conn))
 			}
+			err = errors.Join(err, o.steerSome(ctx, conn))
 			return err
 		})
 	}
@@ -140,6 +141,44 @@ func (o *operator) replay(ctx context.Context, conn *pgx.Conn, e *endpointInfo, 
 	var err error
 	r.Fate, err = outcome(conn.Exec(ctx, insertReplay, r.Replay, e.ID, events, statuses))
 	o.operations.add(r)
+	return err
+}
+
+// Statements of the operator that steer replays say so, since a trigger records who resumes one (witness).
+const (
+	steerReplay = `
+with me as materialized (select set_config('torture.operator', 'yes', true))
+update webhooks.replays set state = $1 from me
+where id = (select id from webhooks.replays where state in ('pending', 'running', 'paused') order by random() limit 1)`
+
+	paceReplay = `
+update webhooks.replays set per_second = $1
+where id = (select id from webhooks.replays where state in ('pending', 'running', 'paused') order by random() limit 1)`
+
+	resumeReplays = `
+with me as materialized (select set_config('torture.operator', 'yes', true))
+update webhooks.replays set state = 'running', per_second = null from me where state = 'paused' or state in ('pending', 'running') and per_second is not null`
+)
+
+// steerSome pauses, resumes, cancels or paces some replay that has not ended.
+func (o *operator) steerSome(ctx context.Context, conn *pgx.Conn) error {
+	var err error
+	switch o.random.IntN(6) {
+	case 0, 1, 2:
+		_, err = conn.Exec(ctx, steerReplay, "paused")
+	case 3:
+		_, err = conn.Exec(ctx, steerReplay, "running")
+	case 4:
+		_, err = conn.Exec(ctx, steerReplay, "canceled")
+	case 5:
+		_, err = conn.Exec(ctx, paceReplay, 1+o.random.IntN(50))
+	}
+	return err
+}
+
+// resume has every replay go on, as fast as it can.
+func (o *operator) resume(ctx context.Context, conn *pgx.Conn) error {
+	_, err := conn.Exec(ctx, resumeReplays)
 	return err
 }
 

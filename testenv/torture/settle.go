@@ -30,6 +30,9 @@ func (w *world) settle(ctx context.Context, o *operator, patience time.Duration,
 			if err := o.enable(ctx, conn, func(e *endpointInfo) bool { return e.Behavior.answers() }); err != nil {
 				return err
 			}
+			if err := o.resume(ctx, conn); err != nil {
+				return err
+			}
 			if err := w.replayMissed(ctx, conn, o); err != nil {
 				return err
 			}
@@ -63,7 +66,7 @@ const selectMissed = `
 select distinct d.endpoint_id from webhooks.deliveries d
 join webhooks.endpoints e on e.id = d.endpoint_id and e.disabled_at is null
 where d.endpoint_id = any($1) and d.status in ('missed', 'failed')
-  and not exists (select from webhooks.replays r where r.endpoint_id = d.endpoint_id and r.state in ('pending', 'running'))
+  and not exists (select from webhooks.replays r where r.endpoint_id = d.endpoint_id and r.finished is null)
 order by 1`
 
 // replayMissed asks for a replay for each endpoint that can answer and has missed something.
@@ -100,7 +103,7 @@ const (
 	countOpen    = `
 select (select count(*) from webhooks.deliveries),
        (select count(*) from webhooks.deliveries where endpoint_id = any($1) and status <> 'succeeded'),
-       (select count(*) from webhooks.replays where state in ('pending', 'running'))`
+       (select count(*) from webhooks.replays where finished is null)`
 )
 
 // open returns how much is not done yet, as a number and in words.

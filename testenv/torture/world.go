@@ -127,6 +127,44 @@ $$;
 create trigger torture_note after update on webhooks.deliveries for each row
 	when (old.status <> 'pending' and not (new.status = 'pending' and new.replay_id is distinct from old.replay_id))
 	execute function torture.note();
+
+-- Nobody but the operator resumes a replay. A canceled one has nothing pending once it has finished.
+create function torture.note_replay() returns trigger language plpgsql security definer as $$
+begin
+	if old.state = 'paused' and new.state in ('pending', 'running') and current_setting('torture.operator', true) is distinct from 'yes' then
+		insert into torture.rewritten (event, endpoint, before, after) values (new.id, new.endpoint_id, 'a paused replay', new.state);
+	elsif new.state = 'canceled' and new.finished is not null then
+		insert into torture.rewritten (event, endpoint, before, after)
+		select event_id, endpoint_id, 'set back by a replay that was canceled', 'pending for ever'
+		from webhooks.deliveries d where d.endpoint_id = new.endpoint_id and d.replay_id = new.id and d.status = 'pending';
+	end if;
+	return null;
+end
+$$;
+create trigger torture_note_replay after update on webhooks.replays for each row execute function torture.note_replay();
+
+-- What is taken back without an attempt that ends it is what it was. No paused or canceled replay sets anything back.
+create function torture.note_former() returns trigger language plpgsql security definer as $$
+declare
+	state text := (select r.state from webhooks.replays r where r.id = new.replay_id);
+begin
+	if new.status = 'pending' then
+		if state in ('paused', 'canceled') then
+			insert into torture.rewritten (event, endpoint, before, after)
+			values (new.event_id, new.endpoint_id, old.status, 'pending, by a replay that is ' || state);
+		end if;
+	elsif state = 'canceled' and new.former is null
+		and (new.status, new.attempts, new.last_code) is distinct from (old.former->>'status', (old.former->>'attempts')::smallint, (old.former->>'last_code')::int) then
+		insert into torture.rewritten (event, endpoint, before, after)
+		values (new.event_id, new.endpoint_id, 'before a canceled replay: ' || old.former::text, new.status || ' ' || new.attempts);
+	end if;
+	return null;
+end
+$$;
+create trigger torture_note_set_back after update on webhooks.deliveries for each row
+	when (new.status = 'pending' and new.replay_id is distinct from old.replay_id) execute function torture.note_former();
+create trigger torture_note_taken_back after update on webhooks.deliveries for each row
+	when (old.status = 'pending' and old.former is not null and new.former is null and new.status <> 'missed') execute function torture.note_former();
 `
 
 func (w *world) startPostgres(ctx context.Context) (err error) {

@@ -1,0 +1,152 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/quintago/webhook-agent/outbox"
+)
+
+var replayStates = []string{outbox.ReplayPending, outbox.ReplayRunning, outbox.ReplayPaused, outbox.ReplayDone, outbox.ReplayFailed, outbox.ReplayCanceled}
+
+func (a *app) replaysCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "replays",
+		Short: "Look at replays, and pause, resume, cancel or pace them",
+		Example: `  webhook-agent replays list --state running
+  webhook-agent replays pause rpl_01K5M4`,
+		Args: subcommandRequired,
+		RunE: showHelp,
+	}
+	change := func(use, short string, do func(outbox.AllVenues, context.Context, string) (outbox.ReplayInfo, error)) *cobra.Command {
+		return &cobra.Command{
+			Use: use + " ID", Short: short, Args: exactly(1, "a replay id"), Example: "  webhook-agent replays " + use + " rpl_01K5M4",
+			RunE: a.withDatabase(func(ctx context.Context, d *desk, args []string) error {
+				r, err := do(d.db.AllVenues(), ctx, args[0])
+				return d.answerReplays(r, err)
+			}),
+		}
+	}
+	cmd.AddCommand(a.replaysListCommand(),
+		change("show", "Show how far a replay is", func(v outbox.AllVenues, ctx context.Context, id string) (outbox.ReplayInfo, error) {
+			return v.Replay(ctx, id)
+		}),
+		change("pause", "Pause a replay; the fewer than 500 deliveries that are pending already are sent",
+			func(v outbox.AllVenues, ctx context.Context, id string) (outbox.ReplayInfo, error) {
+				return v.PauseReplay(ctx, id)
+			}),
+		change("resume", "Resume a paused replay",
+			func(v outbox.AllVenues, ctx context.Context, id string) (outbox.ReplayInfo, error) {
+				return v.ResumeReplay(ctx, id)
+			}),
+		change("cancel", "End a replay; what it has not sent is again what it was",
+			func(v outbox.AllVenues, ctx context.Context, id string) (outbox.ReplayInfo, error) {
+				return v.CancelReplay(ctx, id)
+			}),
+		a.replaysPaceCommand())
+	return cmd
+}
+
+func (a *app) replaysListCommand() *cobra.Command {
+	var filter outbox.ReplayFilter
+	cmd := &cobra.Command{
+		Use:   "list",
+		Short: "List replays, newest first",
+		Example: `  webhook-agent replays list --endpoint ep_01K5M2
+  webhook-agent replays list --state running,paused --json`,
+		Args: noArguments,
+		PreRunE: func(cmd *cobra.Command, _ []string) error {
+			for _, s := range filter.States {
+				if !slices.Contains(replayStates, s) {
+					return usagef(cmd, "--state has %q, must be of %s", s, strings.Join(replayStates, ", "))
+				}
+			}
+			return checkLimit(cmd, filter.Limit)
+		},
+		RunE: a.withDatabase(func(ctx context.Context, d *desk, _ []string) error {
+			replays, next, err := d.db.AllVenues().ListReplays(ctx, filter)
+			if err != nil {
+				return err
+			}
+			if d.out.asJSON {
+				return d.out.json(emptyList(replays))
+			}
+			if len(replays) == 0 {
+				d.out.line("no replay")
+				return nil
+			}
+			printReplays(d.out, replays, time.Now())
+			if next != "" {
+				d.out.line("there are more: --before %s", next)
+			}
+			return nil
+		}),
+	}
+	cmd.Flags().StringVar(&filter.EndpointID, "endpoint", "", "only to the endpoint with this `id`")
+	cmd.Flags().StringSliceVar(&filter.States, "state", nil, "only in these `states`: "+strings.Join(replayStates, ", "))
+	cmd.Flags().StringVar(&filter.Before, "before", "", "only before this `cursor`, for the next page")
+	cmd.Flags().IntVar(&filter.Limit, "limit", 50, "at most this `many`")
+	return cmd
+}
+
+func (a *app) replaysPaceCommand() *cobra.Command {
+	var perSecond int
+	cmd := &cobra.Command{
+		Use:     "pace ID",
+		Short:   "Change how many deliveries a replay sends in a second",
+		Example: "  webhook-agent replays pace rpl_01K5M4 --per-second 20",
+		Args:    exactly(1, "a replay id"),
+		PreRunE: func(cmd *cobra.Command, _ []string) error {
+			if !cmd.Flags().Changed("per-second") {
+				return usagef(cmd, "--per-second is required; 0 takes the pace away")
+			}
+			return nil
+		},
+		RunE: a.withDatabase(func(ctx context.Context, d *desk, args []string) error {
+			r, err := d.db.AllVenues().SetReplayPace(ctx, args[0], perSecond)
+			return d.answerReplays(r, err)
+		}),
+	}
+	cmd.Flags().IntVar(&perSecond, "per-second", 0, "send at most this `many` in a second; 0 for as many as the endpoint takes")
+	return cmd
+}
+
+// answerReplays prints one replay, unless there is an error.
+func (d *desk) answerReplays(r outbox.ReplayInfo, err error) error {
+	if err != nil {
+		return err
+	}
+	if d.out.asJSON {
+		return d.out.json(r)
+	}
+	printReplays(d.out, []outbox.ReplayInfo{r}, time.Now())
+	return nil
+}
+
+func printReplays(out *printer, replays []outbox.ReplayInfo, now time.Time) {
+	columns := []column{{name: "id"}, {name: "endpoint"}, {name: "venue", flexible: true}, {name: "state"}, {name: "ended"}, {name: "not sent"},
+		{name: "set back"}, {name: "expected"}, {name: "per second"}, {name: "created"}, {name: "error", flexible: true}}
+	var rows [][]string
+	for _, r := range replays {
+		expected, pace := "", ""
+		if r.Expected != nil {
+			expected = strconv.FormatInt(*r.Expected, 10)
+		}
+		if r.PerSecond != nil {
+			pace = strconv.Itoa(*r.PerSecond)
+		}
+		state := r.State
+		if r.State == outbox.ReplayCanceled && r.Finished == nil {
+			state += " (being taken back)"
+		}
+		rows = append(rows, []string{r.ID, r.EndpointID, r.Venue, state, fmt.Sprint(r.Done), fmt.Sprint(r.Unsent), fmt.Sprint(r.Total), expected, pace,
+			formatAge(&r.Created, now), r.Error})
+	}
+	out.table(columns, rows)
+}
