@@ -3,7 +3,7 @@
 # they start themselves (testenv/find.go says how they are found).
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test test-versions torture torture-short mutants zoo bench bench-short check format vet lint lint-tools race differences fuzz tidy vulnerabilities have-golangci-lint have-deadcode have-govulncheck clean
+.PHONY: help build demo test test-versions torture torture-short mutants zoo bench bench-short check format vet lint lint-api lint-tools race differences fuzz tidy vulnerabilities have-golangci-lint have-deadcode have-govulncheck clean
 
 VERSION  := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 LDFLAGS  := -s -w -X github.com/quintago/webhook-agent/agent/cli.version=$(VERSION)
@@ -70,7 +70,7 @@ bench: build ## measure the agent beside a bare POST loop and other floors, in o
 bench-short: ARGS = -short
 bench-short: bench ## the same with hardly anything, to see that it works
 
-check: format vet lint race differences fuzz tidy bench-short vulnerabilities ## what continuous integration runs, beside a demo and the tests with the oldest PostgreSQL
+check: format vet lint lint-api race differences fuzz tidy bench-short vulnerabilities ## what continuous integration runs, beside a demo and the tests with the oldest PostgreSQL
 
 format: ## fail when a file is not formatted by gofmt
 	@files=$$(gofmt -l .); if [ -n "$$files" ]; then echo "not formatted by gofmt:"; echo "$$files"; exit 1; fi
@@ -84,6 +84,9 @@ lint: have-golangci-lint have-deadcode ## run golangci-lint as .golangci.yml say
 	@echo '$(DEADCODE) -test -tags nethttp,crashpoints ./...'
 	@found=$$($(DEADCODE) -test -tags nethttp,crashpoints ./...) || exit 1; \
 		if [ -n "$$found" ]; then echo "nothing calls these functions, and no test does:"; echo "$$found"; exit 1; fi
+
+lint-api: ## check the document of the HTTP API by the recommended rules of redocly, which npm fetches
+	npx --yes @redocly/cli@2.30.0 lint --extends=recommended --format=stylish --max-problems=20 agent/api/testdata/openapi.json
 
 lint-tools: $(GOLANGCI_LINT) $(DEADCODE) $(GOVULNCHECK) ## install the tools of lint and vulnerabilities in the user's cache folder
 

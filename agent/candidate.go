@@ -256,7 +256,7 @@ func (c *candidate) takeOver(ctx context.Context, life *lifetime, tailer *outbox
 	t.ledger = outbox.NewLedger(outbox.LedgerConfig{
 		Config: c.outboxConfig(), Term: held, Log: c.log, Clock: c.db.Clock(),
 		Confirm:    tailer.Confirm,
-		Committed:  func(r []*outbox.Record) { c.metrics.recorded(r); t.lanes.Committed(r) },
+		Committed:  func(r []*outbox.Record) { c.metrics.recorded(r); t.lanes.Committed(r); c.feed.Recorded(r) },
 		Withdraw:   func(endpointID, replayID string) []string { return t.lanes.Withdraw(endpointID, replayID) },
 		Requeued:   func(endpointID string) { t.lanes.Requeued(endpointID) },
 		Recovered:  func(n int) { c.metrics.swept.Add(float64(n)) },

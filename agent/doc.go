@@ -1,8 +1,9 @@
 // Package agent is the process: it leads, or stands by, and brings each event from the outbox to
 // the customers' servers.
 //
-// Three packages below it have parts of their own: agent/config the configuration, agent/lanes the
-// attempts, agent/admin the listener for operators. agent/cli, above it, has the commands.
+// The packages below it have parts of their own: agent/config the configuration, agent/lanes the
+// attempts, agent/admin the listeners, agent/api the HTTP API, agent/access who its callers are, and
+// agent/manage what both the API and the commands do. agent/cli, above it, has the commands.
 //
 // # Follow an event
 //
@@ -27,8 +28,9 @@
 //  2. The worker hands them to outbox.Ledger.Write.
 //  3. The ledger commits them, together with others and with the position of the stream, in one
 //     transaction.
-//  4. It then informs the lanes (Scheduler.Committed), which let go of what is recorded, and the
-//     tailer (Confirm), which lets PostgreSQL forget the WAL up to that position.
+//  4. It then informs the lanes (Scheduler.Committed), which let go of what is recorded, the tailer
+//     (Confirm), which lets PostgreSQL forget the WAL up to that position, and those who look at
+//     the log at that moment (api.Feed).
 //
 // A delivery that has no result one second after it was read is recorded as pending. So the
 // position moves on, however long an attempt takes.
@@ -79,7 +81,7 @@
 // # Goroutines
 //
 //	name      owns                                             ends
-//	admin     the HTTP listener                                after the last term
+//	admin     the HTTP listeners                               after the last term
 //	slot      the look at what the slot keeps, if not leading  after the last term
 //	stream    the Tailer and its connection                    when alive ends, or this agent is fenced
 //	router    the subscriptions; it is the goroutine of lead   when take ends

@@ -27,6 +27,7 @@ type metrics struct {
 	panics      prometheus.Counter
 	late        prometheus.Counter
 	setAside    *prometheus.CounterVec // by kind
+	api         *prometheus.CounterVec // by operation and code
 	latency     prometheus.Histogram
 	commitToAck prometheus.Histogram
 	groupSize   prometheus.Histogram
@@ -79,6 +80,7 @@ func newMetrics(version string, counts *outbox.Counts) *metrics {
 	m.late = counter("late_deliveries_total", "Deliveries left out since the event was written once more, or long after its created, and the endpoint has wanted it later than that.")
 	m.panics = counter("panics_total", "Panics, which are faults of the agent itself.")
 	m.setAside = counters("set_aside_total", "Changes, events and endpoints not handled because the agent panics over them again and again, by kind.", "kind")
+	m.api = counters("api_requests_total", "Requests to the HTTP API, by operation (empty where a request did not come to one) and HTTP status.", "operation", "code")
 	m.latency = histogram("attempt_duration_seconds", "Duration of attempts.", seconds)
 	m.commitToAck = histogram("commit_to_delivery_seconds", "From the commit of an event to the end of its first attempt.", seconds)
 	m.groupSize = histogram("ledger_group_size", "Results recorded by one transaction.", prometheus.ExponentialBuckets(1, 4, 7))

@@ -11,7 +11,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
-	"github.com/quintago/webhook-agent/agent/admin"
+	"github.com/quintago/webhook-agent/agent/api"
 	"github.com/quintago/webhook-agent/agent/config"
 	"github.com/quintago/webhook-agent/outbox"
 	"github.com/quintago/webhook-agent/panics"
@@ -40,7 +40,7 @@ type Options struct {
 // waiting does not solve, and only before it has led for the first time.
 func Run(ctx context.Context, o Options) error {
 	cfg, log := o.Config, o.Log
-	a := &agent{cfg: cfg, log: log, tune: o.Endpoints, vitals: cmp.Or(o.VitalsInterval, vitalsInterval), keys: cfg.Keyring()}
+	a := &agent{cfg: cfg, log: log, tune: o.Endpoints, vitals: cmp.Or(o.VitalsInterval, vitalsInterval), keys: cfg.Keyring(), feed: api.NewFeed()}
 	if a.tune == nil {
 		a.tune = func(int) {}
 	}
@@ -67,7 +67,13 @@ func Run(ctx context.Context, o Options) error {
 		return err
 	}
 	defer a.webhook.Close()
-	listener, err := admin.Listen(ctx, cfg.Admin.Listen)
+	pages, err := outbox.Open(ctx, a.outboxConfig().ForPages())
+	if err != nil {
+		return err
+	}
+	defer pages.Close()
+	c := newCandidate(a, a.db.Slot(cfg.Outbox.Slot))
+	listeners, err := c.listen(ctx, o.Version, pages)
 	if err != nil {
 		return err
 	}
@@ -77,16 +83,17 @@ func Run(ctx context.Context, o Options) error {
 	for _, notice := range cfg.Notices {
 		log.Warn(notice)
 	}
-	log.Info("webhook-agent starts", "version", o.Version, "admin", listener.Addr().String(), "slot", cfg.Outbox.Slot)
+	starts := []any{"version", o.Version, "admin", listeners[0].listener.Addr().String(), "slot", cfg.Outbox.Slot}
+	if len(listeners) > 1 {
+		starts = append(starts, "console", listeners[1].listener.Addr().String())
+	}
+	log.Info("webhook-agent starts", starts...)
 
-	c := newCandidate(a, a.db.Slot(cfg.Outbox.Slot))
 	a.metrics.registry.MustRegister(newCollector(c))
-	// The admin listener ends after the last term, so that /readyz shows the draining.
+	// The listeners end after the last term, so that /readyz shows the draining.
 	adminCtx, stopAdmin := context.WithCancel(context.WithoutCancel(ctx))
 	var g errgroup.Group
-	g.Go(panics.Guard(a.caught, func() error {
-		return admin.Serve(adminCtx, listener, admin.Config{Admin: cfg.Admin, Ready: c.ready, Metrics: a.metrics.registry, Caught: a.caught})
-	}))
+	g.Go(panics.Guard(a.caught, func() error { return c.serve(adminCtx, listeners) }))
 	g.Go(panics.Guard(a.caught, func() error { return c.watchSlot(adminCtx) }))
 	g.Go(panics.Guard(a.caught, func() error {
 		defer stopAdmin()

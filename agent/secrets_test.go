@@ -13,6 +13,7 @@ import (
 
 	"github.com/BurntSushi/toml"
 
+	"github.com/quintago/webhook-agent/agent/access"
 	"github.com/quintago/webhook-agent/agent/config"
 	"github.com/quintago/webhook-agent/outbox"
 	"github.com/quintago/webhook-agent/secret"
@@ -52,6 +53,10 @@ func TestSecrets_NothingThatHoldsOneShowsIt(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	console, err := access.NewKeys([]secret.Text{secret.New(sentinel + sentinel + sentinel + sentinel)})
+	if err != nil {
+		t.Fatal(err)
+	}
 	webhook, err := (&config.Network{}).Checker()
 	if err != nil {
 		t.Fatal(err)
@@ -64,9 +69,9 @@ func TestSecrets_NothingThatHoldsOneShowsIt(t *testing.T) {
 		value any // a pointer
 		holds int // secrets
 	}{
-		{new(config.Config), 5}, {new(outbox.Config), 1}, {new(outbox.LedgerConfig), 1}, {new(outbox.Endpoint), 4}, {new(outbox.EndpointState), 4}, {new(outbox.State), 4},
+		{new(config.Config), 6}, {new(outbox.Config), 1}, {new(outbox.LedgerConfig), 1}, {new(outbox.Endpoint), 4}, {new(outbox.EndpointState), 4}, {new(outbox.State), 4},
 		{new(outbox.EndpointChange), 4}, {new(outbox.Change), 4}, {new(outbox.Batch), 4}, {new(outbox.ManagedEndpoint), 2},
-		{&keys, 0}, {target, 0}, {&sink.Request{Target: target}, 0},
+		{&keys, 0}, {&console, 0}, {access.NewVerifier(secret.New(sentinel), console), 0}, {target, 0}, {&sink.Request{Target: target}, 0},
 	} {
 		v := reflect.ValueOf(c.value).Elem()
 		if c.holds > 0 {

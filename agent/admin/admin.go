@@ -12,6 +12,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"golang.org/x/net/netutil"
 
+	"github.com/quintago/webhook-agent/agent/api"
 	"github.com/quintago/webhook-agent/agent/config"
 	"github.com/quintago/webhook-agent/outbox"
 	"github.com/quintago/webhook-agent/panics"
@@ -27,30 +28,47 @@ const (
 // Config is what the listener serves and who may ask for it.
 type Config struct {
 	config.Admin
+	// Console has one more host name.
+	Console config.Console
 	// Ready returns what the agent is doing, or an error that says why it is not ready. It is
 	// called by many goroutines.
 	Ready func() (string, error)
 	// Metrics are what /metrics shows.
 	Metrics prometheus.Gatherer
+	// API answers what is below api.Prefix.
+	API http.Handler
 	// Caught is called with each panic of a handler.
 	Caught func(*panics.Error)
 }
 
-// Listen opens the admin listener. The error is a *outbox.Problem that waiting does not solve.
-func Listen(ctx context.Context, address string) (net.Listener, error) {
+// VenueConfig is what the listener for venues serves.
+type VenueConfig struct {
+	config.Console
+	// API answers what is below api.Prefix, for tokens of venues alone.
+	API http.Handler
+	// Caught is called with each panic of a handler.
+	Caught func(*panics.Error)
+}
+
+// Listen opens a listener. key is the key of the configuration that names its address. The error is a
+// *outbox.Problem that waiting does not solve.
+func Listen(ctx context.Context, key, address string) (net.Listener, error) {
 	l, err := new(net.ListenConfig).Listen(ctx, "tcp", address)
 	if err != nil {
-		return nil, &outbox.Problem{Thing: "admin.listen " + address, Reason: err.Error(),
+		return nil, &outbox.Problem{Thing: key + " " + address, Reason: err.Error(),
 			Remedy: "free the port or choose another", Fatal: true, Err: err}
 	}
 	return l, nil
 }
 
-// routes returns the handler of all paths, behind the gate.
-func routes(cfg Config) http.Handler {
-	g := newGate(cfg.Admin)
+// healthz answers while the process runs.
+func healthz(w http.ResponseWriter, _ *http.Request) { _, _ = fmt.Fprintln(w, "ok") }
+
+// Operators returns the handler of all paths of the admin listener, behind the gate.
+func Operators(cfg Config) http.Handler {
+	g := newGate(cfg.Admin, cfg.Console.Hosts()...)
 	mux := http.NewServeMux()
-	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { _, _ = fmt.Fprintln(w, "ok") })
+	mux.HandleFunc("GET /healthz", healthz)
 	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, r *http.Request) {
 		state, err := cfg.Ready()
 		switch {
@@ -64,21 +82,35 @@ func routes(cfg Config) http.Handler {
 	})
 	metrics := promhttp.HandlerFor(cfg.Metrics, promhttp.HandlerOpts{MaxRequestsInFlight: 4, Timeout: 10 * time.Second})
 	mux.Handle("GET /metrics", g.private(metrics))
+	mux.Handle(api.Prefix+"/", cfg.API)
 	return countPanics(g.names(mux), cfg.Caught)
 }
 
-// Serve answers requests until ctx ends. Requests under way then get adminGrace. It closes l.
-func Serve(ctx context.Context, l net.Listener, cfg Config) error {
+// Venues returns the handler of all paths of the listener for venues. There is no metric and no
+// reason on it.
+func Venues(cfg VenueConfig) http.Handler {
+	g := &gate{required: true, hosts: cfg.Hosts()}
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /healthz", healthz)
+	mux.Handle(api.Prefix+"/", cfg.API)
+	return countPanics(g.names(mux), cfg.Caught)
+}
+
+// Serve answers requests until ctx ends. Requests under way then get adminGrace. It closes l. It
+// calls caught with a panic of its own.
+func Serve(ctx context.Context, l net.Listener, handler http.Handler, caught func(*panics.Error)) error {
 	server := &http.Server{
-		Handler:           routes(cfg),
+		Handler:           handler,
 		ReadHeaderTimeout: 5 * time.Second,
 		ReadTimeout:       15 * time.Second,
 		WriteTimeout:      30 * time.Second,
 		// Short, so that idle connections do not take all places.
 		IdleTimeout:    5 * time.Second,
 		MaxHeaderBytes: 16 << 10,
+		// Streams end with it.
+		BaseContext: func(net.Listener) context.Context { return ctx },
 	}
-	stop := context.AfterFunc(ctx, panics.GuardFunc(cfg.Caught, func() {
+	stop := context.AfterFunc(ctx, panics.GuardFunc(caught, func() {
 		grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), adminGrace)
 		defer cancel()
 		_ = server.Shutdown(grace)

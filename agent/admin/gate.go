@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/quintago/webhook-agent/agent/api"
 	"github.com/quintago/webhook-agent/agent/config"
 )
 
@@ -17,7 +18,7 @@ import (
 // It uses no cookies, so a page in somebody's browser cannot ask in that person's name. But a page
 // could reach a listener without a token under a host name of its own that resolves to this address
 // (DNS rebinding). So a request without the token must name the listener by an address or by a
-// known host name.
+// known host name. The API takes no request without a token, and verifies it itself.
 type gate struct {
 	required bool
 	// The hash of the token, so that a comparison takes the same time for every length.
@@ -25,8 +26,8 @@ type gate struct {
 	hosts []string
 }
 
-func newGate(cfg config.Admin) *gate {
-	return &gate{required: !cfg.Token.IsZero(), token: sha256.Sum256([]byte(cfg.Token.Reveal())), hosts: cfg.Hosts}
+func newGate(cfg config.Admin, hosts ...string) *gate {
+	return &gate{required: !cfg.Token.IsZero(), token: sha256.Sum256([]byte(cfg.Token.Reveal())), hosts: slices.Concat(cfg.Hosts, hosts)}
 }
 
 // trusts reports whether a request may see everything.
@@ -60,7 +61,14 @@ func (g *gate) names(next http.Handler) http.Handler {
 		h.Set("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'")
 		h.Set("X-Content-Type-Options", "nosniff")
 		h.Set("Cross-Origin-Resource-Policy", "same-origin")
-		if !g.knows(r.Host) && !g.hasToken(r) {
+		isAPI := strings.HasPrefix(r.URL.Path, api.Prefix+"/")
+		switch {
+		case g.knows(r.Host), g.hasToken(r):
+		case isAPI && r.Header.Get("Authorization") != "": // the API verifies it
+		case isAPI:
+			api.WriteProblem(w, http.StatusMisdirectedRequest, "this name is not in admin.hosts, and not that of console.url", "ask for the address, or give a token")
+			return
+		default:
 			http.Error(w, "this name is not in admin.hosts; ask for the address, or give the admin token", http.StatusMisdirectedRequest)
 			return
 		}

@@ -29,8 +29,8 @@ func askAdmin(t *testing.T, cfg config.Admin, host, authorization, path string) 
 		request.Header.Set("Authorization", authorization)
 	}
 	w := httptest.NewRecorder()
-	routes(Config{
-		Admin: cfg, Metrics: prometheus.NewRegistry(),
+	Operators(Config{
+		Admin: cfg, Metrics: prometheus.NewRegistry(), API: http.NotFoundHandler(),
 		Ready: func() (string, error) { return "", errors.New("sentinel-table is missing") },
 	}).ServeHTTP(w, request)
 	return w.Result()

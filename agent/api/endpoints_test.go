@@ -1,0 +1,118 @@
+package api
+
+import (
+	"net/http"
+	"strings"
+	"testing"
+
+	"github.com/quintago/webhook-agent/agent/access"
+)
+
+const newHook = `{"url": "https://example.com/hook?key=sentinel-url", "events": ["lead.*"], "description": "the mailing list"}`
+
+func TestEndpoints_FromTheFirstToTheLastTask(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	token := f.token("venue_1", access.ScopeManage)
+
+	made := f.want(http.StatusCreated, token, "POST", "/api/v1/endpoints", newHook)
+	id, secret := made.text(t, "id"), made.text(t, "secret")
+	if !strings.HasPrefix(secret, "whsec_") || made.text(t, "venue") != "venue_1" || made.header.Get("Location") != "/api/v1/endpoints/"+id {
+		t.Errorf("it made %s at %s", made.body, made.header.Get("Location"))
+	}
+	path := "/api/v1/endpoints/" + id
+	shown := f.want(http.StatusOK, token, "GET", path, "")
+	if shown.header.Get("ETag") != made.header.Get("ETag") || shown.header.Get("ETag") == "" {
+		t.Errorf("the ETags are %q and %q", made.header.Get("ETag"), shown.header.Get("ETag"))
+	}
+	if shown.text(t, "url") != "https://example.com/hook?key=sentinel-url" {
+		t.Errorf("the venue sees the URL %s", shown.text(t, "url"))
+	}
+
+	list := f.want(http.StatusOK, token, "GET", "/api/v1/endpoints", "")
+	if list.text(t, "data", 0, "id") != id || list.value(t, "next") != nil {
+		t.Errorf("the list is %s", list.body)
+	}
+	for _, r := range []reply{shown, list, f.want(http.StatusOK, operatorToken, "GET", path, "")} {
+		if strings.Contains(r.body, secret) || strings.Contains(r.body, strings.TrimPrefix(secret, "whsec_")) {
+			t.Errorf("an answer has the secret: %s", r.body)
+		}
+	}
+	if operator := f.want(http.StatusOK, operatorToken, "GET", "/api/v1/endpoints?venue=venue_1", ""); strings.Contains(operator.body, "sentinel-url") {
+		t.Errorf("the operator sees what may be a credential in the URL: %s", operator.body)
+	}
+
+	changed := f.want(http.StatusOK, token, "PATCH", path, `{"events": ["payment.received"], "description": ""}`, "If-Match", shown.header.Get("ETag"))
+	if changed.header.Get("ETag") == shown.header.Get("ETag") || changed.text(t, "events", 0) != "payment.received" {
+		t.Errorf("the change gives %s", changed.body)
+	}
+	f.want(http.StatusPreconditionFailed, token, "PATCH", path, `{"events": ["*"]}`, "If-Match", shown.header.Get("ETag"))
+	f.want(http.StatusPreconditionFailed, token, "DELETE", path, "", "If-Match", `"1"`)
+	f.want(http.StatusPreconditionFailed, token, "POST", path+"/rotate-secret", "", "If-Match", "garbage")
+
+	rotated := f.want(http.StatusOK, token, "POST", path+"/rotate-secret", `{"overlap": "1h"}`)
+	if rotated.text(t, "secret") == secret || rotated.value(t, "changed") != true || rotated.value(t, "previous_secret_until") == nil {
+		t.Errorf("the rotation gives %s", rotated.body)
+	}
+	if again := f.want(http.StatusOK, token, "POST", path+"/rotate-secret", ""); again.value(t, "changed") != true {
+		t.Errorf("a rotation without a body gives %s", again.body)
+	}
+	if off := f.want(http.StatusOK, token, "POST", path+"/disable", ""); off.text(t, "state") != "disabled" || off.text(t, "disabled_reason") != "manual" {
+		t.Errorf("disabling gives %s", off.body)
+	}
+	if on := f.want(http.StatusOK, token, "POST", path+"/enable", ""); on.text(t, "state") != "enabled" {
+		t.Errorf("enabling gives %s", on.body)
+	}
+	f.want(http.StatusNoContent, token, "DELETE", path, "")
+	f.want(http.StatusNotFound, token, "GET", path, "")
+	f.want(http.StatusNotFound, token, "DELETE", path, "")
+	for _, leak := range []string{secret, rotated.text(t, "secret"), "sentinel-url"} {
+		if strings.Contains(f.log.String(), leak) {
+			t.Errorf("the log has %q", leak)
+		}
+	}
+	if !strings.Contains(f.log.String(), "operation=rotate-secret by=venue venue=venue_1") || !strings.Contains(f.log.String(), "id="+id) {
+		t.Errorf("the log does not say who changed what: %s", f.log.String())
+	}
+}
+
+func TestEndpoints_ARepeatedRequestMakesOne(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	token := f.token("venue_1", access.ScopeManage)
+	first := f.want(http.StatusCreated, token, "POST", "/api/v1/endpoints", newHook, "Idempotency-Key", "k1")
+	again := f.want(http.StatusOK, token, "POST", "/api/v1/endpoints", newHook, "Idempotency-Key", "k1")
+	if again.text(t, "id") != first.text(t, "id") || again.value(t, "secret") != nil {
+		t.Errorf("the repeated request gives %s", again.body)
+	}
+	f.want(http.StatusUnprocessableEntity, token, "POST", "/api/v1/endpoints", strings.Replace(newHook, "lead.*", "*", 1), "Idempotency-Key", "k1")
+	other := f.want(http.StatusCreated, f.token("venue_2", access.ScopeManage), "POST", "/api/v1/endpoints", newHook, "Idempotency-Key", "k1")
+	if other.text(t, "id") == first.text(t, "id") {
+		t.Error("another venue's key gives the endpoint of the first")
+	}
+}
+
+func TestEndpoints_WhoMayNot(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	manage, read := f.token("venue_1", access.ScopeManage), f.token("venue_1", access.ScopeRead)
+	id := f.want(http.StatusCreated, manage, "POST", "/api/v1/endpoints", newHook).text(t, "id")
+	f.want(http.StatusOK, read, "GET", "/api/v1/endpoints/"+id, "")
+	f.want(http.StatusForbidden, read, "POST", "/api/v1/endpoints", newHook)
+	f.want(http.StatusForbidden, read, "DELETE", "/api/v1/endpoints/"+id, "")
+	f.want(http.StatusForbidden, manage, "GET", "/api/v1/overview", "")
+	f.want(http.StatusOK, operatorToken, "GET", "/api/v1/overview", "")
+	f.want(http.StatusUnauthorized, "", "GET", "/api/v1/endpoints", "")
+	f.want(http.StatusUnauthorized, "", "GET", "/api/v1/endpoints?token="+operatorToken, "", "Cookie", "token="+operatorToken)
+	// The view of a venue makes nothing for another.
+	f.want(http.StatusUnprocessableEntity, manage, "POST", "/api/v1/endpoints", strings.Replace(newHook, "{", `{"venue": "venue_2", `, 1))
+	f.want(http.StatusUnprocessableEntity, operatorToken, "POST", "/api/v1/endpoints", newHook) // for whom?
+	f.env.Exec(t, `update webhooks.endpoints set managed_by = 'file' where id = $1`, id)
+	for _, c := range [][2]string{{"PATCH", ""}, {"DELETE", ""}, {"POST", "/rotate-secret"}} {
+		body := ""
+		if c[0] == "PATCH" {
+			body = `{"events": ["*"]}`
+		}
+		f.want(http.StatusConflict, manage, c[0], "/api/v1/endpoints/"+id+c[1], body)
+	}
+}

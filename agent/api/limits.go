@@ -1,0 +1,129 @@
+package api
+
+import (
+	"sync"
+	"time"
+
+	"golang.org/x/time/rate"
+)
+
+const (
+	// Requests of one caller: per second, and at once after a pause.
+	readsPerSecond, readsAtOnce   = 20, 40
+	writesPerSecond, writesAtOnce = 2, 10
+	// samplePause is the time between two samples to one endpoint.
+	samplePause = 5 * time.Second
+	// requestsAtOnce bounds the requests under way, of all callers. More than the connections of the
+	// pool, since not all of them wait for the database.
+	requestsAtOnce = 8
+	// placeWait is how long a request waits for one of them to end.
+	placeWait = 2 * time.Second
+	// Streams of all callers, and of one.
+	maxStreams, maxStreamsOfCaller = 32, 4
+	// forgetAfter is when the counts of a caller that is silent are forgotten.
+	forgetAfter = 5 * time.Minute
+)
+
+// limits bounds what callers may ask for. All methods are safe for concurrent use.
+type limits struct {
+	places        chan struct{}
+	reads, writes rate.Limit // of a caller; tests set others
+
+	mu      sync.Mutex
+	callers map[string]*callerLimits
+	swept   time.Time
+	streams int
+}
+
+// callerLimits are those of one caller: the operator, or all tokens of a venue together.
+type callerLimits struct {
+	reads, writes *rate.Limiter
+	samples       map[string]time.Time // when the last sample was sent, by endpoint
+	heavy         bool                 // a query that counts much is under way
+	streams       int
+	last          time.Time
+}
+
+func newLimits() *limits {
+	return &limits{places: make(chan struct{}, requestsAtOnce), reads: readsPerSecond, writes: writesPerSecond, callers: map[string]*callerLimits{}}
+}
+
+// locked runs do with the limits of a caller.
+func (l *limits) locked(caller string, do func(*callerLimits)) {
+	now := time.Now()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if now.Sub(l.swept) > forgetAfter {
+		for name, c := range l.callers {
+			if now.Sub(c.last) > forgetAfter && c.streams == 0 && !c.heavy {
+				delete(l.callers, name)
+			}
+		}
+		l.swept = now
+	}
+	c := l.callers[caller]
+	if c == nil {
+		c = &callerLimits{reads: rate.NewLimiter(l.reads, readsAtOnce), writes: rate.NewLimiter(l.writes, writesAtOnce), samples: map[string]time.Time{}}
+		l.callers[caller] = c
+	}
+	c.last = now
+	do(c)
+}
+
+// request counts a request and returns how long the caller has to wait; 0 when it may go on.
+func (l *limits) request(caller string, write bool) (wait time.Duration) {
+	l.locked(caller, func(c *callerLimits) {
+		limiter := c.reads
+		if write {
+			limiter = c.writes
+		}
+		if r := limiter.Reserve(); r.Delay() > 0 {
+			wait = r.Delay()
+			r.Cancel()
+		}
+	})
+	return wait
+}
+
+// sample counts a sample to an endpoint, as request does.
+func (l *limits) sample(caller, endpointID string) (wait time.Duration) {
+	l.locked(caller, func(c *callerLimits) {
+		now := time.Now()
+		for id, at := range c.samples {
+			if now.Sub(at) > samplePause {
+				delete(c.samples, id)
+			}
+		}
+		if at, ok := c.samples[endpointID]; ok {
+			wait = samplePause - now.Sub(at)
+			return
+		}
+		c.samples[endpointID] = now
+	})
+	return wait
+}
+
+// heavy takes the one place that a caller has for queries that count much. ok reports that it was
+// free; then the caller of heavy calls done.
+func (l *limits) heavy(caller string) (done func(), ok bool) {
+	l.locked(caller, func(c *callerLimits) {
+		ok, c.heavy = !c.heavy, true
+	})
+	return func() { l.locked(caller, func(c *callerLimits) { c.heavy = false }) }, ok
+}
+
+// stream takes one of the places for streams, as heavy does.
+func (l *limits) stream(caller string) (done func(), ok bool) {
+	l.locked(caller, func(c *callerLimits) {
+		if ok = l.streams < maxStreams && c.streams < maxStreamsOfCaller; ok {
+			l.streams++
+			c.streams++
+		}
+	})
+	return func() {
+		l.locked(caller, func(c *callerLimits) {
+			l.streams--
+			c.streams--
+		})
+	}, ok
+}
