@@ -264,7 +264,11 @@ func register[I, O any](s *Handler, o operation, do func(ctx context.Context, in
 			return nil, p
 		}
 		defer leave()
+		began := time.Now()
 		out, err := do(ctx, in)
+		if !o.slow { // which waits for a customer's server
+			s.limits.worked(call.caller.Name(), time.Since(began))
+		}
 		if err != nil {
 			return nil, s.problem(ctx, o.id, err)
 		}

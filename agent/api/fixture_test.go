@@ -74,6 +74,7 @@ func newFixture(t testing.TB) *fixture {
 	}
 	f.handler.tailPoll, f.handler.replayPoll = 50*time.Millisecond, 50*time.Millisecond
 	f.handler.limits.reads, f.handler.limits.writes = rate.Inf, rate.Inf
+	f.handler.limits.work, f.handler.limits.callerWork = rate.NewLimiter(rate.Inf, 1), rate.Inf
 	server := httptest.NewServer(f.handler)
 	t.Cleanup(server.Close)
 	f.url = server.URL

@@ -2,12 +2,14 @@ package api
 
 import (
 	"net/http"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/quintago/webhook-agent/agent/access"
 	"github.com/quintago/webhook-agent/secret"
+	"golang.org/x/time/rate"
 )
 
 func TestRequests_WhatIsNotKnownIsRefused(t *testing.T) {
@@ -109,6 +111,24 @@ func TestRequests_AreBounded(t *testing.T) {
 	}
 	if other := f.ask(f.token("venue_2", access.ScopeRead), "GET", "/api/v1/whoami", ""); other.status != http.StatusOK {
 		t.Errorf("another venue: status %d", other.status)
+	}
+
+	w := newLimits()
+	w.reads = rate.Inf
+	for range 2 * callerWorkOnce {
+		w.worked("a", 0) // a millisecond at least
+	}
+	if wait := w.request("a", false); wait <= 0 {
+		t.Error("a caller that has used up its budget need not wait")
+	}
+	if wait := w.request("b", false); wait != 0 {
+		t.Errorf("another caller waits %v for it", wait)
+	}
+	for i := range 5 * workAtOnce {
+		w.worked(strconv.Itoa(i%7), time.Millisecond)
+	}
+	if wait := w.request("b", false); wait <= 0 {
+		t.Error("nobody waits though the budget of all is used up")
 	}
 
 	l := newLimits()

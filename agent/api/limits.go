@@ -1,6 +1,7 @@
 package api
 
 import (
+	"runtime"
 	"sync"
 	"time"
 
@@ -20,14 +21,20 @@ const (
 	placeWait = 2 * time.Second
 	// Streams of all callers, and of one.
 	maxStreams, maxStreamsOfCaller = 32, 4
+	// Requests take time from a budget, in milliseconds a second and for each processor, since their queries
+	// compete with the deliveries for the processors: of all callers, and of one. After a pause there is more.
+	workPerSecond, callerWork  = 50, 15
+	workAtOnce, callerWorkOnce = 2000, 1000
 	// forgetAfter is when the counts of a caller that is silent are forgotten.
 	forgetAfter = 5 * time.Minute
 )
 
 // limits bounds what callers may ask for. All methods are safe for concurrent use.
 type limits struct {
-	places        chan struct{}
-	reads, writes rate.Limit // of a caller; tests set others
+	places chan struct{}
+	work   *rate.Limiter // of all callers, in milliseconds
+	// Of a caller, a second. Tests set others.
+	reads, writes, callerWork rate.Limit
 
 	mu      sync.Mutex
 	callers map[string]*callerLimits
@@ -38,6 +45,7 @@ type limits struct {
 // callerLimits are those of one caller: the operator, or all tokens of a venue together.
 type callerLimits struct {
 	reads, writes *rate.Limiter
+	work          *rate.Limiter        // in milliseconds
 	samples       map[string]time.Time // when the last sample was sent, by endpoint
 	heavy         bool                 // a query that counts much is under way
 	streams       int
@@ -45,8 +53,12 @@ type callerLimits struct {
 }
 
 func newLimits() *limits {
-	return &limits{places: make(chan struct{}, requestsAtOnce), reads: readsPerSecond, writes: writesPerSecond, callers: map[string]*callerLimits{}}
+	return &limits{places: make(chan struct{}, requestsAtOnce), work: rate.NewLimiter(ofProcessors(workPerSecond), workAtOnce),
+		reads: readsPerSecond, writes: writesPerSecond, callerWork: ofProcessors(callerWork), callers: map[string]*callerLimits{}}
 }
+
+// ofProcessors returns a budget of milliseconds a second.
+func ofProcessors(each int) rate.Limit { return rate.Limit(each * runtime.GOMAXPROCS(0)) }
 
 // locked runs do with the limits of a caller.
 func (l *limits) locked(caller string, do func(*callerLimits)) {
@@ -63,7 +75,7 @@ func (l *limits) locked(caller string, do func(*callerLimits)) {
 	}
 	c := l.callers[caller]
 	if c == nil {
-		c = &callerLimits{reads: rate.NewLimiter(l.reads, readsAtOnce), writes: rate.NewLimiter(l.writes, writesAtOnce), samples: map[string]time.Time{}}
+		c = &callerLimits{reads: rate.NewLimiter(l.reads, readsAtOnce), writes: rate.NewLimiter(l.writes, writesAtOnce), work: rate.NewLimiter(l.callerWork, callerWorkOnce), samples: map[string]time.Time{}}
 		l.callers[caller] = c
 	}
 	c.last = now
@@ -77,12 +89,33 @@ func (l *limits) request(caller string, write bool) (wait time.Duration) {
 		if write {
 			limiter = c.writes
 		}
+		if wait = max(overdrawn(l.work), overdrawn(c.work)); wait > 0 {
+			return
+		}
 		if r := limiter.Reserve(); r.Delay() > 0 {
 			wait = r.Delay()
 			r.Cancel()
 		}
 	})
 	return wait
+}
+
+// overdrawn returns how long it takes until a budget has something left.
+func overdrawn(work *rate.Limiter) time.Duration {
+	if work.Limit() == rate.Inf {
+		return 0
+	}
+	return max(0, time.Duration(-work.Tokens()/float64(work.Limit())*float64(time.Second)))
+}
+
+// worked takes the time of a request from the budgets. It may overdraw them.
+func (l *limits) worked(caller string, took time.Duration) {
+	l.locked(caller, func(c *callerLimits) {
+		now := time.Now()
+		for _, work := range []*rate.Limiter{l.work, c.work} {
+			work.ReserveN(now, min(int(took.Milliseconds())+1, work.Burst()))
+		}
+	})
 }
 
 // sample counts a sample to an endpoint, as request does.
