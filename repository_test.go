@@ -83,7 +83,7 @@ func TestRepository_ImportsGoDownward(t *testing.T) {
 		"testenv":           nil,
 		"testenv/demo":      {"testenv"},
 
-		"testenv/bench":   {"testenv", "outbox", "sink", "secret"}, // the client and the lists without the agent
+		"testenv/bench":   {"testenv", "outbox", "sink", "secret", "agent/access"}, // the client and the lists without the agent
 		"testenv/torture": {"testenv"},
 
 		"testenv/zoo":       nil,

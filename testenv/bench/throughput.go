@@ -26,6 +26,7 @@ var scenarios = []scenario{
 	{"isolation: the tenth has a backlog", (*bench).besideBacklog},
 	{"growth", (*bench).growth},
 	{"log", (*bench).pages},
+	{"hammered API", (*bench).besideHammering},
 	{"burst", onEndpoint((*bench).burst)},
 	{"sizes: a large fan-out", onEndpoint((*bench).largeFanout)},
 	{"sizes: all endpoints change", onEndpoint((*bench).manyChanges)},

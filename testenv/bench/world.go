@@ -95,6 +95,9 @@ allow_networks = ["127.0.0.0/8"]
 
 [admin]
 listen = "{{.Admin}}"
+
+[console]
+keys = ["` + consoleKey + `"]
 `))
 
 // newDatabase makes a database with the schema and without endpoints.
