@@ -145,7 +145,8 @@ func (s *Handler) serve(w http.ResponseWriter, r *http.Request) (operation strin
 		return ""
 	}
 	write := r.Method != http.MethodGet && r.Method != http.MethodHead
-	if wait := s.limits.request(caller.Name(), write); wait > 0 {
+	if wait := max(s.limits.request(caller.Name(), write), s.limits.afford(caller.Name())); wait > 0 {
+		s.limits.holdBack(r.Context())
 		tooMany(wait).write(w)
 		return ""
 	}
@@ -323,7 +324,13 @@ func (s *Handler) enter(ctx context.Context, o operation) (bounded context.Conte
 	defer timer.Stop()
 	select {
 	case s.limits.places <- struct{}{}:
-		return bounded, func() { <-s.limits.places; cancel() }, nil
+		leave := func() { <-s.limits.places; cancel() }
+		// Others may have used up the budget while this one has waited.
+		if wait := s.limits.afford(callOf(ctx).caller.Name()); wait > 0 {
+			leave()
+			return nil, nil, tooMany(wait)
+		}
+		return bounded, leave, nil
 	case <-timer.C:
 	case <-ctx.Done():
 	}

@@ -1,6 +1,7 @@
 package api
 
 import (
+	"context"
 	"runtime"
 	"sync"
 	"time"
@@ -24,7 +25,12 @@ const (
 	// Requests take time from a budget, in milliseconds a second and for each processor, since their queries
 	// compete with the deliveries for the processors: of all callers, and of one. After a pause there is more.
 	workPerSecond, callerWork  = 50, 15
-	workAtOnce, callerWorkOnce = 2000, 1000
+	workAtOnce, callerWorkOnce = 1000, 500
+	// mostWork is what one request takes at most: it may have waited for others.
+	mostWork = 100 * time.Millisecond
+	// refusalPause is how long a refusal is held back, of waitingRefusals requests at a time: a client that
+	// asks again at once would cost as much as its answers.
+	refusalPause, waitingRefusals = time.Second, 64
 	// forgetAfter is when the counts of a caller that is silent are forgotten.
 	forgetAfter = 5 * time.Minute
 )
@@ -32,6 +38,7 @@ const (
 // limits bounds what callers may ask for. All methods are safe for concurrent use.
 type limits struct {
 	places chan struct{}
+	held   chan struct{} // of refusals that are held back
 	work   *rate.Limiter // of all callers, in milliseconds
 	// Of a caller, a second. Tests set others.
 	reads, writes, callerWork rate.Limit
@@ -53,7 +60,7 @@ type callerLimits struct {
 }
 
 func newLimits() *limits {
-	return &limits{places: make(chan struct{}, requestsAtOnce), work: rate.NewLimiter(ofProcessors(workPerSecond), workAtOnce),
+	return &limits{places: make(chan struct{}, requestsAtOnce), held: make(chan struct{}, waitingRefusals), work: rate.NewLimiter(ofProcessors(workPerSecond), workAtOnce),
 		reads: readsPerSecond, writes: writesPerSecond, callerWork: ofProcessors(callerWork), callers: map[string]*callerLimits{}}
 }
 
@@ -89,14 +96,33 @@ func (l *limits) request(caller string, write bool) (wait time.Duration) {
 		if write {
 			limiter = c.writes
 		}
-		if wait = max(overdrawn(l.work), overdrawn(c.work)); wait > 0 {
-			return
-		}
 		if r := limiter.Reserve(); r.Delay() > 0 {
 			wait = r.Delay()
 			r.Cancel()
 		}
 	})
+	return wait
+}
+
+// holdBack waits before a request is refused.
+func (l *limits) holdBack(ctx context.Context) {
+	select {
+	case l.held <- struct{}{}:
+		defer func() { <-l.held }()
+	default: // too many are held back already
+		return
+	}
+	timer := time.NewTimer(refusalPause)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-ctx.Done():
+	}
+}
+
+// afford returns how long a caller has to wait until there is time in the budgets.
+func (l *limits) afford(caller string) (wait time.Duration) {
+	l.locked(caller, func(c *callerLimits) { wait = max(overdrawn(l.work), overdrawn(c.work)) })
 	return wait
 }
 
@@ -113,7 +139,7 @@ func (l *limits) worked(caller string, took time.Duration) {
 	l.locked(caller, func(c *callerLimits) {
 		now := time.Now()
 		for _, work := range []*rate.Limiter{l.work, c.work} {
-			work.ReserveN(now, min(int(took.Milliseconds())+1, work.Burst()))
+			work.ReserveN(now, min(int(min(took, mostWork).Milliseconds())+1, work.Burst()))
 		}
 	})
 }
