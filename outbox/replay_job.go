@@ -162,8 +162,11 @@ update webhooks.replays r set done = done + $3, unsent = unsent + $4, finished =
            select from webhooks.deliveries d where d.endpoint_id = $2 and d.status = 'pending' and d.replay_id = r.id) then now() end
 where id = $1 returning finished is not null`
 
+// refuseReplay ends a replay for a reason. One that is canceled stays so: the trigger of the table refuses
+// any other state, and an error here would hold up all that the Ledger does.
 const refuseReplay = `
-update webhooks.replays set state = 'failed', error = $2, finished = now() where id = $1`
+update webhooks.replays set state = case when state = 'canceled' then state else 'failed' end, error = $2, finished = now()
+where id = $1 and finished is null`
 
 // openReplay is a row of webhooks.replays with what tells whether it can go on.
 type openReplay struct {

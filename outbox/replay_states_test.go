@@ -312,3 +312,18 @@ func TestListReplays_PagesNewestFirstAndKeepsThoseOfRemovedEndpoints(t *testing.
 		t.Errorf("paused ones: %v, %v", page, err)
 	}
 }
+
+// A step of a canceled replay may fail by itself. To give the job up must not fail then: the Ledger would do nothing else.
+func TestReplay_ThatIsCanceledCanBeGivenUp(t *testing.T) {
+	t.Parallel()
+	db, env := openDB(t)
+	addEndpoint(t, env, "ep_1", "venue_a", "*")
+	addReplay(t, env, "rpl_1", `{missed}`)
+	env.Exec(t, `update webhooks.replays set state = 'running', total = 1`)
+	env.Exec(t, `update webhooks.replays set state = 'canceled'`)
+	must(t, (&replayJob{Replay: Replay{ID: "rpl_1"}}).abandon(t.Context(), db.pool, "a fault"))
+	got := testenv.QueryOne[string](t, env, `select concat_ws(' ', state, finished is not null, error) from webhooks.replays`)
+	if want := "canceled t it cannot be carried out: a fault"; got != want {
+		t.Errorf("the replay is %q, want %q", got, want)
+	}
+}
