@@ -45,11 +45,8 @@ func (c *candidate) listen(ctx context.Context, version string, db *outbox.DB) (
 	if c.cfg.Console.Listen == "" {
 		return list, nil
 	}
-	venues, err := api.New(config, access.NewVerifier(secret.Text{}, c.cfg.ConsoleKeys()))
-	if err == nil {
-		listener, err = admin.Listen(ctx, "console.listen", c.cfg.Console.Listen)
-	}
-	if err != nil {
+	venues := all.For(access.NewVerifier(secret.Text{}, c.cfg.ConsoleKeys()))
+	if listener, err = admin.Listen(ctx, "console.listen", c.cfg.Console.Listen); err != nil {
 		_ = list[0].listener.Close()
 		return nil, err
 	}

@@ -82,6 +82,13 @@ func New(cfg Config, verifier *access.Verifier) (*Handler, error) {
 	return s, err
 }
 
+// For returns the same API for the tokens of another verifier. The limits are those of both together.
+func (s *Handler) For(verifier *access.Verifier) *Handler {
+	other := *s
+	other.verifier = verifier
+	return &other
+}
+
 // serveDocument needs no token: the document is the same for everybody.
 func (s *Handler) serveDocument(w http.ResponseWriter, _ *http.Request) {
 	w.Header().Set("Content-Type", "application/json")
@@ -273,7 +280,7 @@ func register[I, O any](s *Handler, o operation, do func(ctx context.Context, in
 		if err != nil {
 			return nil, s.problem(ctx, o.id, err)
 		}
-		if o.need != needRead {
+		if o.need == needManage {
 			s.logChange(call.caller, o.id, in)
 		}
 		return out, nil

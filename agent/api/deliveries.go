@@ -12,11 +12,6 @@ import (
 	"github.com/quintago/webhook-agent/outbox"
 )
 
-var (
-	errMissing  = errors.New("is missing")
-	errDuration = errors.New("is no duration; write 24h, 7d or 0s")
-)
-
 // DeliveryFilter is the input of the delivery log and of its stream.
 type DeliveryFilter struct {
 	EndpointID string          `query:"endpoint_id" maxLength:"200"`

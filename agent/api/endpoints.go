@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/json"
+	"errors"
 	"net/http"
 	"strconv"
 	"strings"
@@ -198,6 +199,11 @@ type endpointStats struct {
 	Window string `query:"window" enum:"1h,24h,7d,30d" default:"24h"`
 }
 
+var (
+	errMissing  = errors.New("is missing")
+	errDuration = errors.New("is no duration; write 24h, 7d or 0s")
+)
+
 // statsWindows are the values of the parameter window.
 var statsWindows = map[string]time.Duration{"1h": time.Hour, "24h": 24 * time.Hour, "7d": 7 * config.Day, "30d": 30 * config.Day}
 
@@ -250,7 +256,7 @@ func (s *Handler) endpointRoutes() {
 		id: "disable-endpoint", method: http.MethodPost, path: "/endpoints/{endpoint_id}/disable", tag: tagEndpoints, need: needManage,
 		summary: "Send nothing more to an endpoint and keep its events as missed",
 	}, func(ctx context.Context, in *EndpointPath) (*endpointAnswer, error) {
-		if _, err := s.desk(ctx).Disable(ctx, in.EndpointID); err != nil {
+		if _, err := s.view(ctx).DisableEndpoint(ctx, in.EndpointID); err != nil {
 			return nil, err
 		}
 		return s.showEndpoint(ctx, in.EndpointID)
@@ -311,7 +317,7 @@ func (s *Handler) changeEndpoint(ctx context.Context, in *patchEndpoint) (*endpo
 
 func (s *Handler) enableEndpoint(ctx context.Context, in *enableEndpoint) (*answer[Enabled], error) {
 	desk := s.desk(ctx)
-	if _, err := desk.Enable(ctx, in.EndpointID); err != nil {
+	if _, err := desk.View.EnableEndpoint(ctx, in.EndpointID); err != nil {
 		return nil, err
 	}
 	var replays []outbox.ReplayInfo

@@ -102,6 +102,9 @@ func TestEndpoints_WhoMayNot(t *testing.T) {
 	f.want(http.StatusForbidden, read, "DELETE", "/api/v1/endpoints/"+id, "")
 	f.want(http.StatusForbidden, manage, "GET", "/api/v1/overview", "")
 	f.want(http.StatusOK, operatorToken, "GET", "/api/v1/overview", "")
+	if strings.Contains(f.log.String(), "show-overview") {
+		t.Errorf("a look stands in the log as a change: %s", f.log.String())
+	}
 	f.want(http.StatusUnauthorized, "", "GET", "/api/v1/endpoints", "")
 	f.want(http.StatusUnauthorized, "", "GET", "/api/v1/endpoints?token="+operatorToken, "", "Cookie", "token="+operatorToken)
 	// The view of a venue makes nothing for another.

@@ -2,6 +2,7 @@ package api
 
 import (
 	"net/http"
+	"net/http/httptest"
 	"strconv"
 	"strings"
 	"testing"
@@ -162,6 +163,31 @@ func TestRequests_AreBounded(t *testing.T) {
 	}
 	if _, ok := l.stream("c"); ok {
 		t.Error("there are more streams than allowed")
+	}
+}
+
+func TestHandler_SharesItsLimitsWithAnotherListener(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	console := f.handler.For(access.NewVerifier(secret.Text{}, f.cfg.ConsoleKeys()))
+	ask := func(token string) int {
+		r := httptest.NewRequest(http.MethodGet, "/api/v1/events/evt_1/explain", nil)
+		r.Header.Set("Authorization", "Bearer "+token)
+		w := httptest.NewRecorder()
+		console.ServeHTTP(w, r)
+		return w.Code
+	}
+	token := f.token("venue_1", access.ScopeRead)
+	if status := ask(operatorToken); status != http.StatusUnauthorized {
+		t.Errorf("the operator: status %d", status)
+	}
+	if status := ask(token); status != http.StatusNotFound {
+		t.Errorf("a venue: status %d", status)
+	}
+	done, _ := f.handler.limits.heavy("venue venue_1")
+	defer done()
+	if status := ask(token); status != http.StatusTooManyRequests {
+		t.Errorf("a venue that counts by the other listener: status %d", status)
 	}
 }
 
