@@ -2,7 +2,6 @@ package outbox
 
 import (
 	"context"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"slices"
@@ -120,7 +119,7 @@ on conflict (venue, idempotency_key) where idempotency_key is not null do nothin
 
 // selectRepeated finds what a request has made before.
 const selectRepeated = `
-select id, coalesce(idempotency_hash, '') = $3 from webhooks.endpoints where venue = $1 and idempotency_key = $2{ and venue = @venue}`
+select id, idempotency_hash is not distinct from $3 from webhooks.endpoints where venue = $1 and idempotency_key = $2{ and venue = @venue}`
 
 // selectNewEndpointID makes the id that the table would give: what is sealed is bound to it.
 const selectNewEndpointID = `select webhooks.new_id('ep')`
@@ -137,7 +136,7 @@ func (v view) AddEndpoint(ctx context.Context, e Endpoint, description string, o
 		return id, false, v.db.cfg.explain("add an endpoint", err)
 	}
 	var same bool
-	err = v.on(v.db.pool).QueryRow(ctx, selectRepeated, e.Venue, once.Key, hex.EncodeToString(once.Hash)).Scan(&id, &same)
+	err = v.on(v.db.pool).QueryRow(ctx, selectRepeated, e.Venue, once.Key, once.Hash).Scan(&id, &same)
 	if err == nil && !same {
 		err = keyOfAnother
 	}
@@ -150,7 +149,7 @@ func (db *DB) insertEndpoint(ctx context.Context, q querier, e Endpoint, descrip
 		return "", false, err
 	}
 	tag, err := q.Exec(ctx, insertEndpoint, id, e.Venue, e.URL.Reveal(), e.Events, db.cfg.Keys.Seal(id, e.Secret).Reveal(), description, managedBy,
-		once.Key, orNull(hex.EncodeToString(once.Hash)))
+		once.Key, once.Hash)
 	return id, tag.RowsAffected() == 1, err
 }
 

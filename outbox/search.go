@@ -315,10 +315,8 @@ func (s *search) findEndpoints(ctx context.Context) (err error) {
 			return err
 		}
 		if len(s.endpoints) > searchEndpoints {
-			s.endpoints = nil
-			return nil
+			s.endpoints = nil // a venue without endpoints has a list that is empty and not nil
 		}
-		s.endpoints = slices.Clip(append([]string{}, s.endpoints...)) // not nil
 	}
 	return nil
 }

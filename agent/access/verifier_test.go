@@ -252,7 +252,7 @@ func TestMint_SignsWhatTheVerifierAccepts(t *testing.T) {
 	}
 }
 
-func TestPrincipal_SeesItsVenueAlone(t *testing.T) {
+func TestPrincipal_ThatNobodyVerifiedSeesNothing(t *testing.T) {
 	db, err := outbox.Open(t.Context(), outbox.Config{URL: secret.New("postgres://u:p@127.0.0.1:1/none"), Table: "webhooks.outbox"})
 	if err != nil {
 		t.Fatal(err)

@@ -34,21 +34,10 @@ func (a *app) replaysCommand() *cobra.Command {
 		}
 	}
 	cmd.AddCommand(a.replaysListCommand(),
-		change("show", "Show how far a replay is", func(v outbox.AllVenues, ctx context.Context, id string) (outbox.ReplayInfo, error) {
-			return v.Replay(ctx, id)
-		}),
-		change("pause", "Pause a replay; the fewer than 500 deliveries that are pending already are sent",
-			func(v outbox.AllVenues, ctx context.Context, id string) (outbox.ReplayInfo, error) {
-				return v.PauseReplay(ctx, id)
-			}),
-		change("resume", "Resume a paused replay",
-			func(v outbox.AllVenues, ctx context.Context, id string) (outbox.ReplayInfo, error) {
-				return v.ResumeReplay(ctx, id)
-			}),
-		change("cancel", "End a replay; what it has not sent is again what it was",
-			func(v outbox.AllVenues, ctx context.Context, id string) (outbox.ReplayInfo, error) {
-				return v.CancelReplay(ctx, id)
-			}),
+		change("show", "Show how far a replay is", outbox.AllVenues.Replay),
+		change("pause", "Pause a replay; the fewer than 500 deliveries that are pending already are sent", outbox.AllVenues.PauseReplay),
+		change("resume", "Resume a paused replay", outbox.AllVenues.ResumeReplay),
+		change("cancel", "End a replay; what it has not sent is again what it was", outbox.AllVenues.CancelReplay),
 		a.replaysPaceCommand())
 	return cmd
 }

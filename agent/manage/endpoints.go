@@ -145,13 +145,3 @@ func (d *Desk) Rotate(ctx context.Context, id string, r Rotation) (Rotated, erro
 	}
 	return Rotated{Changed: !same, Ended: same, Secret: revealed(s, made), FormerUntil: until}, nil
 }
-
-// Enable enables an endpoint and reports whether it was disabled.
-func (d *Desk) Enable(ctx context.Context, id string) (changed bool, err error) {
-	return d.View.EnableEndpoint(ctx, id)
-}
-
-// Disable disables an endpoint and reports whether it was enabled.
-func (d *Desk) Disable(ctx context.Context, id string) (changed bool, err error) {
-	return d.View.DisableEndpoint(ctx, id)
-}

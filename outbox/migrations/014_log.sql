@@ -68,7 +68,7 @@ alter table webhooks.endpoints enable always trigger endpoints_before_truncate;
 -- A request to the API that is repeated makes one endpoint.
 alter table webhooks.endpoints
     add column idempotency_key text,
-    add column idempotency_hash text;
+    add column idempotency_hash bytea;
 create unique index endpoints_idempotency on webhooks.endpoints (venue, idempotency_key) where idempotency_key is not null;
 comment on column webhooks.endpoints.idempotency_key is 'The Idempotency-Key of the request that made the endpoint, and a hash of that request.';
 
