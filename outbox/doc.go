@@ -22,7 +22,7 @@
 // # Where to find what
 //
 //	a term begins              leader.go (the slot and the checkpoint), state.go (what memory holds)
-//	the stream                 tailer.go, decode.go (its messages), message.go
+//	the stream                 tailer.go, tailer_connect.go, decode.go (its messages), message.go
 //	the recording              ledger.go, entry.go, group.go (what one commit writes), watermark.go, jobs.go, transact.go
 //	what an event is           event.go, mapping.go (an app's columns), pattern.go (types), zone.go
 //	pending deliveries         refill.go
