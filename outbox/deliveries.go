@@ -160,9 +160,9 @@ func (v view) EventDeliveries(ctx context.Context, eventID, endpointID string) (
 	if len(details) == 0 {
 		return nil, v.explainNoDelivery(ctx, eventID, endpointID)
 	}
-	events, err := v.outboxEvents(ctx, eventID)
+	events, err := v.storedEvents(ctx, eventID, withoutData)
 	for i, d := range details {
-		details[i].InOutbox = slices.ContainsFunc(events, func(e Event) bool { return e.Venue == d.Venue && e.Type == d.Type })
+		details[i].InOutbox = slices.ContainsFunc(events, func(e storedEvent) bool { return e.Venue == d.Venue && e.Type == d.Type })
 	}
 	return details, err
 }
@@ -172,40 +172,15 @@ func scanAttemptInfo(row pgx.CollectableRow) (a AttemptInfo, err error) {
 	return a, err
 }
 
-// selectOutboxEvents looks events up by the text of their id.
-func (m *mapping) selectOutboxEvents() string {
-	id := "o." + quoteIdent(m.cfg.Columns.ID)
-	_, venue, _, eventType := m.eventColumns()
-	return fmt.Sprintf(`select %s, %s from %s o where %s = %s and %s::text = $1{ and %s = @venue} limit %d`,
-		venue, eventType, m.cfg.table(), id, eventKey("$1::text", m.idType), id, venue, manyRows)
-}
-
-// outboxEvents returns the events that the outbox has under an id. Only their venues and types are set.
-func (v view) outboxEvents(ctx context.Context, eventID string) (events []Event, err error) {
-	m, err := v.db.configured().mapping(ctx)
-	if err != nil {
-		return nil, err
-	}
-	err = v.look(ctx, "look for the event in the outbox", func(q narrowed) error {
-		events, err = queryRows(ctx, q, m.selectOutboxEvents(), func(row pgx.CollectableRow) (e Event, err error) {
-			err = row.Scan(&e.Venue, &e.Type)
-			return e, err
-		}, eventID)
-		return err
-	})
-	return events, err
-}
-
 // explainNoDelivery says why the log has no row for an event.
 func (v view) explainNoDelivery(ctx context.Context, eventID, endpointID string) error {
-	events, err := v.outboxEvents(ctx, eventID)
+	events, err := v.storedEvents(ctx, eventID, withoutData)
 	thing := fmt.Sprintf("event %q", eventID)
 	switch {
 	case err != nil:
 		return err
 	case len(events) == 0:
-		return &Problem{Thing: thing, Reason: "neither the delivery log nor the outbox has it",
-			Remedy: "webhook-agent deliveries list shows the newest; what is older than outbox.retention is deleted", Err: ErrNotFound}
+		return noEvent(eventID)
 	case endpointID != "":
 		return &Problem{Thing: thing, Reason: fmt.Sprintf("it has no delivery to endpoint %q", endpointID),
 			Remedy: "webhook-agent deliveries show " + eventID + " shows where it went", Err: ErrNotFound}

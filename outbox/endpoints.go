@@ -69,7 +69,7 @@ from webhooks.endpoint_settings`
 
 const selectEndpointInfos = endpointInfos + `
 where ($1 = '' or id = $1) and ($2 = '' or venue = $2) and ($3 = '' or state = $3) and id > $4{ and venue = @venue}
-  and ($6 = '' or strpos(lower(url), lower($6)) > 0 and strpos(lower(coalesce(substring(url from '^[A-Za-z][A-Za-z0-9+.-]*://(?:[^/?#]*@)?([^/?#@]*)'), '')), lower($6)) > 0 or strpos(lower(description), lower($6)) > 0)
+  and ($6 = '' or strpos(lower(url), lower($6)) > 0 and strpos(lower(webhooks.url_host(url)), lower($6)) > 0 or strpos(lower(description), lower($6)) > 0)
 order by id limit $5`
 
 // Endpoints lists endpoints in the order of their ids, which is that of their creation.

@@ -66,16 +66,26 @@ const (
 	foundInLog    = "log"
 )
 
+// The data of an event may be large, so they are read only where they are shown.
+const (
+	withData    = true
+	withoutData = false
+)
+
 // selectEventsSQL returns the events that the outbox has under an id.
-func (m *mapping) selectEventsSQL() string {
+func (m *mapping) selectEventsSQL(data bool) string {
 	id := "o." + quoteIdent(m.cfg.Columns.ID)
 	_, venue, _, eventType := m.eventColumns()
+	shown := "''"
+	if data {
+		shown = "coalesce(o." + quoteIdent(m.cfg.Columns.Data) + "::text, 'null')"
+	}
 	passed := "webhooks.handed_over(o.xmin, (select horizon from webhooks.checkpoint where slot = $2))"
 	return pieces{
-		"venue": venue, "type": eventType, "created": m.usableCreated(), "data": "o." + quoteIdent(m.cfg.Columns.Data), "outbox": m.cfg.table(),
+		"venue": venue, "type": eventType, "created": m.usableCreated(), "data": shown, "outbox": m.cfg.table(),
 		"id": id, "key": eventKey("$1::text", m.idType), "passed": passed, "many": fmt.Sprint(manyRows),
 	}.in(`
-select ${venue}, ${type}, ${created}, coalesce(${data}::text, 'null'), ${passed}
+select ${venue}, ${type}, ${created}, ${data}, ${passed}
 from ${outbox} o where ${id} = ${key} and ${id}::text = $1{ and ${venue} = @venue} limit ${many}`)
 }
 
@@ -86,7 +96,7 @@ type storedEvent struct {
 }
 
 // storedEvents returns the events that the outbox has under an id.
-func (v view) storedEvents(ctx context.Context, eventID string) (events []storedEvent, err error) {
+func (v view) storedEvents(ctx context.Context, eventID string, data bool) (events []storedEvent, err error) {
 	if v.db == nil {
 		return nil, errNoVenue
 	}
@@ -95,10 +105,10 @@ func (v view) storedEvents(ctx context.Context, eventID string) (events []stored
 		return nil, err
 	}
 	err = v.look(ctx, "look for the event in the outbox", func(q narrowed) error {
-		events, err = queryRows(ctx, q, m.selectEventsSQL(), func(row pgx.CollectableRow) (e storedEvent, err error) {
-			var data string
-			err = row.Scan(&e.Venue, &e.Type, moment{&e.Created}, &data, &e.passed)
-			e.ID, e.Data = eventID, json.RawMessage(data)
+		events, err = queryRows(ctx, q, m.selectEventsSQL(data), func(row pgx.CollectableRow) (e storedEvent, err error) {
+			var text string
+			err = row.Scan(&e.Venue, &e.Type, moment{&e.Created}, &text, &e.passed)
+			e.ID, e.Data = eventID, json.RawMessage(text)
 			return e, err
 		}, eventID, v.db.cfg.Slot)
 		return err
@@ -109,7 +119,7 @@ func (v view) storedEvents(ctx context.Context, eventID string) (events []stored
 // Event returns the events that the outbox has under an id: one, unless an app's own table has the id
 // more than once.
 func (v view) Event(ctx context.Context, eventID string) ([]EventInfo, error) {
-	stored, err := v.storedEvents(ctx, eventID)
+	stored, err := v.storedEvents(ctx, eventID, withData)
 	if err != nil {
 		return nil, err
 	}
@@ -152,12 +162,12 @@ func (v view) EventTypes(ctx context.Context) (types []EventTypeInfo, err error)
 // what the log has of it. Those with a delivery come first, also when they were removed.
 const selectCandidates = `
 select id, host, events, created, disabled_at is not null, unusable, status, attempts, last_error from (
-    select d.endpoint_id as id, coalesce(substring(e.url from '^[A-Za-z][A-Za-z0-9+.-]*://(?:[^/?#]*@)?([^/?#@]*)'), '') as host, '{}'::text[]::text as events, null::timestamptz as created,
+    select d.endpoint_id as id, webhooks.url_host(e.url) as host, '{}'::text[]::text as events, null::timestamptz as created,
            null::timestamptz as disabled_at, '' as unusable, d.status, d.attempts, coalesce(d.last_error, '') as last_error, 1 as choice
     from webhooks.deliveries d left join webhooks.endpoints e on e.id = d.endpoint_id
     where d.event_id = $1 and d.venue = $2 and d.type = $3{ and d.venue = @venue}
     union all
-    select e.id, coalesce(substring(e.url from '^[A-Za-z][A-Za-z0-9+.-]*://(?:[^/?#]*@)?([^/?#@]*)'), ''), e.events::text, e.created, e.disabled_at, coalesce(h.unusable, ''), '', 0, '', 2
+    select e.id, webhooks.url_host(e.url), e.events::text, e.created, e.disabled_at, coalesce(h.unusable, ''), '', 0, '', 2
     from webhooks.endpoints e left join webhooks.endpoint_health h on h.endpoint_id = e.id
     where e.venue = $2{ and e.venue = @venue}
       and not exists (select from webhooks.deliveries d where d.event_id = $1 and d.endpoint_id = e.id and d.venue = $2 and d.type = $3)
@@ -178,7 +188,7 @@ type candidateEndpoint struct {
 // compares the event with the endpoints as they are now: what they were is not kept. An event that
 // neither the outbox nor the log has is a Problem.
 func (v view) ExplainEvent(ctx context.Context, eventID string) (x EventExplanation, err error) {
-	stored, err := v.storedEvents(ctx, eventID)
+	stored, err := v.storedEvents(ctx, eventID, withoutData)
 	if err != nil {
 		return x, err
 	}

@@ -74,7 +74,7 @@ func (j *missJob) stop(endpointID string, version int) (counterLeft bool) {
 	return m.Removed
 }
 
-const missPending = `
+var missPending = pieces{"end or restore": endOrRestore("p.former", "p.reason")}.in(`
 with picked as (
     select d.endpoint_id, d.event_id, d.attempts, w.reason, case when d.replay_id is not null and ` + formerlySucceeded + ` then d.former end as former
     from unnest($1::text[], $2::text[]) w (endpoint_id, reason),
@@ -84,19 +84,12 @@ with picked as (
                                     where k.endpoint_id = deliveries.endpoint_id and k.event_id = deliveries.event_id)
                   order by next_attempt_at limit $5) d
 ), ended as (
-    update webhooks.deliveries d set next_attempt_at = null, former = null,
-           status = case when p.former is null then 'missed' else 'succeeded' end,
-           finished = case when p.former is null then now() else (p.former->>'finished')::timestamptz end,
-           attempts = case when p.former is null then d.attempts else (p.former->>'attempts')::smallint end,
-           last_code = case when p.former is null then d.last_code else (p.former->>'last_code')::int end,
-           last_class = case when p.former is null then d.last_class end,
-           last_error = case when p.former is null then p.reason end,
-           last_latency_ms = case when p.former is null then d.last_latency_ms else (p.former->>'last_latency_ms')::int end
+    update webhooks.deliveries d set ${end or restore}
     from picked p where d.endpoint_id = p.endpoint_id and d.event_id = p.event_id
     returning d.endpoint_id, d.replay_id, p.attempts, p.reason
 )
 select endpoint_id, coalesce(replay_id, ''), count(*) filter (where attempts > 0), count(*) filter (where attempts = 0), min(reason)
-from ended group by 1, 2`
+from ended group by 1, 2`)
 
 const deleteHealth = `
 delete from webhooks.endpoint_health where endpoint_id = any($1)`

@@ -127,6 +127,20 @@ order by id limit 1`
 // formerlySucceeded is the condition that a delivery had succeeded before its replay. Agents of before kept nothing else.
 const formerlySucceeded = `(former is not null and coalesce(former->>'status', 'succeeded') = 'succeeded')`
 
+// endOrRestore returns what is set of a delivery d that its replay does not send: it becomes what it was
+// before (former, an expression), or missed for a reason where nothing is known of that. Agents of before
+// version 15 of the schema kept the former state of those alone that had succeeded, and without its status.
+func endOrRestore(former, reason string) string {
+	return pieces{"former": former, "reason": reason}.in(`next_attempt_at = null, former = null,
+           status = case when ${former} is null then 'missed' else coalesce(${former}->>'status', 'succeeded') end,
+           finished = case when ${former} is null then now() else (${former}->>'finished')::timestamptz end,
+           attempts = case when ${former} is null then d.attempts else (${former}->>'attempts')::smallint end,
+           last_code = case when ${former} is null then d.last_code else (${former}->>'last_code')::int end,
+           last_class = case when ${former} is null then d.last_class else ${former}->>'last_class' end,
+           last_error = case when ${former} is null then ${reason} else ${former}->>'last_error' end,
+           last_latency_ms = case when ${former} is null then d.last_latency_ms else (${former}->>'last_latency_ms')::int end`)
+}
+
 // advanceReplay uses up the pace for what is set back. What was not used for two seconds is lost, so that there is no burst.
 const advanceReplay = `
 update webhooks.replays set state = 'running', total = coalesce(total, 0) + $2 + $3, unsent = unsent + $3, error = coalesce(error, $4),
@@ -138,23 +152,16 @@ where id = $1`
 
 // restoreCanceled takes back what a canceled replay has set back and nobody is sending. Of a delivery that an agent of before
 // set back nothing is known but that it had not succeeded.
-const restoreCanceled = `
+var restoreCanceled = pieces{"end or restore": endOrRestore("p.former", "'its replay was canceled'")}.in(`
 with picked as (
     select event_id, attempts, former from webhooks.deliveries
     where endpoint_id = $1 and status = 'pending' and replay_id = $2 and not event_id = any($3::text[])
     limit $4
 ), restored as (
-    update webhooks.deliveries d set next_attempt_at = null, former = null,
-           status = case when p.former is null then 'missed' else coalesce(p.former->>'status', 'succeeded') end,
-           finished = case when p.former is null then now() else (p.former->>'finished')::timestamptz end,
-           attempts = case when p.former is null then d.attempts else (p.former->>'attempts')::smallint end,
-           last_code = case when p.former is null then d.last_code else (p.former->>'last_code')::int end,
-           last_class = case when p.former is null then d.last_class else p.former->>'last_class' end,
-           last_error = case when p.former is null then 'its replay was canceled' else p.former->>'last_error' end,
-           last_latency_ms = case when p.former is null then d.last_latency_ms else (p.former->>'last_latency_ms')::int end
+    update webhooks.deliveries d set ${end or restore}
     from picked p where d.endpoint_id = $1 and d.event_id = p.event_id
 )
-select count(*) filter (where attempts > 0), count(*) filter (where attempts = 0) from picked`
+select count(*) filter (where attempts > 0), count(*) filter (where attempts = 0) from picked`)
 
 // advanceCancel counts what was taken back, and ends the replay where nothing of it is pending.
 const advanceCancel = `
@@ -483,12 +490,10 @@ func (c *replayCounts) write(ctx context.Context, tx querier, slot string) error
 }
 
 // restoreDeliveries makes deliveries that a replay has not sent what they were before it.
-const restoreDeliveries = `
-update webhooks.deliveries d set status = 'succeeded', next_attempt_at = null, last_class = null, last_error = null, former = null,
-       finished = (former->>'finished')::timestamptz, attempts = (former->>'attempts')::smallint,
-       last_code = (former->>'last_code')::int, last_latency_ms = (former->>'last_latency_ms')::int
+var restoreDeliveries = pieces{"end or restore": endOrRestore("d.former", "d.last_error")}.in(`
+update webhooks.deliveries d set ${end or restore}
 from unnest($1::text[], $2::text[], $3::text[]) x (event_id, endpoint_id, replay_id)
-where d.event_id = x.event_id and d.endpoint_id = x.endpoint_id and d.replay_id = x.replay_id and d.status = 'pending'`
+where d.event_id = x.event_id and d.endpoint_id = x.endpoint_id and d.replay_id = x.replay_id and d.status = 'pending'`)
 
 // restores reports whether the delivery is to be what it was before its replay: one that had succeeded, and that nobody
 // has attempted to the end.

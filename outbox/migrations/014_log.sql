@@ -3,6 +3,13 @@
 -- What was not delivered, of one endpoint. Successes, which are nearly all rows, are not in it, so it costs the write path nothing.
 create index deliveries_unsuccessful on webhooks.deliveries (endpoint_id, created, event_id) where status in ('failed', 'missed');
 
+-- url_host returns the host of a URL with its port, which may be shown; the rest may be a secret. Empty where there is none.
+create function webhooks.url_host(url text) returns text
+    language sql immutable parallel safe
+as $$
+    select coalesce(substring(url from '^[A-Za-z][A-Za-z0-9+.-]*://(?:[^/?#]*@)?([^/?#@]*)'), '')
+$$;
+
 -- The log of a venue is read by its endpoints, since an index on the venue would cost each delivery a third more of WAL. So an
 -- endpoint that was removed, or went to another venue, leaves its id with the venue while its rows of the log live.
 create table webhooks.removed_endpoints (
@@ -40,7 +47,7 @@ begin
     end if;
     if tg_op = 'DELETE' or tg_op = 'UPDATE' and new.venue <> old.venue then
         insert into webhooks.removed_endpoints as r (venue, id, host, created)
-        values (old.venue, old.id, coalesce(substring(old.url from '^[A-Za-z][A-Za-z0-9+.-]*://(?:[^/?#]*@)?([^/?#@]*)'), ''), old.created)
+        values (old.venue, old.id, webhooks.url_host(old.url), old.created)
         on conflict (venue, id) do update set host = excluded.host, removed = excluded.removed;
     end if;
     return null;
@@ -56,7 +63,7 @@ create function webhooks.endpoints_before_truncate() returns trigger
 as $$
 begin
     insert into webhooks.removed_endpoints as r (venue, id, host, created)
-    select e.venue, e.id, coalesce(substring(e.url from '^[A-Za-z][A-Za-z0-9+.-]*://(?:[^/?#]*@)?([^/?#@]*)'), ''), e.created from webhooks.endpoints e
+    select e.venue, e.id, webhooks.url_host(e.url), e.created from webhooks.endpoints e
     on conflict (venue, id) do update set host = excluded.host, removed = excluded.removed;
     return null;
 end
