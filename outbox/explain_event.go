@@ -13,12 +13,18 @@ import (
 
 // EventInfo is an event of the outbox.
 type EventInfo struct {
-	ID      string          `json:"id"`
-	Type    string          `json:"type"`
-	Venue   string          `json:"venue"`
-	Created *time.Time      `json:"created"` // nil where it has none that can be sent
-	Data    json.RawMessage `json:"data"`
+	ID      string     `json:"id"`
+	Type    string     `json:"type"`
+	Venue   string     `json:"venue"`
+	Created *time.Time `json:"created"` // nil where it has none that can be sent
+	// Data is null where it has more than MaxShownData bytes.
+	Data      json.RawMessage `json:"data"`
+	DataBytes int64           `json:"data_bytes"`
 }
+
+// MaxShownData is the most data of an event that are shown, in bytes: several people may look at the same
+// time, and the agent needs its memory.
+const MaxShownData = 4 << 20
 
 // EventTypeInfo is a type of the app's catalogue.
 type EventTypeInfo struct {
@@ -76,16 +82,18 @@ const (
 func (m *mapping) selectEventsSQL(data bool) string {
 	id := "o." + quoteIdent(m.cfg.Columns.ID)
 	_, venue, _, eventType := m.eventColumns()
-	shown := "''"
+	shown, size := "''", "0"
 	if data {
-		shown = "coalesce(o." + quoteIdent(m.cfg.Columns.Data) + "::text, 'null')"
+		text := "coalesce(o." + quoteIdent(m.cfg.Columns.Data) + "::text, 'null')"
+		size = "octet_length(" + text + ")"
+		shown = pieces{"text": text, "size": size, "most": fmt.Sprint(MaxShownData)}.in("case when ${size} <= ${most} then ${text} else 'null' end")
 	}
 	passed := "webhooks.handed_over(o.xmin, (select horizon from webhooks.checkpoint where slot = $2))"
 	return pieces{
-		"venue": venue, "type": eventType, "created": m.usableCreated(), "data": shown, "outbox": m.cfg.table(),
+		"venue": venue, "type": eventType, "created": m.usableCreated(), "data": shown, "size": size, "outbox": m.cfg.table(),
 		"id": id, "key": eventKey("$1::text", m.idType), "passed": passed, "many": fmt.Sprint(manyRows),
 	}.in(`
-select ${venue}, ${type}, ${created}, ${data}, ${passed}
+select ${venue}, ${type}, ${created}, ${data}, ${size}, ${passed}
 from ${outbox} o where ${id} = ${key} and ${id}::text = $1{ and ${venue} = @venue} limit ${many}`)
 }
 
@@ -107,7 +115,7 @@ func (v view) storedEvents(ctx context.Context, eventID string, data bool) (even
 	err = v.look(ctx, "look for the event in the outbox", func(q narrowed) error {
 		events, err = queryRows(ctx, q, m.selectEventsSQL(data), func(row pgx.CollectableRow) (e storedEvent, err error) {
 			var text string
-			err = row.Scan(&e.Venue, &e.Type, moment{&e.Created}, &text, &e.passed)
+			err = row.Scan(&e.Venue, &e.Type, moment{&e.Created}, &text, &e.DataBytes, &e.passed)
 			e.ID, e.Data = eventID, json.RawMessage(text)
 			return e, err
 		}, eventID, v.db.cfg.Slot)

@@ -50,7 +50,7 @@ type deliveryPath struct {
 // Delivery is a delivery with its failed attempts and the request.
 type Delivery struct {
 	outbox.DeliveryDetail
-	Request *manage.Request `json:"request,omitempty" doc:"The request as it is sent, but for its signatures; missing when the event is no longer in the outbox"`
+	Request *manage.Request `json:"request,omitempty" doc:"The request as it is sent, but for its signatures; missing when the event is no longer in the outbox, or has more than 4 MiB"`
 }
 
 func (s *Handler) deliveryRoutes() {

@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"github.com/quintago/webhook-agent/agent/access"
+	"github.com/quintago/webhook-agent/outbox"
 )
 
 const newHook = `{"url": "https://example.com/hook?key=sentinel-url", "events": ["lead.*"], "description": "the mailing list"}`
@@ -117,5 +118,28 @@ func TestEndpoints_WhoMayNot(t *testing.T) {
 			body = `{"events": ["*"]}`
 		}
 		f.want(http.StatusConflict, manage, c[0], "/api/v1/endpoints/"+id+c[1], body)
+	}
+}
+
+func TestEvents_LargeDataAreNotShown(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	f.fillVenue("venue_1", alphaIDs, "small")
+	f.fillVenue("venue_1", betaIDs, strings.Repeat("x", 500))
+	f.env.Exec(t, `update webhooks.outbox set data = json_build_object('text', repeat('y', $1::int)) where id = $2`, outbox.MaxShownData, betaIDs.event)
+	token := f.token("venue_1", access.ScopeRead)
+	small := f.want(http.StatusOK, token, "GET", "/api/v1/events/"+alphaIDs.event, "")
+	if small.text(t, "data", 0, "data", "text") != "small" {
+		t.Errorf("a small event is %s", small.body)
+	}
+	large := f.want(http.StatusOK, token, "GET", "/api/v1/events/"+betaIDs.event, "")
+	if bytes, _ := large.value(t, "data", 0, "data_bytes").(float64); large.value(t, "data", 0, "data") != nil || bytes <= outbox.MaxShownData {
+		t.Errorf("a large event has %d bytes in its answer, and %v by its field", len(large.body), bytes)
+	}
+	for ids, shown := range map[ids]bool{alphaIDs: true, betaIDs: false} {
+		r := f.want(http.StatusOK, token, "GET", "/api/v1/deliveries/"+ids.event+"/"+ids.endpoint, "")
+		if strings.Contains(r.body, `"request":`) != shown {
+			t.Errorf("%s: the request is shown: %t, want %t", ids.event, !shown, shown)
+		}
 	}
 }

@@ -20,7 +20,7 @@ type Request struct {
 func (r *Request) HideURL() { r.URL = sink.RedactURL(r.URL) }
 
 // Delivery returns a delivery with its failed attempts, and its request. The request is nil when the
-// event is no longer in the outbox.
+// event is no longer in the outbox, or too large to be shown.
 func (d *Desk) Delivery(ctx context.Context, eventID, endpointID string) (outbox.DeliveryDetail, *Request, error) {
 	found, err := d.View.EventDeliveries(ctx, eventID, endpointID)
 	if err != nil {
@@ -35,7 +35,7 @@ func (d *Desk) Delivery(ctx context.Context, eventID, endpointID string) (outbox
 		return detail, nil, err
 	}
 	for _, e := range events {
-		if e.Venue != detail.Venue || e.Type != detail.Type || e.Created == nil {
+		if e.Venue != detail.Venue || e.Type != detail.Type || e.Created == nil || e.DataBytes > outbox.MaxShownData {
 			continue
 		}
 		request := d.request(outbox.Event{ID: e.ID, Type: e.Type, Venue: e.Venue, Data: e.Data, Created: *e.Created})
