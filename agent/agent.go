@@ -5,8 +5,8 @@ import (
 	"sync"
 	"time"
 
-	"github.com/quintago/webhook-agent/agent/api"
 	"github.com/quintago/webhook-agent/agent/config"
+	"github.com/quintago/webhook-agent/agent/feed"
 	"github.com/quintago/webhook-agent/outbox"
 	"github.com/quintago/webhook-agent/panics"
 	"github.com/quintago/webhook-agent/secret"
@@ -26,7 +26,7 @@ type agent struct {
 	vitals  time.Duration       // Options.VitalsInterval
 	counts  outbox.Counts
 	local   localFaults
-	feed    *api.Feed // what is recorded, for those who look at it
+	feed    *feed.Feed // what is recorded, for those who look at it
 
 	suspects suspects
 	panicked sync.Map // the places of panics that are logged already

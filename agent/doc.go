@@ -2,8 +2,10 @@
 // the customers' servers.
 //
 // The packages below it have parts of their own: agent/config the configuration, agent/lanes the
-// attempts, agent/admin the listeners, agent/api the HTTP API, agent/access who its callers are, and
-// agent/manage what both the API and the commands do. agent/cli, above it, has the commands.
+// attempts, agent/admin the listeners, agent/api the HTTP API, agent/access who its callers are,
+// agent/manage what the API and the commands do, agent/limits what callers may ask for, and
+// agent/feed what is recorded at this moment, for those who look. agent/cli, above it, has the
+// commands.
 //
 // # Follow an event
 //
@@ -30,7 +32,7 @@
 //     transaction.
 //  4. It then informs the lanes (Scheduler.Committed), which let go of what is recorded, the tailer
 //     (Confirm), which lets PostgreSQL forget the WAL up to that position, and those who look at
-//     the log at that moment (api.Feed).
+//     the log at that moment (package feed).
 //
 // A delivery that has no result one second after it was read is recorded as pending. So the
 // position moves on, however long an attempt takes.

@@ -11,8 +11,8 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
-	"github.com/quintago/webhook-agent/agent/api"
 	"github.com/quintago/webhook-agent/agent/config"
+	"github.com/quintago/webhook-agent/agent/feed"
 	"github.com/quintago/webhook-agent/outbox"
 	"github.com/quintago/webhook-agent/panics"
 )
@@ -40,7 +40,7 @@ type Options struct {
 // waiting does not solve, and only before it has led for the first time.
 func Run(ctx context.Context, o Options) error {
 	cfg, log := o.Config, o.Log
-	a := &agent{cfg: cfg, log: log, tune: o.Endpoints, vitals: cmp.Or(o.VitalsInterval, vitalsInterval), keys: cfg.Keyring(), feed: api.NewFeed()}
+	a := &agent{cfg: cfg, log: log, tune: o.Endpoints, vitals: cmp.Or(o.VitalsInterval, vitalsInterval), keys: cfg.Keyring(), feed: feed.New()}
 	if a.tune == nil {
 		a.tune = func(int) {}
 	}

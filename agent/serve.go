@@ -11,6 +11,7 @@ import (
 	"github.com/quintago/webhook-agent/agent/access"
 	"github.com/quintago/webhook-agent/agent/admin"
 	"github.com/quintago/webhook-agent/agent/api"
+	"github.com/quintago/webhook-agent/agent/limits"
 	"github.com/quintago/webhook-agent/outbox"
 	"github.com/quintago/webhook-agent/panics"
 	"github.com/quintago/webhook-agent/secret"
@@ -26,7 +27,7 @@ type served struct {
 // there is one. The handlers work with db, which has a pool of its own.
 func (c *candidate) listen(ctx context.Context, version string, db *outbox.DB) ([]served, error) {
 	config := api.Config{
-		Config: c.cfg, DB: db, Webhook: c.webhook, Log: c.log, Version: version, Feed: c.feed, Terms: c.terms,
+		Config: c.cfg, DB: db, Webhook: c.webhook, Log: c.log, Version: version, Feed: c.feed, Limits: limits.New(limits.Default()), Terms: c.terms,
 		Answered: func(operation string, status int) {
 			c.metrics.api.WithLabelValues(operation, strconv.Itoa(status)).Inc()
 		},

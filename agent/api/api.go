@@ -17,6 +17,8 @@ import (
 
 	"github.com/quintago/webhook-agent/agent/access"
 	"github.com/quintago/webhook-agent/agent/config"
+	"github.com/quintago/webhook-agent/agent/feed"
+	"github.com/quintago/webhook-agent/agent/limits"
 	"github.com/quintago/webhook-agent/agent/manage"
 	"github.com/quintago/webhook-agent/outbox"
 	"github.com/quintago/webhook-agent/sink"
@@ -42,7 +44,9 @@ type Config struct {
 	Log     *slog.Logger
 	Version string
 	// Feed has what this agent records while it leads.
-	Feed *Feed
+	Feed *feed.Feed
+	// Limits are those of all listeners together.
+	Limits *limits.Limits
 	// Terms returns what this agent does with each slot.
 	Terms func() []TermInfo
 	// Answered is called after each request with its operation and status. It may be nil.
@@ -53,7 +57,7 @@ type Config struct {
 type Handler struct {
 	cfg      Config
 	verifier *access.Verifier
-	limits   *limits
+	limits   *limits.Limits
 	mux      *http.ServeMux
 	api      huma.API
 	document []byte
@@ -71,7 +75,7 @@ var setUp = sync.OnceFunc(func() {
 // New returns the handler of all paths below Prefix.
 func New(cfg Config, verifier *access.Verifier) (*Handler, error) {
 	setUp()
-	s := &Handler{cfg: cfg, verifier: verifier, limits: newLimits(), mux: http.NewServeMux(), origins: http.NewCrossOriginProtection(),
+	s := &Handler{cfg: cfg, verifier: verifier, limits: cfg.Limits, mux: http.NewServeMux(), origins: http.NewCrossOriginProtection(),
 		tailPoll: tailPoll, replayPoll: replayPoll}
 	s.api = humago.New(s.mux, humaConfig(cfg.Version))
 	s.routes()
@@ -152,8 +156,8 @@ func (s *Handler) serve(w http.ResponseWriter, r *http.Request) (operation strin
 		return ""
 	}
 	write := r.Method != http.MethodGet && r.Method != http.MethodHead
-	if wait := max(s.limits.request(caller.Name(), write), s.limits.afford(caller.Name())); wait > 0 {
-		s.limits.holdBack(r.Context())
+	if wait := s.limits.Request(caller.Name(), write); wait > 0 {
+		s.limits.HoldBack(r.Context())
 		tooMany(wait).write(w)
 		return ""
 	}
@@ -261,7 +265,7 @@ func register[I, O any](s *Handler, o operation, do func(ctx context.Context, in
 			return nil, p
 		}
 		if o.heavy {
-			done, ok := s.limits.heavy(call.caller.Name())
+			done, ok := s.limits.Heavy(call.caller.Name())
 			if !ok {
 				return nil, newProblem(http.StatusTooManyRequests, "another request that counts much is under way", "wait for its answer").after(time.Second)
 			}
@@ -275,7 +279,7 @@ func register[I, O any](s *Handler, o operation, do func(ctx context.Context, in
 		began := time.Now()
 		out, err := do(ctx, in)
 		if !o.slow { // which waits for a customer's server
-			s.limits.worked(call.caller.Name(), time.Since(began))
+			s.limits.Worked(call.caller.Name(), time.Since(began))
 		}
 		if err != nil {
 			return nil, s.problem(ctx, o.id, err)
@@ -320,29 +324,23 @@ func refuse(caller access.Principal, n need) *Problem {
 // bounds the time of a request that is not slow.
 func (s *Handler) enter(ctx context.Context, o operation) (bounded context.Context, leave func(), p *Problem) {
 	if o.slow {
-		done, ok := s.limits.stream(callOf(ctx).caller.Name())
+		done, ok := s.limits.Stream(callOf(ctx).caller.Name())
 		if !ok {
 			return nil, nil, tooManyStreams()
 		}
 		return ctx, done, nil
 	}
 	bounded, cancel := context.WithTimeout(ctx, requestTime)
-	timer := time.NewTimer(placeWait)
-	defer timer.Stop()
-	select {
-	case s.limits.places <- struct{}{}:
-		leave := func() { <-s.limits.places; cancel() }
-		// Others may have used up the budget while this one has waited.
-		if wait := s.limits.afford(callOf(ctx).caller.Name()); wait > 0 {
-			leave()
-			return nil, nil, tooMany(wait)
-		}
-		return bounded, leave, nil
-	case <-timer.C:
-	case <-ctx.Done():
+	done, wait, err := s.limits.Enter(ctx, callOf(ctx).caller.Name())
+	switch {
+	case err != nil:
+		cancel()
+		return nil, nil, newProblem(http.StatusServiceUnavailable, limits.ErrBusy.Error(), "try again").after(time.Second)
+	case wait > 0:
+		cancel()
+		return nil, nil, tooMany(wait)
 	}
-	cancel()
-	return nil, nil, newProblem(http.StatusServiceUnavailable, "too many requests are under way", "try again").after(time.Second)
+	return bounded, func() { done(); cancel() }, nil
 }
 
 // tooManyStreams is the answer to a caller who has to wait for the end of a stream.

@@ -105,12 +105,11 @@ func (s *Handler) streamDeliveries() {
 // tail sends what is recorded and fits the filter. While this agent does not lead it asks the
 // database now and then.
 func (s *Handler) tail(ctx context.Context, f outbox.DeliveryFilter, out *stream) error {
-	match, err := newMatcher(f)
+	sub, err := s.cfg.Feed.Subscribe(f)
 	if err != nil {
 		return &manage.FieldError{Field: "type", Err: err}
 	}
-	sub := s.cfg.Feed.subscribe(match)
-	defer sub.close()
+	defer sub.Close()
 	f.Limit = tailRows
 	shown, err := s.view(ctx).Deliveries(ctx, f)
 	if err != nil {
@@ -123,10 +122,10 @@ func (s *Handler) tail(ctx context.Context, f outbox.DeliveryFilter, out *stream
 		select {
 		case <-ctx.Done():
 			return nil
-		case d := <-sub.rows:
+		case d := <-sub.Rows:
 			err = out.send("delivery", d)
 		case <-ticker.C:
-			if n := sub.leftOut(); n > 0 {
+			if n := sub.LeftOut(); n > 0 {
 				err = out.send("left_out", leftOut{n})
 			}
 			if err == nil && !s.leads() {

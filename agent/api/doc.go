@@ -21,7 +21,7 @@
 //
 // The API has a connection pool of its own (outbox.Config) and statements of a bounded time, so that
 // no page holds up a delivery. The time of all requests together is a small part of the processors',
-// and that of one caller a part of it (limits.go). Besides, requests are bounded by caller and kind,
+// and that of one caller a part of it (package limits). Besides, requests are bounded by caller and kind,
 // in number at a time, in the size of their bodies, and in the number of streams.
 //
 // # The document

@@ -364,7 +364,7 @@ func (s *Handler) testEndpoint(ctx context.Context, in *testEndpoint) (*answer[m
 	if _, err := s.view(ctx).Endpoint(ctx, in.EndpointID); err != nil { // one of another venue is not counted
 		return nil, err
 	}
-	if wait := s.limits.sample(callOf(ctx).caller.Name(), in.EndpointID); wait > 0 {
+	if wait := s.limits.Sample(callOf(ctx).caller.Name(), in.EndpointID); wait > 0 {
 		return nil, tooMany(wait)
 	}
 	eventType := ""

@@ -18,10 +18,11 @@ import (
 	"time"
 
 	"github.com/santhosh-tekuri/jsonschema/v6"
-	"golang.org/x/time/rate"
 
 	"github.com/quintago/webhook-agent/agent/access"
 	"github.com/quintago/webhook-agent/agent/config"
+	"github.com/quintago/webhook-agent/agent/feed"
+	"github.com/quintago/webhook-agent/agent/limits"
 	"github.com/quintago/webhook-agent/outbox"
 	"github.com/quintago/webhook-agent/secret"
 	"github.com/quintago/webhook-agent/testenv"
@@ -39,7 +40,7 @@ type fixture struct {
 	env     *testenv.DB
 	cfg     *config.Config
 	handler *Handler
-	feed    *Feed
+	feed    *feed.Feed
 	url     string
 	log     *agenttest.Buffer
 	state   string // of the term
@@ -48,7 +49,7 @@ type fixture struct {
 
 func newFixture(t testing.TB) *fixture {
 	t.Helper()
-	f := &fixture{TB: t, env: testenv.NewDB(t), feed: NewFeed(), log: &agenttest.Buffer{}, state: "standby"}
+	f := &fixture{TB: t, env: testenv.NewDB(t), feed: feed.New(), log: &agenttest.Buffer{}, state: "standby"}
 	f.cfg = agenttest.Config(f.env)
 	f.cfg.Admin.Token = secret.New(operatorToken)
 	f.cfg.Console.Keys = []secret.Text{secret.New(signingKey)}
@@ -66,15 +67,14 @@ func newFixture(t testing.TB) *fixture {
 	t.Cleanup(webhook.Close)
 	f.handler, err = New(Config{
 		Config: f.cfg, DB: db, Webhook: webhook, Version: "test", Feed: f.feed,
-		Log:   slog.New(slog.NewTextHandler(f.log, nil)),
-		Terms: func() []TermInfo { return []TermInfo{{Slot: f.cfg.Outbox.Slot, State: f.state}} },
+		Limits: limits.New(limits.Rates{Reads: limits.Unlimited, Writes: limits.Unlimited, Work: limits.Unlimited, CallerWork: limits.Unlimited}),
+		Log:    slog.New(slog.NewTextHandler(f.log, nil)),
+		Terms:  func() []TermInfo { return []TermInfo{{Slot: f.cfg.Outbox.Slot, State: f.state}} },
 	}, access.NewVerifier(f.cfg.Admin.Token, f.cfg.ConsoleKeys()))
 	if err != nil {
 		t.Fatal(err)
 	}
 	f.handler.tailPoll, f.handler.replayPoll = 50*time.Millisecond, 50*time.Millisecond
-	f.handler.limits.reads, f.handler.limits.writes = rate.Inf, rate.Inf
-	f.handler.limits.work, f.handler.limits.callerWork = rate.NewLimiter(rate.Inf, 1), rate.Inf
 	server := httptest.NewServer(f.handler)
 	t.Cleanup(server.Close)
 	f.url = server.URL

@@ -3,12 +3,12 @@ package api
 import (
 	"net/http"
 	"net/http/httptest"
-	"strconv"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/quintago/webhook-agent/agent/access"
+	"github.com/quintago/webhook-agent/agent/limits"
 	"github.com/quintago/webhook-agent/secret"
 )
 
@@ -94,14 +94,14 @@ func TestRequests_WhatIsNotKnownIsRefused(t *testing.T) {
 func TestRequests_AreBounded(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
-	f.handler.limits = newLimits()
+	f.handler.limits = limits.New(limits.Default())
 	token := f.token("venue_1", access.ScopeManage)
 	if r := f.ask(token, "POST", "/api/v1/endpoints", `{"url": "`+strings.Repeat("a", 10<<20)+`"}`); r.status != http.StatusRequestEntityTooLarge {
 		t.Errorf("a body of 10 MiB: status %d: %s", r.status, r.body)
 	}
 	// So many that the limit must come, however slow the machine is: the reads of a burst, and more.
 	var last reply
-	for range 20 * readsAtOnce {
+	for range 20 * limits.Default().Reads.Burst {
 		if last = f.ask(token, "GET", "/api/v1/whoami", ""); last.status != http.StatusOK {
 			break
 		}
@@ -111,58 +111,6 @@ func TestRequests_AreBounded(t *testing.T) {
 	}
 	if other := f.ask(f.token("venue_2", access.ScopeRead), "GET", "/api/v1/whoami", ""); other.status != http.StatusOK {
 		t.Errorf("another venue: status %d", other.status)
-	}
-
-	w := newLimits()
-	for range 2 * callerWorkOnce {
-		w.worked("a", 0) // a millisecond at least
-	}
-	if wait := w.afford("a"); wait <= 0 {
-		t.Error("a caller that has used up its budget need not wait")
-	}
-	if wait := w.afford("b"); wait != 0 {
-		t.Errorf("another caller waits %v for it", wait)
-	}
-	for i := range 5 * workAtOnce {
-		w.worked(strconv.Itoa(i%7), time.Millisecond)
-	}
-	if wait := w.afford("b"); wait <= 0 {
-		t.Error("nobody waits though the budget of all is used up")
-	}
-
-	l := newLimits()
-	done, ok := l.heavy("a")
-	if _, again := l.heavy("a"); !ok || again {
-		t.Error("a caller has two heavy requests at a time")
-	}
-	done()
-	if _, ok := l.heavy("a"); !ok {
-		t.Error("the place of a heavy request that has ended is not free")
-	}
-	if wait := l.sample("a", "ep_1"); wait != 0 {
-		t.Errorf("the first sample waits %v", wait)
-	}
-	if wait := l.sample("a", "ep_1"); wait <= 0 || wait > samplePause {
-		t.Errorf("the second sample waits %v", wait)
-	}
-	if wait := l.sample("a", "ep_2"); wait != 0 {
-		t.Errorf("a sample to another endpoint waits %v", wait)
-	}
-	for range maxStreamsOfCaller {
-		if _, ok := l.stream("a"); !ok {
-			t.Error("a caller has fewer streams than allowed")
-		}
-	}
-	if _, ok := l.stream("a"); ok {
-		t.Error("a caller has more streams than allowed")
-	}
-	for i := range maxStreams - maxStreamsOfCaller {
-		if _, ok := l.stream("b" + strings.Repeat("b", i)); !ok {
-			t.Error("there are fewer streams than allowed")
-		}
-	}
-	if _, ok := l.stream("c"); ok {
-		t.Error("there are more streams than allowed")
 	}
 }
 
@@ -184,7 +132,7 @@ func TestHandler_SharesItsLimitsWithAnotherListener(t *testing.T) {
 	if status := ask(token); status != http.StatusNotFound {
 		t.Errorf("a venue: status %d", status)
 	}
-	done, _ := f.handler.limits.heavy("venue venue_1")
+	done, _ := f.handler.limits.Heavy("venue venue_1")
 	defer done()
 	if status := ask(token); status != http.StatusTooManyRequests {
 		t.Errorf("a venue that counts by the other listener: status %d", status)

@@ -116,7 +116,7 @@ func registerStream[I any](s *Handler, o operation, do func(ctx context.Context,
 				return
 			}
 			out := &stream{w: w, control: http.NewResponseController(w)}
-			done, ok := s.limits.stream(call.caller.Name())
+			done, ok := s.limits.Stream(call.caller.Name())
 			if !ok {
 				tooManyStreams().write(w)
 				return
