@@ -24,8 +24,8 @@ const (
 	RoleVenue    Role = "venue"
 )
 
-// Principal is a caller whose token was verified. Only a Verifier makes one that may do something;
-// the zero value sees nothing and changes nothing.
+// Principal is a caller whose token or session was verified. Only a Verifier, and Sessions from what
+// a Verifier made, give one that may do something; the zero value sees nothing and changes nothing.
 type Principal struct {
 	role    Role
 	venue   string
@@ -46,7 +46,7 @@ func (p Principal) Scope() Scope { return p.scope }
 // MayManage reports whether the caller may change what he sees.
 func (p Principal) MayManage() bool { return p.scope == ScopeManage }
 
-// Expires returns when the caller's token ends, the zero time for the operator's.
+// Expires returns when the caller's token or session ends, the zero time for the operator's token.
 func (p Principal) Expires() time.Time { return p.expires }
 
 // Subject returns who the caller is, for the log: the claim sub of a venue's token.

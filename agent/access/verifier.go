@@ -66,6 +66,17 @@ func (v *Verifier) Verify(r *http.Request) (Principal, error) {
 		return Principal{}, errors.New("the request has several Authorization fields")
 	case !strings.EqualFold(scheme, "Bearer") || token == "":
 		return Principal{}, errors.New("the field Authorization must be Bearer and a token")
+	}
+	return v.VerifyToken(token)
+}
+
+// VerifyToken returns who has a token, which came by a form. Its errors are those of Verify.
+func (v *Verifier) VerifyToken(token string) (Principal, error) {
+	switch {
+	case !v.hasOperator && v.keys.Empty():
+		return Principal{}, ErrOff
+	case token == "":
+		return Principal{}, ErrNoToken
 	case len(token) > maxTokenLength:
 		return Principal{}, fmt.Errorf("the token has more than %d bytes", maxTokenLength)
 	}
