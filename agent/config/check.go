@@ -2,6 +2,7 @@ package config
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -205,6 +206,45 @@ func (c *Config) checkConsole(p *problemList) {
 			p.add("console.url", "is %s, must be an origin without a path, such as https://webhooks.example.com", Quoted(c.Console.URL))
 		}
 	}
+	for i, origin := range c.Console.Origins {
+		if err := checkOrigin(origin); err != nil {
+			p.add(fmt.Sprintf("console.origins[%d]", i+1), "is %s, %v", Quoted(origin), err)
+		}
+	}
+	if err == nil && keys.Empty() && len(c.Console.Origins) > 0 {
+		p.add("console.origins", "is set, but console.keys is empty, so no page could open a session; set a key that the app signs tokens with")
+	}
+	if len(c.Console.Origins) > maxOrigins {
+		p.add("console.origins", "has %d origins, must have at most %d", len(c.Console.Origins), maxOrigins)
+	}
+	within(p, "console.session", c.Console.Session, time.Minute, access.LongestSession)
+}
+
+// maxOrigins bounds console.origins: all of them are in a header of each page.
+const maxOrigins = 20
+
+// checkOrigin returns an error for what is no origin of a page, in the spelling of browsers, that may
+// be trusted with a session: one of https, or of this machine. A browser compares it byte by byte.
+func checkOrigin(origin string) error {
+	u, err := url.Parse(origin)
+	if err != nil || u.Scheme == "" || u.Host == "" {
+		return errors.New("must be an origin, such as https://app.example.com")
+	}
+	name := u.Hostname()
+	_, notAddr := netip.ParseAddr(name)
+	standard := map[string]string{"https": "443", "http": "80"}[u.Scheme]
+	number, badPort := strconv.ParseUint(cmp.Or(u.Port(), standard), 10, 16)
+	switch {
+	case u.Scheme != "https" && (u.Scheme != "http" || name != "localhost" && name != "127.0.0.1"):
+		return errors.New("must begin with https://; http:// is for localhost and 127.0.0.1 alone, since anybody on the way could change other pages")
+	case strings.Contains(origin, "*"):
+		return errors.New("is a pattern; write each origin out")
+	case notAddr != nil && !hostName.MatchString(name), badPort != nil, number == 0, u.Scheme+"://"+u.Host != origin:
+		return errors.New("must be an origin without a path, such as https://app.example.com")
+	case strings.ToLower(origin) != origin, u.Port() == standard, strings.HasSuffix(u.Host, ":"), u.Port() != "" && u.Port() != strconv.FormatUint(number, 10):
+		return errors.New("is not spelled as a browser does: in small letters, and without the port that the scheme has anyway")
+	}
+	return nil
 }
 
 // consoleHost returns the host name of console.url, without a port.

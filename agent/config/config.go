@@ -106,6 +106,11 @@ type Console struct {
 	Listen string `toml:"listen"`
 	// Keys verify the tokens of venues (package access).
 	Keys []secret.Text `toml:"keys"`
+	// Origins are those of the app's pages that may show a venue's pages in a frame and open sessions
+	// for them.
+	Origins []string `toml:"origins"`
+	// Session is how long a venue's session lasts.
+	Session time.Duration `toml:"session"`
 }
 
 // Log says what is logged and in which form. The log goes to standard error.
@@ -147,8 +152,9 @@ func Default() *Config {
 			QueueMemory:         64 << 20,
 			MaxBody:             4 << 20,
 		},
-		Admin: Admin{Listen: "127.0.0.1:8480"},
-		Log:   Log{Level: slog.LevelInfo, Format: "text"},
+		Admin:   Admin{Listen: "127.0.0.1:8480"},
+		Console: Console{Session: time.Hour},
+		Log:     Log{Level: slog.LevelInfo, Format: "text"},
 	}
 }
 

@@ -88,6 +88,10 @@ token = "file:`+tokenFile+`"
 hosts = ["agent.internal"]
 [security]
 keys = ["env:NEW_KEY", "`+strings.Repeat("cd", 32)+`"]
+[console]
+keys = ["env:NEW_KEY"]
+origins = ["https://app.example.com", "http://localhost:3000"]
+session = "15m"
 [log]
 level = "debug"
 format = "json"
@@ -109,10 +113,39 @@ description = "books"
 	want.Network = Network{true, []netip.Prefix{netip.MustParsePrefix("10.20.0.0/16"), netip.MustParsePrefix("fd12::/48")}}
 	want.Admin = Admin{"0.0.0.0:8480", secret.New("0123456789abcdef0123456789abcdef"), []string{"agent.internal"}}
 	want.Security.Keys = []secret.Text{secret.New(strings.Repeat("ab", 32)), secret.New(strings.Repeat("cd", 32))}
+	want.Console = Console{Keys: []secret.Text{secret.New(strings.Repeat("ab", 32))}, Origins: []string{"https://app.example.com", "http://localhost:3000"}, Session: 15 * time.Minute}
 	want.Log = Log{slog.LevelDebug, "json"}
 	want.Endpoints = []Endpoint{{"venue_1", secret.New("http://10.20.0.1/hook?key=1"), []string{"lead.*", "payment.received"}, secret.New("hook secret"), "books"}}
 	if diff := cmp.Diff(want, cfg, cmp.Comparer(secret.Text.Equal), cmp.Comparer(func(a, b netip.Prefix) bool { return a == b })); diff != "" {
 		t.Errorf("configuration differs (-want +got):\n%s", diff)
+	}
+}
+
+func TestLoadConfig_TakesOnlyOriginsThatMayBeTrusted(t *testing.T) {
+	for origin, want := range map[string]string{
+		"https://app.example.com": "", "https://app.example.com:8443": "", "https://app": "", "https://192.0.2.1": "", "https://[2001:db8::1]:8443": "",
+		"http://localhost:3000": "", "http://127.0.0.1:3000": "", "http://localhost": "",
+		"http://app.example.com": "must begin with https://", "http://127.0.0.1.evil.example": "must begin with https://", "http://localhost.evil.example": "must begin with https://",
+		"http://192.168.0.1:3000": "must begin with https://", "ftp://app.example.com": "must begin with https://", "javascript://app.example.com": "must begin with https://",
+		"*": "must be an origin", "null": "must be an origin", "": "must be an origin", "app.example.com": "must be an origin", "https://": "must be an origin", "https:app": "must be an origin",
+		"https://*.example.com": "is a pattern", "https://*": "is a pattern",
+		"https://app.example.com/": "without a path", "https://app.example.com/settings": "without a path", "https://app.example.com?x": "without a path", "https://app.example.com#x": "without a path",
+		"https://user@app.example.com": "without a path", "https://app.example.com:0": "without a path", "https://app.example.com:99999": "without a path", "https://a;b": "without a path", "https://a b": "must be an origin",
+		"https://a'none'": "without a path", "https://app.example.com, https://evil.example": "must be an origin", "https://ápp.example.com": "without a path", "https://app.example.com https://evil.example": "must be an origin",
+		"https://App.example.com": "small letters", "HTTPS://app.example.com": "without a path", "https://app.example.com:443": "the port", "http://localhost:80": "the port", "https://app.example.com:": "small letters", "https://app.example.com:08443": "small letters",
+	} {
+		cfg, err := loadText(t, fmt.Sprintf("[console]\nkeys = [%q]\norigins = [%q]", strings.Repeat("k", 32), origin), map[string]string{"DATABASE_URL": testDatabaseURL})
+		switch {
+		case want == "" && (err != nil || cfg.Console.Origins[0] != origin):
+			t.Errorf("%s: %v", origin, err)
+		case want != "" && (err == nil || !strings.Contains(err.Error(), "console.origins[1]: is ") || !strings.Contains(err.Error(), want)):
+			t.Errorf("%s: %v, want an error with %q", origin, err, want)
+		}
+	}
+	for _, text := range []string{"origins = [\"https://app.example.com\"]", "session = \"59s\"", "session = \"24h1s\"", "session = \"0s\"", "origins = [" + strings.Repeat("\"https://app.example.com\",", maxOrigins+1) + "]"} {
+		if _, err := loadText(t, "[console]\n"+text, map[string]string{"DATABASE_URL": testDatabaseURL}); err == nil || !strings.Contains(err.Error(), "console."+text[:7]) {
+			t.Errorf("%s: %v", text, err)
+		}
 	}
 }
 
@@ -291,6 +324,7 @@ func TestExampleConfig_HoldsTheDefaultsAndEveryKey(t *testing.T) {
 	want.Database.URL = secret.New(testDatabaseURL)
 	// The keys are there, the lists are empty.
 	want.Network.AllowNetworks, want.Security.Keys, want.Console.Keys, want.Admin.Hosts = []netip.Prefix{}, []secret.Text{}, []secret.Text{}, []string{}
+	want.Console.Origins = []string{}
 	if diff := cmp.Diff(want, cfg, cmp.Comparer(secret.Text.Equal)); diff != "" {
 		t.Errorf("the example differs from the defaults (-default +example):\n%s", diff)
 	}
