@@ -71,6 +71,7 @@ func TestRepository_ImportsGoDownward(t *testing.T) {
 		"agent/api":         {"agent/access", "agent/config", "agent/feed", "agent/limits", "agent/manage", "outbox", "sink", "secret"},
 		"agent/feed":        {"outbox"},
 		"agent/limits":      nil,
+		"agent/console":     {"agent/access", "agent/api"},
 		"agent/manage":      {"agent/config", "outbox", "sink", "secret"},
 		"agent/lanes":       {"backoff", "outbox", "sink", "panics"},
 		"agent/config":      {"agent/access", "outbox", "sink", "secret"},
