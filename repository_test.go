@@ -152,7 +152,7 @@ func TestReadme_NamesWhatExists(t *testing.T) {
 		}
 	}
 
-	commands := regexp.MustCompile("webhook-agent ((?:run|check|migrate|status|listen|version|completion|endpoints [a-z-]+|deliveries [a-z-]+))((?: +--[a-z-]+)?)").FindAllStringSubmatch(readme, -1)
+	commands := regexp.MustCompile("webhook-agent ((?:run|check|migrate|status|console|token|listen|version|completion|endpoints [a-z-]+|deliveries [a-z-]+))((?: +--[a-z-]+)?)").FindAllStringSubmatch(readme, -1)
 	if len(commands) < 8 {
 		t.Fatalf("only %d commands were found in the README", len(commands))
 	}

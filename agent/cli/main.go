@@ -116,7 +116,7 @@ signed and with retries, to the endpoints that its venue has registered.`,
 		"configuration `file` (default $WEBHOOK_AGENT_CONFIG, ./"+localConfigPath+" if it exists, or "+systemConfigPath+")")
 	root.PersistentFlags().BoolVar(&a.asJSON, "json", false, "answer in JSON")
 	root.AddCommand(a.runCommand(), a.checkCommand(), a.migrateCommand(), a.adoptCommand(), a.uninstallCommand(), a.statusCommand(),
-		a.endpointsCommand(), a.deliveriesCommand(), a.replaysCommand(), a.tokenCommand(), a.listenCommand(), a.versionCommand())
+		a.endpointsCommand(), a.deliveriesCommand(), a.replaysCommand(), a.tokenCommand(), a.consoleCommand(), a.listenCommand(), a.versionCommand())
 	return root
 }
 
