@@ -11,6 +11,7 @@ import (
 	"github.com/quintago/webhook-agent/agent/access"
 	"github.com/quintago/webhook-agent/agent/admin"
 	"github.com/quintago/webhook-agent/agent/api"
+	"github.com/quintago/webhook-agent/agent/console"
 	"github.com/quintago/webhook-agent/agent/limits"
 	"github.com/quintago/webhook-agent/outbox"
 	"github.com/quintago/webhook-agent/panics"
@@ -26,8 +27,15 @@ type served struct {
 // listen opens the listeners of the configuration: that for operators, and that for venues where
 // there is one. The handlers work with db, which has a pool of its own.
 func (c *candidate) listen(ctx context.Context, version string, db *outbox.DB) ([]served, error) {
+	shared := limits.New(limits.Default())
+	pages, err := console.New(console.Config{
+		Config: c.cfg, DB: db, Webhook: c.webhook, Log: c.log, Version: version, Feed: c.feed, Limits: shared, Terms: c.terms,
+	})
+	if err != nil {
+		return nil, err
+	}
 	config := api.Config{
-		Config: c.cfg, DB: db, Webhook: c.webhook, Log: c.log, Version: version, Feed: c.feed, Limits: limits.New(limits.Default()), Terms: c.terms,
+		Config: c.cfg, DB: db, Webhook: c.webhook, Log: c.log, Version: version, Feed: c.feed, Limits: shared, Terms: c.terms,
 		Answered: func(operation string, status int) {
 			c.metrics.api.WithLabelValues(operation, strconv.Itoa(status)).Inc()
 		},
@@ -41,7 +49,7 @@ func (c *candidate) listen(ctx context.Context, version string, db *outbox.DB) (
 		return nil, err
 	}
 	list := []served{{listener, admin.Operators(admin.Config{
-		Admin: c.cfg.Admin, Console: c.cfg.Console, Ready: c.ready, Metrics: c.metrics.registry, API: all, Caught: c.caught,
+		Admin: c.cfg.Admin, Console: c.cfg.Console, Ready: c.ready, Metrics: c.metrics.registry, API: all, Pages: pages, Caught: c.caught,
 	})}}
 	if c.cfg.Console.Listen == "" {
 		return list, nil
@@ -51,7 +59,7 @@ func (c *candidate) listen(ctx context.Context, version string, db *outbox.DB) (
 		_ = list[0].listener.Close()
 		return nil, err
 	}
-	return append(list, served{listener, admin.Venues(admin.VenueConfig{Console: c.cfg.Console, API: venues, Caught: c.caught})}), nil
+	return append(list, served{listener, admin.Venues(admin.VenueConfig{Console: c.cfg.Console, API: venues, Pages: pages.Venues(), Caught: c.caught})}), nil
 }
 
 // serve answers requests on all listeners until ctx ends.

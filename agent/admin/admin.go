@@ -14,6 +14,7 @@ import (
 
 	"github.com/quintago/webhook-agent/agent/api"
 	"github.com/quintago/webhook-agent/agent/config"
+	"github.com/quintago/webhook-agent/agent/console"
 	"github.com/quintago/webhook-agent/outbox"
 	"github.com/quintago/webhook-agent/panics"
 )
@@ -37,6 +38,8 @@ type Config struct {
 	Metrics prometheus.Gatherer
 	// API answers what is below api.Prefix.
 	API http.Handler
+	// Pages answers what is below console.Prefix.
+	Pages http.Handler
 	// Caught is called with each panic of a handler.
 	Caught func(*panics.Error)
 }
@@ -46,6 +49,8 @@ type VenueConfig struct {
 	config.Console
 	// API answers what is below api.Prefix, for tokens of venues alone.
 	API http.Handler
+	// Pages answers what is below console.Prefix, without the operators' pages.
+	Pages http.Handler
 	// Caught is called with each panic of a handler.
 	Caught func(*panics.Error)
 }
@@ -83,6 +88,8 @@ func Operators(cfg Config) http.Handler {
 	metrics := promhttp.HandlerFor(cfg.Metrics, promhttp.HandlerOpts{MaxRequestsInFlight: 4, Timeout: 10 * time.Second})
 	mux.Handle("GET /metrics", g.private(metrics))
 	mux.Handle(api.Prefix+"/", cfg.API)
+	mux.Handle(console.Prefix, cfg.Pages)
+	mux.Handle(console.Prefix+"/", cfg.Pages)
 	return countPanics(g.names(mux), cfg.Caught)
 }
 
@@ -93,6 +100,8 @@ func Venues(cfg VenueConfig) http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /healthz", healthz)
 	mux.Handle(api.Prefix+"/", cfg.API)
+	mux.Handle(console.Prefix, cfg.Pages)
+	mux.Handle(console.Prefix+"/", cfg.Pages)
 	return countPanics(g.names(mux), cfg.Caught)
 }
 

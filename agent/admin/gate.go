@@ -15,7 +15,7 @@ import (
 
 // gate decides who may ask the admin listener for what.
 //
-// It uses no cookies, so a page in somebody's browser cannot ask in that person's name. But a page
+// It uses no cookies; the console does, and guards what they may do (package console). But a page
 // could reach a listener without a token under a host name of its own that resolves to this address
 // (DNS rebinding). So a request without the token must name the listener by an address or by a
 // known host name. The API takes no request without a token, and verifies it itself.

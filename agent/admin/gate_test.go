@@ -30,7 +30,7 @@ func askAdmin(t *testing.T, cfg config.Admin, host, authorization, path string) 
 	}
 	w := httptest.NewRecorder()
 	Operators(Config{
-		Admin: cfg, Metrics: prometheus.NewRegistry(), API: http.NotFoundHandler(),
+		Admin: cfg, Metrics: prometheus.NewRegistry(), API: http.NotFoundHandler(), Pages: http.NotFoundHandler(),
 		Ready: func() (string, error) { return "", errors.New("sentinel-table is missing") },
 	}).ServeHTTP(w, request)
 	return w.Result()

@@ -130,9 +130,9 @@ const dataException = "22"
 // unavailable is what a caller sees of an error that is not his.
 var unavailable = newProblem(http.StatusServiceUnavailable, "the database does not answer, or not as expected", "try again; the operator finds the reason in the agent's log")
 
-// problem turns an error of an operation into a Problem. Errors that no caller can mend are logged,
-// and their text is not shown: it may name tables and servers.
-func (s *Handler) problem(ctx context.Context, operation string, err error) error {
+// Explain returns the problem of an error that its caller can do something about, and nil for every
+// other error.
+func Explain(err error) *Problem {
 	if p, ok := errors.AsType[*Problem](err); ok {
 		return p
 	}
@@ -142,15 +142,25 @@ func (s *Handler) problem(ctx context.Context, operation string, err error) erro
 		return p
 	}
 	known, isProblem := errors.AsType[*outbox.Problem](err)
-	if isProblem {
-		for _, r := range remedies {
-			if errors.Is(err, r.err) {
-				return fromOutbox(known, r.status, r.remedy)
-			}
+	if !isProblem {
+		return nil
+	}
+	for _, r := range remedies {
+		if errors.Is(err, r.err) {
+			return fromOutbox(known, r.status, r.remedy)
 		}
-		if known.Err == nil || strings.HasPrefix(outbox.SQLState(known.Err), dataException) { // it is what the caller gave
-			return fromOutbox(known, http.StatusUnprocessableEntity, "")
-		}
+	}
+	if known.Err == nil || strings.HasPrefix(outbox.SQLState(known.Err), dataException) { // it is what the caller gave
+		return fromOutbox(known, http.StatusUnprocessableEntity, "")
+	}
+	return nil
+}
+
+// problem turns an error of an operation into a Problem. Errors that no caller can mend are logged,
+// and their text is not shown: it may name tables and servers.
+func (s *Handler) problem(ctx context.Context, operation string, err error) error {
+	if p := Explain(err); p != nil {
+		return p
 	}
 	if ctx.Err() != nil && errors.Is(err, ctx.Err()) {
 		return unavailable.after(time.Second)

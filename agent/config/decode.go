@@ -303,6 +303,19 @@ func nearestKey(name string) string {
 	})
 }
 
+// Nearest returns the one of known that is most like name, or "" if none is like it: at most a third
+// of its letters differ.
+func Nearest(name string, known []string) string {
+	if len(known) == 0 {
+		return ""
+	}
+	nearest := slices.MinFunc(known, func(a, b string) int { return cmp.Compare(editDistance(name, a), editDistance(name, b)) })
+	if editDistance(name, nearest) > max(2, len(name)/3) {
+		return ""
+	}
+	return nearest
+}
+
 // editDistance returns the number of bytes to insert, remove or replace to turn a into b
 // (Levenshtein distance). It uses the method of Wagner and Fischer (1974) with one row.
 func editDistance(a, b string) int {

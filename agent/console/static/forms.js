@@ -1,0 +1,91 @@
+// Forms that say what is wrong before they are sent, count what they would do, or filter at once.
+
+async function ask(address, options) {
+  const answer = await fetch(address, { ...options, headers: { Accept: "application/json" } });
+  if (!answer.ok) throw new Error(String(answer.status));
+  return answer.json();
+}
+
+function setError(form, name, text) {
+  const place = form.querySelector(`[data-error="${name}"]`);
+  if (!place) return;
+  place.replaceChildren();
+  const field = form.elements[name];
+  if (field instanceof HTMLElement) field.toggleAttribute("aria-invalid", false);
+  if (!text) return;
+  const line = document.createElement("p");
+  line.className = "wrong";
+  line.textContent = text.charAt(0).toUpperCase() + text.slice(1) + ".";
+  place.append(line);
+  if (field instanceof HTMLElement) field.setAttribute("aria-invalid", "true");
+}
+
+// The URL and the event types are judged when somebody leaves the field.
+for (const form of document.querySelectorAll("form[data-check]")) {
+  const hints = form.querySelector("[data-hints]");
+  const check = async () => {
+    const body = new URLSearchParams(new FormData(form));
+    if (!form.elements.others.value.trim()) body.delete("others");
+    try {
+      const verdict = await ask(form.dataset.check, { method: "POST", body });
+      setError(form, "url", verdict.url);
+      setError(form, "events", verdict.events);
+      hints.replaceChildren(...(verdict.hints ?? []).map((hint) => {
+        const line = document.createElement("p");
+        line.className = "hint";
+        const text = hint.meant ? hints.dataset.meant : hints.dataset.text;
+        line.textContent = text.replace("%s", hint.given).replace("%s", hint.meant);
+        return line;
+      }));
+    } catch { /* the form says it when it is sent */ }
+  };
+  form.elements.url.addEventListener("change", check);
+  form.elements.others.addEventListener("change", check);
+
+  // All events, or all of a group, make the single ones needless.
+  const groups = () => {
+    const all = form.querySelector("[data-all]").checked;
+    for (const box of form.querySelectorAll(".group input")) {
+      const group = box.closest(".group").querySelector("[data-group]");
+      box.disabled = all || (box !== group && group.checked);
+    }
+  };
+  form.addEventListener("change", groups);
+  groups();
+}
+
+// A replay says how much it would send.
+for (const form of document.querySelectorAll("form[data-count]")) {
+  const shown = form.querySelector("[data-counted]");
+  const start = form.querySelector("[data-start]");
+  form.querySelector("[data-recount]").hidden = true;
+  let latest = 0;
+  form.addEventListener("change", async () => {
+    const mine = ++latest;
+    shown.textContent = "…";
+    start.disabled = true;
+    try {
+      const counted = await ask(`${form.dataset.count}?${new URLSearchParams(new FormData(form))}`);
+      if (mine !== latest) return;
+      shown.textContent = counted.text;
+      start.disabled = counted.count === 0;
+    } catch {
+      if (mine === latest) { shown.textContent = "?"; start.disabled = false; }
+    }
+  });
+}
+
+// A filter acts when it is changed.
+for (const form of document.querySelectorAll("form[data-auto]")) {
+  const send = () => {
+    for (const field of form.elements) {
+      if (field.name && !field.value) field.disabled = true; // keeps the address short
+    }
+    form.submit();
+    for (const field of form.elements) field.disabled = false;
+  };
+  form.addEventListener("change", (event) => {
+    if (event.target.type !== "text" && event.target.type !== "datetime-local") send();
+  });
+  form.addEventListener("submit", (event) => { event.preventDefault(); send(); });
+}

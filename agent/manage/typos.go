@@ -1,0 +1,71 @@
+package manage
+
+import (
+	"context"
+	"slices"
+	"strings"
+
+	"github.com/quintago/webhook-agent/agent/config"
+	"github.com/quintago/webhook-agent/outbox"
+)
+
+// Hint is an event type that the catalogue does not have.
+type Hint struct {
+	Given string `json:"given"`
+	// Meant is the type of the catalogue that is most like it, or "" if none is.
+	Meant string `json:"meant"`
+}
+
+// CheckEndpoint returns what is wrong with a URL and with event types, and the types that the
+// catalogue does not have. An empty URL or list is not looked at.
+func (d *Desk) CheckEndpoint(ctx context.Context, url string, events []string) (wrongURL, wrongEvents error, hints []Hint, err error) {
+	if url != "" {
+		wrongURL = d.checkURL(url)
+	}
+	if len(events) == 0 {
+		return wrongURL, nil, nil, nil
+	}
+	if wrongEvents = checkEvents(events); wrongEvents != nil {
+		return wrongURL, wrongEvents, nil, nil
+	}
+	catalogue, err := d.View.EventTypes(ctx)
+	if err != nil || len(catalogue) == 0 {
+		return wrongURL, nil, nil, err
+	}
+	return wrongURL, nil, hintsFor(events, catalogue), nil
+}
+
+// hintsFor returns the patterns that no type of the catalogue fits.
+func hintsFor(events []string, catalogue []outbox.EventTypeInfo) (hints []Hint) {
+	names := make([]string, len(catalogue))
+	for i, t := range catalogue {
+		names[i] = t.Name
+	}
+	for _, given := range events {
+		patterns, err := outbox.ParsePatterns([]string{given})
+		if err != nil || slices.ContainsFunc(names, patterns.Match) {
+			continue
+		}
+		known := names
+		if group, ok := strings.CutSuffix(given, ".*"); ok { // it is the group that is mistyped
+			known = groupsOf(names)
+			if meant := config.Nearest(group, known); meant != "" {
+				hints = append(hints, Hint{given, meant + ".*"})
+				continue
+			}
+		}
+		hints = append(hints, Hint{given, config.Nearest(given, known)})
+	}
+	return hints
+}
+
+// groupsOf returns the first words of event types.
+func groupsOf(names []string) (groups []string) {
+	for _, name := range names {
+		group, _, _ := strings.Cut(name, ".")
+		if !slices.Contains(groups, group) {
+			groups = append(groups, group)
+		}
+	}
+	return groups
+}
