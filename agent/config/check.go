@@ -206,18 +206,23 @@ func (c *Config) checkConsole(p *problemList) {
 			p.add("console.url", "is %s, must be an origin without a path, such as https://webhooks.example.com", Quoted(c.Console.URL))
 		}
 	}
-	for i, origin := range c.Console.Origins {
+	if err == nil && keys.Empty() && len(c.Console.Origins) > 0 {
+		p.add("console.origins", "is set, but console.keys is empty, so no page could open a session; set a key that the app signs tokens with")
+	}
+	c.Console.checkSessions(p)
+}
+
+// checkSessions checks who may open sessions, and how long they last.
+func (c *Console) checkSessions(p *problemList) {
+	for i, origin := range c.Origins {
 		if err := checkOrigin(origin); err != nil {
 			p.add(fmt.Sprintf("console.origins[%d]", i+1), "is %s, %v", Quoted(origin), err)
 		}
 	}
-	if err == nil && keys.Empty() && len(c.Console.Origins) > 0 {
-		p.add("console.origins", "is set, but console.keys is empty, so no page could open a session; set a key that the app signs tokens with")
+	if len(c.Origins) > maxOrigins {
+		p.add("console.origins", "has %d origins, must have at most %d", len(c.Origins), maxOrigins)
 	}
-	if len(c.Console.Origins) > maxOrigins {
-		p.add("console.origins", "has %d origins, must have at most %d", len(c.Console.Origins), maxOrigins)
-	}
-	within(p, "console.session", c.Console.Session, time.Minute, access.LongestSession)
+	within(p, "console.session", c.Session, time.Minute, access.LongestSession)
 }
 
 // maxOrigins bounds console.origins: all of them are in a header of each page.

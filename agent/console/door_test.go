@@ -26,7 +26,11 @@ const (
 )
 
 // shown is what fakePages were asked to show.
-type shown struct{ Page, Reason, Remedy string }
+type shown struct {
+	Page   string `json:"page"`
+	Reason string `json:"reason"`
+	Remedy string `json:"remedy"`
+}
 
 // fakePages answer with JSON.
 type fakePages struct{}
@@ -202,12 +206,9 @@ func (v *visitor) open(token, next string, header ...string) answer {
 	return v.ask(http.MethodPost, "/console/session", url.Values{"token": {token}, "next": {next}}, header...)
 }
 
-func (v *visitor) signIn(token, next string, header ...string) answer {
+func (v *visitor) signIn(token, next string) answer {
 	v.h.t.Helper()
-	if len(header) == 0 {
-		header = []string{"Sec-Fetch-Site", "same-origin"}
-	}
-	return v.ask(http.MethodPost, "/console/signin", url.Values{"token": {token}, "next": {next}}, header...)
+	return v.ask(http.MethodPost, "/console/signin", url.Values{"token": {token}, "next": {next}}, "Sec-Fetch-Site", "same-origin")
 }
 
 // enters signs the operator in.
@@ -392,7 +393,7 @@ func TestDoor_SignsInNobodyElse(t *testing.T) {
 		"no token": "", "cut": operatorToken[1:], "longer": operatorToken + "x", "the key": venueKey, "a venue's token": h.token("venue_1", access.ScopeManage, time.Minute),
 	} {
 		a := h.visitor().signIn(token, "/console/deliveries")
-		if a.status != http.StatusForbidden || len(a.cookies) > 0 || !strings.Contains(a.body, `"Page":"signin"`) || !strings.Contains(a.body, "Next:/console/deliveries") || strings.Contains(a.body, "sentinel") || strings.Contains(a.body, "eyJ") {
+		if a.status != http.StatusForbidden || len(a.cookies) > 0 || !strings.Contains(a.body, `"page":"signin"`) || !strings.Contains(a.body, "Next:/console/deliveries") || strings.Contains(a.body, "sentinel") || strings.Contains(a.body, "eyJ") {
 			t.Errorf("%s: %d, %d cookies: %s", name, a.status, len(a.cookies), a.body)
 		}
 	}
@@ -452,7 +453,7 @@ func TestDoor_EndsSessions(t *testing.T) {
 		t.Errorf("before its end a venue's session shows %d", a.status)
 	}
 	h.clock.advance(2 * time.Second)
-	if a := venue.get("/console/v/venue_1/", "Sec-Fetch-Dest", "iframe"); a.status != http.StatusUnauthorized || !strings.Contains(a.body, `"Page":"expired"`) || !strings.Contains(a.body, "Origins:"+appOrigin+" http://localhost:3000") {
+	if a := venue.get("/console/v/venue_1/", "Sec-Fetch-Dest", "iframe"); a.status != http.StatusUnauthorized || !strings.Contains(a.body, `"page":"expired"`) || !strings.Contains(a.body, "Origins:"+appOrigin+" http://localhost:3000") {
 		t.Errorf("after it: %d %s", a.status, a.body)
 	}
 	h.clock.advance(7*time.Hour - 2*time.Second)
