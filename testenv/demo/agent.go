@@ -37,6 +37,11 @@ allow_networks = ["127.0.0.0/8"]
 
 [admin]
 listen = "{{.Admin}}"
+token = "{{.Token}}"
+
+[console]
+keys = ["{{.Key}}"] # the app signs with it
+origins = ["{{.App}}"] # and shows the pages inside its own
 {{range .Endpoints}}
 [[endpoint]]
 venue = "{{.Venue}}"
@@ -47,8 +52,8 @@ description = "registered in the configuration file"
 {{end}}`))
 
 type configValues struct {
-	DatabaseURL, Admin string
-	Endpoints          []configEndpoint
+	DatabaseURL, Admin, Token, Key, App string
+	Endpoints                           []configEndpoint
 }
 
 type configEndpoint struct {
@@ -61,13 +66,14 @@ type configEndpoint struct {
 type agent struct {
 	binary, config, log string
 	admin               string // host:port
+	token               string // of the operator
 	server              *server
 	process             *testenv.Process
 }
 
 // startAgent migrates the database, writes the configuration, and starts the agent. It returns when
 // the agent is ready.
-func startAgent(ctx context.Context, binary string, s *server, venues []*venue, base string, out *printer) (_ *agent, err error) {
+func startAgent(ctx context.Context, binary string, s *server, venues []*venue, base string, app *settings, out *printer) (_ *agent, err error) {
 	port, err := testenv.FreePort()
 	if err != nil {
 		return nil, err
@@ -77,9 +83,10 @@ func startAgent(ctx context.Context, binary string, s *server, venues []*venue, 
 		config: filepath.Join(s.cluster.Folder(), "agent.toml"),
 		log:    filepath.Join(s.cluster.Folder(), "agent.log"),
 		admin:  fmt.Sprintf("127.0.0.1:%d", port),
+		token:  randomHex(),
 		server: s,
 	}
-	if err := a.writeConfig(venues, base); err != nil {
+	if err := a.writeConfig(venues, base, app); err != nil {
 		return nil, err
 	}
 	if err := a.command(ctx, nil, "migrate"); err != nil {
@@ -99,8 +106,8 @@ func startAgent(ctx context.Context, binary string, s *server, venues []*venue, 
 }
 
 // writeConfig writes the configuration, with the endpoints that the file registers.
-func (a *agent) writeConfig(venues []*venue, base string) (err error) {
-	values := configValues{DatabaseURL: a.server.agentURL(), Admin: a.admin}
+func (a *agent) writeConfig(venues []*venue, base string, app *settings) (err error) {
+	values := configValues{DatabaseURL: a.server.agentURL(), Admin: a.admin, Token: a.token, Key: app.key, App: app.base}
 	for _, v := range venues {
 		for _, e := range v.endpoints {
 			if e.registered == byTOML {

@@ -87,7 +87,12 @@ func demonstrate(ctx context.Context, binary string, once bool, out *printer) (e
 	}
 	defer closeReceiver()
 
-	a, err := startAgent(ctx, binary, s, venues, base, out)
+	page, err := listenSettings(venues)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, page.close()) }()
+	a, err := startAgent(ctx, binary, s, venues, base, page, out)
 	if err != nil {
 		return err
 	}
@@ -95,6 +100,11 @@ func demonstrate(ctx context.Context, binary string, once bool, out *printer) (e
 	if err := a.registerEndpoints(ctx, venues, base); err != nil {
 		return err
 	}
+	page.start("http://" + a.admin)
+	if err := checkPages(ctx, page, a); err != nil {
+		return fmt.Errorf("%w; the agent's log ends:\n%s", err, testenv.LogTail(a.log))
+	}
+	out.step("the webhooks within the app's Settings page, and the operators' console")
 	out.venues(venues)
 
 	app, err := openApp(ctx, s, venues, tally, out)
@@ -119,7 +129,11 @@ func demonstrate(ctx context.Context, binary string, once bool, out *printer) (e
 	if once {
 		return nil
 	}
-	out.lookInside(s, a)
+	link, err := a.consoleLink(ctx)
+	if err != nil {
+		return err
+	}
+	out.lookInside(s, a, page, link)
 	err = app.playOn(playing, calmPause)
 	if ctx.Err() != nil {
 		out.line("")

@@ -143,15 +143,22 @@ func (p *printer) summary(s summary) {
 	}
 }
 
-// lookInside prints commands for seeing more while the demo goes on.
-func (p *printer) lookInside(s *server, a *agent) {
+// lookInside prints addresses and commands for seeing more while the demo goes on.
+func (p *printer) lookInside(s *server, a *agent, page *settings, link string) {
+	p.line("")
+	p.line("  %s", p.paint(bold, "look at it (in a browser)"))
+	p.line("    %s", page.base+"/settings/webhooks")
+	p.line("    %s", p.paint(dim, "the Settings page of the app, with the webhooks of a venue inside it"))
+	p.line("    %s", link)
+	p.line("    %s", p.paint(dim, "the operators' console; the address signs in once, within a minute. Another one:"))
+	p.line("    %s console --config %s", a.binary, a.config)
 	p.line("")
 	p.line("  %s", p.paint(bold, "look inside (in another terminal)"))
 	p.line("    psql %q", s.cluster.SocketDSN(databaseName))
 	for _, command := range []string{"status", "endpoints list", "deliveries list", "deliveries list --status pending"} {
 		p.line("    %s %s --config %s", a.binary, command, a.config)
 	}
-	p.line("    curl http://%s/metrics", a.admin)
+	p.line("    curl -H 'Authorization: Bearer %s' http://%s/metrics", a.token, a.admin)
 	p.line("")
 	p.line("  going on calmly; Ctrl-C ends it")
 	p.line("")
