@@ -1,10 +1,8 @@
 package console
 
 import (
-	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
-	"errors"
 	"html"
 	"log/slog"
 	"net"
@@ -104,41 +102,30 @@ func (d *door) guard(next http.Handler) http.Handler {
 	return protection.Handler(next)
 }
 
-// errNoCookie is the error of principal for who has no session at all.
-var errNoCookie = errors.New("there is no session")
-
 // principal returns who asks for a page of a venue, or for a page of the operators if venue is "". A
 // venue's pages are for its own session first, then for the operator's. The operator's does not count
 // within a frame: what the app shows in its pages is for the app's users.
 func (d *door) principal(r *http.Request, venue string) (access.Principal, error) {
-	err := errNoCookie
 	if venue != "" {
-		var p access.Principal
-		if p, err = d.session(r, venueCookie(venue)); err == nil && p.Role() == access.RoleVenue && p.Venue() == venue {
+		if p, err := d.session(r, venueCookie(venue), access.RoleVenue, venue); err == nil {
 			return p, nil
 		}
 	}
-	if d.operators && !framed(r) {
-		if p, otherErr := d.session(r, operatorCookie); otherErr == nil && p.Role() == access.RoleOperator {
-			return p, nil
-		} else if errors.Is(err, errNoCookie) && otherErr != nil {
-			err = otherErr
-		}
+	if !d.operators || framed(r) {
+		return access.Principal{}, access.ErrNoSession
 	}
-	return access.Principal{}, cmp.Or(err, access.ErrNoSession)
+	return d.session(r, operatorCookie, access.RoleOperator, "")
 }
 
-// session returns the caller of the session in a cookie. A browser may send two cookies of one name,
-// one of the frame and one of the site.
-func (d *door) session(r *http.Request, cookie string) (access.Principal, error) {
-	err := errNoCookie
+// session returns the caller of the session in a cookie, if it is of that role and venue. A browser may
+// send two cookies of one name, one of the frame and one of the site.
+func (d *door) session(r *http.Request, cookie string, role access.Role, venue string) (access.Principal, error) {
 	for _, c := range r.CookiesNamed(cookie) {
-		var p access.Principal
-		if p, err = d.sessions.Open(c.Value, d.now()); err == nil {
+		if p, err := d.sessions.Open(c.Value, d.now()); err == nil && p.Role() == role && p.Venue() == venue {
 			return p, nil
 		}
 	}
-	return access.Principal{}, err
+	return access.Principal{}, access.ErrNoSession
 }
 
 // venueCookie returns the name of the cookie with a session of a venue.
