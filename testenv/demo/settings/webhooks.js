@@ -3,7 +3,7 @@
 const form = document.getElementById("webhooks");
 let opened = -Infinity;
 
-async function open() {
+async function open(next = "endpoints") {
   if (performance.now() - opened < 10_000) {
     // The session was gone at once: the browser keeps no cookie within this page.
     document.getElementById("webhooks-problem").hidden = false;
@@ -16,13 +16,14 @@ async function open() {
     return;
   }
   form.elements.token.value = await answer.text();
+  form.elements.next.value = next;
   form.submit();
   form.elements.token.value = "";
 }
 
 addEventListener("message", (event) => {
   if (event.origin === new URL(form.action).origin && event.data?.type === "webhooks:expired") {
-    open();
+    open(event.data.next); // the page that the user was on
   }
 });
 
