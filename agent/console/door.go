@@ -140,11 +140,15 @@ func venueCookie(venue string) string {
 func (d *door) turnAway(w http.ResponseWriter, r *http.Request, venue string) {
 	navigates := r.Method == http.MethodGet && slices.Contains([]string{"", "navigate"}, r.Header.Get("Sec-Fetch-Mode"))
 	here, _ := pathBelow(r.URL.RequestURI(), "/console/")
+	next := here
+	if r.Method != http.MethodGet { // a form is not sent again
+		next = ""
+	}
 	switch {
 	case !d.operators && venue == "":
 		d.pages.refuse(w, r, http.StatusNotFound, "there is no such page here", "operators use the agent's other address (admin.listen)")
 	case framed(r) || !d.operators, venue != "" && !navigates:
-		d.pages.render(w, r, http.StatusUnauthorized, "expired", expiredPage{Origins: strings.Join(d.origins, " ")})
+		d.pages.render(w, r, http.StatusUnauthorized, "expired", expiredPage{strings.Join(d.origins, " "), next})
 	case !navigates:
 		d.pages.refuse(w, r, http.StatusUnauthorized, "the session has ended", "sign in again, then repeat what you did")
 	case strings.EqualFold(r.Header.Get("Sec-Fetch-Site"), "cross-site"):
@@ -160,6 +164,8 @@ func (d *door) turnAway(w http.ResponseWriter, r *http.Request, venue string) {
 type expiredPage struct {
 	// Origins are those of the pages that may learn of it, with blanks between them.
 	Origins string
+	// Next is the page that was asked for, "" after a form.
+	Next string
 }
 
 // goOn answers with a page that opens another one of this origin by itself.

@@ -453,8 +453,11 @@ func TestDoor_EndsSessions(t *testing.T) {
 		t.Errorf("before its end a venue's session shows %d", a.status)
 	}
 	h.clock.advance(2 * time.Second)
-	if a := venue.get("/console/v/venue_1/", "Sec-Fetch-Dest", "iframe"); a.status != http.StatusUnauthorized || !strings.Contains(a.body, `"page":"expired"`) || !strings.Contains(a.body, "Origins:"+appOrigin+" http://localhost:3000") {
+	if a := venue.get("/console/v/venue_1/?type=lead.created", "Sec-Fetch-Dest", "iframe"); a.status != http.StatusUnauthorized || !strings.Contains(a.body, `"page":"expired"`) || !strings.Contains(a.body, "Origins:"+appOrigin+" http://localhost:3000 Next:/console/v/venue_1/?type=lead.created}") {
 		t.Errorf("after it: %d %s", a.status, a.body)
+	}
+	if a := venue.ask(http.MethodPost, "/console/v/venue_1/endpoints/ep_1/enable", url.Values{}, "Sec-Fetch-Site", "same-origin", "Sec-Fetch-Dest", "iframe"); a.status != http.StatusUnauthorized || !strings.Contains(a.body, "Next:}") {
+		t.Errorf("a form after it: %d %s", a.status, a.body)
 	}
 	h.clock.advance(7*time.Hour - 2*time.Second)
 	if a := operator.get("/console/"); a.status != 200 {

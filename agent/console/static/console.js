@@ -55,11 +55,12 @@ for (const field of document.querySelectorAll("input[readonly]")) {
   field.addEventListener("focus", () => field.select());
 }
 
-// A page in the app's frame whose session has ended says so to the app, which signs a new token.
+// A page in the app's frame whose session has ended says so to the app, which signs a new token and
+// comes back to the page.
 const expired = document.querySelector("[data-expired]");
 if (expired && window.parent !== window) {
   for (const origin of expired.dataset.expired.split(" ").filter(Boolean)) {
-    window.parent.postMessage({ type: "webhooks:expired" }, origin);
+    window.parent.postMessage({ type: "webhooks:expired", next: expired.dataset.next || undefined }, origin);
   }
 }
 
