@@ -244,14 +244,16 @@ func nullText(set bool, text string) *string {
 // seedLog writes events of the last day with their deliveries: the endpoint that fails has every
 // second one failed, the one that is disabled has missed all.
 const seedLog = `
-with types (n, name) as (values (0, 'lead.created'), (1, 'lead.updated'), (2, 'lead.stage_changed'), (3, 'proposal.signed'), (4, 'payment.received')),
-events as (
+with types (kind, name) as (values (0, 'lead.created'), (1, 'lead.updated'), (2, 'lead.stage_changed'), (3, 'proposal.signed'), (4, 'payment.received')),
+inserted as (
     insert into webhooks.outbox (id, type, venue, data, created)
     select 'evt_' || $1 || '_' || lpad(n::text, 4, '0'), t.name, $1,
            json_build_object('lead', json_build_object('id', 'lead_' || n, 'name', 'Ana & Pedro Silva', 'email', 'ana@example.com', 'phone', '+351912345678', 'guests', 80 + n)),
            now() - n * interval '6 minutes' - interval '20 seconds'
-    from generate_series(0, 239) n join types t on t.n = n.n % 5
-    returning id, type, venue, created, row_number() over () as n
+    from generate_series(0, 239) n join types t on t.kind = n % 5
+    returning id, type, venue, created
+), events as (
+    select *, right(id, 4)::int as n from inserted
 )
 insert into webhooks.deliveries (event_id, endpoint_id, venue, type, status, attempts, next_attempt_at, last_code, last_class, last_error, last_latency_ms, created, finished)
 select e.id, p.id, e.venue, e.type, s.status, case s.status when 'missed' then 0 when 'failed' then 6 when 'pending' then 2 else 1 + (e.n % 23 = 0)::int end,
