@@ -112,8 +112,9 @@ func (v view) PlanReplay(ctx context.Context, r ReplayRequest) (plans []ReplayPl
 	err = v.look(ctx, "plan a replay", func(q narrowed) error {
 		if len(r.EventIDs) == 0 {
 			plan := ReplayPlan{EndpointID: r.EndpointID, Statuses: r.Statuses, Since: r.Since, Until: r.Until}
+			plan.Deliveries, err = q.countReplay(ctx, r)
 			plans = []ReplayPlan{plan}
-			return q.QueryRow(ctx, countReplay, r.EndpointID, texts(r.Statuses), r.Since, r.Until, MaxReplayCount).Scan(&plans[0].Deliveries)
+			return err
 		}
 		unknown, err := queryRows(ctx, q, selectUnknownEvents, pgx.RowTo[string], r.EventIDs)
 		if err != nil {
@@ -149,6 +150,22 @@ func (v view) PlanReplay(ctx context.Context, r ReplayRequest) (plans []ReplayPl
 		return nil, errors.Join(refusals...)
 	}
 	return plans, nil
+}
+
+// countReplay counts what a replay of a time range would send, up to MaxReplayCount.
+func (n narrowed) countReplay(ctx context.Context, r ReplayRequest) (deliveries int64, err error) {
+	err = n.QueryRow(ctx, countReplay, r.EndpointID, texts(r.Statuses), r.Since, r.Until, MaxReplayCount).Scan(&deliveries)
+	return deliveries, err
+}
+
+// CountMissed counts what an endpoint missed, up to MaxReplayCount. A replay would send it once the
+// endpoint is enabled.
+func (v view) CountMissed(ctx context.Context, endpointID string) (deliveries int64, err error) {
+	err = v.look(ctx, "count what an endpoint missed", func(q narrowed) error {
+		deliveries, err = q.countReplay(ctx, ReplayRequest{EndpointID: endpointID, Statuses: []Status{Missed}})
+		return err
+	})
+	return deliveries, err
 }
 
 // refuseReplay says why nothing can be sent to an endpoint, or returns nil.

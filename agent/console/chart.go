@@ -68,25 +68,27 @@ func svg(class string, width, height int, label, content string) template.HTML {
 }
 
 const (
-	plotWidth, plotHeight = 600, 140
-	plotLeft, plotBottom  = 44, 20
-	plotTop               = 8
+	// plotWidth is the width of a plot that takes half of a page, and wideWidth of one that takes all.
+	plotWidth, wideWidth, plotHeight = 600, 1100, 140
+	plotLeft, plotBottom             = 44, 20
+	plotTop                          = 8
 )
 
 // plot is a chart under way: where a value stands, and the lines of its scale.
 type plot struct {
 	b       strings.Builder
+	width   int
 	columns int
 	most    float64
 }
 
-func newPlot(columns int, most float64, scale func(float64) string) *plot {
-	p := &plot{columns: max(1, columns), most: niceAbove(most)}
+func newPlot(width, columns int, most float64, scale func(float64) string) *plot {
+	p := &plot{width: width, columns: max(1, columns), most: niceAbove(most)}
 	for i := range 3 {
 		value := p.most * float64(i) / 2
 		y := p.y(value)
 		fmt.Fprintf(&p.b, `<line class="grid" x1="%d" x2="%d" y1="%.1f" y2="%.1f"/><text x="%d" y="%.1f" text-anchor="end">%s</text>`,
-			plotLeft, plotWidth, y, y, plotLeft-6, y+3.5, template.HTMLEscapeString(scale(value)))
+			plotLeft, p.width, y, y, plotLeft-6, y+3.5, template.HTMLEscapeString(scale(value)))
 	}
 	return p
 }
@@ -111,18 +113,18 @@ func (p *plot) y(value float64) float64 {
 
 // x returns where a column begins, and how wide it is.
 func (p *plot) x(column int) (float64, float64) {
-	width := float64(plotWidth-plotLeft) / float64(p.columns)
+	width := float64(p.width-plotLeft) / float64(p.columns)
 	return plotLeft + width*float64(column), width
 }
 
 // times writes the first and the last time of the columns below them.
 func (p *plot) times(first, last string) {
 	fmt.Fprintf(&p.b, `<text x="%d" y="%d">%s</text><text x="%d" y="%d" text-anchor="end">%s</text>`,
-		plotLeft, plotHeight-4, template.HTMLEscapeString(first), plotWidth, plotHeight-4, template.HTMLEscapeString(last))
+		plotLeft, plotHeight-4, template.HTMLEscapeString(first), p.width, plotHeight-4, template.HTMLEscapeString(last))
 }
 
 func (p *plot) svg(label string) template.HTML {
-	return svg("plot", plotWidth, plotHeight, label, p.b.String())
+	return svg("plot", p.width, plotHeight, label, p.b.String())
 }
 
 // stack draws a column of parts on top of each other.
@@ -151,7 +153,7 @@ func (t *texts) bars(stats outbox.EndpointStats) template.HTML {
 	for _, b := range stats.Buckets {
 		most = max(most, float64(b.Succeeded+b.Failed+b.Missed+b.Pending))
 	}
-	p := newPlot(len(stats.Buckets), most, func(v float64) string { return t.number(int64(v)) })
+	p := newPlot(plotWidth, len(stats.Buckets), most, func(v float64) string { return t.number(int64(v)) })
 	for i, b := range stats.Buckets {
 		p.stack(i, []part{{"succeeded", float64(b.Succeeded)}, {"pending", float64(b.Pending)}, {"missed", float64(b.Missed)}, {"failed", float64(b.Failed)}})
 	}
@@ -175,7 +177,7 @@ func (t *texts) lines(stats outbox.EndpointStats) template.HTML {
 			most = max(most, float64(*b.P95MS))
 		}
 	}
-	p := newPlot(len(stats.Buckets), most, func(v float64) string { n := int(v); return t.milliseconds(&n) })
+	p := newPlot(plotWidth, len(stats.Buckets), most, func(v float64) string { n := int(v); return t.milliseconds(&n) })
 	for i, b := range stats.Buckets {
 		if b.P50MS == nil || b.P95MS == nil {
 			continue
@@ -195,7 +197,7 @@ func (t *texts) rates(minutes []feed.Minute) template.HTML {
 	for _, m := range minutes {
 		most = max(most, float64(m.Succeeded+m.Failed+m.Missed+m.Retried))
 	}
-	p := newPlot(len(minutes), most, func(v float64) string { return t.number(int64(v)) })
+	p := newPlot(wideWidth, len(minutes), most, func(v float64) string { return t.number(int64(v)) })
 	for i, m := range minutes {
 		p.stack(i, []part{{"succeeded", float64(m.Succeeded)}, {"pending", float64(m.Retried)}, {"missed", float64(m.Missed)}, {"failed", float64(m.Failed)}})
 	}

@@ -364,13 +364,10 @@ func (h *Handler) showEndpoint(v *visit, sample *manage.Sample) error {
 	}
 	page.Deliveries = recent.Deliveries
 	if e.State == outbox.StateDisabled {
-		plans, err := v.desk().Plan(v.ctx(), outbox.ReplayRequest{EndpointID: id, Statuses: []outbox.Status{outbox.Missed}})
-		if err != nil {
+		if page.Missed, err = v.view.CountMissed(v.ctx(), id); err != nil {
 			return err
 		}
-		if len(plans) > 0 {
-			page.Missed, page.MissedCapped = plans[0].Deliveries, plans[0].Deliveries >= outbox.MaxReplayCount
-		}
+		page.MissedCapped = page.Missed >= outbox.MaxReplayCount
 	}
 	types, err := v.view.EventTypes(v.ctx())
 	if err != nil {

@@ -99,8 +99,10 @@ func (s *site) browser() *guest {
 // plainJar keeps secure cookies for http://127.0.0.1, as browsers do.
 type plainJar struct{ jar http.CookieJar }
 
-func (j *plainJar) SetCookies(u *url.URL, cookies []*http.Cookie) { j.jar.SetCookies(secured(u), cookies) }
-func (j *plainJar) Cookies(u *url.URL) []*http.Cookie             { return j.jar.Cookies(secured(u)) }
+func (j *plainJar) SetCookies(u *url.URL, cookies []*http.Cookie) {
+	j.jar.SetCookies(secured(u), cookies)
+}
+func (j *plainJar) Cookies(u *url.URL) []*http.Cookie { return j.jar.Cookies(secured(u)) }
 
 func secured(u *url.URL) *url.URL {
 	c := *u

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/quintago/webhook-agent/agent/api"
 	"github.com/quintago/webhook-agent/agent/manage"
 	"github.com/quintago/webhook-agent/outbox"
 )
@@ -160,6 +161,10 @@ func (v *visit) plan(form *replayForm, r outbox.ReplayRequest) error {
 	}
 	defer done()
 	plans, err := v.desk().Plan(v.ctx(), r)
+	if errors.Is(err, outbox.ErrRefused) {
+		form.Refused = api.Explain(err).Reason
+		return nil
+	}
 	if err != nil {
 		return err
 	}
@@ -261,6 +266,9 @@ func (h *Handler) startReplay(v *visit) error {
 		return v.showReplayForm(form, r)
 	}
 	plans, err := v.desk().Plan(v.ctx(), r)
+	if errors.Is(err, outbox.ErrRefused) {
+		return v.showReplayForm(form, r)
+	}
 	if err != nil {
 		if fields := fieldErrors(err); len(fields) > 0 {
 			form.Errors = fields
