@@ -132,7 +132,7 @@ func (d *door) openVenue(w http.ResponseWriter, r *http.Request) {
 	}
 	if err != nil {
 		d.refused(r, "app", err)
-		d.pages.refuse(w, r, http.StatusForbidden, "the app's token is not accepted: "+err.Error(), "reload the page; if it happens again, tell the app's people")
+		d.pages.refuse(w, r, http.StatusForbidden, "the app's token is not accepted", err.Error())
 		return
 	}
 	cookie := http.Cookie{Name: venueCookie(p.Venue()), SameSite: http.SameSiteStrictMode}
