@@ -14,8 +14,8 @@ import (
 	"github.com/quintago/webhook-agent/testenv/agenttest"
 )
 
-// visit asks an agent for a page as a browser does, with the cookies of an earlier answer. It follows
-// no redirect.
+// visit asks an agent for a page as a browser does, with the cookies of an earlier answer. It
+// follows no redirect.
 func visit(t *testing.T, method, address string, form url.Values, header http.Header, cookies ...*http.Cookie) *http.Response {
 	t.Helper()
 	request, err := http.NewRequestWithContext(t.Context(), method, address, strings.NewReader(form.Encode()))
@@ -40,8 +40,8 @@ func visit(t *testing.T, method, address string, form url.Values, header http.He
 	return response
 }
 
-// TestConsole_OfARunningAgentOpens goes through both doors: that of the operators, by the link of the
-// command console, and that of a venue's users, at the listener that is theirs.
+// TestConsole_OfARunningAgentOpens goes through both doors: that of the operators, by the link of
+// the command console, and that of a venue's users, at the listener that is theirs.
 func TestConsole_OfARunningAgentOpens(t *testing.T) {
 	t.Parallel()
 	const token, origin = "operator-0123456789abcdef0123456789", "https://app.example.com"

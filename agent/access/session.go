@@ -21,27 +21,28 @@ import (
 const (
 	// LongestSession is the longest life of a session.
 	LongestSession = 24 * time.Hour
-	// sessionPurpose is the purpose of the key and of what it seals. What is sealed for anything else
-	// is no session.
+	// sessionPurpose is the purpose of the key and of what it seals. What is sealed for anything
+	// else is no session.
 	sessionPurpose = "webhook-agent console session"
 	// sessionVersion is the version of sessionContent.
 	sessionVersion = 1
-	// maxSessionLength bounds what is opened, in bytes: a cookie has no more (RFC 6265, section 6.1).
+	// maxSessionLength bounds what is opened, in bytes: a cookie has no more (RFC 6265, section
+	// 6.1).
 	maxSessionLength = 4096
 )
 
 // Errors of Sessions.Open.
 var (
-	// ErrNoSession reports that a text is no session of this agent, or no longer one, since a token or
-	// a key was replaced.
+	// ErrNoSession reports that a text is no session of this agent, or no longer one, since a token
+	// or a key was replaced.
 	ErrNoSession = errors.New("this is no session of the console")
 	// ErrSessionEnded reports that a session has ended.
 	ErrSessionEnded = errors.New("the session has ended")
 )
 
-// Sessions seals callers into texts that a browser keeps, and opens them again. Nothing is stored in
-// the agent: a session of one agent is one of every agent with the same token and keys. A browser
-// can neither read nor change it.
+// Sessions seals callers into texts that a browser keeps, and opens them again. Nothing is stored
+// in the agent: a session of one agent is one of every agent with the same token and keys. A
+// browser can neither read nor change it.
 type Sessions struct{ aead cipher.AEAD }
 
 // NewSessions returns Sessions whose key comes from the operator's token and all keys of
@@ -73,8 +74,8 @@ func NewSessions(operator secret.Text, keys []secret.Text) *Sessions {
 	return &Sessions{newSessionAEAD(material, sessionPurpose)}
 }
 
-// newSessionAEAD returns AES-256-GCM with a key for one purpose. Its nonces are random: 2^32 sessions
-// are safe, and no agent makes a part of that before a token is replaced.
+// newSessionAEAD returns AES-256-GCM with a key for one purpose. Its nonces are random: 2^32
+// sessions are safe, and no agent makes a part of that before a token is replaced.
 func newSessionAEAD(material []byte, purpose string) cipher.AEAD {
 	key, err := hkdf.Key(sha256.New, material, nil, purpose, 32)
 	if err != nil {
@@ -115,8 +116,8 @@ func (s *Sessions) Seal(p Principal, ends time.Time) (string, error) {
 	return base64.RawURLEncoding.EncodeToString(s.aead.Seal(nil, nil, plain, []byte(sessionPurpose))), nil
 }
 
-// Open returns the caller of a session, whose Expires is the session's end. The error is ErrNoSession
-// or ErrSessionEnded.
+// Open returns the caller of a session, whose Expires is the session's end. The error is
+// ErrNoSession or ErrSessionEnded.
 func (s *Sessions) Open(text string, now time.Time) (Principal, error) {
 	if len(text) > maxSessionLength || strings.ContainsAny(text, "\r\n") { // which package base64 passes over
 		return Principal{}, ErrNoSession

@@ -22,9 +22,9 @@ import (
 const (
 	// operatorSession is how long the operator's session lasts.
 	operatorSession = 8 * time.Hour
-	// operatorCookie is the name of the cookie with the operator's session. A browser takes a name with
-	// this prefix only from a page of https or of its own machine, for the host itself and for all its
-	// paths. So no other host of the domain can set it.
+	// operatorCookie is the name of the cookie with the operator's session. A browser takes a name
+	// with this prefix only from a page of https or of its own machine, for the host itself and for
+	// all its paths. So no other host of the domain can set it.
 	operatorCookie = "__Host-wh-operator"
 	// maxForm bounds the body of a form, in bytes.
 	maxForm = 16 << 10
@@ -40,17 +40,18 @@ type pages interface {
 
 // door decides who may see a page. It opens and ends sessions.
 //
-// An operator signs in with admin.token by a form, or by a link that the command console asks for. A
-// venue's user never signs in: the app's page posts a token of the venue by a form into a frame. Each
-// gets a cookie with a session (access.Sessions). A venue's cookie has the venue in its name, and is
-// good for that venue's pages alone, so two tabs with two venues do not disturb each other.
+// An operator signs in with admin.token by a form, or by a link that the command console asks for.
+// A venue's user never signs in: the app's page posts a token of the venue by a form into a frame.
+// Each gets a cookie with a session (access.Sessions). A venue's cookie has the venue in its name,
+// and is good for that venue's pages alone, so two tabs with two venues do not disturb each other.
 type door struct {
 	doorConfig
 	pages pages
 	links links
 	// guesses bounds the attempts to sign in by the form, of all people together.
 	guesses *rate.Limiter
-	// refusals bounds the lines in the log about those who were refused, and unsaid counts the others.
+	// refusals bounds the lines in the log about those who were refused, and unsaid counts the
+	// others.
 	refusals *rate.Limiter
 	unsaid   atomic.Int64
 }
@@ -59,8 +60,8 @@ type door struct {
 type doorConfig struct {
 	verifier *access.Verifier
 	sessions *access.Sessions
-	// operators is false at the listener for venues: nobody signs in there, and an operator's session
-	// is none.
+	// operators is false at the listener for venues: nobody signs in there, and an operator's
+	// session is none.
 	operators bool
 	// hasToken reports whether admin.token is set.
 	hasToken bool
@@ -102,9 +103,9 @@ func (d *door) guard(next http.Handler) http.Handler {
 	return protection.Handler(next)
 }
 
-// principal returns who asks for a page of a venue, or for a page of the operators if venue is "". A
-// venue's pages are for its own session first, then for the operator's. The operator's does not count
-// within a frame: what the app shows in its pages is for the app's users.
+// principal returns who asks for a page of a venue, or for a page of the operators if venue is "".
+// A venue's pages are for its own session first, then for the operator's. The operator's does not
+// count within a frame: what the app shows in its pages is for the app's users.
 func (d *door) principal(r *http.Request, venue string) (access.Principal, error) {
 	if venue != "" {
 		if p, err := d.session(r, venueCookie(venue), access.RoleVenue, venue); err == nil {
@@ -117,8 +118,8 @@ func (d *door) principal(r *http.Request, venue string) (access.Principal, error
 	return d.session(r, operatorCookie, access.RoleOperator, "")
 }
 
-// session returns the caller of the session in a cookie, if it is of that role and venue. A browser may
-// send two cookies of one name, one of the frame and one of the site.
+// session returns the caller of the session in a cookie, if it is of that role and venue. A browser
+// may send two cookies of one name, one of the frame and one of the site.
 func (d *door) session(r *http.Request, cookie string, role access.Role, venue string) (access.Principal, error) {
 	for _, c := range r.CookiesNamed(cookie) {
 		if p, err := d.sessions.Open(c.Value, d.now()); err == nil && p.Role() == role && p.Venue() == venue {
@@ -152,8 +153,8 @@ func (d *door) turnAway(w http.ResponseWriter, r *http.Request, venue string) {
 	case !navigates:
 		d.pages.refuse(w, r, http.StatusUnauthorized, "the session has ended", "sign in again, then repeat what you did")
 	case strings.EqualFold(r.Header.Get("Sec-Fetch-Site"), "cross-site"):
-		// Somebody followed a link on a page of another site, so the browser kept the cookie back. It
-		// sends the cookie when this page asks once more.
+		// Somebody followed a link on a page of another site, so the browser kept the cookie back.
+		// It sends the cookie when this page asks once more.
 		goOn(w, here)
 	default:
 		http.Redirect(w, r, "/console/signin?next="+url.QueryEscape(here), http.StatusSeeOther)
@@ -180,7 +181,8 @@ func framed(r *http.Request) bool {
 	return slices.Contains([]string{"iframe", "frame", "object", "embed", "fencedframe"}, strings.ToLower(r.Header.Get("Sec-Fetch-Dest")))
 }
 
-// setSession gives the browser a session and reports whether it did. It answers itself if it did not.
+// setSession gives the browser a session and reports whether it did. It answers itself if it did
+// not.
 func (d *door) setSession(w http.ResponseWriter, r *http.Request, p access.Principal, cookie http.Cookie, life time.Duration) bool {
 	text, err := d.sessions.Seal(p, d.now().Add(life))
 	if err != nil {
@@ -194,9 +196,9 @@ func (d *door) setSession(w http.ResponseWriter, r *http.Request, p access.Princ
 	return true
 }
 
-// takesCookies reports whether the browser keeps a session of this page. It answers itself if it does
-// not: a browser drops such cookies, without a word, from a page of plain http that is not on its own
-// machine.
+// takesCookies reports whether the browser keeps a session of this page. It answers itself if it
+// does not: a browser drops such cookies, without a word, from a page of plain http that is not on
+// its own machine.
 func (d *door) takesCookies(w http.ResponseWriter, r *http.Request) bool {
 	if d.trusted(r) {
 		return true

@@ -684,8 +684,8 @@ func TestDoor_GivesLinksToTheOperatorAlone(t *testing.T) {
 	h.link()
 }
 
-// A browser sends a Strict cookie neither with a link on a page of another site nor with the redirect
-// that follows. The page that asks once more is of this site.
+// A browser sends a Strict cookie neither with a link on a page of another site nor with the
+// redirect that follows. The page that asks once more is of this site.
 func TestDoor_AsksOnceMoreAfterALinkOnAnotherSite(t *testing.T) {
 	h := newHouse(t, true)
 	v := h.visitor()
@@ -738,7 +738,8 @@ func TestDoor_SaysWhereABrowserWouldLoseTheSession(t *testing.T) {
 			t.Errorf("a link at %s: %d %s", host, w.Code, w.Body)
 		}
 	}
-	// A browser sends this field only from pages whose cookies it keeps: a proxy with TLS is in front.
+	// A browser sends this field only from pages whose cookies it keeps: a proxy with TLS is in
+	// front.
 	if w := ask(http.MethodPost, "/console/signin", "db.internal", url.Values{"token": {operatorToken}}, "Sec-Fetch-Site", "same-origin"); w.Code != http.StatusSeeOther {
 		t.Errorf("behind a proxy: %d", w.Code)
 	}

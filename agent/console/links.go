@@ -28,8 +28,8 @@ const (
 type links struct {
 	now func() time.Time
 	mu  sync.Mutex
-	// tickets has the tickets by their hashes: memory that leaks shows no ticket, and a look-up takes
-	// no time that tells of one. mu guards it.
+	// tickets has the tickets by their hashes: memory that leaks shows no ticket, and a look-up
+	// takes no time that tells of one. mu guards it.
 	tickets map[[sha256.Size]byte]link
 }
 
@@ -104,8 +104,8 @@ func (d *door) makeLink(w http.ResponseWriter, r *http.Request) {
 	_ = json.NewEncoder(w).Encode(Link{origin + "/console/link/" + ticket, ends.UTC().Truncate(time.Second)}) // the caller may be gone
 }
 
-// useLink opens a session by a link. A look ahead by a browser, a mail scanner or a chat does not use
-// it up.
+// useLink opens a session by a link. A look ahead by a browser, a mail scanner or a chat does not
+// use it up.
 func (d *door) useLink(w http.ResponseWriter, r *http.Request) {
 	if r.Method != http.MethodGet || looksAhead(r) {
 		w.WriteHeader(http.StatusServiceUnavailable) // so that a browser keeps nothing of it

@@ -105,8 +105,9 @@ func (d *door) signOut(w http.ResponseWriter, r *http.Request) {
 	http.Redirect(w, r, "/console/signin", http.StatusSeeOther)
 }
 
-// openVenue opens a session of a venue for the user of an app, whose page posts a token into a frame.
-// The field Origin is set by the browser, so no other page can show somebody a venue of its choice.
+// openVenue opens a session of a venue for the user of an app, whose page posts a token into a
+// frame. The field Origin is set by the browser, so no other page can show somebody a venue of its
+// choice.
 func (d *door) openVenue(w http.ResponseWriter, r *http.Request) {
 	origins := r.Header.Values("Origin")
 	if len(origins) != 1 || !slices.Contains(d.origins, origins[0]) {
@@ -170,9 +171,9 @@ func readForm(w http.ResponseWriter, r *http.Request) (url.Values, error) {
 // maxNext bounds a path to go on with, in bytes.
 const maxNext = 2000
 
-// pathBelow returns a path with its query if it is one of this origin below prefix, which ends in /.
-// Browsers read an address in more ways than url.Parse does: they take a backslash for a slash, and
-// leave out line breaks and tabs. So whatever is unusual is refused.
+// pathBelow returns a path with its query if it is one of this origin below prefix, which ends in
+// /. Browsers read an address in more ways than url.Parse does: they take a backslash for a slash,
+// and leave out line breaks and tabs. So whatever is unusual is refused.
 func pathBelow(next, prefix string) (string, bool) {
 	unusual := func(c rune) bool { return c <= ' ' || c > '~' || c == '\\' }
 	if len(next) > maxNext || strings.ContainsFunc(next, unusual) {

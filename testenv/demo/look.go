@@ -37,8 +37,8 @@ func (a *agent) consoleLink(ctx context.Context) (string, error) {
 	return link.URL, nil
 }
 
-// checkPages walks through the pages as browsers do: the app's Settings page, the frame in it with the
-// venue's webhooks, and the operators' console.
+// checkPages walks through the pages as browsers do: the app's Settings page, the frame in it with
+// the venue's webhooks, and the operators' console.
 func checkPages(ctx context.Context, s *settings, a *agent) error {
 	ctx, cancel := context.WithTimeout(ctx, lookTimeout)
 	defer cancel()
@@ -91,8 +91,8 @@ func look(ctx context.Context, method, address string, form url.Values, header h
 		request.Header.Set("Content-Type", "application/x-www-form-urlencoded")
 	}
 	client := &http.Client{CheckRedirect: func(next *http.Request, via []*http.Request) error {
-		// A browser keeps Secure cookies of its own machine, also those of plain http. Package cookiejar
-		// does not.
+		// A browser keeps Secure cookies of its own machine, also those of plain http. Package
+		// cookiejar does not.
 		for _, c := range next.Response.Cookies() {
 			next.AddCookie(&http.Cookie{Name: c.Name, Value: c.Value, Quoted: c.Quoted})
 		}

@@ -60,8 +60,8 @@ var (
 	}
 )
 
-// listenSettings takes a port for the page. The agent must know the origin before it starts, and the
-// page must know the agent, so start is a step of its own.
+// listenSettings takes a port for the page. The agent must know the origin before it starts, and
+// the page must know the agent, so start is a step of its own.
 func listenSettings(venues []*venue) (*settings, error) {
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -100,8 +100,8 @@ func (s *settings) close() error {
 	return nil
 }
 
-// handler returns what the app serves. A real app asks who is signed in; here that is always Inês, who
-// owns two venues.
+// handler returns what the app serves. A real app asks who is signed in; here that is always Inês,
+// who owns two venues.
 func (s *settings) handler() http.Handler {
 	mux := http.NewServeMux()
 	assets, err := fs.Sub(settingsFiles, "settings")
