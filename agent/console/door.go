@@ -1,6 +1,7 @@
 package console
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
 	"html"
@@ -155,7 +156,7 @@ func (d *door) turnAway(w http.ResponseWriter, r *http.Request, venue string) {
 	case strings.EqualFold(r.Header.Get("Sec-Fetch-Site"), "cross-site"):
 		// Somebody followed a link on a page of another site, so the browser kept the cookie back.
 		// It sends the cookie when this page asks once more.
-		goOn(w, here)
+		goOn(w, cmp.Or(here, home))
 	default:
 		http.Redirect(w, r, "/console/signin?next="+url.QueryEscape(here), http.StatusSeeOther)
 	}

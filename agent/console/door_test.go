@@ -693,6 +693,9 @@ func TestDoor_AsksOnceMoreAfterALinkOnAnotherSite(t *testing.T) {
 	if a.status != http.StatusOK || a.header.Get("Refresh") != "0; url=/console/deliveries?type=%22%3E%3Cb%3E" || strings.Contains(a.body, `"><b`) {
 		t.Errorf("a page: %d %q %s", a.status, a.header.Get("Refresh"), a.body)
 	}
+	if a := v.get("/console/%5Cevil", "Sec-Fetch-Site", "cross-site"); a.header.Get("Refresh") != "0; url=/console/" {
+		t.Errorf("an unusual path: %d %q", a.status, a.header.Get("Refresh"))
+	}
 	if a := v.get("/console/deliveries", "Sec-Fetch-Site", "same-origin", "Sec-Fetch-Mode", "navigate"); a.status != http.StatusSeeOther {
 		t.Errorf("it asks for ever: %d", a.status)
 	}
