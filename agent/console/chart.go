@@ -70,8 +70,7 @@ func svg(class string, width, height int, label, content string) template.HTML {
 const (
 	// plotWidth is the width of a plot that takes half of a page, and wideWidth of one that takes all.
 	plotWidth, wideWidth, plotHeight = 600, 1100, 140
-	plotLeft, plotBottom             = 44, 20
-	plotTop                          = 8
+	plotTop, plotBottom              = 24, 24
 )
 
 // plot is a chart under way: where a value stands, and the lines of its scale.
@@ -87,8 +86,10 @@ func newPlot(width, columns int, most float64, scale func(float64) string) *plot
 	for i := range 3 {
 		value := p.most * float64(i) / 2
 		y := p.y(value)
-		fmt.Fprintf(&p.b, `<line class="grid" x1="%d" x2="%d" y1="%.1f" y2="%.1f"/><text x="%d" y="%.1f" text-anchor="end">%s</text>`,
-			plotLeft, p.width, y, y, plotLeft-6, y+3.5, template.HTMLEscapeString(scale(value)))
+		fmt.Fprintf(&p.b, `<line class="grid" x1="0" x2="%d" y1="%.1f" y2="%.1f"/>`, p.width, y, y)
+		if i > 0 {
+			fmt.Fprintf(&p.b, `<text x="0" y="%.1f">%s</text>`, y-5, template.HTMLEscapeString(scale(value)))
+		}
 	}
 	return p
 }
@@ -113,14 +114,14 @@ func (p *plot) y(value float64) float64 {
 
 // x returns where a column begins, and how wide it is.
 func (p *plot) x(column int) (float64, float64) {
-	width := float64(p.width-plotLeft) / float64(p.columns)
-	return plotLeft + width*float64(column), width
+	width := float64(p.width) / float64(p.columns)
+	return width * float64(column), width
 }
 
 // times writes the first and the last time of the columns below them.
 func (p *plot) times(first, last string) {
-	fmt.Fprintf(&p.b, `<text x="%d" y="%d">%s</text><text x="%d" y="%d" text-anchor="end">%s</text>`,
-		plotLeft, plotHeight-4, template.HTMLEscapeString(first), p.width, plotHeight-4, template.HTMLEscapeString(last))
+	fmt.Fprintf(&p.b, `<text x="0" y="%d">%s</text><text x="%d" y="%d" text-anchor="end">%s</text>`,
+		plotHeight-4, template.HTMLEscapeString(first), p.width, plotHeight-4, template.HTMLEscapeString(last))
 }
 
 func (p *plot) svg(label string) template.HTML {

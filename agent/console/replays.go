@@ -246,11 +246,8 @@ func (h *Handler) countReplay(v *visit) error {
 
 // countText says how many deliveries a replay would send.
 func countText(t *texts, form replayForm) string {
-	switch {
-	case form.Capped:
+	if form.Capped {
 		return t.say("%s deliveries or more", t.number(form.Count))
-	case form.Refused != "" && form.Count == 0:
-		return t.say(form.Refused)
 	}
 	return t.count(form.Count, "1 delivery", "%s deliveries")
 }
