@@ -43,7 +43,7 @@ func (t *texts) spark(outcomes []outbox.Outcome) template.HTML {
 			if o.LatencyMS != nil {
 				ms = float64(max(1, *o.LatencyMS))
 			}
-			h = 4 + min(1, math.Log10(ms)/4)*(height-6) // 10 s are the whole height
+			h = 6 + min(1, math.Log10(ms)/4)*(height-8) // 10 s are the whole height
 		}
 		x := width - step*(len(outcomes)-i)
 		fmt.Fprintf(&b, `<rect class="%s" x="%d" y="%.1f" width="3" height="%.1f" rx="1"/>`, o.Status, x, height-h, h)

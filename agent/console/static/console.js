@@ -59,16 +59,10 @@ for (const field of document.querySelectorAll("input[readonly]")) {
 // comes back to the page.
 const expired = document.querySelector("[data-expired]");
 if (expired && window.parent !== window) {
+  // Where the browser says who the parent is, no other origin is tried.
+  const parent = location.ancestorOrigins?.[0];
   for (const origin of expired.dataset.expired.split(" ").filter(Boolean)) {
+    if (parent && parent !== origin) continue;
     window.parent.postMessage({ type: "webhooks:expired", next: expired.dataset.next || undefined }, origin);
   }
 }
-
-// The key / leads to the search.
-document.addEventListener("keydown", (event) => {
-  const find = document.getElementById("find");
-  if (event.key !== "/" || !find || event.ctrlKey || event.metaKey || event.altKey) return;
-  if (event.target.closest("input, textarea, select")) return;
-  event.preventDefault();
-  find.focus();
-});
