@@ -200,7 +200,8 @@ func (t *texts) ago(at any) template.HTML {
 // distance says how long ago something was.
 func (t *texts) distance(d time.Duration) string {
 	size, ahead := d.Abs(), d < 0
-	n, unit := 0, ""
+	var n int
+	var unit string
 	switch {
 	case size < time.Minute:
 		n, unit = int(size.Seconds()), "s"
