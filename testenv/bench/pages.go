@@ -110,7 +110,7 @@ func (b *bench) pages(ctx context.Context) (err error) {
 			return fmt.Errorf("%s: %w", list.name, err)
 		}
 	}
-	return nil
+	return b.consolePages(ctx, d)
 }
 
 // pageList is a list whose pages are measured: page returns the cursor of the next one, "" at the end.

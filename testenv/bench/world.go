@@ -77,6 +77,9 @@ type agentOptions struct {
 	MaxBody             string
 }
 
+// adminToken is the operator's token of every agent here.
+const adminToken = "bench-operator-0123456789abcdef0123456789"
+
 var configTemplate = template.Must(template.New("agent.toml").Parse(`[database]
 url = "{{.URL}}"
 
@@ -95,6 +98,7 @@ allow_networks = ["127.0.0.0/8"]
 
 [admin]
 listen = "{{.Admin}}"
+token = "` + adminToken + `"
 
 [console]
 keys = ["` + consoleKey + `"]
@@ -259,6 +263,7 @@ func (d *database) get(ctx context.Context, path string) (string, error) {
 	if err != nil {
 		return "", err
 	}
+	request.Header.Set("Authorization", "Bearer "+adminToken)
 	response, err := adminClient.Do(request)
 	if err != nil {
 		return "", err
