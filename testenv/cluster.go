@@ -57,6 +57,13 @@ type Options struct {
 	inMemory bool // the folder may be in memory (parentFolder), as tests need no disk
 }
 
+// hugePages has the C library take the memory of a server process in pages of 2 MB and keep it. A
+// server process takes a few MB for each connection, and in a virtual machine a page fault costs
+// tens of microseconds, so that faults of 4 KB are a sixth of what the tests of whole agents cost. A
+// C library or kernel that knows nothing of it ignores it.
+const hugePages = "GLIBC_TUNABLES=glibc.malloc.hugetlb=1:glibc.malloc.top_pad=16777216:" +
+	"glibc.malloc.mmap_threshold=33554432:glibc.malloc.trim_threshold=67108864"
+
 // StopMode says how to stop a server.
 type StopMode syscall.Signal
 
@@ -299,6 +306,9 @@ func (c *Cluster) command(ctx context.Context, program string, args ...string) *
 	cmd := exec.CommandContext(ctx, filepath.Join(c.binaries.Dir, program), args...)
 	cmd.Dir = c.folder.path
 	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "LC_ALL=C", "TZ=UTC"}
+	if c.opts.inMemory {
+		cmd.Env = append(cmd.Env, hugePages)
+	}
 	cmd.SysProcAttr = processAttributes(syscall.SIGQUIT)
 	cmd.SysProcAttr.Credential = c.as.credential
 	return cmd
