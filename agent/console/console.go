@@ -45,7 +45,7 @@ type Handler struct {
 
 // New returns the handler of all paths below Prefix.
 func New(cfg Config) (*Handler, error) {
-	pages, err := parseTemplates()
+	pages, err := allTemplates()
 	if err != nil {
 		return nil, err
 	}

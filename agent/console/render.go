@@ -30,6 +30,9 @@ type templates struct {
 	texts      map[string]*texts
 }
 
+// allTemplates are those of parseTemplates, which takes a while and gives the same each time.
+var allTemplates = sync.OnceValues(parseTemplates)
+
 // parseTemplates parses each page in each language: a page is a file of its own beside what all pages
 // share, which begins with an underscore.
 func parseTemplates() (*templates, error) {
