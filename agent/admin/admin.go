@@ -24,6 +24,8 @@ const (
 	adminGrace = time.Second
 	// adminConnections limits the connections that are open at a time.
 	adminConnections = 256
+	// headerTime and requestTime are how long the head of a request may take to come, and all of it.
+	headerTime, requestTime = 5 * time.Second, 10 * time.Second
 )
 
 // Config is what the listener serves and who may ask for it.
@@ -110,12 +112,14 @@ func Venues(cfg VenueConfig) http.Handler {
 func Serve(ctx context.Context, l net.Listener, handler http.Handler, caught func(*panics.Error)) error {
 	server := &http.Server{
 		Handler:           handler,
-		ReadHeaderTimeout: 5 * time.Second,
-		ReadTimeout:       15 * time.Second,
+		ReadHeaderTimeout: headerTime,
+		ReadTimeout:       requestTime,
 		WriteTimeout:      30 * time.Second,
 		// Short, so that idle connections do not take all places.
 		IdleTimeout:    5 * time.Second,
 		MaxHeaderBytes: 16 << 10,
+		// The gate answers OPTIONS * as well.
+		DisableGeneralOptionsHandler: true,
 		// Streams end with it.
 		BaseContext: func(net.Listener) context.Context { return ctx },
 	}

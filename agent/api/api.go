@@ -5,7 +5,6 @@ import (
 	"errors"
 	"log/slog"
 	"maps"
-	"mime"
 	"net/http"
 	"slices"
 	"strings"
@@ -29,8 +28,6 @@ const (
 	Prefix = "/api/v1"
 	// documentPath is where the OpenAPI document is.
 	documentPath = Prefix + "/openapi.json"
-	// maxBody is the greatest size of a request's body, in bytes: 1,000 ids of events have room.
-	maxBody = 256 << 10
 	// requestTime bounds a request but for streams and samples. The pool ends its queries before.
 	requestTime = 15 * time.Second
 )
@@ -151,7 +148,7 @@ func (s *Handler) serve(w http.ResponseWriter, r *http.Request) (operation strin
 		WriteProblem(w, http.StatusForbidden, "a page of another origin may not change anything", "call the API from the app's server")
 		return ""
 	}
-	if p := checkBody(w, r); p != nil {
+	if p := checkBody(r); p != nil {
 		p.write(w)
 		return ""
 	}
@@ -159,6 +156,11 @@ func (s *Handler) serve(w http.ResponseWriter, r *http.Request) (operation strin
 	if wait := s.limits.Request(caller.Name(), write); wait > 0 {
 		s.limits.HoldBack(r.Context())
 		tooMany(wait).write(w)
+		return ""
+	}
+	r, p := readBody(w, r)
+	if p != nil {
+		p.write(w)
 		return ""
 	}
 	call := &call{caller: caller}
@@ -183,24 +185,6 @@ func checkText(r *http.Request) *Problem {
 			}
 		}
 	}
-	return nil
-}
-
-// checkBody bounds the body of a request and refuses one that is not JSON. A form of a page could be
-// sent without a word of its author; huma would read it.
-func checkBody(w http.ResponseWriter, r *http.Request) *Problem {
-	if r.ContentLength == 0 || r.Body == nil || r.Body == http.NoBody {
-		return nil
-	}
-	kind, _, err := mime.ParseMediaType(r.Header.Get("Content-Type"))
-	if err != nil || kind != "application/json" {
-		return newProblem(http.StatusUnsupportedMediaType, "the body is not declared as JSON", "send Content-Type: application/json")
-	}
-	if r.ContentLength > maxBody {
-		return newProblem(http.StatusRequestEntityTooLarge, "the body is too large", "send at most 256 KiB")
-	}
-	r.Header.Set("Content-Type", kind) // huma 2.37 compares it with case
-	r.Body = http.MaxBytesReader(w, r.Body, maxBody)
 	return nil
 }
 
@@ -255,8 +239,11 @@ type operation struct {
 func register[I, O any](s *Handler, o operation, do func(ctx context.Context, in *I) (*O, error)) {
 	op := huma.Operation{
 		OperationID: o.id, Method: o.method, Path: Prefix + o.path, Tags: []string{o.tag}, Summary: o.summary, Description: o.description,
-		DefaultStatus: o.status, MaxBodyBytes: maxBody, BodyReadTimeout: 5 * time.Second,
-		Errors: slices.Sorted(maps.Keys(errorsOf(o))),
+		DefaultStatus: o.status, MaxBodyBytes: maxBody + 1, // huma refuses what is as large as its bound
+		// The body is in memory. A bound of huma's would end the request: net/http reads the connection
+		// meanwhile, to find out whether the caller is gone.
+		BodyReadTimeout: -1,
+		Errors:          slices.Sorted(maps.Keys(errorsOf(o))),
 	}
 	huma.Register(s.api, op, func(ctx context.Context, in *I) (*O, error) {
 		call := callOf(ctx)
@@ -302,6 +289,7 @@ func errorsOf(o operation) map[int]bool {
 	}
 	if o.method == http.MethodPost || o.method == http.MethodPatch {
 		all[http.StatusBadRequest], all[http.StatusRequestEntityTooLarge], all[http.StatusUnsupportedMediaType] = true, true, true
+		all[http.StatusRequestTimeout] = true
 	}
 	for _, status := range o.errors {
 		all[status] = true

@@ -2,11 +2,14 @@ package api
 
 import (
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/quintago/webhook-agent/agent/access"
 	"github.com/quintago/webhook-agent/outbox"
+	"github.com/quintago/webhook-agent/testenv/agenttest"
 )
 
 const newHook = `{"url": "https://example.com/hook?key=sentinel-url", "events": ["lead.*"], "description": "the mailing list"}`
@@ -141,5 +144,23 @@ func TestEvents_LargeDataAreNotShown(t *testing.T) {
 		if strings.Contains(r.body, `"request":`) != shown {
 			t.Errorf("%s: the request is shown: %t, want %t", ids.event, !shown, shown)
 		}
+	}
+}
+
+// TestTest_WaitsForASlowServer has a request without a body, whose connection net/http reads meanwhile.
+func TestTest_WaitsForASlowServer(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	receiver := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		select {
+		case <-time.After(bodyTime + time.Second):
+		case <-r.Context().Done():
+		}
+	}))
+	t.Cleanup(receiver.Close)
+	f.env.Exec(t, "insert into webhooks.endpoints (id, venue, url, events, secret) values ('ep_slow', 'venue_1', $1, '{*}', $2)", receiver.URL, agenttest.Secret)
+	r := f.want(http.StatusOK, f.token("venue_1", access.ScopeManage), "POST", "/api/v1/endpoints/ep_slow/test", "")
+	if code, _ := r.value(t, "code").(float64); code != http.StatusOK {
+		t.Errorf("the sample: %s", r.body)
 	}
 }

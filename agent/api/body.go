@@ -1,0 +1,63 @@
+package api
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"mime"
+	"net/http"
+	"os"
+	"time"
+)
+
+const (
+	// maxBody is the greatest size of a request's body, in bytes: 1,000 ids of events have room.
+	maxBody = 256 << 10
+	// bodyTime bounds how long a caller may take to send it.
+	bodyTime = 5 * time.Second
+)
+
+// checkBody refuses a body by what its head says: one that is too large, or is not JSON. A form of a
+// page could be sent without a word of its author; huma would read it.
+func checkBody(r *http.Request) *Problem {
+	if r.ContentLength == 0 || r.Body == nil || r.Body == http.NoBody {
+		return nil
+	}
+	kind, _, err := mime.ParseMediaType(r.Header.Get("Content-Type"))
+	if err != nil || kind != "application/json" {
+		return newProblem(http.StatusUnsupportedMediaType, "the body is not declared as JSON", "send Content-Type: application/json")
+	}
+	if r.ContentLength > maxBody {
+		return tooLarge()
+	}
+	r.Header.Set("Content-Type", kind) // huma 2.37 compares it with case
+	return nil
+}
+
+func tooLarge() *Problem {
+	return newProblem(http.StatusRequestEntityTooLarge, "the body is too large", "send at most 256 KiB")
+}
+
+// readBody returns the request with its whole body in memory. It returns a copy: net/http finds out
+// by the Body of its own request whether bytes of it are left, which it would else take for the next
+// request of the connection. A request whose body is not read to its end closes the connection.
+func readBody(w http.ResponseWriter, r *http.Request) (*http.Request, *Problem) {
+	if r.Body == nil || r.Body == http.NoBody {
+		return r, nil
+	}
+	_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(bodyTime))
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
+	if err != nil {
+		w.Header().Set("Connection", "close")
+		if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
+			return nil, tooLarge()
+		}
+		if errors.Is(err, os.ErrDeadlineExceeded) {
+			return nil, newProblem(http.StatusRequestTimeout, "the body did not come in time", "send it within 5 seconds")
+		}
+		return nil, newProblem(http.StatusBadRequest, "the body ends before its end, or its chunks are malformed", "send it again")
+	}
+	whole := *r
+	whole.Body, whole.ContentLength = io.NopCloser(bytes.NewReader(body)), int64(len(body))
+	return &whole, nil
+}
