@@ -1,9 +1,9 @@
-# These are the targets of this project. `make help` lists them. They need Go and GNU make, and race
-# also needs gcc. The tests and the demo need the server binaries of PostgreSQL 14 or newer, which
-# they start themselves (testenv/find.go says how they are found).
+# These are the targets of this project. `make help` lists them. They need Go and GNU make. race also
+# needs gcc, and test-browser needs Chromium. The tests and the demo need the server binaries of
+# PostgreSQL 14 or newer, which they start themselves (testenv/find.go says how they are found).
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test test-versions torture torture-short mutants zoo bench bench-short check format vet lint lint-api lint-tools race differences fuzz tidy vulnerabilities have-golangci-lint have-deadcode have-govulncheck clean
+.PHONY: help build demo test test-versions test-browser torture torture-short mutants zoo bench bench-short check format vet lint lint-api lint-tools race differences fuzz tidy vulnerabilities have-golangci-lint have-deadcode have-govulncheck clean
 
 VERSION  := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 LDFLAGS  := -s -w -X github.com/quintago/webhook-agent/agent/cli.version=$(VERSION)
@@ -49,6 +49,12 @@ test-versions: ## run all tests against each version of PostgreSQL, 14 to 18
 # build_torture builds the torture, which builds the agent that it tortures (testenv/torture/build.go).
 build_torture = @go build -buildvcs=false -o bin/torture ./testenv/torture && bin/torture build -o bin/torture-agent
 
+# These tests are behind the tag browser, because chromedp takes long to compile.
+TEST_BROWSER := go test -timeout 10m -count=1 -tags browser -run '^TestBrowser'
+
+test-browser: ## run the tests of the pages in Chromium, which must be installed; npm fetches axe-core
+	$(TEST_BROWSER) ./testenv/browser ./agent/console
+
 torture: ## break everything around two agents for MINUTES (10) as SEED says, and judge; ARGS=-markdown for a page
 	$(build_torture)
 	@bin/torture -commit '$(VERSION)' -minutes $(MINUTES) $(if $(SEED),-seed $(SEED)) $(ARGS)
@@ -70,19 +76,20 @@ bench: build ## measure the agent beside a bare POST loop and other floors, in o
 bench-short: ARGS = -short
 bench-short: bench ## the same with hardly anything, to see that it works
 
-check: format vet lint lint-api race differences fuzz tidy bench-short vulnerabilities ## what continuous integration runs, beside a demo and the tests with the oldest PostgreSQL
+check: format vet lint lint-api race test-browser differences fuzz tidy bench-short vulnerabilities ## what continuous integration runs, beside a demo and the tests with the oldest PostgreSQL
 
 format: ## fail when a file is not formatted by gofmt
 	@files=$$(gofmt -l .); if [ -n "$$files" ]; then echo "not formatted by gofmt:"; echo "$$files"; exit 1; fi
 
 vet: ## run go vet
 	go vet ./...
+	go vet -tags browser ./testenv/browser ./agent/console
 
 # deadcode exits with 0 even if it finds something.
 lint: have-golangci-lint have-deadcode ## run golangci-lint as .golangci.yml says, and deadcode
 	$(GOLANGCI_LINT) run
-	@echo '$(DEADCODE) -test -tags nethttp,crashpoints ./...'
-	@found=$$($(DEADCODE) -test -tags nethttp,crashpoints ./...) || exit 1; \
+	@echo '$(DEADCODE) -test -tags nethttp,crashpoints,browser ./...'
+	@found=$$($(DEADCODE) -test -tags nethttp,crashpoints,browser ./...) || exit 1; \
 		if [ -n "$$found" ]; then echo "nothing calls these functions, and no test does:"; echo "$$found"; exit 1; fi
 
 lint-api: ## check the document of the HTTP API by the recommended rules of redocly, which npm fetches

@@ -88,6 +88,7 @@ func TestRepository_ImportsGoDownward(t *testing.T) {
 
 		"testenv/bench":   {"testenv", "outbox", "sink", "secret", "agent/access"}, // the client and the lists without the agent
 		"testenv/torture": {"testenv"},
+		"testenv/browser": {"testenv"}, // of tests of pages alone
 
 		"testenv/zoo":       nil,
 		"testenv/zoo/serve": {"testenv/zoo"},

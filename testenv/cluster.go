@@ -105,14 +105,14 @@ func Start(ctx context.Context, opts Options) (*Cluster, error) {
 // start is Start with a choice of how to make the data folder. makeData finds the binaries, makes
 // the folder with the roles of every cluster, and starts the server.
 func start(ctx context.Context, opts Options, makeData func(*Cluster, context.Context) error) (_ *Cluster, err error) {
-	if err := sweep(); err != nil {
+	if err := sweepClusters(); err != nil {
 		return nil, err
 	}
 	as, err := findServerUser()
 	if err != nil {
 		return nil, err
 	}
-	f, err := makeFolder(opts.parentFolder(), as)
+	f, err := makeFolder(opts.parentFolder(), clusterFolder, as)
 	if err != nil {
 		return nil, err
 	}

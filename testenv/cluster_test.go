@@ -191,7 +191,7 @@ func TestSweep_StopsAnOrphanedServer(t *testing.T) {
 	if err := c.folder.lock.Close(); err != nil { // as the owner's death does
 		t.Fatal(err)
 	}
-	if err := sweep(); err != nil {
+	if err := sweepClusters(); err != nil {
 		t.Fatal(err)
 	}
 	Eventually(t, 5*time.Second, func() error { // another test's sweep may have been the first

@@ -26,12 +26,30 @@ var shared struct {
 	err     error
 }
 
+// atEnd has what Main calls after the last test.
+var atEnd struct {
+	mu        sync.Mutex // guards functions
+	functions []func() error
+}
+
+// AtEnd has Main call f after the last test of the test binary. It is for what all tests share.
+func AtEnd(f func() error) {
+	atEnd.mu.Lock()
+	defer atEnd.mu.Unlock()
+	atEnd.functions = append(atEnd.functions, f)
+}
+
 // Main runs the tests of a package. TestMain must call it. The first NewDB starts the cluster, and
 // Main closes it after the last test.
 func Main(m *testing.M, opts Options) {
 	shared.opts = opts
 	shared.opts.inMemory = true
 	m.Run()
+	for _, f := range atEnd.functions {
+		if err := f(); err != nil {
+			panic(err) // no test is left to report to
+		}
+	}
 	for _, c := range []*Cluster{shared.cluster, pattern.cluster} {
 		if c == nil {
 			continue

@@ -74,7 +74,7 @@ func install(ctx context.Context, major, dir string) error {
 		return fmt.Errorf("make the cache folder: %w", err)
 	}
 	defer func() { _ = os.RemoveAll(work) }()
-	if _, err := npm(ctx, "install", "--prefix", work, "--no-save", "--no-audit", "--no-fund", "--ignore-scripts", name+"@"+version); err != nil {
+	if _, err := NPM(ctx, "install", "--prefix", work, "--no-save", "--no-audit", "--no-fund", "--ignore-scripts", name+"@"+version); err != nil {
 		return err
 	}
 
@@ -100,7 +100,7 @@ func packageName() (string, error) {
 // newestPackage returns the newest version of the package for a major version of PostgreSQL. All
 // versions are marked as beta ("17.5.0-beta.15"), so npm's version ranges do not find them.
 func newestPackage(ctx context.Context, name, major string) (string, error) {
-	out, err := npm(ctx, "view", name, "versions", "--json")
+	out, err := NPM(ctx, "view", name, "versions", "--json")
 	if err != nil {
 		return "", err
 	}
@@ -152,8 +152,8 @@ func makeSymlinks(dir string) error {
 	return nil
 }
 
-// npm runs npm and returns its standard output.
-func npm(ctx context.Context, args ...string) ([]byte, error) {
+// NPM runs npm and returns its standard output.
+func NPM(ctx context.Context, args ...string) ([]byte, error) {
 	cmd := exec.CommandContext(ctx, "npm", args...)
 	var problems bytes.Buffer
 	cmd.Stderr = &problems

@@ -14,8 +14,10 @@ import (
 )
 
 const (
-	folderPrefix    = "quintago-pg-"     // of the folder of a cluster that is locked
-	newFolderPrefix = "quintago-new-pg-" // of a folder that is not locked yet
+	folderPrefix    = "quintago-"     // of a folder that is locked; the kind of the folder follows
+	newFolderPrefix = "quintago-new-" // of a folder that is not locked yet
+
+	clusterFolder = "pg-" // is the kind of a cluster's folder
 )
 
 const (
@@ -37,34 +39,47 @@ func (o Options) parentFolder() string {
 	return os.TempDir()
 }
 
-// folder holds everything of one cluster: data, socket, log. It is locked as long as its owner
-// lives.
+// folder holds everything of one program, as the data, the socket and the log of a cluster. It is
+// locked as long as its owner lives.
 type folder struct {
 	path string
 	lock *os.File // the open folder itself; the lock ends when it is closed or the process dies
 }
 
-// makeFolder makes and locks a folder inside parent, and gives it to the user who will run the
-// server. The package documentation explains the order of the steps.
-func makeFolder(parent string, as serverUser) (*folder, error) {
-	path, err := os.MkdirTemp(parent, newFolderPrefix)
+// MakeFolder makes a folder for a program that this process starts. If the process dies before it
+// calls remove, the next MakeFolder for the same kind of program removes the folder.
+func MakeFolder(kind string) (path string, remove func() error, err error) {
+	if err := sweep(kind, []string{os.TempDir()}, (*folder).remove); err != nil {
+		return "", nil, err
+	}
+	f, err := makeFolder(os.TempDir(), kind, serverUser{})
 	if err != nil {
-		return nil, fmt.Errorf("make the folder of the cluster: %w", err)
+		return "", nil, err
+	}
+	return f.path, f.remove, nil
+}
+
+// makeFolder makes and locks a folder inside parent, and gives it to the user who will run the
+// program. The package documentation explains the order of the steps.
+func makeFolder(parent, kind string, as serverUser) (*folder, error) {
+	path, err := os.MkdirTemp(parent, newFolderPrefix+kind)
+	if err != nil {
+		return nil, fmt.Errorf("make a folder: %w", err)
 	}
 	lock, err := os.Open(path)
 	if err != nil {
-		return nil, fmt.Errorf("open the folder of the cluster: %w", err)
+		return nil, fmt.Errorf("open the new folder: %w", err)
 	}
 	f := &folder{path: path, lock: lock}
 	if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
-		return nil, errors.Join(fmt.Errorf("lock the folder of the cluster: %w", err), f.remove())
+		return nil, errors.Join(fmt.Errorf("lock the new folder: %w", err), f.remove())
 	}
 	if err := as.own(path); err != nil {
-		return nil, errors.Join(fmt.Errorf("give the folder of the cluster to its user: %w", err), f.remove())
+		return nil, errors.Join(fmt.Errorf("give the new folder to its user: %w", err), f.remove())
 	}
 	final := filepath.Join(filepath.Dir(path), folderPrefix+strings.TrimPrefix(filepath.Base(path), newFolderPrefix))
 	if err := os.Rename(path, final); err != nil {
-		return nil, errors.Join(fmt.Errorf("name the folder of the cluster: %w", err), f.remove())
+		return nil, errors.Join(fmt.Errorf("name the new folder: %w", err), f.remove())
 	}
 	f.path = final
 	return f, nil
@@ -78,14 +93,22 @@ func (f *folder) remove() error {
 	return errors.Join(os.RemoveAll(f.path), f.lock.Close())
 }
 
-// sweep removes the clusters whose owner died without removing them. It stops their servers if the
-// kernel has not done so. It leaves the folders of other users alone.
-func sweep() error {
+// sweepClusters removes the clusters whose owner died without removing them. It stops their servers
+// if the kernel has not done so.
+func sweepClusters() error {
+	return sweep(clusterFolder, []string{os.TempDir(), memoryFolder}, func(f *folder) error {
+		return errors.Join(f.stopOrphan(), f.remove())
+	})
+}
+
+// sweep calls remove for the folders of a kind whose owner died without removing them. It leaves the
+// folders of other users alone.
+func sweep(kind string, parents []string, remove func(*folder) error) error {
 	var paths []string
-	for _, parent := range []string{os.TempDir(), memoryFolder} {
-		found, err := filepath.Glob(filepath.Join(parent, folderPrefix+"*"))
+	for _, parent := range parents {
+		found, err := filepath.Glob(filepath.Join(parent, folderPrefix+kind+"*"))
 		if err != nil {
-			return fmt.Errorf("look for stale clusters: %w", err)
+			return fmt.Errorf("look for stale folders: %w", err)
 		}
 		paths = append(paths, found...)
 	}
@@ -99,8 +122,8 @@ func sweep() error {
 			_ = lock.Close()
 			continue // in use
 		}
-		if err := errors.Join(f.stopOrphan(), f.remove()); err != nil {
-			return fmt.Errorf("remove the stale cluster %s: %w", path, err)
+		if err := remove(f); err != nil {
+			return fmt.Errorf("remove the stale folder %s: %w", path, err)
 		}
 	}
 	return nil

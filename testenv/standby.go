@@ -74,7 +74,7 @@ func (c *Cluster) startStandby(ctx context.Context) (_ *Cluster, err error) {
 	if err := c.maintainSQL(ctx, "select pg_create_physical_replication_slot('"+standbySlot+"', true)"); err != nil {
 		return nil, fmt.Errorf("make the slot of the standby: %w", err)
 	}
-	f, err := makeFolder(c.opts.parentFolder(), c.as)
+	f, err := makeFolder(c.opts.parentFolder(), clusterFolder, c.as)
 	if err != nil {
 		return nil, err
 	}
