@@ -86,6 +86,7 @@ func (v *visit) readFilter() (f logFilter, of outbox.DeliveryFilter) {
 	if of.Until, ok = readTime(f.Until); !ok {
 		f.Problem = "this is no time; write it like 2026-11-29T14:30"
 	}
+	f.Since, f.Until = formTime(of.Since), formTime(of.Until)
 	return f, of
 }
 
@@ -100,6 +101,18 @@ func readTime(text string) (*time.Time, bool) {
 		}
 	}
 	return nil, false
+}
+
+// formTime writes a time as a field of a form takes it. A browser drops any other form, and complains
+// about it.
+func formTime(at *time.Time) string {
+	if at == nil {
+		return ""
+	}
+	if at.Second() == 0 {
+		return at.UTC().Format("2006-01-02T15:04")
+	}
+	return at.UTC().Format("2006-01-02T15:04:05")
 }
 
 func (h *Handler) deliveries(v *visit) error {

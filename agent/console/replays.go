@@ -121,6 +121,7 @@ func readReplay(q url.Values) (form replayForm, r outbox.ReplayRequest) {
 	if r.Until, ok = readTime(form.Until); !ok {
 		form.Errors["until"] = "this is no time; write it like 2026-11-29T14:30"
 	}
+	form.Since, form.Until = formTime(r.Since), formTime(r.Until)
 	chosen := q["status"]
 	if len(chosen) == 0 {
 		chosen = []string{string(outbox.Missed), string(outbox.Failed)}

@@ -128,7 +128,7 @@ func (p *Page) violations(rules string) (texts []string) {
 	if !Eval[bool](p, "typeof axe === 'object'") {
 		Eval[any](p, source+"\nvoid 0")
 	}
-	result := Eval[string](p, `axe.run(document, { runOnly: `+rules+`, resultTypes: ['violations'], iframes: false }).then(r => JSON.stringify(r.violations.map(v => (
+	result := Eval[string](p, `axe.run(document, { runOnly: `+rules+`, resultTypes: ['violations'], iframes: false, preload: false }).then(r => JSON.stringify(r.violations.map(v => (
 	{ id: v.id, nodes: v.nodes.map(n => ({ target: n.target.join(' '), html: n.html.slice(0, 200), remedy: n.failureSummary })) }))))`)
 	var found []struct {
 		ID    string `json:"id"`

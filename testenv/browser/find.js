@@ -119,7 +119,7 @@ const layoutFaults = () => {
 	}
 	for (const e of document.body.querySelectorAll('*')) {
 		const own = [...e.childNodes].some(n => n.nodeType === Node.TEXT_NODE && n.data.trim())
-		if (!own || !shown(e) || e.closest('svg, noscript, option, [aria-hidden=true]') || hiddenForEyes(e)) continue
+		if (!own || !shown(e) || e.closest('svg, noscript, option, meter, progress, [aria-hidden=true]') || hiddenForEyes(e)) continue
 		const s = getComputedStyle(e)
 		const clips = v => v === 'hidden' || v === 'clip'
 		// A text that ends in an ellipsis must be readable elsewhere.

@@ -299,10 +299,11 @@ func (p *Page) DisableJavaScript() {
 	call(p, emulation.SetScriptExecutionDisabled, emulation.SetScriptExecutionDisabledParams{Value: true})
 }
 
-// SetCookie stores a cookie for the origin of an address.
+// SetCookie stores a cookie for the origin of an address. It is secure if its name says so.
 func (p *Page) SetCookie(address, name, value string) {
 	p.t.Helper()
-	call(p, network.SetCookie, network.SetCookieParams{Name: name, Value: value, URL: address})
+	secure := strings.HasPrefix(name, "__")
+	call(p, network.SetCookie, network.SetCookieParams{Name: name, Value: value, URL: address, Path: "/", Secure: &secure})
 }
 
 // Screenshot returns what the window shows as a PNG, in the size and the scheme.
