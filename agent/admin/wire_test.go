@@ -80,10 +80,10 @@ func newWire(t testing.TB) *wire {
 	caught := func(p *panics.Error) { t.Errorf("panic: %v", p) }
 	w.operators = w.serve(Operators(Config{
 		Admin: cfg.Admin, Console: cfg.Console, Ready: func() (string, error) { return "leading", nil },
-		Metrics: prometheus.NewRegistry(), API: all, Caught: caught,
+		Metrics: prometheus.NewRegistry(), API: all, Pages: http.NotFoundHandler(), Caught: caught,
 	}), caught)
 	w.venues = w.serve(Venues(VenueConfig{
-		Console: cfg.Console, API: all.For(access.NewVerifier(secret.Text{}, cfg.ConsoleKeys())), Caught: caught,
+		Console: cfg.Console, API: all.For(access.NewVerifier(secret.Text{}, cfg.ConsoleKeys())), Pages: http.NotFoundHandler(), Caught: caught,
 	}), caught)
 	return w
 }
