@@ -178,7 +178,7 @@ func (t *texts) lines(stats outbox.EndpointStats) template.HTML {
 			most = max(most, float64(*b.P95MS))
 		}
 	}
-	p := newPlot(plotWidth, len(stats.Buckets), most, func(v float64) string { n := int(v); return t.milliseconds(&n) })
+	p := newPlot(plotWidth, len(stats.Buckets), most, func(v float64) string { n := max(1, int(v)); return t.milliseconds(&n) })
 	for i, b := range stats.Buckets {
 		if b.P50MS == nil || b.P95MS == nil {
 			continue

@@ -19,6 +19,8 @@ const (
 	// how many rows one look takes.
 	lookPause = 2 * time.Second
 	lookRows  = 200
+	// maxOffered is how many endpoints a form offers by name.
+	maxOffered = 100
 )
 
 // statuses are those of a delivery, in the order of the form.
@@ -35,6 +37,9 @@ type deliveriesPage struct {
 	First    string // the query of the first page
 	// SearchedTo is how far back the search has come, nil where it looked at everything it had to.
 	SearchedTo *time.Time
+	// Endpoints are those that the form offers. It is empty where there are too many, and for operators.
+	Endpoints []endpointRow
+	Types     []outbox.EventTypeInfo
 	// Live is the query of the live log, "" where the page is not its beginning.
 	Live string
 }
@@ -132,10 +137,33 @@ func (h *Handler) deliveries(v *visit) error {
 	if page.Rows, err = v.deliveryRows(found.Deliveries); err != nil {
 		return err
 	}
+	if err := page.offer(v); err != nil {
+		return err
+	}
 	if !page.Later && of.Since == nil && of.Until == nil && f.Problem == "" {
 		page.Live = withQuery(q, "position", "-1")
 	}
 	return v.show("deliveries", page)
+}
+
+// offer reads what the form has to choose from.
+func (p *deliveriesPage) offer(v *visit) (err error) {
+	if p.Types, err = v.view.EventTypes(v.ctx()); err != nil || v.venue == "" {
+		return err
+	}
+	found, err := v.view.Endpoints(v.ctx(), outbox.EndpointFilter{Limit: maxOffered + 1})
+	if err != nil || len(found) > maxOffered {
+		return err
+	}
+	known := p.Filter.Endpoint == ""
+	for _, e := range found {
+		known = known || e.ID == p.Filter.Endpoint
+		p.Endpoints = append(p.Endpoints, v.row(e))
+	}
+	if !known { // it was removed, and has rows in the log
+		p.Endpoints = nil
+	}
+	return nil
 }
 
 // isFiltered reports whether the log is narrowed.
@@ -171,6 +199,7 @@ func endpointIDs(list []outbox.DeliveryInfo) []string {
 type liveRow struct {
 	Event    string `json:"event"`
 	Endpoint string `json:"endpoint"`
+	ID       string `json:"endpoint_id"`
 	Venue    string `json:"venue"`
 	Type     string `json:"type"`
 	Status   string `json:"status"`
@@ -211,7 +240,7 @@ func (h *Handler) deliveriesLive(v *visit) error {
 	texts := h.pages.texts[languageOf(v.r)]
 	page := livePage{Position: tail.Position, LeftOut: tail.LeftOut, Rows: []liveRow{}}
 	for _, d := range tail.Rows {
-		row := liveRow{Event: d.EventID, Endpoint: d.EndpointID, Venue: d.Venue, Type: clean(d.Type), Status: string(d.Status), Word: texts.say(string(d.Status)),
+		row := liveRow{Event: cut(d.EventID), Endpoint: cut(d.EndpointID), ID: d.EndpointID, Venue: cut(d.Venue), Type: clean(d.Type), Status: string(d.Status), Word: texts.say(string(d.Status)),
 			Result: resultOf(texts, d), Latency: texts.milliseconds(d.LastLatencyMS), Attempts: d.Attempts, Path: v.path("deliveries", d.EventID, d.EndpointID)}
 		if d.Created != nil {
 			row.Created = d.Created.UTC().Format(time.RFC3339)

@@ -239,6 +239,8 @@ func (t *texts) milliseconds(n *int) string {
 	switch {
 	case n == nil:
 		return "–"
+	case *n == 0:
+		return "<\u202f1\u202fms"
 	case *n < 1000:
 		return fmt.Sprintf("%d\u202fms", *n)
 	default:

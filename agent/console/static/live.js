@@ -69,6 +69,11 @@ for (const button of document.querySelectorAll("[data-log]")) {
   const template = document.getElementById("live-row");
   let stop = null, position = -1, leftOut = 0;
   const waiting = [];
+  // The hosts of endpoints, as the rows of the page have them.
+  const hosts = new Map();
+  for (const row of rows.rows) {
+    if (row.dataset.host) hosts.set(row.dataset.endpoint, row.dataset.host);
+  }
 
   const makeRow = (d) => {
     const row = template.content.cloneNode(true).firstElementChild;
@@ -81,13 +86,15 @@ for (const button of document.querySelectorAll("[data-log]")) {
     link.firstElementChild.textContent = d.type;
     cells[1].lastElementChild.textContent = d.event;
     const names = cells[2].querySelectorAll("bdi");
-    names[0].textContent = d.endpoint;
+    const host = hosts.get(d.endpoint_id);
+    names[0].textContent = host ?? d.endpoint;
+    names[0].className = host ? "" : "id";
     if (names[1]) names[1].textContent = d.venue;
     cells[3].textContent = d.result;
     cells[4].textContent = d.attempts;
     cells[5].textContent = d.latency;
     if (d.created) cells[6].textContent = localTime(new Date(d.created), false);
-    row.dataset.key = `${d.event} ${d.endpoint}`;
+    row.dataset.key = d.path;
     return row;
   };
   const show = () => {
@@ -105,7 +112,7 @@ for (const button of document.querySelectorAll("[data-log]")) {
   };
   const label = () => {
     button.setAttribute("aria-pressed", String(Boolean(stop)));
-    let text = stop ? button.dataset.on : button.dataset.off;
+    let text = stop ? button.dataset.word : button.dataset.idle;
     if (stop && leftOut) text += ` (${button.dataset.left.replace("%s", leftOut)})`;
     if (button.textContent !== text) button.textContent = text;
   };
