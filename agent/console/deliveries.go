@@ -40,6 +40,9 @@ type deliveriesPage struct {
 	// Endpoints are those that the form offers. It is empty where there are too many, and for operators.
 	Endpoints []endpointRow
 	Types     []outbox.EventTypeInfo
+	// Replay is the query of a replay of all that the filter lets through, "" where a replay cannot have
+	// such a filter.
+	Replay string
 	// Live is the query of the live log, "" where the page is not its beginning.
 	Live string
 }
@@ -56,6 +59,29 @@ type logFilter struct {
 	Type, Endpoint, Event, Venue string
 	Since, Until                 string // as the form has them, in UTC
 	Problem                      string // what is wrong with it
+}
+
+// replay returns the query of a replay of all that the filter lets through, but for what is pending.
+// A replay is of one endpoint, and of all types.
+func (f logFilter) replay() string {
+	if f.Endpoint == "" || f.Type != "" || f.Event != "" || f.Problem != "" {
+		return ""
+	}
+	q := url.Values{"endpoint": {f.Endpoint}}
+	for name, value := range map[string]string{"since": f.Since, "until": f.Until} {
+		if value != "" {
+			q.Set(name, value)
+		}
+	}
+	for _, status := range f.Status {
+		if status != string(outbox.Pending) {
+			q.Add("status", status)
+		}
+	}
+	if len(f.Status) > 0 && len(q["status"]) == 0 {
+		return ""
+	}
+	return q.Encode()
 }
 
 // Has reports whether a status is chosen.
@@ -137,6 +163,7 @@ func (h *Handler) deliveries(v *visit) error {
 	if page.Rows, err = v.deliveryRows(found.Deliveries); err != nil {
 		return err
 	}
+	page.Replay = f.replay()
 	if err := page.offer(v); err != nil {
 		return err
 	}
