@@ -18,15 +18,13 @@ const maxPretty = 64 << 10
 // deliveryPage is the page of one delivery.
 type deliveryPage struct {
 	outbox.DeliveryDetail
-	Host     string
-	URL      string // "" where the visitor does not see it
-	Steps    []step
-	Request  *manage.Request
-	Headers  []header
-	Hidden   bool // there is a body, which an operator has to ask for
-	Curl     string
-	CanOpen  bool // the endpoint is still there
-	Disabled bool
+	Host    string
+	Steps   []step
+	Request *manage.Request
+	Headers []header
+	Hidden  bool // there is a body, which an operator has to ask for
+	Curl    string
+	CanOpen bool // the endpoint is still there
 }
 
 // step is a part of the time line of a delivery.
@@ -60,9 +58,8 @@ func (h *Handler) showDelivery(v *visit, withBody bool) error {
 		return err
 	}
 	page.Host = hosts[detail.EndpointID]
-	if e, err := v.view.Endpoint(v.ctx(), detail.EndpointID); err == nil {
-		page.CanOpen, page.Disabled = true, e.State != outbox.StateEnabled
-	}
+	_, err = v.view.Endpoint(v.ctx(), detail.EndpointID)
+	page.CanOpen = err == nil
 	if request == nil {
 		return v.show("delivery", page)
 	}

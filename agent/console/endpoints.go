@@ -405,11 +405,7 @@ func (h *Handler) enableEndpoint(v *visit) error {
 }
 
 // askPage is a page that asks before something is done to an endpoint.
-type askPage struct {
-	Endpoint endpointRow
-	Errors   map[string]string
-	Overlap  string
-}
+type askPage struct{ Endpoint endpointRow }
 
 // ask shows the page that asks before something is done to an endpoint.
 func (v *visit) ask(page string) error {

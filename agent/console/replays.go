@@ -2,11 +2,11 @@ package console
 
 import (
 	"errors"
+	"maps"
 	"net/url"
 	"slices"
 	"strconv"
 	"strings"
-	"time"
 
 	"github.com/quintago/webhook-agent/agent/api"
 	"github.com/quintago/webhook-agent/agent/manage"
@@ -90,7 +90,6 @@ type replayForm struct {
 	Statuses     []replayStatus
 	Since, Until string
 	PerSecond    string
-	Plans        []outbox.ReplayPlan
 	Count        int64
 	Capped       bool
 	Refused      string
@@ -169,7 +168,6 @@ func (v *visit) plan(form *replayForm, r outbox.ReplayRequest) error {
 	if err != nil {
 		return err
 	}
-	form.Plans = plans
 	for _, plan := range plans {
 		form.Capped = form.Capped || plan.Deliveries >= outbox.MaxReplayCount
 		if plan.Refused != "" {
@@ -209,7 +207,7 @@ func (v *visit) showReplayForm(form replayForm, r outbox.ReplayRequest) error {
 		form.Host = hosts[form.Endpoint]
 	}
 	if err := v.plan(&form, r); err != nil {
-		if form.Errors = mergeErrors(form.Errors, fieldErrors(err)); len(form.Errors) == 0 {
+		if maps.Copy(form.Errors, fieldErrors(err)); len(form.Errors) == 0 {
 			return err
 		}
 	}
@@ -217,13 +215,6 @@ func (v *visit) showReplayForm(form replayForm, r outbox.ReplayRequest) error {
 		return v.showForm("replay_form", form)
 	}
 	return v.show("replay_form", form)
-}
-
-func mergeErrors(a, b map[string]string) map[string]string {
-	for name, text := range b {
-		a[name] = text
-	}
-	return a
 }
 
 // counted is what the form's script learns of a replay.
@@ -350,6 +341,3 @@ func (h *Handler) steerReplay(v *visit) error {
 	}
 	return v.goTo("replay-"+done, "replays", id)
 }
-
-// Recent reports whether the replay has begun a moment ago.
-func (r replayRow) Recent() bool { return time.Since(r.Created) < time.Minute }
