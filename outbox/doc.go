@@ -76,7 +76,8 @@
 // People pause, resume, cancel and pace replays by SQL. A trigger judges the states by old and new alone, and the job reads the
 // row in each step, for the stream brings inserts only. What was pending when a replay was paused is sent all the same. A canceled
 // one ends at once for people, and has finished set when nothing of it is pending: lanes drop what is not under way
-// (LedgerConfig.Withdraw), the rows are what they were again, and those under way follow once their attempts are recorded. People
+// (LedgerConfig.Withdraw), the rows are what they were again, and those under way follow once their attempts are recorded. It finds
+// them by going back over the log once (replay_cancel.go). A replay that rests is only looked at, without a transaction. People
 // may hold the row in a transaction. Nothing waits for that: what cannot be counted stands in checkpoint.uncounted, and the next
 // step of the replay counts it. A job lasts until its replay has finished, and rests most of the time.
 //

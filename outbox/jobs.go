@@ -24,6 +24,13 @@ type job interface {
 	abandon(ctx context.Context, tx querier, reason string) error
 }
 
+// looker is a job that waits for others most of the time.
+type looker interface {
+	// look reports, by reads alone, whether a step would change nothing. pause then returns how long to
+	// wait before the next look.
+	look(ctx context.Context, tx querier) (idle bool, err error)
+}
+
 // jobTries is how often a step may fail by itself.
 const jobTries = 3
 

@@ -368,6 +368,11 @@ func (l *Ledger) step(ctx context.Context) error {
 		return nil
 	}
 	j := l.jobs[0]
+	if l.idle(ctx, j) {
+		l.jobs = l.jobs[1:]
+		l.resting = append(l.resting, resting{j, time.Now().Add(j.pause())})
+		return nil
+	}
 	var (
 		finished bool
 		tries    int
@@ -406,6 +411,27 @@ func (l *Ledger) step(ctx context.Context) error {
 		l.jobs = append(l.jobs, j)
 	}
 	return nil
+}
+
+// idle reports whether a step of j would change nothing, so that it needs no commit. A failure is left
+// to the step.
+func (l *Ledger) idle(ctx context.Context, j job) (idle bool) {
+	looks, ok := j.(looker)
+	if !ok || l.conn == nil {
+		return false
+	}
+	defer l.watchStall()()
+	ctx, cancel := answered(ctx)
+	defer cancel()
+	err := panics.Guard(l.cfg.Caught, func() (err error) {
+		idle, err = looks.look(ctx, l.conn)
+		return err
+	})()
+	if err != nil {
+		closeConn(l.conn)
+		l.conn = nil
+	}
+	return idle && err == nil
 }
 
 // wakeJobs puts jobs back that have paused long enough.

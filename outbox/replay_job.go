@@ -22,6 +22,8 @@ type replayJob struct {
 	rest       time.Duration // until the next step
 	ended      int64         // deliveries of the replay that were counted since the last step
 	full       bool          // the look-ahead was full
+	back       wayBack       // of a canceled one, up to the last step that is durable
+	backNext   wayBack       // the same with the step under way
 }
 
 // visibilityPause is the wait for a transaction that the stream has told of and queries do not see yet: a commit is sent
@@ -66,7 +68,8 @@ select webhooks.handed_over($2::text::xid, pg_current_snapshot()),
        coalesce(extract(epoch from now() - r.paced_until), -1)::float8, r.total is not null,
        coalesce(r.endpoint_id, ''), r.event_ids, case when isfinite(r.since) then r.since end,
        case when isfinite(r.until) then r.until else coalesce(r.created, now()) end, r.statuses, r.cursor_created,
-       coalesce(r.cursor_event_id, ''), e.id is not null, e.disabled_at is not null, coalesce(h.unusable, '')
+       coalesce(r.cursor_event_id, ''), e.id is not null, e.disabled_at is not null, coalesce(h.unusable, ''),
+       exists (select from webhooks.checkpoint where slot = $3 and uncounted ? $1)
 from (select $1::text as id) wanted
 left join webhooks.replays r on r.id = wanted.id
 left join webhooks.endpoints e on e.id = r.endpoint_id
@@ -150,25 +153,6 @@ update webhooks.replays set state = 'running', total = coalesce(total, 0) + $2 +
                      + interval '1 second' / per_second * $2::int end
 where id = $1`
 
-// restoreCanceled takes back what a canceled replay has set back and nobody is sending. Of a delivery that an agent of before
-// set back nothing is known but that it had not succeeded.
-var restoreCanceled = pieces{"end or restore": endOrRestore("p.former", "'its replay was canceled'")}.in(`
-with picked as (
-    select event_id, attempts, former from webhooks.deliveries
-    where endpoint_id = $1 and status = 'pending' and replay_id = $2 and not event_id = any($3::text[])
-    limit $4
-), restored as (
-    update webhooks.deliveries d set ${end or restore}
-    from picked p where d.endpoint_id = $1 and d.event_id = p.event_id
-)
-select count(*) filter (where attempts > 0), count(*) filter (where attempts = 0) from picked`)
-
-// advanceCancel counts what was taken back, and ends the replay where nothing of it is pending.
-const advanceCancel = `
-update webhooks.replays r set done = done + $3, unsent = unsent + $4, finished = case when not exists (
-           select from webhooks.deliveries d where d.endpoint_id = $2 and d.status = 'pending' and d.replay_id = r.id) then now() end
-where id = $1 returning finished is not null`
-
 // refuseReplay ends a replay for a reason. One that is canceled stays so: the trigger of the table refuses
 // any other state, and an error here would hold up all that the Ledger does.
 const refuseReplay = `
@@ -190,12 +174,13 @@ type openReplay struct {
 	cursorID                     string
 	haveEndpoint, disabled       bool
 	unusable                     string
+	uncounted                    bool // countLeft has something to count
 }
 
 func (j *replayJob) read(ctx context.Context, tx querier) (r openReplay, err error) {
-	row := tx.QueryRow(ctx, selectReplay, j.ID, strconv.FormatUint(uint64(j.XID), 10))
+	row := tx.QueryRow(ctx, selectReplay, j.ID, strconv.FormatUint(uint64(j.XID), 10), j.slot)
 	err = row.Scan(&r.settled, &r.exists, &r.open, &r.state, &r.requeued, &r.waiting, &r.perSecond, &r.unused, &r.begun, &r.endpointID, &r.eventIDs, &r.since, &r.until, &r.statuses, &r.cursor, &r.cursorID,
-		&r.haveEndpoint, &r.disabled, &r.unusable)
+		&r.haveEndpoint, &r.disabled, &r.unusable, &r.uncounted)
 	return r, err
 }
 
@@ -248,8 +233,70 @@ func (r *openReplay) room() int {
 	return int(max(room, 0))
 }
 
+// replayAction is what the next step of a replay does.
+type replayAction int
+
+const (
+	replayRests   replayAction = iota // nothing
+	replayIsOver                      // it was deleted, or has ended
+	replayEnds                        // see whether all that it has set back has ended
+	replayCancels                     // take something back
+	replayRefuses                     // end it, since nothing can be sent
+	replayLeaves                      // count what is left
+	replayRequeues
+)
+
+// next returns what the next step does. It sets rest and full where that is nothing.
+func (j *replayJob) next(r *openReplay) replayAction {
+	rests := func(rest time.Duration) replayAction {
+		j.rest = rest
+		return replayRests
+	}
+	switch {
+	case !r.exists && j.XID != 0 && !r.settled:
+		return rests(visibilityPause)
+	case !r.open:
+		return replayIsOver
+	case r.state == ReplayCanceled && j.back.waits(j.kept(r.endpointID)):
+		return rests(aheadPause)
+	case r.state == ReplayCanceled:
+		return replayCancels
+	case r.requeued && r.waiting > 0:
+		return rests(requeuedPause)
+	case r.requeued:
+		return replayEnds
+	case r.state == ReplayPaused:
+		return rests(pausedPause)
+	case r.refusal() != "" && r.begun:
+		return replayLeaves
+	case r.refusal() != "":
+		return replayRefuses
+	case r.room() == 0:
+		j.full = true
+		return rests(aheadPause)
+	}
+	return replayRequeues
+}
+
+// look implements looker: a replay that is paused or waits is to cost no commit.
+func (j *replayJob) look(ctx context.Context, tx querier) (idle bool, err error) {
+	if j.rest == 0 {
+		return false, nil
+	}
+	j.ended, j.full = 0, false
+	r, err := j.read(ctx, tx)
+	if err != nil || r.uncounted {
+		return false, err
+	}
+	rest := j.rest
+	if idle = j.next(&r) == replayRests; !idle {
+		j.rest = rest
+	}
+	return idle, nil
+}
+
 func (j *replayJob) step(ctx context.Context, tx querier) (finished bool, err error) {
-	j.endpointID, j.rest, j.ended, j.full = "", 0, 0, false
+	j.endpointID, j.rest, j.ended, j.full, j.backNext = "", 0, 0, false, j.back
 	var exists, locked bool
 	if err := tx.QueryRow(ctx, lockReplay, j.ID).Scan(&exists, &locked); err != nil {
 		return false, err
@@ -262,40 +309,30 @@ func (j *replayJob) step(ctx context.Context, tx querier) (finished bool, err er
 		return false, err
 	}
 	r, err := j.read(ctx, tx)
-	switch {
-	case err != nil:
+	if err != nil {
 		return false, err
-	case !r.exists && j.XID != 0 && !r.settled:
-		j.rest = visibilityPause
-		return false, nil
-	case !r.open: // deleted, or ended
+	}
+	switch j.next(&r) {
+	case replayIsOver:
 		return true, nil
-	case r.state == ReplayCanceled:
-		return j.cancel(ctx, tx, r)
-	case r.requeued:
+	case replayEnds:
 		j.rest = requeuedPause
 		return false, exec(ctx, tx, finishReplays, []string{j.ID})
-	case r.state == ReplayPaused:
-		j.rest = pausedPause
-		return false, nil
+	case replayCancels:
+		return j.cancel(ctx, tx, &r)
+	case replayRefuses:
+		return true, exec(ctx, tx, refuseReplay, j.ID, r.refusal())
+	case replayLeaves:
+		return j.leave(ctx, tx, r, r.refusal())
+	case replayRequeues:
+		return false, j.requeue(ctx, tx, r)
 	}
-	refusal := r.refusal()
-	if refusal != "" && r.begun {
-		return j.leave(ctx, tx, r, refusal)
-	}
-	if refusal != "" {
-		return true, exec(ctx, tx, refuseReplay, j.ID, refusal)
-	}
-	return false, j.requeue(ctx, tx, r)
+	return false, nil
 }
 
 // requeue sets as many deliveries back as the look-ahead and the pace have room for.
 func (j *replayJob) requeue(ctx context.Context, tx querier, r openReplay) (err error) {
 	room := r.room()
-	if room == 0 {
-		j.rest, j.full = aheadPause, true
-		return nil
-	}
 	var unsent int
 	reason := ""
 	if r.eventIDs != nil && !r.begun {
@@ -325,24 +362,6 @@ func (j *replayJob) requeue(ctx context.Context, tx querier, r openReplay) (err 
 	}
 	_, err = j.advance(ctx, tx, n, unsent, reason, at, n < room)
 	return err
-}
-
-// cancel takes back what the replay has set back. What is being sent is left until that is recorded.
-func (j *replayJob) cancel(ctx context.Context, tx querier, r openReplay) (finished bool, err error) {
-	kept := []string{}
-	if j.withdraw != nil {
-		kept = append(kept, j.withdraw(r.endpointID, j.ID)...)
-	}
-	var tried, unsent int64
-	if err := tx.QueryRow(ctx, restoreCanceled, r.endpointID, j.ID, kept, jobStep).Scan(&tried, &unsent); err != nil {
-		return false, err
-	}
-	crashpoint.Hit(crashpoint.InCancel)
-	if tried+unsent < jobStep {
-		j.rest = aheadPause
-	}
-	err = tx.QueryRow(ctx, advanceCancel, j.ID, r.endpointID, tried, unsent).Scan(&finished)
-	return finished, err
 }
 
 // leave counts what a replay has not set back and is not to, for this reason.
@@ -400,6 +419,7 @@ func unfitEvents(ctx context.Context, tx querier, r openReplay) (n int, reason s
 }
 
 func (j *replayJob) committed() []string {
+	j.back = j.backNext
 	if j.endpointID == "" {
 		return nil
 	}
