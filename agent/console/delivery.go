@@ -153,6 +153,15 @@ func cut(id string) string {
 	return id
 }
 
+// brief returns the beginning of a text that may be long.
+func brief(text string) string {
+	text = sink.Printable(text)
+	if r := []rune(text); len(r) > 40 {
+		return string(r[:40]) + "…"
+	}
+	return text
+}
+
 // eventPage is the page of one event.
 type eventPage struct {
 	outbox.EventExplanation

@@ -288,7 +288,7 @@ func (t *texts) functions() template.FuncMap {
 		"number": t.number, "upTo": t.upTo, "rate": rateText, "bytes": t.bytes, "ms": t.milliseconds, "at": t.at, "short": t.short, "ago": t.ago,
 		"less": func(a, b int) int { return a - b },
 		// what others have written
-		"clean": clean, "cut": cut, "pretty": pretty, "result": func(d outbox.DeliveryInfo) string { return resultOf(t, d) },
+		"clean": clean, "cut": cut, "brief": brief, "pretty": pretty, "result": func(d outbox.DeliveryInfo) string { return resultOf(t, d) },
 		"hasExample": func(text json.RawMessage) bool { return len(text) > 0 && string(text) != "null" },
 		// charts
 		"spark": t.spark, "bars": t.bars, "lines": t.lines, "rates": t.rates,

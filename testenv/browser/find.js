@@ -113,8 +113,8 @@ const layoutFaults = () => {
 	const faults = []
 	const root = document.scrollingElement
 	if (root.scrollWidth > root.clientWidth) {
-		const wide = [...document.body.querySelectorAll('*')].filter(e => shown(e) && !scrolls(e.parentElement) &&
-			Math.max(e.getBoundingClientRect().right, reach(e).right) > root.clientWidth + 1)
+		const wide = [...document.body.querySelectorAll('*')].filter(e => shown(e) && !scrolls(e.parentElement) && !hiddenForEyes(e) &&
+			Math.max(e.getBoundingClientRect().right, ownReach(e)) > root.clientWidth + 1)
 		faults.push('the page scrolls sideways: ' + root.scrollWidth + ' of ' + root.clientWidth + ' pixels, by ' + wide.slice(-3).map(named).join(', '))
 	}
 	for (const e of document.body.querySelectorAll('*')) {
@@ -131,7 +131,7 @@ const layoutFaults = () => {
 			if (r.right > b.right + 1 || r.left < b.left - 1) faults.push('the text is cut by ' + named(box) + ': ' + named(e))
 		}
 	}
-	return faults
+	return faults.length > 5 ? [...faults.slice(0, 5), (faults.length - 5) + ' more'] : faults
 }
 
 // reach is the box of what is in an element, which may be larger than the element.
@@ -140,6 +140,9 @@ const reach = e => {
 	range.selectNodeContents(e)
 	return range.getBoundingClientRect()
 }
+
+// ownReach is how far to the right the texts reach that stand in an element itself.
+const ownReach = e => Math.max(0, ...[...e.childNodes].filter(n => n.nodeType === Node.TEXT_NODE).map(n => reach(n).right))
 
 // scrolls reports whether an element, or something around it, cuts or scrolls what is in it.
 const scrolls = e => {
