@@ -78,8 +78,7 @@ func hasBadText(fields url.Values) bool {
 func (v *visit) run(p route) {
 	l, name := v.h.cfg.Limits, v.caller.Name()
 	if !p.live {
-		if wait := l.Request(name, v.r.Method == http.MethodPost && p.manage); wait > 0 {
-			l.HoldBack(v.r.Context())
+		if wait := v.turn(v.r.Method == http.MethodPost && p.manage); wait > 0 {
 			v.tooMany(wait)
 			return
 		}
@@ -112,6 +111,23 @@ func (v *visit) run(p route) {
 	if p.manage && v.r.Method == http.MethodPost {
 		v.log("changed by the console", "page", p.pattern)
 	}
+}
+
+// turns is how often a page asks the limits, with a pause in between, before it is refused. A person
+// who clicks quickly waits a moment, and does not have to ask again. A program is slowed down as well.
+const turns = 3
+
+// turn waits until the limits let a request through. It returns how long the visitor has to wait if
+// they still do not, else 0.
+func (v *visit) turn(write bool) (wait time.Duration) {
+	l := v.h.cfg.Limits
+	for range turns {
+		if wait = l.Request(v.caller.Name(), write); wait <= 0 {
+			return 0
+		}
+		l.HoldBack(v.ctx())
+	}
+	return wait
 }
 
 // log logs what somebody did. It logs ids alone.
