@@ -105,6 +105,7 @@ const focusFault = e => {
 }
 
 const count = selector => find(selector).length
+const loadedCount = selector => document.readyState === 'complete' ? count(selector) : 0
 const text = selector => read(must(selector))
 const attribute = (selector, name) => must(selector).getAttribute(name) ?? ''
 

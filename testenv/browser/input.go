@@ -47,6 +47,7 @@ func (p *Page) Click(selector string) {
 		}
 		call(p, input.DispatchMouseEvent, params)
 	}
+	p.settle()
 }
 
 // spot returns a point of an element, in the coordinates of the tab.
@@ -73,6 +74,7 @@ func (p *Page) Fill(selector, text string) {
 		return nil
 	})
 	if isList {
+		p.settle()
 		return
 	}
 	if text == "" {
@@ -104,6 +106,9 @@ func (p *Page) Press(names ...string) {
 		if err := chromedp.Do(p.ctx(), chromedp.KeyEvent(text, options...)); err != nil {
 			p.t.Fatalf("press %s: %v", name, err)
 		}
+		if known {
+			p.settle()
+		}
 	}
 }
 
@@ -134,12 +139,16 @@ func (p *Page) TabTo(selector string) {
 	p.t.Fatalf("%d times Tab did not reach %s; the last was %s", most, selector, last)
 }
 
-// WaitFor waits until the page shows an element.
+// WaitFor waits until the page is loaded and shows an element.
 func (p *Page) WaitFor(selector string) {
 	p.t.Helper()
 	testenv.Eventually(p.t, Patience, func() error {
-		if n, err := look[int](p, "count", quote(selector)); err != nil || n == 0 {
-			return fmt.Errorf("the page does not show %s (%w)", selector, err)
+		n, err := look[int](p, "loadedCount", quote(selector))
+		if err != nil {
+			return fmt.Errorf("look for %s: %w", selector, err)
+		}
+		if n == 0 {
+			return fmt.Errorf("the page does not show %s", selector)
 		}
 		return nil
 	})
@@ -149,8 +158,12 @@ func (p *Page) WaitFor(selector string) {
 func (p *Page) WaitGone(selector string) {
 	p.t.Helper()
 	testenv.Eventually(p.t, Patience, func() error {
-		if n, err := look[int](p, "count", quote(selector)); err != nil || n > 0 {
-			return fmt.Errorf("the page shows %s (%w)", selector, err)
+		n, err := look[int](p, "count", quote(selector))
+		if err != nil {
+			return fmt.Errorf("look for %s: %w", selector, err)
+		}
+		if n > 0 {
+			return fmt.Errorf("the page shows %s", selector)
 		}
 		return nil
 	})

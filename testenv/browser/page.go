@@ -224,7 +224,7 @@ func (p *Page) Back() {
 	}
 	p.waitLoaded(func() error {
 		if now, err := evaluate[string](p, "document.URL"); err != nil || now == before {
-			return fmt.Errorf("the page is still %s (%w)", before, err)
+			return fmt.Errorf("the page is still %s: %v", before, err)
 		}
 		return nil
 	})
@@ -238,7 +238,7 @@ func (p *Page) waitLoaded(cond func() error) {
 			return err
 		}
 		if state, err := evaluate[string](p, "document.readyState"); err != nil || state != "complete" {
-			return fmt.Errorf("the page is %s (%w)", state, err)
+			return fmt.Errorf("the page is %q: %v", state, err)
 		}
 		return nil
 	})

@@ -4,6 +4,7 @@ package browser
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"strings"
 	"sync"
@@ -13,6 +14,8 @@ import (
 	"github.com/chromedp/cdproto/network"
 	"github.com/chromedp/cdproto/page"
 	"github.com/chromedp/cdproto/runtime"
+
+	"github.com/quintago/webhook-agent/testenv"
 )
 
 const (
@@ -32,6 +35,7 @@ type watch struct {
 	faults   []fault
 	refused  map[string]bool // has the addresses of pages whose status was 400 or more
 	contexts map[cdp.FrameID]runtime.ExecutionContextID
+	leaving  map[cdp.FrameID]bool // has the frames that go to another page
 	expected []string
 	met      map[string]bool // has those of expected that came
 }
@@ -42,7 +46,7 @@ type fault struct {
 }
 
 func newWatch() *watch {
-	return &watch{refused: map[string]bool{}, contexts: map[cdp.FrameID]runtime.ExecutionContextID{}, met: map[string]bool{}}
+	return &watch{refused: map[string]bool{}, contexts: map[cdp.FrameID]runtime.ExecutionContextID{}, leaving: map[cdp.FrameID]bool{}, met: map[string]bool{}}
 }
 
 // event takes an event of the tab. It must not wait, and must not send a command.
@@ -70,6 +74,14 @@ func (w *watch) event(ev any) {
 		if ev.Type == network.ResourceTypeDocument && ev.Response.Status >= 400 {
 			w.refused[ev.Response.URL] = true
 		}
+	case *page.EventFrameRequestedNavigation:
+		w.leaving[ev.FrameID] = true
+	case *page.EventFrameStartedLoading:
+		w.leaving[ev.FrameID] = true
+	case *page.EventFrameStoppedLoading:
+		delete(w.leaving, ev.FrameID)
+	case *page.EventFrameDetached:
+		delete(w.leaving, ev.FrameID)
 	case *runtime.EventExecutionContextCreated:
 		var aux struct {
 			IsDefault bool        `json:"isDefault"`
@@ -138,17 +150,41 @@ func (w *watch) frameContext(id cdp.FrameID) (runtime.ExecutionContextID, bool) 
 	return context, ok
 }
 
+// isLeaving reports whether a frame goes to another page.
+func (w *watch) isLeaving() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return len(w.leaving) > 0
+}
+
+// settle waits until what the page does about a click or a key has begun, and until the page that it
+// leads to is loaded. Otherwise the next step could meet the page before.
+func (p *Page) settle() {
+	p.t.Helper()
+	p.turn()
+	testenv.Eventually(p.t, commandTimeout, func() error {
+		if p.watch.isLeaving() {
+			return errors.New("the next page is not loaded")
+		}
+		return nil
+	})
+}
+
+// turn waits until the page has done what was waiting to be done. Without JavaScript there are no
+// timers.
+func (p *Page) turn() {
+	turn := "new Promise(done => setTimeout(() => done(true)))"
+	if p.silent {
+		turn = "true"
+	}
+	_, _ = evaluate[bool](p, turn) // a page that is left meanwhile answers with an error
+}
+
 // Faults returns what the page has done wrong so far (see the package documentation), and forgets
 // it. What is left at the end fails the test.
 func (p *Page) Faults() []string {
 	p.t.Helper()
-	// What the page has caused until now has arrived when the answer to a command has. Without
-	// JavaScript there are no timers.
-	settled := "new Promise(done => setTimeout(() => done(true)))"
-	if p.silent {
-		settled = "true"
-	}
-	_, _ = evaluate[bool](p, settled)
+	p.turn() // what the page has caused has arrived when the answer has
 	return p.watch.take()
 }
 
