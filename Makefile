@@ -3,7 +3,7 @@
 # PostgreSQL 14 or newer, which they start themselves (testenv/find.go says how they are found).
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test test-versions test-browser torture torture-short mutants zoo bench bench-short check format vet lint lint-api lint-tools race differences fuzz tidy vulnerabilities have-golangci-lint have-deadcode have-govulncheck clean
+.PHONY: help build demo test test-versions test-browser screenshots torture torture-short mutants zoo bench bench-short check format vet lint lint-api lint-tools race differences fuzz tidy vulnerabilities have-golangci-lint have-deadcode have-govulncheck clean
 
 VERSION  := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 LDFLAGS  := -s -w -X github.com/quintago/webhook-agent/agent/cli.version=$(VERSION)
@@ -54,6 +54,9 @@ TEST_BROWSER := go test -timeout 10m -count=1 -tags browser -run '^TestBrowser'
 
 test-browser: ## run the tests of the pages in Chromium, which must be installed; npm fetches axe-core
 	$(TEST_BROWSER) ./testenv/browser ./agent/console
+
+screenshots: ## take the pictures of the console in docs/ anew
+	$(TEST_BROWSER)_Pictures ./agent/console -update
 
 torture: ## break everything around two agents for MINUTES (10) as SEED says, and judge; ARGS=-markdown for a page
 	$(build_torture)

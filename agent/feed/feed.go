@@ -28,6 +28,9 @@ func New() *Feed {
 	return &Feed{subs: map[*Subscription]bool{}, tails: map[string]*tail{}, now: time.Now}
 }
 
+// SetClock sets what the feed takes for the present. Tests set it before anybody uses the feed.
+func (f *Feed) SetClock(now func() time.Time) { f.now = now }
+
 // Recorded passes on records that are durable now. It does not wait.
 func (f *Feed) Recorded(records []*outbox.Record) {
 	f.rates.count(f.now(), records)

@@ -311,6 +311,8 @@ func (p *Page) Screenshot(width, height int64, scheme string) []byte {
 	p.t.Helper()
 	p.Viewport(width, height)
 	p.SetScheme(scheme)
+	// A picture has no scroll bar, so it needs no place for one.
+	Eval[any](p, "void (document.documentElement.style.scrollbarGutter = 'auto')")
 	// The second frame from now shows what the first one has laid out.
 	Eval[bool](p, "document.fonts.ready.then(() => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(() => done(true)))))")
 	picture, err := chromedp.Run(p.ctx(), chromedp.CaptureScreenshot())
