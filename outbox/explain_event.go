@@ -55,6 +55,9 @@ type EndpointVerdict struct {
 	// Verdict is the status of the delivery, or why there is none: see the constants.
 	Verdict string `json:"verdict"`
 	Text    string `json:"text"` // the same as a sentence
+	// Format and Args are Text in parts, for who translates it.
+	Format string `json:"-"`
+	Args   []any  `json:"-"`
 }
 
 // Verdicts on an event that has no delivery to an endpoint.
@@ -242,14 +245,14 @@ func scanCandidate(row pgx.CollectableRow) (c candidateEndpoint, err error) {
 // judge says what came of the event for an endpoint. offered are the patterns of outbox.types.
 func (x *EventExplanation) judge(c candidateEndpoint, offered Patterns) EndpointVerdict {
 	verdict := func(verdict, format string, args ...any) EndpointVerdict {
-		return EndpointVerdict{EndpointID: c.id, Host: c.host, Verdict: verdict, Text: fmt.Sprintf(format, args...)}
+		return EndpointVerdict{EndpointID: c.id, Host: c.host, Verdict: verdict, Text: fmt.Sprintf(format, args...), Format: format, Args: args}
 	}
-	now := "" // what is true of the endpoint besides
+	now, why := "", "" // what is true of the endpoint besides
 	switch {
 	case c.disabled:
 		now = "; the endpoint is disabled now"
 	case c.unusable != "":
-		now = "; the endpoint cannot be sent to now: " + c.unusable
+		now, why = "; the endpoint cannot be sent to now: ", c.unusable
 	}
 	patterns, _ := ParsePatterns(c.events)
 	switch {
@@ -264,13 +267,13 @@ func (x *EventExplanation) judge(c candidateEndpoint, offered Patterns) Endpoint
 	case !offered.Match(x.Type):
 		return verdict(VerdictNotOffered, "outbox.types in the agent's configuration does not ask for %s", x.Type)
 	case !patterns.Match(x.Type):
-		return verdict(VerdictNotSubscribed, "the endpoint does not ask for %s, the nearest that it asks for is %s%s", x.Type, nearest(x.Type, c.events), now)
+		return verdict(VerdictNotSubscribed, "the endpoint does not ask for %s, the nearest that it asks for is %s%s%s", x.Type, nearest(x.Type, c.events), now, why)
 	case x.Created != nil && c.created != nil && c.created.After(*x.Created):
-		return verdict(VerdictRegisteredLater, "the endpoint was registered at %s, after the event%s", c.created.UTC().Format(time.RFC3339), now)
+		return verdict(VerdictRegisteredLater, "the endpoint was registered at %s, after the event%s%s", c.created.UTC().Format(time.RFC3339), now, why)
 	case !x.Read:
-		return verdict(VerdictNotReadYet, "the agent has not read the event yet, or has not recorded that it has; look again in a few minutes%s", now)
+		return verdict(VerdictNotReadYet, "the agent has not read the event yet, or has not recorded that it has; look again in a few minutes%s%s", now, why)
 	}
-	return verdict(VerdictUnknown, "the endpoint asks for %s now, so it was changed after the event, or the event's time is not that of its commit%s", x.Type, now)
+	return verdict(VerdictUnknown, "the endpoint asks for %s now, so it was changed after the event, or the event's time is not that of its commit%s%s", x.Type, now, why)
 }
 
 func orElse(text, other string) string {

@@ -13,10 +13,10 @@ import (
 // The charts are SVG made of numbers alone. Their colors are classes, since the pages allow no style
 // attributes, and each has a text for who does not see it.
 
-// rateText returns a rate for people.
-func rateText(r float64) string {
+// rate returns a rate for people.
+func (t *texts) rate(r float64) string {
 	if r < 10 {
-		return fmt.Sprintf("%.1f", r)
+		return t.decimal(r)
 	}
 	return fmt.Sprintf("%.0f", r)
 }

@@ -267,7 +267,7 @@ func (h *Handler) deliveriesLive(v *visit) error {
 	texts := h.pages.texts[languageOf(v.r)]
 	page := livePage{Position: tail.Position, LeftOut: tail.LeftOut, Rows: []liveRow{}}
 	for _, d := range tail.Rows {
-		row := liveRow{Event: cut(d.EventID), Endpoint: cut(d.EndpointID), ID: d.EndpointID, Venue: cut(d.Venue), Type: clean(d.Type), Status: string(d.Status), Word: texts.say(string(d.Status)),
+		row := liveRow{Event: cut(d.EventID), Endpoint: cut(d.EndpointID), ID: d.EndpointID, Venue: cut(d.Venue), Type: clean(d.Type), Status: string(d.Status), Word: texts.word(string(d.Status)),
 			Result: resultOf(texts, d), Latency: texts.milliseconds(d.LastLatencyMS), Attempts: d.Attempts, Path: v.path("deliveries", d.EventID, d.EndpointID)}
 		if d.Created != nil {
 			row.Created = d.Created.UTC().Format(time.RFC3339)
@@ -283,7 +283,7 @@ func resultOf(t *texts, d outbox.DeliveryInfo) string {
 	case d.LastCode != nil && *d.LastCode > 0:
 		return strconv.Itoa(*d.LastCode)
 	case d.LastClass != "":
-		return t.say(d.LastClass)
+		return t.word(d.LastClass)
 	}
 	return "–"
 }

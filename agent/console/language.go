@@ -63,8 +63,8 @@ func languageOf(r *http.Request) string {
 		return c.Value
 	}
 	for _, part := range strings.Split(r.Header.Get("Accept-Language"), ",") {
-		tag, _, _ := strings.Cut(strings.TrimSpace(part), ";")
-		base, _, _ := strings.Cut(strings.ToLower(tag), "-")
+		tag, _, _ := strings.Cut(part, ";")
+		base, _, _ := strings.Cut(strings.ToLower(strings.TrimSpace(tag)), "-")
 		if slices.Contains(languages, base) {
 			return base
 		}
@@ -106,6 +106,8 @@ func loadTexts(language string) (*texts, error) {
 func (t *texts) say(text string, args ...any) string {
 	if translated, ok := t.of[text]; ok {
 		text = translated
+	} else if len(args) == 0 && t.of != nil {
+		text = t.foreign(text)
 	}
 	if len(args) == 0 {
 		return text
@@ -227,11 +229,11 @@ func (t *texts) bytes(n any) string {
 			if unit == "B" || size >= 100 {
 				return fmt.Sprintf("%.0f\u202f%s", size, unit)
 			}
-			return fmt.Sprintf("%.1f\u202f%s", size, unit)
+			return t.decimal(size) + "\u202f" + unit
 		}
 		size /= 1024
 	}
-	return fmt.Sprintf("%.1f\u202fTiB", size)
+	return t.decimal(size) + "\u202fTiB"
 }
 
 // milliseconds returns a latency for people.
@@ -244,7 +246,7 @@ func (t *texts) milliseconds(n *int) string {
 	case *n < 1000:
 		return fmt.Sprintf("%d\u202fms", *n)
 	default:
-		return fmt.Sprintf("%.1f\u202fs", float64(*n)/1000)
+		return t.decimal(float64(*n)/1000) + "\u202fs"
 	}
 }
 
@@ -282,10 +284,10 @@ func prefer(here, name, value string) template.URL {
 func (t *texts) functions() template.FuncMap {
 	return template.FuncMap{
 		// texts
-		"t": t.say, "count": t.count, "sentence": t.sentence, "doneText": func(key string) string { return doneTexts[key] },
+		"t": t.say, "count": t.count, "sentence": t.sentence, "word": t.word, "why": t.why, "doneText": func(key string) string { return doneTexts[key] },
 		"countText": func(f replayForm) string { return countText(t, f) },
 		// numbers and times
-		"number": t.number, "upTo": t.upTo, "rate": rateText, "bytes": t.bytes, "ms": t.milliseconds, "at": t.at, "short": t.short, "ago": t.ago,
+		"number": t.number, "upTo": t.upTo, "rate": t.rate, "bytes": t.bytes, "ms": t.milliseconds, "at": t.at, "short": t.short, "ago": t.ago,
 		"less": func(a, b int) int { return a - b },
 		// what others have written
 		"clean": clean, "cut": cut, "brief": brief, "pretty": pretty, "result": func(d outbox.DeliveryInfo) string { return resultOf(t, d) },

@@ -89,7 +89,7 @@ func (h *Handler) overviewLive(v *visit) error {
 	}
 	t := h.pages.texts[languageOf(v.r)]
 	live := map[string]string{
-		"rate": rateText(page.Rate), "pending": t.upTo(page.Deliveries.Pending, page.Deliveries.Capped), "lag": "–",
+		"rate": t.rate(page.Rate), "pending": t.upTo(page.Deliveries.Pending, page.Deliveries.Capped), "lag": "–",
 		"enabled": t.number(page.Endpoints.Enabled), "disabled": t.number(page.Endpoints.Disabled), "unusable": t.number(page.Endpoints.Unusable),
 		"succeeded": t.number(page.LastHour.Succeeded), "failed": t.number(page.LastHour.Failed), "missed": t.number(page.LastHour.Missed), "retried": t.number(page.LastHour.Retried),
 		"oldest": "–",

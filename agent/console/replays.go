@@ -171,7 +171,7 @@ func (v *visit) plan(form *replayForm, r outbox.ReplayRequest) error {
 	for _, plan := range plans {
 		form.Capped = form.Capped || plan.Deliveries >= outbox.MaxReplayCount
 		if plan.Refused != "" {
-			form.Refused = plan.Refused
+			form.Refused = "an endpoint of these events gets nothing, since it was removed, is disabled or cannot be sent to"
 			continue
 		}
 		form.Count += plan.Deliveries
@@ -310,7 +310,7 @@ func (h *Handler) replayLive(v *visit) error {
 		return err
 	}
 	row, t := replayRow{ReplayInfo: r}, h.pages.texts[languageOf(v.r)]
-	return v.json(replayProgress{r.State, t.say(r.State), t.number(r.Done), t.number(r.Unsent), t.number(row.Of()), row.Percent(), r.Ended()})
+	return v.json(replayProgress{r.State, t.word(r.State), t.number(r.Done), t.number(r.Unsent), t.number(row.Of()), row.Percent(), r.Ended()})
 }
 
 // steerReplay pauses, resumes or cancels a replay, or changes its pace.

@@ -157,7 +157,11 @@ func (v *visit) fail(err error) {
 		if p.Status == http.StatusNotFound || strings.Contains(remedy, "/api/") {
 			remedy = "go back to the list"
 		}
-		v.h.refuse(v.w, v.r, p.Status, p.Reason, remedy)
+		reason := p.Reason
+		if len(p.Errors) > 0 { // the name of the field is not one of the form
+			reason, remedy = "what was filled in is not right", p.Errors[0].Message
+		}
+		v.h.refuse(v.w, v.r, p.Status, reason, remedy)
 		return
 	}
 	if !errors.Is(err, context.Canceled) {
