@@ -65,10 +65,11 @@ func newHostileDB(t *testing.T, encoding string) (Config, *testenv.DB) {
 	    create function hostile.length(text) returns int language sql as $$ select -1 $$;
 	    create function hostile.lower(text) returns text language sql as $$ select 'hostile' $$;
 	    grant usage on schema hostile to public`))
+	var settings []string
 	for setting, value := range hostileSettings(major) {
-		super(fmt.Sprintf(`alter role %s set %s = '%s'`, name, setting, value))
-		super(fmt.Sprintf(`alter database %s set %s = '%s'`, name, setting, value))
+		settings = append(settings, fmt.Sprintf(`alter role %s set %s = '%s'; alter database %s set %s = '%s'`, name, setting, value, name, setting, value))
 	}
+	super(strings.Join(settings, "; "))
 	// A quoted value with a comma is one name. A list of names has no quotes around it.
 	super(`alter role ` + name + ` set search_path = hostile, public, pg_catalog`)
 	super(`alter database ` + name + ` set search_path = hostile, public, pg_catalog`)
