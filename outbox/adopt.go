@@ -137,6 +137,7 @@ update webhooks.endpoints set disabled_at = now(), disabled_reason = 'manual' wh
 
 	endReplays = `
 update webhooks.replays set state = 'failed', error = 'ended by webhook-agent adopt --disable-endpoints', finished = now()
+from ` + agentEnds + `
 where state in ('pending', 'running', 'paused')`
 
 	selectAnythingOn = `

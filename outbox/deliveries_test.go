@@ -291,7 +291,7 @@ func TestStartReplay_WritesWhatTheAgentReads(t *testing.T) {
 		t.Errorf("single events: %s, want %s", got, want)
 	}
 	env.Exec(t, `update webhooks.replays set state = 'running', total = 7, done = 3 where id = $1`, ranged.ID)
-	env.Exec(t, `update webhooks.replays set state = 'failed', error = 'the endpoint is disabled', finished = now() where id = $1`, single.ID)
+	env.Exec(t, `update webhooks.replays set state = 'failed', error = 'the endpoint is disabled', finished = now() from `+agentEnds+` where id = $1`, single.ID)
 	replays, err := db.AllVenues().Replays(t.Context(), []string{single.ID, ranged.ID})
 	if err != nil || len(replays) != 2 {
 		t.Fatalf("%v, %v", replays, err)

@@ -181,7 +181,7 @@ func TestLoadState_HoldsWhatTheAgentNeeds(t *testing.T) {
 	}
 	addReplay(t, env, "rpl_1", `{missed}`)
 	addReplay(t, env, "rpl_2", `{missed}`)
-	env.Exec(t, `update webhooks.replays set state = 'done', finished = now() where id = 'rpl_2'`)
+	env.Exec(t, `update webhooks.replays set state = 'done', finished = now() from `+agentEnds+` where id = 'rpl_2'`)
 	s, err := db.configured().LoadState(t.Context())
 	must(t, err)
 	one, two := s.Endpoints[0], s.Endpoints[1]

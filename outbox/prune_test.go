@@ -162,7 +162,7 @@ func TestPruner_KeepsWhatAnOpenReplayMaySend(t *testing.T) {
 			if got := p.run(t); got[PrunedOutbox] != 0 || got[PrunedDeliveries] != 1 {
 				t.Errorf("deleted %v while the replay was open", got)
 			}
-			env.Exec(t, `update webhooks.replays set state = 'done', finished = now()`)
+			env.Exec(t, `update webhooks.replays set state = 'done', finished = now() from `+agentEnds)
 			p.again()
 			if got := p.run(t); got[PrunedOutbox] != 1 || got[PrunedDeliveries] != 2 || got[PrunedReplays] != 0 {
 				t.Errorf("deleted %v when it had ended", got)

@@ -97,6 +97,7 @@ var (
 // advanceCancel counts what was taken back, and ends the replay where nothing of it is pending.
 const advanceCancel = `
 update webhooks.replays set done = done + $2, unsent = unsent + $3, finished = case when $4::bool then now() end
+from ` + agentEnds + `
 where id = $1`
 
 // takenBack is what one statement has taken back.

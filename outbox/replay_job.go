@@ -153,10 +153,15 @@ update webhooks.replays set state = 'running', total = coalesce(total, 0) + $2 +
                      + interval '1 second' / per_second * $2::int end
 where id = $1`
 
+// agentEnds is part of each statement that ends replays: the trigger of the table refuses that to others.
+// The setting ends with the transaction.
+const agentEnds = `(select set_config('webhooks.ends_replays', 'on', true)) agent_ends`
+
 // refuseReplay ends a replay for a reason. One that is canceled stays so: the trigger of the table refuses
 // any other state, and an error here would hold up all that the Ledger does.
 const refuseReplay = `
 update webhooks.replays set state = case when state = 'canceled' then state else 'failed' end, error = $2, finished = now()
+from ` + agentEnds + `
 where id = $1 and finished is null`
 
 // openReplay is a row of webhooks.replays with what tells whether it can go on.
@@ -494,7 +499,7 @@ with free as materialized (
 update webhooks.replays r set finished = now(), state = case when unsent > 0 then 'failed' else 'done' end,
        error = case when unsent > 0 then unsent || ' of ' || total || case when total = 1 then ' delivery' else ' deliveries' end
                     || case when unsent = 1 then ' was not sent: ' else ' were not sent: ' end || coalesce(error, 'the log says why') end
-from free f where r.id = f.id`
+from free f, ` + agentEnds + ` where r.id = f.id`
 
 func (c *replayCounts) queue(b *pgx.Batch, slot string) {
 	if len(c.ids) > 0 {

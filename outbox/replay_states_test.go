@@ -208,6 +208,9 @@ func TestReplay_StatesThatPeopleSetBySQL(t *testing.T) {
 		{"running", "paused", "paused"}, {"running", "pending", "running"}, {"running", "canceled", "canceled"},
 		{"paused", "paused", "paused"}, {"paused", "running", "running"}, {"paused", "pending", "running"}, {"paused", "canceled", "canceled"},
 		{"running", "done", "only the agent sets"}, {"paused", "failed", "only the agent sets"},
+		{"running", "done', finished = now(), error = 'x", "only the agent sets"}, {"paused", "failed', finished = now(), error = 'x", "only the agent sets"},
+		{"pending", "failed', finished = now(), error = 'x", "only the agent sets"}, {"running", "running', finished = now(), error = 'x", "only the agent sets"},
+		{"running", "canceled', finished = now(), error = 'x", "only the agent sets"}, {"done", "done', finished = null, error = 'x", "has ended (done)"},
 		{"done", "running", "has ended (done)"}, {"failed", "canceled", "has ended (failed)"}, {"canceled", "paused", "has ended (canceled)"},
 		{"pending", "halted", "replays_state_check"},
 	} {
