@@ -333,6 +333,11 @@ type endpointPage struct {
 	Sample       *manage.Sample // the result of a sample that was just sent
 }
 
+// Measured reports whether there was an attempt in the time of the plots.
+func (p endpointPage) Measured() bool {
+	return slices.ContainsFunc(p.Stats.Buckets, func(b outbox.StatsBucket) bool { return b.P50MS != nil })
+}
+
 func (h *Handler) endpoint(v *visit) error { return h.showEndpoint(v, nil) }
 
 func (h *Handler) showEndpoint(v *visit, sample *manage.Sample) error {

@@ -20,7 +20,7 @@ type consoleSite struct {
 
 // openConsole signs in.
 func (d *database) openConsole(ctx context.Context) (*consoleSite, error) {
-	s := &consoleSite{base: "http://" + d.admin, client: &http.Client{CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}}
+	s := &consoleSite{base: "http://" + d.admin, client: &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: openPages}, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}}
 	form := strings.NewReader(url.Values{"token": {adminToken}}.Encode())
 	request, err := http.NewRequestWithContext(ctx, http.MethodPost, s.base+"/console/signin", form)
 	if err != nil {

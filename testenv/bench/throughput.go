@@ -27,6 +27,7 @@ var scenarios = []scenario{
 	{"growth", (*bench).growth},
 	{"log", (*bench).pages},
 	{"hammered API", (*bench).besideHammering},
+	{"open pages", (*bench).besidePages},
 	{"burst", onEndpoint((*bench).burst)},
 	{"sizes: a large fan-out", onEndpoint((*bench).largeFanout)},
 	{"sizes: all endpoints change", onEndpoint((*bench).manyChanges)},
