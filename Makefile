@@ -3,7 +3,7 @@
 # PostgreSQL 14 or newer, which they start themselves (testenv/find.go says how they are found).
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test test-versions test-browser screenshots torture torture-short mutants zoo bench bench-short check format vet lint lint-api lint-tools race differences fuzz tidy vulnerabilities have-golangci-lint have-deadcode have-govulncheck clean
+.PHONY: help build demo test test-versions test-browser screenshots torture torture-short mutants zoo bench bench-short check check-targets format vet lint lint-api lint-tools race differences fuzz tidy vulnerabilities have-golangci-lint have-deadcode have-govulncheck clean
 
 VERSION  := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 LDFLAGS  := -s -w -X github.com/quintago/webhook-agent/agent/cli.version=$(VERSION)
@@ -79,7 +79,12 @@ bench: build ## measure the agent beside a bare POST loop and other floors, in o
 bench-short: ARGS = -short
 bench-short: bench ## the same with hardly anything, to see that it works
 
-check: format vet lint lint-api race test-browser differences fuzz tidy bench-short vulnerabilities ## what continuous integration runs, beside a demo and the tests with the oldest PostgreSQL
+CHECKS := format vet lint lint-api race test-browser differences fuzz tidy bench-short vulnerabilities
+check: $(CHECKS) ## what continuous integration runs, beside a demo and the tests with the oldest PostgreSQL
+
+# .ci/run runs them one by one, to say how long each takes.
+check-targets:
+	@echo $(CHECKS)
 
 format: ## fail when a file is not formatted by gofmt
 	@files=$$(gofmt -l .); if [ -n "$$files" ]; then echo "not formatted by gofmt:"; echo "$$files"; exit 1; fi
@@ -125,9 +130,10 @@ have-golangci-lint have-deadcode have-govulncheck:
 	@test -x $(TOOL) || { echo "$(notdir $(patsubst %/,%,$(dir $(TOOL)))) is not installed: run make lint-tools, which takes some minutes the first time" >&2; exit 1; }
 
 # With -short, two tests make fewer rounds. The race detector takes ten times as long for them, and
-# they have no goroutines that could race. The target test makes all rounds.
+# they have no goroutines that could race. The target test makes all rounds. Target vet has looked for
+# what go test would look for once more.
 race: ## run all tests under the race detector
-	CGO_ENABLED=1 go test -timeout 40m -parallel 4 -race -short ./...
+	CGO_ENABLED=1 go test -timeout 40m -parallel 4 -race -short -vet=off ./...
 
 differences: ## have net/http read the zoo and 100,000 generated answers as well, and list the differences
 	go test -count=1 -tags nethttp -run Difference -v ./sink
