@@ -138,12 +138,20 @@ race: ## run all tests under the race detector
 differences: ## have net/http read the zoo and 100,000 generated answers as well, and list the differences
 	go test -count=1 -tags nethttp -run Difference -v ./sink
 
+# Each package is linked once for all its targets, and those without a target not at all: go test
+# would link each package once to list its targets, and once more for each.
 fuzz: ## fuzz every target with FUZZTIME inputs each
-	@set -e; for package in $$(go list ./...); do \
-		for target in $$(go test -list '^Fuzz' $$package | grep '^Fuzz'); do \
+	@set -e; cache=$$(go env GOCACHE)/fuzz; work=$$(mktemp -d); trap 'rm -rf "$$work"' EXIT; \
+	for dir in $$(grep -rl --include='*_test.go' '^func Fuzz' . | xargs -n 1 dirname | sort -u); do \
+		package=$$(go list $$dir); \
+		go test -vet=off -c -fuzz . -o "$$work/fuzz.test" $$dir; \
+		cd $$dir; \
+		targets=$$("$$work/fuzz.test" -test.list '^Fuzz' | grep '^Fuzz'); \
+		for target in $$targets; do \
 			echo "fuzz $$package $$target"; \
-			go test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) $$package; \
+			"$$work/fuzz.test" -test.run '^$$' -test.fuzz "^$$target\$$" -test.fuzztime $(FUZZTIME) -test.fuzzcachedir "$$cache/$$package"; \
 		done; \
+		cd $(CURDIR); \
 	done
 
 tidy: ## fail when go.mod or go.sum is not tidy
