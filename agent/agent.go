@@ -7,6 +7,7 @@ import (
 
 	"github.com/quintago/webhook-agent/agent/config"
 	"github.com/quintago/webhook-agent/agent/feed"
+	"github.com/quintago/webhook-agent/agent/limits"
 	"github.com/quintago/webhook-agent/outbox"
 	"github.com/quintago/webhook-agent/panics"
 	"github.com/quintago/webhook-agent/secret"
@@ -24,6 +25,7 @@ type agent struct {
 	metrics *metrics
 	tune    func(endpoints int) // Options.Endpoints
 	vitals  time.Duration       // Options.VitalsInterval
+	rates   limits.Rates        // Options.Rates
 	counts  outbox.Counts
 	local   localFaults
 	feed    *feed.Feed // what is recorded, for those who look at it

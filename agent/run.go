@@ -13,6 +13,7 @@ import (
 
 	"github.com/quintago/webhook-agent/agent/config"
 	"github.com/quintago/webhook-agent/agent/feed"
+	"github.com/quintago/webhook-agent/agent/limits"
 	"github.com/quintago/webhook-agent/outbox"
 	"github.com/quintago/webhook-agent/panics"
 )
@@ -33,6 +34,8 @@ type Options struct {
 	VitalsInterval time.Duration
 	// Resolver looks up the names of endpoints. nil means net.DefaultResolver.
 	Resolver *net.Resolver
+	// Rates are those of requests to the API and the pages. nil means limits.Default.
+	Rates *limits.Rates
 }
 
 // Run delivers until ctx ends. Then attempts under way may finish (delivery.shutdown_timeout),
@@ -40,7 +43,10 @@ type Options struct {
 // waiting does not solve, and only before it has led for the first time.
 func Run(ctx context.Context, o Options) error {
 	cfg, log := o.Config, o.Log
-	a := &agent{cfg: cfg, log: log, tune: o.Endpoints, vitals: cmp.Or(o.VitalsInterval, vitalsInterval), keys: cfg.Keyring(), feed: feed.New()}
+	a := &agent{cfg: cfg, log: log, tune: o.Endpoints, vitals: cmp.Or(o.VitalsInterval, vitalsInterval), keys: cfg.Keyring(), feed: feed.New(), rates: limits.Default()}
+	if o.Rates != nil {
+		a.rates = *o.Rates
+	}
 	if a.tune == nil {
 		a.tune = func(int) {}
 	}

@@ -27,7 +27,7 @@ type served struct {
 // listen opens the listeners of the configuration: that for operators, and that for venues where
 // there is one. The handlers work with db, which has a pool of its own.
 func (c *candidate) listen(ctx context.Context, version string, db *outbox.DB) ([]served, error) {
-	shared := limits.New(limits.Default())
+	shared := limits.New(c.rates)
 	pages, err := console.New(console.Config{
 		Config: c.cfg, DB: db, Webhook: c.webhook, Log: c.log, Version: version, Feed: c.feed, Limits: shared, Terms: c.terms,
 	})

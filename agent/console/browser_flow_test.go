@@ -14,6 +14,7 @@ import (
 
 	"github.com/quintago/webhook-agent/agent"
 	"github.com/quintago/webhook-agent/agent/config"
+	"github.com/quintago/webhook-agent/agent/limits"
 	"github.com/quintago/webhook-agent/secret"
 	"github.com/quintago/webhook-agent/testenv"
 	"github.com/quintago/webhook-agent/testenv/agenttest"
@@ -30,7 +31,9 @@ func startAgent(t *testing.T, env *testenv.DB) (console string) {
 	cfg.Delivery.DisableAfter = 5
 	cfg.Delivery.Retries = []time.Duration{20 * time.Millisecond}
 	a := agenttest.Start(t, cfg, func(ctx context.Context, cfg *config.Config, log *slog.Logger) error {
-		return agent.Run(ctx, agent.Options{Config: cfg, Log: log, Version: "test"})
+		// A test goes on quicker than a person, and a request takes long where the machine is busy.
+		rates := limits.Rates{Reads: limits.Unlimited, Writes: limits.Unlimited, Work: limits.Unlimited, CallerWork: limits.Unlimited}
+		return agent.Run(ctx, agent.Options{Config: cfg, Log: log, Version: "test", Rates: &rates})
 	})
 	return a.AdminURL() + "/console/"
 }
