@@ -324,7 +324,7 @@ func (p *Page) Screenshot(width, height int64, scheme string) []byte {
 
 // where describes the page in a message.
 func (p *Page) where() string {
-	address, err := evaluate[string](p, "document.URL + ' (' + document.documentElement.lang + ')'")
+	address, err := evaluate[string](p, "document.URL.slice(0, 120) + ' (' + document.documentElement.lang + ')'")
 	if err != nil {
 		address = err.Error()
 	}
