@@ -86,7 +86,9 @@ func port(t *testing.T, address string) string {
 	return u.Port()
 }
 
-func (a *app) settings(venue string) string { return a.origin + "/settings/webhooks?venue=" + url.QueryEscape(venue) }
+func (a *app) settings(venue string) string {
+	return a.origin + "/settings/webhooks?venue=" + url.QueryEscape(venue)
+}
 
 func TestBrowser_TheAppShowsAVenuesPages(t *testing.T) {
 	t.Parallel()

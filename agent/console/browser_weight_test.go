@@ -33,14 +33,14 @@ func TestBrowser_PagesAreLightAndQuick(t *testing.T) {
 	}))
 	t.Cleanup(line.Close)
 	p := s.tab()
-	for _, path := range []string{"/", "/endpoints", "/endpoints/new", "/endpoints/ep_" + venue + "_1", "/deliveries", s.delivery(venue, "failed")} {
+	for _, path := range []string{"/", "/endpoints/new", "/endpoints/ep_" + venue + "_1", "/deliveries"} {
 		p.Open(s.server.URL + Prefix + path)
 		weight := p.Weight() // what the browser has kept counts as well
 		if weight > mostWeight {
 			t.Errorf("%s takes %d bytes, want at most %d", path, weight, mostWeight)
 		}
 		var took, floor []time.Duration
-		for range 5 {
+		for range 3 {
 			p.Open(line.URL)
 			floor = append(floor, p.FirstPaint())
 			p.Open(s.server.URL + Prefix + path)
