@@ -226,3 +226,15 @@ func TestSealSecrets_SealsFormerSecretsAndKeepsTheirTimes(t *testing.T) {
 		t.Error("an older secret in plain text is not to be sealed")
 	}
 }
+
+func TestRotation_BySQLCountsEachFormerSecretOnce(t *testing.T) {
+	t.Parallel()
+	_, env := openDB(t)
+	addEndpoint(t, env, "ep_1", "venue_1", "*")
+	for i := range 20 {
+		env.Exec(t, `update webhooks.endpoints set previous_secret = secret, previous_secret_until = now() + interval '1 hour', secret = $1`, fmt.Sprintf("secret-%d", i%3))
+	}
+	if got := testenv.QueryOne[string](t, env, `select concat_ws(' ', secret, previous_secret, older_secrets::text) from webhooks.endpoints`); !strings.HasPrefix(got, "secret-1 secret-0 {secret-2") {
+		t.Errorf("the secrets are %s", got)
+	}
+}

@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -56,6 +57,13 @@ func (a *app) endpointsListCommand() *cobra.Command {
 			}
 			hideURLs(endpoints)
 			if d.out.asJSON {
+				for i := range endpoints {
+					if e := &endpoints[i]; e.PreviousSecretUntil != nil || len(e.OlderSecretsUntil) > 0 {
+						if err := d.keepSigning(ctx, e); err != nil && !errors.Is(err, outbox.ErrNotFound) {
+							return err
+						}
+					}
+				}
 				return d.out.json(emptyList(endpoints))
 			}
 			if len(endpoints) == 0 {
@@ -233,11 +241,16 @@ func (d *desk) revealSecret(ctx context.Context, id string) (shown shownSecret, 
 }
 
 // keepSigning keeps only the times of former secrets with which an attempt signs. Each secret
-// counts once. The current secret, and secrets that cannot sign, do not count.
+// counts once. The current secret, and secrets that cannot sign, do not count. info has the times that
+// are not over by the database's clock.
 func (d *desk) keepSigning(ctx context.Context, info *outbox.EndpointInfo) error {
 	e, err := d.db.AllVenues().EndpointWithSecret(ctx, info.ID)
 	if err != nil {
 		return err
+	}
+	untils := info.OlderSecretsUntil
+	if info.PreviousSecretUntil != nil {
+		untils = append([]time.Time{*info.PreviousSecretUntil}, untils...)
 	}
 	info.PreviousSecretUntil, info.OlderSecretsUntil = nil, []time.Time{}
 	var signing []secret.Text
@@ -246,7 +259,7 @@ func (d *desk) keepSigning(ctx context.Context, info *outbox.EndpointInfo) error
 	}
 	for _, f := range e.Former() {
 		s, err := d.cfg.Keyring().Open(e.ID, f.Secret)
-		if err != nil || sink.CheckSecret(s) != nil || !time.Now().Before(f.Until) || slices.ContainsFunc(signing, s.Equal) {
+		if err != nil || sink.CheckSecret(s) != nil || !slices.ContainsFunc(untils, f.Until.Equal) || slices.ContainsFunc(signing, s.Equal) {
 			continue
 		}
 		signing = append(signing, s)

@@ -139,6 +139,9 @@ func TestEndpointsShow_CountsTheFormerSecretsThatSign(t *testing.T) {
 	if out := succeed(t, env, "endpoints", "show", id, "--json"); !strings.Contains(out, `"older_secrets_until": []`) {
 		t.Errorf("as JSON: %s", out)
 	}
+	if out := succeed(t, env, "endpoints", "list", "--json"); !strings.Contains(out, `"older_secrets_until": []`) || strings.Contains(out, `"previous_secret_until": null`) {
+		t.Errorf("in a list as JSON: %s", out)
+	}
 }
 
 func TestEndpointsTest_SendsOneSignedSampleThatDoesNotCount(t *testing.T) {

@@ -52,7 +52,8 @@ func (d *Desk) Send(ctx context.Context, id, eventType string) (Sample, error) {
 	if err != nil && !errors.Is(err, target.Err()) { // the secret cannot be opened
 		return Sample{}, fmt.Errorf("endpoint %s: %w", e.ID, err)
 	}
-	r := d.Webhook.Attempt(ctx, sink.Request{Target: target, EventID: event.ID, Body: event.Envelope(), Test: true})
+	// The database's clock says how long a former secret signs, as it does for deliveries.
+	r := d.Webhook.Attempt(ctx, sink.Request{Target: target, EventID: event.ID, Body: event.Envelope(), At: event.Created, Test: true})
 	if r.Outcome == sink.Canceled {
 		return Sample{}, ctx.Err()
 	}
