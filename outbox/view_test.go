@@ -94,6 +94,19 @@ func venueCalls() []venueCall {
 			return id, err
 		}, "", refused},
 		{"Deliveries", deliveries(DeliveryFilter{EventID: "evt_bee"}), "evt_bee", empty},
+		{"Outcomes", func(t *testing.T, v Venue) (any, error) {
+			return v.Outcomes(t.Context(), []string{"ep_bee", "ep_bee_removed"}, 9)
+		}, "ep_bee", empty},
+		{"Outcomes", func(t *testing.T, v Venue) (any, error) {
+			return v.Outcomes(t.Context(), []string{"ep_ant", "ep_bee"}, 9)
+		}, "ep_bee", own},
+		{"Hosts", func(t *testing.T, v Venue) (any, error) {
+			return v.Hosts(t.Context(), []string{"ep_bee", "ep_bee_removed"})
+		}, "ep_bee", empty},
+		{"Hosts", func(t *testing.T, v Venue) (any, error) {
+			return v.Hosts(t.Context(), []string{"ep_ant", "ep_bee", "ep_ant_removed"})
+		}, "ep_bee", own},
+		{"CountMissed", func(t *testing.T, v Venue) (any, error) { return v.CountMissed(t.Context(), "ep_bee_off") }, "ep_bee_off", empty},
 		{"EndpointStats", func(t *testing.T, v Venue) (any, error) { return v.EndpointStats(t.Context(), "ep_bee", time.Hour) }, "ep_bee", refused},
 		{"EndpointStats", func(t *testing.T, v Venue) (any, error) {
 			return v.EndpointStats(t.Context(), "ep_bee_removed", time.Hour)
@@ -156,6 +169,7 @@ func twoVenues(t *testing.T, env *testenv.DB) {
 			`insert into webhooks.deliveries (event_id, endpoint_id, venue, type, status, created, last_error)
 			 select event, endpoint, 'venue_NAME', 'NAME.created', 'failed', '2026-01-31 09:00:00+00', 'NAME'
 			 from unnest(array['evt_NAME', 'evt_shared', 'evt_NAME_old'], array['ep_NAME', 'ep_NAME', 'ep_NAME_removed']) x (event, endpoint)`,
+			`insert into webhooks.deliveries (event_id, endpoint_id, venue, type, status, created) values ('evt_NAME_missed', 'ep_NAME_off', 'venue_NAME', 'NAME.created', 'missed', '2026-01-31 09:00:00+00')`,
 			`insert into webhooks.attempts (event_id, endpoint_id, attempt, at, error, response) select event, 'ep_NAME', 1, now(), 'NAME', 'NAME' from unnest(array['evt_NAME', 'evt_shared']) event`,
 			`insert into webhooks.removed_endpoints (venue, id, host, created) values ('venue_NAME', 'ep_NAME_removed', 'NAME.example', now())`,
 			`insert into webhooks.replays (id, endpoint_id, event_ids, error) values ('rpl_NAME', 'ep_NAME', '{evt_NAME}', 'event of NAME')`,
@@ -192,7 +206,7 @@ func seen(t *testing.T, result any) string {
 // isNothing reports whether a result says nothing: an empty list or a zero value.
 func isNothing(result any) bool {
 	v := reflect.ValueOf(result)
-	return !v.IsValid() || v.IsZero() || v.Kind() == reflect.Slice && v.Len() == 0
+	return !v.IsValid() || v.IsZero() || (v.Kind() == reflect.Slice || v.Kind() == reflect.Map) && v.Len() == 0
 }
 
 // tryAs makes the call by the view of venue_ant, and fails the test unless it comes to what it should.

@@ -44,8 +44,11 @@ func (f *fault) mayForget(s *seen) bool {
 	switch f.Kind {
 	case kill:
 		return within(f.Start, f.End+underWay)
-	case crash, terminate, slot, publication:
+	case crash, terminate, slot:
 		return within(f.Start, f.Start+noticed)
+	case publication:
+		// A term that begins before they are made again may end by it as well.
+		return within(f.Start, f.End+noticed)
 	case database:
 		if f.How == breaking || f.How == commits {
 			return within(f.Start, f.End+noticed)
