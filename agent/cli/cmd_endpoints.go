@@ -57,12 +57,8 @@ func (a *app) endpointsListCommand() *cobra.Command {
 			}
 			hideURLs(endpoints)
 			if d.out.asJSON {
-				for i := range endpoints {
-					if e := &endpoints[i]; e.PreviousSecretUntil != nil || len(e.OlderSecretsUntil) > 0 {
-						if err := d.keepSigning(ctx, e); err != nil && !errors.Is(err, outbox.ErrNotFound) {
-							return err
-						}
-					}
+				if err := d.keepSigningOf(ctx, endpoints); err != nil {
+					return err
 				}
 				return d.out.json(emptyList(endpoints))
 			}
@@ -82,6 +78,21 @@ func (a *app) endpointsListCommand() *cobra.Command {
 	cmd.Flags().StringVar(&filter.After, "after", "", "only after this `id`, for the next page")
 	cmd.Flags().IntVar(&filter.Limit, "limit", 200, "at most this `many`")
 	return cmd
+}
+
+// keepSigningOf keeps the times of those former secrets that sign. An endpoint that was removed
+// meanwhile stays as it was read.
+func (d *desk) keepSigningOf(ctx context.Context, endpoints []outbox.EndpointInfo) error {
+	for i := range endpoints {
+		e := &endpoints[i]
+		if e.PreviousSecretUntil == nil && len(e.OlderSecretsUntil) == 0 {
+			continue
+		}
+		if err := d.keepSigning(ctx, e); err != nil && !errors.Is(err, outbox.ErrNotFound) {
+			return err
+		}
+	}
+	return nil
 }
 
 // checkLimit returns a usage error for a --limit out of its range.

@@ -10,7 +10,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/quintago/webhook-agent/agent/access"
 	"github.com/quintago/webhook-agent/outbox"
 	"github.com/quintago/webhook-agent/testenv/agenttest"
 	"github.com/quintago/webhook-agent/testenv/browser"
@@ -72,7 +71,7 @@ func TestBrowser_HostileTextsAreTextsAlone(t *testing.T) {
 	const venue = `"><img src=x onerror=alert('venue')>`
 	paths := s.seedHostile(venue)
 
-	user := s.venueTab(venue, access.ScopeManage)
+	user := s.venueTab(venue)
 	base := s.server.URL + basePath(venue)
 	for _, path := range paths {
 		user.Open(base + path)

@@ -12,7 +12,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/quintago/webhook-agent/agent/access"
 	"github.com/quintago/webhook-agent/outbox"
 	"github.com/quintago/webhook-agent/testenv"
 	"github.com/quintago/webhook-agent/testenv/browser"
@@ -107,7 +106,7 @@ func TestBrowser_Pictures(t *testing.T) {
 	open(operator, "/endpoints/ep_quinta-das-flores_2?window=24h", "Latency")
 	take("console-endpoint.png", operator, 1280, 900, "light")
 
-	venue := a.venueTab("quinta-das-flores", access.ScopeManage)
+	venue := a.venueTab("quinta-das-flores")
 	venue.Viewport(1280, 900)
 	venue.SetScheme("dark")
 	venue.Open(a.server.URL + Prefix + "/v/quinta-das-flores/deliveries/" + testenv.QueryOne[string](t, a.env,

@@ -21,11 +21,11 @@ func (s *site) tab() *browser.Page {
 	return p
 }
 
-// venueTab returns a browser with a session of a venue.
-func (s *site) venueTab(venue string, scope access.Scope) *browser.Page {
+// venueTab returns a browser with a session of a venue that may change something.
+func (s *site) venueTab(venue string) *browser.Page {
 	s.Helper()
 	p := browser.New(s)
-	s.enter(p, s.user(venue, scope))
+	s.enter(p, s.user(venue, access.ScopeManage))
 	return p
 }
 
@@ -176,8 +176,8 @@ func TestBrowser_EveryPageIsAccessibleAndFits(t *testing.T) {
 			here := *s
 			here.TB = t
 			inspect(here.tab(), s.server.URL+Prefix, language, here.operatorSights(venue))
-			inspect(here.venueTab(venue, access.ScopeManage), s.server.URL+Prefix+"/v/"+venue, language, here.venueSights(venue))
-			inspect(here.venueTab("empty", access.ScopeManage), s.server.URL+Prefix+"/v/empty", language, emptySights())
+			inspect(here.venueTab(venue), s.server.URL+Prefix+"/v/"+venue, language, here.venueSights(venue))
+			inspect(here.venueTab("empty"), s.server.URL+Prefix+"/v/empty", language, emptySights())
 			p := browser.New(t)
 			inspect(p, s.server.URL+Prefix, language, []sight{{"the form to sign in", "/signin", nil}})
 		})

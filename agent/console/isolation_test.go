@@ -32,9 +32,10 @@ type walkRequest struct {
 	form         url.Values // nil for a GET
 }
 
-// walk returns a request for each route with the ids of a venue in its path, its query and its form.
+// walk returns a request for each route with the ids of the venue alpha in its path, its query and its form.
 // base begins the paths.
-func (s *site) walk(base, venue string) (requests []walkRequest) {
+func (s *site) walk(base string) (requests []walkRequest) {
+	const venue = "alpha"
 	ids := url.Values{
 		"endpoint": {"ep_" + venue}, "event": {"evt_" + venue}, "id": {"ep_" + venue}, "venue": {venue}, "query": {secretMark[1 : len(secretMark)-1]}, "position": {"0"}, "replay": {"missed"},
 		"url": {"https://example.com/"}, "events": {"*"}, "overlap": {"0s"}, "status": {"failed"}, "do": {"cancel"}, "type": {secretMark + ".made"},
@@ -57,11 +58,11 @@ func (s *site) walk(base, venue string) (requests []walkRequest) {
 	return requests
 }
 
-// everything returns all rows that a venue has, as text.
-func (s *site) everything(venue string) string {
+// everything returns all rows that the venue alpha has, as text.
+func (s *site) everything() string {
 	s.Helper()
 	return testenv.QueryOne[string](s, s.env, `select (select string_agg(e::text, ';') from webhooks.endpoints e where venue = $1)
-		|| (select string_agg(d::text, ';') from webhooks.deliveries d where venue = $1) || (select string_agg(r::text, ';') from webhooks.replays r where venue = $1)`, venue)
+		|| (select string_agg(d::text, ';') from webhooks.deliveries d where venue = $1) || (select string_agg(r::text, ';') from webhooks.replays r where venue = $1)`, "alpha")
 }
 
 // TestIsolation_NoVenueSeesOrChangesAnothersRows asks for every page with the ids of the venue alpha in
@@ -72,9 +73,9 @@ func TestIsolation_NoVenueSeesOrChangesAnothersRows(t *testing.T) {
 	s.fillMarked("alpha", secretMark)
 	s.fillMarked("beta", "betamark")
 	beta := s.user("beta", access.ScopeManage)
-	before := s.everything("alpha")
+	before := s.everything()
 	for _, base := range []string{basePath("beta"), basePath("alpha"), Prefix} {
-		for _, r := range s.walk(base, "alpha") {
+		for _, r := range s.walk(base) {
 			got := beta.send(r.method, r.path, r.form)
 			// The type that was asked for may be in the answer, as in the field of a filter.
 			body := strings.ReplaceAll(got.body, secretMark+".made", "")
@@ -90,19 +91,19 @@ func TestIsolation_NoVenueSeesOrChangesAnothersRows(t *testing.T) {
 		}
 	}
 	for _, method := range []string{"PUT", "PATCH", "DELETE", "OPTIONS", "HEAD"} {
-		for _, r := range s.walk(basePath("alpha"), "alpha") {
+		for _, r := range s.walk(basePath("alpha")) {
 			if got := beta.send(method, r.path, nil); got.status < 300 || strings.Contains(got.body, secretMark) {
 				t.Errorf("%s %s: status %d", method, r.path, got.status)
 			}
 		}
 	}
-	if after := s.everything("alpha"); after != before {
+	if after := s.everything(); after != before {
 		t.Errorf("beta has changed what is alpha's:\nbefore %s\nafter  %s", before, after)
 	}
 
 	// The same requests show alpha what is alpha's, so the test above can fail.
 	alpha, shown := s.user("alpha", access.ScopeManage), 0
-	for _, r := range s.walk(basePath("alpha"), "alpha") {
+	for _, r := range s.walk(basePath("alpha")) {
 		if r.method == http.MethodGet && strings.Contains(alpha.send(r.method, r.path, nil).body, secretMark) {
 			shown++
 		}
@@ -118,14 +119,14 @@ func TestScope_ReadChangesNothing(t *testing.T) {
 	s := newSite(t)
 	s.fillMarked("alpha", secretMark)
 	reader := s.user("alpha", access.ScopeRead)
-	before := s.everything("alpha")
-	for _, r := range s.walk(basePath("alpha"), "alpha") {
+	before := s.everything()
+	for _, r := range s.walk(basePath("alpha")) {
 		got := reader.send(r.method, r.path, r.form)
 		if strings.Contains(got.body, `method="post"`) {
 			t.Errorf("%s %s has a form that changes something", r.method, r.path)
 		}
 	}
-	if after := s.everything("alpha"); after != before {
+	if after := s.everything(); after != before {
 		t.Errorf("a session that may only look has changed something:\nbefore %s\nafter  %s", before, after)
 	}
 }

@@ -241,7 +241,7 @@ func TestOperators_SeeDataOnlyAfterAClickThatIsLogged(t *testing.T) {
 	s.env.Exec(t, `insert into webhooks.replays (id, endpoint_id, statuses) values ('rpl_alpha', 'ep_alpha', '{failed}')`)
 	operator := s.operator()
 	for _, base := range []string{Prefix, basePath("alpha")} {
-		for _, r := range s.walk(base, "alpha") {
+		for _, r := range s.walk(base) {
 			if r.method != http.MethodGet {
 				continue
 			}

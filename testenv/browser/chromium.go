@@ -28,7 +28,7 @@ var errMissing = errors.New("no Chromium in PATH (" + strings.Join(programs, ", 
 // shared is the Chromium of this test binary.
 var shared struct {
 	start sync.Once
-	ctx   context.Context // of the browser; nil if it did not start
+	ctx   context.Context //nolint:containedctx // of the browser; nil if it did not start
 	err   error
 }
 
@@ -89,7 +89,7 @@ func startChromium() (stop func() error, err error) {
 		end()
 		return nil, errors.Join(fmt.Errorf("start %s: %w", program, err), remove())
 	}
-	shared.ctx = ctx
+	shared.ctx = ctx //nolint:fatcontext // it is set once
 	return func() error {
 		within, cancel := context.WithTimeout(ctx, 10*time.Second)
 		defer cancel()

@@ -143,7 +143,8 @@ func evaluate[T any](p *Page, expression string) (value T, err error) {
 	if len(result.Result.Value) == 0 { // of undefined
 		return value, nil
 	}
-	return value, json.Unmarshal(result.Result.Value, &value)
+	err = json.Unmarshal(result.Result.Value, &value)
+	return value, err
 }
 
 // Eval returns the value of a JavaScript expression, or of the promise that it is. It works where
@@ -224,7 +225,7 @@ func (p *Page) Back() {
 	}
 	p.waitLoaded(func() error {
 		if now, err := evaluate[string](p, "document.URL"); err != nil || now == before {
-			return fmt.Errorf("the page is still %s: %v", before, err)
+			return errors.Join(fmt.Errorf("the page is still %s", before), err)
 		}
 		return nil
 	})
@@ -238,7 +239,7 @@ func (p *Page) waitLoaded(cond func() error) {
 			return err
 		}
 		if state, err := evaluate[string](p, "document.readyState"); err != nil || state != "complete" {
-			return fmt.Errorf("the page is %q: %v", state, err)
+			return errors.Join(fmt.Errorf("the page is %q", state), err)
 		}
 		return nil
 	})
