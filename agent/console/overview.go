@@ -13,7 +13,7 @@ import (
 
 // overviewPause is the least time between two looks at where the agent stands. All open pages share
 // what was found.
-const overviewPause = 2 * time.Second
+const overviewPause = 5 * time.Second
 
 // overviewPage is where the agent stands.
 type overviewPage struct {

@@ -62,7 +62,7 @@ func TestTail_SaysHowManyRowsWereTooMany(t *testing.T) {
 		f.Recorded([]*outbox.Record{record("a", strconv.Itoa(i))})
 	}
 	got := follow(t, f, filter, position)
-	if len(got.Rows) != tailRows || got.LeftOut != 10 || got.Rows[0].EventID != "10" {
+	if first := strconv.Itoa(tailRows + 10 - mostRows); len(got.Rows) != mostRows || got.LeftOut != tailRows+10-mostRows || got.Rows[0].EventID != first {
 		t.Errorf("it has %d rows from %s on, and %d left out", len(got.Rows), got.Rows[0].EventID, got.LeftOut)
 	}
 }

@@ -7,8 +7,9 @@ import (
 )
 
 const (
-	// tailRows is how many of the newest rows are kept for the pages of a venue.
-	tailRows = 256
+	// tailRows is how many of the newest rows are kept for the pages of a venue, and mostRows how many
+	// of them a page gets at a time: nobody reads more of them in a few seconds.
+	tailRows, mostRows = 256, 40
 	// tailIdle is how long they are kept after the last page has asked. Pages ask more often.
 	tailIdle = 30 * time.Second
 	// maxTails bounds the venues whose rows are kept.
@@ -32,7 +33,8 @@ type Tail struct {
 	Rows []outbox.DeliveryInfo // oldest first
 	// Position is where the next call goes on.
 	Position int64
-	// LeftOut is how many rows there were too many to be kept, before the filter.
+	// LeftOut is how many rows were too many: those that were not kept, before the filter, and those
+	// that fit.
 	LeftOut int64
 }
 
@@ -67,6 +69,10 @@ func (f *Feed) Tail(filter outbox.DeliveryFilter, position int64) (Tail, error) 
 		if match.fits(d.Venue, d.EndpointID, d.EventID, d.Type, d.Status) {
 			out.Rows = append(out.Rows, d)
 		}
+	}
+	if more := len(out.Rows) - mostRows; more > 0 {
+		out.Rows = out.Rows[more:]
+		out.LeftOut += int64(more)
 	}
 	return out, nil
 }

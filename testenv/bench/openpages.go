@@ -17,7 +17,7 @@ import (
 const (
 	// openPages is how many are open: half of them the overview, half the live log.
 	openPages     = 200
-	overviewEvery = 3 * time.Second
+	overviewEvery = 5 * time.Second
 	logEvery      = 2 * time.Second
 )
 

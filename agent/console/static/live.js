@@ -33,7 +33,7 @@ async function ask(address) {
 // The figures of the overview.
 for (const mark of document.querySelectorAll("[data-live]")) {
   mark.classList.add("on");
-  poll(3, async () => {
+  poll(5, async () => {
     const texts = await ask(mark.dataset.live);
     for (const [name, text] of Object.entries(texts ?? {})) {
       for (const place of document.querySelectorAll(`[data-live-text="${name}"]`)) {
