@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"context"
 	"crypto/tls"
-	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -21,7 +20,6 @@ import (
 	"github.com/quintago/webhook-agent/agent/api"
 	"github.com/quintago/webhook-agent/agent/feed"
 	"github.com/quintago/webhook-agent/agent/limits"
-	"github.com/quintago/webhook-agent/outbox"
 	"github.com/quintago/webhook-agent/panics"
 	"github.com/quintago/webhook-agent/secret"
 	"github.com/quintago/webhook-agent/testenv"
@@ -52,21 +50,10 @@ func newWire(t testing.TB) *wire {
 	cfg.Admin.Hosts = []string{"agent.internal"}
 	cfg.Console.Keys = []secret.Text{secret.New(wireKey)}
 	cfg.Console.URL = "https://hooks.example.com"
-	db, err := outbox.Open(t.Context(), cfg.OutboxConfig().ForPages())
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(db.Close)
-	nowhere := &net.Resolver{PreferGo: true, Dial: func(context.Context, string, string) (net.Conn, error) { return nil, errors.New("no resolver") }}
-	webhook, err := cfg.NewWebhook(t.Context(), "test", 1, nowhere)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(webhook.Close)
+	db, webhook := agenttest.Parts(t, cfg)
 	w := &wire{TB: t, feed: feed.New()}
-	unlimited := limits.Rates{Reads: limits.Unlimited, Writes: limits.Unlimited, Work: limits.Unlimited, CallerWork: limits.Unlimited}
 	all, err := api.New(api.Config{
-		Config: cfg, DB: db, Webhook: webhook, Version: "test", Feed: w.feed, Limits: limits.New(unlimited), Log: slog.New(slog.DiscardHandler),
+		Config: cfg, DB: db, Webhook: webhook, Version: "test", Feed: w.feed, Limits: limits.New(limits.Unlimited), Log: slog.New(slog.DiscardHandler),
 		Terms: func() []api.TermInfo { return []api.TermInfo{{Slot: cfg.Outbox.Slot, State: "leading"}} },
 	}, access.NewVerifier(cfg.Admin.Token, cfg.ConsoleKeys()))
 	if err != nil {

@@ -2,13 +2,10 @@ package api
 
 import (
 	"bytes"
-	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"log/slog"
-	"net"
 	"net/http"
 	"net/http/httptest"
 	"strconv"
@@ -23,7 +20,6 @@ import (
 	"github.com/quintago/webhook-agent/agent/config"
 	"github.com/quintago/webhook-agent/agent/feed"
 	"github.com/quintago/webhook-agent/agent/limits"
-	"github.com/quintago/webhook-agent/outbox"
 	"github.com/quintago/webhook-agent/secret"
 	"github.com/quintago/webhook-agent/testenv"
 	"github.com/quintago/webhook-agent/testenv/agenttest"
@@ -53,21 +49,11 @@ func newFixture(t testing.TB) *fixture {
 	f.cfg = agenttest.Config(f.env)
 	f.cfg.Admin.Token = secret.New(operatorToken)
 	f.cfg.Console.Keys = []secret.Text{secret.New(signingKey)}
-	db, err := outbox.Open(t.Context(), f.cfg.OutboxConfig().ForPages())
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(db.Close)
-	// No name of a test exists.
-	nowhere := &net.Resolver{PreferGo: true, Dial: func(context.Context, string, string) (net.Conn, error) { return nil, errors.New("no resolver") }}
-	webhook, err := f.cfg.NewWebhook(t.Context(), "test", 1, nowhere)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(webhook.Close)
+	db, webhook := agenttest.Parts(t, f.cfg)
+	var err error
 	f.handler, err = New(Config{
 		Config: f.cfg, DB: db, Webhook: webhook, Version: "test", Feed: f.feed,
-		Limits: limits.New(limits.Rates{Reads: limits.Unlimited, Writes: limits.Unlimited, Work: limits.Unlimited, CallerWork: limits.Unlimited}),
+		Limits: limits.New(limits.Unlimited),
 		Log:    slog.New(slog.NewTextHandler(f.log, nil)),
 		Terms:  func() []TermInfo { return []TermInfo{{Slot: f.cfg.Outbox.Slot, State: f.state}} },
 	}, access.NewVerifier(f.cfg.Admin.Token, f.cfg.ConsoleKeys()))

@@ -32,7 +32,7 @@ func startAgent(t *testing.T, env *testenv.DB) (console string) {
 	cfg.Delivery.Retries = []time.Duration{20 * time.Millisecond}
 	a := agenttest.Start(t, cfg, func(ctx context.Context, cfg *config.Config, log *slog.Logger) error {
 		// A test goes on quicker than a person, and a request takes long where the machine is busy.
-		rates := limits.Rates{Reads: limits.Unlimited, Writes: limits.Unlimited, Work: limits.Unlimited, CallerWork: limits.Unlimited}
+		rates := limits.Unlimited
 		return agent.Run(ctx, agent.Options{Config: cfg, Log: log, Version: "test", Rates: &rates})
 	})
 	return a.AdminURL() + "/console/"

@@ -1,12 +1,9 @@
 package console
 
 import (
-	"context"
-	"errors"
 	"fmt"
 	"io"
 	"log/slog"
-	"net"
 	"net/http"
 	"net/http/cookiejar"
 	"net/http/httptest"
@@ -20,7 +17,6 @@ import (
 	"github.com/quintago/webhook-agent/agent/config"
 	"github.com/quintago/webhook-agent/agent/feed"
 	"github.com/quintago/webhook-agent/agent/limits"
-	"github.com/quintago/webhook-agent/outbox"
 	"github.com/quintago/webhook-agent/secret"
 	"github.com/quintago/webhook-agent/testenv"
 	"github.com/quintago/webhook-agent/testenv/agenttest"
@@ -51,21 +47,10 @@ func newSite(t testing.TB) *site {
 	s.cfg.Admin.Token = secret.New(testToken)
 	s.cfg.Console.Keys = []secret.Text{secret.New(testKey)}
 	s.cfg.Console.Origins = []string{testOrigin}
-	db, err := outbox.Open(t.Context(), s.cfg.OutboxConfig().ForPages())
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(db.Close)
-	// No name of a test exists.
-	nowhere := &net.Resolver{PreferGo: true, Dial: func(context.Context, string, string) (net.Conn, error) { return nil, errors.New("no resolver") }}
-	webhook, err := s.cfg.NewWebhook(t.Context(), "test", 1, nowhere)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(webhook.Close)
-	unlimited := limits.Rates{Reads: limits.Unlimited, Writes: limits.Unlimited, Work: limits.Unlimited, CallerWork: limits.Unlimited}
+	db, webhook := agenttest.Parts(t, s.cfg)
+	var err error
 	s.handler, err = New(Config{
-		Config: s.cfg, DB: db, Webhook: webhook, Version: "test", Feed: s.feed, Limits: limits.New(unlimited),
+		Config: s.cfg, DB: db, Webhook: webhook, Version: "test", Feed: s.feed, Limits: limits.New(limits.Unlimited),
 		Log:   slog.New(slog.NewTextHandler(s.log, nil)),
 		Terms: func() []api.TermInfo { return []api.TermInfo{{Slot: s.cfg.Outbox.Slot, State: s.state}} },
 	})

@@ -37,9 +37,6 @@ type Rate struct {
 
 func (r Rate) limiter() *rate.Limiter { return rate.NewLimiter(r.PerSecond, r.Burst) }
 
-// Unlimited allows everything.
-var Unlimited = Rate{rate.Inf, 1}
-
 // Rates are the rates of requests.
 type Rates struct {
 	// Reads and Writes are requests of one caller.
@@ -48,6 +45,11 @@ type Rates struct {
 	// milliseconds. Their queries compete with the deliveries for the processors.
 	Work, CallerWork Rate
 }
+
+// Unlimited allows everything.
+var Unlimited = Rates{Reads: all, Writes: all, Work: all, CallerWork: all}
+
+var all = Rate{rate.Inf, 1}
 
 // Default returns the rates of this machine: the more processors it has, the more time it has for
 // requests.
