@@ -4,10 +4,10 @@ import (
 	"context"
 	"errors"
 	"net/http"
-	"slices"
 	"time"
 
 	"github.com/quintago/webhook-agent/agent/access"
+	"github.com/quintago/webhook-agent/agent/feed"
 	"github.com/quintago/webhook-agent/agent/manage"
 	"github.com/quintago/webhook-agent/outbox"
 )
@@ -111,10 +111,12 @@ func (s *Handler) tail(ctx context.Context, f outbox.DeliveryFilter, out *stream
 	}
 	defer sub.Close()
 	f.Limit = tailRows
-	shown, err := s.view(ctx).Deliveries(ctx, f)
+	found, err := s.view(ctx).Deliveries(ctx, f)
 	if err != nil {
 		return err
 	}
+	var news feed.News
+	news.Of(found.Deliveries) // which the caller has seen before he follows
 	out.begin()
 	ticker := time.NewTicker(s.tailPoll)
 	defer ticker.Stop()
@@ -128,8 +130,8 @@ func (s *Handler) tail(ctx context.Context, f outbox.DeliveryFilter, out *stream
 			if n := sub.LeftOut(); n > 0 {
 				err = out.send("left_out", leftOut{n})
 			}
-			if err == nil && !s.leads() {
-				shown, err = s.sendNew(ctx, f, shown, out)
+			if err == nil && !Leads(s.cfg.Terms()) {
+				err = s.sendNew(ctx, f, &news, out)
 			}
 			if err == nil {
 				err = out.live()
@@ -141,51 +143,23 @@ func (s *Handler) tail(ctx context.Context, f outbox.DeliveryFilter, out *stream
 	}
 }
 
-// sendNew reads the newest rows and sends those that are not among the shown, oldest first. It returns
-// the page that it read.
-func (s *Handler) sendNew(ctx context.Context, f outbox.DeliveryFilter, shown outbox.DeliveryPage, out *stream) (outbox.DeliveryPage, error) {
+// sendNew reads the newest rows and sends those that are new, oldest first.
+func (s *Handler) sendNew(ctx context.Context, f outbox.DeliveryFilter, news *feed.News, out *stream) error {
 	found, err := s.view(ctx).Deliveries(ctx, f)
 	if err != nil {
-		return found, err
+		return err
 	}
-	known := map[rowState]bool{}
-	for _, d := range shown.Deliveries {
-		known[stateOf(d)] = true
-	}
-	for _, d := range slices.Backward(found.Deliveries) {
-		if !known[stateOf(d)] {
-			if err := out.send("delivery", d); err != nil {
-				return found, err
-			}
+	for _, d := range news.Of(found.Deliveries) {
+		if err := out.send("delivery", d); err != nil {
+			return err
 		}
 	}
-	return found, nil
+	return nil
 }
 
 // leftOut is the data of an event of a stream.
 type leftOut struct {
 	Rows int64 `json:"rows"`
-}
-
-// leads reports whether this agent records what is delivered.
-func (s *Handler) leads() bool {
-	for _, t := range s.cfg.Terms() {
-		if t.State == "leading" {
-			return true
-		}
-	}
-	return false
-}
-
-// rowState is a row of the log in one of its states.
-type rowState struct {
-	eventID, endpointID string
-	status              outbox.Status
-	attempts            int
-}
-
-func stateOf(d outbox.DeliveryInfo) rowState {
-	return rowState{d.EventID, d.EndpointID, d.Status, d.Attempts}
 }
 
 type eventPath struct {

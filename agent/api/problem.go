@@ -50,7 +50,7 @@ func (p *Problem) ContentType(string) string { return "application/problem+json"
 func (p *Problem) GetHeaders() http.Header {
 	h := http.Header{}
 	if p.retryAfter > 0 {
-		h.Set("Retry-After", retryAfter(p.retryAfter))
+		h.Set("Retry-After", RetryAfter(p.retryAfter))
 	}
 	if p.Status == http.StatusUnauthorized {
 		h.Set("WWW-Authenticate", `Bearer realm="webhook-agent"`)
@@ -58,8 +58,8 @@ func (p *Problem) GetHeaders() http.Header {
 	return h
 }
 
-// retryAfter returns a wait in whole seconds, at least one.
-func retryAfter(d time.Duration) string {
+// RetryAfter returns a wait in whole seconds, at least one.
+func RetryAfter(d time.Duration) string {
 	return strconv.FormatInt(max(1, int64((d+time.Second-1)/time.Second)), 10)
 }
 

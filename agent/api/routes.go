@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"net/http"
+	"slices"
 	"time"
 
 	"github.com/quintago/webhook-agent/outbox"
@@ -123,6 +124,11 @@ type TermInfo struct {
 	State   string `json:"state" enum:"leading,standby,waiting" doc:"leading: it delivers; standby: another agent does; waiting: nothing is delivered by this agent, as problem says"`
 	Detail  string `json:"detail" doc:"The same for people"`
 	Problem string `json:"problem" doc:"Why nothing is delivered, empty when something is"`
+}
+
+// Leads reports whether an agent with these terms records what is delivered.
+func Leads(terms []TermInfo) bool {
+	return slices.ContainsFunc(terms, func(t TermInfo) bool { return t.State == "leading" })
 }
 
 func (s *Handler) operatorRoutes() {

@@ -3,9 +3,7 @@ package console
 import (
 	"log/slog"
 	"net/http"
-	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/quintago/webhook-agent/agent/access"
@@ -40,7 +38,9 @@ type Handler struct {
 	door  *door
 	guard http.Handler
 	pages *templates
-	look  *look
+	// log and status are what open pages share of the database.
+	log    *logLook
+	status *statusLook
 }
 
 // New returns the handler of all paths below Prefix.
@@ -49,7 +49,7 @@ func New(cfg Config) (*Handler, error) {
 	if err != nil {
 		return nil, err
 	}
-	h := &Handler{cfg: cfg, pages: pages, look: &look{}}
+	h := &Handler{cfg: cfg, pages: pages, log: &logLook{}, status: &statusLook{}}
 	h.open(true)
 	return h, nil
 }
@@ -185,15 +185,4 @@ func (h *Handler) notFound(w http.ResponseWriter, r *http.Request) {
 }
 
 // leads reports whether this agent records what is delivered.
-func (h *Handler) leads() bool {
-	return slices.ContainsFunc(h.cfg.Terms(), func(t api.TermInfo) bool { return t.State == "leading" })
-}
-
-// look is what open pages share of the database: the newest rows of the log that another agent has
-// recorded, and where the agent stands.
-type look struct {
-	mu       sync.Mutex
-	at       time.Time
-	known    map[rowState]bool
-	overview overviewLook
-}
+func (h *Handler) leads() bool { return api.Leads(h.cfg.Terms()) }

@@ -1,7 +1,6 @@
 package console
 
 import (
-	"context"
 	"maps"
 	"net/url"
 	"slices"
@@ -15,10 +14,6 @@ import (
 const (
 	// deliveriesPerPage is how many deliveries the log shows at a time.
 	deliveriesPerPage = 50
-	// lookPause is the least time between two looks at the log while another agent leads, and lookRows
-	// how many rows one look takes.
-	lookPause = 2 * time.Second
-	lookRows  = 200
 	// maxOffered is how many endpoints a form offers by name.
 	maxOffered = 100
 )
@@ -62,7 +57,8 @@ type logFilter struct {
 }
 
 // replay returns the query of a replay of all that the filter lets through, but for what is pending.
-// A replay is of one endpoint, and of all types.
+// A replay is of one endpoint, and of all types. Without a status it is "": the form of a replay would
+// leave out what has succeeded, which the log shows.
 func (f logFilter) replay() string {
 	if f.Endpoint == "" || f.Type != "" || f.Event != "" || f.Problem != "" {
 		return ""
@@ -78,7 +74,7 @@ func (f logFilter) replay() string {
 			q.Add("status", status)
 		}
 	}
-	if len(f.Status) > 0 && len(q["status"]) == 0 {
+	if len(q["status"]) == 0 {
 		return ""
 	}
 	return q.Encode()
@@ -256,7 +252,7 @@ func (h *Handler) deliveriesLive(v *visit) error {
 		position = -1
 	}
 	if !h.leads() {
-		if err := h.lookAtLog(v.ctx()); err != nil {
+		if err := h.log.pass(v.ctx(), h.cfg.DB, h.cfg.Feed); err != nil {
 			return err
 		}
 	}
@@ -287,45 +283,6 @@ func resultOf(t *texts, d outbox.DeliveryInfo) string {
 	}
 	return "–"
 }
-
-// rowState is a row of the log in one of its states.
-type rowState struct {
-	event, endpoint string
-	status          outbox.Status
-	attempts        int
-}
-
-// lookAtLog reads what another agent has recorded, at most every lookPause for all pages together.
-func (h *Handler) lookAtLog(ctx context.Context) error {
-	l := h.look
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if time.Since(l.at) < lookPause {
-		return nil
-	}
-	found, err := h.cfg.DB.AllVenues().Deliveries(ctx, outbox.DeliveryFilter{Limit: lookRows})
-	if err != nil {
-		return err
-	}
-	fresh := time.Since(l.at) > 2*feedPause // nobody has looked for a while: what is there is not new
-	l.at = time.Now()
-	known := map[rowState]bool{}
-	var unseen []outbox.DeliveryInfo
-	for _, d := range slices.Backward(found.Deliveries) {
-		state := rowState{d.EventID, d.EndpointID, d.Status, d.Attempts}
-		if known[state] = true; !l.known[state] {
-			unseen = append(unseen, d)
-		}
-	}
-	l.known = known
-	if !fresh {
-		h.cfg.Feed.Seen(unseen)
-	}
-	return nil
-}
-
-// feedPause is how often a page asks for the live log, at the least.
-const feedPause = 15 * time.Second
 
 // withQuery returns a query with another value of one field.
 func withQuery(q url.Values, name, value string) string {

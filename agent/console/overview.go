@@ -1,19 +1,12 @@
 package console
 
 import (
-	"context"
-	"sync"
 	"time"
 
 	"github.com/quintago/webhook-agent/agent/api"
 	"github.com/quintago/webhook-agent/agent/feed"
 	"github.com/quintago/webhook-agent/outbox"
-	"github.com/quintago/webhook-agent/sink"
 )
-
-// overviewPause is the least time between two looks at where the agent stands. All open pages share
-// what was found.
-const overviewPause = 5 * time.Second
 
 // overviewPage is where the agent stands.
 type overviewPage struct {
@@ -27,34 +20,8 @@ type overviewPage struct {
 	Rows     []endpointRow // which nothing is sent to
 }
 
-// overviewLook is the last look at where the agent stands.
-type overviewLook struct {
-	mu    sync.Mutex
-	at    time.Time
-	found outbox.Overview
-	err   error
-}
-
-// overviewNow returns where the agent stands, as it was at most overviewPause ago.
-func (h *Handler) overviewNow(ctx context.Context) (outbox.Overview, error) {
-	o := &h.look.overview
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	if time.Since(o.at) >= overviewPause {
-		// Another page may wait for it: it must not end with this one.
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), pageTime)
-		defer cancel()
-		o.found, o.err = h.cfg.DB.Overview(ctx)
-		for i := range o.found.NotSending {
-			o.found.NotSending[i].URL = sink.RedactURL(o.found.NotSending[i].URL)
-		}
-		o.at = time.Now()
-	}
-	return o.found, o.err
-}
-
 func (h *Handler) overviewPage(v *visit) (overviewPage, error) {
-	found, err := h.overviewNow(v.ctx())
+	found, err := h.status.read(v.ctx(), h.cfg.DB)
 	if err != nil {
 		return overviewPage{}, err
 	}

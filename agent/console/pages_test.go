@@ -372,7 +372,7 @@ func TestPages_FollowWhatIsRecorded(t *testing.T) {
 	// Where another agent leads, the newest rows come from the database, once for all pages.
 	s.state = "standby"
 	user.want(http.StatusOK, "/deliveries/live?position=0")
-	s.handler.look.at = s.handler.look.at.Add(-2 * lookPause)
+	s.handler.log.at = s.handler.log.at.Add(-2 * logPause)
 	s.env.Exec(t, `insert into webhooks.deliveries (event_id, endpoint_id, venue, type, status, attempts, created) values ('evt_other', 'ep_venue-1_1', 'venue-1', 'lead.created', 'pending', 1, now())`)
 	if p := user.want(http.StatusOK, "/deliveries/live?position=1"); !strings.Contains(p.body, "evt_other") {
 		t.Errorf("the live log of an agent that stands by is %s", p.body)

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"net/http"
 	"net/url"
-	"strconv"
 	"strings"
 	"time"
 
@@ -145,7 +144,7 @@ func (v *visit) log(message string, args ...any) {
 }
 
 func (v *visit) tooMany(wait time.Duration) {
-	v.w.Header().Set("Retry-After", strconv.Itoa(int(wait/time.Second)+1))
+	v.w.Header().Set("Retry-After", api.RetryAfter(wait))
 	v.h.refuse(v.w, v.r, http.StatusTooManyRequests, "these are too many requests at a time", "wait a moment, then load the page again")
 }
 

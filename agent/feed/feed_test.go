@@ -135,3 +135,19 @@ func TestRates_CountByMinute(t *testing.T) {
 		}
 	}
 }
+
+func TestNews_HasEachStateOfARowOnce(t *testing.T) {
+	var n News
+	row := func(event string, attempts int) outbox.DeliveryInfo {
+		return outbox.DeliveryInfo{EventID: event, EndpointID: "ep_1", Status: outbox.Pending, Attempts: attempts}
+	}
+	if got := events(n.Of([]outbox.DeliveryInfo{row("2", 0), row("1", 0)})); len(got) != 2 || got[0] != "1" {
+		t.Errorf("the first look has %q, want the oldest first", got)
+	}
+	if got := events(n.Of([]outbox.DeliveryInfo{row("3", 0), row("2", 1), row("1", 0)})); len(got) != 2 || got[0] != "2" || got[1] != "3" {
+		t.Errorf("the second look has %q, want what has changed and what is new", got)
+	}
+	if got := n.Of([]outbox.DeliveryInfo{row("3", 0)}); len(got) != 0 {
+		t.Errorf("the third look has %q", events(got))
+	}
+}
