@@ -21,7 +21,16 @@ import (
 	"github.com/quintago/webhook-agent/testenv/browser"
 )
 
+// flowToken is the operator's token of the agents here.
 const flowToken = "operator-0123456789abcdef0123456789"
+
+// signIn opens the console as an operator does.
+func signIn(p *browser.Page, console string) {
+	p.Open(console)
+	p.Fill("#token", flowToken)
+	p.Click("main button")
+	p.WaitFor("text=Behind the database")
+}
 
 // startAgent runs an agent, and returns the address of its console.
 func startAgent(t *testing.T, env *testenv.DB) (console string) {
@@ -46,10 +55,7 @@ func TestBrowser_FollowsAnEndpointThroughItsLife(t *testing.T) {
 	console := startAgent(t, env)
 	p := browser.New(t)
 
-	p.Open(console)
-	p.Fill("#token", flowToken)
-	p.Click("main button")
-	p.WaitFor("text=Behind the database")
+	signIn(p, console)
 
 	// The form says what is wrong when the field is left.
 	p.Click("text=Endpoints")
@@ -251,10 +257,7 @@ func TestBrowser_WorksWithoutJavaScript(t *testing.T) {
 	console := startAgent(t, env)
 	p := browser.New(t)
 	p.DisableJavaScript()
-	p.Open(console)
-	p.Fill("#token", flowToken)
-	p.Click("main button")
-	p.WaitFor("text=Behind the database")
+	signIn(p, console)
 	p.Click("text=Endpoints")
 	p.Click("text=New endpoint")
 	p.Fill("#venue", "venue_1")
