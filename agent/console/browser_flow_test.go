@@ -131,7 +131,7 @@ func TestBrowser_FollowsAnEndpointThroughItsLife(t *testing.T) {
 		return nil
 	})
 	p.Reload()
-	receiver.SetAnswer("/hook", testenv.Script(testenv.Answer{Status: http.StatusOK, Delay: 5 * time.Millisecond}))
+	receiver.SetAnswer("/hook", testenv.Script(testenv.Answer{Status: http.StatusOK, Delay: 500 * time.Millisecond}))
 	p.WaitFor("text=Only enable")
 	all := testenv.QueryOne[int](t, env, `select count(*)::int from webhooks.deliveries where status = 'missed'`)
 	if got := strings.ReplaceAll(p.Text("[name=replay]"), " ", ""); !strings.Contains(got, fmt.Sprint(all)) {
@@ -153,9 +153,13 @@ func TestBrowser_FollowsAnEndpointThroughItsLife(t *testing.T) {
 	p.Click("text=Resume")
 	p.WaitFor("text=The replay goes on.")
 	p.WaitFor("text=Pause")
-	before := browser.Eval[int](p, "parseInt(document.querySelector('[data-replay-done]').textContent.replace(/\\D/g, ''))")
+	// The page may be loading anew at this moment, since the state has changed.
+	done := func() int {
+		return browser.Eval[int](p, "parseInt(document.querySelector('[data-replay-done]')?.textContent.replace(/\\D/g, '') ?? '0')")
+	}
+	before := done()
 	testenv.Eventually(t, browser.Patience, func() error {
-		if now := browser.Eval[int](p, "parseInt(document.querySelector('[data-replay-done]').textContent.replace(/\\D/g, ''))"); now <= before {
+		if now := done(); now <= before {
 			return fmt.Errorf("the page shows %d deliveries, as before", now)
 		}
 		return nil
