@@ -156,13 +156,13 @@ const (
 	HeldByRetryAfter = "retry_after" // its server asked for it
 )
 
-// Info returns the record as the delivery log shows it.
+// Info returns the record as the delivery log shows it, without its Cursor: nearly all of the time
+// would go into that, and few readers want it.
 func (r *Record) Info() DeliveryInfo {
 	d := r.Delivery
 	info := DeliveryInfo{
 		EventID: d.EventID, EndpointID: d.EndpointID, Venue: d.Venue, Type: d.Type, Status: r.Status, Attempts: r.attempts(),
 		NextAttemptAt: orNull(r.NextAttempt), LastError: r.Error, ReplayID: d.ReplayID, Created: orNull(d.Created),
-		Cursor: cursor{Created: d.Created.UTC().Format("2006-01-02 15:04:05.999999+00"), EventID: d.EventID, EndpointID: d.EndpointID}.String(),
 	}
 	switch a := r.Attempt; {
 	case a != nil:
@@ -176,4 +176,10 @@ func (r *Record) Info() DeliveryInfo {
 		info.Finished = orNull(r.Finished)
 	}
 	return info
+}
+
+// Cursor returns the record's place in the delivery log, for DeliveryInfo.
+func (r *Record) Cursor() string {
+	d := r.Delivery
+	return cursor{Created: d.Created.UTC().Format("2006-01-02 15:04:05.999999+00"), EventID: d.EventID, EndpointID: d.EndpointID}.String()
 }

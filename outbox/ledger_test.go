@@ -8,6 +8,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 	"github.com/jackc/pgx/v5"
 
 	"github.com/quintago/webhook-agent/testenv"
@@ -145,6 +147,35 @@ func TestLedger_RecordsEachFailedAttemptAndItsCounter(t *testing.T) {
 	}
 	if n := testenv.QueryOne[int32](t, env, `select consecutive_failures from webhooks.endpoint_health`); n != 2 {
 		t.Errorf("the counter is %d, want 2", n)
+	}
+}
+
+func TestRecord_IsShownAsTheLogShowsIt(t *testing.T) {
+	t.Parallel()
+	db, _ := openDB(t)
+	b := keepBook(t, db.cfg, newTerm(t, db), nil)
+	records := map[string]func(*Delivery) *Record{
+		"evt_1": success,
+		"evt_2": func(d *Delivery) *Record { return failedAttempt(d, 1) },
+	}
+	shown := map[string]DeliveryInfo{}
+	for id, record := range records {
+		d := newDelivery(id, "ep_1")
+		d.Created = d.Created.Truncate(time.Microsecond) // as the stream has it
+		must(t, b.Track(t.Context(), &Tracked{End: LSN(100 + len(shown)), Read: time.Now(), Deliveries: []*Delivery{d}}))
+		r := record(d)
+		must(t, b.Write(t.Context(), r))
+		info := r.Info()
+		info.Cursor = r.Cursor()
+		shown[id] = info
+	}
+	b.close(t)
+	for id, want := range shown {
+		found, err := db.AllVenues().Deliveries(t.Context(), DeliveryFilter{EventID: id, Limit: 1})
+		must(t, err)
+		if diff := cmp.Diff([]DeliveryInfo{want}, found.Deliveries, cmpopts.EquateApproxTime(time.Microsecond)); diff != "" {
+			t.Errorf("the log shows %s in another way (-record +log):\n%s", id, diff)
+		}
 	}
 }
 

@@ -97,17 +97,20 @@ func (s *Subscription) Close() {
 	s.feed.lookLocked()
 }
 
-// offer passes a record on if it fits and there is room.
+// offer passes a record on if it fits and there is room. Nobody else writes into the queue, since the
+// Feed's mutex is held.
 func (s *Subscription) offer(r *outbox.Record) {
 	d := r.Delivery
 	if !s.match.fits(d.Venue, d.EndpointID, d.EventID, d.Type, r.Status) {
 		return
 	}
-	select {
-	case s.rows <- r.Info():
-	default:
+	if len(s.rows) == cap(s.rows) {
 		s.missed.Add(1)
+		return
 	}
+	info := r.Info()
+	info.Cursor = r.Cursor()
+	s.rows <- info
 }
 
 // LeftOut returns how many rows were left out since the last call.

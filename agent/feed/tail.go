@@ -30,7 +30,7 @@ func (t *tail) add(d outbox.DeliveryInfo) {
 
 // Tail is what a page gets that follows the delivery log.
 type Tail struct {
-	Rows []outbox.DeliveryInfo // oldest first
+	Rows []outbox.DeliveryInfo // oldest first, without their Cursor
 	// Position is where the next call goes on.
 	Position int64
 	// LeftOut is how many rows were too many: those that were not kept, before the filter, and those
