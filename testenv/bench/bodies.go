@@ -92,7 +92,7 @@ func (b *bench) bodiesOf(ctx context.Context, options agentOptions, size, events
 // default allows.
 func (b *bench) hangingBodies(ctx context.Context) (err error) {
 	const size = 4<<20 - 1<<10
-	d, err := b.newDatabase(ctx, agentOptions{})
+	d, err := b.newDatabase(ctx, agentOptions{Timeout: b.hang})
 	if err != nil {
 		return err
 	}

@@ -75,6 +75,7 @@ type size struct {
 	bodies     []int         // bytes of the data of large events, rising
 	bodyEvents int           // of each of those sizes
 	hanging    int           // endpoints that hang, each of which gets a large event
+	hang       string        // how long an attempt to them takes; "" for the agent's default
 }
 
 var (
@@ -85,7 +86,7 @@ var (
 	short = size{rounds: 1, stretch: 500 * time.Millisecond, latency: time.Second, parked: 2000, log: 5000, grown: 500, burst: 5000,
 		idle: time.Second, statistics: 100 * time.Millisecond, venues: 200, costOver: 2000,
 		fanout: 50, imported: 30, endpoints: 500, outbox: 2000, far: 10 * time.Millisecond,
-		bodies: []int{1 << 20, 5 << 20}, bodyEvents: 2, hanging: 5}
+		bodies: []int{1 << 20, 5 << 20}, bodyEvents: 2, hanging: 5, hang: "1s"}
 )
 
 // run returns the exit status: 0 if everything was measured, whatever the results, 1 if not, and 2

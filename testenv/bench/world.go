@@ -75,6 +75,7 @@ type agentOptions struct {
 	Concurrency         int // zero for the default
 	EndpointConcurrency int
 	MaxBody             string
+	Timeout             string // of an attempt; "" for the default
 }
 
 // adminToken is the operator's token of every agent here.
@@ -90,6 +91,7 @@ slot = "{{.Slot}}"
 {{with .Concurrency}}concurrency = {{.}}
 {{end}}{{with .EndpointConcurrency}}endpoint_concurrency = {{.}}
 {{end}}{{with .MaxBody}}max_body = "{{.}}"
+{{end}}{{with .Timeout}}timeout = "{{.}}"
 {{end}}shutdown_timeout = "1s"
 
 [network]
