@@ -38,20 +38,12 @@ type published struct {
 }
 
 func (db *DB) checkPublications(ctx context.Context, tx pgx.Tx) (found []Finding, err error) {
-	schema, table := db.cfg.tableName()
 	var read []string
 	for _, column := range db.cfg.Columns.list() {
 		read = append(read, column.name)
 	}
-	for _, want := range []struct {
-		name    string
-		tables  []string
-		changes bool // updates and deletes are published as well
-	}{
-		{db.cfg.Publication, []string{schema + "." + table, "webhooks.replays"}, false},
-		{db.cfg.endpointsPublication(), []string{"webhooks.endpoints"}, true},
-	} {
-		problems, err := db.checkPublication(ctx, tx, want.name, want.tables, want.changes, read)
+	for _, want := range db.cfg.publications() {
+		problems, err := db.checkPublication(ctx, tx, want, read)
 		if err == nil && want.name == db.cfg.Publication && !slices.ContainsFunc(problems, Finding.fails) {
 			var ofChildren []Finding
 			ofChildren, err = db.checkChildren(ctx, tx)
@@ -61,7 +53,7 @@ func (db *DB) checkPublications(ctx context.Context, tx pgx.Tx) (found []Finding
 			return found, err
 		}
 		if len(problems) == 0 {
-			problems = []Finding{fine("publication "+want.name, "holds %s", strings.Join(want.tables, " and "))}
+			problems = []Finding{fine("publication "+want.name, "holds %s", strings.Join(want.shown, " and "))}
 		}
 		found = append(found, problems...)
 	}
@@ -70,37 +62,38 @@ func (db *DB) checkPublications(ctx context.Context, tx pgx.Tx) (found []Finding
 
 // checkPublication returns what is wrong with one publication. read are the columns of the outbox
 // that must be published. Of the agent's own tables, all columns must be.
-func (db *DB) checkPublication(ctx context.Context, tx pgx.Tx, name string, tables []string, changes bool, read []string) (found []Finding, err error) {
-	thing, alter := "publication "+name, "ALTER PUBLICATION "+quoteIdent(name)
+func (db *DB) checkPublication(ctx context.Context, tx pgx.Tx, want publication, read []string) (found []Finding, err error) {
+	thing, alter := "publication "+want.name, "ALTER PUBLICATION "+quoteIdent(want.name)
 	var inserts, updates, deletes bool
-	err = tx.QueryRow(ctx, selectPublication, name).Scan(&inserts, &updates, &deletes)
+	err = tx.QueryRow(ctx, selectPublication, want.name).Scan(&inserts, &updates, &deletes)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return []Finding{failure(thing, "run webhook-agent migrate", "it is missing in this database")}, nil
 	}
 	if err != nil {
 		return nil, err
 	}
+	setPublish := alter + " SET (publish = '" + want.publish + "')"
 	switch {
-	case changes && !(inserts && updates && deletes):
-		found = append(found, failure(thing, alter+" SET (publish = 'insert, update, delete, truncate')", "it does not publish all changes"))
+	case want.publish == allChanges && !(inserts && updates && deletes):
+		found = append(found, failure(thing, setPublish, "it does not publish all changes"))
 	case !inserts:
-		found = append(found, failure(thing, alter+" SET (publish = 'insert')", "it does not publish inserts"))
-	case !changes && (updates || deletes):
-		found = append(found, warning(thing, alter+" SET (publish = 'insert')",
+		found = append(found, failure(thing, setPublish, "it does not publish inserts"))
+	case want.publish == onlyInserts && (updates || deletes):
+		found = append(found, warning(thing, setPublish,
 			"it publishes more than inserts: the app's updates fail on a table without a primary key"))
 	}
 	all, err := queryRows(ctx, tx, selectPublicationTables, func(row pgx.CollectableRow) (p published, err error) {
 		err = row.Scan(&p.table, &p.rowFilter, &p.hidden)
 		return p, err
-	}, name, db.cfg.table())
+	}, want.name, db.cfg.table())
 	if err != nil {
 		return found, err
 	}
-	setTables := alter + " SET TABLE " + db.cfg.quoted(tables...)
-	for _, table := range tables {
+	setTables := alter + " SET TABLE " + strings.Join(want.tables, ", ")
+	for i, table := range want.shown {
 		at := slices.IndexFunc(all, func(p published) bool { return p.table == table })
 		if at < 0 {
-			found = append(found, failure(thing, alter+" ADD TABLE "+db.cfg.quoted(table)+"; a partitioned table also needs publish_via_partition_root", "it does not hold %s", table))
+			found = append(found, failure(thing, alter+" ADD TABLE "+want.tables[i]+"; a partitioned table also needs publish_via_partition_root", "it does not hold %s", table))
 			continue
 		}
 		of, err := db.checkPublished(ctx, tx, all[at], thing, alter, setTables, read)
@@ -162,18 +155,6 @@ func (db *DB) checkChildren(ctx context.Context, tx pgx.Tx) ([]Finding, error) {
 	return []Finding{failure("publication "+db.cfg.Publication,
 		"ALTER PUBLICATION "+quoteIdent(db.cfg.Publication)+" ADD TABLE "+strings.Join(members, ", ")+", or let the agent's role own the outbox and the publication, so that it adds them itself",
 		"it does not hold %s%s, which inherits from the outbox, so those rows are found by comparisons only", missing[0], more)}, nil
-}
-
-// quoted returns names of tables, which findings print without quotes, in a form that can be pasted
-// into SQL.
-func (c Config) quoted(tables ...string) string {
-	for i, table := range tables {
-		if schema, name := c.tableName(); table == schema+"."+name {
-			tables = slices.Clone(tables)
-			tables[i] = c.table()
-		}
-	}
-	return strings.Join(tables, ", ")
 }
 
 // others returns the first names of a list of tables and the number of the rest.

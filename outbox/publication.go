@@ -13,16 +13,25 @@ import (
 type publication struct {
 	name      string
 	tables    []string // quoted
-	publish   string
-	generated bool // stored generated columns are published too
+	shown     []string // the same tables as people read them
+	publish   string   // onlyInserts or allChanges
+	generated bool     // stored generated columns are published too
 }
+
+// These are the kinds of changes that a publication passes on.
+const (
+	onlyInserts = "insert"
+	allChanges  = "insert, update, delete, truncate"
+)
 
 // publications returns the publications that must exist before the slot does. If the stream reaches
 // a change that was made before its publication existed, the stream ends with an error.
 func (c Config) publications() []publication {
+	const replays, endpoints = "webhooks.replays", "webhooks.endpoints"
+	schema, table := c.tableName()
 	return []publication{
-		{c.Publication, []string{c.table(), "webhooks.replays"}, "insert", false},
-		{c.endpointsPublication(), []string{"webhooks.endpoints"}, "insert, update, delete, truncate", false},
+		{name: c.Publication, tables: []string{c.table(), replays}, shown: []string{schema + "." + table, replays}, publish: onlyInserts},
+		{name: c.endpointsPublication(), tables: []string{endpoints}, shown: []string{endpoints}, publish: allChanges},
 	}
 }
 
