@@ -54,6 +54,7 @@ type config struct {
 
 // size says how much to measure.
 type size struct {
+	durable bool          // PostgreSQL keeps what it has committed, as everywhere but in tests
 	rounds  int           // how often agent and floor are measured in turn
 	stretch time.Duration // the length of one measurement
 	latency time.Duration // the length of a measurement of the latency at a rate
@@ -79,7 +80,7 @@ type size struct {
 }
 
 var (
-	full = size{rounds: 3, stretch: 6 * time.Second, latency: 20 * time.Second, parked: 1_000_000, log: 10_000_000,
+	full = size{durable: true, rounds: 3, stretch: 6 * time.Second, latency: 20 * time.Second, parked: 1_000_000, log: 10_000_000,
 		grown: 100_000, burst: 1_000_000, idle: 30 * time.Second, statistics: 12 * time.Second, venues: 10_000, costOver: 100_000,
 		fanout: 2000, imported: 500, endpoints: 100_000, outbox: 2_000_000, far: 300 * time.Millisecond,
 		bodies: []int{1 << 20, 10 << 20, 100 << 20}, bodyEvents: 8, hanging: 300}

@@ -49,7 +49,7 @@ func newBench(ctx context.Context, c config, out io.Writer) (*bench, error) {
 	if err != nil {
 		return nil, err
 	}
-	cluster, err := testenv.Start(ctx, testenv.Options{Durable: true, Settings: settings})
+	cluster, err := testenv.Start(ctx, testenv.Options{Durable: c.durable, Settings: settings})
 	if err != nil {
 		return nil, errors.Join(err, customers.close())
 	}
