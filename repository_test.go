@@ -195,8 +195,8 @@ func TestCompose_HoldsAConfigurationThatLoads(t *testing.T) {
 	if err := os.WriteFile(path, []byte(text.String()), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	environment := map[string]string{"DATABASE_URL": "postgres://quintago:quintago@postgres:5432/quintago", "RECEIVER_SECRET": "s3cret-of-the-test"}
-	cfg, err := config.Load(path, func(name string) string { return environment[name] })
+	environment := []string{"DATABASE_URL=postgres://quintago:quintago@postgres:5432/quintago", "RECEIVER_SECRET=s3cret-of-the-test"}
+	cfg, err := config.Load(config.Input{Path: path, Environ: environment})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -17,8 +17,10 @@ func (a *app) checkCommand() *cobra.Command {
 		Short: "Say what is missing in the configuration and the database, with the remedy",
 		Long: `check looks at everything the agent needs: the configuration, the server, the role and its privileges, the schema,
 the outbox table, the publications, the slot, the clock and this host's root certificates. It changes nothing. It prints one line for each finding and
-ends with status 1 when one of them keeps the agent from working.`,
+ends with status 1 when one of them keeps the agent from working. It looks as the role of database.url, or as the one that --database-url
+names. (DATABASE_URL is used only where neither the file nor WEBHOOK_AGENT_DATABASE_URL sets database.url, and a notice says if it is not used.)`,
 		Example: `  webhook-agent check
+  webhook-agent check --database-url file:/etc/quintago/database-url
   webhook-agent check --json | jq '.[] | select(.level != "ok")'`,
 		Args: noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {

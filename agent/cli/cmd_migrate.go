@@ -16,10 +16,11 @@ func (a *app) migrateCommand() *cobra.Command {
 		Use:   "migrate",
 		Short: "Create or update the schema webhooks",
 		Long: `migrate brings the schema webhooks and the publications to the state that this binary needs. It may run under another
-role than the agent: one that may create a schema and owns the outbox table. It only goes forward, and several at a time
-wait for each other.`,
+role than the agent: one that may create a schema and owns the outbox table. Name that role by --database-url. (DATABASE_URL is used only
+where neither the file nor WEBHOOK_AGENT_DATABASE_URL sets database.url, and a notice says if it is not used.) It only goes forward, and
+several at a time wait for each other.`,
 		Example: `  webhook-agent migrate
-  DATABASE_URL=postgres://owner@db.example.com/app webhook-agent migrate
+  webhook-agent migrate --database-url env:OWNER_URL   as the role that OWNER_URL in the environment names
   webhook-agent migrate --print > webhooks.sql   in an empty database, for people who run their own migrations
   webhook-agent migrate --print-grants           what the roles of the agent, of the app and of people need`,
 		Args: noArguments,

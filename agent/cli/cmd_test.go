@@ -71,7 +71,7 @@ func TestMain_BadUsageIsOneSentenceAndStatus2(t *testing.T) {
 		"deliveries replay evt_1 --status pending":  `--status has "pending", must be of missed, failed, succeeded; see webhook-agent deliveries replay --help`,
 		"endpoints rotate-secret ep_1 --overlap 1y": `--overlap is "1y", must be a duration between 0s and 30d; see webhook-agent endpoints rotate-secret --help`,
 		"listen --status 700":                       `--status is 700, must be between 200 and 599; see webhook-agent listen --help`,
-		"status --config /no/such.toml":             `/no/such.toml: the configuration file cannot be read: no such file or directory; name another with --config or start from config.example.toml`,
+		"status --config /no/such.toml":             `/no/such.toml: the configuration file cannot be read: no such file or directory; name another with --config, or write one by webhook-agent init`,
 	} {
 		var stdout, stderr bytes.Buffer
 		status := Main(t.Context(), strings.Fields(line), &stdout, &stderr)

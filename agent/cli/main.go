@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"os"
 	"runtime"
@@ -32,7 +33,8 @@ const (
 	exitUsage  = 2 // wrong command line or configuration
 )
 
-// The paths of the configuration file when neither --config nor WEBHOOK_AGENT_CONFIG names one.
+// The paths of the configuration file when neither --config nor WEBHOOK_AGENT_CONFIG names one. There
+// may be none: the environment can say everything.
 const (
 	localConfigPath  = "webhook-agent.toml"
 	systemConfigPath = "/etc/quintago/webhook-agent.toml"
@@ -42,7 +44,7 @@ const (
 // ctx is canceled, the command ends; the agent drains first. Answers go to stdout. Logs and errors
 // go to stderr; each error is one sentence.
 func Main(ctx context.Context, args []string, stdout, stderr io.Writer) int {
-	a := &app{stdout: stdout, stderr: stderr, getenv: os.Getenv}
+	a := &app{stdout: stdout, stderr: stderr, getenv: os.Getenv, environ: os.Environ}
 	root := a.rootCommand()
 	root.SetArgs(args)
 	root.SetOut(stdout)
@@ -89,7 +91,9 @@ func usagef(cmd *cobra.Command, format string, args ...any) error {
 type app struct {
 	stdout, stderr io.Writer
 	getenv         func(string) string
+	environ        func() []string
 	configPath     string // --config
+	databaseURL    string // --database-url
 	asJSON         bool   // --json
 }
 
@@ -115,6 +119,8 @@ signed and with retries, to the endpoints that its venue has registered.`,
 	root.PersistentFlags().StringVar(&a.configPath, "config", "",
 		"configuration `file` (default $WEBHOOK_AGENT_CONFIG, ./"+localConfigPath+" if it exists, or "+systemConfigPath+")")
 	root.PersistentFlags().BoolVar(&a.asJSON, "json", false, "answer in JSON")
+	root.PersistentFlags().StringVar(&a.databaseURL, "database-url", "",
+		"database `URL` in place of the configured one, for a role that may do more; better as env:NAME or file:/path, since other users of this machine can read a command line")
 	root.AddCommand(a.runCommand(), a.checkCommand(), a.migrateCommand(), a.adoptCommand(), a.uninstallCommand(), a.statusCommand(),
 		a.endpointsCommand(), a.deliveriesCommand(), a.replaysCommand(), a.tokenCommand(), a.consoleCommand(), a.listenCommand(), a.versionCommand())
 	return root
@@ -184,7 +190,7 @@ over when the first is gone.`,
   webhook-agent run --config /etc/quintago/webhook-agent.toml`,
 		Args: noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			cfg, err := a.config()
+			cfg, err := a.load() // the log has the notices
 			if err != nil {
 				return err
 			}
@@ -220,16 +226,36 @@ func (a *app) versionCommand() *cobra.Command {
 
 func (a *app) printer() *printer { return newPrinter(a.stdout, a.asJSON) }
 
-// config loads the configuration file that the flags or the environment name.
-func (a *app) config() (*config.Config, error) {
-	path := cmp.Or(a.configPath, a.getenv("WEBHOOK_AGENT_CONFIG"))
-	if path == "" {
-		path = systemConfigPath
-		if _, err := os.Stat(localConfigPath); err == nil {
-			path = localConfigPath
+// namedPath returns the configuration file that --config or the environment names, and "" for none.
+func (a *app) namedPath() string { return cmp.Or(a.configPath, a.getenv(config.PathVariable)) }
+
+// filePath returns the configuration file to read, and "" if there is none. A file that is named must
+// be there.
+func (a *app) filePath() string {
+	if path := a.namedPath(); path != "" {
+		return path
+	}
+	for _, path := range []string{localConfigPath, systemConfigPath} {
+		if _, err := os.Stat(path); !errors.Is(err, fs.ErrNotExist) {
+			return path // Load says what is wrong with it, if anything
 		}
 	}
-	return config.Load(path, a.getenv)
+	return ""
+}
+
+// load loads the configuration from the flags, the environment and the file.
+func (a *app) load() (*config.Config, error) {
+	return config.Load(config.Input{Path: a.filePath(), Environ: a.environ(), DatabaseURL: a.databaseURL})
+}
+
+// config loads the configuration for a command that a person runs. It says on standard error if that
+// names another database than the person may expect.
+func (a *app) config() (*config.Config, error) {
+	cfg, err := a.load()
+	if err == nil && cfg.DatabaseNotice != "" {
+		fmt.Fprintln(a.stderr, "webhook-agent: "+cfg.DatabaseNotice)
+	}
+	return cfg, err
 }
 
 // desk is what a command that uses the database works with.

@@ -39,7 +39,9 @@ const suffixLength = len("_endpoints")
 
 // check adds a problem for each value that the agent cannot work with.
 func (c *Config) check(p *problemList) {
-	if c.Database.URL.IsZero() {
+	if c.Database.URL.IsZero() && p.path == "" {
+		p.add("database.url", "is missing, and there is no configuration file; write one by webhook-agent init, or set the environment variable DATABASE_URL to postgres://user:password@host:5432/database")
+	} else if c.Database.URL.IsZero() {
 		p.add("database.url", "is missing; set it, or the environment variable DATABASE_URL, to postgres://user:password@host:5432/database")
 	} else if err := outbox.CheckText(c.Database.URL.Reveal()); err != nil {
 		p.add("database.url", "%v", err)
@@ -50,9 +52,7 @@ func (c *Config) check(p *problemList) {
 	c.Delivery.check(p)
 	c.Network.check(p)
 	if _, err := secret.NewKeyring(c.Security.Keys); err != nil {
-		for _, sentence := range strings.Split(err.Error(), "\n") {
-			p.add("security.keys", "%s", sentence)
-		}
+		p.each("security.keys", err)
 	}
 	c.Admin.check(p)
 	c.checkConsole(p)
@@ -183,9 +183,7 @@ func (a *Admin) check(p *problemList) {
 func (c *Config) checkConsole(p *problemList) {
 	keys, err := access.NewKeys(c.Console.Keys)
 	if err != nil {
-		for _, sentence := range strings.Split(err.Error(), "\n") {
-			p.add("console.keys", "%s", sentence)
-		}
+		p.each("console.keys", err)
 	}
 	for i, key := range c.Console.Keys {
 		if !c.Admin.Token.IsZero() && key.Equal(c.Admin.Token) {
@@ -307,23 +305,52 @@ func (c *Config) checkEndpoints(p *problemList) {
 	}
 }
 
-// problemList collects sentences about keys.
+// problemList collects what is wrong with a configuration.
 type problemList struct {
-	sentences []string
+	problems []Problem
+	path     string            // the file; "" when there is none
+	sources  map[string]string // a key that is set to the file, the variable or the flag that sets it
 	// unreadable are the keys whose value could not be read. That is reported already, so a second
 	// sentence that the value is missing would only confuse.
 	unreadable map[string]bool
 }
 
+// addTo adds a sentence about what a person calls source.
+func (p *problemList) addTo(source, sentence string) {
+	p.problems = append(p.problems, Problem{source, sentence})
+}
+
+// add adds a sentence about a key, or about one item of its list, such as outbox.types[1]. If a
+// variable or a flag has set the key, the sentence is about that.
 func (p *problemList) add(key, format string, args ...any) {
-	if !p.unreadable[key] {
-		p.sentences = append(p.sentences, key+": "+fmt.Sprintf(format, args...))
+	if p.unreadable[key] {
+		return
+	}
+	sentence := fmt.Sprintf(format, args...)
+	name, _, _ := strings.Cut(key, "[")
+	if source := p.sources[name]; source != "" && source != p.path {
+		p.addTo(source+strings.TrimPrefix(key, name), sentence)
+		return
+	}
+	p.addTo(p.path, key+": "+sentence)
+}
+
+// each adds the sentences of err, one from each line, about a key.
+func (p *problemList) each(key string, err error) {
+	for sentence := range strings.Lines(err.Error()) {
+		p.add(key, "%s", strings.TrimSpace(sentence))
 	}
 }
 
-// join adds the sentences of err, one from each line. They name their keys themselves.
+// join adds the sentences of err, one from each line. They begin with their keys, if they have one.
 func (p *problemList) join(err error) {
-	p.sentences = append(p.sentences, strings.Split(err.Error(), "\n")...)
+	for sentence := range strings.Lines(err.Error()) {
+		if key, said, found := strings.Cut(strings.TrimSpace(sentence), ": "); found {
+			p.add(key, "%s", said)
+		} else {
+			p.addTo(p.path, key)
+		}
+	}
 }
 
 // within adds a problem when a value is not between two bounds. Both bounds are allowed.

@@ -3,6 +3,7 @@ package config
 import (
 	"fmt"
 	"log/slog"
+	"maps"
 	"net/netip"
 	"os"
 	"strings"
@@ -11,8 +12,8 @@ import (
 	"github.com/quintago/webhook-agent/secret"
 )
 
-// Config is the configuration file (TOML). The tag of a field is its key. config.example.toml lists
-// every key, with its default and its meaning.
+// Config is the configuration. The tag of a field is its key in the file (TOML). config.example.toml
+// lists every key, with its default and its meaning.
 type Config struct {
 	Database  Database   `toml:"database"`
 	Outbox    Outbox     `toml:"outbox"`
@@ -27,11 +28,16 @@ type Config struct {
 	// Notices are sentences about settings that are allowed but may surprise. Load fills them; the
 	// agent logs them at start.
 	Notices []string `toml:"-"`
+	// DatabaseNotice is the one of them that says that DATABASE_URL is not used, or "". The other
+	// commands show it, since a person who sets the variable expects another database.
+	DatabaseNotice string `toml:"-"`
+	// Sources has what sets each key that is set: the path of the file, a variable or a flag.
+	Sources map[string]string `toml:"-"`
 }
 
 // Database names the PostgreSQL server that has the outbox and the agent's own tables.
 type Database struct {
-	// URL is a postgres:// URL or key=value words. It is DATABASE_URL when the key is missing.
+	// URL is a postgres:// URL or key=value words. It is DATABASE_URL when nothing else sets it.
 	URL secret.Text `toml:"url"`
 }
 
@@ -159,43 +165,118 @@ func Default() *Config {
 }
 
 // Error has everything that is wrong with a configuration. No problem quotes a secret.
-type Error struct {
-	Path     string
-	Problems []string // one sentence each
+type Error struct{ Problems []Problem }
+
+// Problem is one sentence about a configuration.
+type Problem struct {
+	// Source is the file, the environment variable or the flag that the sentence is about. It is ""
+	// if nothing sets what is missing.
+	Source   string `json:"source"`
+	Sentence string `json:"problem"`
 }
 
-// Error returns the problems, one on each line. Each begins with the path of the file.
+// String returns the sentence behind its source.
+func (p Problem) String() string {
+	if p.Source == "" {
+		return p.Sentence
+	}
+	return p.Source + ": " + p.Sentence
+}
+
+// Error returns the problems, one on each line.
 func (e *Error) Error() string {
-	return e.Path + ": " + strings.Join(e.Problems, "\n"+e.Path+": ")
+	lines := make([]string, len(e.Problems))
+	for i, p := range e.Problems {
+		lines[i] = p.String()
+	}
+	return strings.Join(lines, "\n")
 }
 
-// Load reads the file at path over the defaults and checks the result. getenv (os.Getenv outside of
-// tests) resolves env: references and DATABASE_URL. All problems are returned together, as one
-// *Error.
-func Load(path string, getenv func(string) string) (*Config, error) {
+// Input is what a configuration is made of. The flag wins over the environment, the environment
+// over the file, and the file over the defaults.
+type Input struct {
+	Path        string   // the file; "" when there is none
+	Environ     []string // name=value, as os.Environ returns them
+	DatabaseURL string   // the flag --database-url, which may be a reference; "" when it is not given
+}
+
+// Load reads a configuration and checks it. All problems are returned together, as one *Error.
+func Load(in Input) (*Config, error) {
+	cfg := Default()
+	env := newEnvironment(in.Environ)
+	problems := &problemList{path: in.Path, sources: map[string]string{}, unreadable: map[string]bool{}}
+	replaced := env.keys()
+	flags := map[string]string{}
+	if in.DatabaseURL != "" {
+		flags["database.url"] = databaseURLFlag
+		maps.Copy(replaced, flags)
+	}
+	file := &decoder{getenv: env.follow, problems: problems, replaced: replaced}
+	mode, complete := file.read(cfg)
+	env.decode(cfg, &decoder{getenv: env.follow, problems: problems, replaced: flags})
+	cfg.nameDatabase(in, env, problems)
+	var unused []string
+	if complete {
+		cfg.check(problems)
+		unused = env.unknown(problems)
+	}
+	if len(problems.problems) > 0 {
+		return nil, &Error{problems.problems}
+	}
+	cfg.Sources = problems.sources
+	cfg.Notices = append(cfg.notices(env.get), unused...)
+	if cfg.DatabaseNotice = cfg.databaseNotice(env); cfg.DatabaseNotice != "" {
+		cfg.Notices = append(cfg.Notices, cfg.DatabaseNotice)
+	}
+	if file.literal != "" && mode&0o007 != 0 {
+		cfg.Notices = append(cfg.Notices, fmt.Sprintf("%s is open to all users (mode %04o) and holds a secret (%s); run chmod 600 %s, or write env:NAME or file:/path in place of it",
+			in.Path, mode, file.literal, in.Path))
+	}
+	return cfg, nil
+}
+
+// read decodes the file, if there is one, and returns its mode. The configuration is complete unless
+// there is a file that cannot be read. What else such a file says nobody knows, so nothing is said
+// about what is missing.
+func (d *decoder) read(cfg *Config) (mode os.FileMode, complete bool) {
+	path := d.problems.path
+	if path == "" {
+		return 0, true
+	}
 	text, err := os.ReadFile(path)
 	var info os.FileInfo
 	if err == nil {
 		info, err = os.Stat(path)
 	}
 	if err != nil {
-		return nil, &Error{path, []string{fmt.Sprintf(
-			"the configuration file cannot be read: %v; name another with --config or start from config.example.toml", reason(err))}}
+		d.problems.addTo(path, fmt.Sprintf("the configuration file cannot be read: %v; name another with --config, or write one by webhook-agent init", reason(err)))
+		return 0, false
 	}
-	cfg := Default()
-	problems := &problemList{unreadable: map[string]bool{}}
-	literal := decodeConfig(cfg, string(text), getenv, problems)
-	if cfg.Database.URL.IsZero() {
-		cfg.Database.URL = secret.New(getenv("DATABASE_URL"))
+	return info.Mode().Perm(), d.file(cfg, string(text))
+}
+
+// nameDatabase takes the database's URL from the flag, or from DATABASE_URL if nothing else names it.
+func (c *Config) nameDatabase(in Input, env *environment, p *problemList) {
+	const key = "database.url"
+	if in.DatabaseURL != "" {
+		p.sources[key], p.unreadable[key] = databaseURLFlag, false
+		url, err := ResolveSecret(in.DatabaseURL, env.follow)
+		if err != nil {
+			p.each(key, err)
+		}
+		c.Database.URL, p.unreadable[key] = url, err != nil
 	}
-	cfg.check(problems)
-	if len(problems.sentences) > 0 {
-		return nil, &Error{path, problems.sentences}
+	if url := env.get(databaseURLVariable); c.Database.URL.IsZero() && url != "" && !p.unreadable[key] {
+		c.Database.URL, p.sources[key] = secret.New(url), databaseURLVariable
 	}
-	cfg.Notices = cfg.notices(getenv)
-	if mode := info.Mode().Perm(); literal != "" && mode&0o007 != 0 {
-		cfg.Notices = append(cfg.Notices, fmt.Sprintf("%s is open to all users (mode %04o) and holds a secret (%s); run chmod 600 %s, or write env:NAME or file:/path in place of it",
-			path, mode, literal, path))
+}
+
+// databaseNotice returns a sentence if DATABASE_URL names another database than the one that is
+// used. Who has given the flag knows that.
+func (c *Config) databaseNotice(env *environment) string {
+	source, url := c.Sources["database.url"], env.get(databaseURLVariable)
+	if url == "" || url == c.Database.URL.Reveal() || source == databaseURLFlag {
+		return ""
 	}
-	return cfg, nil
+	return fmt.Sprintf("%s is not used, because %s sets database.url; to use it, add --database-url env:%s", databaseURLVariable, source, databaseURLVariable)
 }

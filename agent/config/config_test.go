@@ -29,9 +29,12 @@ const ugly = "a\x1b[31mb\u009bc\u202ed\ne"
 
 const testDatabaseURL = "postgres://agent:sentinel-database@db.example.com:5432/app"
 
-// environment returns a getenv function over variables of a test.
-func environment(variables map[string]string) func(string) string {
-	return func(name string) string { return variables[name] }
+// environ returns variables of a test as os.Environ does.
+func environ(variables map[string]string) (list []string) {
+	for name, value := range variables {
+		list = append(list, name+"="+value)
+	}
+	return list
 }
 
 // writeText writes a configuration file and returns its path.
@@ -47,7 +50,7 @@ func writeText(t *testing.T, text string) string {
 // loadText loads a configuration file with this text and the given environment.
 func loadText(t *testing.T, text string, variables map[string]string) (*Config, error) {
 	t.Helper()
-	return Load(writeText(t, text), environment(variables))
+	return Load(Input{Path: writeText(t, text), Environ: environ(variables)})
 }
 
 // problemsOf loads a file that must be refused and returns why.
@@ -58,7 +61,11 @@ func problemsOf(t *testing.T, text string, variables map[string]string) []string
 	if !ok {
 		t.Fatalf("LoadConfig returned %v, want a *ConfigError, for\n%s", err, text)
 	}
-	return problems.Problems
+	sentences := make([]string, len(problems.Problems))
+	for i, p := range problems.Problems {
+		sentences[i] = p.Sentence
+	}
+	return sentences
 }
 
 func TestLoadConfig_ReadsEveryKindOfValue(t *testing.T) {
@@ -115,6 +122,7 @@ description = "books"
 	want.Security.Keys = []secret.Text{secret.New(strings.Repeat("ab", 32)), secret.New(strings.Repeat("cd", 32))}
 	want.Console = Console{Keys: []secret.Text{secret.New(strings.Repeat("ab", 32))}, Origins: []string{"https://app.example.com", "http://localhost:3000"}, Session: 15 * time.Minute}
 	want.Log = Log{slog.LevelDebug, "json"}
+	cfg.Sources = nil // TestSettings_AreWhatDiffersFromTheDefaults reads them
 	want.Endpoints = []Endpoint{{"venue_1", secret.New("http://10.20.0.1/hook?key=1"), []string{"lead.*", "payment.received"}, secret.New("hook secret"), "books"}}
 	if diff := cmp.Diff(want, cfg, cmp.Comparer(secret.Text.Equal), cmp.Comparer(func(a, b netip.Prefix) bool { return a == b })); diff != "" {
 		t.Errorf("configuration differs (-want +got):\n%s", diff)
@@ -266,8 +274,8 @@ endpoint[3]: has the venue and the url of endpoint[2]; keep one of them`,
 	if got := problemsOf(t, "", nil); len(got) != 1 || !strings.HasPrefix(got[0], "database.url: is missing; set it, or the environment variable DATABASE_URL") {
 		t.Errorf("without a database: %q", got)
 	}
-	_, err := Load("/no/such.toml", environment(nil))
-	want := "/no/such.toml: the configuration file cannot be read: no such file or directory; name another with --config or start from config.example.toml"
+	_, err := Load(Input{Path: "/no/such.toml"})
+	want := "/no/such.toml: the configuration file cannot be read: no such file or directory; name another with --config, or write one by webhook-agent init"
 	if err == nil || err.Error() != want {
 		t.Errorf("a missing file: %v\nwant %s", err, want)
 	}
@@ -325,6 +333,7 @@ func TestExampleConfig_HoldsTheDefaultsAndEveryKey(t *testing.T) {
 	// The keys are there, the lists are empty.
 	want.Network.AllowNetworks, want.Security.Keys, want.Console.Keys, want.Admin.Hosts = []netip.Prefix{}, []secret.Text{}, []secret.Text{}, []string{}
 	want.Console.Origins = []string{}
+	cfg.Sources = nil
 	if diff := cmp.Diff(want, cfg, cmp.Comparer(secret.Text.Equal)); diff != "" {
 		t.Errorf("the example differs from the defaults (-default +example):\n%s", diff)
 	}
@@ -370,20 +379,20 @@ func TestConfig_NoticesWhatMaySurprise(t *testing.T) {
 
 func TestLoadConfig_NoticesASecretInAFileThatIsOpenToAll(t *testing.T) {
 	for text, want := range map[string]string{
-		"database.url = \"postgres://u:sentinel@h/d\"":                                                                                     "database.url",
-		"database.url = \"host=h password=sentinel\"":                                                                                      "database.url",
-		"database.url = \"env:DATABASE_URL\"\nadmin.token = \"sentinel-token-of-32-characters-at-least\"":                                  "admin.token",
-		"database.url = \"env:DATABASE_URL\"\nsecurity.keys = [\"" + strings.Repeat("ab", 32) + "\"]":                                      "security.keys",
-		"database.url = \"postgres://u@h/d\"\nadmin.token = \"env:TOKEN\"\nsecurity.keys = [\"env:KEY\"]":                                  "",
-		"database.url = \"env:DATABASE_URL\"\n[[endpoint]]\nvenue = \"v\"\nurl = \"https://h.example/\"\nevents = [\"*\"]\nsecret = \"s\"": "endpoint[1].secret",
+		"database.url = \"postgres://u:sentinel@h/d\"":                                                                           "database.url",
+		"database.url = \"host=h password=sentinel\"":                                                                            "database.url",
+		"database.url = \"env:DB\"\nadmin.token = \"sentinel-token-of-32-characters-at-least\"":                                  "admin.token",
+		"database.url = \"env:DB\"\nsecurity.keys = [\"" + strings.Repeat("ab", 32) + "\"]":                                      "security.keys",
+		"database.url = \"postgres://u@h/d\"\nadmin.token = \"env:TOKEN\"\nsecurity.keys = [\"env:KEY\"]":                        "",
+		"database.url = \"env:DB\"\n[[endpoint]]\nvenue = \"v\"\nurl = \"https://h.example/\"\nevents = [\"*\"]\nsecret = \"s\"": "endpoint[1].secret",
 	} {
 		path := writeText(t, text)
-		variables := map[string]string{"DATABASE_URL": testDatabaseURL, "TOKEN": strings.Repeat("t", 32), "KEY": strings.Repeat("ab", 32)}
+		variables := map[string]string{"DB": testDatabaseURL, "TOKEN": strings.Repeat("t", 32), "KEY": strings.Repeat("ab", 32)}
 		for mode, open := range map[os.FileMode]bool{0o600: false, 0o640: false, 0o644: true} {
 			if err := os.Chmod(path, mode); err != nil {
 				t.Fatal(err)
 			}
-			cfg, err := Load(path, func(name string) string { return variables[name] })
+			cfg, err := Load(Input{Path: path, Environ: environ(variables)})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -425,7 +434,6 @@ func FuzzLoadConfig(f *testing.F) {
 	f.Add("[[endpoint]]\nurl = \"https://u:sentinel@h\"\n[[endpoint]]\nevents = []")
 	f.Add("database.url = \"postgres://a:sentinel@h/d\"\n[outbox]\nretention = \"1d\"\ncolumns.id = \"id\"")
 	path := filepath.Join(f.TempDir(), "fuzz.toml")
-	getenv := func(name string) string { return "value of " + name }
 	f.Fuzz(func(t *testing.T, text string) {
 		if strings.Contains(text, "file:") {
 			return // files of this machine are no part of the input
@@ -433,12 +441,11 @@ func FuzzLoadConfig(f *testing.F) {
 		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		cfg, err := Load(path, getenv)
+		cfg, err := Load(Input{Path: path, Environ: []string{"X=value of X", "DATABASE_URL=" + testDatabaseURL, "KEY=" + strings.Repeat("ab", 32)}})
 		if (cfg == nil) != (err != nil) {
 			t.Fatalf("configuration %v with error %v", cfg, err)
 		}
 		if err == nil {
-			cfg.notices(getenv)
 			_ = cfg.OutboxConfig()
 			return
 		}

@@ -26,21 +26,23 @@ type decoder struct {
 	getenv   func(string) string
 	problems *problemList
 	literal  string // a key whose secret is written in the file itself; "" when there is none
+	// replaced are the keys whose values others win over. A secret that such a key refers to is not
+	// read: who replaces it, another user or another host, may not have it.
+	replaced map[string]string
 }
 
-// decodeConfig sets the values of cfg from the keys of text, and adds a problem for each key that
-// is unknown or cannot be read. Such a key keeps its former value. literal is a key whose secret is
-// written in the text itself, and "" when there is none.
-func decodeConfig(cfg *Config, text string, getenv func(string) string, problems *problemList) (literal string) {
+// file sets the values of cfg from the keys of text, and adds a problem for each key that is unknown
+// or cannot be read. Such a key keeps its former value. It reports whether the text is TOML.
+func (d *decoder) file(cfg *Config, text string) bool {
 	var keys map[string]toml.Primitive
 	meta, err := toml.Decode(text, &keys)
 	if err != nil {
-		problems.sentences = append(problems.sentences, syntaxProblem(err))
-		return ""
+		d.problems.addTo(d.problems.path, syntaxProblem(err))
+		return false
 	}
-	d := &decoder{meta: meta, getenv: getenv, problems: problems}
+	d.meta = meta
 	d.table("", keys, reflect.ValueOf(cfg).Elem())
-	return d.literal
+	return true
 }
 
 // tomlQuotes matches what the messages of the toml package quote from the document.
@@ -89,6 +91,7 @@ func (d *decoder) table(prefix string, keys map[string]toml.Primitive, target re
 // field decodes one key: a table, the list of endpoints, or a value.
 func (d *decoder) field(name string, value toml.Primitive, target reflect.Value) {
 	if endpoints, ok := target.Addr().Interface().(*[]Endpoint); ok {
+		d.problems.sources[name] = d.problems.path
 		var tables []map[string]toml.Primitive
 		d.split(name, value, &tables, isA[[]map[string]any]("a list of tables, each written [["+name+"]]"))
 		*endpoints = make([]Endpoint, len(tables))
@@ -97,12 +100,13 @@ func (d *decoder) field(name string, value toml.Primitive, target reflect.Value)
 		}
 		return
 	}
-	if target.Kind() == reflect.Struct && target.Type() != reflect.TypeFor[secret.Text]() {
+	if isTable(target.Type()) {
 		var keys map[string]toml.Primitive
 		d.split(name, value, &keys, isA[map[string]any]("a table, written ["+name+"]"))
 		d.table(name+".", keys, target)
 		return
 	}
+	d.problems.sources[name] = d.problems.path
 	d.decode(name, value, func(v any) error { return d.set(name, target.Addr().Interface(), v) })
 }
 
@@ -113,6 +117,12 @@ func (d *decoder) secret(name string) func(string) (secret.Text, error) {
 		refers := strings.HasPrefix(text, "env:") || strings.HasPrefix(text, "file:")
 		if text != "" && !refers && (!strings.HasSuffix(name, "url") || hasPassword(text)) {
 			d.literal = name
+		}
+		if _, replaced := d.replaced[name]; replaced {
+			if variable, found := strings.CutPrefix(text, "env:"); found {
+				d.getenv(variable) // notes that the name is a reference
+			}
+			return secret.Text{}, nil
 		}
 		return ResolveSecret(text, d.getenv)
 	}
@@ -257,9 +267,7 @@ func (d *decoder) decode(name string, value toml.Primitive, set func(any) error)
 	if parse, ok := errors.AsType[toml.ParseError](err); ok && parse.Position.Line > 0 && !strings.Contains(name, "[") {
 		where = fmt.Sprintf("line %d: %s", parse.Position.Line, name)
 	}
-	for sentence := range strings.Lines(problem.Error()) {
-		d.problems.add(where, "%s", strings.TrimSpace(sentence))
-	}
+	d.problems.each(where, problem)
 	d.problems.unreadable[name] = true
 }
 
@@ -284,7 +292,7 @@ func configKeys(t reflect.Type, prefix string) []string {
 		if inner.Kind() == reflect.Slice {
 			inner = inner.Elem()
 		}
-		if inner.Kind() == reflect.Struct && inner.Field(0).Tag.Get("toml") != "" {
+		if isTable(inner) {
 			keys = append(keys, configKeys(inner, key+".")...)
 		}
 	}
@@ -309,11 +317,16 @@ func Nearest(name string, known []string) string {
 	if len(known) == 0 {
 		return ""
 	}
-	nearest := slices.MinFunc(known, func(a, b string) int { return cmp.Compare(editDistance(name, a), editDistance(name, b)) })
+	nearest := closest(name, known)
 	if editDistance(name, nearest) > max(2, len(name)/3) {
 		return ""
 	}
 	return nearest
+}
+
+// closest returns the one of known from which the fewest letters of name differ.
+func closest(name string, known []string) string {
+	return slices.MinFunc(known, func(a, b string) int { return cmp.Compare(editDistance(name, a), editDistance(name, b)) })
 }
 
 // editDistance returns the number of bytes to insert, remove or replace to turn a into b
