@@ -121,7 +121,7 @@ signed and with retries, to the endpoints that its venue has registered.`,
 	root.PersistentFlags().BoolVar(&a.asJSON, "json", false, "answer in JSON")
 	root.PersistentFlags().StringVar(&a.databaseURL, "database-url", "",
 		"database `URL` in place of the configured one, for a role that may do more; better as env:NAME or file:/path, since other users of this machine can read a command line")
-	root.AddCommand(a.runCommand(), a.checkCommand(), a.migrateCommand(), a.adoptCommand(), a.uninstallCommand(), a.statusCommand(),
+	root.AddCommand(a.runCommand(), a.initCommand(), a.configCommand(), a.checkCommand(), a.migrateCommand(), a.adoptCommand(), a.uninstallCommand(), a.statusCommand(),
 		a.endpointsCommand(), a.deliveriesCommand(), a.replaysCommand(), a.tokenCommand(), a.consoleCommand(), a.listenCommand(), a.versionCommand())
 	return root
 }
