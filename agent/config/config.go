@@ -266,7 +266,7 @@ func (c *Config) nameDatabase(in Input, env *environment, p *problemList) {
 		}
 		c.Database.URL, p.unreadable[key] = url, err != nil
 	}
-	if url := env.get(databaseURLVariable); c.Database.URL.IsZero() && url != "" && !p.unreadable[key] {
+	if url := env.get(databaseURLVariable); c.Database.URL.IsZero() && url != "" {
 		c.Database.URL, p.sources[key] = secret.New(url), databaseURLVariable
 	}
 }

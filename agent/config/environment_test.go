@@ -4,7 +4,9 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"os"
 	"reflect"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -197,6 +199,12 @@ func TestLoad_ReportsTheProblemsOfAllSourcesAtOnceAndNoSecret(t *testing.T) {
 	if err == nil || !strings.HasPrefix(err.Error(), "/no/such.toml: ") || !strings.HasSuffix(err.Error(), "\nWEBHOOK_AGENT_LOG_LEVEL: \"loud\" is not one of debug, info, warn, error") {
 		t.Errorf("with a file that is missing: %v", err)
 	}
+	// A value of the file that cannot be read hides no problem of the value that replaces it.
+	path = writeText(t, "[database]\nurl = \"env:DATABASE_URL\"\n[delivery]\ntimeout = 15")
+	_, err = Load(Input{Path: path, Environ: []string{"DATABASE_URL=" + testDatabaseURL, "WEBHOOK_AGENT_DELIVERY_TIMEOUT=90s"}})
+	if err == nil || err.Error() != path+": line 4: delivery.timeout: must be a duration in quotes, such as \"15s\"\nWEBHOOK_AGENT_DELIVERY_TIMEOUT: is 1m30s, must be between 1s and 1m" {
+		t.Errorf("two problems of one key: %v", err)
+	}
 	for text, want := range map[string]string{
 		"env:NO_SUCH": `--database-url: the environment variable "NO_SUCH" is not set`,
 		"file:secret": "--database-url: file:secret must be an absolute path, such as file:/etc/quintago/token",
@@ -265,6 +273,29 @@ func TestSettings_AreWhatDiffersFromTheDefaults(t *testing.T) {
 	}
 	if diff := cmp.Diff(want, cfg.Settings()); diff != "" {
 		t.Errorf("settings differ (-want +got):\n%s", diff)
+	}
+}
+
+func TestDocuments_NameVariablesThatExist(t *testing.T) {
+	known := []string{PathVariable}
+	for _, key := range valueKeys() {
+		known = append(known, Variable(key))
+	}
+	for _, path := range []string{"../../docs/configuration.md", "../../config.example.toml"} {
+		text, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		names := regexp.MustCompile(`WEBHOOK_AGENT_[A-Z_]*[A-Z]`).FindAllString(string(text), -1)
+		if len(names) < 3 {
+			t.Errorf("%s names the variables %q only", path, names)
+		}
+		for _, name := range names {
+			free := []string{"WEBHOOK_AGENT_TOKEN", "WEBHOOK_AGENT_SERVICE_HOST"} // a reference of the example, and one of Kubernetes
+			if !slices.Contains(known, name) && !slices.Contains(free, name) {
+				t.Errorf("%s names %s, which does not exist", path, name)
+			}
+		}
 	}
 }
 
