@@ -44,6 +44,7 @@ func AtEnd(f func() error) {
 func Main(m *testing.M, opts Options) {
 	shared.opts = opts
 	shared.opts.inMemory = true
+	ClearEnvironment()
 	m.Run()
 	for _, f := range atEnd.functions {
 		if err := f(); err != nil {

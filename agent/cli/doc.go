@@ -1,8 +1,8 @@
 // Package cli is the command line of the agent: it reads the configuration, opens the database,
 // does what a command says, and prints the answer for a person or as JSON.
 //
-// Main is the entry. A command is a file: run, check, migrate, adopt, uninstall, status, endpoints,
-// deliveries, listen. What a command does with the database, package outbox does; what it does as
+// Main is the entry. A command is a file: run, init, config, check, migrate, adopt, uninstall, status,
+// endpoints, deliveries, listen. What a command does with the database, package outbox does; what it does as
 // an agent, package agent does. So this package holds words, flags and tables, and nothing that
 // another way in would need again.
 //

@@ -35,11 +35,14 @@ import (
 	"regexp"
 	"syscall"
 	"time"
+
+	"github.com/quintago/webhook-agent/testenv"
 )
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
 	context.AfterFunc(ctx, stop) // the second signal ends the program the hard way
+	testenv.ClearEnvironment()
 	os.Exit(run(ctx, os.Args[1:], os.Stdout, os.Stderr))
 }
 

@@ -43,6 +43,8 @@ import (
 	"os/signal"
 	"syscall"
 	"time"
+
+	"github.com/quintago/webhook-agent/testenv"
 )
 
 func main() {
@@ -50,6 +52,7 @@ func main() {
 	// left.
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
 	context.AfterFunc(ctx, stop)
+	testenv.ClearEnvironment()
 	os.Exit(run(ctx, os.Args[1:], os.Stdout, os.Stderr))
 }
 
