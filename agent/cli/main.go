@@ -40,6 +40,9 @@ const (
 	systemConfigPath = "/etc/quintago/webhook-agent.toml"
 )
 
+// configPaths are looked at in this order. Tests leave out the one that the machine may have.
+var configPaths = []string{localConfigPath, systemConfigPath}
+
 // Main runs the command line args, without the program's name, and returns the exit status. When
 // ctx is canceled, the command ends; the agent drains first. Answers go to stdout. Logs and errors
 // go to stderr; each error is one sentence.
@@ -235,7 +238,7 @@ func (a *app) filePath() string {
 	if path := a.namedPath(); path != "" {
 		return path
 	}
-	for _, path := range []string{localConfigPath, systemConfigPath} {
+	for _, path := range configPaths {
 		if _, err := os.Stat(path); !errors.Is(err, fs.ErrNotExist) {
 			return path // Load says what is wrong with it, if anything
 		}
