@@ -2,7 +2,6 @@ package cli
 
 import (
 	"context"
-	"fmt"
 	"slices"
 
 	"github.com/spf13/cobra"
@@ -81,11 +80,11 @@ func printFindings(out *printer, findings []outbox.Finding) error {
 		}
 	} else {
 		for _, f := range findings {
-			line := fmt.Sprintf("%-4s  %s: %s", f.Level, f.Thing, f.Reason)
+			text := f.Thing + ": " + f.Reason
 			if f.Remedy != "" {
-				line += "; remedy: " + f.Remedy
+				text += "; remedy: " + f.Remedy
 			}
-			out.line("%s", line)
+			out.finding(string(f.Level), text)
 		}
 		out.line("%d ok, %d to look at, %d to put right", counts[outbox.LevelOK], counts[outbox.LevelWarn], counts[outbox.LevelFail])
 	}

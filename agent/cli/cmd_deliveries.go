@@ -144,22 +144,36 @@ func (a *app) deliveriesListCommand() *cobra.Command {
 }
 
 func printDeliveries(out *printer, deliveries []outbox.DeliveryInfo, now time.Time) {
-	columns := []column{{name: "created"}, {name: "event"}, {name: "type", flexible: true}, {name: "endpoint"}, {name: "status"},
-		{name: "tries"}, {name: "result", flexible: true}}
+	columns := []column{{name: "created"}, {name: "event", id: true}, {name: "type", flexible: true}, {name: "endpoint", id: true},
+		{name: "status", state: true}, {name: "tries"}, {name: "result", flexible: true}}
+	layout := createdLayout(out, deliveries, now)
 	var rows [][]string
 	for _, d := range deliveries {
-		rows = append(rows, []string{createdText(d.Created), d.EventID, d.Type, d.EndpointID, string(d.Status),
+		rows = append(rows, []string{createdText(d.Created, layout), d.EventID, d.Type, d.EndpointID, string(d.Status),
 			fmt.Sprint(d.Attempts), deliveryResult(d, now)})
 	}
 	out.table(columns, rows)
 }
 
+// createdLayout returns how the creation times of events are written in a table: without the day
+// on a terminal where all are of today, whole where programs read.
+func createdLayout(out *printer, deliveries []outbox.DeliveryInfo, now time.Time) string {
+	if !out.terminal {
+		return "2006-01-02 15:04:05"
+	}
+	today := now.Local().Format(time.DateOnly)
+	if slices.ContainsFunc(deliveries, func(d outbox.DeliveryInfo) bool { return d.Created != nil && d.Created.Local().Format(time.DateOnly) != today }) {
+		return "01-02 15:04:05"
+	}
+	return "15:04:05"
+}
+
 // createdText formats the creation time of an event for a narrow column of a table.
-func createdText(t *time.Time) string {
+func createdText(t *time.Time, layout string) string {
 	if t == nil {
 		return "-"
 	}
-	return t.Local().Format("01-02 15:04:05")
+	return t.Local().Format(layout)
 }
 
 // deliveryResult describes in a few words what happened to a delivery and what comes next.

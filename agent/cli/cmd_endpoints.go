@@ -121,8 +121,8 @@ func hideURLs(endpoints []outbox.EndpointInfo) {
 
 // printEndpoints prints a table of endpoints. The caller has hidden their URLs.
 func printEndpoints(d *desk, endpoints []outbox.EndpointInfo, now time.Time) {
-	columns := []column{{name: "id"}, {name: "venue", flexible: true}, {name: "host", flexible: true}, {name: "events", flexible: true},
-		{name: "failures"}, {name: "state", flexible: true}, {name: "last error", flexible: true}}
+	columns := []column{{name: "id", id: true}, {name: "venue", id: true}, {name: "host", flexible: true}, {name: "events", flexible: true},
+		{name: "failures"}, {name: "state", flexible: true, state: true}, {name: "last error", flexible: true}}
 	var rows [][]string
 	for _, e := range endpoints {
 		rows = append(rows, []string{e.ID, e.Venue, strings.TrimPrefix(e.URL, "https://"), strings.Join(e.Events, ","),

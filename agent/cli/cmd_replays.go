@@ -2,9 +2,7 @@ package cli
 
 import (
 	"context"
-	"fmt"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -119,22 +117,22 @@ func (d *desk) answerReplays(r outbox.ReplayInfo, err error) error {
 }
 
 func printReplays(out *printer, replays []outbox.ReplayInfo, now time.Time) {
-	columns := []column{{name: "id"}, {name: "endpoint"}, {name: "venue", flexible: true}, {name: "state"}, {name: "ended"}, {name: "not sent"},
+	columns := []column{{name: "id", id: true}, {name: "endpoint", id: true}, {name: "venue", id: true}, {name: "state", state: true}, {name: "ended"}, {name: "not sent"},
 		{name: "set back"}, {name: "expected"}, {name: "per second"}, {name: "created"}, {name: "error", flexible: true}}
 	var rows [][]string
 	for _, r := range replays {
 		expected, pace := "", ""
 		if r.Expected != nil {
-			expected = strconv.FormatInt(*r.Expected, 10)
+			expected = formatCount(*r.Expected)
 		}
 		if r.PerSecond != nil {
-			pace = strconv.Itoa(*r.PerSecond)
+			pace = formatCount(*r.PerSecond)
 		}
 		state := r.State
 		if r.State == outbox.ReplayCanceled && r.Finished == nil {
 			state += " (being taken back)"
 		}
-		rows = append(rows, []string{r.ID, r.EndpointID, r.Venue, state, fmt.Sprint(r.Done), fmt.Sprint(r.Unsent), fmt.Sprint(r.Total), expected, pace,
+		rows = append(rows, []string{r.ID, r.EndpointID, r.Venue, state, formatCount(r.Done), formatCount(r.Unsent), formatCount(r.Total), expected, pace,
 			formatAge(&r.Created, now), r.Error})
 	}
 	out.table(columns, rows)

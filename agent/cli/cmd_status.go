@@ -42,7 +42,8 @@ func printOverview(d *desk, o outbox.Overview, now time.Time) {
 		{"pending", pendingText(o.Deliveries, now)},
 		{"last hour", fmt.Sprintf("%s succeeded, %s failed, %s missed",
 			countText(o.Deliveries.Succeeded), countText(o.Deliveries.Failed), countText(o.Deliveries.Missed))},
-		{"endpoints", fmt.Sprintf("%d enabled, %d disabled, %d unusable", o.Endpoints.Enabled, o.Endpoints.Disabled, o.Endpoints.Unusable)},
+		{"endpoints", fmt.Sprintf("%s enabled, %s disabled, %s unusable",
+			formatCount(o.Endpoints.Enabled), formatCount(o.Endpoints.Disabled), formatCount(o.Endpoints.Unusable))},
 	})
 	if len(o.NotSending) == 0 {
 		return
@@ -51,7 +52,7 @@ func printOverview(d *desk, o outbox.Overview, now time.Time) {
 	d.out.line("Nothing is sent to:")
 	printEndpoints(d, o.NotSending, now)
 	if rest := o.Endpoints.Disabled + o.Endpoints.Unusable - int64(len(o.NotSending)); rest > 0 {
-		d.out.line("and %d more: webhook-agent endpoints list --state disabled (or unusable)", rest)
+		d.out.line("and %s more: webhook-agent endpoints list --state disabled (or unusable)", formatCount(rest))
 	}
 }
 
@@ -96,7 +97,7 @@ func pendingText(c outbox.DeliveryCounts, now time.Time) string {
 // countText formats a count, and marks one that has stopped at its bound.
 func countText(n int64) string {
 	if n >= outbox.MaxOverviewCount {
-		return fmt.Sprintf("%d or more", n)
+		return formatCount(n) + " or more"
 	}
-	return fmt.Sprint(n)
+	return formatCount(n)
 }

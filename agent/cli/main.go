@@ -98,6 +98,8 @@ type app struct {
 	configPath     string // --config
 	databaseURL    string // --database-url
 	asJSON         bool   // --json
+	noTrunc        bool   // --no-trunc
+	color          string // --color
 }
 
 func (a *app) rootCommand() *cobra.Command {
@@ -115,7 +117,7 @@ signed and with retries, to the endpoints that its venue has registered.`,
 		SilenceUsage:      true,
 		Args:              subcommandRequired,
 		RunE:              showHelp,
-		PersistentPreRunE: checkGiven,
+		PersistentPreRunE: a.checkGiven,
 		DisableAutoGenTag: true,
 	}
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return usagef(cmd, "%v", err) })
@@ -124,6 +126,8 @@ signed and with retries, to the endpoints that its venue has registered.`,
 	root.PersistentFlags().BoolVar(&a.asJSON, "json", false, "answer in JSON")
 	root.PersistentFlags().StringVar(&a.databaseURL, "database-url", "",
 		"database `URL` in place of the configured one, for a role that may do more; better as env:NAME or file:/path, since other users of this machine can read a command line")
+	root.PersistentFlags().BoolVar(&a.noTrunc, "no-trunc", false, "show all, also what is wider than the terminal")
+	root.PersistentFlags().StringVar(&a.color, "color", colorAuto, "colours: `when` is "+strings.Join(colorModes, ", "))
 	root.AddCommand(a.runCommand(), a.initCommand(), a.configCommand(), a.checkCommand(), a.migrateCommand(), a.adoptCommand(), a.uninstallCommand(), a.statusCommand(),
 		a.endpointsCommand(), a.deliveriesCommand(), a.replaysCommand(), a.tokenCommand(), a.consoleCommand(), a.listenCommand(), a.versionCommand())
 	return root
@@ -149,7 +153,10 @@ var mayBeEmpty = []string{"description", "config"}
 // checkGiven refuses what no command can work with: a flag with an empty value, which is that of a
 // shell variable that is not set and would be as if the flag were not there, and what PostgreSQL
 // cannot hold.
-func checkGiven(cmd *cobra.Command, args []string) (err error) {
+func (a *app) checkGiven(cmd *cobra.Command, args []string) (err error) {
+	if !slices.Contains(colorModes, a.color) {
+		return usagef(cmd, "--color is %s, must be %s", config.Quoted(a.color), strings.Join(colorModes, " or "))
+	}
 	for i, arg := range args {
 		if wrong := outbox.CheckText(arg); wrong != nil {
 			return usagef(cmd, "argument %d %v", i+1, wrong)
@@ -227,7 +234,14 @@ func (a *app) versionCommand() *cobra.Command {
 	}
 }
 
-func (a *app) printer() *printer { return newPrinter(a.stdout, a.asJSON) }
+func (a *app) printer() *printer {
+	p := newPrinter(a.stdout, a.asJSON)
+	p.color = colored(a.color, p.terminal, a.getenv)
+	if a.noTrunc {
+		p.width = 0
+	}
+	return p
+}
 
 // namedPath returns the configuration file that --config or the environment names, and "" for none.
 func (a *app) namedPath() string { return cmp.Or(a.configPath, a.getenv(config.PathVariable)) }

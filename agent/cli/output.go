@@ -8,8 +8,8 @@ import (
 	"os"
 	"strings"
 	"time"
-	"unicode/utf8"
 
+	"github.com/dustin/go-humanize"
 	"golang.org/x/term"
 
 	"github.com/quintago/webhook-agent/agent/config"
@@ -18,26 +18,68 @@ import (
 
 // printer prints the answer of a command: lines and tables for people, or one JSON value for
 // programs (--json). The text may come from customers and their servers, so all of it passes
-// sink.Printable.
+// sink.Printable before it is measured, cut or coloured.
 type printer struct {
-	w      io.Writer
-	asJSON bool
-	width  int // columns of the terminal; 0 when w is no terminal, and lines are then not cut
+	w        io.Writer
+	asJSON   bool
+	terminal bool // w is a terminal: tables have a head line, and their columns are aligned
+	color    bool
+	width    int // columns of the terminal; 0 when nothing is cut or wrapped
+	height   int // lines of the terminal
 }
 
 func newPrinter(w io.Writer, asJSON bool) *printer {
 	p := &printer{w: w, asJSON: asJSON}
-	if file, ok := w.(*os.File); ok {
-		if width, _, err := term.GetSize(int(file.Fd())); err == nil {
-			p.width = width
-		}
-	}
+	p.measure()
 	return p
 }
 
-// line prints one line for people.
+// measure reads the size of the terminal, if there is one.
+func (p *printer) measure() {
+	file, ok := p.w.(*os.File)
+	if !ok {
+		return
+	}
+	if width, height, err := term.GetSize(int(file.Fd())); err == nil {
+		p.terminal, p.width, p.height = true, width, height
+	}
+}
+
+// line prints one line for people. It goes on below at the same indent where the terminal ends.
 func (p *printer) line(format string, args ...any) {
-	fmt.Fprintln(p.w, sink.Printable(fmt.Sprintf(format, args...)))
+	text := sink.Printable(fmt.Sprintf(format, args...))
+	words := strings.TrimLeft(text, " ")
+	indent := len(text) - len(words)
+	p.wrapped(text[:indent], indent, words, false)
+}
+
+// levelWidth is the width of the longest level of a finding.
+const levelWidth = 4
+
+// finding prints a level, coloured, and what it is about.
+func (p *printer) finding(level, text string) {
+	head := p.paintState(pad(level, levelWidth)) + strings.Repeat(" ", columnGap)
+	p.wrapped(head, levelWidth+columnGap, sink.Printable(text), false)
+}
+
+// leastRoom is the least width that text is wrapped to. Where less is left beside a name, the
+// terminal wraps it.
+const leastRoom = 20
+
+// wrapped prints text behind head, and what does not fit below it, behind indent blanks. state says
+// that the text begins with a state.
+func (p *printer) wrapped(head string, indent int, text string, state bool) {
+	lines := []string{text}
+	if p.width >= indent+leastRoom {
+		lines = wrap(text, p.width-indent)
+	}
+	if state {
+		lines[0] = p.paintState(lines[0])
+	}
+	for _, line := range lines {
+		fmt.Fprintln(p.w, strings.TrimRight(head+line, " "))
+		head = strings.Repeat(" ", indent)
+	}
 }
 
 // json prints v as indented JSON. A terminal's control sequence can only be inside a string of the
@@ -69,109 +111,24 @@ func escapeJSON(document string) string {
 	return b.String()
 }
 
-// column is the head of a column of a table. When the table is wider than the terminal, flexible
-// columns are cut first. The others hold what people copy, so they are cut only when that is not
-// enough.
-type column struct {
-	name     string
-	flexible bool
-}
-
-const (
-	columnGap    = 2
-	wantedWidth  = 8 // a column is cut below this only when every column is that narrow
-	minimalWidth = 2 // no column is cut below this
-)
-
-// table prints rows below their heads, cut to the width of the terminal.
-func (p *printer) table(columns []column, rows [][]string) {
-	lines := make([][]string, 0, len(rows)+1)
-	head := make([]string, len(columns))
-	for i, c := range columns {
-		head[i] = strings.ToUpper(c.name)
-	}
-	lines = append(lines, head)
-	for _, row := range rows {
-		cells := make([]string, len(row))
-		for i, cell := range row {
-			cells[i] = sink.Printable(cell)
-		}
-		lines = append(lines, cells)
-	}
-	widths := p.columnWidths(columns, lines)
-	for _, cells := range lines {
-		var b strings.Builder
-		for i, cell := range cells {
-			if i > 0 {
-				b.WriteString(strings.Repeat(" ", columnGap))
-			}
-			b.WriteString(pad(cell, widths[i]))
-		}
-		fmt.Fprintln(p.w, strings.TrimRight(b.String(), " "))
-	}
-}
-
-// columnWidths returns the width of each column in characters: that of its widest cell, less what
-// does not fit. It cuts the widest flexible column first, then the widest of the others, and at
-// last the columns that are narrow already.
-func (p *printer) columnWidths(columns []column, lines [][]string) []int {
-	widths := make([]int, len(columns))
-	total := columnGap * (len(columns) - 1)
-	for i := range columns {
-		for _, cells := range lines {
-			widths[i] = max(widths[i], utf8.RuneCountInString(cells[i]))
-		}
-		total += widths[i]
-	}
-	for _, step := range []struct {
-		flexible bool
-		least    int
-	}{{true, wantedWidth}, {false, wantedWidth}, {true, minimalWidth}, {false, minimalWidth}} {
-		for p.width > 0 && total > p.width {
-			widest := widestColumn(columns, widths, step.flexible, step.least)
-			if widest < 0 {
-				break
-			}
-			widths[widest]--
-			total--
-		}
-	}
-	return widths
-}
-
-// widestColumn returns the index of the widest column of one kind that is wider than least, or -1.
-func widestColumn(columns []column, widths []int, flexible bool, least int) int {
-	widest := -1
-	for i, c := range columns {
-		if c.flexible == flexible && widths[i] > least && (widest < 0 || widths[i] > widths[widest]) {
-			widest = i
-		}
-	}
-	return widest
-}
-
-// pad fills or cuts text to exactly width characters.
-func pad(text string, width int) string {
-	n := utf8.RuneCountInString(text)
-	if n > width {
-		return string([]rune(text)[:width-1]) + "…"
-	}
-	return text + strings.Repeat(" ", width-n)
-}
-
 // field is one line that fields prints.
 type field struct{ name, value string }
+
+// paintedFields are the names of fields whose first word is a state.
+var paintedFields = map[string]bool{"state": true, "status": true}
 
 // fields prints names and values below each other. It leaves out those without a value.
 func (p *printer) fields(fields []field) {
 	width := 0
 	for _, f := range fields {
-		width = max(width, utf8.RuneCountInString(f.name))
+		width = max(width, textWidth(f.name))
 	}
 	for _, f := range fields {
-		if f.value != "" {
-			fmt.Fprintf(p.w, "%s  %s\n", pad(f.name, width), sink.Printable(f.value))
+		if f.value == "" {
+			continue
 		}
+		head := pad(f.name, width) + strings.Repeat(" ", columnGap)
+		p.wrapped(head, width+columnGap, sink.Printable(f.value), paintedFields[f.name])
 	}
 }
 
@@ -199,16 +156,8 @@ func formatTime(t *time.Time, now time.Time) string {
 	return fmt.Sprintf("%s = %s (%s)", local, utc, formatAge(t, now))
 }
 
-// formatBytes formats a number of bytes with one digit after the point: 1.5 MiB.
-func formatBytes(n int64) string {
-	if n < 1<<10 {
-		return fmt.Sprintf("%d B", n)
-	}
-	value, unit := float64(n), ""
-	for _, unit = range []string{"KiB", "MiB", "GiB"} {
-		if value /= 1 << 10; value < 1<<10 {
-			break
-		}
-	}
-	return fmt.Sprintf("%.1f %s", value, unit)
-}
+// formatBytes formats a number of bytes with two digits or more: 1.5 MiB.
+func formatBytes(n int64) string { return humanize.IBytes(uint64(max(n, 0))) }
+
+// formatCount formats a number for people: 1,234,567.
+func formatCount[T int | int64](n T) string { return humanize.Comma(int64(n)) }

@@ -6,13 +6,19 @@ import (
 	"strings"
 	"testing"
 	"time"
-	"unicode/utf8"
 
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/quintago/webhook-agent/agent/config"
 	"github.com/quintago/webhook-agent/outbox"
 )
+
+// terminalPrinter is one for a terminal of a width.
+func terminalPrinter(out *bytes.Buffer, width int) *printer {
+	p := newPrinter(out, false)
+	p.terminal, p.width = true, width
+	return p
+}
 
 // hostile has what must not reach a terminal: a colour sequence, a C1 control character, a mark
 // that reverses text, and a line break.
@@ -27,7 +33,7 @@ func TestTable_FitsTheTerminalWithoutCuttingIDs(t *testing.T) {
 	print := func(width int) string {
 		var out bytes.Buffer
 		p := newPrinter(&out, false)
-		p.width = width
+		p.terminal, p.width = true, width
 		p.table(columns, rows)
 		return out.String()
 	}
@@ -39,7 +45,7 @@ func TestTable_FitsTheTerminalWithoutCuttingIDs(t *testing.T) {
 		t.Errorf("68 columns (-want +got):\n%s", diff)
 	}
 	for line := range strings.Lines(print(40)) {
-		if n := utf8.RuneCountInString(strings.TrimSuffix(line, "\n")); n > 40 {
+		if n := textWidth(strings.TrimSuffix(line, "\n")); n > 40 {
 			t.Errorf("40 columns: a line of %d characters: %s", n, line)
 		}
 	}
@@ -54,11 +60,11 @@ func TestTable_FitsTheTerminalWithoutCuttingIDs(t *testing.T) {
 func TestTable_FitsANarrowTerminalWithManyColumns(t *testing.T) {
 	var out bytes.Buffer
 	p := newPrinter(&out, false)
-	p.width = 60
+	p.terminal, p.width = true, 60
 	printDeliveries(p, []outbox.DeliveryInfo{{EventID: "evt_01K5M2000000000000000000000", EndpointID: "ep_01K5M2000000000000000000000",
 		Type: "lead.stage_changed", Status: outbox.Succeeded, Created: new(time.Time), LastError: "none"}}, time.Time{})
 	for line := range strings.Lines(out.String()) {
-		if n := utf8.RuneCountInString(strings.TrimSuffix(line, "\n")); n > 60 {
+		if n := textWidth(strings.TrimSuffix(line, "\n")); n > 60 {
 			t.Errorf("a line of %d characters: %s", n, line)
 		}
 	}
@@ -69,8 +75,13 @@ func TestPrinter_MakesHostileTextVisible(t *testing.T) {
 	p := newPrinter(&out, false)
 	p.line("%s", hostile)
 	p.table([]column{{name: "x"}}, [][]string{{hostile}})
-	p.fields([]field{{"x", hostile}})
-	if text := out.String(); strings.ContainsAny(text, "\x1b\u009b\u202e") || strings.Count(text, "\n") != 4 {
+	p.fields([]field{{"x", hostile}, {"state", hostile}})
+	p.finding("ok", hostile)
+	p.terminal, p.color, p.width = true, false, 30
+	p.line("%s", hostile)
+	p.table([]column{{name: "x", id: true}, {name: "y", flexible: true, state: true}}, [][]string{{hostile, hostile}})
+	p.fields([]field{{"state", hostile}})
+	if text := out.String(); strings.ContainsAny(text, "\x1b\u009b\u202e") || strings.Count(text, "\n") != 9 {
 		t.Errorf("hostile text passed: %q", text)
 	}
 	if !strings.Contains(out.String(), `a\x1b[31mb`) {
@@ -136,5 +147,103 @@ func TestFormat_TimesAndSizesReadWell(t *testing.T) {
 	}
 	if got, want := formatTime(at(-time.Minute), now), "2026-01-31 08:59:00 UTC (1m ago)"; got != want {
 		t.Errorf("got %q, want %q", got, want)
+	}
+}
+
+func TestTable_AlignsWideAndCombiningCharacters(t *testing.T) {
+	var out bytes.Buffer
+	terminalPrinter(&out, 40).table([]column{{name: "venue"}, {name: "error", flexible: true}, {name: "end"}}, [][]string{
+		{"婚礼会场", "数据库无法连接数据库无法连接数据库", "|"},
+		{"jose\u0301", "👩‍👩‍👧 family 🎉 and more and more words", "|"},
+		{"plain", "short", "|"},
+	})
+	for line := range strings.Lines(out.String()) {
+		text, found := strings.CutSuffix(strings.TrimSuffix(line, "\n"), "|")
+		if found && textWidth(text) != 37 {
+			t.Errorf("the last column begins at cell %d: %s", textWidth(text), line)
+		}
+	}
+}
+
+func TestTable_CutsIDsInTheMiddleAndShowsWhatDiffers(t *testing.T) {
+	columns := []column{{name: "id", id: true}, {name: "text", flexible: true}}
+	text := strings.Repeat("x", 30)
+	for _, test := range []struct {
+		ids  []string
+		want string
+	}{
+		{[]string{"evt_01K5M2AAAAAAAAAAAAAAAAQ8ZC", "evt_01K5M2AAAAAAAAAAAAAAAAQ8ZD"}, "evt_01K5…Q8ZC"},
+		{[]string{"evt_01K5M2AAAAAAAABAAAAAAAQ8ZC", "evt_01K5M2AAAAAAAACAAAAAAAQ8ZC"}, "evt_01K5…BAAAAAAAQ8ZC"},
+		{[]string{"order-2026-11-28-000000000001", "order-2026-11-28-000000000002"}, "orde…0001"},
+		{[]string{"short", "ids"}, "short"},
+	} {
+		var out bytes.Buffer
+		terminalPrinter(&out, 20).table(columns, [][]string{{test.ids[0], text}, {test.ids[1], text}})
+		if lines := strings.Split(out.String(), "\n"); len(test.want) < 14 && !strings.HasPrefix(lines[1], test.want) {
+			t.Errorf("20 columns: %s, want %s", lines[1], test.want)
+		}
+		if got := cutMiddle(test.ids[0], shortestCut(test.ids)); got != test.want {
+			t.Errorf("the shortest form of %s is %s, want %s", test.ids[0], got, test.want)
+		}
+		out.Reset()
+		if newPrinter(&out, false).table(columns, [][]string{{test.ids[0], text}}); out.String() != test.ids[0]+"\t"+text+"\n" {
+			t.Errorf("in a pipe: %q", out.String())
+		}
+	}
+}
+
+func TestLine_WrapsAtBlanksAndLeavesLongWordsWhole(t *testing.T) {
+	var out bytes.Buffer
+	p := terminalPrinter(&out, 24)
+	p.line("  the quick  brown fox 婚礼会场婚礼 and https://example.com/a/long/url end")
+	want := "  the quick  brown fox\n  婚礼会场婚礼 and\n  https://example.com/a/long/url\n  end\n"
+	if diff := cmp.Diff(want, out.String()); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+	out.Reset()
+	p.width = 40
+	p.fields([]field{{"state", "disabled 2h ago: too many failures in a row"}})
+	want = "state  disabled 2h ago: too many\n       failures in a row\n"
+	if diff := cmp.Diff(want, out.String()); diff != "" {
+		t.Errorf("fields (-want +got):\n%s", diff)
+	}
+}
+
+func TestColored_FollowsTheFlagThenTheEnvironmentThenTheTerminal(t *testing.T) {
+	for _, test := range []struct {
+		mode     string
+		terminal bool
+		env      map[string]string
+		want     bool
+	}{
+		{colorAuto, true, nil, true},
+		{colorAuto, false, nil, false},
+		{colorAuto, true, map[string]string{"NO_COLOR": "1"}, false},
+		{colorAuto, true, map[string]string{"NO_COLOR": ""}, true},
+		{colorAuto, true, map[string]string{"TERM": "dumb"}, false},
+		{colorAuto, true, map[string]string{"CLICOLOR": "0"}, false},
+		{colorAuto, false, map[string]string{"CLICOLOR_FORCE": "1"}, true},
+		{colorAuto, false, map[string]string{"CLICOLOR_FORCE": "0"}, false},
+		{colorAuto, false, map[string]string{"CLICOLOR_FORCE": "1", "NO_COLOR": "1"}, false},
+		{colorAlways, false, map[string]string{"NO_COLOR": "1", "TERM": "dumb"}, true},
+		{colorNever, true, map[string]string{"CLICOLOR_FORCE": "1"}, false},
+	} {
+		if got := colored(test.mode, test.terminal, func(name string) string { return test.env[name] }); got != test.want {
+			t.Errorf("--color %s, terminal %v, %v: %v", test.mode, test.terminal, test.env, got)
+		}
+	}
+}
+
+func TestPrinter_ColoursStatesAndKeepsTheirWords(t *testing.T) {
+	var out bytes.Buffer
+	p := terminalPrinter(&out, 80)
+	p.color = true
+	p.table([]column{{name: "status", state: true}, {name: "x"}}, [][]string{{"pending", "succeeded"}, {"odd", "y"}})
+	p.fields([]field{{"state", "disabled 2h ago"}, {"url", "failed"}})
+	p.finding("ok", "fine")
+	want := bold + "STATUS   X" + plain + "\n" + yellow + "pending" + plain + "  succeeded\nodd      y\n" +
+		"state  " + red + "disabled" + plain + " 2h ago\nurl    failed\n" + green + "ok" + plain + "    fine\n"
+	if diff := cmp.Diff(want, out.String()); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
 	}
 }
