@@ -40,7 +40,7 @@ type deliveryFlags struct {
 func (f *deliveryFlags) add(cmd *cobra.Command, allowed []outbox.Status) {
 	cmd.Flags().StringVar(&f.endpoint, "endpoint", "", "only to this endpoint `id`")
 	cmd.Flags().StringSliceVar(&f.statuses, "status", nil, "only in this `status`, several separated by commas: "+joinStatuses(allowed))
-	cmd.Flags().StringVar(&f.since, "since", "", "only events created from this `time` on: 2h, 3d, or 2026-01-31T09:00:00Z")
+	cmd.Flags().StringVar(&f.since, "since", "", "only events created from this `time` on: 24h, 2w, 2026-11-28, '2026-11-28 14:00', yesterday")
 	cmd.Flags().StringVar(&f.until, "until", "", "only events created before this `time`")
 }
 
@@ -64,23 +64,6 @@ func (f *deliveryFlags) parse(cmd *cobra.Command, allowed []outbox.Status, now t
 		return filter, usagef(cmd, "--since is not before --until")
 	}
 	return filter, nil
-}
-
-// parseTime parses a point in time: a time of RFC 3339, or how long ago. It returns nil for an
-// empty text.
-func parseTime(cmd *cobra.Command, flag, text string, now time.Time) (*time.Time, error) {
-	if text == "" {
-		return nil, nil
-	}
-	if t, err := time.Parse(time.RFC3339, text); err == nil {
-		return &t, nil
-	}
-	ago, err := config.ParseDuration(text)
-	if err != nil || ago < 0 {
-		return nil, usagef(cmd, "--%s is %s, must be a time like 2026-01-31T09:00:00Z or how long ago, like 2h or 3d", flag, config.Quoted(text))
-	}
-	t := now.Add(-ago)
-	return &t, nil
 }
 
 func joinStatuses(statuses []outbox.Status) string {
@@ -162,7 +145,9 @@ func createdLayout(out *printer, deliveries []outbox.DeliveryInfo, now time.Time
 		return "2006-01-02 15:04:05"
 	}
 	today := now.Local().Format(time.DateOnly)
-	if slices.ContainsFunc(deliveries, func(d outbox.DeliveryInfo) bool { return d.Created != nil && d.Created.Local().Format(time.DateOnly) != today }) {
+	if slices.ContainsFunc(deliveries, func(d outbox.DeliveryInfo) bool {
+		return d.Created != nil && d.Created.Local().Format(time.DateOnly) != today
+	}) {
 		return "01-02 15:04:05"
 	}
 	return "15:04:05"

@@ -64,7 +64,7 @@ func TestMain_BadUsageIsOneSentenceAndStatus2(t *testing.T) {
 		"endpoints list --state odd":                `--state is "odd", must be enabled or disabled or unusable; see webhook-agent endpoints list --help`,
 		"endpoints add --venue v":                   `--venue, --url and --events are required; see webhook-agent endpoints add --help`,
 		"deliveries list --status ok":               `--status has "ok", must be of pending, succeeded, failed, missed; see webhook-agent deliveries list --help`,
-		"deliveries list --since now":               `--since is "now", must be a time like 2026-01-31T09:00:00Z or how long ago, like 2h or 3d; see webhook-agent deliveries list --help`,
+		"deliveries list --since soon":              `--since is "soon", must be ` + acceptedTimes + `; see webhook-agent deliveries list --help`,
 		"deliveries list --since 1h --until 2h":     `--since is not before --until; see webhook-agent deliveries list --help`,
 		"deliveries replay":                         `name event ids, or an endpoint by --endpoint; see webhook-agent deliveries replay --help`,
 		"deliveries replay evt_1 --since 1h":        `--since and --until are for a whole endpoint, not for single events; see webhook-agent deliveries replay --help`,
