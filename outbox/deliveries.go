@@ -2,10 +2,7 @@ package outbox
 
 import (
 	"context"
-	"encoding/base64"
-	"encoding/json"
 	"fmt"
-	"regexp"
 	"slices"
 	"time"
 
@@ -57,42 +54,8 @@ type DeliveryFilter struct {
 	Type                       string     // lead.created, or lead.* for all types of lead
 	Since, Until               *time.Time // when the event was created: from Since on, before Until
 	Before                     string     // the Cursor of the last row of the page before
+	BeforeEvent                string     // instead of Before: the id of the last event of the page before
 	Limit                      int
-}
-
-// cursor is the place of a delivery in the list: the columns of its order. Created is what PostgreSQL wrote, since
-// it may be infinity.
-type cursor struct {
-	Created    string `json:"Created"`
-	EventID    string `json:"EventID"`
-	EndpointID string `json:"EndpointID"`
-	// Skip is how many rows from Created on were looked at, where no delivery is named: see selectAllLog.
-	Skip int64 `json:"Skip,omitempty"`
-}
-
-// maxSkip is more rows than have the same time.
-const maxSkip = 100_000_000
-
-func (c cursor) String() string {
-	text, _ := json.Marshal(c) // texts always encode
-	return base64.RawURLEncoding.EncodeToString(text)
-}
-
-var badCursor = &Problem{Thing: "the cursor", Reason: "it is not one of this list", Remedy: "copy it from the end of the page before"}
-
-// cursorCreated matches a time as PostgreSQL writes it.
-var cursorCreated = regexp.MustCompile(`^(-?infinity|[0-9]{4,7}-[0-9]{2}-[0-9]{2} [0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,6})?[+-][0-9]{2}(:[0-9]{2}){0,2}( BC)?)$`)
-
-func parseCursor(s string) (c *cursor, err error) {
-	text, err := base64.RawURLEncoding.DecodeString(s)
-	if err == nil {
-		err = json.Unmarshal(text, &c)
-	}
-	if err != nil || c == nil || !cursorCreated.MatchString(c.Created) || CheckText(c.EventID) != nil || CheckText(c.EndpointID) != nil ||
-		c.Skip < 0 || c.Skip > maxSkip {
-		return nil, badCursor
-	}
-	return c, nil
 }
 
 const deliveryColumns = `event_id, endpoint_id, venue, type, status, attempts, next_attempt_at, last_code, coalesce(last_class, ''),

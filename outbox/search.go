@@ -2,6 +2,8 @@ package outbox
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"slices"
 	"strings"
 	"time"
@@ -38,6 +40,9 @@ type DeliveryPage struct {
 	// Next is the cursor of the next page, for DeliveryFilter.Before; "" when everything was looked at.
 	// A page with few rows, or none, may have one: the search looks at a bounded number of rows.
 	Next string
+	// NextEvent is for DeliveryFilter.BeforeEvent: an id that people know. It is "" where the page does
+	// not end with all that it has of an event.
+	NextEvent string
 	// SearchedTo is how far back the search came, nil where it did not end before the page was full or
 	// everything was looked at.
 	SearchedTo *time.Time
@@ -180,6 +185,11 @@ func (v view) Deliveries(ctx context.Context, f DeliveryFilter) (page DeliveryPa
 		return page, v.refuse(f.EndpointID)
 	}
 	err = v.look(ctx, "list deliveries", func(q narrowed) error {
+		if f.BeforeEvent != "" {
+			if at, err = q.placeOf(ctx, f.BeforeEvent); err != nil {
+				return err
+			}
+		}
 		s := search{q: q, filter: f, values: f.values(at)}
 		if f.EndpointID != "" {
 			if err := q.mustKnow(ctx, f.EndpointID); err != nil {
@@ -193,6 +203,22 @@ func (v view) Deliveries(ctx context.Context, f DeliveryFilter) (page DeliveryPa
 		return page, badCursor
 	}
 	return page, err
+}
+
+// selectPlace returns when an event was created, as the log has it. Where an app has used an id twice,
+// it is the latest time, so that nothing is left out.
+const selectPlace = `
+select created::text from webhooks.deliveries where event_id = $1{ and venue = @venue} order by created desc limit 1`
+
+// placeOf returns the place behind the last delivery of an event.
+func (n narrowed) placeOf(ctx context.Context, eventID string) (*cursor, error) {
+	at := &cursor{EventID: eventID}
+	err := n.QueryRow(ctx, selectPlace, eventID).Scan(&at.Created)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return nil, &Problem{Thing: fmt.Sprintf("event %q", eventID), Reason: "the delivery log does not have it, so no page begins there",
+			Remedy: "list again from the newest on", Err: ErrNotFound}
+	}
+	return at, err
 }
 
 // endpointKnown reports whether an endpoint exists, or has left rows in the log.
@@ -390,8 +416,14 @@ func (s *search) event(ctx context.Context) (page DeliveryPage, err error) {
 func (s *search) page(found []DeliveryInfo, end *DeliveryInfo) DeliveryPage {
 	switch {
 	case len(found) > s.filter.Limit:
+		first := found[s.filter.Limit]
 		found = found[:s.filter.Limit]
-		return DeliveryPage{Deliveries: found, Next: found[len(found)-1].Cursor}
+		last := found[len(found)-1]
+		page := DeliveryPage{Deliveries: found, Next: last.Cursor}
+		if first.EventID != last.EventID {
+			page.NextEvent = last.EventID
+		}
+		return page
 	case end != nil:
 		return DeliveryPage{Deliveries: found, Next: end.Cursor, SearchedTo: end.Created}
 	}

@@ -76,6 +76,10 @@ func venueCalls() []venueCall {
 		{"Deliveries", deliveries(DeliveryFilter{Venue: "venue_bee"}), "venue_bee", empty},
 		{"Deliveries", deliveries(DeliveryFilter{Type: "bee.*"}), "bee.*", empty},
 		{"Deliveries", deliveries(DeliveryFilter{Before: cursorOfBee}), cursorOfBee, ended},
+		{"Deliveries", func(t *testing.T, v Venue) (any, error) {
+			_, err := v.Deliveries(t.Context(), DeliveryFilter{BeforeEvent: "evt_bee", Limit: 100})
+			return err == nil, err // its page may be empty
+		}, "evt_bee", refused},
 		{"EventDeliveries", event("evt_bee", ""), "evt_bee", refused},
 		{"EventDeliveries", event("evt_bee", "ep_bee"), "evt_bee ep_bee", refused},
 		{"EventDeliveries", event("evt_shared", ""), "", own},
