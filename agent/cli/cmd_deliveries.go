@@ -1,7 +1,9 @@
 package cli
 
 import (
+	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -77,65 +79,107 @@ func joinStatuses(statuses []outbox.Status) string {
 func (a *app) deliveriesListCommand() *cobra.Command {
 	var (
 		flags                    deliveryFlags
+		listed                   listFlags
+		repeated                 watchFlags
+		following                bool
 		filter                   outbox.DeliveryFilter
 		venue, eventType, before string
-		limit                    int
 	)
 	cmd := &cobra.Command{
 		Use:   "list",
 		Short: "List deliveries, newest event first",
+		Long: `list prints the delivery log, the newest event first. With --follow it prints the newest deliveries, and then new ones as they
+are recorded, and again those that have changed, as long as their events were created within the latest ten minutes.`,
 		Example: `  webhook-agent deliveries list --since 1h
   webhook-agent deliveries list --venue venue_01H --type 'lead.*' --status failed,missed
-  webhook-agent deliveries list --endpoint ep_01K5M2 --json | jq -r '.[].event_id'`,
+  webhook-agent deliveries list --endpoint ep_01K5M2 --follow
+  webhook-agent deliveries list --since yesterday --all --ndjson | jq -r .event_id`,
 		Args: noArguments,
 		PreRunE: func(cmd *cobra.Command, _ []string) (err error) {
 			if filter, err = flags.parse(cmd, deliveryStatuses, time.Now()); err != nil {
 				return err
 			}
-			filter.Venue, filter.Type, filter.Before, filter.Limit = venue, eventType, before, limit
-			return checkLimit(cmd, limit)
+			filter.Venue, filter.Type = venue, eventType
+			if filter.Before = before; !outbox.IsCursor(before) {
+				filter.Before, filter.BeforeEvent = "", before
+			}
+			if following {
+				return checkFollow(cmd, &listed, &repeated)
+			}
+			return errors.Join(repeated.check(cmd), listed.check(cmd))
 		},
 		RunE: a.withDatabase(func(ctx context.Context, d *desk, _ []string) error {
-			page, err := d.search(ctx, filter)
-			if err != nil {
-				return err
+			listed.printer(d.out)
+			if following {
+				return a.follow(ctx, d, repeated.interval.every, filter, listed.limit)
 			}
-			if d.out.asJSON {
-				return d.out.json(emptyList(page.Deliveries))
-			}
-			now := time.Now()
-			if len(page.Deliveries) > 0 {
-				printDeliveries(d.out, page.Deliveries, now)
-			} else {
-				d.out.line("no delivery")
-			}
-			switch {
-			case page.SearchedTo != nil:
-				d.out.line("searched back to %s; it goes on there with --before %s", formatTime(page.SearchedTo, now), page.Next)
-			case page.Next != "":
-				d.out.line("there may be more: --before %s", page.Next)
-			}
-			return nil
+			return a.show(ctx, d, &repeated, "deliveries list", func(ctx context.Context, d *desk) error {
+				return d.listDeliveries(ctx, &listed, filter)
+			})
 		}),
 	}
 	flags.add(cmd, deliveryStatuses)
 	cmd.Flags().StringVar(&venue, "venue", "", "only of this `venue`")
 	cmd.Flags().StringVar(&eventType, "type", "", "only of this event `type`: lead.created, or lead.* for all of lead")
-	cmd.Flags().StringVar(&before, "before", "", "only older than this `cursor`, for the next page")
-	cmd.Flags().IntVar(&limit, "limit", 50, "at most this `many`")
+	cmd.Flags().StringVar(&before, "before", "", "only behind this event `id` or cursor, for the next page")
+	cmd.Flags().BoolVarP(&following, "follow", "f", false, "print new deliveries as they are recorded, until interrupted")
+	listed.add(cmd, 50)
+	repeated.add(cmd)
 	return cmd
 }
 
-func printDeliveries(out *printer, deliveries []outbox.DeliveryInfo, now time.Time) {
-	columns := []column{{name: "created"}, {name: "event", id: true}, {name: "type", flexible: true}, {name: "endpoint", id: true},
-		{name: "status", state: true}, {name: "tries"}, {name: "result", flexible: true}}
+// checkFollow returns a usage error for flags that mean nothing together with --follow.
+func checkFollow(cmd *cobra.Command, listed *listFlags, repeated *watchFlags) error {
+	for _, name := range []string{"watch", "all", "before", "until"} {
+		if cmd.Flags().Changed(name) {
+			return usagef(cmd, "--follow and --%s exclude each other; leave one out", name)
+		}
+	}
+	return errors.Join(repeated.interval.check(cmd, "--watch or --follow", true), listed.check(cmd))
+}
+
+// listDeliveries prints one page of the log, or all of it with --all.
+func (d *desk) listDeliveries(ctx context.Context, listed *listFlags, filter outbox.DeliveryFilter) error {
+	var last outbox.DeliveryPage
+	filter.Limit = listed.rows()
+	table := tableStream{p: d.out, columns: deliveryTable}
+	n, err := list(ctx, listed, d.out, func(ctx context.Context) (p page[outbox.DeliveryInfo], err error) {
+		if last, err = d.search(ctx, filter); err != nil {
+			return p, err
+		}
+		filter.Before, filter.BeforeEvent = last.Next, ""
+		return page[outbox.DeliveryInfo]{last.Deliveries, last.Next != ""}, nil
+	}, func(deliveries []outbox.DeliveryInfo) {
+		table.add(deliveryRows(d.out, deliveries, time.Now()))
+	})
+	if err != nil || d.out.asJSON {
+		return err
+	}
+	if n == 0 {
+		d.out.line("no delivery")
+	}
+	switch {
+	case listed.all:
+	case last.SearchedTo != nil:
+		d.out.line("searched back to %s; it goes on there with --before %s", formatTime(last.SearchedTo, time.Now()), last.Next)
+	case last.Next != "":
+		d.out.line("there may be more: --before %s", cmp.Or(last.NextEvent, last.Next))
+	}
+	return nil
+}
+
+// deliveryTable are the columns of a list of deliveries.
+var deliveryTable = []column{{name: "created"}, {name: "event", id: true}, {name: "type", flexible: true}, {name: "endpoint", id: true},
+	{name: "status", state: true}, {name: "tries"}, {name: "result", flexible: true}}
+
+// deliveryRows makes the rows of deliveryTable.
+func deliveryRows(out *printer, deliveries []outbox.DeliveryInfo, now time.Time) (rows [][]string) {
 	layout := createdLayout(out, deliveries, now)
-	var rows [][]string
 	for _, d := range deliveries {
 		rows = append(rows, []string{createdText(d.Created, layout), d.EventID, d.Type, d.EndpointID, string(d.Status),
 			fmt.Sprint(d.Attempts), deliveryResult(d, now)})
 	}
-	out.table(columns, rows)
+	return rows
 }
 
 // createdLayout returns how the creation times of events are written in a table: without the day

@@ -30,54 +30,71 @@ func (a *app) endpointsCommand() *cobra.Command {
 	return cmd
 }
 
-// maxListed is the greatest value of --limit.
-const maxListed = 10_000
-
 var endpointStates = []string{outbox.StateEnabled, outbox.StateDisabled, outbox.StateUnusable}
 
 func (a *app) endpointsListCommand() *cobra.Command {
-	var filter outbox.EndpointFilter
+	var (
+		filter   outbox.EndpointFilter
+		listed   listFlags
+		repeated watchFlags
+	)
 	cmd := &cobra.Command{
 		Use:   "list",
 		Short: "List endpoints, their state and their failures in a row",
 		Example: `  webhook-agent endpoints list
   webhook-agent endpoints list --venue venue_01H --state disabled
-  webhook-agent endpoints list --json | jq -r '.[] | select(.consecutive_failures > 50) | .id'`,
+  webhook-agent endpoints list --all --ndjson | jq -r 'select(.consecutive_failures > 50) | .id'`,
 		Args: noArguments,
 		PreRunE: func(cmd *cobra.Command, _ []string) error {
 			if filter.State != "" && !slices.Contains(endpointStates, filter.State) {
 				return usagef(cmd, "--state is %s, must be %s", config.Quoted(filter.State), strings.Join(endpointStates, " or "))
 			}
-			return checkLimit(cmd, filter.Limit)
+			return errors.Join(repeated.check(cmd), listed.check(cmd))
 		},
 		RunE: a.withDatabase(func(ctx context.Context, d *desk, _ []string) error {
-			endpoints, err := d.db.AllVenues().Endpoints(ctx, filter)
-			if err != nil {
-				return err
-			}
-			hideURLs(endpoints)
-			if d.out.asJSON {
-				if err := d.keepSigningOf(ctx, endpoints); err != nil {
-					return err
-				}
-				return d.out.json(emptyList(endpoints))
-			}
-			if len(endpoints) == 0 {
-				d.out.line("no endpoint; webhook-agent endpoints add registers one")
-				return nil
-			}
-			printEndpoints(d, endpoints, time.Now())
-			if len(endpoints) == filter.Limit {
-				d.out.line("there may be more: --after %s", endpoints[len(endpoints)-1].ID)
-			}
-			return nil
+			listed.printer(d.out)
+			return a.show(ctx, d, &repeated, "endpoints list", func(ctx context.Context, d *desk) error {
+				return d.listEndpoints(ctx, &listed, filter)
+			})
 		}),
 	}
 	cmd.Flags().StringVar(&filter.Venue, "venue", "", "only of this `venue`")
 	cmd.Flags().StringVar(&filter.State, "state", "", "only in this `state`: "+strings.Join(endpointStates, ", "))
 	cmd.Flags().StringVar(&filter.After, "after", "", "only after this `id`, for the next page")
-	cmd.Flags().IntVar(&filter.Limit, "limit", 200, "at most this `many`")
+	listed.add(cmd, 200)
+	repeated.add(cmd)
 	return cmd
+}
+
+// listEndpoints prints one page of the endpoints, or all of them with --all.
+func (d *desk) listEndpoints(ctx context.Context, listed *listFlags, filter outbox.EndpointFilter) error {
+	filter.Limit = listed.rows()
+	table := tableStream{p: d.out, columns: endpointTable}
+	more := false
+	n, err := list(ctx, listed, d.out, func(ctx context.Context) (p page[outbox.EndpointInfo], err error) {
+		endpoints, err := d.db.AllVenues().Endpoints(ctx, filter)
+		if err != nil {
+			return p, err
+		}
+		if more = len(endpoints) == filter.Limit; more {
+			filter.After = endpoints[len(endpoints)-1].ID
+		}
+		hideURLs(endpoints)
+		if d.out.asJSON {
+			err = d.keepSigningOf(ctx, endpoints)
+		}
+		return page[outbox.EndpointInfo]{endpoints, more}, err
+	}, func(endpoints []outbox.EndpointInfo) {
+		table.add(d.endpointRows(endpoints, time.Now()))
+	})
+	switch {
+	case err != nil || d.out.asJSON:
+	case n == 0:
+		d.out.line("no endpoint; webhook-agent endpoints add registers one")
+	case more && !listed.all:
+		d.out.line("there may be more: --after %s", filter.After)
+	}
+	return err
 }
 
 // keepSigningOf keeps the times of those former secrets that sign. An endpoint that was removed
@@ -91,14 +108,6 @@ func (d *desk) keepSigningOf(ctx context.Context, endpoints []outbox.EndpointInf
 		if err := d.keepSigning(ctx, e); err != nil && !errors.Is(err, outbox.ErrNotFound) {
 			return err
 		}
-	}
-	return nil
-}
-
-// checkLimit returns a usage error for a --limit out of its range.
-func checkLimit(cmd *cobra.Command, limit int) error {
-	if limit < 1 || limit > maxListed {
-		return usagef(cmd, "--limit is %d, must be between 1 and %d", limit, maxListed)
 	}
 	return nil
 }
@@ -119,16 +128,17 @@ func hideURLs(endpoints []outbox.EndpointInfo) {
 	}
 }
 
-// printEndpoints prints a table of endpoints. The caller has hidden their URLs.
-func printEndpoints(d *desk, endpoints []outbox.EndpointInfo, now time.Time) {
-	columns := []column{{name: "id", id: true}, {name: "venue", id: true}, {name: "host", flexible: true}, {name: "events", flexible: true},
-		{name: "failures"}, {name: "state", flexible: true, state: true}, {name: "last error", flexible: true}}
-	var rows [][]string
+// endpointTable are the columns of a list of endpoints.
+var endpointTable = []column{{name: "id", id: true}, {name: "venue", id: true}, {name: "host", flexible: true}, {name: "events", flexible: true},
+	{name: "failures"}, {name: "state", flexible: true, state: true}, {name: "last error", flexible: true}}
+
+// endpointRows makes the rows of endpointTable. The caller has hidden the URLs.
+func (d *desk) endpointRows(endpoints []outbox.EndpointInfo, now time.Time) (rows [][]string) {
 	for _, e := range endpoints {
 		rows = append(rows, []string{e.ID, e.Venue, strings.TrimPrefix(e.URL, "https://"), strings.Join(e.Events, ","),
 			fmt.Sprintf("%d/%d", e.ConsecutiveFailures, d.cfg.Delivery.DisableAfter), stateText(e, now), lastError(e)})
 	}
-	d.out.table(columns, rows)
+	return rows
 }
 
 // disabledReasons explains the values of endpoints.disabled_reason.

@@ -41,7 +41,10 @@ func (a *app) replaysCommand() *cobra.Command {
 }
 
 func (a *app) replaysListCommand() *cobra.Command {
-	var filter outbox.ReplayFilter
+	var (
+		filter outbox.ReplayFilter
+		listed listFlags
+	)
 	cmd := &cobra.Command{
 		Use:   "list",
 		Short: "List replays, newest first",
@@ -54,32 +57,42 @@ func (a *app) replaysListCommand() *cobra.Command {
 					return usagef(cmd, "--state has %q, must be of %s", s, strings.Join(replayStates, ", "))
 				}
 			}
-			return checkLimit(cmd, filter.Limit)
+			if filter.Before != "" && !outbox.IsCursor(filter.Before) {
+				return usagef(cmd, "--before is no cursor of this list; copy it from the end of the page before")
+			}
+			return listed.check(cmd)
 		},
 		RunE: a.withDatabase(func(ctx context.Context, d *desk, _ []string) error {
-			replays, next, err := d.db.AllVenues().ListReplays(ctx, filter)
-			if err != nil {
-				return err
-			}
-			if d.out.asJSON {
-				return d.out.json(emptyList(replays))
-			}
-			if len(replays) == 0 {
-				d.out.line("no replay")
-				return nil
-			}
-			printReplays(d.out, replays, time.Now())
-			if next != "" {
-				d.out.line("there are more: --before %s", next)
-			}
-			return nil
+			listed.printer(d.out)
+			return d.listReplays(ctx, &listed, filter)
 		}),
 	}
 	cmd.Flags().StringVar(&filter.EndpointID, "endpoint", "", "only to the endpoint with this `id`")
 	cmd.Flags().StringSliceVar(&filter.States, "state", nil, "only in these `states`: "+strings.Join(replayStates, ", "))
 	cmd.Flags().StringVar(&filter.Before, "before", "", "only before this `cursor`, for the next page")
-	cmd.Flags().IntVar(&filter.Limit, "limit", 50, "at most this `many`")
+	listed.add(cmd, 50)
 	return cmd
+}
+
+// listReplays prints one page of the replays, or all of them with --all.
+func (d *desk) listReplays(ctx context.Context, listed *listFlags, filter outbox.ReplayFilter) error {
+	filter.Limit = listed.rows()
+	table := tableStream{p: d.out, columns: replayTable}
+	n, err := list(ctx, listed, d.out, func(ctx context.Context) (p page[outbox.ReplayInfo], err error) {
+		p.rows, filter.Before, err = d.db.AllVenues().ListReplays(ctx, filter)
+		p.more = filter.Before != ""
+		return p, err
+	}, func(replays []outbox.ReplayInfo) {
+		table.add(replayRows(replays, time.Now()))
+	})
+	switch {
+	case err != nil || d.out.asJSON:
+	case n == 0:
+		d.out.line("no replay")
+	case filter.Before != "":
+		d.out.line("there are more: --before %s", filter.Before)
+	}
+	return err
 }
 
 func (a *app) replaysPaceCommand() *cobra.Command {
@@ -112,14 +125,16 @@ func (d *desk) answerReplays(r outbox.ReplayInfo, err error) error {
 	if d.out.asJSON {
 		return d.out.json(r)
 	}
-	printReplays(d.out, []outbox.ReplayInfo{r}, time.Now())
+	d.out.table(replayTable, replayRows([]outbox.ReplayInfo{r}, time.Now()))
 	return nil
 }
 
-func printReplays(out *printer, replays []outbox.ReplayInfo, now time.Time) {
-	columns := []column{{name: "id", id: true}, {name: "endpoint", id: true}, {name: "venue", id: true}, {name: "state", state: true}, {name: "ended"}, {name: "not sent"},
-		{name: "set back"}, {name: "expected"}, {name: "per second"}, {name: "created"}, {name: "error", flexible: true}}
-	var rows [][]string
+// replayTable are the columns of a list of replays.
+var replayTable = []column{{name: "id", id: true}, {name: "endpoint", id: true}, {name: "venue", id: true}, {name: "state", state: true}, {name: "ended"},
+	{name: "not sent"}, {name: "set back"}, {name: "expected"}, {name: "per second"}, {name: "created"}, {name: "error", flexible: true}}
+
+// replayRows makes the rows of replayTable.
+func replayRows(replays []outbox.ReplayInfo, now time.Time) (rows [][]string) {
 	for _, r := range replays {
 		expected, pace := "", ""
 		if r.Expected != nil {
@@ -135,5 +150,5 @@ func printReplays(out *printer, replays []outbox.ReplayInfo, now time.Time) {
 		rows = append(rows, []string{r.ID, r.EndpointID, r.Venue, state, formatCount(r.Done), formatCount(r.Unsent), formatCount(r.Total), expected, pace,
 			formatAge(&r.Created, now), r.Error})
 	}
-	out.table(columns, rows)
+	return rows
 }

@@ -12,27 +12,36 @@ import (
 )
 
 func (a *app) statusCommand() *cobra.Command {
-	return &cobra.Command{
+	var repeated watchFlags
+	cmd := &cobra.Command{
 		Use:   "status",
 		Short: "Show where the agent stands: leader, slot, deliveries, endpoints",
 		Long: `status asks the database, so it works wherever the database can be reached, and also while no agent runs. It counts
 within bounds, so it is quick at any size of the delivery log.`,
 		Example: `  webhook-agent status
+  webhook-agent status --watch --interval 5s
   webhook-agent status --json | jq .deliveries.pending`,
-		Args: noArguments,
+		Args:    noArguments,
+		PreRunE: func(cmd *cobra.Command, _ []string) error { return repeated.check(cmd) },
 		RunE: a.withDatabase(func(ctx context.Context, d *desk, _ []string) error {
-			overview, err := d.db.Overview(ctx)
-			if err != nil {
-				return err
-			}
-			hideURLs(overview.NotSending)
-			if d.out.asJSON {
-				return d.out.json(overview)
-			}
-			printOverview(d, overview, time.Now())
-			return nil
+			return a.show(ctx, d, &repeated, "status", printStatus)
 		}),
 	}
+	repeated.add(cmd)
+	return cmd
+}
+
+func printStatus(ctx context.Context, d *desk) error {
+	overview, err := d.db.Overview(ctx)
+	if err != nil {
+		return err
+	}
+	hideURLs(overview.NotSending)
+	if d.out.asJSON {
+		return d.out.json(overview)
+	}
+	printOverview(d, overview, time.Now())
+	return nil
 }
 
 func printOverview(d *desk, o outbox.Overview, now time.Time) {
@@ -50,7 +59,7 @@ func printOverview(d *desk, o outbox.Overview, now time.Time) {
 	}
 	d.out.line("")
 	d.out.line("Nothing is sent to:")
-	printEndpoints(d, o.NotSending, now)
+	d.out.table(endpointTable, d.endpointRows(o.NotSending, now))
 	if rest := o.Endpoints.Disabled + o.Endpoints.Unusable - int64(len(o.NotSending)); rest > 0 {
 		d.out.line("and %s more: webhook-agent endpoints list --state disabled (or unusable)", formatCount(rest))
 	}

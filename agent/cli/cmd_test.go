@@ -60,7 +60,7 @@ func TestMain_BadUsageIsOneSentenceAndStatus2(t *testing.T) {
 		"deliveries show a b c":                     `webhook-agent deliveries show takes an event id and may take an endpoint id, got 3 arguments; see webhook-agent deliveries show --help`,
 		"status --nosuch":                           `unknown flag: --nosuch; see webhook-agent status --help`,
 		"endpoints list --limit x":                  `invalid argument "x" for "--limit" flag: strconv.ParseInt: parsing "x": invalid syntax; see webhook-agent endpoints list --help`,
-		"endpoints list --limit 0":                  `--limit is 0, must be between 1 and 10000; see webhook-agent endpoints list --help`,
+		"endpoints list --limit 0":                  `--limit is 0, must be between 1 and 10000; --all lists everything; see webhook-agent endpoints list --help`,
 		"endpoints list --state odd":                `--state is "odd", must be enabled or disabled or unusable; see webhook-agent endpoints list --help`,
 		"endpoints add --venue v":                   `--venue, --url and --events are required; see webhook-agent endpoints add --help`,
 		"deliveries list --status ok":               `--status has "ok", must be of pending, succeeded, failed, missed; see webhook-agent deliveries list --help`,

@@ -60,14 +60,19 @@ func Main(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		err = errors.New("interrupted")
 	}
 	if !errors.Is(err, errFindings) {
-		for sentence := range strings.Lines(err.Error()) {
-			fmt.Fprintln(stderr, "webhook-agent: "+strings.TrimSpace(sentence))
-		}
+		a.complain(err)
 	}
 	if _, ok := errors.AsType[*config.Error](err); ok || errors.Is(err, errUsage) {
 		return exitUsage
 	}
 	return exitFailed
+}
+
+// complain prints an error, one sentence a line.
+func (a *app) complain(err error) {
+	for sentence := range strings.Lines(err.Error()) {
+		fmt.Fprintln(a.stderr, "webhook-agent: "+strings.TrimSpace(sentence))
+	}
 }
 
 // errUsage marks an error as one about a wrong command line.
@@ -237,9 +242,8 @@ func (a *app) versionCommand() *cobra.Command {
 func (a *app) printer() *printer {
 	p := newPrinter(a.stdout, a.asJSON)
 	p.color = colored(a.color, p.terminal, a.getenv)
-	if a.noTrunc {
-		p.width = 0
-	}
+	p.noTrunc = a.noTrunc
+	p.measure()
 	return p
 }
 

@@ -22,8 +22,10 @@ import (
 type printer struct {
 	w        io.Writer
 	asJSON   bool
+	compact  bool // each JSON value is one line
 	terminal bool // w is a terminal: tables have a head line, and their columns are aligned
 	color    bool
+	noTrunc  bool
 	width    int // columns of the terminal; 0 when nothing is cut or wrapped
 	height   int // lines of the terminal
 }
@@ -42,6 +44,9 @@ func (p *printer) measure() {
 	}
 	if width, height, err := term.GetSize(int(file.Fd())); err == nil {
 		p.terminal, p.width, p.height = true, width, height
+		if p.noTrunc {
+			p.width = 0
+		}
 	}
 }
 
@@ -86,14 +91,56 @@ func (p *printer) wrapped(head string, indent int, text string, state bool) {
 // document. So escaping it does not change the meaning (encoding/json escapes the ASCII part
 // itself).
 func (p *printer) json(v any) error {
+	indent := "  "
+	if p.compact {
+		indent = ""
+	}
+	text, err := encodeJSON(v, "", indent)
+	if err != nil {
+		return err
+	}
+	_, err = io.WriteString(p.w, text)
+	return err
+}
+
+func encodeJSON(v any, prefix, indent string) (string, error) {
 	var text bytes.Buffer
 	encoder := json.NewEncoder(&text)
 	encoder.SetEscapeHTML(false)
-	encoder.SetIndent("", "  ")
+	encoder.SetIndent(prefix, indent)
 	if err := encoder.Encode(v); err != nil {
-		return fmt.Errorf("write the answer as JSON: %w", err)
+		return "", fmt.Errorf("write the answer as JSON: %w", err)
 	}
-	_, err := io.WriteString(p.w, escapeJSON(text.String()))
+	return escapeJSON(text.String()), nil
+}
+
+// jsonArray prints an array whose elements come little by little, as json prints a whole one.
+type jsonArray struct {
+	out   *printer
+	begun bool
+}
+
+// add prints a further element.
+func (a *jsonArray) add(v any) error {
+	text, err := encodeJSON(v, "  ", "  ")
+	if err != nil {
+		return err
+	}
+	before := ",\n  "
+	if !a.begun {
+		before, a.begun = "[\n  ", true
+	}
+	_, err = io.WriteString(a.out.w, before+strings.TrimSuffix(text, "\n"))
+	return err
+}
+
+// end prints the end of the array.
+func (a *jsonArray) end() error {
+	text := "\n]\n"
+	if !a.begun {
+		text = "[]\n"
+	}
+	_, err := io.WriteString(a.out.w, text)
 	return err
 }
 

@@ -61,8 +61,8 @@ func TestTable_FitsANarrowTerminalWithManyColumns(t *testing.T) {
 	var out bytes.Buffer
 	p := newPrinter(&out, false)
 	p.terminal, p.width = true, 60
-	printDeliveries(p, []outbox.DeliveryInfo{{EventID: "evt_01K5M2000000000000000000000", EndpointID: "ep_01K5M2000000000000000000000",
-		Type: "lead.stage_changed", Status: outbox.Succeeded, Created: new(time.Time), LastError: "none"}}, time.Time{})
+	p.table(deliveryTable, deliveryRows(p, []outbox.DeliveryInfo{{EventID: "evt_01K5M2000000000000000000000", EndpointID: "ep_01K5M2000000000000000000000",
+		Type: "lead.stage_changed", Status: outbox.Succeeded, Created: new(time.Time), LastError: "none"}}, time.Time{}))
 	for line := range strings.Lines(out.String()) {
 		if n := textWidth(strings.TrimSuffix(line, "\n")); n > 60 {
 			t.Errorf("a line of %d characters: %s", n, line)

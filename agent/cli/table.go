@@ -2,6 +2,7 @@ package cli
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/quintago/webhook-agent/sink"
@@ -26,6 +27,23 @@ const (
 // width of the terminal. Elsewhere a row is a line of whole cells with tabs between them, for cut
 // and awk: sink.Printable lets no tab and no line break into a cell.
 func (p *printer) table(columns []column, rows [][]string) {
+	table := tableStream{p: p, columns: columns}
+	table.add(rows)
+}
+
+// contextRows is how many rows a table remembers for the widths of those that follow.
+const contextRows = 200
+
+// tableStream is a table whose rows come little by little.
+type tableStream struct {
+	p       *printer
+	columns []column
+	before  [][]string // the last rows, as they were printed but whole
+	headed  bool
+}
+
+// add prints further rows.
+func (t *tableStream) add(rows [][]string) {
 	lines := make([][]string, len(rows))
 	for i, row := range rows {
 		lines[i] = make([]string, len(row))
@@ -33,30 +51,50 @@ func (p *printer) table(columns []column, rows [][]string) {
 			lines[i][j] = sink.Printable(cell)
 		}
 	}
-	if !p.terminal {
+	if !t.p.terminal {
 		for _, cells := range lines {
-			fmt.Fprintln(p.w, strings.Join(cells, "\t"))
+			fmt.Fprintln(t.p.w, strings.Join(cells, "\t"))
 		}
 		return
 	}
-	widths := p.columnWidths(columns, lines)
-	heads := make([]string, len(columns))
-	for i, c := range columns {
+	if len(rows) == 0 {
+		return
+	}
+	all := slices.Concat(t.before, lines)
+	widths := t.p.columnWidths(t.columns, all)
+	t.before = all[max(0, len(all)-contextRows):]
+	t.printHead(widths)
+	for _, cells := range lines {
+		fmt.Fprintln(t.p.w, t.fit(cells, widths))
+	}
+}
+
+// printHead prints the heads of the columns, once.
+func (t *tableStream) printHead(widths []int) {
+	if t.headed {
+		return
+	}
+	t.headed = true
+	heads := make([]string, len(t.columns))
+	for i, c := range t.columns {
 		heads[i] = pad(strings.ToUpper(c.name), widths[i])
 	}
-	fmt.Fprintln(p.w, p.paint(bold, joinCells(heads)))
-	for _, cells := range lines {
-		for i, c := range columns {
-			if c.id {
-				cells[i] = cutMiddle(cells[i], widths[i])
-			}
-			cells[i] = pad(cells[i], widths[i])
-			if c.state {
-				cells[i] = p.paintState(cells[i])
-			}
+	fmt.Fprintln(t.p.w, t.p.paint(bold, joinCells(heads)))
+}
+
+// fit makes a line of cells, cut to the widths of their columns.
+func (t *tableStream) fit(cells []string, widths []int) string {
+	line := make([]string, len(cells))
+	for i, c := range t.columns {
+		text := cells[i]
+		if c.id {
+			text = cutMiddle(text, widths[i])
 		}
-		fmt.Fprintln(p.w, joinCells(cells))
+		if line[i] = pad(text, widths[i]); c.state {
+			line[i] = t.p.paintState(line[i])
+		}
 	}
+	return joinCells(line)
 }
 
 // joinCells makes a line of padded cells.
