@@ -83,7 +83,7 @@ func (a *app) secretFlag(given string) (s secret.Text, err error) {
 		err = sink.CheckSecret(s)
 	}
 	if err != nil {
-		return s, fmt.Errorf("--secret: %w", err)
+		return s, badValue{fmt.Errorf("--secret: %w", err)}
 	}
 	return s, nil
 }
@@ -108,9 +108,9 @@ func flagError(err error) error {
 	}
 	if field, ok := errors.AsType[*manage.FieldError](err); ok {
 		if strings.HasPrefix(field.Err.Error(), field.Field+" ") { // the sentence names it
-			return fmt.Errorf("--%w", field.Err)
+			return badValue{fmt.Errorf("--%w", field.Err)}
 		}
-		return fmt.Errorf("--%s: %w", strings.ReplaceAll(field.Field, "_", "-"), field.Err)
+		return badValue{fmt.Errorf("--%s: %w", strings.ReplaceAll(field.Field, "_", "-"), field.Err)}
 	}
 	return err
 }

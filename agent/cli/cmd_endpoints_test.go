@@ -99,7 +99,11 @@ func TestEndpoints_RefusalsAreOneSentence(t *testing.T) {
 		{add("https://h.example/", "*", "env:NO_SUCH_VARIABLE"), `--secret: the environment variable "NO_SUCH_VARIABLE" is not set`},
 	} {
 		status, _, stderr := cli(t, env, test.args...)
-		if status != exitFailed || stderr != "webhook-agent: "+test.want+"\n" {
+		wanted := exitFailed
+		if strings.HasPrefix(test.want, "--") {
+			wanted = exitUsage
+		}
+		if status != wanted || stderr != "webhook-agent: "+test.want+"\n" {
 			t.Errorf("%q: status %d\n got %swant webhook-agent: %s", test.args, status, stderr, test.want)
 		}
 	}

@@ -53,25 +53,68 @@ func succeed(t *testing.T, env *testenv.DB, args ...string) string {
 
 func TestMain_BadUsageIsOneSentenceAndStatus2(t *testing.T) {
 	for line, want := range map[string]string{
-		"chek":                                      `unknown command "chek"; did you mean check?; see webhook-agent --help`,
-		"endpoints lst":                             `unknown command "lst"; did you mean list or test?; see webhook-agent endpoints --help`,
-		"status now":                                `webhook-agent status takes no arguments, got 1 arguments; see webhook-agent status --help`,
-		"endpoints show":                            `webhook-agent endpoints show takes an endpoint id, got 0 arguments; see webhook-agent endpoints show --help`,
-		"deliveries show a b c":                     `webhook-agent deliveries show takes an event id and may take an endpoint id, got 3 arguments; see webhook-agent deliveries show --help`,
-		"status --nosuch":                           `unknown flag: --nosuch; see webhook-agent status --help`,
-		"endpoints list --limit x":                  `invalid argument "x" for "--limit" flag: strconv.ParseInt: parsing "x": invalid syntax; see webhook-agent endpoints list --help`,
-		"endpoints list --limit 0":                  `--limit is 0, must be between 1 and 10000; --all lists everything; see webhook-agent endpoints list --help`,
-		"endpoints list --state odd":                `--state is "odd", must be enabled or disabled or unusable; see webhook-agent endpoints list --help`,
-		"endpoints add --venue v":                   `--venue, --url and --events are required; see webhook-agent endpoints add --help`,
-		"deliveries list --status ok":               `--status has "ok", must be of pending, succeeded, failed, missed; see webhook-agent deliveries list --help`,
-		"deliveries list --since soon":              `--since is "soon", must be ` + acceptedTimes + `; see webhook-agent deliveries list --help`,
-		"deliveries list --since 1h --until 2h":     `--since is not before --until; see webhook-agent deliveries list --help`,
-		"deliveries replay":                         `name event ids, or an endpoint by --endpoint; see webhook-agent deliveries replay --help`,
-		"deliveries replay evt_1 --since 1h":        `--since and --until are for a whole endpoint, not for single events; see webhook-agent deliveries replay --help`,
-		"deliveries replay evt_1 --status pending":  `--status has "pending", must be of missed, failed, succeeded; see webhook-agent deliveries replay --help`,
-		"endpoints rotate-secret ep_1 --overlap 1y": `--overlap is "1y", must be a duration between 0s and 30d; see webhook-agent endpoints rotate-secret --help`,
-		"listen --status 700":                       `--status is 700, must be between 200 and 599; see webhook-agent listen --help`,
-		"status --config /no/such.toml":             `/no/such.toml: the configuration file cannot be read: no such file or directory; name another with --config, or write one by webhook-agent init`,
+		"chek":                           `unknown command "chek"; did you mean check?; see webhook-agent --help`,
+		"delivery":                       `unknown command "delivery"; did you mean webhook-agent deliveries list?; see webhook-agent --help`,
+		"delivery show evt_1":            `unknown command "delivery"; did you mean webhook-agent deliveries show evt_1?; see webhook-agent --help`,
+		"delivery --since 1h":            `unknown command "delivery"; did you mean webhook-agent deliveries list?; see webhook-agent --help`,
+		"endpoint list":                  `unknown command "endpoint"; did you mean webhook-agent endpoints list?; see webhook-agent --help`,
+		"replay":                         `unknown command "replay"; did you mean webhook-agent deliveries replay?; see webhook-agent --help`,
+		"event":                          `unknown command "event"; did you mean webhook-agent deliveries list?; see webhook-agent --help`,
+		"delete":                         `unknown command "delete"; did you mean webhook-agent endpoints remove ENDPOINT_ID?; see webhook-agent --help`,
+		"rm ep_1":                        `unknown command "rm"; did you mean webhook-agent endpoints remove ENDPOINT_ID?; see webhook-agent --help`,
+		"ls":                             `unknown command "ls"; did you mean webhook-agent endpoints list or webhook-agent deliveries list?; see webhook-agent --help`,
+		"get":                            `unknown command "get"; did you mean webhook-agent deliveries show EVENT_ID or webhook-agent endpoints show ENDPOINT_ID?; see webhook-agent --help`,
+		"describe":                       `unknown command "describe"; did you mean webhook-agent deliveries show EVENT_ID or webhook-agent endpoints show ENDPOINT_ID?; see webhook-agent --help`,
+		"retry":                          `unknown command "retry"; did you mean webhook-agent deliveries replay?; see webhook-agent --help`,
+		"logs":                           `unknown command "logs"; did you mean webhook-agent deliveries list?; see webhook-agent --help`,
+		"start":                          `unknown command "start"; did you mean webhook-agent run?; see webhook-agent --help`,
+		"doctor":                         `unknown command "doctor"; did you mean webhook-agent check?; see webhook-agent --help`,
+		"endpoints rm ep_1":              `unknown command "rm"; did you mean webhook-agent endpoints remove ENDPOINT_ID?; see webhook-agent endpoints --help`,
+		"deliveries resend":              `unknown command "resend"; did you mean webhook-agent deliveries replay?; see webhook-agent deliveries --help`,
+		"replays delete rpl_1":           `unknown command "delete"; did you mean webhook-agent replays cancel ID?; see webhook-agent replays --help`,
+		"qwertz":                         `unknown command "qwertz"; see webhook-agent --help`,
+		"deliveries list --endpont ep_1": `unknown flag "--endpont"; did you mean --endpoint?; see webhook-agent deliveries list --help`,
+		"deliveries list --from 1h":      `unknown flag "--from"; did you mean --since?; see webhook-agent deliveries list --help`,
+		"status -n 5":                    `unknown flag "-n"; see webhook-agent status --help`,
+		"endpoints list -o json":         `unknown flag "-o"; did you mean --json?; see webhook-agent endpoints list --help`,
+		"endpoints list --limit":         `--limit needs a value; see webhook-agent endpoints list --help`,
+		"endpoints list --all=x":         `--all is "x", must be true or false, or without a value; see webhook-agent endpoints list --help`,
+		"endpoints list --limit -1":      `--limit is -1, must be between 1 and 10000; --all lists everything; see webhook-agent endpoints list --help`,
+		"deliveries list --limit 10001":  `--limit is 10001, must be between 1 and 10000; --all lists everything; see webhook-agent deliveries list --help`,
+		"replays list --limit 99999999999999999999":                 `--limit is "99999999999999999999", must be a whole number; see webhook-agent replays list --help`,
+		"replays list --all --limit 3":                              `--all and --limit exclude each other; leave one out; see webhook-agent replays list --help`,
+		"replays list --before odd":                                 `--before is no cursor of this list; copy it from the end of the page before; see webhook-agent replays list --help`,
+		"replays list --state odd":                                  `--state has "odd", must be of pending, running, paused, done, failed, canceled; see webhook-agent replays list --help`,
+		"replays pace rpl_1 --per-second -1":                        `--per-second is -1, must be between 0 and 10000; see webhook-agent replays pace --help`,
+		"status --color blue":                                       `--color is "blue", must be auto or always or never; see webhook-agent status --help`,
+		"status --interval 5s":                                      `--interval needs --watch; see webhook-agent status --help`,
+		"status -w --interval 1ms":                                  `--interval is "1ms", must be a duration between 1s and 1h, like 5s; see webhook-agent status --help`,
+		"deliveries list -f -w":                                     `--follow and --watch exclude each other; leave one out; see webhook-agent deliveries list --help`,
+		"deliveries list --type le*d":                               `--type is "le*d", which is no event type; use one such as lead.created, lead.* or *; see webhook-agent deliveries list --help`,
+		"deliveries show ep_01K5M2AAAAAAAABAAAAAAAQ8ZC":             `argument 1 is the id of an endpoint; write that of an event; see webhook-agent deliveries show --help`,
+		"endpoints show rpl_01K5M2AAAAAAAABAAAAAAAQ8ZC":             `argument 1 is the id of a replay; write that of an endpoint; see webhook-agent endpoints show --help`,
+		"replays show evt_01K5M2AAAAAAAABAAAAAAAQ8ZC":               `argument 1 is the id of an event; write that of a replay; see webhook-agent replays show --help`,
+		"deliveries list --endpoint evt_01K5M2AAAAAAAABAAAAAAAQ8ZC": `--endpoint is the id of an event; write that of an endpoint; see webhook-agent deliveries list --help`,
+		"listen --addr 9000":                                        `--addr is "9000", must be an address with a port, like 127.0.0.1:9000; see webhook-agent listen --help`,
+		"token --venue v --life 1y":                                 `--life is "1y", must be a duration between 1s and 15m; see webhook-agent token --help`,
+		"endpoints lst":                                             `unknown command "lst"; did you mean list or test?; see webhook-agent endpoints --help`,
+		"status now":                                                `webhook-agent status takes no arguments, got 1 arguments; see webhook-agent status --help`,
+		"endpoints show":                                            `webhook-agent endpoints show takes an endpoint id, got 0 arguments; see webhook-agent endpoints show --help`,
+		"deliveries show a b c":                                     `webhook-agent deliveries show takes an event id and may take an endpoint id, got 3 arguments; see webhook-agent deliveries show --help`,
+		"status --nosuch":                                           `unknown flag "--nosuch"; see webhook-agent status --help`,
+		"endpoints list --limit x":                                  `--limit is "x", must be a whole number; see webhook-agent endpoints list --help`,
+		"endpoints list --limit 0":                                  `--limit is 0, must be between 1 and 10000; --all lists everything; see webhook-agent endpoints list --help`,
+		"endpoints list --state odd":                                `--state is "odd", must be enabled or disabled or unusable; see webhook-agent endpoints list --help`,
+		"endpoints add --venue v":                                   `--venue, --url and --events are required; see webhook-agent endpoints add --help`,
+		"deliveries list --status ok":                               `--status has "ok", must be of pending, succeeded, failed, missed; see webhook-agent deliveries list --help`,
+		"deliveries list --since soon":                              `--since is "soon", must be ` + acceptedTimes + `; see webhook-agent deliveries list --help`,
+		"deliveries list --since 1h --until 2h":                     `--since is not before --until; see webhook-agent deliveries list --help`,
+		"deliveries replay":                                         `name event ids, or an endpoint by --endpoint; see webhook-agent deliveries replay --help`,
+		"deliveries replay evt_1 --since 1h":                        `--since and --until are for a whole endpoint, not for single events; see webhook-agent deliveries replay --help`,
+		"deliveries replay evt_1 --status pending":                  `--status has "pending", must be of missed, failed, succeeded; see webhook-agent deliveries replay --help`,
+		"endpoints rotate-secret ep_1 --overlap 1y":                 `--overlap is "1y", must be a duration between 0s and 30d; see webhook-agent endpoints rotate-secret --help`,
+		"listen --status 700":                                       `--status is 700, must be between 200 and 599; see webhook-agent listen --help`,
+		"status --config /no/such.toml":                             `/no/such.toml: the configuration file cannot be read: no such file or directory; name another with --config, or write one by webhook-agent init`,
 	} {
 		var stdout, stderr bytes.Buffer
 		status := Main(t.Context(), strings.Fields(line), &stdout, &stderr)
@@ -104,6 +147,12 @@ func TestMain_RefusesEmptyFlagsAndTextThatIsNotUTF8(t *testing.T) {
 		{[]string{"endpoints", "show", "ep\xff"}, "argument 1" + noText},
 		{[]string{"deliveries", "show", "evt_1", "ep\x00"}, "argument 2" + noText},
 		{[]string{"deliveries", "list", "--before", "\xff"}, "--before" + noText},
+		{[]string{"endpoints", "show", " "}, "argument 1 is blank; write the id of the endpoint"},
+		{[]string{"deliveries", "show", "evt_1 "}, "argument 1 begins or ends with a blank, or has an invisible character; remove it"},
+		{[]string{"deliveries", "show", "evt_1", "ep\n1"}, "argument 2 begins or ends with a blank, or has an invisible character; remove it"},
+		{[]string{"deliveries", "list", "--venue", " venue_a"}, "--venue begins with a blank or has an invisible character; remove it"},
+		{[]string{"endpoints", "list", "--venue", "  "}, "--venue is blank; write the id of the venue"},
+		{[]string{"deliveries", "list", "--endpoint", "ep_1 "}, "--endpoint begins or ends with a blank, or has an invisible character; remove it"},
 		{add("--venue", " "), "--venue is blank; write the id of the venue"},
 	} {
 		var stdout, stderr bytes.Buffer
@@ -268,5 +317,37 @@ func TestStatus_TellsWhatRuns(t *testing.T) {
 	overview := agenttest.Decode[map[string]any](t, succeed(t, env, "status", "--json"))
 	if leader, _ := overview["leader"].(map[string]any); leader["holder"] != "host-1" {
 		t.Errorf("as JSON: %v", overview)
+	}
+}
+
+// What is suggested must be there.
+func TestSubcommandRequired_SuggestsCommandLinesThatParse(t *testing.T) {
+	for name, words := range meantCommands {
+		for word := range words {
+			root := (&app{}).rootCommand()
+			cmd := root
+			if name != root.Name() {
+				cmd, _, _ = root.Find([]string{name})
+			}
+			if own, _, err := root.Find(append(strings.Fields(cmd.CommandPath())[1:], word)); err == nil && own != cmd && own.Name() == word {
+				continue // it is a command by now
+			}
+			for _, line := range meantCommand(cmd, []string{word}) {
+				if !strings.HasPrefix(line, "webhook-agent ") {
+					continue // the name of a command that is like the word
+				}
+				line = strings.NewReplacer("ENDPOINT_ID", "ep_1", "EVENT_ID", "evt_1", " ID", " rpl_1").Replace(strings.TrimPrefix(line, "webhook-agent "))
+				target, args, err := root.Find(strings.Fields(line))
+				if err == nil {
+					err = target.ParseFlags(args)
+				}
+				if err == nil {
+					err = target.ValidateArgs(target.Flags().Args())
+				}
+				if err != nil || target == root {
+					t.Errorf("%s %s: the suggestion %q does not parse: %v", name, word, line, err)
+				}
+			}
+		}
 	}
 }

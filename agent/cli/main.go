@@ -10,12 +10,10 @@ import (
 	"log/slog"
 	"os"
 	"runtime"
-	"slices"
 	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
-	"github.com/spf13/pflag"
 
 	"github.com/quintago/webhook-agent/agent"
 	"github.com/quintago/webhook-agent/agent/config"
@@ -90,6 +88,12 @@ type usageError struct {
 func (e *usageError) Error() string        { return e.sentence + "; see " + e.command + " --help" }
 func (e *usageError) Is(target error) bool { return target == errUsage }
 
+// badValue is an error about the value of a flag that was found while the command ran.
+type badValue struct{ error }
+
+func (e badValue) Is(target error) bool { return target == errUsage }
+func (e badValue) Unwrap() error        { return e.error }
+
 // usagef returns an error about a wrong command line.
 func usagef(cmd *cobra.Command, format string, args ...any) error {
 	return &usageError{fmt.Sprintf(format, args...), cmd.CommandPath()}
@@ -125,7 +129,7 @@ signed and with retries, to the endpoints that its venue has registered.`,
 		PersistentPreRunE: a.checkGiven,
 		DisableAutoGenTag: true,
 	}
-	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return usagef(cmd, "%v", err) })
+	root.SetFlagErrorFunc(badFlag)
 	root.PersistentFlags().StringVar(&a.configPath, "config", "",
 		"configuration `file` (default $WEBHOOK_AGENT_CONFIG, ./"+localConfigPath+" if it exists, or "+systemConfigPath+")")
 	root.PersistentFlags().BoolVar(&a.asJSON, "json", false, "answer in JSON")
@@ -136,48 +140,6 @@ signed and with retries, to the endpoints that its venue has registered.`,
 	root.AddCommand(a.runCommand(), a.initCommand(), a.configCommand(), a.checkCommand(), a.migrateCommand(), a.adoptCommand(), a.uninstallCommand(), a.statusCommand(),
 		a.endpointsCommand(), a.deliveriesCommand(), a.replaysCommand(), a.tokenCommand(), a.consoleCommand(), a.listenCommand(), a.versionCommand())
 	return root
-}
-
-// subcommandRequired returns an error for a word that is not the name of a command, and suggests
-// names that are like it.
-func subcommandRequired(cmd *cobra.Command, args []string) error {
-	if len(args) == 0 {
-		return nil
-	}
-	hint := ""
-	cmd.SuggestionsMinimumDistance = 2
-	if similar := cmd.SuggestionsFor(args[0]); len(similar) > 0 {
-		hint = "; did you mean " + strings.Join(similar, " or ") + "?"
-	}
-	return usagef(cmd, "unknown command %s%s", config.Quoted(args[0]), hint)
-}
-
-// mayBeEmpty are the flags whose empty value means what it says.
-var mayBeEmpty = []string{"description", "config"}
-
-// checkGiven refuses what no command can work with: a flag with an empty value, which is that of a
-// shell variable that is not set and would be as if the flag were not there, and what PostgreSQL
-// cannot hold.
-func (a *app) checkGiven(cmd *cobra.Command, args []string) (err error) {
-	if !slices.Contains(colorModes, a.color) {
-		return usagef(cmd, "--color is %s, must be %s", config.Quoted(a.color), strings.Join(colorModes, " or "))
-	}
-	for i, arg := range args {
-		if wrong := outbox.CheckText(arg); wrong != nil {
-			return usagef(cmd, "argument %d %v", i+1, wrong)
-		}
-	}
-	cmd.Flags().Visit(func(f *pflag.Flag) {
-		wrong := outbox.CheckText(f.Value.String())
-		switch {
-		case err != nil:
-		case wrong != nil && f.Name != "config": // the name of a file may be any bytes
-			err = usagef(cmd, "--%s %v", f.Name, wrong)
-		case (f.Value.String() == "" || f.Value.String() == "[]") && !slices.Contains(mayBeEmpty, f.Name):
-			err = usagef(cmd, "--%s is empty; give it a value, or leave it out", f.Name)
-		}
-	})
-	return err
 }
 
 func showHelp(cmd *cobra.Command, _ []string) error { return cmd.Help() }
