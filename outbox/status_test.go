@@ -81,7 +81,8 @@ func TestCommands_ReadALargeLogByItsIndexes(t *testing.T) {
 	    from generate_series(1, 100000) n`)
 	env.Exec(t, `insert into webhooks.attempts (event_id, endpoint_id, attempt, at) select 'evt_' || n, 'ep_1', 1, now() from generate_series(1, 10000) n`)
 	env.Exec(t, `insert into webhooks.replays (endpoint_id, venue, created) select 'ep_' || n, 'venue_' || n % 50, now() - make_interval(secs => n) from generate_series(1, 20000) n`)
-	env.Exec(t, `analyze webhooks.deliveries, webhooks.attempts, webhooks.replays`)
+	env.Exec(t, `insert into webhooks.endpoints (id, venue, url, events, secret) select 'ep_' || n, 'venue_' || n % 100, 'https://h.example/', '{*}', 's' from generate_series(1, 20000) n`)
+	env.Exec(t, `analyze webhooks.deliveries, webhooks.attempts, webhooks.replays, webhooks.endpoints`)
 	none, hour := (*time.Time)(nil), minutesAgo(60)
 	for name, query := range map[string]explained{
 		"newest":            logQuery(selectAllLog, DeliveryFilter{}, &cursor{}),
@@ -92,6 +93,8 @@ func TestCommands_ReadALargeLogByItsIndexes(t *testing.T) {
 		"unsuccessful":      logQuery(selectEndpointsUnsuccessful, DeliveryFilter{EndpointID: "ep_7", Statuses: []Status{Failed, Missed}}, &cursor{}),
 		"pending of one":    logQuery(selectEndpointsPending, DeliveryFilter{EndpointID: "ep_7", Statuses: []Status{Pending}}, &cursor{}),
 		"log of an event":   logQuery(selectEventLog, DeliveryFilter{EventID: "evt_77"}, &cursor{}),
+		"place of an event": {selectPlace, []any{"evt_77"}},
+		"venues":            {selectVenues, []any{"venue_1", 10}},
 		"known endpoint":    {endpointKnown, []any{"ep_7"}},
 		"stats":             {selectStats, []any{"ep_7", 60.0, statsBuckets - 1, statsRows}},
 		"candidates":        {selectCandidates, []any{"evt_77", "venue_a", "lead.created", maxDetails}},

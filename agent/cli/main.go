@@ -139,6 +139,7 @@ signed and with retries, to the endpoints that its venue has registered.`,
 	root.PersistentFlags().StringVar(&a.color, "color", colorAuto, "colours: `when` is "+strings.Join(colorModes, ", "))
 	root.AddCommand(a.runCommand(), a.initCommand(), a.configCommand(), a.checkCommand(), a.migrateCommand(), a.adoptCommand(), a.uninstallCommand(), a.statusCommand(),
 		a.endpointsCommand(), a.deliveriesCommand(), a.replaysCommand(), a.tokenCommand(), a.consoleCommand(), a.listenCommand(), a.versionCommand())
+	a.complete(root)
 	return root
 }
 
