@@ -142,7 +142,7 @@ func checkFollow(cmd *cobra.Command, listed *listFlags, repeated *watchFlags) er
 func (d *desk) listDeliveries(ctx context.Context, listed *listFlags, filter outbox.DeliveryFilter) error {
 	var last outbox.DeliveryPage
 	filter.Limit = listed.rows()
-	table := tableStream{p: d.out, columns: deliveryTable}
+	table := tableStream{p: d.out, columns: deliveryTable, whole: !listed.all}
 	n, err := list(ctx, listed, d.out, func(ctx context.Context) (p page[outbox.DeliveryInfo], err error) {
 		if last, err = d.search(ctx, filter); err != nil {
 			return p, err
@@ -169,8 +169,8 @@ func (d *desk) listDeliveries(ctx context.Context, listed *listFlags, filter out
 }
 
 // deliveryTable are the columns of a list of deliveries.
-var deliveryTable = []column{{name: "created"}, {name: "event", id: true}, {name: "type", flexible: true}, {name: "endpoint", id: true},
-	{name: "status", state: true}, {name: "tries"}, {name: "result", flexible: true}}
+var deliveryTable = []column{{name: "created"}, {name: "event", id: true}, {name: "type", flexible: true, least: 11}, {name: "endpoint", id: true},
+	{name: "status", state: true}, {name: "tries", optional: 1}, {name: "result", flexible: true, least: 17}}
 
 // deliveryRows makes the rows of deliveryTable.
 func deliveryRows(out *printer, deliveries []outbox.DeliveryInfo, now time.Time) (rows [][]string) {
@@ -209,7 +209,11 @@ func createdText(t *time.Time, layout string) string {
 func deliveryResult(d outbox.DeliveryInfo, now time.Time) string {
 	var parts []string
 	if d.Status == outbox.Pending && d.NextAttemptAt != nil {
-		parts = append(parts, "next "+formatAge(d.NextAttemptAt, now))
+		when := "next "
+		if d.NextAttemptAt.Before(now) {
+			when = "due "
+		}
+		parts = append(parts, when+formatAge(d.NextAttemptAt, now))
 	}
 	if d.LastError != "" && d.Status != outbox.Succeeded {
 		parts = append(parts, d.LastError)

@@ -69,7 +69,7 @@ func (a *app) endpointsListCommand() *cobra.Command {
 // listEndpoints prints one page of the endpoints, or all of them with --all.
 func (d *desk) listEndpoints(ctx context.Context, listed *listFlags, filter outbox.EndpointFilter) error {
 	filter.Limit = listed.rows()
-	table := tableStream{p: d.out, columns: endpointTable}
+	table := tableStream{p: d.out, columns: endpointTable, whole: !listed.all}
 	more := false
 	n, err := list(ctx, listed, d.out, func(ctx context.Context) (p page[outbox.EndpointInfo], err error) {
 		endpoints, err := d.db.AllVenues().Endpoints(ctx, filter)
@@ -129,8 +129,9 @@ func hideURLs(endpoints []outbox.EndpointInfo) {
 }
 
 // endpointTable are the columns of a list of endpoints.
-var endpointTable = []column{{name: "id", id: true}, {name: "venue", id: true}, {name: "host", flexible: true}, {name: "events", flexible: true},
-	{name: "failures"}, {name: "state", flexible: true, state: true}, {name: "last error", flexible: true}}
+var endpointTable = []column{{name: "id", id: true}, {name: "venue", id: true}, {name: "host", flexible: true, least: 12},
+	{name: "events", flexible: true}, {name: "failures"}, {name: "state", flexible: true, state: true, least: 14},
+	{name: "last error", flexible: true, least: 12, optional: 1}}
 
 // endpointRows makes the rows of endpointTable. The caller has hidden the URLs.
 func (d *desk) endpointRows(endpoints []outbox.EndpointInfo, now time.Time) (rows [][]string) {

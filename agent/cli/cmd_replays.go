@@ -77,7 +77,7 @@ func (a *app) replaysListCommand() *cobra.Command {
 // listReplays prints one page of the replays, or all of them with --all.
 func (d *desk) listReplays(ctx context.Context, listed *listFlags, filter outbox.ReplayFilter) error {
 	filter.Limit = listed.rows()
-	table := tableStream{p: d.out, columns: replayTable}
+	table := tableStream{p: d.out, columns: replayTable, whole: !listed.all}
 	n, err := list(ctx, listed, d.out, func(ctx context.Context) (p page[outbox.ReplayInfo], err error) {
 		p.rows, filter.Before, err = d.db.AllVenues().ListReplays(ctx, filter)
 		p.more = filter.Before != ""
@@ -130,8 +130,8 @@ func (d *desk) answerReplays(r outbox.ReplayInfo, err error) error {
 }
 
 // replayTable are the columns of a list of replays.
-var replayTable = []column{{name: "id", id: true}, {name: "endpoint", id: true}, {name: "venue", id: true}, {name: "state", state: true}, {name: "ended"},
-	{name: "not sent"}, {name: "set back"}, {name: "expected"}, {name: "per second"}, {name: "created"}, {name: "error", flexible: true}}
+var replayTable = []column{{name: "id", id: true}, {name: "endpoint", id: true}, {name: "venue", id: true, optional: 4}, {name: "state", state: true}, {name: "ended"},
+	{name: "not sent", optional: 1}, {name: "set back", optional: 2}, {name: "expected", optional: 3}, {name: "per second", optional: 5}, {name: "created"}, {name: "error", flexible: true}}
 
 // replayRows makes the rows of replayTable.
 func replayRows(replays []outbox.ReplayInfo, now time.Time) (rows [][]string) {

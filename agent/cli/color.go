@@ -49,11 +49,15 @@ var stateColors = map[string]string{
 
 // paintState colours the first word of text if it is a state.
 func (p *printer) paintState(text string) string {
-	word := text
-	if end := strings.IndexAny(text, " :,"); end >= 0 {
-		word = text[:end]
-	}
+	word := firstWord(text)
 	return p.paint(stateColors[word], word) + text[len(word):]
+}
+
+func firstWord(text string) string {
+	if end := strings.IndexAny(text, " :,…"); end >= 0 {
+		return text[:end]
+	}
+	return text
 }
 
 // paint gives text a colour, which may be "".

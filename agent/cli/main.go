@@ -68,8 +68,9 @@ func Main(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 
 // complain prints an error, one sentence a line.
 func (a *app) complain(err error) {
+	out := newPrinter(a.stderr, false)
 	for sentence := range strings.Lines(err.Error()) {
-		fmt.Fprintln(a.stderr, "webhook-agent: "+strings.TrimSpace(sentence))
+		out.line("webhook-agent: %s", strings.TrimSpace(sentence))
 	}
 }
 
@@ -130,6 +131,7 @@ signed and with retries, to the endpoints that its venue has registered.`,
 		DisableAutoGenTag: true,
 	}
 	root.SetFlagErrorFunc(badFlag)
+	root.SetHelpFunc(func(cmd *cobra.Command, _ []string) { a.printer().help(cmd) })
 	root.PersistentFlags().StringVar(&a.configPath, "config", "",
 		"configuration `file` (default $WEBHOOK_AGENT_CONFIG, ./"+localConfigPath+" if it exists, or "+systemConfigPath+")")
 	root.PersistentFlags().BoolVar(&a.asJSON, "json", false, "answer in JSON")

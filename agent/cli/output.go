@@ -2,14 +2,17 @@ package cli
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"io"
 	"os"
+	"regexp"
 	"strings"
 	"time"
 
 	"github.com/dustin/go-humanize"
+	"github.com/spf13/cobra"
 	"golang.org/x/term"
 
 	"github.com/quintago/webhook-agent/agent/config"
@@ -57,6 +60,31 @@ func (p *printer) line(format string, args ...any) {
 	indent := len(text) - len(words)
 	p.wrapped(text[:indent], indent, words, false)
 }
+
+// help prints what a command does and how it is used, wrapped to the terminal: paragraphs at blanks,
+// and what stands behind the name of a command or a flag below itself.
+func (p *printer) help(cmd *cobra.Command) {
+	for paragraph := range strings.SplitSeq(strings.TrimSpace(cmp.Or(cmd.Long, cmd.Short)), "\n\n") {
+		if p.width > 0 {
+			paragraph = strings.ReplaceAll(paragraph, "\n", " ")
+		}
+		for line := range strings.SplitSeq(paragraph, "\n") {
+			p.line("%s", line)
+		}
+		fmt.Fprintln(p.w)
+	}
+	for line := range strings.SplitSeq(strings.TrimSuffix(cmd.UsageString(), "\n"), "\n") {
+		end := describedAt.FindStringIndex(line)
+		if end == nil || p.width > 0 && end[1] > p.width-leastRoom {
+			p.line("%s", line)
+			continue
+		}
+		p.wrapped(line[:end[1]], end[1], line[end[1]:], false)
+	}
+}
+
+// describedAt matches what stands before a description in the usage of a command.
+var describedAt = regexp.MustCompile(`^ +\S+(?: \S+)*? {2,}`)
 
 // levelWidth is the width of the longest level of a finding.
 const levelWidth = 4

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/spf13/cobra"
 
 	"github.com/quintago/webhook-agent/agent/config"
 	"github.com/quintago/webhook-agent/outbox"
@@ -246,4 +247,49 @@ func TestPrinter_ColoursStatesAndKeepsTheirWords(t *testing.T) {
 	if diff := cmp.Diff(want, out.String()); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
+}
+
+func TestTable_LeavesOutWhatCanBeSparedInANarrowTerminal(t *testing.T) {
+	columns := []column{{name: "id", id: true}, {name: "empty"}, {name: "count", optional: 1}, {name: "pace", optional: 2}, {name: "text", flexible: true}}
+	rows := [][]string{{"ep_1", "", "1,234,567", "10,000", "some text of a length"}, {"ep_2", "", "7", "8", "other"}}
+	for width, want := range map[int]string{
+		60: "ID    COUNT      PACE    TEXT",
+		34: "ID    COUNT      PACE    TEXT",
+		28: "ID    COUNT      TEXT",
+		20: "ID    TEXT",
+	} {
+		var out bytes.Buffer
+		terminalPrinter(&out, width).table(columns, rows)
+		if got := strings.SplitN(out.String(), "\n", 2)[0]; got != want {
+			t.Errorf("%d columns: %q, want %q", width, got, want)
+		}
+	}
+	var out bytes.Buffer
+	stream := tableStream{p: terminalPrinter(&out, 28), columns: columns}
+	stream.add(rows)
+	stream.add([][]string{{"ep_3", "x", "9", "9", "more"}})
+	if want := "ID    EMPTY  TEXT\nep_1         some text of a…\nep_2         other\nep_3  x      more\n"; out.String() != want {
+		t.Errorf("rows that come later: %q, want %q", out.String(), want)
+	}
+	newPrinter(&out, false).table(columns, rows)
+	if !strings.Contains(out.String(), "ep_1\t\t1,234,567\t10,000\tsome text of a length\n") {
+		t.Errorf("a pipe lacks a column: %s", out.String())
+	}
+}
+
+func TestHelp_FitsTheTerminal(t *testing.T) {
+	var walk func(cmd *cobra.Command)
+	walk = func(cmd *cobra.Command) {
+		for _, sub := range cmd.Commands() {
+			walk(sub)
+		}
+		var out bytes.Buffer
+		terminalPrinter(&out, 72).help(cmd)
+		for line := range strings.Lines(out.String()) {
+			if line = strings.TrimSpace(line); textWidth(line) > 72 && strings.ContainsRune(line, ' ') {
+				t.Errorf("%s: %s", cmd.CommandPath(), line)
+			}
+		}
+	}
+	walk((&app{}).rootCommand())
 }

@@ -13,12 +13,14 @@ type column struct {
 	name     string
 	flexible bool // a text, which is cut at its end
 	id       bool // ids, which are cut in the middle
-	state    bool // texts that begin with a state, which is coloured
+	state    bool // texts that begin with a state, which is coloured and stays whole
+	least    int  // a text is cut below this width only when everything is narrow; 0 for wantedWidth
+	optional int  // the column with the highest number is left out first where there is no room; 0 stays
 }
 
 const (
 	columnGap    = 2
-	easyWidth    = 18 // texts are cut to this before ids are cut
+	easyWidth    = 32 // texts are cut to this before ids are cut
 	wantedWidth  = 8  // a column is cut below this only when every column is that narrow
 	minimalWidth = 2  // no column is cut below this
 )
@@ -27,7 +29,7 @@ const (
 // width of the terminal. Elsewhere a row is a line of whole cells with tabs between them, for cut
 // and awk: sink.Printable lets no tab and no line break into a cell.
 func (p *printer) table(columns []column, rows [][]string) {
-	table := tableStream{p: p, columns: columns}
+	table := tableStream{p: p, columns: columns, whole: true}
 	table.add(rows)
 }
 
@@ -38,8 +40,9 @@ const contextRows = 200
 type tableStream struct {
 	p       *printer
 	columns []column
-	before  [][]string // the last rows, as they were printed but whole
-	headed  bool
+	whole   bool       // all rows come at once, so a column without a value can be left out
+	kept    []int      // the columns that are shown, which the first rows decide
+	before  [][]string // the last rows, as they were given
 }
 
 // add prints further rows.
@@ -60,38 +63,72 @@ func (t *tableStream) add(rows [][]string) {
 	if len(rows) == 0 {
 		return
 	}
+	first := t.kept == nil
+	if first {
+		t.keep(lines)
+	}
+	columns := pick(t.columns, t.kept)
+	for i, cells := range lines {
+		lines[i] = pick(cells, t.kept)
+	}
 	all := slices.Concat(t.before, lines)
-	widths := t.p.columnWidths(t.columns, all)
+	widths := t.p.columnWidths(columns, all)
 	t.before = all[max(0, len(all)-contextRows):]
-	t.printHead(widths)
+	if first {
+		heads := make([]string, len(columns))
+		for i, c := range columns {
+			heads[i] = pad(strings.ToUpper(c.name), widths[i])
+		}
+		fmt.Fprintln(t.p.w, t.p.paint(bold, joinCells(heads)))
+	}
 	for _, cells := range lines {
-		fmt.Fprintln(t.p.w, t.fit(cells, widths))
+		fmt.Fprintln(t.p.w, t.p.fit(columns, cells, widths))
 	}
 }
 
-// printHead prints the heads of the columns, once.
-func (t *tableStream) printHead(widths []int) {
-	if t.headed {
-		return
+// keep decides which columns are shown: not those in which no row has a value, and not those that
+// can be spared where the others would be cut too much.
+func (t *tableStream) keep(lines [][]string) {
+	for i := range t.columns {
+		if !t.whole || slices.ContainsFunc(lines, func(cells []string) bool { return cells[i] != "" }) {
+			t.kept = append(t.kept, i)
+		}
 	}
-	t.headed = true
-	heads := make([]string, len(t.columns))
-	for i, c := range t.columns {
-		heads[i] = pad(strings.ToUpper(c.name), widths[i])
+	natural, least := measureColumns(t.columns, lines)
+	for t.p.width > 0 {
+		total, spared := columnGap*(len(t.kept)-1), -1
+		for place, i := range t.kept {
+			total += min(natural[i], least[i])
+			if c := t.columns[i]; c.optional > 0 && (spared < 0 || c.optional > t.columns[t.kept[spared]].optional) {
+				spared = place
+			}
+		}
+		if total <= t.p.width || spared < 0 {
+			return
+		}
+		t.kept = slices.Delete(t.kept, spared, spared+1)
 	}
-	fmt.Fprintln(t.p.w, t.p.paint(bold, joinCells(heads)))
+}
+
+// pick returns those elements of a list that are at the given places.
+func pick[T any](list []T, places []int) []T {
+	picked := make([]T, len(places))
+	for i, place := range places {
+		picked[i] = list[place]
+	}
+	return picked
 }
 
 // fit makes a line of cells, cut to the widths of their columns.
-func (t *tableStream) fit(cells []string, widths []int) string {
+func (p *printer) fit(columns []column, cells []string, widths []int) string {
 	line := make([]string, len(cells))
-	for i, c := range t.columns {
+	for i, c := range columns {
 		text := cells[i]
 		if c.id {
 			text = cutMiddle(text, widths[i])
 		}
 		if line[i] = pad(text, widths[i]); c.state {
-			line[i] = t.p.paintState(line[i])
+			line[i] = p.paintState(line[i])
 		}
 	}
 	return joinCells(line)
@@ -108,29 +145,45 @@ type step struct {
 	least func(i int) int
 }
 
-// columnWidths returns the width of each column in cells of the terminal: that of its widest text,
-// less what does not fit. It shortens texts to an easy width, then ids as far as they still differ,
-// then texts again, and at last everything.
-func (p *printer) columnWidths(columns []column, lines [][]string) []int {
-	widths, shortest := make([]int, len(columns)), make([]int, len(columns))
+// measureColumns returns the width of each column in cells of the terminal, that of its widest text,
+// and the least width at which it is still of use: an id that differs from the others, a whole
+// number, the word of a state.
+func measureColumns(columns []column, lines [][]string) (natural, least []int) {
+	natural, least = make([]int, len(columns)), make([]int, len(columns))
 	for i, c := range columns {
 		texts := make([]string, len(lines))
-		widths[i] = textWidth(c.name)
+		natural[i], least[i] = textWidth(c.name), max(c.least, wantedWidth)
 		for j, cells := range lines {
 			texts[j] = cells[i]
-			widths[i] = max(widths[i], textWidth(cells[i]))
+			natural[i] = max(natural[i], textWidth(cells[i]))
+			if c.state {
+				least[i] = max(least[i], textWidth(firstWord(cells[i]))+1)
+			}
 		}
-		if c.id {
-			shortest[i] = max(textWidth(c.name), shortestCut(texts))
+		switch {
+		case c.id:
+			least[i] = max(textWidth(c.name), shortestCut(texts))
+		case !c.flexible:
+			least[i] = natural[i]
 		}
 	}
+	return natural, least
+}
+
+// columnWidths returns the widths of columns: the natural ones, less what does not fit. It shortens
+// texts to an easy width, then ids as far as they still differ, then texts again, and at last
+// everything.
+func (p *printer) columnWidths(columns []column, lines [][]string) []int {
+	widths, least := measureColumns(columns, lines)
 	if p.width == 0 {
 		return widths
 	}
+	leastOf := func(i int) int { return least[i] }
 	for _, s := range []step{
-		{isText, to(easyWidth)},
-		{isID, func(i int) int { return shortest[i] }},
-		{isText, to(wantedWidth)},
+		{isText, func(i int) int { return max(easyWidth, least[i]) }},
+		{isID, leastOf},
+		{isText, leastOf},
+		{isPlainText, to(wantedWidth)},
 		{isAny, to(wantedWidth)},
 		{isText, to(minimalWidth)},
 		{isAny, to(minimalWidth)},
@@ -160,9 +213,10 @@ func (s step) shorten(columns []column, widths []int, room int) {
 	}
 }
 
-func isText(c column) bool { return c.flexible }
-func isID(c column) bool   { return c.id }
-func isAny(column) bool    { return true }
+func isText(c column) bool      { return c.flexible }
+func isPlainText(c column) bool { return c.flexible && !c.state }
+func isID(c column) bool        { return c.id }
+func isAny(column) bool         { return true }
 
 // to returns the same width for each column.
 func to(width int) func(int) int { return func(int) int { return width } }
