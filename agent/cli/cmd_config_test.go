@@ -18,12 +18,10 @@ func TestConfigValidate_SaysWhereEachValueComesFrom(t *testing.T) {
 	t.Setenv("WEBHOOK_AGENT_LOG_LEVEL", "debug")
 	t.Setenv("WEBHOOK_AGENT_TOKEN", "sentinel")
 	status, stdout, stderr := run(t, "config", "validate", "--database-url", nowhere)
-	want := `ok
-KEY               VALUE       COMES FROM
-database.url      [redacted]  --database-url
-delivery.timeout  20s         webhook-agent.toml
-log.level         debug       WEBHOOK_AGENT_LOG_LEVEL
-notice: the environment variable "WEBHOOK_AGENT_TOKEN" names no key, and no value refers to it by env:WEBHOOK_AGENT_TOKEN, so it is not used
+	want := "ok\n" +
+		"database.url\t[redacted]\t--database-url\n" +
+		"delivery.timeout\t20s\twebhook-agent.toml\n" +
+		"log.level\tdebug\tWEBHOOK_AGENT_LOG_LEVEL\n" + `notice: the environment variable "WEBHOOK_AGENT_TOKEN" names no key, and no value refers to it by env:WEBHOOK_AGENT_TOKEN, so it is not used
 `
 	if status != exitFine || stdout != want || stderr != "" {
 		t.Errorf("status %d: %s%s\nwant %s", status, stdout, stderr, want)

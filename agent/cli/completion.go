@@ -137,7 +137,7 @@ func (a *app) fromDatabase(cmd *cobra.Command, find completer, head, word string
 	const directive = cobra.ShellCompDirectiveNoFileComp | cobra.ShellCompDirectiveKeepOrder
 	ctx, cancel := context.WithTimeout(cmd.Context(), completionTimeout)
 	defer cancel()
-	cfg, err := a.config()
+	cfg, err := a.load()
 	if err != nil {
 		return nil, directive
 	}
