@@ -6,7 +6,7 @@ RUN go mod download
 COPY . .
 ARG VERSION=dev
 RUN CGO_ENABLED=0 go build -trimpath -buildvcs=false \
-    -ldflags "-s -w -X github.com/quintago/webhook-agent/agent.version=${VERSION}" -o /webhook-agent .
+    -ldflags "-s -w -X github.com/quintago/webhook-agent/agent/cli.version=${VERSION}" -o /webhook-agent .
 
 FROM scratch
 COPY --from=build /etc/ssl/certs/ca-certificates.crt /etc/ssl/certs/

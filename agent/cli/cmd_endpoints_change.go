@@ -267,7 +267,7 @@ enabled. The command ends with status 1 when the attempt failed.`,
   webhook-agent endpoints test ep_01K5M2 --json | jq .error`,
 		Args: exactly(1, "an endpoint id"),
 		RunE: a.withDatabase(func(ctx context.Context, d *desk, args []string) error {
-			webhook, err := d.cfg.NewWebhook(ctx, version, 1, nil)
+			webhook, err := d.cfg.NewWebhook(ctx, agentVersion(), 1, nil)
 			if err != nil {
 				return err
 			}

@@ -9,7 +9,6 @@ import (
 	"io/fs"
 	"log/slog"
 	"os"
-	"runtime"
 	"strings"
 	"time"
 
@@ -19,10 +18,6 @@ import (
 	"github.com/quintago/webhook-agent/agent/config"
 	"github.com/quintago/webhook-agent/outbox"
 )
-
-// version is set by the linker: -ldflags "-X
-// github.com/quintago/webhook-agent/agent/cli.version=v1.2.3".
-var version = "dev"
 
 // The exit statuses of the program.
 const (
@@ -139,6 +134,7 @@ signed and with retries, to the endpoints that its venue has registered.`,
 		"database `URL` in place of the configured one, for a role that may do more; better as env:NAME or file:/path, since other users of this machine can read a command line")
 	root.PersistentFlags().BoolVar(&a.noTrunc, "no-trunc", false, "show all, also what is wider than the terminal")
 	root.PersistentFlags().StringVar(&a.color, "color", colorAuto, "colours: `when` is "+strings.Join(colorModes, ", "))
+	addVersionFlag(root)
 	root.AddCommand(a.runCommand(), a.initCommand(), a.configCommand(), a.checkCommand(), a.migrateCommand(), a.adoptCommand(), a.uninstallCommand(), a.statusCommand(),
 		a.endpointsCommand(), a.deliveriesCommand(), a.replaysCommand(), a.tokenCommand(), a.consoleCommand(), a.listenCommand(), a.versionCommand())
 	a.complete(root)
@@ -177,29 +173,9 @@ over when the first is gone.`,
 			log := config.NewLogger(a.stderr, cfg.Log)
 			slog.SetDefault(log) // some libraries know only the standard logger
 			return agent.Run(cmd.Context(), agent.Options{
-				Config: cfg, Log: log, Version: version,
+				Config: cfg, Log: log, Version: agentVersion(),
 				Endpoints: func(n int) { tuneMemory(cfg.Delivery.QueueMemory, n) },
 			})
-		},
-	}
-}
-
-func (a *app) versionCommand() *cobra.Command {
-	return &cobra.Command{
-		Use:     "version",
-		Short:   "Print the version",
-		Example: "  webhook-agent version --json",
-		Args:    noArguments,
-		RunE: func(*cobra.Command, []string) error {
-			if out := a.printer(); !out.asJSON {
-				out.line("webhook-agent %s (%s, schema %d)", version, runtime.Version(), outbox.SchemaVersion())
-				return nil
-			}
-			return a.printer().json(struct {
-				Version string `json:"version"`
-				Go      string `json:"go"`
-				Schema  int    `json:"schema"`
-			}{version, runtime.Version(), outbox.SchemaVersion()})
 		},
 	}
 }
