@@ -3,13 +3,15 @@
 # PostgreSQL 14 or newer, which they start themselves (testenv/find.go says how they are found).
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test test-versions test-browser screenshots torture torture-short mutants zoo bench bench-short check check-targets format vet lint lint-api lint-tools race differences fuzz tidy vulnerabilities have-golangci-lint have-deadcode have-govulncheck clean
+.PHONY: help build demo test test-versions test-browser screenshots torture torture-short mutants zoo bench bench-short check check-targets format vet lint lint-api lint-tools race differences fuzz tidy vulnerabilities release release-tools test-release have-golangci-lint have-deadcode have-govulncheck clean
 
 VERSION  := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 LDFLAGS  := -s -w -X github.com/quintago/webhook-agent/agent/cli.version=$(VERSION)
 # LDFLAGS sets the version, so Go must not ask git for it (-buildvcs=false). That would fail if the
 # checkout belongs to another user, as in a container.
 GO_BUILD := CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags '$(LDFLAGS)'
+# RELEASE builds a release into dist. It says nothing to the linker, since Go records the version.
+RELEASE   = go run ./release -nfpm $(NFPM) -cyclonedx $(CYCLONEDX)
 # This is a number of inputs and not a time. With a time, Go sometimes reports its end as a failure
 # ("context deadline exceeded").
 FUZZTIME ?= 8000x
@@ -27,6 +29,9 @@ GO_TEST  := go test -timeout 30m -parallel 6
 GOLANGCI_LINT = $(TOOLS)/golangci-lint@v2.15.0/golangci-lint
 DEADCODE      = $(TOOLS)/deadcode@v0.52.0/deadcode
 GOVULNCHECK   = $(TOOLS)/govulncheck@v1.9.0/govulncheck
+# These are the tools of release. Newer versions of nfpm need a module that the proxy does not serve.
+NFPM          = $(TOOLS)/nfpm@v2.45.2/nfpm
+CYCLONEDX     = $(TOOLS)/cyclonedx-gomod@v1.10.0/cyclonedx-gomod
 TOOLS        := $(dir $(shell go env GOCACHE))quintago-tools/$(shell go env GOVERSION)
 
 help: ## list the targets
@@ -79,7 +84,7 @@ bench: build ## measure the agent beside a bare POST loop and other floors, in o
 bench-short: ARGS = -short
 bench-short: bench ## the same with hardly anything, to see that it works
 
-CHECKS := format vet lint lint-api race test-browser differences fuzz tidy bench-short vulnerabilities
+CHECKS := format vet lint lint-api race test-browser test-release differences fuzz tidy bench-short vulnerabilities
 check: $(CHECKS) ## what continuous integration runs, beside a demo and the tests with the oldest PostgreSQL
 
 # .ci/run runs them one by one, to say how long each takes.
@@ -92,18 +97,28 @@ format: ## fail when a file is not formatted by gofmt
 vet: ## run go vet
 	go vet ./...
 	go vet -tags browser ./testenv/browser ./agent/console
+	go vet -tags release ./release/install
 
 # deadcode exits with 0 even if it finds something.
 lint: have-golangci-lint have-deadcode ## run golangci-lint as .golangci.yml says, and deadcode
 	$(GOLANGCI_LINT) run
-	@echo '$(DEADCODE) -test -tags nethttp,crashpoints,browser ./...'
-	@found=$$($(DEADCODE) -test -tags nethttp,crashpoints,browser ./...) || exit 1; \
+	@echo '$(DEADCODE) -test -tags nethttp,crashpoints,browser,release ./...'
+	@found=$$($(DEADCODE) -test -tags nethttp,crashpoints,browser,release ./...) || exit 1; \
 		if [ -n "$$found" ]; then echo "nothing calls these functions, and no test does:"; echo "$$found"; exit 1; fi
 
 lint-api: ## check the document of the HTTP API by the recommended rules of redocly, which npm fetches
 	npx --yes @redocly/cli@2.30.0 lint --extends=recommended --format=stylish --max-problems=20 agent/api/testdata/openapi.json
 
 lint-tools: $(GOLANGCI_LINT) $(DEADCODE) $(GOVULNCHECK) ## install the tools of lint and vulnerabilities in the user's cache folder
+
+release: $(NFPM) $(CYCLONEDX) ## build a release into dist and upload nothing; ARGS='-only linux_amd64' for one target
+	@$(RELEASE) $(ARGS)
+
+release-tools: $(NFPM) $(CYCLONEDX) ## install the tools of release in the user's cache folder
+
+# The tag keeps these tests apart: they boot systemd in namespaces of their own, and install there.
+test-release: $(NFPM) $(CYCLONEDX) ## build a release for this machine, install and run its packages; needs root
+	NFPM=$(NFPM) CYCLONEDX=$(CYCLONEDX) go test -timeout 15m -count=1 -tags release ./release/install
 
 # install_tool installs the package $(1) at the version in the name of the target's folder. It gives
 # the folder this name only when the folder is complete.
@@ -122,6 +137,12 @@ $(DEADCODE):
 
 $(GOVULNCHECK):
 	$(call install_tool,golang.org/x/vuln/cmd/govulncheck)
+
+$(NFPM):
+	$(call install_tool,github.com/goreleaser/nfpm/v2/cmd/nfpm)
+
+$(CYCLONEDX):
+	$(call install_tool,github.com/CycloneDX/cyclonedx-gomod/cmd/cyclonedx-gomod)
 
 have-golangci-lint: TOOL = $(GOLANGCI_LINT)
 have-deadcode:      TOOL = $(DEADCODE)
@@ -166,5 +187,5 @@ vulnerabilities: have-govulncheck ## run govulncheck; say so where it cannot rea
 		*) exit $$status ;; \
 		esac
 
-clean: ## remove what build and demo made
-	rm -rf bin
+clean: ## remove what build, demo and release made
+	rm -rf bin dist

@@ -85,6 +85,7 @@ func TestRepository_ImportsGoDownward(t *testing.T) {
 		"secret":            nil,
 		"testenv":           nil,
 		"testenv/demo":      {"testenv"},
+		"release":           {"agent/cli"}, // what the manual and the completions are made from
 
 		"testenv/bench":   {"testenv", "outbox", "sink", "secret", "agent/access"}, // the client and the lists without the agent
 		"testenv/torture": {"testenv"},
@@ -206,7 +207,11 @@ func TestCompose_HoldsAConfigurationThatLoads(t *testing.T) {
 }
 
 func TestShellScripts_Parse(t *testing.T) {
-	for _, script := range []string{".ci/run", "testenv/demo/install.sh"} {
+	scripts, err := filepath.Glob("release/*/*.sh")
+	if err != nil || len(scripts) == 0 {
+		t.Fatalf("%d scripts of releases, %v", len(scripts), err)
+	}
+	for _, script := range append(scripts, ".ci/run", "testenv/demo/install.sh") {
 		if out, err := exec.Command("bash", "-n", script).CombinedOutput(); err != nil {
 			t.Errorf("%s: %v\n%s", script, err, out)
 		}

@@ -107,6 +107,11 @@ type app struct {
 	color          string // --color
 }
 
+// Command returns the command line, for what describes it: manual pages and completions.
+func Command() *cobra.Command {
+	return (&app{stdout: io.Discard, stderr: io.Discard, getenv: os.Getenv}).rootCommand()
+}
+
 func (a *app) rootCommand() *cobra.Command {
 	root := &cobra.Command{
 		Use:   "webhook-agent",

@@ -59,7 +59,9 @@ func TestVersion_OfABinaryIsTheSameByCommandAndFlag(t *testing.T) {
 	if flag := run("--version"); flag != line {
 		t.Errorf("--version: %q, version: %q", flag, line)
 	}
-	var answer struct{ Version string }
+	var answer struct {
+		Version string `json:"version"`
+	}
 	if err := json.Unmarshal([]byte(run("version", "--json")), &answer); err != nil || answer.Version != "v1.2.3-test" {
 		t.Errorf("version --json: %+v, %v", answer, err)
 	}
