@@ -41,7 +41,8 @@ type Delivery struct {
 	undated      bool   // Created does not help to identify the event
 	entry        *entry // the entry that waits for the first row; owned by the Ledger
 	recorded     bool   // has a row; owned by the Ledger
-	hadSucceeded bool   // had succeeded before the replay ReplayID
+	hasFormer    bool   // what it was before the replay ReplayID is known
+	hadSucceeded bool   // had succeeded before that
 }
 
 // DeliveryBytes is about how many bytes of memory a Delivery takes without its body.

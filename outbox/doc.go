@@ -65,8 +65,8 @@
 //
 // A replay sets deliveries that have ended back to pending, in steps of the Ledger (replayJob), and counts how each ends. One that
 // ends without an attempt, since its endpoint is off meanwhile or its event is gone, counts as unsent, and a replay with any of those
-// ends as failed with the reason. A delivery keeps what it was (deliveries.former). One that had succeeded is so again where the
-// replay does not attempt it to the end. Where the endpoint is off before all are set back, the rest is counted and not touched.
+// ends as failed with the reason. A delivery keeps what it was (deliveries.former). It is so again where the endpoint is off before
+// the delivery has ended, and where the replay is canceled; one that had succeeded also where it cannot be attempted. Where the endpoint is off before all are set back, the rest is counted and not touched.
 // Named events without a delivery that fits count as unsent, too.
 //
 // A step sets back only while fewer than 500 deliveries of the replay are pending (lookAhead), and what its pace allows. The pace

@@ -83,7 +83,7 @@ func (j *missJob) stop(endpointID string, version int) (counterLeft bool) {
 
 var missPending = pieces{"end or restore": endOrRestore("p.former", "p.reason")}.in(`
 with picked as (
-    select d.endpoint_id, d.event_id, d.attempts, w.reason, case when d.replay_id is not null and ` + formerlySucceeded + ` then d.former end as former
+    select d.endpoint_id, d.event_id, d.attempts, w.reason, case when d.replay_id is not null then d.former end as former
     from unnest($1::text[], $2::text[]) w (endpoint_id, reason),
          lateral (select endpoint_id, event_id, attempts, replay_id, former from webhooks.deliveries
                   where endpoint_id = w.endpoint_id and status = 'pending'

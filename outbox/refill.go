@@ -54,13 +54,13 @@ type dueRow struct {
 // the event. Otherwise the stream may have brought an event that queries do not see yet.
 const selectDueRows = `
 select d.event_id, w.endpoint_id, d.venue, d.type, d.created, d.attempts, coalesce(d.replay_id, ''),
-       d.replay_id is not null and ` + formerlySucceeded + `, webhooks.handed_over(d.row_xmin, pg_current_snapshot()), null::timestamptz
+       d.replay_id is not null and former is not null, d.replay_id is not null and ` + formerlySucceeded + `, webhooks.handed_over(d.row_xmin, pg_current_snapshot()), null::timestamptz
 from unnest($1::text[], $2::int[]) w (endpoint_id, "limit"),
      lateral (select xmin as row_xmin, * from webhooks.deliveries
               where endpoint_id = w.endpoint_id and status = 'pending' and next_attempt_at <= $3
               order by next_attempt_at limit w."limit") d
 union all
-select null, w.endpoint_id, '', '', null, 0, '', false, true, n.next_attempt_at
+select null, w.endpoint_id, '', '', null, 0, '', false, false, true, n.next_attempt_at
 from unnest($1::text[]) w (endpoint_id),
      lateral (select next_attempt_at from webhooks.deliveries
               where endpoint_id = w.endpoint_id and status = 'pending' and next_attempt_at > $3
@@ -115,7 +115,7 @@ func (slot *Slot) dueRows(ctx context.Context, wants []Want, now time.Time, refi
 		d := dueRow{Delivery: &Delivery{recorded: true, Refilled: true}}
 		var eventID *string
 		var created, next *time.Time
-		if err := row.Scan(&eventID, &d.EndpointID, &d.Venue, &d.Type, &created, &d.Attempts, &d.ReplayID, &d.hadSucceeded, &d.settled, &next); err != nil {
+		if err := row.Scan(&eventID, &d.EndpointID, &d.Venue, &d.Type, &created, &d.Attempts, &d.ReplayID, &d.hasFormer, &d.hadSucceeded, &d.settled, &next); err != nil {
 			return struct{}{}, err
 		}
 		r := refills[d.EndpointID]

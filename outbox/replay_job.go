@@ -520,10 +520,11 @@ update webhooks.deliveries d set ${end or restore}
 from unnest($1::text[], $2::text[], $3::text[]) x (event_id, endpoint_id, replay_id)
 where d.event_id = x.event_id and d.endpoint_id = x.endpoint_id and d.replay_id = x.replay_id and d.status = 'pending'`)
 
-// restores reports whether the delivery is to be what it was before its replay: one that had succeeded, and that nobody
-// has attempted to the end.
+// restores reports whether the delivery is to be what it was before its replay: one that is not sent since its endpoint is off,
+// and one that had succeeded and is not attempted at all. What had failed before, and cannot be attempted for another reason,
+// says that reason.
 func (r *Record) restores() bool {
-	return r.Delivery.hadSucceeded && (r.Status == Missed || r.unsent())
+	return r.Delivery.hasFormer && r.Status == Missed || r.Delivery.hadSucceeded && r.unsent()
 }
 
 // unsent reports whether the delivery has ended without an attempt in this round.
