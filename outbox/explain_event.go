@@ -55,6 +55,8 @@ type EndpointVerdict struct {
 	// Verdict is the status of the delivery, or why there is none: see the constants.
 	Verdict string `json:"verdict"`
 	Text    string `json:"text"` // the same as a sentence
+	// Patterns are the event types that the endpoint asks for now. It has none when it was removed.
+	Patterns []string `json:"-"`
 	// Format and Args are Text in parts, for who translates it.
 	Format string `json:"-"`
 	Args   []any  `json:"-"`
@@ -173,7 +175,7 @@ func (v view) EventTypes(ctx context.Context) (types []EventTypeInfo, err error)
 // what the log has of it. Those with a delivery come first, also when they were removed.
 const selectCandidates = `
 select id, host, events, created, disabled_at is not null, unusable, status, attempts, last_error from (
-    select d.endpoint_id as id, webhooks.url_host(e.url) as host, '{}'::text[]::text as events, null::timestamptz as created,
+    select d.endpoint_id as id, webhooks.url_host(e.url) as host, coalesce(e.events, '{}')::text as events, null::timestamptz as created,
            null::timestamptz as disabled_at, '' as unusable, d.status, d.attempts, coalesce(d.last_error, '') as last_error, 1 as choice
     from webhooks.deliveries d left join webhooks.endpoints e on e.id = d.endpoint_id
     where d.event_id = $1 and d.venue = $2 and d.type = $3{ and d.venue = @venue}
@@ -245,7 +247,7 @@ func scanCandidate(row pgx.CollectableRow) (c candidateEndpoint, err error) {
 // judge says what came of the event for an endpoint. offered are the patterns of outbox.types.
 func (x *EventExplanation) judge(c candidateEndpoint, offered Patterns) EndpointVerdict {
 	verdict := func(verdict, format string, args ...any) EndpointVerdict {
-		return EndpointVerdict{EndpointID: c.id, Host: c.host, Verdict: verdict, Text: fmt.Sprintf(format, args...), Format: format, Args: args}
+		return EndpointVerdict{EndpointID: c.id, Host: c.host, Patterns: c.events, Verdict: verdict, Text: fmt.Sprintf(format, args...), Format: format, Args: args}
 	}
 	now, why := "", "" // what is true of the endpoint besides
 	switch {

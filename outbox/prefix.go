@@ -77,14 +77,11 @@ func (v AllVenues) EventID(ctx context.Context, given string) (string, error) {
 
 // wholeID returns the one id that begins with given.
 func (v AllVenues) wholeID(ctx context.Context, kind, given string, lookups []prefixLookup) (id string, err error) {
-	if v.db == nil {
-		return "", errNoVenue
-	}
 	if given == "" { // every id begins so
 		return "", nil
 	}
 	var found []string
-	err = v.db.look(ctx, "look for an id", func(tx pgx.Tx) error {
+	err = v.lookAll(ctx, "look for an id", func(tx pgx.Tx) error {
 		found = nil
 		for _, l := range lookups {
 			ids, err := queryRows(ctx, tx, l.sql, pgx.RowTo[string], given, l.from, prefixWalk, shownCandidates+1)

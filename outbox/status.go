@@ -98,23 +98,11 @@ order by updated desc, id limit $1`
 // Overview looks at the agent's tables and its slot. It counts within bounds only, so it is cheap at any size of the log.
 func (db *DB) Overview(ctx context.Context) (o Overview, err error) {
 	err = db.look(ctx, "read the status", func(tx pgx.Tx) error {
-		leaders, err := queryRows(ctx, tx, selectLeaderInfo, func(row pgx.CollectableRow) (l LeaderInfo, err error) {
-			err = row.Scan(&l.Holder, &l.Epoch, &l.LSN, &l.Recovering, &l.Updated)
-			return l, err
-		}, db.cfg.Slot)
+		leading, err := readLeading(ctx, tx, db.cfg.Slot)
 		if err != nil {
 			return err
 		}
-		if len(leaders) > 0 {
-			o.Leader = &leaders[0]
-		}
-		slots, err := queryRows(ctx, tx, selectSlotInfo, scanSlotInfo, db.cfg.Slot)
-		if err != nil {
-			return err
-		}
-		if len(slots) > 0 {
-			o.Slot = &slots[0]
-		}
+		o.Leader, o.Slot = leading.Leader, leading.Slot
 		d := &o.Deliveries
 		if err := tx.QueryRow(ctx, selectPending, MaxOverviewCount).Scan(&d.Pending, moment{&d.OldestPending}, moment{&d.NextAttempt}); err != nil {
 			return err
