@@ -13,7 +13,6 @@ import (
 
 	"github.com/quintago/webhook-agent/agent/config"
 	"github.com/quintago/webhook-agent/outbox"
-	"github.com/quintago/webhook-agent/sink"
 )
 
 func (a *app) deliveriesCommand() *cobra.Command {
@@ -109,6 +108,10 @@ are recorded, and again those that have changed, as long as their events were cr
 			return errors.Join(repeated.check(cmd), listed.check(cmd))
 		},
 		RunE: a.withDatabase(func(ctx context.Context, d *desk, _ []string) error {
+			var err error
+			if filter.EndpointID, err = d.loggedEndpointID(ctx, filter.EndpointID); err != nil {
+				return err
+			}
 			listed.printer(d.out)
 			if following {
 				return a.follow(ctx, d, repeated.interval.every, filter, listed.limit)
@@ -226,47 +229,6 @@ func deliveryResult(d outbox.DeliveryInfo, now time.Time) string {
 	return strings.Join(parts, ", ")
 }
 
-// eventDeliveries is the answer of the command deliveries show.
-type eventDeliveries struct {
-	EventID    string                  `json:"event_id"`
-	Venue      string                  `json:"venue"`
-	Type       string                  `json:"type"`
-	Created    *time.Time              `json:"created"`
-	Deliveries []outbox.DeliveryDetail `json:"deliveries"`
-}
-
-func (a *app) deliveriesShowCommand() *cobra.Command {
-	return &cobra.Command{
-		Use:   "show EVENT_ID [ENDPOINT_ID]",
-		Short: "Show where an event went, attempt by attempt, and what comes next",
-		Example: `  webhook-agent deliveries show evt_01K5M3
-  webhook-agent deliveries show evt_01K5M3 ep_01K5M2 --json`,
-		Args: func(cmd *cobra.Command, args []string) error {
-			if len(args) != 1 && len(args) != 2 {
-				return usagef(cmd, "%s takes an event id and may take an endpoint id, got %d arguments", cmd.CommandPath(), len(args))
-			}
-			return nil
-		},
-		RunE: a.withDatabase(func(ctx context.Context, d *desk, args []string) error {
-			endpointID := ""
-			if len(args) == 2 {
-				endpointID = args[1]
-			}
-			details, err := d.db.AllVenues().EventDeliveries(ctx, args[0], endpointID)
-			if err != nil {
-				return err
-			}
-			first := details[0]
-			event := eventDeliveries{first.EventID, first.Venue, first.Type, first.Created, details}
-			if d.out.asJSON {
-				return d.out.json(event)
-			}
-			printEventDeliveries(d, event, time.Now())
-			return nil
-		}),
-	}
-}
-
 // maxSearches is how many parts of the log one command searches.
 const maxSearches = 50
 
@@ -286,72 +248,6 @@ func (d *desk) search(ctx context.Context, f outbox.DeliveryFilter) (page outbox
 	}
 	page.Deliveries = found
 	return page, nil
-}
-
-func printEventDeliveries(d *desk, event eventDeliveries, now time.Time) {
-	d.out.fields([]field{
-		{"event", event.EventID},
-		{"type", event.Type},
-		{"venue", event.Venue},
-		{"created", formatTime(event.Created, now)},
-	})
-	for _, delivery := range event.Deliveries {
-		d.out.line("")
-		d.out.fields([]field{
-			{"endpoint", delivery.EndpointID},
-			{"status", fmt.Sprintf("%s: %s", delivery.Status, deliveryReason(delivery, 1+len(d.cfg.Delivery.Retries), now))},
-			{"finished", formatTime(delivery.Finished, now)},
-			{"replay", delivery.ReplayID},
-		})
-		if len(delivery.FailedAttempts) == 0 {
-			continue
-		}
-		d.out.line("failed attempts:")
-		var rows [][]string
-		for _, attempt := range delivery.FailedAttempts {
-			rows = append(rows, []string{fmt.Sprintf("%d.", attempt.Attempt), attempt.At.Local().Format("2006-01-02 15:04:05"),
-				numberText(attempt.Code), numberText(attempt.LatencyMS), attempt.Error, attempt.Response})
-		}
-		d.out.table([]column{{name: "try"}, {name: "at"}, {name: "code"}, {name: "ms"}, {name: "error", flexible: true},
-			{name: "response", flexible: true}}, rows)
-	}
-}
-
-// deliveryReason explains the status of a delivery in one sentence. limit is the greatest number of
-// attempts.
-func deliveryReason(d outbox.DeliveryDetail, limit int, now time.Time) string {
-	replay := "webhook-agent deliveries replay " + d.EventID + " sends it"
-	if !d.InOutbox {
-		replay = "it cannot be sent again, since its row is no longer in the outbox"
-	}
-	badID := d.LastClass == string(sink.ClassInvalidEventID) || strings.Contains(d.EventID, ".")
-	if badID {
-		replay = "it cannot be sent under this id; write the event anew, with an id without a dot"
-	}
-	switch d.Status {
-	case outbox.Pending:
-		if d.Attempts == 0 {
-			return "no attempt was recorded yet; the first is due " + formatAge(d.NextAttemptAt, now)
-		}
-		return fmt.Sprintf("%d of %d attempts failed; the next is due %s", d.Attempts, limit, formatAge(d.NextAttemptAt, now))
-	case outbox.Succeeded:
-		return fmt.Sprintf("status %s after %s ms, at attempt %d", numberText(d.LastCode), numberText(d.LastLatencyMS), d.Attempts)
-	case outbox.Failed:
-		switch {
-		case badID:
-			return fmt.Sprintf("not sent: %s; %s", d.LastError, replay)
-		case d.Attempts < limit && d.LastClass == "" && d.LastError != "": // no attempt could be made
-			return "not sent: " + d.LastError
-		case d.InOutbox:
-			replay += " again"
-		}
-		return fmt.Sprintf("all %d attempts failed; %s", d.Attempts, replay)
-	default:
-		if d.InOutbox && !badID {
-			replay = "once the endpoint is enabled, " + replay
-		}
-		return fmt.Sprintf("not sent: %s; %s", d.LastError, replay)
-	}
 }
 
 // numbered writes how many things there are, with the word for one or for several.
