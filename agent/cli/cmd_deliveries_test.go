@@ -138,26 +138,130 @@ func playAgent(t *testing.T, env *testenv.DB, assignments string) {
 	env.Exec(t, `create trigger play_agent before insert on webhooks.replays for each row execute function play_agent()`)
 }
 
-func TestReplay_FollowsUntilItHasEnded(t *testing.T) {
+func TestReplay_SaysAtItsEndWhatCameOfIt(t *testing.T) {
+	// after is what the agent makes of the deliveries that failed and were missed.
+	const after = `update webhooks.deliveries set replay_id = new.id, former = '{"status": "failed"}', attempts = 1, status = case when event_id = 'evt_3' then 'succeeded' else '%s' end
+	    where event_id in ('evt_3', 'evt_4');`
+	for _, test := range []struct {
+		name, agent, want, wrong string
+		status                   int
+	}{
+		{"done", fmt.Sprintf(after, "succeeded") + `new.state := 'done'; new.total := 2; new.done := 2;`, "ended: 2 succeeded, 0 failed, 0 missed\n", "", exitFine},
+		{"one fails", fmt.Sprintf(after, "failed") + `new.state := 'done'; new.total := 2; new.done := 2;`, "ended: 1 succeeded, 1 failed, 0 missed\n", "", exitFailed},
+		{"refused", `new.state := 'failed'; new.error := 'the endpoint is disabled';`, "ended: 0 succeeded, 0 failed, 0 missed\n",
+			"webhook-agent: replay to ID: the endpoint is disabled\n", exitFailed},
+		{"ended half-way", fmt.Sprintf(after, "missed") + `new.state := 'failed'; new.total := 2; new.done := 1; new.unsent := 1; new.error := '1 of 2 deliveries was not sent: it is off';`,
+			"ended: 1 succeeded, 0 failed, 1 missed\n", "webhook-agent: replay to ID: 1 of 2 deliveries was not sent: it is off\n", exitFailed},
+		{"canceled", `new.state := 'canceled'; new.total := 2; new.unsent := 2;`, "ended: 0 succeeded, 0 failed, 2 missed\n",
+			"webhook-agent: replay to ID: it was canceled; what it had not sent is what it was before\n", exitFailed},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			env := testenv.NewDB(t)
+			id := agenttest.AddEndpoint(t, env, "venue_a", "https://h.example/", "*")
+			addDeliveries(t, env, id)
+			playAgent(t, env, test.agent)
+			status, out, stderr := cli(t, env, "deliveries", "replay", "--endpoint", id[:len(id)-3])
+			if status != test.status || !strings.Contains(out, test.want) || stderr != strings.ReplaceAll(test.wrong, "ID", id) {
+				t.Errorf("status %d: %s%s", status, out, stderr)
+			}
+		})
+	}
+}
+
+// Its row is deleted before the agent has come to it.
+func TestReplay_WhoseRowIsDeletedIsNotWaitedFor(t *testing.T) {
 	env := testenv.NewDB(t)
 	id := agenttest.AddEndpoint(t, env, "venue_a", "https://h.example/", "*")
 	addDeliveries(t, env, id)
-	playAgent(t, env, `new.state := 'done'; new.total := 2; new.done := 2;`)
-	if out := succeed(t, env, "deliveries", "replay", "--endpoint", id); !strings.Contains(out, "done: 2 deliveries have ended") {
-		t.Errorf("a replay that is done: %s", out)
-	}
-	env.Exec(t, `drop function play_agent cascade`)
-	playAgent(t, env, `new.state := 'failed'; new.error := 'the endpoint is disabled';`)
-	status, _, stderr := cli(t, env, "deliveries", "replay", "--endpoint", id)
-	if want := "webhook-agent: replay to " + id + ": the endpoint is disabled\n"; status != exitFailed || stderr != want {
-		t.Errorf("a replay that is refused: status %d, %s", status, stderr)
-	}
-	env.Exec(t, `drop function play_agent cascade`)
-	playAgent(t, env, `new.state := 'failed'; new.total := 2; new.done := 1; new.unsent := 1; new.error := '1 of 2 deliveries was not sent: the endpoint is disabled';`)
+	env.Exec(t, `create function play_person() returns trigger language plpgsql as $$ begin delete from webhooks.replays; return null; end $$`)
+	env.Exec(t, `create trigger play_person after insert on webhooks.replays for each row execute function play_person()`)
 	status, out, stderr := cli(t, env, "deliveries", "replay", "--endpoint", id)
-	if want := "webhook-agent: replay to " + id + ": 1 of 2 deliveries was not sent: the endpoint is disabled\n"; status != exitFailed || stderr != want ||
-		!strings.Contains(out, "ended: 1 delivery has ended, 1 was not sent") {
-		t.Errorf("a replay that is ended half-way: status %d, %s%s", status, out, stderr)
+	if status != exitFailed || !strings.Contains(out, "ended: 0 succeeded, 0 failed, 0 missed") || !strings.Contains(stderr, "it was canceled") {
+		t.Errorf("status %d: %s%s", status, out, stderr)
+	}
+}
+
+// A command that waits for an agent must not wait in silence.
+func TestReplay_SaysAtOnceThatNoAgentLeads(t *testing.T) {
+	env := testenv.NewDB(t)
+	id := agenttest.AddEndpoint(t, env, "venue_a", "https://h.example/", "*")
+	addDeliveries(t, env, id)
+	if out := succeed(t, env, "deliveries", "replay", "evt_3", "--no-wait"); !strings.Contains(out, "no agent has run with this slot yet; the replay begins when one does: webhook-agent run\n") {
+		t.Errorf("without waiting: %s", out)
+	}
+	env.Exec(t, `insert into webhooks.checkpoint (slot, lsn, epoch, holder, system_identifier, timeline, database) values ($1, '0/16B3748', 3, 'host-1', '1', 1, current_database())`, env.Slot)
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	path := configFile(t, env)
+	var stdout, stderr agenttest.Buffer
+	done := make(chan int, 1)
+	go func() {
+		done <- Main(ctx, []string{"--config", path, "deliveries", "replay", "evt_4"}, &stdout, &stderr)
+	}()
+	testenv.Eventually(t, agenttest.Patience, func() error {
+		if !strings.Contains(stdout.String(), "no agent leads, the last one was host-1; the replay goes on when one runs: webhook-agent run\n") {
+			return fmt.Errorf("it says %s", stdout.String())
+		}
+		return nil
+	})
+	cancel()
+	if status := <-done; status != exitFine {
+		t.Errorf("status %d: %s", status, stderr.String())
+	}
+}
+
+// typed runs a command line as on a terminal where a person types an answer.
+func typed(t *testing.T, env *testenv.DB, answer string, args ...string) (status int, stdout, stderr string) {
+	t.Helper()
+	var out, errs bytes.Buffer
+	a := &app{stdout: &out, stderr: &errs, getenv: func(string) string { return "" }, keyboard: strings.NewReader(answer)}
+	status = a.run(t.Context(), append([]string{"--config", configFile(t, env)}, args...))
+	return status, out.String(), errs.String()
+}
+
+func TestReplay_AsksBeforeADeliveredEventIsSentAgain(t *testing.T) {
+	env := testenv.NewDB(t)
+	id := agenttest.AddEndpoint(t, env, "venue_a", "https://h.example/", "*")
+	addDeliveries(t, env, id)
+	const question = "1 of them was delivered already, and the receiver gets the event once more. Go on? [y/N] "
+	for _, test := range []struct {
+		answer string
+		args   []string
+		asks   bool
+		starts int64
+	}{
+		{"n\n", []string{"evt_2", "evt_3"}, true, 0},
+		{"", []string{"evt_2"}, true, 0},
+		{"y\n", []string{"evt_2"}, true, 1},
+		{"", []string{"evt_2", "--yes"}, false, 1},
+		{"", []string{"evt_2", "--status", "succeeded"}, false, 1},
+		{"", []string{"evt_3"}, false, 1},
+		{"", []string{"--endpoint", id}, false, 1},
+		{"", []string{"evt_2", "--json"}, false, 1},
+	} {
+		env.Exec(t, `delete from webhooks.replays`)
+		status, out, stderr := typed(t, env, test.answer, append([]string{"deliveries", "replay", "--no-wait"}, test.args...)...)
+		if n := testenv.QueryOne[int64](t, env, `select count(*) from webhooks.replays`); status != exitFine || strings.Contains(out, question) != test.asks || n != test.starts {
+			t.Errorf("%q: status %d, %d replays, %s%s", test.args, status, n, out, stderr)
+		}
+	}
+}
+
+func TestProgress_WritesOneLineOverOnATerminal(t *testing.T) {
+	var out bytes.Buffer
+	p := &progress{out: &printer{w: &out, width: 70}}
+	start := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+	p.say(p.bar(0, 400, start))
+	p.say(p.bar(100, 400, start.Add(10*time.Second)))
+	p.clear()
+	want := "\r\x1b[K[                        ]   0%  0 of 400" + "\r\x1b[K[======                  ]  25%  100 of 400  10.0/s  30s left" + "\r\x1b[K"
+	if out.String() != want {
+		t.Errorf("got %q\nwant %q", out.String(), want)
+	}
+	out.Reset()
+	p = &progress{out: &printer{w: &out, width: 20}}
+	if p.say(p.bar(1, 400, start)); len([]rune(strings.TrimPrefix(out.String(), eraseLine))) > 19 {
+		t.Errorf("wider than the terminal: %q", out.String())
 	}
 }
 

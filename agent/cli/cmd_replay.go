@@ -20,21 +20,26 @@ const replayPoll = time.Second
 type replayAnswer struct {
 	outbox.ReplayPlan
 	Replay *outbox.ReplayInfo `json:"replay"` // nil after --dry-run and when the plan is refused
+	// Outcome is what came of it; nil while it has not ended, and where counting takes too long.
+	Outcome *outbox.ReplayOutcome `json:"outcome"`
 }
 
 func (a *app) deliveriesReplayCommand() *cobra.Command {
 	var (
-		flags          deliveryFlags
-		request        outbox.ReplayRequest
-		options        outbox.ReplayOptions
-		dryRun, noWait bool
+		flags   deliveryFlags
+		request outbox.ReplayRequest
+		mode    replayMode
+		noWait  bool
 	)
 	cmd := &cobra.Command{
 		Use:   "replay [EVENT_ID...]",
 		Short: "Send deliveries again: single events, or a time range of one endpoint",
 		Long: `replay sends deliveries again that have ended: the named events, or those of an endpoint in a range of time (by default what
-was missed or failed). Endpoints that nothing can be sent to are left out and named. An event keeps its id and its bytes, and gets the full retry schedule. The agent does it in the
-background, also when this command is interrupted or the agent is restarted in the middle.`,
+was missed or failed). A named event is sent again also where it was delivered; on a terminal the command asks before that. Endpoints
+that nothing can be sent to are left out and named. An event keeps its id and its bytes, and gets the full retry schedule. The
+agent does it in the background, also when this command is interrupted or the agent is restarted in the middle. At the end the
+command says how many succeeded, failed and were missed, and ends with status 1 unless all succeeded. Any beginning of an id is
+enough as long as no other id begins so.`,
 		Example: `  webhook-agent deliveries replay evt_01K5M3 evt_01K5M4
   webhook-agent deliveries replay --endpoint ep_01K5M2 --since 2d --dry-run
   webhook-agent deliveries replay --endpoint ep_01K5M2 --status missed --since 2026-01-31T09:00:00Z --until 2026-01-31T12:00:00Z`,
@@ -44,7 +49,7 @@ background, also when this command is interrupted or the agent is restarted in t
 				return err
 			}
 			if cmd.Flags().Changed("per-second") {
-				if err := outbox.CheckPace(options.PerSecond); err != nil {
+				if err := outbox.CheckPace(mode.options.PerSecond); err != nil {
 					return usagef(cmd, "--per-second: %v", err)
 				}
 			}
@@ -52,18 +57,32 @@ background, also when this command is interrupted or the agent is restarted in t
 			return checkReplay(cmd, &request)
 		},
 		RunE: a.withDatabase(func(ctx context.Context, d *desk, _ []string) error {
-			return d.replay(ctx, request, options, dryRun, !noWait)
+			mode.follow = !noWait
+			return d.replay(ctx, request, mode)
 		}),
 	}
 	flags.add(cmd, manage.ReplayStatuses)
-	cmd.Flags().IntVar(&options.PerSecond, "per-second", 0, "send at most this `many` in a second")
-	cmd.Flags().BoolVar(&dryRun, "dry-run", false, "only say how many deliveries it concerns")
-	cmd.Flags().BoolVar(&noWait, "no-wait", false, "do not show the progress")
+	cmd.Flags().IntVar(&mode.options.PerSecond, "per-second", 0, "send at most this `many` in a second")
+	cmd.Flags().BoolVar(&mode.dryRun, "dry-run", false, "only say how many deliveries it concerns")
+	cmd.Flags().BoolVar(&noWait, "no-wait", false, "do not wait for the end, nor show the progress")
+	cmd.Flags().BoolVar(&mode.yes, "yes", false, "do not ask before something is sent again that was delivered")
 	return cmd
 }
 
+// replayMode is how a replay is asked for.
+type replayMode struct {
+	options             outbox.ReplayOptions
+	dryRun, follow, yes bool
+}
+
 // replay plans replays, starts them, and shows their progress.
-func (d *desk) replay(ctx context.Context, request outbox.ReplayRequest, options outbox.ReplayOptions, dryRun, follow bool) error {
+func (d *desk) replay(ctx context.Context, request outbox.ReplayRequest, mode replayMode) (err error) {
+	if request.EndpointID, err = d.loggedEndpointID(ctx, request.EndpointID); err != nil {
+		return err
+	}
+	if request.EventIDs, err = d.eventIDs(ctx, request.EventIDs); err != nil {
+		return err
+	}
 	desk, done, err := d.manage()
 	if err != nil {
 		return err
@@ -74,18 +93,69 @@ func (d *desk) replay(ctx context.Context, request outbox.ReplayRequest, options
 		return flagError(err)
 	}
 	answers, refused := announceReplay(d.out, plans)
-	if dryRun || len(answers) == 0 {
+	if mode.dryRun || len(answers) == 0 {
 		return d.answerReplay(answers, refused)
 	}
-	if err := d.startReplay(ctx, answers, options); err != nil {
-		return err
-	}
-	if follow {
-		if err := d.followReplay(ctx, answers); err != nil {
+	if !mode.yes && d.asks() {
+		if agreed, err := d.confirmAgain(ctx, desk, request); err != nil || !agreed {
 			return err
 		}
 	}
-	return d.answerReplay(answers, refused)
+	if err := d.startReplay(ctx, answers, mode.options); err != nil {
+		return err
+	}
+	if mode.follow {
+		err = d.followReplay(ctx, answers)
+	} else {
+		err = d.sayWhoLeads(ctx)
+	}
+	if answered := d.answerReplay(answers, refused); err == nil {
+		err = answered
+	}
+	return err
+}
+
+// confirmAgain asks before named events are sent once more that were delivered. Where the statuses were
+// named as well, that was meant.
+func (d *desk) confirmAgain(ctx context.Context, desk *manage.Desk, request outbox.ReplayRequest) (agreed bool, err error) {
+	if len(request.EventIDs) == 0 || len(request.Statuses) > 0 {
+		return true, nil
+	}
+	request.Statuses = []outbox.Status{outbox.Succeeded}
+	plans, err := desk.Plan(ctx, request)
+	if errors.Is(err, outbox.ErrRefused) || errors.Is(err, outbox.ErrNotFound) { // nothing can be sent where it was delivered
+		return true, nil
+	}
+	if err != nil {
+		return false, flagError(err)
+	}
+	var delivered int64
+	for _, plan := range plans {
+		if plan.Refused == "" {
+			delivered += plan.Deliveries
+		}
+	}
+	if delivered == 0 {
+		return true, nil
+	}
+	return d.confirm(ctx, "%s already, and the receiver gets the event once more. Go on?", numbered(delivered, "of them was delivered", "of them were delivered"))
+}
+
+// sayWhoLeads says so where no agent leads, since nothing is sent until then.
+func (d *desk) sayWhoLeads(ctx context.Context) error {
+	leading, err := d.db.Leading(ctx)
+	if err == nil && !leading.Leads() && !d.out.asJSON {
+		d.out.line("%s", nobodyLeads(leading))
+	}
+	return err
+}
+
+// nobodyLeads says why nothing is sent.
+func nobodyLeads(l outbox.Leading) string {
+	if l.Leader == nil {
+		return "no agent has run with this slot yet; the replay begins when one does: webhook-agent run"
+	}
+	return fmt.Sprintf("no agent leads, the last one was %s; the replay goes on when one runs: webhook-agent run", l.Leader.Holder)
 }
 
 // checkReplay returns a usage error for a request that names nothing or too much.
@@ -147,33 +217,72 @@ func (d *desk) startReplay(ctx context.Context, answers []replayAnswer, options 
 	return nil
 }
 
-// followReplay prints the progress until all replays have ended. An interruption ends only the
-// printing, not the replays.
+// followReplay shows the progress until all replays have ended, and then what came of them. An
+// interruption ends only the showing, not the replays.
 func (d *desk) followReplay(ctx context.Context, answers []replayAnswer) error {
 	ticker := time.NewTicker(replayPoll)
 	defer ticker.Stop()
-	shown := ""
+	p := &progress{out: d.out}
 	for {
-		if err := d.refreshReplay(ctx, answers); err != nil {
-			if ctx.Err() != nil {
-				return d.detached()
-			}
+		leading, err := d.refreshReplay(ctx, answers)
+		if ctx.Err() != nil {
+			p.clear()
+			return d.detached()
+		}
+		if err != nil {
+			p.clear()
 			return err
 		}
-		text, ended, err := replayProgress(answers)
-		if text != shown && !d.out.asJSON {
-			d.out.line("%s", text)
-			shown = text
+		if hasEnded(answers) {
+			p.clear()
+			return d.concludeReplay(ctx, answers)
 		}
-		if ended {
-			return err
-		}
+		p.say(replayProgress(p, answers, leading, time.Now()))
 		select {
 		case <-ticker.C:
 		case <-ctx.Done():
+			p.clear()
 			return d.detached()
 		}
 	}
+}
+
+// concludeReplay says what came of replays that have ended. It returns an error unless all succeeded.
+func (d *desk) concludeReplay(ctx context.Context, answers []replayAnswer) error {
+	var sum outbox.ReplayOutcome
+	var refused []error
+	counted, all := true, true
+	for i := range answers {
+		r := answers[i].Replay
+		outcome, err := d.db.AllVenues().ReplayOutcome(ctx, *r)
+		switch {
+		case errors.Is(err, outbox.ErrTooSlow):
+			counted = false
+		case err != nil:
+			return err
+		default:
+			answers[i].Outcome = &outcome
+			sum.Succeeded, sum.Failed, sum.Missed = sum.Succeeded+outcome.Succeeded, sum.Failed+outcome.Failed, sum.Missed+outcome.Missed
+		}
+		all = all && r.State == outbox.ReplayDone && err == nil && outcome.AllSucceeded()
+		switch r.State {
+		case outbox.ReplayFailed:
+			refused = append(refused, fmt.Errorf("replay to %s: %s", r.EndpointID, r.Error))
+		case outbox.ReplayCanceled:
+			refused = append(refused, fmt.Errorf("replay to %s: it was canceled; what it had not sent is what it was before", r.EndpointID))
+		}
+	}
+	switch {
+	case d.out.asJSON:
+	case counted:
+		d.out.line("ended: %d succeeded, %d failed, %d missed", sum.Succeeded, sum.Failed, sum.Missed)
+	default:
+		d.out.line("ended; counting what came of it takes too long: webhook-agent deliveries list shows it")
+	}
+	if len(refused) == 0 && !all {
+		return errFindings
+	}
+	return errors.Join(refused...)
 }
 
 // detached prints that the replays go on although their progress is no longer shown.
@@ -184,59 +293,71 @@ func (d *desk) detached() error {
 	return nil
 }
 
-// refreshReplay reads the progress of the replays.
-func (d *desk) refreshReplay(ctx context.Context, answers []replayAnswer) error {
+// refreshReplay reads the progress of the replays, and who leads.
+func (d *desk) refreshReplay(ctx context.Context, answers []replayAnswer) (leading outbox.Leading, err error) {
 	var ids []string
 	for _, answer := range answers {
 		ids = append(ids, answer.Replay.ID)
 	}
 	replays, err := d.db.AllVenues().Replays(ctx, ids)
 	if err != nil {
-		return err
+		return leading, err
 	}
-	for _, replay := range replays {
-		for i := range answers {
-			if answers[i].Replay.ID == replay.ID {
-				answers[i].Replay = &replay
-			}
+	for i := range answers {
+		at := slices.IndexFunc(replays, func(r outbox.ReplayInfo) bool { return r.ID == answers[i].Replay.ID })
+		if at >= 0 {
+			answers[i].Replay = &replays[at]
+			continue
 		}
+		// Its row was deleted before the agent came to it, which cancels it.
+		gone := *answers[i].Replay
+		now := time.Now()
+		gone.State, gone.Finished = outbox.ReplayCanceled, &now
+		answers[i].Replay = &gone
 	}
-	return nil
+	return d.db.Leading(ctx)
 }
 
-// replayProgress describes the progress of all replays in one line, and reports whether they have
-// ended. It returns an error when a replay has ended without sending everything.
-func replayProgress(answers []replayAnswer) (text string, ended bool, err error) {
-	var (
-		total, done, unsent int64
-		refused             []error
-	)
-	ended, waiting := true, true
+// hasEnded reports whether all replays have ended, and the canceled ones have put back what they had set
+// back.
+func hasEnded(answers []replayAnswer) bool {
+	return !slices.ContainsFunc(answers, func(a replayAnswer) bool {
+		return !a.Replay.Ended() || a.Replay.State == outbox.ReplayCanceled && a.Replay.Finished == nil
+	})
+}
+
+// replayProgress describes the progress of all replays in one line.
+func replayProgress(p *progress, answers []replayAnswer, leading outbox.Leading, now time.Time) (text string) {
+	var total, done int64
+	waiting, paused := true, true
 	for _, answer := range answers {
 		r := answer.Replay
-		total, done, unsent = total+r.Total, done+r.Done, unsent+r.Unsent
-		ended = ended && r.Ended()
-		waiting = waiting && r.State == outbox.ReplayPending
-		if r.State == outbox.ReplayFailed {
-			refused = append(refused, fmt.Errorf("replay to %s: %s", r.EndpointID, r.Error))
+		done += r.Done + r.Unsent
+		if r.Expected != nil && !r.Ended() { // the total grows while the replay looks for its deliveries
+			total += max(r.Total, *r.Expected)
+		} else {
+			total += r.Total
 		}
+		waiting = waiting && r.State == outbox.ReplayPending
+		paused = paused && (r.State == outbox.ReplayPaused || r.Ended())
 	}
 	switch {
+	case waiting && !leading.Leads():
+		return nobodyLeads(leading)
+	case !leading.Leads():
+		return fmt.Sprintf("%d of %d deliveries have ended; %s", done, total, nobodyLeads(leading))
 	case waiting:
-		text = "waiting for the agent to begin"
-	case ended && unsent > 0:
-		text = fmt.Sprintf("ended: %s, %s not sent", endedText(done), numbered(unsent, "was", "were"))
-	case ended && len(refused) > 0:
-		text = "ended: " + endedText(done)
-	case ended:
-		text = "done: " + endedText(done)
+		return "waiting for the agent to begin"
+	case p.out.width > 0:
+		text = p.bar(done, total, now)
 	default:
-		text = fmt.Sprintf("%d of %d deliveries have ended", done+unsent, total)
+		text = fmt.Sprintf("%d of %d deliveries have ended", done, total)
 	}
-	return text, ended, errors.Join(refused...)
+	if paused {
+		text += "  (paused: webhook-agent replays resume goes on)"
+	}
+	return text
 }
-
-func endedText(n int64) string { return numbered(n, "delivery has ended", "deliveries have ended") }
 
 // answerReplay prints the answer for a program. A person has read everything already.
 func (d *desk) answerReplay(answers, refused []replayAnswer) error {

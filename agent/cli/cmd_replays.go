@@ -25,8 +25,8 @@ func (a *app) replaysCommand() *cobra.Command {
 	change := func(use, short string, do func(outbox.AllVenues, context.Context, string) (outbox.ReplayInfo, error)) *cobra.Command {
 		return &cobra.Command{
 			Use: use + " ID", Short: short, Args: exactly(1, "a replay id"), Example: "  webhook-agent replays " + use + " rpl_01K5M4",
-			RunE: a.withDatabase(func(ctx context.Context, d *desk, args []string) error {
-				r, err := do(d.db.AllVenues(), ctx, args[0])
+			RunE: a.withReplay(func(ctx context.Context, d *desk, id string) error {
+				r, err := do(d.db.AllVenues(), ctx, id)
 				return d.answerReplays(r, err)
 			}),
 		}
@@ -63,6 +63,10 @@ func (a *app) replaysListCommand() *cobra.Command {
 			return listed.check(cmd)
 		},
 		RunE: a.withDatabase(func(ctx context.Context, d *desk, _ []string) error {
+			var err error
+			if filter.EndpointID, err = d.loggedEndpointID(ctx, filter.EndpointID); err != nil {
+				return err
+			}
 			listed.printer(d.out)
 			return d.listReplays(ctx, &listed, filter)
 		}),
@@ -108,8 +112,8 @@ func (a *app) replaysPaceCommand() *cobra.Command {
 			}
 			return nil
 		},
-		RunE: a.withDatabase(func(ctx context.Context, d *desk, args []string) error {
-			r, err := d.db.AllVenues().SetReplayPace(ctx, args[0], perSecond)
+		RunE: a.withReplay(func(ctx context.Context, d *desk, id string) error {
+			r, err := d.db.AllVenues().SetReplayPace(ctx, id, perSecond)
 			return d.answerReplays(r, err)
 		}),
 	}

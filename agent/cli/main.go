@@ -40,11 +40,16 @@ var configPaths = []string{localConfigPath, systemConfigPath}
 // ctx is canceled, the command ends; the agent drains first. Answers go to stdout. Logs and errors
 // go to stderr; each error is one sentence.
 func Main(ctx context.Context, args []string, stdout, stderr io.Writer) int {
-	a := &app{stdout: stdout, stderr: stderr, getenv: os.Getenv, environ: os.Environ}
+	a := &app{stdout: stdout, stderr: stderr, getenv: os.Getenv, environ: os.Environ, keyboard: keyboard(stdout)}
+	return a.run(ctx, args)
+}
+
+// run runs a command line and returns the exit status.
+func (a *app) run(ctx context.Context, args []string) int {
 	root := a.rootCommand()
 	root.SetArgs(args)
-	root.SetOut(stdout)
-	root.SetErr(stderr)
+	root.SetOut(a.stdout)
+	root.SetErr(a.stderr)
 	err := root.ExecuteContext(ctx)
 	if err == nil {
 		return exitFine
@@ -100,11 +105,12 @@ type app struct {
 	stdout, stderr io.Writer
 	getenv         func(string) string
 	environ        func() []string
-	configPath     string // --config
-	databaseURL    string // --database-url
-	asJSON         bool   // --json
-	noTrunc        bool   // --no-trunc
-	color          string // --color
+	keyboard       io.Reader // of a person who can be asked; nil without a terminal
+	configPath     string    // --config
+	databaseURL    string    // --database-url
+	asJSON         bool      // --json
+	noTrunc        bool      // --no-trunc
+	color          string    // --color
 }
 
 // Command returns the command line, for what describes it: manual pages and completions.
@@ -227,9 +233,10 @@ func (a *app) config() (*config.Config, error) {
 
 // desk is what a command that uses the database works with.
 type desk struct {
-	cfg *config.Config
-	db  *outbox.DB
-	out *printer
+	cfg      *config.Config
+	db       *outbox.DB
+	out      *printer
+	keyboard io.Reader // as in app
 }
 
 // connectTimeout is how long a command waits for the database's first answer.
@@ -252,7 +259,7 @@ func (a *app) withDatabase(do func(ctx context.Context, d *desk, args []string) 
 		if err := ping(ctx, db); err != nil {
 			return err
 		}
-		return do(ctx, &desk{cfg, db, a.printer()}, args)
+		return do(ctx, &desk{cfg: cfg, db: db, out: a.printer(), keyboard: a.keyboard}, args)
 	}
 }
 

@@ -63,7 +63,7 @@ func (a *app) watch(ctx context.Context, d *desk, every time.Duration, title str
 		frame := *out
 		out.measure()
 		frame.width, frame.height, frame.w = out.width, out.height, &text
-		err := look(ctx, &desk{d.cfg, d.db, &frame})
+		err := look(ctx, &desk{cfg: d.cfg, db: d.db, out: &frame})
 		if err != nil && (first || ctx.Err() != nil) {
 			return err
 		}

@@ -1,0 +1,44 @@
+package cli
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+
+	"golang.org/x/term"
+
+	"github.com/quintago/webhook-agent/sink"
+)
+
+// keyboard returns what a person types, nil where there is no terminal to ask and to answer on.
+func keyboard(stdout io.Writer) io.Reader {
+	out, ok := stdout.(*os.File)
+	if !ok || !term.IsTerminal(int(out.Fd())) || !term.IsTerminal(int(os.Stdin.Fd())) {
+		return nil
+	}
+	return os.Stdin
+}
+
+// asks reports whether there is a person to ask.
+func (d *desk) asks() bool { return d.keyboard != nil && !d.out.asJSON }
+
+// confirm asks a question and reports whether the answer is yes.
+func (d *desk) confirm(ctx context.Context, format string, args ...any) (yes bool, err error) {
+	fmt.Fprint(d.out.w, sink.Printable(fmt.Sprintf(format, args...))+" [y/N] ")
+	answer := make(chan string, 1)
+	go func() { // ends with the line, or with the process
+		line, _ := bufio.NewReader(d.keyboard).ReadString('\n') // the end of the input is a no
+		answer <- line
+	}()
+	select {
+	case line := <-answer:
+		line = strings.ToLower(strings.TrimSpace(line))
+		return line == "y" || line == "yes", nil
+	case <-ctx.Done():
+		fmt.Fprintln(d.out.w)
+		return false, ctx.Err()
+	}
+}
