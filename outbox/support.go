@@ -100,6 +100,17 @@ func (v AllVenues) LastSuccesses(ctx context.Context, endpointIDs []string) (map
 	return found, err
 }
 
+const countPending = `
+select count(*) from (select from webhooks.deliveries where endpoint_id = $1 and status = 'pending' limit $2) pending`
+
+// CountPending counts what is to be sent to an endpoint still, up to MaxOverviewCount.
+func (v AllVenues) CountPending(ctx context.Context, endpointID string) (deliveries int64, err error) {
+	err = v.lookAll(ctx, "count what is pending", func(q pgx.Tx) error {
+		return q.QueryRow(ctx, countPending, endpointID, MaxOverviewCount).Scan(&deliveries)
+	})
+	return deliveries, err
+}
+
 // FormerDelivery is what a delivery was before its last replay.
 type FormerDelivery struct {
 	Status    Status     `json:"status"`

@@ -25,7 +25,7 @@ func (a *app) endpointsCommand() *cobra.Command {
 		Args: subcommandRequired,
 		RunE: showHelp,
 	}
-	cmd.AddCommand(a.endpointsListCommand(), a.endpointsShowCommand(), a.endpointsAddCommand(), a.endpointsEnableCommand(),
+	cmd.AddCommand(a.endpointsListCommand(), a.endpointsShowCommand(), a.endpointsAddCommand(), a.endpointsUpdateCommand(), a.endpointsEnableCommand(),
 		a.endpointsDisableCommand(), a.endpointsRemoveCommand(), a.endpointsRotateCommand(), a.endpointsTestCommand())
 	return cmd
 }
@@ -80,7 +80,8 @@ func (d *desk) listEndpoints(ctx context.Context, listed *listFlags, filter outb
 			filter.After = endpoints[len(endpoints)-1].ID
 		}
 		hideURLs(endpoints)
-		if d.out.asJSON {
+		err = d.findLastSuccesses(ctx, endpoints)
+		if err == nil && d.out.asJSON {
 			err = d.keepSigningOf(ctx, endpoints)
 		}
 		return page[outbox.EndpointInfo]{endpoints, more}, err
@@ -112,6 +113,25 @@ func (d *desk) keepSigningOf(ctx context.Context, endpoints []outbox.EndpointInf
 	return nil
 }
 
+// findLastSuccesses fills in when each endpoint has last taken an event. What is recorded is only the success
+// that ended its last series of failures.
+func (d *desk) findLastSuccesses(ctx context.Context, endpoints []outbox.EndpointInfo) error {
+	ids := make([]string, len(endpoints))
+	for i, e := range endpoints {
+		ids[i] = e.ID
+	}
+	found, err := d.db.AllVenues().LastSuccesses(ctx, ids)
+	if err != nil {
+		return err
+	}
+	for i := range endpoints {
+		if at, ok := found[endpoints[i].ID]; ok {
+			endpoints[i].LastSuccessAt = &at
+		}
+	}
+	return nil
+}
+
 // emptyList returns a list that is never nil, so that JSON has [] and not null.
 func emptyList[T any](list []T) []T {
 	if list == nil {
@@ -130,14 +150,14 @@ func hideURLs(endpoints []outbox.EndpointInfo) {
 
 // endpointTable are the columns of a list of endpoints.
 var endpointTable = []column{{name: "id", id: true}, {name: "venue", id: true}, {name: "host", flexible: true, least: 12},
-	{name: "events", flexible: true}, {name: "failures"}, {name: "state", flexible: true, state: true, least: 14},
+	{name: "events", flexible: true}, {name: "failures"}, {name: "last success", optional: 2}, {name: "state", flexible: true, state: true, least: 14},
 	{name: "last error", flexible: true, least: 12, optional: 1}}
 
 // endpointRows makes the rows of endpointTable. The caller has hidden the URLs.
 func (d *desk) endpointRows(endpoints []outbox.EndpointInfo, now time.Time) (rows [][]string) {
 	for _, e := range endpoints {
 		rows = append(rows, []string{e.ID, e.Venue, strings.TrimPrefix(e.URL, "https://"), strings.Join(e.Events, ","),
-			fmt.Sprintf("%d/%d", e.ConsecutiveFailures, d.cfg.Delivery.DisableAfter), stateText(e, now), lastError(e)})
+			fmt.Sprintf("%d/%d", e.ConsecutiveFailures, d.cfg.Delivery.DisableAfter), formatAge(e.LastSuccessAt, now), stateText(e, now), lastError(e)})
 	}
 	return rows
 }
@@ -191,11 +211,16 @@ whsec_ and the base64 of its bytes.`,
   webhook-agent endpoints show ep_01K5M2 --json
   webhook-agent endpoints show ep_01K5M2 --secret --json | jq -r .library_secret`,
 		Args: exactly(1, "an endpoint id"),
-		RunE: a.withDatabase(func(ctx context.Context, d *desk, args []string) error {
-			e, err := d.db.AllVenues().Endpoint(ctx, args[0])
+		RunE: a.withEndpoint(func(ctx context.Context, d *desk, id string) error {
+			found, err := d.db.AllVenues().Endpoint(ctx, id)
 			if err != nil {
 				return err
 			}
+			shownOnes := []outbox.EndpointInfo{found}
+			if err := d.findLastSuccesses(ctx, shownOnes); err != nil {
+				return err
+			}
+			e := shownOnes[0]
 			e.URL = sink.RedactURL(e.URL)
 			if err := d.keepSigning(ctx, &e); err != nil {
 				return err
@@ -226,7 +251,7 @@ whsec_ and the base64 of its bytes.`,
 				{"last failure", formatTime(e.LastFailureAt, now)},
 				{"last error", e.LastError},
 				{"next attempt", heldText(e, now)},
-				{"recovered", formatTime(e.LastSuccessAt, now)},
+				{"last success", formatTime(e.LastSuccessAt, now)},
 				{"secret", shown.Secret},
 				{"for libraries", shown.LibrarySecret},
 				{"former secret", formerSecretText(e, now)},

@@ -23,18 +23,22 @@ type endpointChange struct {
 	Change              string     `json:"change"`
 	Secret              *string    `json:"secret,omitempty"`
 	PreviousSecretUntil *time.Time `json:"previous_secret_until,omitempty"`
+	Notes               []string   `json:"notes,omitempty"` // what may be a mistake
 }
 
 func (a *app) endpointsAddCommand() *cobra.Command {
 	var (
 		venue, url, given, description string
 		events                         []string
+		force                          bool
 	)
 	cmd := &cobra.Command{
 		Use:   "add",
 		Short: "Register an endpoint",
 		Long: `add registers an endpoint of a venue. Events that commit from now on are sent to it. Without --secret it makes one and prints
-it once: give it to the customer, it is not shown again.`,
+it once: give it to the customer, it is not shown again. What is most likely a mistake is refused without --force: an event type
+that the catalogue (webhooks.event_types) does not have and that is like one of it, and a URL that the venue has already. Of other
+types that the catalogue does not have it warns.`,
 		Example: `  webhook-agent endpoints add --venue venue_01H --url https://example.com/hook --events lead.created,payment.received
   webhook-agent endpoints add --venue venue_01H --url https://example.com/hook --events 'lead.*' --secret env:HOOK_SECRET`,
 		Args: noArguments,
@@ -44,6 +48,9 @@ it once: give it to the customer, it is not shown again.`,
 			}
 			if err := outbox.CheckVenue(venue); err != nil {
 				return usagef(cmd, "--venue %v", err)
+			}
+			if strings.TrimSpace(venue) != venue && !force { // a column of the type char(n) has such venues
+				return usagef(cmd, "--venue ends with a blank; remove it, or give --force if the venue is called so")
 			}
 			return nil
 		},
@@ -57,11 +64,15 @@ it once: give it to the customer, it is not shown again.`,
 				return err
 			}
 			defer done()
+			notes, err := checkMistakes(ctx, desk, endpointDraft{venue: venue, url: url, events: events}, force)
+			if err != nil {
+				return err
+			}
 			added, err := desk.Add(ctx, manage.NewEndpoint{Venue: venue, URL: secret.New(url), Events: events, Description: description, Secret: s})
 			if err != nil {
 				return flagError(err)
 			}
-			return d.answerChange(endpointChange{ID: added.ID, Change: "added", Secret: shown(added.Secret)},
+			return d.answerChange(endpointChange{ID: added.ID, Change: "added", Secret: shown(added.Secret), Notes: notes},
 				"added %s: %s events of %s go to %s", added.ID, strings.Join(events, ", "), venue, sink.RedactURL(url))
 		}),
 	}
@@ -70,6 +81,7 @@ it once: give it to the customer, it is not shown again.`,
 	cmd.Flags().StringSliceVar(&events, "events", nil, "event `types`, separated by commas: lead.created, lead.* or *")
 	cmd.Flags().StringVar(&given, "secret", "", "the signing `secret`, better as env:NAME or file:/path; made when absent")
 	cmd.Flags().StringVar(&description, "description", "", "a `text` for people")
+	cmd.Flags().BoolVar(&force, "force", false, "take what looks like a mistake")
 	return cmd
 }
 
@@ -129,6 +141,9 @@ func (d *desk) answerChange(c endpointChange, format string, args ...any) error 
 		return d.out.json(c)
 	}
 	d.out.line(format, args...)
+	for _, note := range c.Notes {
+		d.out.line("note: %s", note)
+	}
 	if c.Secret != nil {
 		d.out.line("secret: %s", *c.Secret)
 		d.out.line("Give it to the receiver now; it is not shown again.")
@@ -140,21 +155,21 @@ func (a *app) endpointsEnableCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "enable ENDPOINT_ID",
 		Short: "Enable an endpoint and begin a new failure counter",
-		Long: `enable lets events flow to an endpoint again and sets its failure counter to zero. What it missed is sent by
-deliveries replay.`,
+		Long: `enable lets events flow to an endpoint again and sets its failure counter to zero. What it missed, and what failed before, is
+sent by deliveries replay.`,
 		Example: `  webhook-agent endpoints enable ep_01K5M2
-  webhook-agent deliveries replay --endpoint ep_01K5M2 --status missed`,
+  webhook-agent deliveries replay --endpoint ep_01K5M2`,
 		Args: exactly(1, "an endpoint id"),
-		RunE: a.withDatabase(func(ctx context.Context, d *desk, args []string) error {
-			changed, err := d.db.AllVenues().EnableEndpoint(ctx, args[0])
+		RunE: a.withEndpoint(func(ctx context.Context, d *desk, id string) error {
+			changed, err := d.db.AllVenues().EnableEndpoint(ctx, id)
 			if err != nil {
 				return err
 			}
 			if !changed {
-				return d.answerChange(endpointChange{ID: args[0], Change: "none"}, "%s is enabled already", args[0])
+				return d.answerChange(endpointChange{ID: id, Change: "none"}, "%s is enabled already", id)
 			}
-			return d.answerChange(endpointChange{ID: args[0], Change: "enabled"},
-				"enabled %s; webhook-agent deliveries replay --endpoint %s --status missed sends what it missed", args[0], args[0])
+			return d.answerChange(endpointChange{ID: id, Change: "enabled"},
+				"enabled %s; webhook-agent deliveries replay --endpoint %s sends what it missed and what failed", id, id)
 		}),
 	}
 }
@@ -165,37 +180,16 @@ func (a *app) endpointsDisableCommand() *cobra.Command {
 		Short:   "Send nothing more to an endpoint and keep its events as missed",
 		Example: "  webhook-agent endpoints disable ep_01K5M2",
 		Args:    exactly(1, "an endpoint id"),
-		RunE: a.withDatabase(func(ctx context.Context, d *desk, args []string) error {
-			changed, err := d.db.AllVenues().DisableEndpoint(ctx, args[0])
+		RunE: a.withEndpoint(func(ctx context.Context, d *desk, id string) error {
+			changed, err := d.db.AllVenues().DisableEndpoint(ctx, id)
 			if err != nil {
 				return err
 			}
 			if !changed {
-				return d.answerChange(endpointChange{ID: args[0], Change: "none"}, "%s is disabled already", args[0])
+				return d.answerChange(endpointChange{ID: id, Change: "none"}, "%s is disabled already", id)
 			}
-			return d.answerChange(endpointChange{ID: args[0], Change: "disabled"},
-				"disabled %s; its events are kept as missed", args[0])
-		}),
-	}
-}
-
-func (a *app) endpointsRemoveCommand() *cobra.Command {
-	return &cobra.Command{
-		Use:   "remove ENDPOINT_ID",
-		Short: "Remove an endpoint; its delivery log stays",
-		Example: `  webhook-agent endpoints remove ep_01K5M2
-  webhook-agent endpoints disable ep_01K5M2   keeps its events as missed instead`,
-		Args: exactly(1, "an endpoint id"),
-		RunE: a.withDatabase(func(ctx context.Context, d *desk, args []string) error {
-			desk, done, err := d.manage()
-			if err != nil {
-				return err
-			}
-			defer done()
-			if err := desk.Remove(ctx, args[0], nil); err != nil {
-				return err
-			}
-			return d.answerChange(endpointChange{ID: args[0], Change: "removed"}, "removed %s; what was pending for it is kept as missed", args[0])
+			return d.answerChange(endpointChange{ID: id, Change: "disabled"},
+				"disabled %s; its events are kept as missed", id)
 		}),
 	}
 }
@@ -219,12 +213,12 @@ over at any time in between. Former secrets of earlier rotations, five together 
 			}
 			return nil
 		},
-		RunE: a.withDatabase(func(ctx context.Context, d *desk, args []string) error {
+		RunE: a.withEndpoint(func(ctx context.Context, d *desk, id string) error {
 			s, err := a.secretFlag(given)
 			if err != nil {
 				return err
 			}
-			return d.rotateSecret(ctx, args[0], manage.Rotation{Secret: s, Overlap: overlap})
+			return d.rotateSecret(ctx, id, manage.Rotation{Secret: s, Overlap: overlap})
 		}),
 	}
 	cmd.Flags().StringVar(&given, "secret", "", "the new `secret`, better as env:NAME or file:/path; made when absent")
@@ -249,9 +243,9 @@ func (d *desk) rotateSecret(ctx context.Context, id string, r manage.Rotation) e
 	case !rotated.Changed:
 		return d.answerChange(endpointChange{ID: id, Change: "none"}, "%s has this secret already; nothing changed", id)
 	case until == nil:
-		return d.answerChange(endpointChange{id, "secret rotated", shown(rotated.Secret), nil}, "%s has a new secret; the former secret signs no more", id)
+		return d.answerChange(endpointChange{ID: id, Change: "secret rotated", Secret: shown(rotated.Secret)}, "%s has a new secret; the former secret signs no more", id)
 	}
-	return d.answerChange(endpointChange{id, "secret rotated", shown(rotated.Secret), until},
+	return d.answerChange(endpointChange{ID: id, Change: "secret rotated", Secret: shown(rotated.Secret), PreviousSecretUntil: until},
 		"%s has a new secret; the former secret also signs until %s", id, formatTime(until, time.Now()))
 }
 
@@ -266,14 +260,14 @@ enabled. The command ends with status 1 when the attempt failed.`,
 		Example: `  webhook-agent endpoints test ep_01K5M2
   webhook-agent endpoints test ep_01K5M2 --json | jq .error`,
 		Args: exactly(1, "an endpoint id"),
-		RunE: a.withDatabase(func(ctx context.Context, d *desk, args []string) error {
+		RunE: a.withEndpoint(func(ctx context.Context, d *desk, id string) error {
 			webhook, err := d.cfg.NewWebhook(ctx, agentVersion(), 1, nil)
 			if err != nil {
 				return err
 			}
 			defer webhook.Close()
 			desk := manage.Desk{Config: d.cfg, View: d.db.AllVenues().View(), Webhook: webhook}
-			sample, err := desk.Send(ctx, args[0], "")
+			sample, err := desk.Send(ctx, id, "")
 			if err != nil {
 				return err
 			}

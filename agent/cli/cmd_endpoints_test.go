@@ -46,7 +46,7 @@ func TestEndpoints_FromAddToRemove(t *testing.T) {
 		{"disable", "its events are kept as missed"},
 		{"disable", "is disabled already"},
 		{"show", "by hand"},
-		{"enable", "deliveries replay --endpoint " + id + " --status missed"},
+		{"enable", "deliveries replay --endpoint " + id + " sends what it missed and what failed"},
 		{"enable", "is enabled already"},
 		{"rotate-secret", "the former secret also signs until"},
 		{"show", "former secret  also signs until"},
@@ -63,7 +63,10 @@ func TestEndpoints_FromAddToRemove(t *testing.T) {
 		{"show", "former secret  also signs until"},
 		{"rotate-secret --secret again --overlap 0s", "has this secret already; its former secrets sign no more"},
 		{"show --json", `"previous_secret_until": null`},
-		{"remove", "removed " + id},
+		{"update --url https://new.example/hook?key=sentinel --events lead.created,payment.*", "updated " + id + ": lead.created, payment.* events of venue_a go to https://new.example\n"},
+		{"show", "lead.created, payment.*\ndescription"},
+		{"update --description=", "updated " + id},
+		{"remove --yes", "removed " + id + "; nothing is pending for it"},
 	} {
 		words := strings.Fields(step.command)
 		args := append([]string{"endpoints", words[0], id}, words[1:]...)
@@ -89,7 +92,9 @@ func TestEndpoints_RefusalsAreOneSentence(t *testing.T) {
 	}{
 		{[]string{"endpoints", "show", "ep_x"}, `endpoint "ep_x": there is none with this id; webhook-agent endpoints list shows them`},
 		{[]string{"endpoints", "test", "ep_x"}, `endpoint "ep_x": there is none with this id; webhook-agent endpoints list shows them`},
-		{[]string{"endpoints", "remove", id}, "endpoint " + id + ": it is managed by the configuration file; change its [[endpoint]] there and restart the agent"},
+		{[]string{"endpoints", "update", id, "--description", "x"}, "endpoint " + id + ": it is managed by the configuration file; change its [[endpoint]] there and restart the agent"},
+		{[]string{"endpoints", "update", "ep_x", "--description", "x"}, `endpoint "ep_x": there is none with this id; webhook-agent endpoints list shows them`},
+		{[]string{"endpoints", "remove", id, "--yes"}, "endpoint " + id + ": it is managed by the configuration file; change its [[endpoint]] there and restart the agent"},
 		{[]string{"endpoints", "rotate-secret", id}, "endpoint " + id + ": it is managed by the configuration file; change its [[endpoint]] there and restart the agent"},
 		{add("ftp://h.example/sentinel", "*", "s"), "--url: the URL must begin with https://"},
 		{add("https://h.example/", "le*d", "s"), `--events has "le*d", which is no event type; use types such as lead.created, lead.* or *`},
@@ -186,5 +191,89 @@ func TestEndpointsTest_SignsWithTheFormerSecretDuringARotation(t *testing.T) {
 	succeed(t, env, "endpoints", "test", id)
 	if header := customer.Wait(t, 1, agenttest.Patience)[0].Header; header.Get("X-Quintago-Signature-Previous") == "" || len(strings.Fields(header.Get("Webhook-Signature"))) != 2 {
 		t.Errorf("the former secret does not sign: %v", header)
+	}
+}
+
+func TestEndpoints_RefuseWhatIsMostLikelyAMistake(t *testing.T) {
+	env := testenv.NewDB(t)
+	twin := agenttest.AddEndpoint(t, env, "venue_a", "https://h.example/hook", "*")
+	other := agenttest.AddEndpoint(t, env, "venue_a", "https://other.example/hook", "*")
+	add := func(url, events string) []string {
+		return []string{"endpoints", "add", "--venue", "venue_a", "--url", url, "--events", events}
+	}
+	const fine = "https://new.example/"
+	for _, test := range []struct {
+		args       []string
+		wrong      string // without --force
+		status     int
+		forcedNote string
+	}{
+		{add(fine, "lead.creatd"), `--events has "lead.creatd", which the catalogue of event types does not have; did you mean "lead.created"? Correct it, or take it with --force`, exitFailed,
+			`note: --events has "lead.creatd", which the catalogue of event types does not have; it has "lead.created"`},
+		{add(fine, "leed.*"), `did you mean "lead.*"?`, exitFailed, `it has "lead.*"`},
+		{add("HTTPS://H.example:443/hook", "*"), "--url: venue venue_a has this URL already, as " + twin + "; change that one by webhook-agent endpoints update, or add another with --force", exitFailed,
+			"note: " + twin + " has this URL as well, so its server gets each event once for each of them"},
+		{[]string{"endpoints", "add", "--venue", "venue_a ", "--url", fine, "--events", "*"}, "--venue ends with a blank", exitUsage, "added ep_"},
+		{[]string{"endpoints", "update", other, "--events", "lead.creatd"}, `did you mean "lead.created"?`, exitFailed, `it has "lead.created"`},
+		{[]string{"endpoints", "update", other, "--url", "https://h.example/hook"}, "has this URL already, as " + twin, exitFailed, twin + " has this URL as well"},
+		{[]string{"endpoints", "update", other}, "give --url, --events or --description", exitUsage, ""},
+		{[]string{"endpoints", "remove", other}, "to remove an endpoint needs --yes where nobody can be asked", exitUsage, ""},
+	} {
+		status, _, stderr := cli(t, env, test.args...)
+		if status != test.status || !strings.Contains(stderr, test.wrong) {
+			t.Errorf("%q: status %d, %s", test.args, status, stderr)
+		}
+		if test.forcedNote == "" {
+			continue
+		}
+		if out := succeed(t, env, append(test.args, "--force")...); !strings.Contains(out, test.forcedNote) {
+			t.Errorf("%q with --force: %s", test.args, out)
+		}
+		env.Exec(t, `delete from webhooks.endpoints where id not in ($1, $2)`, twin, other)
+		env.Exec(t, `update webhooks.endpoints set url = 'https://other.example/hook' where id = $1`, other)
+	}
+	if out := succeed(t, env, add(fine, "something.else")...); !strings.Contains(out, `note: --events has "something.else", which the catalogue of event types does not have; it gets nothing until the app writes such events`) {
+		t.Errorf("an unknown type: %s", out)
+	}
+	if out := succeed(t, env, "endpoints", "update", other, "--url", "https://other.example/hook", "--json"); strings.Contains(out, "notes") {
+		t.Errorf("an endpoint is its own twin: %s", out)
+	}
+}
+
+func TestEndpointsRemove_AsksAndSaysWhatBecomesOfWhatIsPending(t *testing.T) {
+	env := testenv.NewDB(t)
+	id := agenttest.AddEndpoint(t, env, "venue_a", "https://h.example/hook?key=sentinel", "*")
+	addDeliveries(t, env, id)
+	const left = "1 pending delivery is kept as missed"
+	status, out, stderr := typed(t, env, "n\n", "endpoints", "remove", id[:len(id)-2])
+	if want := "Remove " + id + " of venue_a, https://h.example? " + left + "; its log stays. endpoints disable keeps the endpoint. [y/N] "; status != exitFine || out != want || stderr != "" {
+		t.Errorf("no: status %d, %s%s", status, out, stderr)
+	}
+	if testenv.QueryOne[int64](t, env, `select count(*) from webhooks.endpoints`) != 1 {
+		t.Fatal("it was removed although the answer was no")
+	}
+	if status, out, stderr := typed(t, env, "yes\n", "endpoints", "remove", id); status != exitFine || !strings.Contains(out, "removed "+id+"; "+left+"\n") {
+		t.Errorf("yes: status %d, %s%s", status, out, stderr)
+	}
+	if testenv.QueryOne[int64](t, env, `select count(*) from webhooks.endpoints`) != 0 {
+		t.Error("it was not removed")
+	}
+}
+
+func TestEndpoints_ShowTheLastSuccess(t *testing.T) {
+	env := testenv.NewDB(t)
+	id := agenttest.AddEndpoint(t, env, "venue_a", "https://h.example/", "*")
+	if out := succeed(t, env, "endpoints", "show", id); strings.Contains(out, "last success") {
+		t.Errorf("without a success: %s", out)
+	}
+	addDeliveries(t, env, id)
+	env.Exec(t, `update webhooks.deliveries set finished = now() - interval '2 hours' where status = 'succeeded'`)
+	for _, args := range [][]string{{"show", id}, {"list"}} {
+		if out := succeed(t, env, append([]string{"endpoints"}, args...)...); !strings.Contains(strings.ToLower(out), "last success") || !strings.Contains(out, "2h ago") {
+			t.Errorf("%q: %s", args, out)
+		}
+	}
+	if out := succeed(t, env, "endpoints", "list", "--json"); strings.Contains(out, `"last_success_at": null`) {
+		t.Errorf("as JSON: %s", out)
 	}
 }

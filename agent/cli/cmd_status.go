@@ -37,6 +37,9 @@ func printStatus(ctx context.Context, d *desk) error {
 		return err
 	}
 	hideURLs(overview.NotSending)
+	if err := d.findLastSuccesses(ctx, overview.NotSending); err != nil {
+		return err
+	}
 	if d.out.asJSON {
 		return d.out.json(overview)
 	}

@@ -2,6 +2,7 @@ package manage
 
 import (
 	"context"
+	"net/url"
 	"slices"
 	"strings"
 
@@ -57,6 +58,41 @@ func hintsFor(events []string, catalogue []outbox.EventTypeInfo) (hints []Hint) 
 		hints = append(hints, Hint{given, config.Nearest(given, known)})
 	}
 	return hints
+}
+
+// mostTwins is how many endpoints of a venue are compared.
+const mostTwins = 1000
+
+// SameURL returns the ids of the venue's endpoints that have a URL, apart from one.
+func (d *Desk) SameURL(ctx context.Context, venue, url, except string) (ids []string, err error) {
+	endpoints, err := d.View.Endpoints(ctx, outbox.EndpointFilter{Venue: venue, Limit: mostTwins})
+	if err != nil {
+		return nil, err
+	}
+	wanted := comparableURL(url)
+	for _, e := range endpoints {
+		if e.ID != except && comparableURL(e.URL) == wanted {
+			ids = append(ids, e.ID)
+		}
+	}
+	return ids, nil
+}
+
+// comparableURL returns a form that is the same for URLs that lead to the same place (RFC 3986, section
+// 6.2.2.1 and 6.2.3).
+func comparableURL(text string) string {
+	u, err := url.Parse(strings.TrimSpace(text))
+	if err != nil {
+		return text
+	}
+	u.Scheme, u.Host = strings.ToLower(u.Scheme), strings.ToLower(u.Host)
+	if port := u.Port(); u.Scheme == "https" && port == "443" || u.Scheme == "http" && port == "80" {
+		u.Host = strings.TrimSuffix(u.Host, ":"+port)
+	}
+	if u.Path == "" {
+		u.Path = "/"
+	}
+	return u.String()
 }
 
 // groupsOf returns the first words of event types.
