@@ -115,6 +115,9 @@ func TestMain_BadUsageIsOneSentenceAndStatus2(t *testing.T) {
 		"endpoints rotate-secret ep_1 --overlap 1y":                 `--overlap is "1y", must be a duration between 0s and 30d; see webhook-agent endpoints rotate-secret --help`,
 		"listen --status 700":                                       `--status is 700, must be between 200 and 599; see webhook-agent listen --help`,
 		"status --config /no/such.toml":                             `/no/such.toml: the configuration file cannot be read: no such file or directory; name another with --config, or write one by webhook-agent init`,
+		"listen --forward-to localhost:3000":                        `--forward-to is "localhost:3000", must be a URL such as http://localhost:3000/hook; see webhook-agent listen --help`,
+		"listen --forward-to http://u:p@localhost/":                 `--forward-to has credentials or a fragment, which are not sent; remove them; see webhook-agent listen --help`,
+		"listen --forward-to http://h/ --status 500":                `--status and --forward-to exclude each other: with --forward-to the app's status is the answer; see webhook-agent listen --help`,
 	} {
 		var stdout, stderr bytes.Buffer
 		status := Main(t.Context(), strings.Fields(line), &stdout, &stderr)

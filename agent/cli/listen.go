@@ -21,8 +21,8 @@ import (
 
 func (a *app) listenCommand() *cobra.Command {
 	var (
-		addr, given string
-		status      int
+		addr, given, forwardTo string
+		status                 int
 	)
 	cmd := &cobra.Command{
 		Use:   "listen",
@@ -31,8 +31,13 @@ func (a *app) listenCommand() *cobra.Command {
 signature of each request and says what to mend when one fails; such a request gets status 401. It says why it refuses anything
 else, too: a GET, a body that is too large, cut short or encoded, a TLS connection. To let the agent send to
 this machine, set network.allow_http and network.allow_networks in its configuration. With --json it prints one JSON
-object on a line for each request.`,
+object on a line for each request.
+
+With --forward-to it passes what it has verified on to an app, with the headers and the bytes as they came, and answers with what the
+app answers, so that retries can be watched. Where the app gives no answer, listen answers 502. What is not verified is not passed
+on. Without --secret everything is.`,
 		Example: `  webhook-agent listen --secret env:WEBHOOK_SECRET
+  webhook-agent listen --secret env:WEBHOOK_SECRET --forward-to http://localhost:3000/hook
   webhook-agent listen --addr 127.0.0.1:9001 --status 500      to watch retries`,
 		Args: noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -40,6 +45,16 @@ object on a line for each request.`,
 				return usagef(cmd, "--status is %d, must be between 200 and 599", status)
 			}
 			r := &receiver{out: a.printer(), status: status, limit: maxReceivedBytes}
+			if forwardTo != "" {
+				if cmd.Flags().Changed("status") {
+					return usagef(cmd, "--status and --forward-to exclude each other: with --forward-to the app's status is the answer")
+				}
+				f, err := newForwarder(forwardTo)
+				if err != nil {
+					return usagef(cmd, "--forward-to %v", err)
+				}
+				r.forwardTo = f
+			}
 			if given != "" {
 				s, err := a.secretFlag(given)
 				if err != nil {
@@ -56,6 +71,7 @@ object on a line for each request.`,
 	}
 	cmd.Flags().StringVar(&addr, "addr", "127.0.0.1:9000", "listen on this `address`")
 	cmd.Flags().StringVar(&given, "secret", "", "the endpoint's `secret`, better as env:NAME or file:/path")
+	cmd.Flags().StringVar(&forwardTo, "forward-to", "", "pass what is verified on to an app at this `URL`")
 	cmd.Flags().IntVar(&status, "status", http.StatusOK, "the `status` to answer with")
 	return cmd
 }
@@ -65,6 +81,8 @@ type receiver struct {
 	secret secret.Text // empty when signatures are not verified
 	status int
 	limit  int64 // greatest size of a body in bytes
+	// Where webhooks are passed on to; nil for nowhere.
+	forwardTo *forwarder
 
 	mu  sync.Mutex // guards out, because requests arrive at the same time
 	out *printer
@@ -78,7 +96,11 @@ func (r *receiver) serve(ctx context.Context, listener net.Listener) error {
 	stop := context.AfterFunc(ctx, func() { _ = server.Close() })
 	defer stop()
 	if !r.out.asJSON {
-		r.out.line("listening on http://%s/, answering %d; Ctrl-C ends", listener.Addr(), r.status)
+		what := fmt.Sprintf("answering %d", r.status)
+		if r.forwardTo != nil {
+			what = "passing on to " + r.forwardTo.shown()
+		}
+		r.out.line("listening on http://%s/, %s; Ctrl-C ends", listener.Addr(), what)
 		if r.secret.IsZero() {
 			r.out.line("signatures are not verified: give the endpoint's secret by --secret")
 		}
@@ -123,6 +145,10 @@ func (r *receiver) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	got.Answered = r.status
 	if got.Verified != nil && !*got.Verified {
 		got.Answered = http.StatusUnauthorized
+	} else if r.forwardTo != nil {
+		r.forward(w, req, body, &got)
+		r.say(got)
+		return
 	}
 	w.WriteHeader(got.Answered)
 	r.say(got)
@@ -162,6 +188,9 @@ type reception struct {
 	Problems []string        `json:"problems"`
 	Hint     string          `json:"hint"` // what to correct
 	Data     json.RawMessage `json:"data"` // null when the body is no envelope
+	// How long the app took, nil when the request was not passed on, and why it gave no answer.
+	ForwardMS    *int64 `json:"forward_ms,omitempty"`
+	ForwardError string `json:"forward_error,omitempty"`
 }
 
 func (r *receiver) examine(h http.Header, body []byte, now time.Time) reception {
@@ -241,6 +270,9 @@ func (got reception) print(out *printer) {
 	out.line("%s  %-22s  %s  %s  %s  %s", got.Received.Local().Format("15:04:05"), got.Type, got.ID, got.Venue, formatBytes(int64(got.Bytes)), verdict)
 	if len(got.Data) > 0 {
 		out.line("          %s", got.Data)
+	}
+	if text := got.forwardText(); text != "" {
+		out.line("          %s", text)
 	}
 	for _, problem := range got.Problems {
 		out.line("          %s", problem)
