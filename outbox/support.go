@@ -161,18 +161,20 @@ type ReplayOutcome struct {
 func (o ReplayOutcome) AllSucceeded() bool { return o.Failed == 0 && o.Missed == 0 }
 
 // A delivery that is again what it was has no former state. No index has the replay, since that would cost
-// each delivery; this walks what the replay has walked.
+// each delivery; this walks what the replay has walked. The comparison of rows fits the index of an endpoint's
+// part of the log alone.
 const (
 	selectOutcome = `
 select count(*) filter (where d.status = 'succeeded'), count(*) filter (where d.status = 'failed' and d.attempts > 0)
-from webhooks.replays r join webhooks.deliveries d on d.endpoint_id = r.endpoint_id
+from webhooks.replays r cross join webhooks.deliveries d
 where r.id = $1 and d.replay_id = $1 and d.former is not null`
 
 	selectRangeOutcome = selectOutcome + `
-  and d.created >= coalesce(r.since, '-infinity') and d.created < case when isfinite(r.until) then r.until else r.created end`
+  and (d.endpoint_id, d.created) >= (r.endpoint_id, coalesce(r.since, '-infinity'))
+  and (d.endpoint_id, d.created) < (r.endpoint_id, case when isfinite(r.until) then r.until else r.created end)`
 
 	selectNamedOutcome = selectOutcome + `
-  and d.event_id = any(r.event_ids)`
+  and d.endpoint_id = r.endpoint_id and d.event_id = any(r.event_ids)`
 )
 
 // ReplayOutcome counts what came of a replay.

@@ -2,6 +2,7 @@ package outbox
 
 import (
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -122,4 +123,24 @@ func TestLeading_SaysWhetherAnAgentDelivers(t *testing.T) {
 		}
 		return nil
 	})
+}
+
+func TestReplayOutcome_ReadsWhatTheReplayHasWalked(t *testing.T) {
+	t.Parallel()
+	_, env := openDB(t)
+	conn := monthOfEvents(t, env)
+	env.Exec(t, `insert into webhooks.replays (id, endpoint_id, since, until) values ('rpl_1', 'ep_1', now() - interval '10 days', now() - interval '9 days')`)
+	env.Exec(t, `insert into webhooks.replays (id, endpoint_id, event_ids) values ('rpl_2', 'ep_1', '{evt_0000001,evt_0100000}')`)
+	for _, test := range []struct {
+		sql, replay, index string
+		pages              int
+	}{
+		{selectRangeOutcome, "rpl_1", "deliveries_endpoint_created", 1500},
+		{selectNamedOutcome, "rpl_2", "deliveries_pkey", 50},
+	} {
+		plan := explain(t, conn, test.sql, test.replay)
+		if read := pages(t, plan); !strings.Contains(plan, test.index) || strings.Contains(plan, "Seq Scan on deliveries") || read > test.pages {
+			t.Errorf("%d pages were read, at most %d may be; want %s:\n%s", read, test.pages, test.index, plan)
+		}
+	}
 }
