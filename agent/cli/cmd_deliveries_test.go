@@ -214,7 +214,7 @@ func TestReplay_SaysAtOnceThatNoAgentLeads(t *testing.T) {
 func typed(t *testing.T, env *testenv.DB, answer string, args ...string) (status int, stdout, stderr string) {
 	t.Helper()
 	var out, errs bytes.Buffer
-	a := &app{stdout: &out, stderr: &errs, getenv: func(string) string { return "" }, keyboard: strings.NewReader(answer)}
+	a := &app{stdout: &out, stderr: &errs, getenv: func(string) string { return "" }, environ: func() []string { return nil }, keyboard: strings.NewReader(answer)}
 	status = a.run(t.Context(), append([]string{"--config", configFile(t, env)}, args...))
 	return status, out.String(), errs.String()
 }
