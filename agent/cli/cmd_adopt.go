@@ -36,8 +36,8 @@ a standby needs no adopt.`,
 			case !done.Adopted:
 				d.out.line("the checkpoint is of this server and database already")
 			case disable:
-				d.out.line("the checkpoint is of this server and database (%s) now; %d endpoints were disabled and %d replays ended",
-					done.Database, done.DisabledEndpoints, done.EndedReplays)
+				d.out.line("the checkpoint is of this server and database (%s) now; %s endpoints were disabled and %s replays ended",
+					done.Database, formatCount(done.DisabledEndpoints), formatCount(done.EndedReplays))
 			default:
 				d.out.line("the checkpoint is of this server and database (%s) now; the next leader compares the outbox with the log and sends what is missing",
 					done.Database)

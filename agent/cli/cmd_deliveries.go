@@ -255,7 +255,7 @@ func numbered(n int64, one, several string) string {
 	if n == 1 {
 		return "1 " + one
 	}
-	return fmt.Sprintf("%d %s", n, several)
+	return formatCount(n) + " " + several
 }
 
 func numberText(n *int) string {

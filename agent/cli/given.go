@@ -24,6 +24,7 @@ var mayBeEmpty = []string{"description", "config"}
 var flagChecks = map[string]func(value string) error{
 	"venue":    outbox.CheckVenue,
 	"endpoint": func(value string) error { return checkID(kindEndpoint, value) },
+	"after":    func(value string) error { return checkID(kindEndpoint, value) },
 	"addr":     checkAddress,
 	"type": func(value string) error {
 		if _, err := outbox.ParsePatterns([]string{value}); err != nil {
@@ -141,7 +142,7 @@ func checkID(wanted kind, id string) error {
 		return fmt.Errorf("is blank; write the id of the %s", wanted)
 	case strings.TrimSpace(id) != id || strings.ContainsFunc(id, unicode.IsControl):
 		return errors.New("begins or ends with a blank, or has an invisible character; remove it")
-	case made != nil && madeKinds[made[1]] != wanted:
+	case len(made) > 0 && madeKinds[made[1]] != wanted:
 		return fmt.Errorf("is the id of %s; write that of %s", madeKinds[made[1]].withArticle(), wanted.withArticle())
 	}
 	return nil

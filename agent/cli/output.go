@@ -75,7 +75,7 @@ func (p *printer) help(cmd *cobra.Command) {
 	}
 	for line := range strings.SplitSeq(strings.TrimSuffix(cmd.UsageString(), "\n"), "\n") {
 		end := describedAt.FindStringIndex(line)
-		if end == nil || p.width > 0 && end[1] > p.width-leastRoom {
+		if len(end) == 0 || p.width > 0 && end[1] > p.width-leastRoom {
 			p.line("%s", line)
 			continue
 		}

@@ -104,8 +104,9 @@ func repeat(ctx context.Context, every time.Duration, do func(first bool) error)
 	}
 }
 
-// writeFrame draws text at the top of the screen, in one piece. Each line erases what stood behind
-// it, so the screen is never empty in between. What is below the last line is counted.
+// writeFrame draws text at the top of the screen, in one piece. Each line takes the place of the one
+// that stood there, so the screen is never empty in between. It is erased first: behind a line that
+// is as wide as the screen, erasing takes its last character. What does not fit below is counted.
 func writeFrame(w io.Writer, title string, every time.Duration, height int, text string) {
 	lines := strings.Split(strings.TrimSuffix(text, "\n"), "\n")
 	if room := height - 3; height > 0 && len(lines) > max(1, room) {
@@ -113,5 +114,5 @@ func writeFrame(w io.Writer, title string, every time.Duration, height int, text
 		lines = append(lines[:max(1, room)], fmt.Sprintf("... %s more lines", formatCount(hidden)))
 	}
 	lines = append([]string{fmt.Sprintf("%s  every %s: %s  (Ctrl-C ends)", time.Now().Format(time.TimeOnly), every, title)}, lines...)
-	fmt.Fprint(w, beginFrame, strings.Join(lines, eraseRest+"\r\n"), eraseRest, endFrame)
+	fmt.Fprint(w, beginFrame, eraseRest, strings.Join(lines, "\r\n"+eraseRest), endFrame)
 }
