@@ -30,7 +30,7 @@ func TestRequests_WhatIsNotKnownIsRefused(t *testing.T) {
 		"unknown status":             {"GET", "/api/v1/deliveries?status=sentinel", "", nil, 422},
 		"time that is none":          {"GET", "/api/v1/deliveries?since=sentinel", "", nil, 422},
 		"cursor that is none":        {"GET", "/api/v1/deliveries?cursor=sentinel", "", nil, 422},
-		"cursor with bad time":       {"GET", "/api/v1/deliveries?cursor=eyJDcmVhdGVkIjoic2VudGluZWwiLCJFdmVudElEIjoiIiwiRW5kcG9pbnRJRCI6IiJ9", "", nil, 422},
+		"cursor with bad time":       {"GET", "/api/v1/deliveries?cursor=AQtzZW50aW5lbAMD", "", nil, 422},
 		"unknown field":              {"POST", "/api/v1/endpoints", `{"url": "https://example.com/", "events": ["*"], "sentinel": 1}`, nil, 422},
 		"missing field":              {"POST", "/api/v1/endpoints", `{"events": ["*"]}`, nil, 422},
 		"field of another kind":      {"POST", "/api/v1/endpoints", `{"url": "https://example.com/", "events": "sentinel"}`, nil, 422},

@@ -20,13 +20,16 @@ const (
 
 // follower finds what is new in the delivery log.
 type follower struct {
-	search func(context.Context, outbox.DeliveryFilter) (outbox.DeliveryPage, error)
+	search searcher
 	filter outbox.DeliveryFilter
 	// seen has the deliveries of the window that were found, and their state at that time. It never has
 	// more than one look brings.
 	seen  map[deliveryKey]deliveryState
 	floor time.Time // where a look ends
 }
+
+// searcher searches a part of the log.
+type searcher func(context.Context, outbox.DeliveryFilter) (outbox.DeliveryPage, error)
 
 type deliveryKey struct{ event, endpoint string }
 
@@ -35,15 +38,16 @@ type deliveryState struct {
 	attempts int
 }
 
-// start returns the newest deliveries, oldest event first. What is recorded already is not new.
-func (f *follower) start(ctx context.Context, limit int, now time.Time) ([]outbox.DeliveryInfo, error) {
+// start returns the newest deliveries, oldest event first, as the command finds them without
+// --follow: by search, which goes further back than a look. What is recorded already is not new.
+func (f *follower) start(ctx context.Context, search searcher, limit int, now time.Time) ([]outbox.DeliveryInfo, error) {
 	f.floor = now.Add(-followWindow)
 	if _, _, err := f.look(ctx, now); err != nil {
 		return nil, err
 	}
 	filter := f.filter
 	filter.Limit = limit
-	page, err := f.search(ctx, filter)
+	page, err := search(ctx, filter)
 	for _, d := range page.Deliveries {
 		f.seen[deliveryKey{d.EventID, d.EndpointID}] = deliveryState{d.Status, d.Attempts}
 	}
@@ -118,7 +122,7 @@ func (a *app) follow(ctx context.Context, d *desk, every time.Duration, filter o
 	failing := false
 	return repeat(ctx, every, func(first bool) error {
 		if first {
-			newest, err := f.start(ctx, limit, time.Now())
+			newest, err := f.start(ctx, d.search, limit, time.Now())
 			if err == nil && len(newest) == 0 && !out.asJSON {
 				out.line("no delivery yet; new ones follow, Ctrl-C ends")
 			}

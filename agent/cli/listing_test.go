@@ -179,7 +179,7 @@ func TestFollower_IsBoundedUnderABurst(t *testing.T) {
 		return page, nil
 	}}
 	write(10)
-	if first, err := f.start(t.Context(), 4, now); err != nil || len(first) != 4 || first[3].EventID != "evt_000009" {
+	if first, err := f.start(t.Context(), f.search, 4, now); err != nil || len(first) != 4 || first[3].EventID != "evt_000009" {
 		t.Fatalf("the first look: %v, %v", first, err)
 	}
 	const most = followRows * followParts
