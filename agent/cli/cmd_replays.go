@@ -2,6 +2,8 @@ package cli
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"slices"
 	"strings"
 	"time"
@@ -32,12 +34,97 @@ func (a *app) replaysCommand() *cobra.Command {
 		}
 	}
 	cmd.AddCommand(a.replaysListCommand(),
-		change("show", "Show how far a replay is", outbox.AllVenues.Replay),
+		a.replaysShowCommand(),
 		change("pause", "Pause a replay; the fewer than 500 deliveries that are pending already are sent", outbox.AllVenues.PauseReplay),
 		change("resume", "Resume a paused replay", outbox.AllVenues.ResumeReplay),
 		change("cancel", "End a replay; what it has not sent is again what it was", outbox.AllVenues.CancelReplay),
 		a.replaysPaceCommand())
 	return cmd
+}
+
+func (a *app) replaysShowCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "show ID", Short: "Show how far a replay is, and what came of it", Args: exactly(1, "a replay id"), Example: "  webhook-agent replays show rpl_01K5M4",
+		RunE: a.withReplay(func(ctx context.Context, d *desk, id string) error { return d.showReplay(ctx, id) }),
+	}
+}
+
+// showReplay prints one replay and, once it has ended, what came of it.
+func (d *desk) showReplay(ctx context.Context, id string) error {
+	r, err := d.db.AllVenues().Replay(ctx, id)
+	if err != nil {
+		return err
+	}
+	answer := replayShown{ReplayInfo: r}
+	if r.Ended() && r.Finished != nil {
+		outcome, err := d.db.AllVenues().ReplayOutcome(ctx, r)
+		if err != nil && !errors.Is(err, outbox.ErrTooSlow) {
+			return err
+		}
+		if err == nil {
+			answer.Outcome = &outcome
+		}
+	}
+	if d.out.asJSON {
+		return d.out.json(answer)
+	}
+	leading, err := d.db.Leading(ctx)
+	if err != nil {
+		return err
+	}
+	printReplay(d.out, answer, leading, time.Now())
+	return nil
+}
+
+// replayShown is a replay and, once it has ended, what came of it.
+type replayShown struct {
+	outbox.ReplayInfo
+	Outcome *outbox.ReplayOutcome `json:"outcome"`
+}
+
+func printReplay(out *printer, r replayShown, leading outbox.Leading, now time.Time) {
+	what, pace, outcome, waits := "what was created up to "+formatTime(&r.Created, now), "", "", ""
+	switch {
+	case r.Events != nil:
+		what = numbered(int64(*r.Events), "named event", "named events")
+	case r.Until != nil:
+		what = "what was created before " + formatTime(r.Until, now)
+	}
+	if r.Events == nil && r.Since != nil {
+		what += ", from " + formatTime(r.Since, now) + " on"
+	}
+	if r.PerSecond != nil {
+		pace = fmt.Sprintf("%d a second at most", *r.PerSecond)
+	}
+	if r.Outcome != nil {
+		outcome = fmt.Sprintf("%d succeeded, %d failed, %d missed", r.Outcome.Succeeded, r.Outcome.Failed, r.Outcome.Missed)
+	}
+	if !leading.Leads() && r.Finished == nil && r.State != outbox.ReplayPaused {
+		waits = nobodyLeads(leading)
+	}
+	out.fields([]field{
+		{"replay", r.ID},
+		{"endpoint", r.EndpointID},
+		{"venue", r.Venue},
+		{"of", what + ", " + joinStatuses(r.Statuses)},
+		{"state", replayStateText(r.ReplayInfo)},
+		{"waits", waits},
+		{"progress", fmt.Sprintf("%d have ended and %d were not sent, of %d set back", r.Done, r.Unsent, r.Total)},
+		{"outcome", outcome},
+		{"pace", pace},
+		{"error", r.Error},
+		{"created", formatTime(&r.Created, now)},
+		{"paused", formatTime(r.PausedAt, now)},
+		{"finished", formatTime(r.Finished, now)},
+	})
+}
+
+// replayStateText is the state of a replay, and whether a canceled one is being taken back still.
+func replayStateText(r outbox.ReplayInfo) string {
+	if r.State == outbox.ReplayCanceled && r.Finished == nil {
+		return r.State + " (being taken back)"
+	}
+	return r.State
 }
 
 func (a *app) replaysListCommand() *cobra.Command {
@@ -147,11 +234,7 @@ func replayRows(replays []outbox.ReplayInfo, now time.Time) (rows [][]string) {
 		if r.PerSecond != nil {
 			pace = formatCount(*r.PerSecond)
 		}
-		state := r.State
-		if r.State == outbox.ReplayCanceled && r.Finished == nil {
-			state += " (being taken back)"
-		}
-		rows = append(rows, []string{r.ID, r.EndpointID, r.Venue, state, formatCount(r.Done), formatCount(r.Unsent), formatCount(r.Total), expected, pace,
+		rows = append(rows, []string{r.ID, r.EndpointID, r.Venue, replayStateText(r), formatCount(r.Done), formatCount(r.Unsent), formatCount(r.Total), expected, pace,
 			formatAge(&r.Created, now), r.Error})
 	}
 	return rows
