@@ -155,19 +155,24 @@ type ReplayOutcome struct {
 	// Missed are those that were not sent to the end: the replay was canceled, the endpoint is off, the
 	// event is gone. They are again what they were where that is known.
 	Missed int64 `json:"missed"`
+	// ReplayedSince are those that a later replay has set back.
+	ReplayedSince int64 `json:"replayed_since"`
 }
 
 // AllSucceeded reports whether nothing is left to be sent.
-func (o ReplayOutcome) AllSucceeded() bool { return o.Failed == 0 && o.Missed == 0 }
+func (o ReplayOutcome) AllSucceeded() bool {
+	return o.Failed == 0 && o.Missed == 0 && o.ReplayedSince == 0
+}
 
 // A delivery that is again what it was has no former state. No index has the replay, since that would cost
 // each delivery; this walks what the replay has walked. The comparison of rows fits the index of an endpoint's
 // part of the log alone.
 const (
 	selectOutcome = `
-select count(*) filter (where d.status = 'succeeded'), count(*) filter (where d.status = 'failed' and d.attempts > 0)
+select count(*) filter (where d.former is not null and d.status = 'succeeded'),
+       count(*) filter (where d.former is not null and d.status = 'failed' and d.attempts > 0), count(*) filter (where d.former is null)
 from webhooks.replays r cross join webhooks.deliveries d
-where r.id = $1 and d.replay_id = $1 and d.former is not null`
+where r.id = $1 and d.replay_id = $1`
 
 	selectRangeOutcome = selectOutcome + `
   and (d.endpoint_id, d.created) >= (r.endpoint_id, coalesce(r.since, '-infinity'))
@@ -183,9 +188,14 @@ func (v AllVenues) ReplayOutcome(ctx context.Context, r ReplayInfo) (o ReplayOut
 	if r.Events != nil {
 		count = selectNamedOutcome
 	}
+	var restored int64
 	err = v.lookAll(ctx, "count what came of a replay", func(q pgx.Tx) error {
-		return q.QueryRow(ctx, count, r.ID).Scan(&o.Succeeded, &o.Failed)
+		return q.QueryRow(ctx, count, r.ID).Scan(&o.Succeeded, &o.Failed, &restored)
 	})
 	o.Missed = max(r.Total-o.Succeeded-o.Failed, 0)
+	if r.State == ReplayDone { // all were attempted, so what it has neither ended nor put back is another replay's now
+		o.ReplayedSince = max(o.Missed-restored, 0)
+		o.Missed -= o.ReplayedSince
+	}
 	return o, err
 }

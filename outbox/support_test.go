@@ -98,6 +98,13 @@ func TestReplayOutcome_CountsWhatTheReplayItselfHasDone(t *testing.T) {
 			if want := (ReplayOutcome{Succeeded: 2, Failed: 1, Missed: 3}); got != want || got.AllSucceeded() {
 				t.Errorf("got %+v, want %+v of %+v", got, want, r)
 			}
+			env.Exec(t, `update webhooks.deliveries set replay_id = 'rpl_2' where event_id = 'evt_00001'`)
+			r.State = ReplayDone // as one whose deliveries were all attempted
+			got, err = db.AllVenues().ReplayOutcome(t.Context(), r)
+			must(t, err)
+			if want := (ReplayOutcome{Succeeded: 1, Failed: 1, Missed: 3, ReplayedSince: 1}); got != want || got.AllSucceeded() {
+				t.Errorf("after a later replay of one: %+v, want %+v", got, want)
+			}
 			former, err := db.AllVenues().FormerDeliveries(t.Context(), "evt_00003")
 			must(t, err)
 			if f := former["ep_1"]; f.Status != Succeeded || f.Attempts != 2 || f.LastCode == nil || *f.LastCode != 204 || f.Finished == nil {

@@ -161,6 +161,10 @@ func (d *desk) shownDeliveries(ctx context.Context, eventID string, details []ou
 		if at, ok := successes[detail.EndpointID]; ok {
 			delivery.LastSuccessAt = &at
 		}
+		// The delivery itself may be the last, where an old event was replayed.
+		if at := detail.Finished; detail.Status == outbox.Succeeded && at != nil && (delivery.LastSuccessAt == nil || at.After(*delivery.LastSuccessAt)) {
+			delivery.LastSuccessAt = at
+		}
 		for _, v := range endpoints {
 			if v.EndpointID == detail.EndpointID {
 				delivery.Host, delivery.Events = v.Host, emptyList(v.Patterns)

@@ -246,7 +246,7 @@ func TestEndpointsRemove_AsksAndSaysWhatBecomesOfWhatIsPending(t *testing.T) {
 	addDeliveries(t, env, id)
 	const left = "1 pending delivery is kept as missed"
 	status, out, stderr := typed(t, env, "n\n", "endpoints", "remove", id[:len(id)-2])
-	if want := "Remove " + id + " of venue_a, https://h.example? " + left + "; its log stays. endpoints disable keeps the endpoint. [y/N] "; status != exitFine || out != want || stderr != "" {
+	if want := "Remove " + id + " of venue_a, https://h.example? " + left + "; its log stays. endpoints disable keeps the endpoint. [y/N] nothing was done\n"; status != exitFailed || out != want || stderr != "" {
 		t.Errorf("no: status %d, %s%s", status, out, stderr)
 	}
 	if testenv.QueryOne[int64](t, env, `select count(*) from webhooks.endpoints`) != 1 {

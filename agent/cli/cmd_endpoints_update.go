@@ -171,8 +171,8 @@ func (d *desk) removeEndpoint(ctx context.Context, id string, ask bool) error {
 		left = countText(pending) + " pending deliveries are kept as missed"
 	}
 	if ask && e.ManagedBy == "" {
-		agreed, err := d.confirm(ctx, "Remove %s of %s, %s? %s; its log stays. endpoints disable keeps the endpoint.", id, e.Venue, sink.RedactURL(e.URL), left)
-		if err != nil || !agreed {
+		err := d.confirm(ctx, "Remove %s of %s, %s? %s; its log stays. endpoints disable keeps the endpoint.", id, e.Venue, sink.RedactURL(e.URL), left)
+		if err != nil {
 			return err
 		}
 	}

@@ -97,7 +97,7 @@ func (d *desk) replay(ctx context.Context, request outbox.ReplayRequest, mode re
 		return d.answerReplay(answers, refused)
 	}
 	if !mode.yes && d.asks() {
-		if agreed, err := d.confirmAgain(ctx, desk, request); err != nil || !agreed {
+		if err := d.confirmAgain(ctx, desk, request); err != nil {
 			return err
 		}
 	}
@@ -116,18 +116,18 @@ func (d *desk) replay(ctx context.Context, request outbox.ReplayRequest, mode re
 }
 
 // confirmAgain asks before named events are sent once more that were delivered. Where the statuses were
-// named as well, that was meant.
-func (d *desk) confirmAgain(ctx context.Context, desk *manage.Desk, request outbox.ReplayRequest) (agreed bool, err error) {
+// named as well, that was meant. It returns an error where the answer is no.
+func (d *desk) confirmAgain(ctx context.Context, desk *manage.Desk, request outbox.ReplayRequest) error {
 	if len(request.EventIDs) == 0 || len(request.Statuses) > 0 {
-		return true, nil
+		return nil
 	}
 	request.Statuses = []outbox.Status{outbox.Succeeded}
 	plans, err := desk.Plan(ctx, request)
 	if errors.Is(err, outbox.ErrRefused) || errors.Is(err, outbox.ErrNotFound) { // nothing can be sent where it was delivered
-		return true, nil
+		return nil
 	}
 	if err != nil {
-		return false, flagError(err)
+		return flagError(err)
 	}
 	var delivered int64
 	for _, plan := range plans {
@@ -136,7 +136,7 @@ func (d *desk) confirmAgain(ctx context.Context, desk *manage.Desk, request outb
 		}
 	}
 	if delivered == 0 {
-		return true, nil
+		return nil
 	}
 	return d.confirm(ctx, "%s already, and the receiver gets the event once more. Go on?", numbered(delivered, "of them was delivered", "of them were delivered"))
 }
@@ -262,7 +262,8 @@ func (d *desk) concludeReplay(ctx context.Context, answers []replayAnswer) error
 			return err
 		default:
 			answers[i].Outcome = &outcome
-			sum.Succeeded, sum.Failed, sum.Missed = sum.Succeeded+outcome.Succeeded, sum.Failed+outcome.Failed, sum.Missed+outcome.Missed
+			sum.Succeeded, sum.Failed = sum.Succeeded+outcome.Succeeded, sum.Failed+outcome.Failed
+			sum.Missed, sum.ReplayedSince = sum.Missed+outcome.Missed, sum.ReplayedSince+outcome.ReplayedSince
 		}
 		all = all && r.State == outbox.ReplayDone && err == nil && outcome.AllSucceeded()
 		switch r.State {
@@ -275,7 +276,7 @@ func (d *desk) concludeReplay(ctx context.Context, answers []replayAnswer) error
 	switch {
 	case d.out.asJSON:
 	case counted:
-		d.out.line("ended: %d succeeded, %d failed, %d missed", sum.Succeeded, sum.Failed, sum.Missed)
+		d.out.line("ended: %s", outcomeText(sum))
 	default:
 		d.out.line("ended; counting what came of it takes too long: webhook-agent deliveries list shows it")
 	}
@@ -291,6 +292,14 @@ func (d *desk) detached() error {
 		d.out.line("the replay goes on in the background; webhook-agent deliveries list shows what comes of it")
 	}
 	return nil
+}
+
+func outcomeText(o outbox.ReplayOutcome) string {
+	text := fmt.Sprintf("%d succeeded, %d failed, %d missed", o.Succeeded, o.Failed, o.Missed)
+	if o.ReplayedSince > 0 {
+		text += fmt.Sprintf(", %d replayed again since", o.ReplayedSince)
+	}
+	return text
 }
 
 // refreshReplay reads the progress of the replays, and who leads.

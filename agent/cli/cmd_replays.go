@@ -97,7 +97,7 @@ func printReplay(out *printer, r replayShown, leading outbox.Leading, now time.T
 		pace = fmt.Sprintf("%d a second at most", *r.PerSecond)
 	}
 	if r.Outcome != nil {
-		outcome = fmt.Sprintf("%d succeeded, %d failed, %d missed", r.Outcome.Succeeded, r.Outcome.Failed, r.Outcome.Missed)
+		outcome = outcomeText(*r.Outcome)
 	}
 	if !leading.Leads() && r.Finished == nil && r.State != outbox.ReplayPaused {
 		waits = nobodyLeads(leading)

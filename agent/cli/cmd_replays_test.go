@@ -35,7 +35,7 @@ func TestReplays_AreShownAndChangedByTheBeginningOfTheirIDs(t *testing.T) {
 	env.Exec(t, `update webhooks.deliveries set replay_id = 'rpl_11', former = '{}', status = 'succeeded' where event_id = 'evt_3'`)
 	env.Exec(t, `update webhooks.replays r set state = 'done', finished = now() from (select set_config('webhooks.ends_replays', 'on', true)) x where id = 'rpl_11'`)
 	shown := agenttest.Decode[replayShown](t, succeed(t, env, "replays", "show", "rpl_11", "--json"))
-	if shown.ID != "rpl_11" || shown.Outcome == nil || shown.Outcome.Succeeded != 1 || shown.Outcome.Missed != 2 {
+	if shown.ID != "rpl_11" || shown.Outcome == nil || shown.Outcome.Succeeded != 1 || shown.Outcome.ReplayedSince != 2 {
 		t.Errorf("as JSON: %+v", shown)
 	}
 	status, _, stderr := cli(t, env, "replays", "cancel", "rpl_1")

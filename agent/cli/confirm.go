@@ -25,8 +25,8 @@ func keyboard(stdout io.Writer) io.Reader {
 // asks reports whether there is a person to ask.
 func (d *desk) asks() bool { return d.keyboard != nil && !d.out.asJSON }
 
-// confirm asks a question and reports whether the answer is yes.
-func (d *desk) confirm(ctx context.Context, format string, args ...any) (yes bool, err error) {
+// confirm asks a question. It returns an error, which ends the command with status 1, unless the answer is yes.
+func (d *desk) confirm(ctx context.Context, format string, args ...any) error {
 	fmt.Fprint(d.out.w, sink.Printable(fmt.Sprintf(format, args...))+" [y/N] ")
 	answer := make(chan string, 1)
 	go func() { // ends with the line, or with the process
@@ -36,9 +36,13 @@ func (d *desk) confirm(ctx context.Context, format string, args ...any) (yes boo
 	select {
 	case line := <-answer:
 		line = strings.ToLower(strings.TrimSpace(line))
-		return line == "y" || line == "yes", nil
+		if line != "y" && line != "yes" {
+			d.out.line("nothing was done")
+			return errFindings
+		}
+		return nil
 	case <-ctx.Done():
 		fmt.Fprintln(d.out.w)
-		return false, ctx.Err()
+		return ctx.Err()
 	}
 }
