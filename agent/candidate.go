@@ -255,13 +255,14 @@ func (c *candidate) takeOver(ctx context.Context, life *lifetime, tailer *outbox
 	c.tune(endpoints)
 	t.ledger = outbox.NewLedger(outbox.LedgerConfig{
 		Config: c.outboxConfig(), Term: held, Log: c.log, Clock: c.db.Clock(),
-		Confirm:    tailer.Confirm,
-		Committed:  func(r []*outbox.Record) { c.metrics.recorded(r); t.lanes.Committed(r); c.feed.Recorded(r) },
-		Withdraw:   func(endpointID, replayID string) []string { return t.lanes.Withdraw(endpointID, replayID) },
-		Requeued:   func(endpointID string) { t.lanes.Requeued(endpointID) },
-		Recovered:  func(n int) { c.metrics.swept.Add(float64(n)) },
-		Stalled:    func(stalled bool) { t.lanes.Stall(stalled) },
-		ServerEnds: tailer.Interrupt,
+		DisableAfter: c.cfg.Delivery.DisableAfter,
+		Confirm:      tailer.Confirm,
+		Committed:    func(r []*outbox.Record) { c.metrics.recorded(r); t.lanes.Committed(r); c.feed.Recorded(r) },
+		Withdraw:     func(endpointID, replayID string) []string { return t.lanes.Withdraw(endpointID, replayID) },
+		Requeued:     func(endpointID string) { t.lanes.Requeued(endpointID) },
+		Recovered:    func(n int) { c.metrics.swept.Add(float64(n)) },
+		Stalled:      func(stalled bool) { t.lanes.Stall(stalled) },
+		ServerEnds:   tailer.Interrupt,
 	})
 	d := c.cfg.Delivery
 	t.lanes = lanes.New(life.alive, lanes.Config{

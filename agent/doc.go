@@ -43,6 +43,14 @@
 // replaces the subscription, and Scheduler.Change puts the new row into the lane. Events before the
 // change are matched without it, events after it with it.
 //
+// # Follow a notice
+//
+// A notice is an event of the agent's own: an endpoint keeps failing, was disabled, or is well again.
+// Scheduler.finish decides it with the result of an attempt, and outbox.Health takes it along. The
+// ledger inserts it into the outbox in the transaction of the result (a disabling, in that of the
+// disabling). From there the stream brings it, and router.match leaves out the endpoint that it is
+// about. A run of failures causes five at most, whatever becomes of them.
+//
 // # Large events and large venues
 //
 // An event that very many endpoints want is handed over in pieces, behind what the stream brings

@@ -353,14 +353,20 @@ func (r *router) hand(take context.Context, pairings []pairing) (*outbox.Tracked
 
 // match appends the subscriptions that want an event to subs. When the event is set aside, it does
 // not use the index, which may be what panics, but the patterns of each endpoint.
+//
+// A notice about an endpoint is not for that endpoint.
 func (r *router) match(subs []*subscription, at outbox.Subject, e *outbox.Event) []*subscription {
 	if !r.suspects.aside(at) {
-		return r.subs.match(subs, e.Venue, e.Type)
-	}
-	for _, sub := range r.subs.byID {
-		if sub.endpoint.Venue == e.Venue && sub.patterns.Match(e.Type) {
-			subs = append(subs, sub)
+		subs = r.subs.match(subs, e.Venue, e.Type)
+	} else {
+		for _, sub := range r.subs.byID {
+			if sub.endpoint.Venue == e.Venue && sub.patterns.Match(e.Type) {
+				subs = append(subs, sub)
+			}
 		}
+	}
+	if e.IsNotice() {
+		subs = slices.DeleteFunc(subs, func(sub *subscription) bool { return e.Concerns(sub.endpoint.ID) })
 	}
 	return subs
 }

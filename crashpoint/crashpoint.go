@@ -34,6 +34,8 @@ const (
 	// AfterLedgerCommit is in the Ledger: the commit is durable, but the lanes and the Tailer do
 	// not know it.
 	AfterLedgerCommit Point = "after-ledger-commit"
+	// InNotice is in the Ledger: a notice about an endpoint is written, but the commit is not sent.
+	InNotice Point = "in-notice"
 	// BeforeConfirm is in the Tailer: a position is recorded, but not confirmed to the server.
 	BeforeConfirm Point = "before-confirm"
 	// InMigration is in Migrate: the schema exists, but the publications do not.
@@ -55,5 +57,5 @@ const (
 // Points returns all points in the order of their declaration.
 func Points() []Point {
 	return []Point{AfterRead, BeforeDial, AfterRequestWritten, AfterResponse, BeforeLedgerCommit, InLedgerCommit,
-		AfterLedgerCommit, BeforeConfirm, InMigration, InReplay, InCancel, InSlotRecovery, InSweep}
+		AfterLedgerCommit, InNotice, BeforeConfirm, InMigration, InReplay, InCancel, InSlotRecovery, InSweep}
 }

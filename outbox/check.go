@@ -90,7 +90,7 @@ func (db *DB) Check(ctx context.Context) []Finding {
 func (db *DB) checkAll(ctx context.Context, more ...check) (findings []Finding) {
 	looks := slices.Concat([]check{
 		(*DB).checkServer, (*DB).checkEncoding, (*DB).checkRole, (*DB).checkConnections, (*DB).checkCapacity, (*DB).checkSchema,
-		(*DB).checkPrivileges, (*DB).checkAdoption, (*DB).checkOutbox, (*DB).checkRetention, (*DB).checkPublications, (*DB).checkSlot,
+		(*DB).checkPrivileges, (*DB).checkAdoption, (*DB).checkOutbox, (*DB).checkNotices, (*DB).checkRetention, (*DB).checkPublications, (*DB).checkSlot,
 		(*DB).checkRetainedWAL, (*DB).checkHooks, (*DB).checkUnusedOutbox, (*DB).checkClock, (*DB).checkSecrets, (*DB).checkEndpoints,
 	}, more)
 	for len(looks) > 0 {

@@ -33,7 +33,7 @@ func TestCheck_FindsNothingInADatabaseThatIsReady(t *testing.T) {
 		things = append(things, f.Thing)
 	}
 	want := []string{"PostgreSQL", "server", "wal_level", "synchronous_commit", "encoding", "role agent", "connections", "max_replication_slots", "max_wal_senders",
-		"schema webhooks", "privileges", "checkpoint", "outbox webhooks.outbox", "publication webhooks_outbox", "publication webhooks_outbox_endpoints",
+		"schema webhooks", "privileges", "checkpoint", "outbox webhooks.outbox", "notices", "publication webhooks_outbox", "publication webhooks_outbox_endpoints",
 		"slot " + env.Slot, "clock", "endpoints", "replication connection"}
 	for i, thing := range things {
 		if strings.HasPrefix(thing, "role ") {

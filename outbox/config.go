@@ -43,6 +43,8 @@ type Config struct {
 	Retention time.Duration
 	// Counts counts what is reported nowhere else. If it is nil, nothing is counted.
 	Counts *Counts
+	// Notices has the Ledger write notices about endpoints into the outbox.
+	Notices bool
 	// Keys are the keys that seal the secrets of endpoints.
 	Keys secret.Keyring
 	// Caught is called with every panic of a goroutine or a timer of this package. Any goroutine

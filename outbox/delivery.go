@@ -149,6 +149,9 @@ type Health struct {
 	// HeldBy says what holds it.
 	HeldUntil time.Time
 	HeldBy    string
+	// Notices are what is to be announced of the endpoint and is not known to be committed, in
+	// their order.
+	Notices []Notice
 }
 
 // These are the reasons that hold an endpoint (endpoint_health.held_by).

@@ -24,6 +24,7 @@
 //	a term begins              leader.go (the slot and the checkpoint), state.go (what memory holds)
 //	the stream                 tailer.go, tailer_connect.go, decode.go (its messages), message.go
 //	the recording              ledger.go, entry.go, group.go (what one commit writes), watermark.go, jobs.go, transact.go
+//	the agent's own events     notice.go, announcer.go
 //	what an event is           event.go, mapping.go (an app's columns), pattern.go (types), zone.go
 //	pending deliveries         refill.go
 //	passed-over events         reconcile.go, walk.go (in parts), recover.go (their rows), event_sql.go (the statements)
@@ -60,6 +61,18 @@
 // A transaction that fans out widely is tracked in pieces, behind others (Hold): the watermark stands before it until
 // its last piece is recorded, and everything behind it is recorded meanwhile. A commit gathers a bounded number of
 // rows, and parks a bounded number, whatever there is.
+//
+// # Notices
+//
+// The agent writes into the outbox in one case: to announce what has become of an endpoint
+// (announcer). The event and its mark, endpoint_health.notified, are in the transaction that records
+// the state, so a crash neither loses nor repeats it. The table may be the app's, so the insertion
+// stands behind a savepoint, and the ledger goes on without what is refused. A group without notices
+// has no savepoint and no statement for them.
+//
+// A notice is not for the endpoint that it is about. The type and the text of the data say which that
+// is, both to the stream (Event.Concerns) and to a comparison (aboutSQL), since a comparison that
+// judged otherwise would send what was left out.
 //
 // # Replays
 //

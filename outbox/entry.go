@@ -77,7 +77,7 @@ func (l *Ledger) take(g *group, entries []Entry) {
 			}
 			l.stopped.add(e, time.Now())
 		case Disabling:
-			l.jobs = append(l.jobs, &disableJob{Disabling: e})
+			l.jobs = append(l.jobs, &disableJob{Disabling: e, announcer: l.announcer})
 		case Replay:
 			l.replay(e)
 		case jobEntry:

@@ -51,11 +51,11 @@ func (m *mapping) eventSQL(from, where string) string {
 		fresh = "coalesce(not pg_visible_in_snapshot(" + eventXID + ", @last::text::pg_snapshot), false)"
 	}
 	return pieces{
-		"id": id, "venue": venue, "created": created, "type": eventType, "fresh": fresh, "from": from, "where": where,
+		"id": id, "venue": venue, "created": created, "type": eventType, "notice": m.noticeSQL(eventType), "fresh": fresh, "from": from, "where": where,
 		"ours": m.cfg.isOurs(eventType), "seen by the new": m.seenBy("@horizon"), "seen by the last": m.seenBy("@last"),
 	}.in(`
     select o.tableoid as relation, o.ctid as place, ${id}::text as id, ${venue} as venue, ${created} as created,
-           ${type} as type, ${fresh} as fresh
+           ${type} as type, ${notice} as notice, ${fresh} as fresh
     from ${from}
     where ${where} and ${id} is not null and ${ours} and coalesce(${seen by the new}, false)
       and not coalesce(${seen by the last} and coalesce(o.tableoid = any(@known::oid[]), true), false)`)
@@ -65,10 +65,11 @@ func (m *mapping) eventSQL(from, where string) string {
 // it has a row or not. endpointXMIN is the expression for the xmin of the endpoint's row. A suspect
 // goes only to endpoints that want today what they wanted when the event was created. If the event
 // was ever handed over, such an endpoint has a row for it, unless the log no longer reaches back to
-// the event.
+// the event. A notice is for others than the endpoint that it is about.
 func mayWant(endpointXMIN string) string {
 	const until = "case when event.fresh then greatest(event.created, @last_at::timestamptz) else event.created end"
-	return pieces{"wants": wants("event.venue", until, "event.type"), "xmin": endpointXMIN}.in(`${wants}
+	return pieces{"wants": wants("event.venue", until, "event.type"), "xmin": endpointXMIN, "about it": aboutSQL("event.notice", "e.id")}.in(`${wants}
+      and not ${about it}
       and (event.fresh or event.created >= @last_at::timestamptz
            or coalesce(e.subscribed, e.created) <= event.created and (@floor::timestamptz is null or event.created >= @floor::timestamptz))
       and (@unchanged_since::text is null or webhooks.handed_over(${xmin}, @unchanged_since::text::pg_snapshot))`)

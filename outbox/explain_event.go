@@ -46,6 +46,8 @@ type EventExplanation struct {
 	Endpoints []EndpointVerdict `json:"endpoints"`
 	// Truncated reports that the venue has more endpoints than are shown.
 	Truncated bool `json:"truncated"`
+
+	notice []byte // the data of a notice that the outbox has
 }
 
 // EndpointVerdict is what came of an event for an endpoint.
@@ -67,6 +69,7 @@ const (
 	VerdictNotSubscribed   = "not_subscribed"   // no pattern of the endpoint asks for the type
 	VerdictNotOffered      = "not_offered"      // outbox.types does not ask for the type
 	VerdictRegisteredLater = "registered_later" // the endpoint is younger than the event
+	VerdictAboutItself     = "about_itself"     // the event is a notice about the endpoint
 	VerdictNotReadYet      = "not_read_yet"     // the agent may still come to it
 	VerdictUnknown         = "unknown"          // it should have a delivery as the endpoint is now
 )
@@ -96,9 +99,9 @@ func (m *mapping) selectEventsSQL(data bool) string {
 	passed := "webhooks.handed_over(o.xmin, (select horizon from webhooks.checkpoint where slot = $2))"
 	return pieces{
 		"venue": venue, "type": eventType, "created": m.usableCreated(), "data": shown, "size": size, "outbox": m.cfg.table(),
-		"id": id, "key": eventKey("$1::text", m.idType), "passed": passed, "many": fmt.Sprint(manyRows),
+		"id": id, "key": eventKey("$1::text", m.idType), "passed": passed, "many": fmt.Sprint(manyRows), "notice": m.noticeSQL(eventType),
 	}.in(`
-select ${venue}, ${type}, ${created}, ${data}, ${size}, ${passed}
+select ${venue}, ${type}, ${created}, ${data}, ${size}, ${passed}, coalesce(${notice}, '')
 from ${outbox} o where ${id} = ${key} and ${id}::text = $1{ and ${venue} = @venue} limit ${many}`)
 }
 
@@ -106,6 +109,7 @@ from ${outbox} o where ${id} = ${key} and ${id}::text = $1{ and ${venue} = @venu
 type storedEvent struct {
 	EventInfo
 	passed bool
+	notice string // the data of a notice
 }
 
 // storedEvents returns the events that the outbox has under an id.
@@ -120,7 +124,7 @@ func (v view) storedEvents(ctx context.Context, eventID string, data bool) (even
 	err = v.look(ctx, "look for the event in the outbox", func(q narrowed) error {
 		events, err = queryRows(ctx, q, m.selectEventsSQL(data), func(row pgx.CollectableRow) (e storedEvent, err error) {
 			var text string
-			err = row.Scan(&e.Venue, &e.Type, moment{&e.Created}, &text, &e.DataBytes, &e.passed)
+			err = row.Scan(&e.Venue, &e.Type, moment{&e.Created}, &text, &e.DataBytes, &e.passed, &e.notice)
 			e.ID, e.Data = eventID, json.RawMessage(text)
 			return e, err
 		}, eventID, v.db.cfg.Slot)
@@ -208,7 +212,7 @@ func (v view) ExplainEvent(ctx context.Context, eventID string) (x EventExplanat
 	x.EventID, x.Found, x.Endpoints = eventID, foundInOutbox, []EndpointVerdict{}
 	if len(stored) > 0 {
 		e := stored[0]
-		x.Type, x.Venue, x.Created, x.Read = e.Type, e.Venue, e.Created, e.passed
+		x.Type, x.Venue, x.Created, x.Read, x.notice = e.Type, e.Venue, e.Created, e.passed, []byte(e.notice)
 	}
 	err = v.look(ctx, "explain an event", func(q narrowed) error {
 		if len(stored) == 0 {
@@ -270,6 +274,8 @@ func (x *EventExplanation) judge(c candidateEndpoint, offered Patterns) Endpoint
 		return verdict(VerdictNotOffered, "outbox.types in the agent's configuration does not ask for %s", x.Type)
 	case !patterns.Match(x.Type):
 		return verdict(VerdictNotSubscribed, "the endpoint does not ask for %s, the nearest that it asks for is %s%s%s", x.Type, nearest(x.Type, c.events), now, why)
+	case names(x.notice, c.id):
+		return verdict(VerdictAboutItself, "the event is about this endpoint, which gets no notice about itself")
 	case x.Created != nil && c.created != nil && c.created.After(*x.Created):
 		return verdict(VerdictRegisteredLater, "the endpoint was registered at %s, after the event%s%s", c.created.UTC().Format(time.RFC3339), now, why)
 	case !x.Read:

@@ -25,7 +25,11 @@ func PrintGrants(cfg Config) string {
 	if schema, _ := cfg.tableName(); schema != "webhooks" {
 		grant("USAGE", "SCHEMA "+quoteIdent(schema), agent)
 	}
-	grant("SELECT, DELETE", cfg.table(), agent)
+	if cfg.Notices {
+		grant("SELECT, INSERT, DELETE", cfg.table(), agent)
+	} else {
+		grant("SELECT, DELETE", cfg.table(), agent)
+	}
 	for _, need := range tablePrivileges {
 		grant(strings.ReplaceAll(need.privileges, " ", ", "), need.table, agent)
 	}

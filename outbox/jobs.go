@@ -209,7 +209,9 @@ type Disabling struct {
 // When the agent dies before it is done, the recorded counter tells the next one.
 type disableJob struct {
 	Disabling
-	locked bool
+	announcer *announcer
+	locked    bool
+	notices   []news // of the last step
 }
 
 const lockPause = 100 * time.Millisecond
@@ -221,14 +223,24 @@ with wanted as (
     update webhooks.endpoints e set disabled_at = now(), disabled_reason = $2 from wanted w where e.id = w.id returning e.id
 )
 select exists (select from webhooks.endpoints where id = $1 and disabled_at is null and generation = $3)
-       and not exists (select from disabled)`
+       and not exists (select from disabled), exists (select from disabled)`
 
+// step announces what it does. An endpoint that a person has disabled meanwhile is not announced.
 func (j *disableJob) step(ctx context.Context, tx querier) (finished bool, err error) {
-	err = tx.QueryRow(ctx, disableUnlocked, j.EndpointID, j.Reason, j.Generation).Scan(&j.locked)
-	return !j.locked, err
+	var disabled bool
+	if err = tx.QueryRow(ctx, disableUnlocked, j.EndpointID, j.Reason, j.Generation).Scan(&j.locked, &disabled); err != nil {
+		return false, err
+	}
+	if j.notices = nil; disabled {
+		j.notices = []news{{j.EndpointID, Notice{Generation: j.Generation, Level: NoticeDisabled}}}
+	}
+	return !j.locked, j.announcer.write(ctx, tx, j.notices)
 }
 
-func (j *disableJob) committed() []string { return nil }
+func (j *disableJob) committed() []string {
+	j.announcer.done(j.notices)
+	return nil
+}
 
 func (j *disableJob) pause() time.Duration { return lockPause }
 

@@ -54,6 +54,8 @@ type LedgerConfig struct {
 	Log  *slog.Logger
 	// Clock gives the time at which a parked delivery is due.
 	Clock *Clock
+	// DisableAfter is the number of failures in a row that disables an endpoint, for notices.
+	DisableAfter int
 	// Confirm is called when the checkpoint holds this position.
 	Confirm func(LSN)
 	// Committed is called with the records that are durable now.
@@ -92,13 +94,14 @@ type Ledger struct {
 	missing  *missJob  // is one of jobs while it has something to do
 	stopped  stops
 	// By endpoint, the version of the latest Health, until the endpoint is gone.
-	versions map[string]int64
-	reused   reusedIDs
-	stored   LSN // the checkpoint as committed
-	storedAt time.Time
-	pause    *time.Timer                  // belongs to gather
-	trouble  backoff.Trouble              // why it cannot commit
-	panicked atomic.Pointer[panics.Error] // a timer's panic, which ends Run
+	versions  map[string]int64
+	announcer *announcer
+	reused    reusedIDs
+	stored    LSN // the checkpoint as committed
+	storedAt  time.Time
+	pause     *time.Timer                  // belongs to gather
+	trouble   backoff.Trouble              // why it cannot commit
+	panicked  atomic.Pointer[panics.Error] // a timer's panic, which ends Run
 
 	stats ledgerStats
 }
@@ -137,9 +140,13 @@ func NewLedger(cfg LedgerConfig) *Ledger {
 	},
 		sequence: cfg.Term.Sequence, stored: cfg.Term.LSN,
 		batches: make(chan *Tracked, batchQueue), entries: make(chan []Entry, resultQueue), closed: make(chan struct{}),
-		waiting:  semaphore.NewWeighted(batchQueue),
-		versions: map[string]int64{}}
-	l.missing = &missJob{slot: cfg.Slot, waiting: map[string]Missing{}, finished: func(endpointID string) { delete(l.versions, endpointID) }}
+		waiting:   semaphore.NewWeighted(batchQueue),
+		versions:  map[string]int64{},
+		announcer: newAnnouncer(cfg.Config, cfg.DisableAfter, cfg.Log)}
+	l.missing = &missJob{slot: cfg.Slot, waiting: map[string]Missing{}, finished: func(endpointID string) {
+		delete(l.versions, endpointID)
+		delete(l.announcer.handled, endpointID)
+	}}
 	l.mark.low = cfg.Term.LSN
 	l.stats.stored.Store(uint64(l.stored))
 	l.stats.recorded.Store(uint64(l.stored))
@@ -333,6 +340,7 @@ func (l *Ledger) commit(ctx context.Context, g *group, last bool) error {
 			return nil
 		}
 	}
+	notices := l.announcer.pending(g)
 	err := l.transact(ctx, lsn, func(ctx context.Context, tx querier) error {
 		err := g.write(ctx, tx)
 		if err == nil && g.reused > 0 {
@@ -341,11 +349,15 @@ func (l *Ledger) commit(ctx context.Context, g *group, last bool) error {
 		if g.refused(SQLState(err)) {
 			err = fmt.Errorf("%w: %w", errWrittenAnew, err)
 		}
+		if err == nil {
+			err = l.announcer.write(ctx, tx, notices)
+		}
 		return err
 	})
 	if err != nil {
 		return err
 	}
+	l.announcer.done(notices)
 	l.wakeReplays(&g.ended)
 	l.tellAsides(g)
 	l.tellReused(g.reused)
@@ -353,7 +365,7 @@ func (l *Ledger) commit(ctx context.Context, g *group, last bool) error {
 	l.stats.rows.Add(int64(len(g.rows)))
 	for _, r := range g.records {
 		if r.Disable != "" {
-			l.jobs = append(l.jobs, &disableJob{Disabling: Disabling{r.Delivery.EndpointID, r.Disable, r.Health.Generation}})
+			l.jobs = append(l.jobs, &disableJob{Disabling: Disabling{r.Delivery.EndpointID, r.Disable, r.Health.Generation}, announcer: l.announcer})
 		}
 	}
 	if len(g.records) > 0 {

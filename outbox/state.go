@@ -33,6 +33,8 @@ type EndpointState struct {
 	Unusable     string
 	HeldUntil    time.Time // as in Health
 	HeldBy       string
+	// Announced is the level that others know of the endpoint: see Notice.
+	Announced int
 }
 
 const selectEndpoints = `
@@ -45,7 +47,8 @@ select e.id, e.venue, e.url, e.events::text, e.secret, coalesce(e.previous_secre
        case when h.generation = e.generation then h.first_failure_at end,
        coalesce(h.unusable, ''),
        e.older_secrets::text, e.older_secrets_until::text,
-       case when h.generation = e.generation and isfinite(h.held_until) then h.held_until end, coalesce(h.held_by, '')
+       case when h.generation = e.generation and isfinite(h.held_until) then h.held_until end, coalesce(h.held_by, ''),
+       case when h.notified_generation = e.generation then h.notified else least(coalesce(h.notified, 0), 1) end
 from webhooks.endpoints e
 left join webhooks.endpoint_health h on h.endpoint_id = e.id`
 
@@ -115,7 +118,7 @@ func scanEndpointState(row pgx.CollectableRow) (e EndpointState, err error) {
 		events, older, olderUntil string
 	)
 	err = row.Scan(&e.ID, &e.Venue, &url, &events, &secretText, &previous, &until, &e.Disabled, &e.DisabledReason,
-		&e.Generation, &e.Created, &subscribed, &e.Failures, &firstFailure, &e.Unusable, &older, &olderUntil, &held, &e.HeldBy)
+		&e.Generation, &e.Created, &subscribed, &e.Failures, &firstFailure, &e.Unusable, &older, &olderUntil, &held, &e.HeldBy, &e.Announced)
 	if err != nil {
 		return e, fmt.Errorf("endpoint %s: %w", strconv.Quote(e.ID), err)
 	}

@@ -24,6 +24,8 @@ type Config struct {
 	Console   Console    `toml:"console"`
 	Log       Log        `toml:"log"`
 	Endpoints []Endpoint `toml:"endpoint"`
+	// EndpointNotices are the events of the agent's own. Notices, below, are for the log.
+	EndpointNotices EndpointNotices `toml:"notices"`
 
 	// Notices are sentences about settings that are allowed but may surprise. Load fills them; the
 	// agent logs them at start.
@@ -119,6 +121,11 @@ type Console struct {
 	Session time.Duration `toml:"session"`
 }
 
+// EndpointNotices says whether the agent announces failing endpoints to the others of their venue.
+type EndpointNotices struct {
+	Enabled bool `toml:"enabled"`
+}
+
 // Log says what is logged and in which form. The log goes to standard error.
 type Log struct {
 	Level  slog.Level `toml:"level"`
@@ -161,6 +168,8 @@ func Default() *Config {
 		Admin:   Admin{Listen: "127.0.0.1:8480"},
 		Console: Console{Session: time.Hour},
 		Log:     Log{Level: slog.LevelInfo, Format: "text"},
+
+		EndpointNotices: EndpointNotices{Enabled: true},
 	}
 }
 

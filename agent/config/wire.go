@@ -23,6 +23,7 @@ func (c *Config) OutboxConfig() outbox.Config {
 		Slot:        c.Outbox.Slot,
 		Retention:   c.Outbox.Retention,
 		MaxBody:     int(c.Delivery.MaxBody),
+		Notices:     c.EndpointNotices.Enabled,
 		Keys:        c.Keyring(),
 	}
 }

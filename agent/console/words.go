@@ -20,7 +20,7 @@ var words = map[string]string{
 	// of agents
 	"leading": "leading", "standby": "standing by", "waiting": "waiting",
 	// verdicts on an event that has no delivery
-	"not_subscribed": "not subscribed", "not_offered": "not offered", "registered_later": "registered later",
+	"not_subscribed": "not subscribed", "not_offered": "not offered", "about_itself": "about itself", "registered_later": "registered later",
 	"not_read_yet": "not read yet", "unknown": "unknown",
 	// classes of failures
 	"invalid_url": "invalid URL", "invalid_secret": "invalid secret", "invalid_event_id": "invalid event id",

@@ -211,6 +211,7 @@ func (b *book) state(row outbox.Endpoint) outbox.EndpointState {
 	defer b.mu.Unlock()
 	s := outbox.EndpointState{Endpoint: row}
 	s.Disabled = row.Disabled || b.off[row.ID]
+	s.Announced = b.announcedLocked(row)
 	if h := b.health[row.ID]; h != nil && h.Generation == row.Generation {
 		s.Failures, s.FirstFailure, s.Unusable = h.Failures, h.FirstFailure, h.Unusable
 		s.HeldUntil, s.HeldBy = h.HeldUntil, h.HeldBy

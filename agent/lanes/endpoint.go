@@ -20,7 +20,7 @@ func (s *Scheduler) Load(e outbox.EndpointState, to *sink.Target, unusable strin
 	l.endpoint, l.target, l.unusable = &e.Endpoint, to, unusable
 	s.joinLocked(l)
 	now := s.cfg.Now()
-	l.failures, l.firstFailure = e.Failures, e.FirstFailure
+	l.failures, l.firstFailure, l.announced = e.Failures, e.FirstFailure, e.Announced
 	l.resumeHold(e, now)
 	var entries []outbox.Entry
 	if unusable != e.Unusable {
@@ -30,7 +30,7 @@ func (s *Scheduler) Load(e outbox.EndpointState, to *sink.Target, unusable strin
 	if l.failures >= s.cfg.DisableAfter && !e.Disabled {
 		// The last leader died after the last failure and before it disabled the endpoint, or
 		// delivery.disable_after was lowered.
-		l.off = offDisabled
+		l.off, l.announced = offDisabled, outbox.NoticeDisabled
 		entries = append(entries, outbox.Disabling{EndpointID: e.ID, Reason: outbox.ReasonFailures, Generation: e.Generation})
 	}
 	if l.off == "" {
@@ -114,6 +114,7 @@ func (s *Scheduler) Change(e *outbox.Endpoint, to *sink.Target, unusable string)
 	}
 	if e.Generation > before.Generation {
 		l.failures, l.firstFailure = 0, time.Time{}
+		l.announced = min(l.announced, outbox.NoticeFormer)
 	}
 	// Only a new URL ends a hold, not any new target: the secrets also change when the agent seals
 	// them.

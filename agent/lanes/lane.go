@@ -52,7 +52,11 @@ type Lane struct {
 	// of them.
 	failures     int
 	firstFailure time.Time
-	trouble      *trouble // nil for an endpoint that has not failed lately
+	// announced is the level that others know of the endpoint (outbox.Notice), once notices are
+	// committed. They are those that are not known to be.
+	announced int
+	notices   []outbox.Notice
+	trouble   *trouble // nil for an endpoint that has not failed lately
 
 	// due is the earliest time at which the database has a delivery of this lane that memory does
 	// not hold. It is zero when there is none.

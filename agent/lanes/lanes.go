@@ -109,6 +109,7 @@ type Scheduler struct {
 	// before those were taken back.
 	withdrawn     map[string]struct{}
 	healthVersion int64 // version counter of Health
+	noticeNumber  int64 // of the last outbox.Notice
 	missVersion   int   // version counter of Missing and StopMissing
 	stalled       bool  // a commit of the ledger takes long: no new attempts
 	stopped       bool  // Stop was called: no new attempts
@@ -239,7 +240,8 @@ func (s *Scheduler) finish(l *Lane, d *outbox.Delivery, result sink.Result) []ou
 	if result.Outcome == sink.Succeeded {
 		s.succeededLocked(l, now)
 		r := &outbox.Record{Delivery: d, Status: outbox.Succeeded, Finished: now, Code: result.Code, Latency: result.Latency}
-		if l.failures > 0 && l.off != offRemoved {
+		if l.off != offRemoved && (l.failures > 0 || l.isWellAgain()) {
+			s.announceRecoveryLocked(l)
 			l.failures, l.firstFailure = 0, time.Time{}
 			r.Health = s.healthLocked(l, now)
 			r.Health.LastSuccess = now
@@ -267,6 +269,7 @@ func (s *Scheduler) finish(l *Lane, d *outbox.Delivery, result sink.Result) []ou
 		}
 		s.failedLocked(l, result, window, now)
 		if l.off != offRemoved { // a removed endpoint has no health any more
+			s.announceFailuresLocked(l, result)
 			r.Health = s.healthLocked(l, now)
 			r.Health.LastFailure, r.Health.LastError = now, result.Error
 		}
@@ -332,8 +335,8 @@ func nextWait(retries []time.Duration, attempt int, retryAfter time.Duration) (w
 // warnLocked logs a warning when the lane reaches 50, 70 and 90 % of the failures that disable an
 // endpoint.
 func (s *Scheduler) warnLocked(l *Lane) {
-	for _, percent := range [...]int{50, 70, 90} {
-		if l.failures == (s.cfg.DisableAfter*percent+99)/100 {
+	for _, percent := range warnPercent {
+		if l.failures == s.cfg.failuresAt(percent) {
 			s.cfg.Log.Warn("endpoint keeps failing and will be disabled", "endpoint", l.id, "venue", l.endpoint.Venue,
 				"consecutive_failures", l.failures, "disabled_at", s.cfg.DisableAfter, "failing_since", l.firstFailure)
 			return
@@ -394,6 +397,7 @@ func (s *Scheduler) Committed(records []*outbox.Record) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, r := range records {
+		s.announcedLocked(r)
 		if r.Parked || r.Taken && r.Attempt != nil {
 			continue // memory still holds this delivery, or one of another event with the same id
 		}

