@@ -89,11 +89,17 @@ func (n *noticeTest) record(entries ...Entry) {
 	n.hasCommitted(n.t, len(entries))
 }
 
+// awaitJobs waits until the Ledger has done the jobs that it has.
+func (n *noticeTest) awaitJobs() {
+	n.t.Helper()
+	must(n.t, n.note(n.t.Context(), `select 1`))
+}
+
 // want compares the notices that the outbox has, in their order.
 func (n *noticeTest) want(want ...string) {
 	n.t.Helper()
 	got := testenv.QueryAll[string](n.t, n.env, `select concat_ws(' ', substr(type, 18), venue, data ->> 'endpoint_id', data ->> 'consecutive_failures')
-		from webhooks.outbox order by id`)
+		from webhooks.outbox order by ctid`)
 	if diff := cmp.Diff(want, got); diff != "" && len(want)+len(got) > 0 {
 		n.t.Errorf("the notices (-want +got):\n%s\n%s", diff, n.log)
 	}
@@ -131,6 +137,7 @@ func TestAnnouncer_AnnouncesADisablingThatTheAgentHasMade(t *testing.T) {
 	env.Exec(t, `update webhooks.endpoints set disabled_at = now() where id = 'ep_2'`)
 	for range 2 { // the second time nothing is left to do
 		must(t, n.Write(t.Context(), Disabling{"ep_1", ReasonFailures, 1}, Disabling{"ep_2", ReasonFailures, 1}))
+		n.awaitJobs()
 	}
 	n.close(t)
 	n.want("disabled venue_a ep_1 100")
@@ -177,6 +184,7 @@ func TestAnnouncer_SwitchedOffWritesNothing(t *testing.T) {
 	n.begin()
 	n.record(n.entry("ep_1", 0, n.at(NoticeWell)), n.entry("ep_2", 50, n.at(50)))
 	must(t, n.Write(t.Context(), Disabling{"ep_2", ReasonFailures, 1}))
+	n.awaitJobs()
 	n.close(t)
 	n.want("failing venue_a ep_1 50")
 	if got := testenv.QueryAll[int](t, env, `select coalesce(notified, -1)::int from webhooks.endpoint_health order by endpoint_id`); !slices.Equal(got, []int{0, -1}) {
@@ -228,6 +236,7 @@ func TestAnnouncer_NeverKeepsTheLedgerFromRecording(t *testing.T) {
 			n.record(n.entry("ep_1", 50, n.at(50)), n.entry("ep_2", 50, n.at(50)))
 			n.record(n.entry("ep_1", 70, n.at(70)), n.entry("ep_2", 0, n.at(NoticeWell)))
 			must(t, n.Write(t.Context(), Disabling{"ep_1", ReasonFailures, 1}))
+			n.awaitJobs()
 			n.close(t)
 			if got := testenv.QueryOne[int](t, env, `select count(*) from webhooks.deliveries`); got != 4 {
 				t.Errorf("%d deliveries are recorded, want 4", got)

@@ -125,35 +125,44 @@ func TestAnnounce_NothingIsLostOrRepeatedAcrossCrashes(t *testing.T) {
 	})
 }
 
-func TestAnnounce_AnEndpointThatWasEnabledAgainIsWellWithItsFirstSuccess(t *testing.T) {
-	for _, crash := range []bool{false, true} {
-		t.Run(fmt.Sprintf("crash %t", crash), func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				lt := newLaneTest(t, func(c *Config) { c.DisableAfter, c.EndpointConcurrency = 10, 1 })
-				// Ten failures disable it. Then it fails twice more, and succeeds from then on.
-				l := lt.endpoint("ep", func(_ string, n int) answer {
-					if n > 12 {
-						return ok(time.Millisecond)
+func TestAnnounce_AnEndpointThatIsEnabledAgainBeginsANewRun(t *testing.T) {
+	for _, test := range []struct {
+		name  string
+		fails int // attempts in all; ten disable it
+		want  []string
+	}{
+		{"it succeeds", 10, []string{"0 at 0"}},
+		{"it succeeds later", 12, []string{"0 at 0"}},
+		{"it goes on to fail", 1000, []string{"50 at 5", "70 at 7", "90 at 9"}},
+	} {
+		for _, crash := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s, crash %t", test.name, crash), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					lt := newLaneTest(t, func(c *Config) { c.DisableAfter, c.EndpointConcurrency = 10, 1 })
+					l := lt.endpoint("ep", func(_ string, n int) answer {
+						if n > test.fails {
+							return ok(time.Millisecond)
+						}
+						return failing(time.Millisecond)
+					})
+					lt.send(l, 5, 10)
+					agenttest.Pass(2 * time.Hour)
+					if !lt.book.hasDisabled() {
+						t.Fatal("it is not disabled")
 					}
-					return failing(time.Millisecond)
+					if crash {
+						lt.crash([]outbox.Endpoint{{ID: "ep", Generation: 1}})
+					}
+					lt.book.mu.Lock()
+					lt.book.healths = nil
+					lt.book.mu.Unlock()
+					lt.send(lt.changeTo(outbox.Endpoint{ID: "ep", Generation: 2}, ""), 3, 10)
+					agenttest.Pass(2 * time.Hour)
+					if got := lt.book.notices(); !slices.Equal(got, test.want) {
+						t.Errorf("announced are %q, want %q", got, test.want)
+					}
 				})
-				lt.send(l, 5, 10)
-				agenttest.Pass(2 * time.Hour)
-				if !lt.book.hasDisabled() {
-					t.Fatal("it is not disabled")
-				}
-				if crash {
-					lt.crash([]outbox.Endpoint{{ID: "ep", Generation: 1}})
-				}
-				lt.book.mu.Lock()
-				lt.book.healths = nil
-				lt.book.mu.Unlock()
-				lt.send(lt.changeTo(outbox.Endpoint{ID: "ep", Generation: 2}, ""), 3, 10)
-				agenttest.Pass(2 * time.Hour)
-				if got, want := lt.book.notices(), []string{"0 at 0"}; !slices.Equal(got, want) {
-					t.Errorf("announced are %q, want %q", got, want)
-				}
 			})
-		})
+		}
 	}
 }
