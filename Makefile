@@ -3,7 +3,7 @@
 # PostgreSQL 14 or newer, which they start themselves (testenv/find.go says how they are found).
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test test-versions test-browser screenshots torture torture-short mutants zoo bench bench-short check check-targets format vet lint lint-api lint-tools race differences fuzz tidy vulnerabilities release release-tools test-release have-golangci-lint have-deadcode have-govulncheck clean
+.PHONY: help build demo test test-versions test-browser screenshots torture torture-short mutants zoo bench bench-short check check-targets format vet lint lint-api alerts lint-tools race differences fuzz tidy vulnerabilities release release-tools test-release have-golangci-lint have-deadcode have-govulncheck have-promtool clean
 
 VERSION  := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 LDFLAGS  := -s -w -X github.com/quintago/webhook-agent/agent/cli.version=$(VERSION)
@@ -32,6 +32,7 @@ GOVULNCHECK   = $(TOOLS)/govulncheck@v1.9.0/govulncheck
 # These are the tools of release. Newer versions of nfpm need a module that the proxy does not serve.
 NFPM          = $(TOOLS)/nfpm@v2.45.2/nfpm
 CYCLONEDX     = $(TOOLS)/cyclonedx-gomod@v1.10.0/cyclonedx-gomod
+PROMTOOL      = $(or $(shell command -v promtool),$(TOOLS)/promtool/promtool)
 TOOLS        := $(dir $(shell go env GOCACHE))quintago-tools/$(shell go env GOVERSION)
 
 help: ## list the targets
@@ -84,7 +85,7 @@ bench: build ## measure the agent beside a bare POST loop and other floors, in o
 bench-short: ARGS = -short
 bench-short: bench ## the same with hardly anything, to see that it works
 
-CHECKS := format vet lint lint-api race test-browser test-release differences fuzz tidy bench-short vulnerabilities
+CHECKS := format vet lint lint-api alerts race test-browser test-release differences fuzz tidy bench-short vulnerabilities
 check: $(CHECKS) ## what continuous integration runs, beside a demo and the tests with the oldest PostgreSQL
 
 # .ci/run runs them one by one, to say how long each takes.
@@ -109,7 +110,16 @@ lint: have-golangci-lint have-deadcode ## run golangci-lint as .golangci.yml say
 lint-api: ## check the document of the HTTP API by the recommended rules of redocly, which npm fetches
 	npx --yes @redocly/cli@2.30.0 lint --extends=recommended --format=stylish --max-problems=20 agent/api/testdata/openapi.json
 
-lint-tools: $(GOLANGCI_LINT) $(DEADCODE) $(GOVULNCHECK) ## install the tools of lint and vulnerabilities in the user's cache folder
+# queries makes rules of the queries of the dashboard, so that promtool reads them, too. JSON is also YAML.
+queries := [.. | .expr? | strings | gsub("\\$$__rate_interval"; "5m")] | {groups: [{name: "dashboard", rules: map({record: "panel", expr: .})}]}
+
+alerts: have-promtool ## check and test the alert rules, and check the queries of the dashboard, with promtool
+	$(PROMTOOL) check rules deploy/prometheus/alerts.yaml
+	$(PROMTOOL) test rules deploy/prometheus/alerts_test.yaml
+	@rules=$$(mktemp) && trap 'rm -f "$$rules"' EXIT && jq '$(queries)' deploy/grafana/dashboard.json >"$$rules" && \
+		$(PROMTOOL) check rules --lint=none "$$rules"
+
+lint-tools: $(GOLANGCI_LINT) $(DEADCODE) $(GOVULNCHECK) $(PROMTOOL) ## install the tools of lint, alerts and vulnerabilities in the user's cache folder
 
 release: $(NFPM) $(CYCLONEDX) ## build a release into dist and upload nothing; ARGS='-only linux_amd64' for one target
 	@$(RELEASE) $(ARGS)
@@ -144,10 +154,20 @@ $(NFPM):
 $(CYCLONEDX):
 	$(call install_tool,github.com/CycloneDX/cyclonedx-gomod/cmd/cyclonedx-gomod)
 
+# promtool is built by Debian as a part of its package prometheus. Only this program is taken out of it,
+# so no server is installed or started.
+$(TOOLS)/promtool/promtool:
+	@echo "install promtool"
+	@rm -rf $(@D).part && mkdir -p $(@D).part
+	@cd $(@D).part && { apt-get -qq download prometheus || { echo "promtool is not installed: install the package prometheus, or put promtool into the PATH" >&2; exit 1; }; }
+	@cd $(@D).part && dpkg-deb -x prometheus_*.deb . && mv usr/bin/promtool . && rm -rf usr etc lib var *.deb
+	@rm -rf $(@D) && mv $(@D).part $(@D)
+
 have-golangci-lint: TOOL = $(GOLANGCI_LINT)
 have-deadcode:      TOOL = $(DEADCODE)
 have-govulncheck:   TOOL = $(GOVULNCHECK)
-have-golangci-lint have-deadcode have-govulncheck:
+have-promtool:      TOOL = $(PROMTOOL)
+have-golangci-lint have-deadcode have-govulncheck have-promtool:
 	@test -x $(TOOL) || { echo "$(notdir $(patsubst %/,%,$(dir $(TOOL)))) is not installed: run make lint-tools, which takes some minutes the first time" >&2; exit 1; }
 
 # With -short, two tests make fewer rounds. The race detector takes ten times as long for them, and

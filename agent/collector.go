@@ -15,6 +15,8 @@ import (
 // through all lanes and holds their mutex.
 const lookInterval = time.Second
 
+const readyName, readyHelp = "ready", "1 while /readyz answers with 200: this agent delivers or stands by."
+
 // gauges are the metrics that are read from the term when /metrics is asked for. They are zero
 // while there is no term.
 var gauges = []struct {
@@ -45,7 +47,8 @@ func oneIf(is bool) float64 {
 // collector reads the gauges. It implements prometheus.Collector. Several goroutines may use it.
 type collector struct {
 	candidate *candidate
-	descs     []*prometheus.Desc
+	descs     []*prometheus.Desc // of gauges
+	ready     *prometheus.Desc
 
 	mu     sync.Mutex // guards the rest
 	stats  lanes.Stats
@@ -54,9 +57,12 @@ type collector struct {
 }
 
 func newCollector(c *candidate) *collector {
-	k := &collector{candidate: c}
+	desc := func(name, help string) *prometheus.Desc {
+		return prometheus.NewDesc(prometheus.BuildFQName(namespace, "", name), help, nil, nil)
+	}
+	k := &collector{candidate: c, ready: desc(readyName, readyHelp)}
 	for _, g := range gauges {
-		k.descs = append(k.descs, prometheus.NewDesc(prometheus.BuildFQName(namespace, "", g.name), g.help, nil, nil))
+		k.descs = append(k.descs, desc(g.name, g.help))
 	}
 	return k
 }
@@ -66,13 +72,17 @@ func (k *collector) Describe(descs chan<- *prometheus.Desc) {
 	for _, d := range k.descs {
 		descs <- d
 	}
+	descs <- k.ready
 }
 
 // Collect implements prometheus.Collector. A goroutine of the library calls it, so it catches
 // panics itself.
 func (k *collector) Collect(metrics chan<- prometheus.Metric) {
 	values := make([]float64, len(gauges))
+	ready := 0.0
 	err := panics.Catch(func() error {
+		_, unready := k.candidate.ready()
+		ready = oneIf(unready == nil)
 		if t := k.candidate.term.Load(); t != nil {
 			stats := k.look(t)
 			for i, g := range gauges {
@@ -87,6 +97,7 @@ func (k *collector) Collect(metrics chan<- prometheus.Metric) {
 	for i, d := range k.descs {
 		metrics <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, values[i])
 	}
+	metrics <- prometheus.MustNewConstMetric(k.ready, prometheus.GaugeValue, ready)
 }
 
 // look returns the counts over the lanes of a term, which are at most lookInterval old.

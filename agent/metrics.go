@@ -98,10 +98,28 @@ func newMetrics(version string, counts *outbox.Counts) *metrics {
 	counted("reused_ids_total", "Deliveries of events whose id the delivery log had for another event.", &counts.Reused)
 	counted("deliveries_set_aside_total", "Deliveries that PostgreSQL refused to record.", &counts.SetAside)
 
+	m.begin()
 	info := prometheus.NewGaugeVec(prometheus.GaugeOpts{Namespace: namespace, Name: "build_info", Help: "The version that runs."}, []string{"version"})
 	info.WithLabelValues(version).Set(1)
 	m.registry.MustRegister(info, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
+}
+
+// begin makes the series of labels whose values are known. Prometheus sees no increase from nothing
+// to one, so an alert would miss the first fault.
+func (m *metrics) begin() {
+	for _, fault := range sink.Faults {
+		m.notMade.WithLabelValues(string(fault))
+	}
+	for _, reason := range []string{outbox.ReasonFailures, outbox.ReasonGone} {
+		m.disabled.WithLabelValues(reason)
+	}
+	for _, status := range []outbox.Status{outbox.Succeeded, outbox.Failed, outbox.Missed} {
+		m.deliveries.WithLabelValues(string(status))
+	}
+	for _, kind := range []string{"change", "event", "endpoint", "passed over"} {
+		m.setAside.WithLabelValues(kind)
+	}
 }
 
 // Attempted implements lanes.Meter.
