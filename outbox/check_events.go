@@ -18,7 +18,31 @@ import (
 type outboxColumn struct{ key, name string }
 
 func (c Columns) list() []outboxColumn {
-	return []outboxColumn{{"id", c.ID}, {"type", c.Type}, {"venue", c.Venue}, {"data", c.Data}, {"created", c.Created}}
+	all := []outboxColumn{{"id", c.ID}, {"type", c.Type}, {"venue", c.Venue}, {"data", c.Data}, {"created", c.Created}}
+	if c.Traceparent != "" {
+		all = append(all, outboxColumn{"traceparent", c.Traceparent})
+	}
+	return all
+}
+
+// isTraceparent reports whether a column may hold the traceparent.
+func (t columnType) isTraceparent() bool { return t.name == "text" || t.name == "varchar" }
+
+// checkTraceparent compares the column traceparent with what the table has. Its findings stop no
+// delivery, because the column only serves traces.
+func (c Columns) checkTraceparent(thing string, t columnType) []Finding {
+	var f Finding
+	switch {
+	case t.isTraceparent():
+		return nil
+	case t.name == "":
+		f = failure(thing, "add the column, of type text, or remove outbox.columns.traceparent", "it has no column %q, so no traceparent is sent", c.Traceparent)
+	default:
+		f = failure(thing, "use a column of type text, or remove outbox.columns.traceparent",
+			"column %q is %s, must be text to hold a traceparent", c.Traceparent, t.cast)
+	}
+	f.tolerated = true
+	return []Finding{f}
 }
 
 // accepted reports whether a column may have the type. An id cannot be an enum: it is looked up by
@@ -32,6 +56,8 @@ func (c Columns) check(thing string, types map[string]columnType) (found []Findi
 	for _, column := range c.list() {
 		t := types[column.name]
 		switch {
+		case column.key == "traceparent":
+			found = append(found, c.checkTraceparent(thing, t)...)
 		case t.name == "":
 			found = append(found, failure(thing, "set outbox.columns."+column.key+" to the column that holds it", "it has no column %q", column.name))
 		case column.key != "data" && column.key != "created" && !t.accepted(column.key):

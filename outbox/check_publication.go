@@ -132,6 +132,13 @@ func (db *DB) checkPublished(ctx context.Context, tx pgx.Tx, p published, thing,
 		}
 		found = append(found, generated...)
 	}
+	if at := slices.Index(hidden, db.cfg.Columns.Traceparent); isOutbox && at >= 0 {
+		hidden = slices.Delete(hidden, at, at+1)
+		f := failure(thing, setTables+", or remove outbox.columns.traceparent",
+			"it leaves out column %q of %s, so no traceparent is sent", db.cfg.Columns.Traceparent, p.table)
+		f.tolerated = true
+		found = append(found, f)
+	}
 	if len(hidden) > 0 {
 		found = append(found, failure(thing, setTables, "it leaves out columns of %s: %s", p.table, strings.Join(hidden, ", ")))
 	}

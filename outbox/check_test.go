@@ -90,6 +90,15 @@ func TestCheck_NamesEachFaultWithItsRemedy(t *testing.T) {
 			want: []string{`fail outbox public.events: column "id" is double precision, which cannot be an event's id | use a column of one of the types text, varchar`,
 				`fail outbox public.events: column "venue" is boolean, which cannot be an event's venue`},
 		}, {
+			name:   "no column for the trace",
+			change: func(c *Config) { c.Columns.Traceparent = "trace" },
+			want:   []string{`fail outbox webhooks.outbox: it has no column "trace", so no traceparent is sent | add the column, of type text, or remove outbox.columns.traceparent`},
+		}, {
+			name:   "a column for the trace of another type",
+			sql:    []string{`alter table webhooks.outbox add column trace json`},
+			change: func(c *Config) { c.Columns.Traceparent = "trace" },
+			want:   []string{`fail outbox webhooks.outbox: column "trace" is json, must be text to hold a traceparent | use a column of type text`},
+		}, {
 			name: "no unique id",
 			sql: []string{`create table "Events" ("Id" bigint, type text, venue text, data json, created timestamptz, unique ("Id", type))`,
 				`alter publication webhooks_outbox set table "Events", webhooks.replays`},
@@ -152,6 +161,12 @@ func TestCheck_NamesEachFaultWithItsRemedy(t *testing.T) {
 			since: 15,
 			sql:   []string{`alter publication webhooks_outbox set table webhooks.replays, webhooks.outbox (id, type, venue, data)`},
 			want:  []string{"fail publication webhooks_outbox: it leaves out columns of webhooks.outbox: created"},
+		}, {
+			name:   "column list without the trace",
+			since:  15,
+			sql:    []string{`alter table webhooks.outbox add column trace text`, `alter publication webhooks_outbox set table webhooks.replays, webhooks.outbox (id, type, venue, data, created, xid)`},
+			change: func(c *Config) { c.Columns.Traceparent = "trace" },
+			want:   []string{`fail publication webhooks_outbox: it leaves out column "trace" of webhooks.outbox, so no traceparent is sent | ALTER PUBLICATION`},
 		}, {
 			name: "privilege revoked",
 			sql:  []string{`revoke insert, delete on webhooks.attempts from current_user`, `revoke select on webhooks.outbox from current_user`},

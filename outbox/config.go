@@ -79,6 +79,8 @@ type Counts struct {
 // Columns names the columns of an outbox table that an app already has.
 type Columns struct {
 	ID, Type, Venue, Data, Created string
+	// Traceparent is optional: "" stands for no such column.
+	Traceparent string
 }
 
 // endpointsPublication returns the name of the publication that holds the endpoints. A second

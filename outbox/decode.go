@@ -41,6 +41,7 @@ type outboxColumns struct {
 	id, typ, venue, data, created int
 	padded                        [3]bool // id, typ and venue: the stream pads the text of char(n) with blanks
 	local                         bool    // created has no zone
+	traceparent                   int     // -1 if no column is mapped
 	// The column of the agent's own table; -1 if there is none.
 	xid int
 }
@@ -93,6 +94,8 @@ func (d *decoder) describe(m *pglogrepl.RelationMessage) error {
 			}
 			*want.at = i
 		}
+		// What only serves traces stops no delivery. The preflight reports a column that is missing.
+		oc.traceparent = index(columns, c.Traceparent)
 		for i, name := range []string{c.ID, c.Type, c.Venue} {
 			oc.padded[i] = bases[name] == "bpchar"
 		}
@@ -200,7 +203,7 @@ func (d *decoder) truncate(message []byte) (c Change, ok bool, err error) {
 
 func (d *decoder) decodeEvent(oc *outboxColumns, r row, committed time.Time) (*Event, error) {
 	n := len(r)
-	if oc.id >= n || oc.typ >= n || oc.venue >= n || oc.data >= n || oc.created >= n || oc.xid >= n {
+	if oc.id >= n || oc.typ >= n || oc.venue >= n || oc.data >= n || oc.created >= n || oc.xid >= n || oc.traceparent >= n {
 		return nil, fmt.Errorf("%w: a row has %d columns, fewer than described", errDecode, n)
 	}
 	e := &Event{}
@@ -225,6 +228,9 @@ func (d *decoder) decodeEvent(oc *outboxColumns, r row, committed time.Time) (*E
 		// The column holds infinity, null, or a year that Go cannot hold. This is no reason to
 		// stop. The time of the commit is the best value there is.
 		e.Created, e.Undated = committed, true
+	}
+	if oc.traceparent >= 0 {
+		e.Traceparent = parseTraceparent(r[oc.traceparent].text)
 	}
 	if oc.xid >= 0 {
 		// It is null in rows from before the column existed.

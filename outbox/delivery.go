@@ -37,6 +37,10 @@ type Delivery struct {
 	ReplayID string
 	// Unfit is the reason why the event cannot be sent to anybody, or "".
 	Unfit string
+	// Traceparent is that of the event.
+	Traceparent Traceparent
+	// Trace is nil unless the event is traced. Package outbox keeps it and does not use it.
+	Trace any
 
 	undated      bool   // Created does not help to identify the event
 	entry        *entry // the entry that waits for the first row; owned by the Ledger

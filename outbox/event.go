@@ -30,6 +30,8 @@ type Event struct {
 	Data []byte
 	// Unfit is the reason why the event cannot be sent to anybody, or "".
 	Unfit string
+	// Traceparent says to which trace the event belongs. It is "" if the row has no valid one.
+	Traceparent Traceparent
 
 	// Late reports that the event is an old one that was written once more, for example by a
 	// restore, or that must be treated as one. Suspect reports that this is possible. A suspect is
@@ -43,7 +45,8 @@ type Event struct {
 // Delivery returns the delivery of the event to an endpoint. The body is the event's Envelope.
 func (e *Event) Delivery(endpointID string, committed time.Time, body []byte) *Delivery {
 	return &Delivery{
-		EventID: e.ID, EndpointID: endpointID, Venue: e.Venue, Type: e.Type, Created: e.Created, Committed: committed, Body: body, Unfit: e.Unfit, undated: e.Undated,
+		EventID: e.ID, EndpointID: endpointID, Venue: e.Venue, Type: e.Type, Created: e.Created, Committed: committed, Body: body, Unfit: e.Unfit,
+		Traceparent: e.Traceparent, undated: e.Undated,
 	}
 }
 

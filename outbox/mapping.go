@@ -27,6 +27,7 @@ import (
 type mapping struct {
 	cfg    Config
 	idType string     // a base type, usable in a cast; "" without such a column
+	parent bool       // there is a column traceparent that can be read
 	zone   string     // the time zone of created, if its type has none
 	local  *localTime // the same for the stream; nil if created has a zone
 }
@@ -81,7 +82,7 @@ func (c Config) readMapping(ctx context.Context, q rowQuerier) (*mapping, error)
 	if err != nil {
 		return nil, c.explain("look at "+c.Table, err)
 	}
-	m := &mapping{cfg: c, idType: types[c.Columns.ID].cast}
+	m := &mapping{cfg: c, idType: types[c.Columns.ID].cast, parent: types[c.Columns.Traceparent].isTraceparent()}
 	if types[c.Columns.Created].name != "timestamp" {
 		return m, nil
 	}

@@ -87,7 +87,7 @@ func (slot *Slot) Due(ctx context.Context, wants []Want, now time.Time, maxBytes
 		case e.left: // there is no room within maxBytes
 			r.More = true
 		case e.lost == "":
-			d.Body = e.body
+			d.Body, d.Traceparent = e.body, e.of
 			r.Deliveries = append(r.Deliveries, d.Delivery)
 		case e.final || d.settled:
 			r.Lost = append(r.Lost, Lost{d.Delivery, e.lost})
@@ -148,9 +148,18 @@ func (d *Delivery) identity() identity {
 // fetched is what was found of an event. At most one of body, left and lost is set.
 type fetched struct {
 	body  []byte // the envelope
+	of    Traceparent
 	left  bool   // there was no room for the event
 	lost  string // why the event cannot be sent
 	final bool   // lost does not depend on what queries see
+}
+
+// fetchedParent is the expression for the traceparent of an event.
+func (m *mapping) fetchedParent() string {
+	if !m.parent {
+		return "null"
+	}
+	return "o." + quoteIdent(m.cfg.Columns.Traceparent) + "::text"
 }
 
 // manyRows is how many rows with the same id are compared with each other.
@@ -166,29 +175,29 @@ func (m *mapping) fetchSQL() string {
 	venue, eventType := logTextSQL("coalesce(o."+quoteIdent(c.Venue)+"::text, '')"), logTextSQL("coalesce(o."+quoteIdent(c.Type)+"::text, '')")
 	return pieces{
 		"key": eventKey("w.event_id", m.idType), "id": quoteIdent(c.ID), "data": quoteIdent(c.Data), "venue": venue, "type": eventType,
-		"same created": m.sameCreated(created, "w.created"), "outbox": m.cfg.table(),
+		"same created": m.sameCreated(created, "w.created"), "outbox": m.cfg.table(), "parent": m.fetchedParent(),
 	}.in(`
 with want as materialized (
     select w.*, ${key} as key
     from unnest(@ids::text[], @venues::text[], @types::text[], @created::timestamptz[]) with ordinality w (event_id, venue, type, created, place)
 ), matched as (
-    select w.place, o.${data} as data, ${venue} = w.venue and ${type} = w.type and ${same created} as same
+    select w.place, o.${data} as data, ${parent} as parent, ${venue} = w.venue and ${type} = w.type and ${same created} as same
     from want w join ${outbox} o on o.${id} = w.key and o.${id}::text = w.event_id
 ), counted as (
-    select place, data, same, count(*) filter (where same) over (partition by place) as rows,
+    select place, data, parent, same, count(*) filter (where same) over (partition by place) as rows,
            row_number() over (partition by place order by same desc) as nth
     from matched
 ), compared as (
-    select place, data, same, rows, nth, case when same and rows > 1 and nth <= @many then md5(data::text) end as digest from counted
+    select place, data, parent, same, rows, nth, case when same and rows > 1 and nth <= @many then md5(data::text) end as digest from counted
 ), judged as (
-    select place, data, same, nth, rows > @many or min(digest) over (partition by place) <> max(digest) over (partition by place) as differ
+    select place, data, parent, same, nth, rows > @many or min(digest) over (partition by place) <> max(digest) over (partition by place) as differ
     from compared
 ), chosen as (
-    select place, data, same, differ, case when same then @overhead + coalesce(pg_column_size(data), 0) else 0 end as size from judged where nth = 1
+    select place, data, parent, same, differ, case when same then @overhead + coalesce(pg_column_size(data), 0) else 0 end as size from judged where nth = 1
 ), summed as (
     select *, sum(size) over (order by place) as total from chosen
 )
-select place, same, coalesce(differ, false), total <= @most or total = size, case when same and (total <= @most or total = size) then coalesce(data::text, '') end
+select place, same, coalesce(differ, false), total <= @most or total = size, case when same and (total <= @most or total = size) then coalesce(data::text, '') end, parent
 from summed order by place`)
 }
 
@@ -233,8 +242,8 @@ func (slot *Slot) fetchEvents(ctx context.Context, deliveries []dueRow, maxBytes
 	_, err = queryRows(ctx, slot.db.pool, m.fetchSQL(), func(row pgx.CollectableRow) (struct{}, error) {
 		var place int
 		var same, differ, room bool
-		var data []byte
-		if err := row.Scan(&place, &same, &differ, &room, &data); err != nil {
+		var data, parent []byte
+		if err := row.Scan(&place, &same, &differ, &room, &data, &parent); err != nil {
 			return struct{}{}, err
 		}
 		d := asked[place-1]
@@ -250,7 +259,7 @@ func (slot *Slot) fetchEvents(ctx context.Context, deliveries []dueRow, maxBytes
 			e.lost, e.final = why, true
 		default:
 			event := Event{ID: d.EventID, Type: d.Type, Venue: d.Venue, Created: d.Created, Data: data}
-			e.body = event.Envelope()
+			e.body, e.of = event.Envelope(), parseTraceparent(parent)
 			total += len(e.body) + DeliveryBytes
 		}
 		events[d.identity()] = e

@@ -45,6 +45,10 @@ func (w *Webhook) newMessage(r Request, start time.Time, signer *signingKey) *me
 	if r.Test {
 		b = append(b, "\r\n"+HeaderTest+": true"...)
 	}
+	if r.Traceparent != "" {
+		b = append(b, "\r\n"+HeaderTraceparent+": "...)
+		b = append(b, r.Traceparent...)
+	}
 	b = append(b, "\r\n\r\n"...)
 	if len(r.Body) <= oneWrite {
 		b = append(b, r.Body...)

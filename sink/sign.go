@@ -26,6 +26,7 @@ const (
 	HeaderTimestamp         = "Webhook-Timestamp"             // Unix seconds of the attempt
 	HeaderStandardSignature = "Webhook-Signature"             // v1,<base64>, several separated by spaces
 	HeaderTest              = "Webhook-Test"                  // true on a sample, else absent
+	HeaderTraceparent       = "traceparent"                   // W3C Trace Context; only where the event has one
 )
 
 const (

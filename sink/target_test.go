@@ -34,6 +34,19 @@ func TestTarget_SignsWithTheFormerSecretOnlyDuringARotation(t *testing.T) {
 	}
 }
 
+func TestAttempt_SendsTheTraceparentOnlyWhereThereIsOne(t *testing.T) {
+	w := newTestWebhook(t, nil)
+	var header http.Header
+	target := w.Target(serve(t, func(_ http.ResponseWriter, r *http.Request) { header = r.Header }), secret.New("current"))
+	for _, traceparent := range []string{"", "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"} {
+		checkClass(t, w.Attempt(t.Context(), Request{Target: target, EventID: "evt_1", Traceparent: traceparent}), "", 200)
+		sent, has := header["Traceparent"]
+		if has != (traceparent != "") || has && (len(sent) != 1 || sent[0] != traceparent) {
+			t.Errorf("%q was sent as %q", traceparent, sent)
+		}
+	}
+}
+
 func TestTarget_SaysWhyNothingCanBeSent(t *testing.T) {
 	w := newTestWebhook(t, nil)
 	for _, c := range []struct{ url, secret, want string }{

@@ -21,6 +21,9 @@ type Request struct {
 	EventID string
 	Body    []byte // the envelope, sent and signed as it is; Attempt does not change it
 	Test    bool   // a sample: the header Webhook-Test: true marks it
+	// Traceparent is sent as the header of that name unless it is "". It must have the form of W3C
+	// Trace Context.
+	Traceparent string
 	// At is the time that is signed and sent. It also decides which former secrets still sign, and
 	// certificates are judged by it. Zero means the time of this host's clock.
 	At time.Time

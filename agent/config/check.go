@@ -90,7 +90,11 @@ func (o *Outbox) check(p *problemList) {
 	columns := map[string]string{} // column name to the key that has it
 	for _, column := range []struct{ key, name string }{
 		{"id", o.Columns.ID}, {"type", o.Columns.Type}, {"venue", o.Columns.Venue}, {"data", o.Columns.Data}, {"created", o.Columns.Created},
+		{"traceparent", o.Columns.Traceparent},
 	} {
+		if column.key == "traceparent" && column.name == "" {
+			continue // it is optional
+		}
 		key := "outbox.columns." + column.key
 		if !identifierName.MatchString(column.name) {
 			p.add(key, "is %s, must be the name of a column of at most 63 letters, digits and _", Quoted(column.name))

@@ -64,6 +64,8 @@ type Columns struct {
 	Venue   string `toml:"venue"`
 	Data    string `toml:"data"`
 	Created string `toml:"created"`
+	// Traceparent is a column with the W3C trace context of an event; "" for none.
+	Traceparent string `toml:"traceparent"`
 }
 
 // Delivery sets the limits of attempts and retries, and of the memory that they may use.

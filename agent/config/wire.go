@@ -16,7 +16,7 @@ func (c *Config) OutboxConfig() outbox.Config {
 	return outbox.Config{
 		URL:         c.Database.URL,
 		Table:       c.Outbox.Table,
-		Columns:     outbox.Columns{ID: columns.ID, Type: columns.Type, Venue: columns.Venue, Data: columns.Data, Created: columns.Created},
+		Columns:     outbox.Columns{ID: columns.ID, Type: columns.Type, Venue: columns.Venue, Data: columns.Data, Created: columns.Created, Traceparent: columns.Traceparent},
 		Types:       c.Outbox.Types,
 		TimeZone:    c.Outbox.TimeZone,
 		Publication: c.Outbox.Publication,

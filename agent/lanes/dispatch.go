@@ -243,7 +243,7 @@ func (s *Scheduler) attempt(j *job) *job {
 }
 
 func (s *Scheduler) requestLocked(l *Lane, d *outbox.Delivery) sink.Request {
-	return sink.Request{Target: l.target, EventID: d.EventID, Body: d.Body, At: s.cfg.Now()}
+	return sink.Request{Target: l.target, EventID: d.EventID, Body: d.Body, Traceparent: string(d.Traceparent), At: s.cfg.Now()}
 }
 
 // proveLocked marks a lane as proven or not, and counts its attempts under way accordingly.
