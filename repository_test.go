@@ -66,11 +66,12 @@ func TestRepository_ImportsGoDownward(t *testing.T) {
 	allowed := map[string][]string{
 		".":                 {"agent/cli"},
 		"agent/cli":         {"agent", "agent/access", "agent/config", "agent/manage", "outbox", "sink", "secret"},
-		"agent":             {"agent/access", "agent/admin", "agent/api", "agent/config", "agent/console", "agent/feed", "agent/lanes", "agent/limits", "backoff", "outbox", "sink", "secret", "panics"},
+		"agent":             {"agent/access", "agent/admin", "agent/api", "agent/config", "agent/console", "agent/feed", "agent/lanes", "agent/limits", "agent/tracing", "backoff", "outbox", "sink", "secret", "panics"},
 		"agent/admin":       {"agent/api", "agent/config", "agent/console", "outbox", "panics"},
 		"agent/api":         {"agent/access", "agent/config", "agent/feed", "agent/limits", "agent/manage", "outbox", "sink", "secret"},
 		"agent/feed":        {"outbox"},
 		"agent/limits":      nil,
+		"agent/tracing":     {"backoff", "outbox", "sink", "secret"},
 		"agent/console":     {"agent/access", "agent/api", "agent/config", "agent/feed", "agent/limits", "agent/manage", "outbox", "sink", "secret"},
 		"agent/manage":      {"agent/config", "outbox", "sink", "secret"},
 		"agent/lanes":       {"backoff", "outbox", "sink", "panics"},

@@ -8,6 +8,7 @@ import (
 	"github.com/quintago/webhook-agent/agent/config"
 	"github.com/quintago/webhook-agent/agent/feed"
 	"github.com/quintago/webhook-agent/agent/limits"
+	"github.com/quintago/webhook-agent/agent/tracing"
 	"github.com/quintago/webhook-agent/outbox"
 	"github.com/quintago/webhook-agent/panics"
 	"github.com/quintago/webhook-agent/secret"
@@ -23,6 +24,7 @@ type agent struct {
 	webhook *sink.Webhook
 	keys    secret.Keyring
 	metrics *metrics
+	tracer  *tracing.Tracer     // nil unless traces are sent
 	tune    func(endpoints int) // Options.Endpoints
 	vitals  time.Duration       // Options.VitalsInterval
 	rates   limits.Rates        // Options.Rates

@@ -257,7 +257,7 @@ func (c *candidate) takeOver(ctx context.Context, life *lifetime, tailer *outbox
 		Config: c.outboxConfig(), Term: held, Log: c.log, Clock: c.db.Clock(),
 		DisableAfter: c.cfg.Delivery.DisableAfter,
 		Confirm:      tailer.Confirm,
-		Committed:    func(r []*outbox.Record) { c.metrics.recorded(r); t.lanes.Committed(r); c.feed.Recorded(r) },
+		Committed:    t.committed,
 		Withdraw:     func(endpointID, replayID string) []string { return t.lanes.Withdraw(endpointID, replayID) },
 		Requeued:     func(endpointID string) { t.lanes.Requeued(endpointID) },
 		Recovered:    func(n int) { c.metrics.swept.Add(float64(n)) },
@@ -273,7 +273,7 @@ func (c *candidate) takeOver(ctx context.Context, life *lifetime, tailer *outbox
 	})
 	t.router = &router{
 		subs: newSubscriptions(), lanes: t.lanes, track: t.ledger.Track, write: t.ledger.Write, lookup: c.slot.Lookup, markLate: c.slot.MarkLate,
-		target: t.target, seal: t.sealer.look, removed: t.sealer.remove, metrics: c.metrics, log: c.log, term: held, suspects: &c.suspects,
+		target: t.target, seal: t.sealer.look, removed: t.sealer.remove, metrics: c.metrics, tracer: c.tracer, log: c.log, term: held, suspects: &c.suspects,
 		tune: c.tune, tuned: endpoints,
 	}
 	t.stream = &stream{life: life, term: held, db: c.db, slot: c.slot, tailer: tailer, lease: t.lease, log: c.log}

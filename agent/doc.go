@@ -4,8 +4,8 @@
 // The packages below it have parts of their own: agent/config the configuration, agent/lanes the
 // attempts, agent/admin the listeners, agent/api the HTTP API, agent/access who its callers are,
 // agent/manage what the API and the commands do, agent/limits what callers may ask for, and
-// agent/feed what is recorded at this moment, for those who look. agent/cli, above it, has the
-// commands.
+// agent/feed what is recorded at this moment, for those who look, and agent/tracing the traces.
+// agent/cli, above it, has the commands.
 //
 // # Follow an event
 //
@@ -93,6 +93,7 @@
 //	name      owns                                             ends
 //	admin     the HTTP listeners                               after the last term
 //	slot      the look at what the slot keeps, if not leading  after the last term
+//	traces    the spans that have ended (tracing.Tracer)       after the last term
 //	stream    the Tailer and its connection                    when alive ends, or this agent is fenced
 //	router    the subscriptions; it is the goroutine of lead   when take ends
 //	ledger    the Ledger and its connection                    when all is committed after Close; when alive ends

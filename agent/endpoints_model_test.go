@@ -411,7 +411,7 @@ func naivelyOn(e *outbox.Endpoint) bool {
 
 // attempt is lanes.Config.Attempt. It is a server that accepts everything, and checks that each
 // event is of its own venue.
-func (p *endpointsPlay) attempt(_ context.Context, r sink.Request) sink.Result {
+func (p *endpointsPlay) attempt(_ context.Context, _ *outbox.Delivery, r sink.Request) sink.Result {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	key := modelKey{p.targets[r.Target], r.EventID}

@@ -3,6 +3,7 @@ package agent
 import (
 	"time"
 
+	"github.com/quintago/webhook-agent/agent/tracing"
 	"github.com/quintago/webhook-agent/outbox"
 )
 
@@ -38,8 +39,9 @@ type matched struct {
 	event     *outbox.Event
 	at        outbox.Subject
 	committed time.Time
-	loaded    bool // the loaded state contains its transaction
-	deferred  bool // it went to the backlog
+	loaded    bool           // the loaded state contains its transaction
+	deferred  bool           // it went to the backlog
+	trace     *tracing.Event // nil if it is not traced
 	envelope  []byte
 }
 

@@ -15,23 +15,24 @@ import (
 type metrics struct {
 	registry *prometheus.Registry
 
-	events      prometheus.Counter
-	attempts    *prometheus.CounterVec // by outcome and error class
-	deliveries  *prometheus.CounterVec // by status
-	parked      prometheus.Counter
-	notMade     *prometheus.CounterVec // by fault
-	disabled    *prometheus.CounterVec // by reason
-	swept       prometheus.Counter
-	pruned      *prometheus.CounterVec // by table
-	sealed      prometheus.Counter
-	panics      prometheus.Counter
-	late        prometheus.Counter
-	setAside    *prometheus.CounterVec // by kind
-	api         *prometheus.CounterVec // by operation and code
-	latency     prometheus.Histogram
-	commitToAck prometheus.Histogram
-	groupSize   prometheus.Histogram
-	vitals      vitalsMetrics
+	events       prometheus.Counter
+	attempts     *prometheus.CounterVec // by outcome and error class
+	deliveries   *prometheus.CounterVec // by status
+	parked       prometheus.Counter
+	notMade      *prometheus.CounterVec // by fault
+	disabled     *prometheus.CounterVec // by reason
+	swept        prometheus.Counter
+	pruned       *prometheus.CounterVec // by table
+	sealed       prometheus.Counter
+	panics       prometheus.Counter
+	late         prometheus.Counter
+	setAside     *prometheus.CounterVec // by kind
+	api          *prometheus.CounterVec // by operation and code
+	spansDropped prometheus.Counter
+	latency      prometheus.Histogram
+	commitToAck  prometheus.Histogram
+	groupSize    prometheus.Histogram
+	vitals       vitalsMetrics
 }
 
 // vitalsMetrics are read from the database every Options.VitalsInterval, and retainedBytes also
@@ -79,6 +80,7 @@ func newMetrics(version string, counts *outbox.Counts) *metrics {
 	m.sealed = counter("sealed_endpoints_total", "Endpoints whose secrets were sealed with the first of security.keys.")
 	m.late = counter("late_deliveries_total", "Deliveries left out since the event was written once more, or long after its created, and the endpoint has wanted it later than that.")
 	m.panics = counter("panics_total", "Panics, which are faults of the agent itself.")
+	m.spansDropped = counter("trace_spans_dropped_total", "Spans of traces that were not sent, because the collector did not take them in time.")
 	m.setAside = counters("set_aside_total", "Changes, events and endpoints not handled because the agent panics over them again and again, by kind.", "kind")
 	m.api = counters("api_requests_total", "Requests to the HTTP API, by operation (empty where a request did not come to one) and HTTP status.", "operation", "code")
 	m.latency = histogram("attempt_duration_seconds", "Duration of attempts.", seconds)

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/quintago/webhook-agent/agent/lanes"
+	"github.com/quintago/webhook-agent/agent/tracing"
 	"github.com/quintago/webhook-agent/backoff"
 	"github.com/quintago/webhook-agent/outbox"
 	"github.com/quintago/webhook-agent/sink"
@@ -33,6 +34,7 @@ type router struct {
 	// The endpoint is gone, with its secrets.
 	removed  func(endpointID string)
 	metrics  *metrics
+	tracer   *tracing.Tracer // nil unless traces are sent
 	log      *slog.Logger
 	suspects *suspects
 	term     outbox.Term
@@ -168,6 +170,9 @@ func (r *router) route(take, ctx context.Context, b *outbox.Batch) error {
 		return err
 	}
 	p := passage{router: r, batch: b, read: read, loaded: r.snapshot.Sees(b.XID)}
+	if r.tracer != nil {
+		p.readAt = r.lanes.Now()
+	}
 	for _, c := range b.Changes {
 		at.Index = c.Index
 		if err := p.add(take, ctx, c, at); err != nil {
@@ -189,6 +194,8 @@ type passage struct {
 	*router
 	batch *outbox.Batch
 	read  time.Time // when the batch was read
+	// The same by the database's clock; zero if nothing is traced.
+	readAt time.Time
 	// loaded reports that the loaded state contains the batch. The changes of its endpoints are not
 	// applied again: an old row would replace a newer one, and a failure counter would be cleared
 	// twice.
@@ -231,6 +238,9 @@ func (p *passage) addEvent(take, ctx context.Context, e *outbox.Event, at outbox
 	}
 	m := &matched{event: e, at: at, committed: p.batch.Committed, loaded: p.loaded}
 	p.subs = p.match(p.subs[:0], at, e)
+	if p.tracer != nil {
+		m.trace = p.tracer.Event(e, m.committed, p.readAt, len(p.subs))
+	}
 	if isWide(len(p.subs), p.made) {
 		if p.hold == nil {
 			p.hold = &outbox.Hold{}
@@ -317,22 +327,12 @@ func (r *router) hand(take context.Context, pairings []pairing) (*outbox.Tracked
 	now := r.lanes.Now()
 	for _, p := range pairings {
 		at = p.at
-		e, endpoint := p.event, p.sub.endpoint
-		if e.Late && endpoint.Since().After(e.Created) {
-			r.metrics.late.Inc()
-			// An old event that was written again is only for endpoints that have wanted it since
-			// before it was created.
+		if r.skips(p, recorded, t.Deliveries) {
+			p.trace.Skip()
 			continue
 		}
-		if p.loaded && endpoint.Created.After(p.committed) {
-			// The endpoint was registered after the event; it is here because the state was loaded
-			// before the stream came to the event.
-			continue
-		}
-		if recorded.Has(e, endpoint.ID) || r.term.Repeats && r.underWay(p.sub, e.ID, t.Deliveries) {
-			continue
-		}
-		d := e.Delivery(endpoint.ID, p.committed, nil)
+		d := p.event.Delivery(p.sub.endpoint.ID, p.committed, nil)
+		p.trace.Follow(d)
 		t.Deliveries = append(t.Deliveries, d)
 		switch {
 		case r.suspects.aside(p.at) || r.suspects.aside(d.Subject()):
@@ -349,6 +349,23 @@ func (r *router) hand(take context.Context, pairings []pairing) (*outbox.Tracked
 	}
 	t.Records = append(t.Records, r.lanes.Offer(offers)...)
 	return t, nil
+}
+
+// skips reports whether a pairing gets no delivery. deliveries are those of the pairings before it.
+func (r *router) skips(p pairing, recorded outbox.Recorded, deliveries []*outbox.Delivery) bool {
+	e, endpoint := p.event, p.sub.endpoint
+	switch {
+	case e.Late && endpoint.Since().After(e.Created):
+		// An old event that was written again is only for endpoints that have wanted it since
+		// before it was created.
+		r.metrics.late.Inc()
+		return true
+	case p.loaded && endpoint.Created.After(p.committed):
+		// The endpoint was registered after the event; it is here because the state was loaded
+		// before the stream came to the event.
+		return true
+	}
+	return recorded.Has(e, endpoint.ID) || r.term.Repeats && r.underWay(p.sub, e.ID, deliveries)
 }
 
 // match appends the subscriptions that want an event to subs. When the event is set aside, it does

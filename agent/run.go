@@ -14,6 +14,7 @@ import (
 	"github.com/quintago/webhook-agent/agent/config"
 	"github.com/quintago/webhook-agent/agent/feed"
 	"github.com/quintago/webhook-agent/agent/limits"
+	"github.com/quintago/webhook-agent/agent/tracing"
 	"github.com/quintago/webhook-agent/outbox"
 	"github.com/quintago/webhook-agent/panics"
 )
@@ -63,6 +64,9 @@ func Run(ctx context.Context, o Options) error {
 		return err
 	}
 	defer a.db.Close()
+	if a.tracer, err = a.newTracer(o.Version); err != nil {
+		return err
+	}
 	files := OpenFilesFor(cfg.Delivery.Concurrency)
 	if files.concurrency < cfg.Delivery.Concurrency {
 		bounded := *cfg
@@ -101,6 +105,9 @@ func Run(ctx context.Context, o Options) error {
 	var g errgroup.Group
 	g.Go(panics.Guard(a.caught, func() error { return c.serve(adminCtx, listeners) }))
 	g.Go(panics.Guard(a.caught, func() error { return c.watchSlot(adminCtx) }))
+	if a.tracer != nil {
+		g.Go(panics.Guard(a.caught, func() error { return a.tracer.Run(adminCtx) }))
+	}
 	g.Go(panics.Guard(a.caught, func() error {
 		defer stopAdmin()
 		return c.lead(ctx)
@@ -110,4 +117,16 @@ func Run(ctx context.Context, o Options) error {
 		log.Info("webhook-agent ends")
 	}
 	return err
+}
+
+// newTracer returns the Tracer of the configuration, or nil if no traces are sent.
+func (a *agent) newTracer(version string) (*tracing.Tracer, error) {
+	c := a.cfg.Tracing
+	if c.Endpoint == "" {
+		return nil, nil //nolint:nilnil // there is none, and that is no error
+	}
+	return tracing.New(tracing.Config{
+		Endpoint: c.URL(), Headers: c.Headers, Sample: c.Sample, Version: version, Instance: a.holder, Now: a.db.Clock().Now, Log: a.log,
+		Dropped: func(spans int) { a.metrics.spansDropped.Add(float64(spans)) },
+	})
 }

@@ -11,6 +11,7 @@ import (
 
 	"github.com/quintago/webhook-agent/agent/config"
 	"github.com/quintago/webhook-agent/agent/lanes"
+	"github.com/quintago/webhook-agent/agent/tracing"
 	"github.com/quintago/webhook-agent/backoff"
 	"github.com/quintago/webhook-agent/outbox"
 	"github.com/quintago/webhook-agent/sink"
@@ -141,8 +142,13 @@ func (t *term) loadAnew() error {
 }
 
 // attempt makes an attempt. It reports a panic in it, and a fault of this host.
-func (t *term) attempt(ctx context.Context, r sink.Request) sink.Result {
+func (t *term) attempt(ctx context.Context, d *outbox.Delivery, r sink.Request) sink.Result {
+	var traced *tracing.Attempt
+	if t.tracer != nil {
+		traced = t.tracer.Attempt(d, &r)
+	}
 	result := t.webhook.Attempt(ctx, r)
+	traced.End(result)
 	if result.Panic != nil {
 		t.caught(result.Panic)
 	}
@@ -152,6 +158,16 @@ func (t *term) attempt(ctx context.Context, r sink.Request) sink.Result {
 		}
 	}
 	return result
+}
+
+// committed hands on what the ledger has committed. The ledger's goroutine calls it.
+func (t *term) committed(records []*outbox.Record) {
+	if t.tracer != nil {
+		t.tracer.Recorded(records) // before the lanes let go of them
+	}
+	t.metrics.recorded(records)
+	t.lanes.Committed(records)
+	t.feed.Recorded(records)
 }
 
 // target returns the target of an endpoint. The error says why nothing can be sent there.

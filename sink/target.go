@@ -73,6 +73,14 @@ func (w *Webhook) Target(rawURL string, current secret.Text, former ...Former) *
 	return t
 }
 
+// Host returns the host of the URL, without a port. It is "" if nothing can be sent.
+func (t *Target) Host() string {
+	if t.url == nil {
+		return ""
+	}
+	return t.url.Hostname()
+}
+
 // Follow copies from an endpoint's earlier target which secret the receiver accepted last. Without
 // it every change of an endpoint would begin with the oldest secret again.
 func (t *Target) Follow(before *Target) {

@@ -13,6 +13,8 @@ import (
 	"time"
 	"unicode"
 
+	"golang.org/x/net/http/httpguts"
+
 	"github.com/quintago/webhook-agent/agent/access"
 	"github.com/quintago/webhook-agent/outbox"
 	"github.com/quintago/webhook-agent/secret"
@@ -59,7 +61,29 @@ func (c *Config) check(p *problemList) {
 	if c.Log.Format != "text" && c.Log.Format != "json" {
 		p.add("log.format", "is %s, must be text or json", Quoted(c.Log.Format))
 	}
+	c.Tracing.check(p)
 	c.checkEndpoints(p)
+}
+
+func (t *Tracing) check(p *problemList) {
+	if t.Endpoint != "" {
+		u, err := url.Parse(t.Endpoint)
+		switch {
+		case err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Hostname() == "":
+			p.add("tracing.endpoint", "must be a URL such as https://collector.example.com:4318")
+		case u.User != nil || u.RawQuery != "" || u.Fragment != "":
+			p.add("tracing.endpoint", "must have no user, query or fragment; write a password or a token into tracing.headers")
+		}
+	}
+	for i, h := range t.Headers {
+		name, value, found := strings.Cut(h.Reveal(), ":")
+		if !found || !httpguts.ValidHeaderFieldName(strings.TrimSpace(name)) || !httpguts.ValidHeaderFieldValue(strings.TrimSpace(value)) {
+			p.add(fmt.Sprintf("tracing.headers[%d]", i+1), "must be a name and a value, such as Authorization: Bearer TOKEN")
+		}
+	}
+	if !(t.Sample >= 0 && t.Sample <= 1) { // this form also refuses nan
+		p.add("tracing.sample", "is %v, must be 0 to 1", t.Sample)
+	}
 }
 
 func (o *Outbox) check(p *problemList) {

@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"maps"
 	"net/netip"
+	"net/url"
 	"os"
 	"strings"
 	"time"
@@ -23,6 +24,7 @@ type Config struct {
 	Admin     Admin      `toml:"admin"`
 	Console   Console    `toml:"console"`
 	Log       Log        `toml:"log"`
+	Tracing   Tracing    `toml:"tracing"`
 	Endpoints []Endpoint `toml:"endpoint"`
 	// EndpointNotices are the events of the agent's own. Notices, below, are for the log.
 	EndpointNotices EndpointNotices `toml:"notices"`
@@ -134,6 +136,25 @@ type Log struct {
 	Format string     `toml:"format"` // text or json
 }
 
+// Tracing says where traces of events are sent.
+type Tracing struct {
+	// Endpoint is the URL of a collector that takes OTLP over HTTP; "" sends no traces.
+	Endpoint string `toml:"endpoint"`
+	// Headers are sent to it. Each is a name and a value with a colon between them.
+	Headers []secret.Text `toml:"headers"`
+	// Sample is the share of events that is traced, of those without a traceparent.
+	Sample float64 `toml:"sample"`
+}
+
+// URL returns Endpoint with the path of OTLP if it has none.
+func (t Tracing) URL() string {
+	u, err := url.Parse(t.Endpoint)
+	if err != nil || u.Path != "" && u.Path != "/" {
+		return t.Endpoint
+	}
+	return u.JoinPath("v1", "traces").String()
+}
+
 // Endpoint is an endpoint that the file manages: when an agent begins to lead, it is created,
 // changed or removed so that the database agrees with the file.
 type Endpoint struct {
@@ -170,6 +191,7 @@ func Default() *Config {
 		Admin:   Admin{Listen: "127.0.0.1:8480"},
 		Console: Console{Session: time.Hour},
 		Log:     Log{Level: slog.LevelInfo, Format: "text"},
+		Tracing: Tracing{Sample: 0.01},
 
 		EndpointNotices: EndpointNotices{Enabled: true},
 	}

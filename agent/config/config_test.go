@@ -332,7 +332,7 @@ func TestExampleConfig_HoldsTheDefaultsAndEveryKey(t *testing.T) {
 	want.Database.URL = secret.New(testDatabaseURL)
 	// The keys are there, the lists are empty.
 	want.Network.AllowNetworks, want.Security.Keys, want.Console.Keys, want.Admin.Hosts = []netip.Prefix{}, []secret.Text{}, []secret.Text{}, []string{}
-	want.Console.Origins = []string{}
+	want.Console.Origins, want.Tracing.Headers = []string{}, []secret.Text{}
 	cfg.Sources = nil
 	if diff := cmp.Diff(want, cfg, cmp.Comparer(secret.Text.Equal)); diff != "" {
 		t.Errorf("the example differs from the defaults (-default +example):\n%s", diff)

@@ -165,6 +165,8 @@ func (d *decoder) set(name string, target, v any) (err error) {
 		n := int64(*target)
 		err = assign(&n, v, "a whole number")
 		*target = int(n)
+	case *float64:
+		*target, err = parseNumber(v)
 	case *[]string:
 		err = parseList(target, v, "a list of texts", func(s string) (string, error) { return s, nil })
 	case *time.Duration:
@@ -196,6 +198,17 @@ func assign[T any](target *T, v any, want string) error {
 	}
 	*target = value
 	return nil
+}
+
+// parseNumber returns a number, with a fraction or without.
+func parseNumber(v any) (float64, error) {
+	switch n := v.(type) {
+	case float64:
+		return n, nil
+	case int64:
+		return float64(n), nil
+	}
+	return 0, errors.New("must be a number, such as 0.01")
 }
 
 // parseText parses the text v and stores the result.

@@ -140,6 +140,10 @@ func documentValue(target any, list bool, text string) any {
 		if n, err := strconv.ParseInt(text, 10, 32); err == nil {
 			return n
 		}
+	case *float64:
+		if n, err := strconv.ParseFloat(text, 64); err == nil {
+			return n
+		}
 	}
 	return text
 }

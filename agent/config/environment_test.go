@@ -23,7 +23,7 @@ func loadVariables(variables map[string]string) (*Config, error) {
 
 func TestEnvironment_HasAVariableForEveryKey(t *testing.T) {
 	const token, key = "a-token-of-more-than-32-characters", "env:KEY"
-	secrets := map[string]string{"database.url": testDatabaseURL, "admin.token": token, "security.keys": key, "console.keys": key}
+	secrets := map[string]string{"database.url": testDatabaseURL, "admin.token": token, "security.keys": key, "console.keys": key, "tracing.headers": "Authorization: Bearer abc"}
 	variables := map[string]string{"KEY": strings.Repeat("ab", 32)}
 	seen := map[string]string{PathVariable: "the path"}
 	eachValue("", reflect.ValueOf(Default()).Elem(), func(key string, field reflect.Value) {
@@ -56,6 +56,7 @@ func TestEnvironment_HasAVariableForEveryKey(t *testing.T) {
 	want := []string{
 		"{database.url [redacted] WEBHOOK_AGENT_DATABASE_URL}", "{security.keys [redacted] WEBHOOK_AGENT_SECURITY_KEYS}",
 		"{admin.token [redacted] WEBHOOK_AGENT_ADMIN_TOKEN}", "{console.keys [redacted] WEBHOOK_AGENT_CONSOLE_KEYS}",
+		"{tracing.headers [redacted] WEBHOOK_AGENT_TRACING_HEADERS}",
 	}
 	if diff := cmp.Diff(want, settings); diff != "" {
 		t.Errorf("the settings differ (-want +got):\n%s", diff)
@@ -316,7 +317,7 @@ func FuzzEnvironment(f *testing.F) {
 		key := keys[int(n)%len(keys)]
 		name := Variable(key)
 		list := []string{"DATABASE_URL=" + testDatabaseURL, "X=value of X"}
-		if secretKey := slices.Contains([]string{"database.url", "admin.token", "security.keys", "console.keys"}, key); secretKey && !strings.Contains(text, "env:") {
+		if secretKey := slices.Contains([]string{"database.url", "admin.token", "security.keys", "console.keys", "tracing.headers"}, key); secretKey && !strings.Contains(text, "env:") {
 			if _, err := Load(Input{Environ: append(list, name+"="+text+planted)}); err != nil && strings.Contains(err.Error(), planted) {
 				t.Errorf("%s=%q: a problem tells the value: %v", name, text+planted, err)
 			}

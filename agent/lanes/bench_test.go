@@ -21,7 +21,7 @@ func BenchmarkScheduler(b *testing.B) {
 	s = New(b.Context(), Config{
 		Concurrency: d.Concurrency, EndpointConcurrency: d.EndpointConcurrency, DisableAfter: d.DisableAfter, Retries: d.Retries,
 		QueueBytes: int(d.QueueMemory), Leads: func() bool { return true }, Now: time.Now, Meter: noMeter{}, Log: slog.New(slog.DiscardHandler),
-		Attempt: func(context.Context, sink.Request) sink.Result { return sink.Result{Code: 200} },
+		Attempt: func(context.Context, *outbox.Delivery, sink.Request) sink.Result { return sink.Result{Code: 200} },
 		Write: func(_ context.Context, entries ...outbox.Entry) error {
 			s.Committed([]*outbox.Record{entries[0].(*outbox.Record)})
 			recorded <- struct{}{}

@@ -207,7 +207,7 @@ func (s *Scheduler) attempt(j *job) *job {
 		defer s.mu.Unlock()
 		s.proveLocked(l, false)
 	}))
-	result := s.cfg.Attempt(s.work, j.request)
+	result := s.cfg.Attempt(s.work, d, j.request)
 	slow.Stop()
 	var entries []outbox.Entry
 	switch result.Outcome {

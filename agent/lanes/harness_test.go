@@ -222,7 +222,7 @@ func (lt *laneTest) send(l *Lane, n, bodyBytes int) (eventIDs []string) {
 }
 
 // attempt is Config.Attempt. It checks what must hold for every attempt.
-func (lt *laneTest) attempt(ctx context.Context, r sink.Request) sink.Result {
+func (lt *laneTest) attempt(ctx context.Context, _ *outbox.Delivery, r sink.Request) sink.Result {
 	lt.mu.Lock()
 	id := lt.targets[r.Target]
 	e := lt.endpoints[id]

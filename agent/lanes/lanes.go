@@ -45,8 +45,8 @@ type Config struct {
 	Lengthen func(time.Duration) time.Duration
 	// QueueBytes is delivery.queue_memory: the memory for the deliveries of all lanes.
 	QueueBytes int
-	// Attempt makes one attempt. Many goroutines call it.
-	Attempt func(context.Context, sink.Request) sink.Result
+	// Attempt makes one attempt of a delivery. Many goroutines call it.
+	Attempt func(context.Context, *outbox.Delivery, sink.Request) sink.Result
 	// Leads reports whether an attempt may start: this agent is sure that no other agent has taken
 	// over. It is called while Scheduler.mu is held, so it must not wait.
 	Leads func() bool

@@ -406,7 +406,7 @@ func TestLanes_AnEventThatStandsTwiceDisturbsNoAccount(t *testing.T) {
 			// laneTest and its book fail on two attempts or two results of one delivery, which are
 			// right in this test.
 			c.Write = func(context.Context, ...outbox.Entry) error { return nil }
-			c.Attempt = func(ctx context.Context, _ sink.Request) sink.Result {
+			c.Attempt = func(ctx context.Context, _ *outbox.Delivery, _ sink.Request) sink.Result {
 				backoff.Sleep(ctx, 10*time.Millisecond)
 				return sink.Result{Code: 200}
 			}

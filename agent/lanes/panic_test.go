@@ -25,11 +25,11 @@ func TestLanes_APanicNamesItsDelivery(t *testing.T) {
 				defer mu.Unlock()
 				told = append(told, p)
 			}
-			cfg.Attempt = func(ctx context.Context, r sink.Request) sink.Result {
+			cfg.Attempt = func(ctx context.Context, d *outbox.Delivery, r sink.Request) sink.Result {
 				if r.EventID == "evt_00002" {
 					panic("sentinel")
 				}
-				return attempt(ctx, r)
+				return attempt(ctx, d, r)
 			}
 		})
 		lt.send(lt.endpoint("ep", always(ok(time.Millisecond))), 3, 10)

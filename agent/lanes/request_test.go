@@ -24,9 +24,9 @@ func TestLanes_EachAttemptGoesByTheTimeAndTheEndpointOfThen(t *testing.T) {
 		var requests []seen
 		lt := newLaneTest(t, func(cfg *Config) {
 			attempt := cfg.Attempt
-			cfg.Attempt = func(ctx context.Context, r sink.Request) sink.Result {
+			cfg.Attempt = func(ctx context.Context, d *outbox.Delivery, r sink.Request) sink.Result {
 				requests = append(requests, seen{r.At, time.Now(), r.Target, string(r.Body)})
-				return attempt(ctx, r)
+				return attempt(ctx, d, r)
 			}
 		})
 		lt.endpoint("ep", always(failing(time.Millisecond)))
