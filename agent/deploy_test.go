@@ -156,11 +156,48 @@ func TestDeploy_DashboardIsValidAndItsMetricsExist(t *testing.T) {
 	}
 	checkQueries(t, described(), queries)
 	for name := range described() {
-		base := strings.TrimSuffix(strings.TrimSuffix(strings.TrimSuffix(name, "_sum"), "_count"), "_bucket")
+		base := baseOf(name)
 		if strings.HasPrefix(base, namespace) && !strings.Contains(text, base) {
 			t.Errorf("no panel shows %s", base)
 		}
 	}
+}
+
+// The page has every metric and every alert, and no others.
+func TestDeploy_ThePageForOperatorsNamesWhatExists(t *testing.T) {
+	page, metrics := deployed(t, "../docs/operating.md"), described()
+	for _, name := range regexp.MustCompile("`(webhook_agent_\\w+)`").FindAllStringSubmatch(page, -1) {
+		if _, exists := metrics[name[1]]; !exists {
+			t.Errorf("there is no metric %s", name[1])
+		}
+	}
+	for name := range metrics {
+		if base := baseOf(name); strings.HasPrefix(base, namespace) && !strings.Contains(page, "`"+base+"`") {
+			t.Errorf("the page lacks %s", base)
+		}
+	}
+	rules, text := alerts(t), deployed(t, alertsFile)
+	for _, line := range regexp.MustCompile(`(?m)^\| (critical|warning|info) \| (.*) \|$`).FindAllStringSubmatch(page, -1) {
+		for _, name := range regexp.MustCompile("`(\\w+)`").FindAllStringSubmatch(line[2], -1) {
+			_, rule, exists := strings.Cut(text, "- alert: "+name[1]+"\n")
+			_, severity, _ := strings.Cut(rule, "severity: ")
+			if !exists || !strings.HasPrefix(severity, line[1]) {
+				t.Errorf("there is no alert %s with the severity %s", name[1], line[1])
+			}
+			delete(rules, name[1])
+		}
+	}
+	for name := range rules {
+		t.Errorf("the page lacks the alert %s", name)
+	}
+}
+
+// baseOf returns the name of a metric without what a histogram adds to it.
+func baseOf(name string) string {
+	for _, suffix := range []string{"_sum", "_count", "_bucket"} {
+		name = strings.TrimSuffix(name, suffix)
+	}
+	return name
 }
 
 // An agent shows all that the rules and the dashboard ask for, but for series whose labels nobody

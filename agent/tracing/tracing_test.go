@@ -95,6 +95,34 @@ func TestSender_CountsWhatTheCollectorRefusesAndGoesOn(t *testing.T) {
 	})
 }
 
+// The agent ends while a request is under way, which ends the request. Its spans are sent again.
+func TestSender_SendsAgainWhatTheEndHasInterrupted(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		hangs := atomic.Bool{}
+		hangs.Store(true)
+		e := &exporter{export: func(ctx context.Context) error {
+			if hangs.Swap(false) {
+				<-ctx.Done()
+				return ctx.Err()
+			}
+			return nil
+		}}
+		var dropped atomic.Int64
+		s := newSender(e, func(n int) { dropped.Add(int64(n)) }, slog.New(slog.DiscardHandler))
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan struct{})
+		go func() { defer close(done); s.run(ctx) }()
+		s.OnEnd(tracetest.SpanStub{}.Snapshot())
+		<-time.After(gatherFor + time.Second)
+		s.OnEnd(tracetest.SpanStub{}.Snapshot())
+		cancel()
+		<-done
+		if dropped.Load() != 0 || e.sent.Load() != 2 {
+			t.Errorf("%d dropped and %d sent, want none and 2", dropped.Load(), e.sent.Load())
+		}
+	})
+}
+
 func TestTracer_SamplesAnEventAlwaysOrNever(t *testing.T) {
 	tracer, err := New(Config{Endpoint: "http://127.0.0.1:1/v1/traces", Sample: 0.25, Now: time.Now, Log: slog.New(slog.DiscardHandler), Dropped: func(int) {}})
 	if err != nil {
