@@ -20,7 +20,7 @@ const (
 )
 
 // walkIDs is a loose index scan: it goes from one id to the next, from a beginning on. An id may stand
-// in many rows.
+// in many rows. A whole id, which comes first, ends it.
 func walkIDs(table, id, idType string) string {
 	return pieces{"table": table, "id": "t." + id, "type": idType}.in(`
 with recursive walked (id, n) as (
@@ -28,7 +28,7 @@ with recursive walked (id, n) as (
     union all
     select next.id, w.n + 1
     from walked w cross join lateral (select ${id} as id from ${table} t where ${id} > w.id order by ${id} limit 1) next
-    where w.n < $3
+    where w.n < $3 and w.id::text <> $1
 )
 select id::text from walked where starts_with(id::text, $1) limit $4`)
 }
