@@ -3,6 +3,7 @@ package main
 import (
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -70,6 +71,28 @@ func TestPackage_TheConfigurationIsKeptAndClosedToOthers(t *testing.T) {
 		}
 	}
 	t.Error("the package has no configuration file")
+}
+
+func TestInstallPage_NamesPathsThatThePackageHas(t *testing.T) {
+	page, err := os.ReadFile("../docs/install.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	targets := map[string]bool{}
+	for _, content := range readConfig(t).Contents {
+		targets[content.Target] = true
+	}
+	_, table, _ := strings.Cut(string(page), "The package brings:")
+	table, _, _ = strings.Cut(table, "The configuration may hold secrets")
+	paths := regexp.MustCompile("`(/[a-z/.-]+)`").FindAllStringSubmatch(table, -1)
+	if len(paths) != 3 {
+		t.Errorf("the table has the paths %v, want those of the binary, the configuration and the unit", paths)
+	}
+	for _, path := range paths {
+		if !targets[path[1]] {
+			t.Errorf("the package does not bring %s", path[1])
+		}
+	}
 }
 
 func TestRelease_MakesAManualAndCompletionsOfAllCommands(t *testing.T) {
