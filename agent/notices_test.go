@@ -25,11 +25,11 @@ func noticesAbout(t *testing.T, r *testenv.Receiver, path, endpointID string) (a
 	seen := map[string]bool{}
 	for _, got := range r.Received() {
 		var body struct {
-			Type string
+			Type string `json:"type"`
 			Data struct {
 				EndpointID          string `json:"endpoint_id"`
 				ConsecutiveFailures int    `json:"consecutive_failures"`
-			}
+			} `json:"data"`
 		}
 		if err := json.Unmarshal(got.Body, &body); err != nil {
 			t.Fatalf("%s: %v", got.Body, err)
@@ -43,13 +43,13 @@ func noticesAbout(t *testing.T, r *testenv.Receiver, path, endpointID string) (a
 	return all
 }
 
-// awaitNotices waits until exactly these notices about an endpoint have arrived under a path.
-func awaitNotices(t *testing.T, r *testenv.Receiver, path, endpointID string, want ...string) {
+// awaitNotices waits until exactly these notices about an endpoint have arrived at /app.
+func awaitNotices(t *testing.T, r *testenv.Receiver, endpointID string, want ...string) {
 	t.Helper()
 	slices.Sort(want)
 	testenv.Eventually(t, agenttest.Patience, func() error {
-		if got := noticesAbout(t, r, path, endpointID); !slices.Equal(got, want) {
-			return fmt.Errorf("the notices about %s at %s are %q, want %q", endpointID, path, got, want)
+		if got := noticesAbout(t, r, "/app", endpointID); !slices.Equal(got, want) {
+			return fmt.Errorf("the notices about %s are %q, want %q", endpointID, got, want)
 		}
 		return nil
 	})
@@ -61,9 +61,9 @@ func slowly(after time.Duration) testenv.Answerer {
 	return testenv.Script(testenv.Answer{Status: 500, Delay: after})
 }
 
-func addLeads(t *testing.T, env *testenv.DB, venue string, n int) {
+func addLeads(t *testing.T, env *testenv.DB, n int) {
 	t.Helper()
-	env.Exec(t, `insert into webhooks.outbox (type, venue, data) select 'lead.created', $1, '{}' from generate_series(1, $2::int)`, venue, n)
+	env.Exec(t, `insert into webhooks.outbox (type, venue, data) select 'lead.created', 'venue_1', '{}' from generate_series(1, $1::int)`, n)
 }
 
 func TestNotices_OthersOfTheVenueHearOfAnEndpointThatFailsIsDisabledAndIsWellAgain(t *testing.T) {
@@ -80,9 +80,9 @@ func TestNotices_OthersOfTheVenueHearOfAnEndpointThatFailsIsDisabledAndIsWellAga
 	cfg.Delivery.EndpointConcurrency = 1
 	a := start(t, cfg)
 	a.WaitLog("leading")
-	addLeads(t, env, "venue_1", 40)
+	addLeads(t, env, 40)
 	want := []string{"failing 50", "failing 70", "failing 90", "disabled 100"}
-	awaitNotices(t, r, "/app", sick, want...)
+	awaitNotices(t, r, sick, want...)
 
 	// A restart repeats nothing. Then a person enables it.
 	a.End()
@@ -90,9 +90,9 @@ func TestNotices_OthersOfTheVenueHearOfAnEndpointThatFailsIsDisabledAndIsWellAga
 	a.WaitLog("leading")
 	r.SetAnswer("/sick", testenv.Statuses(200))
 	env.Exec(t, `update webhooks.endpoints set disabled_at = null where id = $1`, sick)
-	addLeads(t, env, "venue_1", 3)
+	addLeads(t, env, 3)
 	want = append(want, "recovered 0")
-	awaitNotices(t, r, "/app", sick, want...)
+	awaitNotices(t, r, sick, want...)
 	a.End()
 	// With another agent, which looks at all of the outbox, nobody gets more.
 	env.Exec(t, `select pg_drop_replication_slot($1)`, env.Slot)
@@ -138,8 +138,8 @@ func TestNotices_APersonsDisablingIsNotAnnouncedAndASuccessIs(t *testing.T) {
 	cfg := agenttest.Config(env)
 	cfg.Delivery.DisableAfter, cfg.Delivery.EndpointConcurrency = 20, 1
 	start(t, cfg).WaitLog("leading")
-	addLeads(t, env, "venue_1", 8)
-	awaitNotices(t, r, "/app", sick, "failing 10", "recovered 0")
+	addLeads(t, env, 8)
+	awaitNotices(t, r, sick, "failing 10", "recovered 0")
 	env.Exec(t, `update webhooks.endpoints set disabled_at = now() where id = $1`, sick)
 	env.Exec(t, `update webhooks.endpoints set disabled_at = null where id = $1`, sick)
 	event := agenttest.AddEvent(t, env, "venue_1", "lead.created", `{}`)
@@ -160,7 +160,7 @@ func TestNotices_OfEndpointsThatAllFailDoNotGrow(t *testing.T) {
 		agenttest.AddEndpoint(t, env, "venue_1", fmt.Sprintf("%s/%d", r.URL, i), "*")
 	}
 	start(t, agenttest.Config(env)).WaitLog("leading")
-	addLeads(t, env, "venue_1", 10)
+	addLeads(t, env, 10)
 	testenv.Eventually(t, agenttest.Patience, func() error {
 		if n := testenv.QueryOne[int](t, env, `select count(*) from webhooks.endpoints where disabled_at is null`); n > 0 {
 			return fmt.Errorf("%d endpoints are enabled", n)
@@ -194,7 +194,7 @@ func TestNotices_AreSwitchedOff(t *testing.T) {
 	cfg.EndpointNotices.Enabled = false
 	a := start(t, cfg)
 	a.WaitLog("leading")
-	addLeads(t, env, "venue_1", 40)
+	addLeads(t, env, 40)
 	awaitDisabled(t, env, sick)
 	if got := testenv.QueryOne[int](t, env, `select count(*) from webhooks.outbox where type like 'webhook.%'`); got != 0 {
 		t.Errorf("the outbox has %d notices", got)
@@ -222,7 +222,7 @@ func TestNotices_AnOutboxWithoutTheRightToInsertGetsNoneAndStopsNothing(t *testi
 	a := start(t, agenttest.Config(env))
 	a.WaitLog("leading")
 	a.WaitLog(`GRANT INSERT ON`)
-	addLeads(t, env, "venue_1", 40)
+	addLeads(t, env, 40)
 	awaitDisabled(t, env, sick)
 	a.WaitLog("notices about endpoints cannot be written into the outbox")
 	event := agenttest.AddEvent(t, env, "venue_1", "lead.created", `{}`)
@@ -247,7 +247,7 @@ func TestNotices_AMappedOutboxMakesTheirIDs(t *testing.T) {
 	}
 	start(t, cfg).WaitLog("leading")
 	env.Exec(t, `insert into public.events (kind, place, body) select 'lead.created', 7, '{}' from generate_series(1, 40)`)
-	awaitNotices(t, r, "/app", sick, "failing 50", "failing 70", "failing 90", "disabled 100")
+	awaitNotices(t, r, sick, "failing 50", "failing 70", "failing 90", "disabled 100")
 	if got := noticesAbout(t, r, "/sick", sick); got != nil {
 		t.Errorf("the endpoint got notices about itself: %q", got)
 	}
@@ -269,7 +269,7 @@ func TestNotices_AKillBeforeTheCommitLeavesOne(t *testing.T) {
 			dying.variables = []string{crashpoint.Variable + "=" + at}
 			p := dying.start(t, env)
 			p.awaitLeading(t)
-			addLeads(t, env, "venue_1", 8)
+			addLeads(t, env, 8)
 			testenv.Eventually(t, agenttest.Patience, func() error {
 				if !p.hasEnded() {
 					return errors.New("the agent has not died")
@@ -279,7 +279,7 @@ func TestNotices_AKillBeforeTheCommitLeavesOne(t *testing.T) {
 			p = l.start(t, env)
 			p.awaitLeading(t)
 			awaitDisabled(t, env, sick)
-			awaitNotices(t, r, "/app", sick, "failing 2", "failing 3", "disabled 4")
+			awaitNotices(t, r, sick, "failing 2", "failing 3", "disabled 4")
 			p.terminate(t)
 			if got := testenv.QueryOne[int](t, env, `select count(*) from webhooks.outbox where type like 'webhook.%'`); got != 3 {
 				t.Errorf("the outbox has %d notices, want 3", got)
