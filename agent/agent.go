@@ -28,6 +28,7 @@ type agent struct {
 	tune    func(endpoints int) // Options.Endpoints
 	vitals  time.Duration       // Options.VitalsInterval
 	rates   limits.Rates        // Options.Rates
+	schema  int                 // Options.Schema
 	counts  outbox.Counts
 	local   localFaults
 	feed    *feed.Feed // what is recorded, for those who look at it
@@ -40,7 +41,7 @@ type agent struct {
 // counters.
 func (a *agent) outboxConfig() outbox.Config {
 	c := a.cfg.OutboxConfig()
-	c.Counts, c.Caught = &a.counts, a.caught
+	c.Counts, c.Caught, c.Schema = &a.counts, a.caught, a.schema
 	return c
 }
 

@@ -29,6 +29,7 @@ type candidate struct {
 	term    atomic.Pointer[term]   // the current term; nil while this agent does not lead
 	standby atomic.Bool            // reports that another agent holds the slot
 	problem atomic.Pointer[string] // why there is no term; nil before the first problem
+	ahead   atomic.Pointer[string] // that the schema is newer than this agent, as the last preflight says; or nil
 
 	// The fields below belong to the goroutine of lead.
 	trouble backoff.Trouble  // why nothing is delivered
@@ -150,7 +151,11 @@ func (c *candidate) acquire(ctx context.Context, tailer *outbox.Tailer) error {
 	if err != nil {
 		return err
 	}
+	c.ahead.Store(nil)
 	for _, w := range warnings {
+		if w.SchemaIsAhead() {
+			c.ahead.Store(&w.Reason)
+		}
 		if key := (warning{w.Thing, w.Reason}); !c.warned[key] {
 			c.warned[key] = true
 			c.log.Warn(w.Thing+": "+w.Reason, "remedy", w.Remedy)
@@ -162,6 +167,9 @@ func (c *candidate) acquire(ctx context.Context, tailer *outbox.Tailer) error {
 	for {
 		err := c.startStream(ctx, tailer)
 		if !errors.Is(err, outbox.ErrSlotActive) {
+			if err == nil && c.standby.Load() {
+				err = c.db.SchemaFits(ctx) // a migration may have come since the preflight
+			}
 			c.standby.Store(false)
 			return err
 		}
@@ -313,13 +321,21 @@ func (c *candidate) ready() (string, error) {
 		if err := c.local.lasting(); err != nil {
 			return "", fmt.Errorf("attempts cannot be made: %w", err)
 		}
-		return "leading", nil
+		return c.withNotice("leading"), nil
 	}
 	if c.standby.Load() {
-		return "standing by", nil
+		return c.withNotice("standing by"), nil
 	}
 	if p := c.problem.Load(); p != nil {
 		return "", errors.New(*p)
 	}
 	return "", errors.New("not leading yet")
+}
+
+// withNotice adds to what an agent is doing that its schema is newer than itself.
+func (c *candidate) withNotice(doing string) string {
+	if ahead := c.ahead.Load(); ahead != nil {
+		return doing + "; schema webhooks: " + *ahead
+	}
+	return doing
 }

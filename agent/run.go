@@ -37,6 +37,9 @@ type Options struct {
 	Resolver *net.Resolver
 	// Rates are those of requests to the API and the pages. nil means limits.Default.
 	Rates *limits.Rates
+	// Schema is the schema that this agent is taken to know. Zero means outbox.SchemaVersion. Tests of
+	// upgrades set it, to have an older agent.
+	Schema int
 }
 
 // Run delivers until ctx ends. Then attempts under way may finish (delivery.shutdown_timeout),
@@ -44,7 +47,7 @@ type Options struct {
 // waiting does not solve, and only before it has led for the first time.
 func Run(ctx context.Context, o Options) error {
 	cfg, log := o.Config, o.Log
-	a := &agent{cfg: cfg, log: log, tune: o.Endpoints, vitals: cmp.Or(o.VitalsInterval, vitalsInterval), keys: cfg.Keyring(), feed: feed.New(), rates: limits.Default()}
+	a := &agent{cfg: cfg, log: log, tune: o.Endpoints, vitals: cmp.Or(o.VitalsInterval, vitalsInterval), keys: cfg.Keyring(), feed: feed.New(), rates: limits.Default(), schema: o.Schema}
 	if o.Rates != nil {
 		a.rates = *o.Rates
 	}

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -49,6 +48,8 @@ type Finding struct {
 	// passing reports that the failure may end without a change of configuration. A program that
 	// starts should then wait.
 	passing bool
+	// ahead is SchemaIsAhead.
+	ahead bool
 }
 
 func fine(thing, format string, args ...any) Finding {
@@ -246,11 +247,6 @@ func (db *DB) checkCapacity(ctx context.Context, tx pgx.Tx) (found []Finding, er
 	return found, nil
 }
 
-// selectSchema reads the catalogue. to_regclass would fail without USAGE on the schema, and that is
-// a finding of its own.
-const selectSchema = `
-select exists (select from pg_tables where schemaname || '.' || tablename = '` + versionTable + `')`
-
 // selectReadable reports whether all of some tables exist and may be read.
 const selectReadable = `
 select count(*) = cardinality($1::text[])
@@ -264,68 +260,6 @@ where has_schema_privilege(n.oid, 'USAGE') and has_table_privilege(c.oid, 'SELEC
 func readable(ctx context.Context, tx pgx.Tx, tables ...string) (ok bool, err error) {
 	err = tx.QueryRow(ctx, selectReadable, tables).Scan(&ok)
 	return ok, err
-}
-
-func (db *DB) checkSchema(ctx context.Context, tx pgx.Tx) ([]Finding, error) {
-	var exists bool
-	if err := tx.QueryRow(ctx, selectSchema).Scan(&exists); err != nil {
-		return nil, err
-	}
-	const thing, remedy = "schema webhooks", "run webhook-agent migrate"
-	if !exists {
-		return []Finding{failure(thing, remedy, "it is missing in this database")}, nil
-	}
-	if ok, err := readable(ctx, tx, versionTable); err != nil || !ok {
-		return nil, err
-	}
-	version, err := readVersion(ctx, tx)
-	if err != nil {
-		return nil, err
-	}
-	missing, err := missingTables(ctx, tx, schemaTables())
-	if err != nil {
-		return nil, err
-	}
-	switch want := SchemaVersion(); {
-	case version < want:
-		return []Finding{failure(thing, remedy, "it has version %d, this binary needs %d", version, want)}, nil
-	case version > want:
-		return []Finding{AsFinding(schemaNewer(version))}, nil
-	case len(missing) > 0:
-		return []Finding{failure(thing, "make them again: webhook-agent migrate --print shows how",
-			"it has version %d but lacks %s", version, strings.Join(missing, ", "))}, nil
-	default:
-		return []Finding{fine(thing, "version %d", version)}, nil
-	}
-}
-
-// ExplainMigration returns the error of Migrate in words for a role that PostgreSQL refused. If the
-// role can see that the schema is newer than the binary, the error says so, since no privilege
-// helps then. Otherwise it says who may migrate. Any other error is returned as it is.
-func ExplainMigration(ctx context.Context, cfg Config, err error) error {
-	refused, isProblem := errors.AsType[*Problem](err)
-	if !isProblem || SQLState(err) != codeNoPrivilege {
-		return err
-	}
-	db, openErr := Open(ctx, cfg)
-	if openErr != nil {
-		return err
-	}
-	defer db.Close()
-	version := 0
-	lookErr := db.look(ctx, "read "+versionTable, func(tx pgx.Tx) error {
-		if ok, err := readable(ctx, tx, versionTable); err != nil || !ok {
-			return err
-		}
-		return tx.QueryRow(ctx, selectSchemaVersion).Scan(&version)
-	})
-	switch {
-	case lookErr != nil:
-		return err
-	case version > SchemaVersion():
-		return schemaNewer(version)
-	}
-	return &Problem{Thing: refused.Thing, Reason: refused.Reason, Remedy: "run migrate as the owner of the database", Fatal: true, Err: err}
 }
 
 const selectClock = `select clock_timestamp()`

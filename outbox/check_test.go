@@ -60,7 +60,7 @@ func TestCheck_NamesEachFaultWithItsRemedy(t *testing.T) {
 			want: []string{"fail schema webhooks: it has version 0, this binary needs", "run webhook-agent migrate"},
 		}, {
 			name: "schema newer",
-			sql:  []string{`update webhooks.schema_version set version = 99`},
+			sql:  []string{`update webhooks.schema_version set version = 99, compatible = 99`},
 			want: []string{"fail schema webhooks: it has version 99", "run a newer webhook-agent"},
 		}, {
 			name: "schema without a version",

@@ -50,6 +50,9 @@ type Config struct {
 	// Caught is called with every panic of a goroutine or a timer of this package. Any goroutine
 	// may call it, and it must not wait. If it is nil, a panic ends the process.
 	Caught func(*panics.Error)
+	// Schema is the schema that this binary is taken to know. Zero means SchemaVersion. Tests of
+	// upgrades set it, to have an older binary.
+	Schema int
 
 	pages bool // ForPages
 }

@@ -145,8 +145,6 @@ func (c Config) ServerAddrs(ctx context.Context, lookup func(ctx context.Context
 	return addrs, nil
 }
 
-const selectSchemaVersion = `select version from webhooks.schema_version`
-
 // minServerVersion is the oldest PostgreSQL whose pgoutput and snapshot functions the agent relies on.
 const minServerVersion = 140000
 

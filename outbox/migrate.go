@@ -2,20 +2,15 @@ package outbox
 
 import (
 	"context"
-	"embed"
 	"errors"
 	"fmt"
-	"io/fs"
-	"path"
-	"strings"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/quintago/webhook-agent/backoff"
 	"github.com/quintago/webhook-agent/crashpoint"
 )
-
-//go:embed migrations/*.sql
-var migrationFiles embed.FS
 
 const versionTable = "webhooks.schema_version"
 
@@ -23,82 +18,83 @@ const versionTable = "webhooks.schema_version"
 // the bytes of "webhook" and a one.
 const migrationLock int64 = 0x776562686f6f6b01
 
-// migration brings the schema from one version to the next.
-type migration struct{ name, sql string }
-
-// migrations returns the embedded migrations, first to last. Number n leads to version n. They only
-// go forward, and they change no setting of the session.
-func migrations() ([]migration, error) {
-	paths, err := fs.Glob(migrationFiles, "migrations/*.sql") // sorted by name
-	if err != nil {
-		return nil, err
-	}
-	var ms []migration
-	for _, p := range paths {
-		sql, err := migrationFiles.ReadFile(p)
-		if err != nil {
-			return nil, err
-		}
-		ms = append(ms, migration{name: path.Base(p), sql: strings.TrimSpace(string(sql))})
-	}
-	return ms, nil
+// Migrator brings the schema webhooks and the publications to the state that a binary needs. It may
+// run under another role than the agent's: one that may create schemas and that owns the outbox
+// table. Migrators that run at the same time wait for each other.
+type Migrator struct {
+	Config Config
+	// Progress is called with what takes long: what waits for a lock and who holds it. It may be nil.
+	Progress func(text string)
+	// Patience is how long a migration tries to get its locks. Zero means 5 minutes.
+	Patience time.Duration
 }
 
-// SchemaVersion is the version of the schema that this binary works with.
-func SchemaVersion() int {
-	ms, err := migrations()
-	if err != nil {
-		panic(err) // the files are embedded, so only a broken build gets here
-	}
-	return len(ms)
-}
-
-// Migrate brings the schema webhooks and the publications to the state that this binary needs. It
-// returns the versions before and after. It may run under another role than the agent's: one that
-// may create schemas and that owns the outbox table. Migrations that run at the same time wait for
-// each other. If the schema is newer than the binary, the error is a Problem.
+// Migrate runs a Migrator that says nothing while it waits.
 func Migrate(ctx context.Context, cfg Config) (from, to int, err error) {
+	return Migrator{Config: cfg}.Run(ctx)
+}
+
+// Run returns the versions before and after. A schema that is newer than the binary, and works with
+// it, is left as it is: so the migration of a release that is rolled back does not fail. If the schema
+// is too new, the error is a Problem.
+func (m Migrator) Run(ctx context.Context) (from, to int, err error) {
+	cfg := m.Config
 	cc, err := cfg.connConfig()
 	if err != nil {
 		return 0, 0, err
 	}
+	fix(&cc.Config, "lock_timeout", "0") // each migration has its own
 	conn, err := connect(ctx, cc)
 	if err != nil {
 		return 0, 0, cfg.explain("connect", err)
 	}
 	defer func() { _ = conn.Close(context.WithoutCancel(ctx)) }()
 
-	// The lock ends with the connection.
-	if _, err := conn.Exec(ctx, `select pg_advisory_lock($1)`, migrationLock); err != nil {
+	if err := lockMigrations(ctx, conn); err != nil {
 		return 0, 0, cfg.explain("lock migrations", err)
 	}
 	if _, err := conn.Exec(ctx, `create schema if not exists webhooks`); err != nil {
 		return 0, 0, cfg.explain("create schema webhooks", err)
 	}
-	ms, err := migrations()
-	if err != nil {
-		return 0, 0, err
-	}
 	if err := prepareVersion(ctx, conn); err != nil {
 		return 0, 0, cfg.explain("prepare "+versionTable, err)
 	}
-	version, err := readVersion(ctx, conn)
+	schema, err := cfg.readSchema(ctx, conn)
 	if err != nil {
 		return 0, 0, cfg.explain("read "+versionTable, err)
 	}
-	if version > len(ms) {
-		return version, version, schemaNewer(version)
+	if f := schema.judge(); f.fails() && schema.Version > schema.Binary {
+		return schema.Version, schema.Version, f.problem()
 	}
-	for i, m := range ms[version:] {
-		if err := m.apply(ctx, conn, version+i+1); err != nil {
-			return 0, 0, cfg.explain("migrate "+m.name, err)
+	ms, err := cfg.known()
+	if err != nil {
+		return 0, 0, err
+	}
+	for version := schema.Version + 1; version <= len(ms); version++ {
+		if err := m.apply(ctx, conn, ms[version-1], version); err != nil {
+			return 0, 0, cfg.explain("migrate "+ms[version-1].name, err)
 		}
 	}
 	crashpoint.Hit(crashpoint.InMigration)
 	if err := cfg.ensurePublications(ctx, conn); err != nil {
 		return 0, 0, err
 	}
-	return version, len(ms), nil
+	return schema.Version, max(schema.Version, len(ms)), nil
+}
+
+// lockMigrations waits until no other Migrator runs. The lock ends with the connection. It asks again
+// and again: a session that waits in a statement has a snapshot, and an index that is built
+// CONCURRENTLY waits for that.
+func lockMigrations(ctx context.Context, conn *pgx.Conn) error {
+	for {
+		var locked bool
+		if err := conn.QueryRow(ctx, `select pg_try_advisory_lock($1)`, migrationLock).Scan(&locked); err != nil || locked {
+			return err
+		}
+		if !backoff.Sleep(ctx, migrationPause) {
+			return context.Cause(ctx)
+		}
+	}
 }
 
 // The version is one row of a table without a key. The replica identity makes updates possible even
@@ -108,8 +104,24 @@ const (
 	createVersionTable      = `create table if not exists ` + versionTable + ` (version int4 not null)`
 	identifyVersionTable    = `alter table ` + versionTable + ` replica identity full`
 	insertVersion           = `insert into ` + versionTable + ` (version) values (0)`
-	updateVersion           = `update ` + versionTable + ` set version = $1`
 )
+
+// Migrations 18 and 19 gave the version its other columns.
+const (
+	hasCompatible = 18
+	hasMigrated   = 19
+)
+
+// setVersion returns the assignments that say that the schema has a version.
+func (m migration) setVersion(version int) string {
+	switch {
+	case version >= hasMigrated:
+		return fmt.Sprintf("version = %d, compatible = %d, migrated = now()", version, m.compatible)
+	case version >= hasCompatible:
+		return fmt.Sprintf("version = %d, compatible = %d", version, m.compatible)
+	}
+	return fmt.Sprintf("version = %d", version)
+}
 
 // prepareVersion makes the table of the version if it is missing. It looks first, so that a role
 // that may not create tables can still find that there is nothing to do.
@@ -125,53 +137,38 @@ func prepareVersion(ctx context.Context, conn *pgx.Conn) error {
 	return exec(ctx, conn, identifyVersionTable)
 }
 
-// readVersion returns the version of the schema, 0 before the first migration.
-func readVersion(ctx context.Context, q querier) (version int, err error) {
-	err = q.QueryRow(ctx, selectSchemaVersion).Scan(&version)
-	if errors.Is(err, pgx.ErrNoRows) || err == nil && version < 0 {
-		return 0, &Problem{Thing: versionTable, Reason: "it does not say which version the schema has",
-			Remedy: "give it one row, with the schema number that webhook-agent version shows of the binary that migrated last", Fatal: true, Err: err}
+// ExplainMigration returns the error of a Migrator in words for a role that PostgreSQL refused. If
+// the role can see that the schema is newer than the binary, the error says so, since no privilege
+// helps then. Otherwise it says who may migrate. Any other error is returned as it is.
+func ExplainMigration(ctx context.Context, cfg Config, err error) error {
+	refused, isProblem := errors.AsType[*Problem](err)
+	if !isProblem || SQLState(err) != codeNoPrivilege {
+		return err
 	}
-	return version, err
+	db, openErr := Open(ctx, cfg)
+	if openErr != nil {
+		return err
+	}
+	defer db.Close()
+	schema, lookErr := db.schemaIfReadable(ctx)
+	if lookErr != nil {
+		return err
+	}
+	if f := schema.judge(); schema.Version > schema.Binary && f.fails() {
+		return f.problem()
+	}
+	return &Problem{Thing: refused.Thing, Reason: refused.Reason, Remedy: "run migrate as the owner of the database", Fatal: true, Err: err}
 }
 
-// apply runs the migration and records its version, both or neither.
-func (m migration) apply(ctx context.Context, conn *pgx.Conn, version int) error {
-	return pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
-		if err := exec(ctx, tx, m.sql); err != nil {
+// schemaIfReadable returns the version of the schema, or 0 where the role cannot see it.
+func (db *DB) schemaIfReadable(ctx context.Context) (schema SchemaInfo, err error) {
+	err = db.look(ctx, "read "+versionTable, func(tx pgx.Tx) error {
+		ok, err := readable(ctx, tx, versionTable)
+		if err != nil || !ok {
 			return err
 		}
-		return exec(ctx, tx, updateVersion, version)
+		schema, err = db.cfg.readSchema(ctx, tx)
+		return err
 	})
-}
-
-// PrintMigrations returns the SQL that Migrate would run on an empty database. It is for people who
-// run their migrations themselves. It is one transaction, so a failure leaves nothing behind.
-func PrintMigrations(cfg Config) (string, error) {
-	ms, err := migrations()
-	if err != nil {
-		return "", err
-	}
-	return printMigrations(cfg, ms), nil
-}
-
-func printMigrations(cfg Config, ms []migration) string {
-	var b strings.Builder
-	b.WriteString("-- The schema of the webhook agent, for an empty database: one that holds no schema webhooks.\n\nbegin;\n\n")
-	b.WriteString("create schema if not exists webhooks;\n")
-	b.WriteString(createVersionTable + ";\n" + identifyVersionTable + ";\n")
-	for _, m := range ms {
-		fmt.Fprintf(&b, "\n-- %s\n%s\n", m.name, m.sql)
-	}
-	fmt.Fprintf(&b, "\ninsert into %s (version) values (%d);\n\n", versionTable, len(ms))
-	for _, p := range cfg.publications() {
-		b.WriteString(p.create() + ";\n")
-	}
-	b.WriteString("\ncommit;\n")
-	return b.String()
-}
-
-func schemaNewer(version int) error {
-	return &Problem{Thing: "schema webhooks", Reason: fmt.Sprintf("it has version %d, this binary knows versions up to %d", version, SchemaVersion()),
-		Remedy: "run a newer webhook-agent", Fatal: true}
+	return schema, err
 }

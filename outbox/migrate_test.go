@@ -77,7 +77,7 @@ func TestMigrate_RefusesANewerSchema(t *testing.T) {
 	t.Parallel()
 	env := testenv.NewDB(t)
 	for _, version := range []int{SchemaVersion() + 1, 999} {
-		env.Exec(t, `update webhooks.schema_version set version = $1`, version)
+		env.Exec(t, `update webhooks.schema_version set version = $1, compatible = $1`, version)
 		before := catalogue(t, env)
 		_, _, err := Migrate(t.Context(), testConfig(env.URL, env.Slot))
 		wantProblem(t, err, "schema webhooks", fmt.Sprintf("version %d,", version), "run a newer webhook-agent")
@@ -104,7 +104,7 @@ func TestPrintMigrations_GivesTheSameCatalogue(t *testing.T) {
 	_, _, err := Migrate(t.Context(), cfg)
 	must(t, err)
 	printed, cfg := emptyDB(t)
-	sql, err := PrintMigrations(cfg)
+	sql, err := PrintMigrations(cfg, 0)
 	must(t, err)
 	must(t, testenv.ExecSQL(t.Context(), printed.URL, sql))
 	if diff := cmp.Diff(catalogue(t, migrated), catalogue(t, printed)); diff != "" {
@@ -114,7 +114,7 @@ func TestPrintMigrations_GivesTheSameCatalogue(t *testing.T) {
 
 func TestPrintMigrations_AreOneTransactionForAnEmptyDatabase(t *testing.T) {
 	t.Parallel()
-	sql, err := PrintMigrations(testConfig("", ""))
+	sql, err := PrintMigrations(testConfig("", ""), 0)
 	must(t, err)
 	if !strings.HasPrefix(sql, "-- The schema of the webhook agent, for an empty database") {
 		t.Errorf("the SQL does not say what it is for: %.100s", sql)
@@ -136,7 +136,7 @@ func TestExplainMigration_SaysWhoMayMigrateUnlessTheSchemaIsNewer(t *testing.T) 
 	wantProblem(t, refusal(), "permission denied for database", "; run migrate as the owner of the database")
 	env.Exec(t, `grant usage on schema webhooks to public`)
 	env.Exec(t, `grant select on webhooks.schema_version to public`)
-	env.Exec(t, `update webhooks.schema_version set version = 999`)
+	env.Exec(t, `update webhooks.schema_version set version = 999, compatible = null`)
 	wantProblem(t, refusal(), "schema webhooks: it has version 999")
 	other := errors.New("other")
 	wantError(t, ExplainMigration(t.Context(), cfg, other), other)

@@ -96,6 +96,8 @@ const (
 	codeDuplicateStatement   = "42P05"
 	codeNoStatement          = "26000"
 	codeNoTable              = "42P01"
+	codeNoColumn             = "42703"
+	codeNoFunction           = "42883"
 	codeNoSchema             = "3F000"
 	codeNoObject             = "42704"
 	codeDuplicateObject      = "42710"

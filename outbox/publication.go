@@ -51,7 +51,7 @@ func (c Config) ensurePublications(ctx context.Context, conn *pgx.Conn) error {
 	}
 	for _, p := range publications {
 		var exists bool
-		err := conn.QueryRow(ctx, `select exists (select from pg_publication where pubname = $1)`, p.name).Scan(&exists)
+		err := conn.QueryRow(ctx, selectPublicationExists, p.name).Scan(&exists)
 		if err != nil {
 			return c.explain("look for publication "+p.name, err)
 		}

@@ -105,7 +105,7 @@ func (db *DB) lookFor(ctx context.Context, timeout time.Duration, operation stri
 		return &Problem{Thing: operation, Reason: fmt.Sprintf("it took more than %v", timeout),
 			Remedy: "ask for less: one endpoint, a shorter time, a smaller limit", Err: errors.Join(ErrTooSlow, err)}
 	}
-	return db.cfg.explain(operation, err)
+	return db.explainBySchema(ctx, operation, err)
 }
 
 // moment scans a timestamptz for people, into a time that may be nil. The app may write infinity, or a year that JSON cannot hold: one

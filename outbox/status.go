@@ -9,6 +9,7 @@ import (
 
 // Overview is where the agent stands, as the database tells it.
 type Overview struct {
+	Schema     SchemaInfo     `json:"schema"`
 	Leader     *LeaderInfo    `json:"leader"` // nil before the first agent has run
 	Slot       *SlotInfo      `json:"slot"`   // nil when there is none
 	Deliveries DeliveryCounts `json:"deliveries"`
@@ -98,6 +99,12 @@ order by updated desc, id limit $1`
 // Overview looks at the agent's tables and its slot. It counts within bounds only, so it is cheap at any size of the log.
 func (db *DB) Overview(ctx context.Context) (o Overview, err error) {
 	err = db.look(ctx, "read the status", func(tx pgx.Tx) error {
+		if o.Schema, err = db.cfg.readSchema(ctx, tx); err != nil {
+			return err
+		}
+		if f := o.Schema.judge(); f.fails() {
+			return f.problem()
+		}
 		leading, err := readLeading(ctx, tx, db.cfg.Slot)
 		if err != nil {
 			return err

@@ -49,6 +49,7 @@ func printStatus(ctx context.Context, d *desk) error {
 
 func printOverview(d *desk, o outbox.Overview, now time.Time) {
 	d.out.fields([]field{
+		{"schema", schemaText(o.Schema, now)},
 		{"leader", leaderText(o, now)},
 		{"slot", slotText(d.cfg, o.Slot)},
 		{"pending", pendingText(o.Deliveries, now)},
@@ -66,6 +67,17 @@ func printOverview(d *desk, o outbox.Overview, now time.Time) {
 	if rest := o.Endpoints.Disabled + o.Endpoints.Unusable - int64(len(o.NotSending)); rest > 0 {
 		d.out.line("and %s more: webhook-agent endpoints list --state disabled (or unusable)", formatCount(rest))
 	}
+}
+
+func schemaText(s outbox.SchemaInfo, now time.Time) string {
+	text := fmt.Sprintf("version %d", s.Version)
+	if s.Migrated != nil {
+		text += ", migrated " + formatAge(s.Migrated, now)
+	}
+	if s.Note != "" {
+		text += "; " + s.Note
+	}
+	return text
 }
 
 func leaderText(o outbox.Overview, now time.Time) string {

@@ -8,6 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/quintago/webhook-agent/outbox"
 	"github.com/quintago/webhook-agent/testenv"
 	"github.com/quintago/webhook-agent/testenv/agenttest"
 )
@@ -351,6 +352,43 @@ func TestSubcommandRequired_SuggestsCommandLinesThatParse(t *testing.T) {
 					t.Errorf("%s %s: the suggestion %q does not parse: %v", name, word, line, err)
 				}
 			}
+		}
+	}
+}
+
+func TestMigrate_DryRunAndPrintFromSayWhatADatabaseStillNeeds(t *testing.T) {
+	env := testenv.NewDB(t)
+	owner := agenttest.ConfigText(env, env.URL)
+	if out := succeedWith(t, owner, "migrate", "--dry-run"); !strings.Contains(out, "already") || !strings.HasSuffix(out, "nothing was changed\n") {
+		t.Errorf("a current schema: %s", out)
+	}
+	env.Exec(t, `update webhooks.schema_version set version = 11, compatible = null`)
+	out := succeedWith(t, owner, "migrate", "--dry-run")
+	for _, want := range []string{"has version 11 and would have version", "012_unsent.sql: contraction, binaries of schema 12 or newer work with it",
+		"    locks webhooks.deliveries (access exclusive): nobody else reads it or writes to it until it is done; about 0 rows",
+		"014_log.sql: ", "    costs: reads webhooks.deliveries twice", "019_migrated.sql: expansion, binaries of schema 18 or newer work with it"} {
+		if !strings.Contains(out, want) {
+			t.Errorf("--dry-run does not say %q:\n%s", want, out)
+		}
+	}
+	plan := agenttest.Decode[outbox.MigrationPlan](t, succeedWith(t, owner, "migrate", "--dry-run", "--json"))
+	if plan.From != 11 || plan.To != outbox.SchemaVersion() || len(plan.Migrations) != plan.To-11 {
+		t.Errorf("as JSON: %+v", plan)
+	}
+	sql := succeedWith(t, owner, "migrate", "--print", "--from", "17")
+	if strings.Contains(sql, "017_") || !strings.Contains(sql, "-- 018_compatible.sql") || !strings.Contains(sql, "create publication") {
+		t.Errorf("--print --from 17:\n%s", sql)
+	}
+	env.Exec(t, `update webhooks.schema_version set version = 999, compatible = 1`)
+	if out := succeedWith(t, owner, "migrate"); !strings.Contains(out, "has version 999 already, which is newer than this binary") {
+		t.Errorf("a newer schema: %s", out)
+	}
+	if out := succeed(t, env, "status"); !strings.Contains(out, "version 999, migrated ") || !strings.Contains(out, "; upgrade this binary") {
+		t.Errorf("status: %s", out)
+	}
+	for _, args := range [][]string{{"--from", "3"}, {"--print", "--from", "-1"}, {"--print", "--from", "1000"}, {"--print", "--dry-run"}, {"--print-grants", "--dry-run"}} {
+		if status, _, stderr := cli(t, env, append([]string{"migrate"}, args...)...); status != exitUsage || !strings.Contains(stderr, "--") {
+			t.Errorf("migrate %v: status %d, %s", args, status, stderr)
 		}
 	}
 }

@@ -87,7 +87,9 @@ var doctorCases = []doctorCase{
 
 	// The schema and what stands in it.
 	{name: "no schema", sql: `drop schema webhooks cascade`, level: outbox.LevelFail, said: "schema webhooks"},
-	{name: "a newer schema", sql: `update webhooks.schema_version set version = 999`, level: outbox.LevelFail, said: "run a newer webhook-agent"},
+	{name: "a newer schema", sql: `update webhooks.schema_version set version = 999, compatible = 999`, level: outbox.LevelFail, said: "run a newer webhook-agent"},
+	{name: "a newer schema that works", sql: `update webhooks.schema_version set version = 999`, level: outbox.LevelWarn, said: "upgrade this binary", leads: true},
+	{name: "an older schema", sql: `update webhooks.schema_version set version = version - 1`, level: outbox.LevelFail, said: "run webhook-agent migrate"},
 	{name: "a checkpoint of another server", sql: `insert into webhooks.checkpoint (slot, lsn, epoch, holder, system_identifier, timeline, database)
 		select current_database() || '_slot', '0/1', 1, 'x', '1', 1, current_database()`, level: outbox.LevelFail, said: "webhook-agent adopt"},
 	{name: "a checkpoint of another database", sql: `insert into webhooks.checkpoint (slot, lsn, epoch, holder, system_identifier, timeline, database)

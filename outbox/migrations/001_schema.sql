@@ -1,3 +1,5 @@
+-- contraction: binaries of schema 1 or newer work with it
+-- locks: nothing
 -- The schema of the webhook agent. DESIGN: the app inserts into outbox, endpoints and replays by plain SQL; the agent alone
 -- writes deliveries, attempts, endpoint_health and checkpoint.
 

@@ -1,3 +1,6 @@
+-- contraction: binaries of schema 2 or newer work with it
+-- locks: webhooks.checkpoint (access exclusive), webhooks.outbox (share)
+-- costs: reads webhooks.outbox twice for an index, before it takes a lock
 -- What the reconciliation of the outbox with the log needs.
 
 alter table webhooks.checkpoint
@@ -15,4 +18,4 @@ comment on column webhooks.checkpoint.relations is
     'The tables that held the rows of the outbox when the horizon was taken: the table itself, or its partitions.';
 
 -- The periodic comparison reads the latest rows only. A BRIN index costs the app''s INSERT next to nothing.
-create index outbox_created on webhooks.outbox using brin (created) with (autosummarize = on);
+create index if not exists outbox_created on webhooks.outbox using brin (created) with (autosummarize = on);

@@ -1,3 +1,5 @@
+-- contraction: binaries of schema 3 or newer work with it
+-- locks: nothing
 -- new_id makes the same ids at about 60 % of the cost for the app's INSERT: prefix_ and a ULID, 48 bits of milliseconds and 80 random
 -- bits in Crockford's base32. It reckons with eight digits at a time instead of cutting each one out of a text.
 create or replace function webhooks.new_id(prefix text) returns text

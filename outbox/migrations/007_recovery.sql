@@ -1,3 +1,5 @@
+-- contraction: binaries of schema 7 or newer work with it
+-- locks: webhooks.checkpoint (access exclusive), webhooks.endpoints (access exclusive), webhooks.outbox (access exclusive)
 -- What comparing the outbox with the log needs, so that no rewrite of a table makes an old event look new.
 
 -- The transaction that wrote a row is not the one that committed the event once the row can be rewritten: by an update, by a change

@@ -1,3 +1,5 @@
+-- contraction: binaries of schema 12 or newer work with it
+-- locks: webhooks.deliveries (access exclusive), webhooks.replays (access exclusive)
 -- A replay says how many deliveries it did not send, and leaves those as succeeded that had succeeded before it.
 alter table webhooks.replays add column unsent bigint not null default 0;
 comment on column webhooks.replays.total is 'Deliveries that the replay is to send again, known once it runs; with the events that it names and that it cannot send.';

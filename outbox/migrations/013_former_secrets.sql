@@ -1,3 +1,5 @@
+-- contraction: binaries of schema 13 or newer work with it
+-- locks: webhooks.endpoints (access exclusive)
 -- A secret that is rotated twice within an overlap has two former ones, and receivers may still be
 -- on the first. previous_secret stays the latest of them. These columns hold those before it, the
 -- newest first, each with its own time. The trigger moves a former secret there whenever it gives

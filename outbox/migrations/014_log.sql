@@ -1,7 +1,10 @@
+-- contraction: binaries of schema 14 or newer work with it
+-- locks: webhooks.deliveries (share), webhooks.endpoints (access exclusive)
+-- costs: reads webhooks.deliveries twice for an index, before it takes a lock
 -- What people ask of a large delivery log.
 
 -- What was not delivered, of one endpoint. Successes, which are nearly all rows, are not in it, so it costs the write path nothing.
-create index deliveries_unsuccessful on webhooks.deliveries (endpoint_id, created, event_id) where status in ('failed', 'missed');
+create index if not exists deliveries_unsuccessful on webhooks.deliveries (endpoint_id, created, event_id) where status in ('failed', 'missed');
 
 -- url_host returns the host of a URL with its port, which may be shown; the rest may be a secret. Empty where there is none.
 create function webhooks.url_host(url text) returns text

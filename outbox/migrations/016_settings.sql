@@ -1,3 +1,5 @@
+-- contraction: binaries of schema 16 or newer work with it
+-- locks: nothing
 -- For people and programs that stay in SQL: the same verdicts and the same fields as the commands and the API have.
 
 -- check_url says why an endpoint's URL is not usable, in the words of the agent, or is null. It goes by the rules that the

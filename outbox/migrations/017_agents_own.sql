@@ -1,3 +1,5 @@
+-- contraction: binaries of schema 17 or newer work with it
+-- locks: webhooks.endpoints (share row exclusive)
 -- What only the agent may write says so in its own transaction, by settings that end with it. An
 -- editor of rows, or a statement of an app, does not come to them by accident.
 
