@@ -33,6 +33,7 @@
 //	what they search           search.go (the log), stats.go, explain_event.go (why an event was not sent)
 //	endpoints of the file      managed.go
 //	webhook-agent check        check.go and check_*.go
+//	webhook-agent migrate      migration.go (a file), migrate.go, migrate_lock.go, migrate_print.go, schema.go (which binary)
 //	how statements are built   compose.go (named pieces and values), query.go (how they are run)
 //
 // # Venues
@@ -174,6 +175,28 @@
 // every commit of the Ledger requires its own epoch, so a former leader that wakes up late commits nothing
 // (ErrFenced). It requires its own sequence number as well, which the commit counts up: a commit whose answer was
 // lost is looked up by it and neither repeated nor forgotten.
+//
+// # What a migration may do
+//
+// A rolling upgrade has two binaries on one schema: migrate runs first, and agents of the release before go on and may
+// restart. So a change takes two releases: the first adds (an expansion), the next takes away what no binary uses any
+// more (a contraction). The first lines of each file in migrations/ say which of the two it is, which binary is the oldest that
+// works with the schema after it, what it locks and what costs time (migration). The Migrator writes the number into
+// webhooks.schema_version.compatible, and SchemaInfo.judge goes by it.
+//
+// An expansion may make tables, views, functions and indexes, and may add columns that are null or have a default. A table
+// gives the rights of its neighbour to the same roles, as 014 does, for the roles of an upgrade get no new grants. A function or a
+// trigger that is replaced does for an old binary what it did. Where old rows and new ones differ in meaning, as sealed secrets
+// did, it is a contraction, whatever the statements are.
+//
+// Everything else is a contraction: what drops or renames, refuses what was accepted, or changes a type. The oldest binary
+// that it works with is the one that has stopped to use what goes.
+//
+// A binary does its part: each statement names the columns that it returns and those that it inserts, so a column that comes
+// later changes nothing.
+//
+// No statement waits long for a lock, for the app would wait behind it (migrate_lock.go). An index of a table that may be large is
+// made by CREATE INDEX IF NOT EXISTS, since it was built CONCURRENTLY by then. A migration reads no large table otherwise.
 //
 // The protocol is described in https://www.postgresql.org/docs/current/protocol-replication.html and
 // https://www.postgresql.org/docs/current/protocol-logicalrep-message-formats.html.

@@ -2,6 +2,8 @@ package outbox
 
 import (
 	"fmt"
+	"os"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -125,6 +127,37 @@ func TestContracts_FindsWhatFormerBinariesDoNotBear(t *testing.T) {
 		if found := contracts(sql); found != "" {
 			t.Errorf("found %q in: %s", found, sql)
 		}
+	}
+}
+
+var (
+	insertsRow   = regexp.MustCompile(`(?i)\binsert\s+into\s+(?:webhooks\.\w+|` + "`" + `\s*\+\s*versionTable\s*\+\s*` + "`" + `)(?:\s+as\s+\w+)?(\s*\(?)`)
+	selectsWhole = regexp.MustCompile("(?i)`\\s*select\\s+\\*\\s+from\\s+webhooks\\.|\\breturning\\s+\\*") // of a statement, not of a query in it
+)
+
+// An older binary runs its statements on a table that has got more columns.
+func TestStatements_NameTheirColumns(t *testing.T) {
+	files, err := filepath.Glob("*.go")
+	must(t, err)
+	inserts := 0
+	for _, file := range files {
+		if strings.HasSuffix(file, "_test.go") {
+			continue
+		}
+		text, err := os.ReadFile(file)
+		must(t, err)
+		for _, found := range insertsRow.FindAllSubmatch(text, -1) {
+			inserts++
+			if !strings.HasSuffix(string(found[1]), "(") {
+				t.Errorf("%s: %q names no columns", file, found[0])
+			}
+		}
+		if found := selectsWhole.Find(text); found != nil {
+			t.Errorf("%s: %q takes the columns as they come", file, found)
+		}
+	}
+	if inserts < 10 {
+		t.Errorf("only %d INSERTs were found", inserts)
 	}
 }
 

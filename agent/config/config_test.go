@@ -405,6 +405,21 @@ func TestLoadConfig_NoticesASecretInAFileThatIsOpenToAll(t *testing.T) {
 }
 
 // The examples of deploy/ are configurations too.
+func TestDeploy_TheKubernetesMigrationLoadsItsConfigurationFromTheURLAlone(t *testing.T) {
+	text, err := os.ReadFile("../../deploy/kubernetes-migrate.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, rest, found := strings.Cut(string(text), "webhook-agent.toml: |\n")
+	block, _, ended := strings.Cut(rest, "\n---")
+	if !found || !ended {
+		t.Fatal("there is no configuration in it")
+	}
+	if _, err := loadText(t, strings.ReplaceAll(block, "\n    ", "\n"), map[string]string{"DATABASE_URL": testDatabaseURL}); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestDeploy_TheKubernetesConfigurationLoads(t *testing.T) {
 	text, err := os.ReadFile("../../deploy/kubernetes.yaml")
 	if err != nil {

@@ -1,3 +1,5 @@
+-- expansion: binaries of schema 18 or newer work with it
+-- locks: webhooks.replays (share row exclusive)
 -- What support needs: a replay whose row is deleted, and a comment on everything.
 
 -- The agent finds by the row of a replay what it has set back. Without the row, that would be sent all

@@ -1,3 +1,5 @@
+-- expansion: binaries of schema 18 or newer work with it
+-- locks: webhooks.endpoint_health (access exclusive)
 -- What is announced about endpoints: see docs/notices.md.
 
 -- Null where nothing is announced. Only the notices themselves write these columns, so that no other commit of the agent
