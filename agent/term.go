@@ -148,7 +148,9 @@ func (t *term) attempt(ctx context.Context, d *outbox.Delivery, r sink.Request) 
 		traced = t.tracer.Attempt(d, &r)
 	}
 	result := t.webhook.Attempt(ctx, r)
-	traced.End(result)
+	if traced != nil {
+		traced.End(result)
+	}
 	if result.Panic != nil {
 		t.caught(result.Panic)
 	}

@@ -79,16 +79,19 @@ func (s *sender) run(ctx context.Context) {
 
 // gather waits for a span, and then a moment for others. It returns what it has when ctx ends.
 func (s *sender) gather(ctx context.Context) (batch []sdktrace.ReadOnlySpan) {
-	var enough <-chan time.Time
+	select {
+	case span := <-s.spans:
+		batch = append(batch, span)
+	case <-ctx.Done():
+		return nil
+	}
+	enough := time.NewTimer(gatherFor)
+	defer enough.Stop()
 	for len(batch) < batchLength {
 		select {
 		case span := <-s.spans:
-			if batch = append(batch, span); enough == nil {
-				timer := time.NewTimer(gatherFor)
-				defer timer.Stop()
-				enough = timer.C
-			}
-		case <-enough:
+			batch = append(batch, span)
+		case <-enough.C:
 			return batch
 		case <-ctx.Done():
 			return batch

@@ -168,7 +168,7 @@ type delivery struct {
 	made   time.Time         // when its last attempt ended; zero before the first
 }
 
-// Attempt is the span of an attempt. A nil Attempt is one that is not traced.
+// Attempt is the span of an attempt.
 type Attempt struct {
 	tracer *Tracer
 	of     *delivery
@@ -207,9 +207,6 @@ func (t *Tracer) Attempt(d *outbox.Delivery, r *sink.Request) *Attempt {
 
 // End ends the span with what came of the attempt.
 func (a *Attempt) End(r sink.Result) {
-	if a == nil {
-		return
-	}
 	now := a.tracer.cfg.Now()
 	a.of.made, a.of.waits = now, now // an attempt that could not be made waits for the next one
 	if r.Code != 0 {
