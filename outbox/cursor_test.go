@@ -30,6 +30,9 @@ func TestCursor_ComesBackAsItWasAndIsShort(t *testing.T) {
 			t.Errorf("%+v: %s of %d characters, want %d: %+v, %v", test.given, text, len(text), test.length, got, err)
 		}
 	}
+	if _, err := parseCursor(cursor{"2026-11-29 08:41:50+00", "a", "b", 0}.String() + "AAAA"); err == nil {
+		t.Error("a cursor with more behind it is taken")
+	}
 	east := cursor{"2026-11-29 13:11:50.1+04:30", ulidEvent, ulidEndpoint, 0}
 	utc := cursor{"2026-11-29 08:41:50.1+00", ulidEvent, ulidEndpoint, 0}
 	if east.String() != utc.String() {

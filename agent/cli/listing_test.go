@@ -193,6 +193,9 @@ func TestFollower_IsBoundedUnderABurst(t *testing.T) {
 		if err != nil || len(found) != test.found || more != test.more || taken > most || len(f.seen) > most {
 			t.Errorf("%d written: %d found, more %v, %d rows taken, %d remembered, %v", test.written, len(found), more, taken, len(f.seen), err)
 		}
+		if reached := log[min(most, len(log))-1].Created; more && !f.floor.Equal(*reached) {
+			t.Errorf("the next look goes back to %v, not only to %v, where this one ended", f.floor, reached)
+		}
 	}
 }
 
