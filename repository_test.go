@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"go/parser"
 	"go/token"
 	"io/fs"
@@ -13,7 +12,6 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/quintago/webhook-agent/agent/cli"
 	"github.com/quintago/webhook-agent/agent/config"
 )
 
@@ -127,55 +125,6 @@ func TestRepository_OnlyOutboxHoldsSQL(t *testing.T) {
 			if at := sqlStatement.FindString(text); at != "" {
 				t.Errorf("%s holds SQL: %s", file, at)
 			}
-		}
-	}
-}
-
-func TestReadme_NamesWhatExists(t *testing.T) {
-	readme := read(t, "README.md")
-
-	metrics := read(t, "agent/metrics.go") + read(t, "agent/collector.go")
-	for _, name := range regexp.MustCompile(`webhook_agent_([a-z_]+)`).FindAllStringSubmatch(readme, -1) {
-		if name[1] != "" && !strings.Contains(metrics, `"`+name[1]+`"`) {
-			t.Errorf("there is no metric %s", name[0])
-		}
-	}
-
-	makefile := read(t, "Makefile")
-	for _, target := range regexp.MustCompile(`make ([a-z]+(?:-[a-z]+)*)`).FindAllStringSubmatch(readme, -1) {
-		if !regexp.MustCompile(`(?m)^`+target[1]+`:`).MatchString(makefile) && !slices.Contains([]string{"and"}, target[1]) {
-			t.Errorf("there is no target %q", target[0])
-		}
-	}
-
-	routes := read(t, "agent/admin/admin.go")
-	for _, route := range regexp.MustCompile("`(/[a-z]+)`").FindAllStringSubmatch(readme, -1) {
-		if !strings.Contains(routes, route[1]+`"`) {
-			t.Errorf("there is no route %s", route[1])
-		}
-	}
-
-	commands := regexp.MustCompile("webhook-agent ((?:run|check|migrate|status|console|token|listen|version|completion|endpoints [a-z-]+|deliveries [a-z-]+))((?: +--[a-z-]+)?)").FindAllStringSubmatch(readme, -1)
-	if len(commands) < 8 {
-		t.Fatalf("only %d commands were found in the README", len(commands))
-	}
-	for _, c := range commands {
-		var out, errs bytes.Buffer
-		args := append(strings.Fields(c[1]), "--help")
-		if status := cli.Main(t.Context(), args, &out, &errs); status != 0 {
-			t.Errorf("webhook-agent %s: status %d, %s", c[1], status, errs.String())
-		}
-		if !strings.Contains(out.String(), "\n  webhook-agent "+c[1]+" ") && !strings.Contains(out.String(), "\n  webhook-agent "+c[1]+"\n") {
-			t.Errorf("there is no command webhook-agent %s", c[1])
-		}
-		if flag := strings.TrimSpace(c[2]); flag != "" && !strings.Contains(out.String(), flag) {
-			t.Errorf("webhook-agent %s has no flag %s", c[1], flag)
-		}
-	}
-
-	for _, link := range regexp.MustCompile(`\]\(([a-z][^):]*)\)`).FindAllStringSubmatch(readme, -1) {
-		if _, err := os.Stat(link[1]); err != nil {
-			t.Errorf("the README links to %s: %v", link[1], err)
 		}
 	}
 }
