@@ -81,7 +81,7 @@ func contracts(sql string) string {
 				return column
 			}
 		}
-		if on := contractedTable.FindStringSubmatch(statement); on != nil && slices.Contains(created, on[1]) {
+		if on := contractedTable.FindStringSubmatch(statement); len(on) == 2 && slices.Contains(created, on[1]) {
 			continue // an index or a trigger of a table that is new
 		}
 		for _, pattern := range contracting {

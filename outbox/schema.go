@@ -31,8 +31,6 @@ func (c Config) known() ([]migration, error) {
 	return ms[:min(c.binary(), len(ms))], nil
 }
 
-const selectSchemaVersion = `select version from webhooks.schema_version`
-
 // selectSchemaInfo reads the row as JSON, since older schemas lack some of its columns.
 const selectSchemaInfo = `
 select v.version, coalesce((to_jsonb(v) ->> 'compatible')::int, v.version), (to_jsonb(v) ->> 'migrated')::timestamptz

@@ -50,7 +50,7 @@ func TestSchema_CheckStatusAndCommandsAgree(t *testing.T) {
 		cfg.Schema = 19 // the texts name it
 		db, err := Open(t.Context(), cfg)
 		must(t, err)
-		defer db.Close()
+		t.Cleanup(db.Close)
 		var found Finding
 		for _, f := range db.Check(t.Context()) {
 			if f.Thing == schemaThing {
