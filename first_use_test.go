@@ -127,7 +127,7 @@ create database app owner owner;
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer conn.Close(context.WithoutCancel(t.Context())) //nolint:errcheck // ends with the test
+	defer conn.Close(context.WithoutCancel(t.Context()))
 	// The host of the first endpoint does not exist, or answers with a failure.
 	testenv.Eventually(t, 30*time.Second, func() error {
 		var n int
