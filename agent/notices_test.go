@@ -97,7 +97,12 @@ func TestNotices_OthersOfTheVenueHearOfAnEndpointThatFailsIsDisabledAndIsWellAga
 	// With another agent, which looks at all of the outbox, nobody gets more.
 	env.Exec(t, `select pg_drop_replication_slot($1)`, env.Slot)
 	a = start(t, agenttest.Config(env))
-	a.WaitLog("the recovery is complete")
+	testenv.Eventually(t, agenttest.Patience, func() error {
+		if testenv.QueryOne[bool](t, env, `select recovering from webhooks.checkpoint`) {
+			return errors.New("the recovery goes on")
+		}
+		return nil
+	})
 	a.End()
 
 	for path, want := range map[string][]string{"/app": want, "/sick": nil, "/leads": nil, "/other": nil} {
