@@ -33,6 +33,9 @@ func PrintGrants(cfg Config) string {
 	for _, need := range tablePrivileges {
 		grant(strings.ReplaceAll(need.privileges, " ", ", "), need.table, agent)
 	}
+	if cfg.Retention > 0 {
+		grant("DELETE", "webhooks.replays", agent) // pruned once they have ended
+	}
 
 	fmt.Fprintf(&b, "\n-- The app: put its role in place of %s.\n", appRole)
 	grant("USAGE", "SCHEMA webhooks", appRole)
@@ -40,7 +43,7 @@ func PrintGrants(cfg Config) string {
 		grant("SELECT, INSERT", ownTable, appRole) // SELECT is for INSERT ... RETURNING
 	}
 	grant("SELECT, INSERT, UPDATE, DELETE", "webhooks.endpoints, webhooks.event_types", appRole)
-	grant("SELECT, INSERT, UPDATE", "webhooks.replays", appRole)
+	grant("SELECT, INSERT, UPDATE, DELETE", "webhooks.replays", appRole) // to delete one is to cancel it
 	grant("SELECT", shownRelations, appRole)
 
 	fmt.Fprintf(&b, "\n-- People who look things up, without secrets: put their role in place of %s.\n", supportRole)

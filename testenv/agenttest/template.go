@@ -3,10 +3,8 @@ package agenttest
 import (
 	"context"
 	"fmt"
-	"os"
-	"path/filepath"
-	"regexp"
-	"runtime"
+	"net/url"
+	"strings"
 
 	"github.com/quintago/webhook-agent/agent/config"
 	"github.com/quintago/webhook-agent/outbox"
@@ -15,25 +13,26 @@ import (
 )
 
 // Template prepares the database from which those of the tests are cloned. It makes the schema and
-// gives the agent's role the rights that the README names.
-func Template(ctx context.Context, url string) error {
+// gives the agent's role the rights that migrate --print-grants names, and no others.
+func Template(ctx context.Context, address string) error {
 	cfg := config.Default()
-	cfg.Database.URL = secret.New(url)
+	cfg.Database.URL = secret.New(address)
 	if _, _, err := outbox.Migrate(ctx, cfg.OutboxConfig()); err != nil {
 		return err
 	}
-	_, here, _, _ := runtime.Caller(0)
-	readme, err := os.ReadFile(filepath.Join(filepath.Dir(here), "../../README.md"))
+	agent, err := url.Parse(address)
 	if err != nil {
 		return err
 	}
-	for _, grant := range grants.FindAllString(string(readme), -1) {
-		if err := testenv.ExecSQL(ctx, url, grant); err != nil {
+	agent.User = url.User(testenv.LeastRole)
+	cfg.Database.URL = secret.New(agent.String())
+	for grant := range strings.Lines(outbox.PrintGrants(cfg.OutboxConfig())) {
+		if !strings.HasSuffix(grant, ` TO "`+testenv.LeastRole+"\";\n") {
+			continue // a comment, or for another role
+		}
+		if err := testenv.ExecSQL(ctx, address, grant); err != nil {
 			return fmt.Errorf("%s: %w", grant, err)
 		}
 	}
 	return nil
 }
-
-// grants matches the GRANT statements of the README for the role that runs the agent.
-var grants = regexp.MustCompile(`(?m)^GRANT (?s:.+?) TO ` + testenv.LeastRole + `;`)
