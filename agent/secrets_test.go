@@ -69,7 +69,7 @@ func TestSecrets_NothingThatHoldsOneShowsIt(t *testing.T) {
 		value any // a pointer
 		holds int // secrets
 	}{
-		{new(config.Config), 6}, {new(outbox.Config), 1}, {new(outbox.LedgerConfig), 1}, {new(outbox.Endpoint), 4}, {new(outbox.EndpointState), 4}, {new(outbox.State), 4},
+		{new(config.Config), 7}, {new(outbox.Config), 1}, {new(outbox.LedgerConfig), 1}, {new(outbox.Endpoint), 4}, {new(outbox.EndpointState), 4}, {new(outbox.State), 4},
 		{new(outbox.EndpointChange), 4}, {new(outbox.Change), 4}, {new(outbox.Batch), 4}, {new(outbox.ManagedEndpoint), 2},
 		{&keys, 0}, {&console, 0}, {access.NewVerifier(secret.New(sentinel), console), 0}, {target, 0}, {&sink.Request{Target: target}, 0},
 	} {

@@ -207,7 +207,7 @@ func TestWatch_PrintsAgainBelowInAPipe(t *testing.T) {
 		want string
 	}{
 		{[]string{"status", "-w"}, "leader     none"},
-		{[]string{"status", "-w", "--json"}, `{"leader":null`},
+		{[]string{"status", "-w", "--json"}, `"leader":null`},
 		{[]string{"endpoints", "list", "--watch"}, "no endpoint; webhook-agent"},
 		{[]string{"deliveries", "list", "--watch"}, "no delivery\n"},
 		{[]string{"deliveries", "list", "--watch", "--json"}, "[]\n"},
