@@ -43,6 +43,8 @@ const (
 	// noticeLock is how long the insertion of notices may wait for a lock, such as that of an ALTER
 	// TABLE of the app's. The recording waits as long.
 	noticeLock = "250ms"
+	// noticeTime is how long a statement of notices may take, with the triggers of the app's table.
+	noticeTime = "500ms"
 	// noticeRest is how long nothing is tried after a failure. It bounds what failures cost.
 	noticeRest = 10 * time.Second
 )
@@ -153,11 +155,11 @@ func (a *announcer) forget(ctx context.Context, tx querier, all []news) error {
 }
 
 const (
-	beginNotices = `savepoint notices; set local lock_timeout = '` + noticeLock + `'`
+	beginNotices = `savepoint notices; set local lock_timeout = '` + noticeLock + `'; set local statement_timeout = '` + noticeTime + `'`
 	undoNotices  = `rollback to savepoint notices; release savepoint notices`
 	// What the app has deferred to the commit must not make the commit fail.
 	settleNotices = `set constraints all immediate`
-	endNotices    = `set local lock_timeout to default; release savepoint notices`
+	endNotices    = `set local lock_timeout to default; set local statement_timeout to default; release savepoint notices`
 )
 
 // try writes notices behind a savepoint. It returns why PostgreSQL has refused them, which leaves
@@ -171,7 +173,10 @@ func (a *announcer) try(ctx context.Context, tx querier, all []news) (refused, e
 		return nil, exec(ctx, tx, endNotices)
 	}
 	if exec(ctx, tx, undoNotices) != nil {
-		return nil, refused // the connection has ended
+		// The connection has ended, perhaps because of the notices: a trigger may do that. So the
+		// transaction is tried again without them.
+		a.restUntil = time.Now().Add(noticeRest)
+		return nil, refused
 	}
 	return refused, nil
 }

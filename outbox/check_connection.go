@@ -8,10 +8,10 @@ import (
 )
 
 const (
-	// connectionsNeeded is the most connections that one agent opens: the pool, the Ledger's, the
-	// stream's, the one that reads the database's time zone if the outbox's times have none, and
-	// one of a command that runs beside it.
-	connectionsNeeded = poolSize + 4
+	// connectionsNeeded is the most connections that one agent opens: the pool, that of the pages,
+	// the Ledger's, the stream's, the one that reads the database's time zone if the outbox's times
+	// have none, and one of a command that runs beside it.
+	connectionsNeeded = poolSize + pagePool + 4
 	// leastConnections is how many connections a leader needs at least: one of the pool, the
 	// Ledger's, and the stream's.
 	leastConnections = 3

@@ -128,10 +128,10 @@ func TestCheck_SaysWhenALimitOfConnectionsIsTooLow(t *testing.T) {
 	for _, test := range []struct {
 		name, sql, want string
 	}{
-		{"role", `alter role %[2]s connection limit 8`, `warn connections: the connection limit of %[2]s is 8, the agent needs 9 | ALTER ROLE "%[2]s" CONNECTION LIMIT -1`},
-		{"database", `alter database %[1]s connection limit 8`, `warn connections: the connection limit of %[1]s is 8, the agent needs 9 | ALTER DATABASE "%[1]s" CONNECTION LIMIT -1`},
-		{"enough", `alter role %[2]s connection limit 9`, ""},
-		{"hardly any", `alter role %[2]s connection limit 1`, `fail connections: the connection limit of %[2]s is 1, the agent needs 9 | `},
+		{"role", `alter role %[2]s connection limit 8`, `warn connections: the connection limit of %[2]s is 8, the agent needs 13 | ALTER ROLE "%[2]s" CONNECTION LIMIT -1`},
+		{"database", `alter database %[1]s connection limit 8`, `warn connections: the connection limit of %[1]s is 8, the agent needs 13 | ALTER DATABASE "%[1]s" CONNECTION LIMIT -1`},
+		{"enough", `alter role %[2]s connection limit 13`, ""},
+		{"hardly any", `alter role %[2]s connection limit 1`, `fail connections: the connection limit of %[2]s is 1, the agent needs 13 | `},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			env := testenv.NewDB(t)
@@ -160,7 +160,7 @@ func TestConnecting_NamesTheLimitThatWasHitAndTheNumberNeeded(t *testing.T) {
 	db, err := Open(t.Context(), testConfig(url, env.Slot))
 	must(t, err)
 	defer db.Close()
-	wantProblem(t, db.Ping(t.Context()), `too many connections for role "`+env.Name+`_plain"`, "the agent needs 9 connections", "ALTER ROLE")
+	wantProblem(t, db.Ping(t.Context()), `too many connections for role "`+env.Name+`_plain"`, "the agent needs 13 connections", "ALTER ROLE")
 }
 
 func TestCheck_NamesTheEncodingOfTheDatabase(t *testing.T) {

@@ -17,27 +17,41 @@ with recursive tree (relation) as (
     select i.inhrelid from tree t join pg_inherits i on i.inhparent = t.relation
 )`
 
-const selectDeleteHooks = treeByName + `
+// selectHooks takes the bit of pg_trigger.tgtype and the value of pg_rewrite.ev_type for a statement.
+const selectHooks = treeByName + `
 select 'trigger ' || t.tgname from pg_trigger t join tree on t.tgrelid = tree.relation
-where not t.tgisinternal and t.tgtype & 8 = 8 and t.tgenabled <> 'D'
+where not t.tgisinternal and t.tgtype & $3::int4 <> 0 and t.tgenabled <> 'D'
 union
 select 'rule ' || r.rulename from pg_rewrite r join tree on r.ev_class = tree.relation
-where r.ev_type = '4' and r.ev_enabled <> 'D'
+where r.ev_type::text = $4 and r.ev_enabled <> 'D'
 order by 1`
 
-// checkHooks warns of code that a DELETE by the pruner runs. The owner of the table has written
-// that code, and it runs with the agent's rights.
-func (db *DB) checkHooks(ctx context.Context, tx pgx.Tx) ([]Finding, error) {
-	if db.cfg.Retention == 0 {
-		return nil, nil
-	}
+// checkHooks warns of code that a DELETE by the pruner or an INSERT of a notice runs. The owner of
+// the table has written that code, and it runs with the agent's rights.
+func (db *DB) checkHooks(ctx context.Context, tx pgx.Tx) (found []Finding, err error) {
 	schema, table := db.cfg.tableName()
-	hooks, err := queryRows(ctx, tx, selectDeleteHooks, pgx.RowTo[string], schema, table)
-	if err != nil || len(hooks) == 0 {
-		return nil, err
+	for _, of := range []struct {
+		used         bool
+		bit          int
+		event        string
+		what, remedy string
+	}{
+		{db.cfg.Retention > 0, 8, "4", "pruning runs", `set outbox.retention = "0s" and prune the table by a role of its own, or drop them`},
+		{db.cfg.Notices, 4, "3", "writing notices runs", "set notices.enabled = false, or drop them"},
+	} {
+		if !of.used {
+			continue
+		}
+		hooks, err := queryRows(ctx, tx, selectHooks, pgx.RowTo[string], schema, table, of.bit, of.event)
+		if err != nil {
+			return found, err
+		}
+		if len(hooks) > 0 {
+			found = append(found, warning("triggers of "+db.cfg.Table, of.remedy,
+				"%s %s with the agent's rights, which reach the endpoints' secrets", of.what, strings.Join(hooks, ", ")))
+		}
 	}
-	return []Finding{warning("triggers of "+db.cfg.Table, `set outbox.retention = "0s" and prune the table by a role of its own, or drop them`,
-		"pruning runs %s with the agent's rights, which reach the endpoints' secrets", strings.Join(hooks, ", "))}, nil
+	return found, nil
 }
 
 const selectUnusedOutbox = `select exists (select from webhooks.outbox limit 1)`

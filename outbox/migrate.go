@@ -53,7 +53,7 @@ func (m Migrator) Run(ctx context.Context) (from, to int, err error) {
 	if err := lockMigrations(ctx, conn); err != nil {
 		return 0, 0, cfg.explain("lock migrations", err)
 	}
-	if _, err := conn.Exec(ctx, `create schema if not exists webhooks`); err != nil {
+	if err := createSchema(ctx, conn); err != nil {
 		return 0, 0, cfg.explain("create schema webhooks", err)
 	}
 	if err := prepareVersion(ctx, conn); err != nil {
@@ -121,6 +121,16 @@ func (m migration) setVersion(version int) string {
 		return fmt.Sprintf("version = %d, compatible = %d", version, m.compatible)
 	}
 	return fmt.Sprintf("version = %d", version)
+}
+
+// createSchema looks first: a role that owns the schema, and may create no other, can migrate.
+func createSchema(ctx context.Context, conn *pgx.Conn) error {
+	var exists bool
+	err := conn.QueryRow(ctx, `select to_regnamespace('webhooks') is not null`).Scan(&exists)
+	if err != nil || exists {
+		return err
+	}
+	return exec(ctx, conn, `create schema if not exists webhooks`)
 }
 
 // prepareVersion makes the table of the version if it is missing. It looks first, so that a role

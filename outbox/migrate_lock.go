@@ -150,27 +150,38 @@ func (h lockHolder) remedy() string {
 	return fmt.Sprintf("end its transaction (select pg_terminate_backend(%d)), or run migrate again when it has ended; what was migrated so far stays", h.pid)
 }
 
-// selectLockHolder names the oldest transaction that has one of the tables. What it is doing is
-// shown to roles that may see it.
+// selectLockHolder names the oldest transaction that has a lock of a kind that matters on one of the
+// tables $1. $2 are the kinds that do not, with commas. What it is doing is shown to roles that may
+// see it.
 const selectLockHolder = `
 select a.pid, coalesce(a.usename, ''), coalesce(a.application_name, ''), coalesce(a.state, ''),
        coalesce(extract(epoch from clock_timestamp() - a.xact_start), 0)::float8
-from pg_locks l join pg_stat_activity a on a.pid = l.pid
-where l.granted and l.relation = any($1::text[]::regclass[]) and l.database = (select oid from pg_database where datname = current_database())
+from unnest($1::text[], $2::text[]) wanted (name, harmless)
+join pg_locks l on l.relation = wanted.name::regclass and l.mode <> all(string_to_array(wanted.harmless, ','))
+join pg_stat_activity a on a.pid = l.pid
+where l.granted and l.database = (select oid from pg_database where datname = current_database())
   and a.pid <> pg_backend_pid()
 order by a.xact_start nulls last limit 1`
 
+// harmlessBeside has the kinds of locks that do not conflict with one that a migration takes, by
+// https://www.postgresql.org/docs/current/explicit-locking.html#LOCKING-TABLES.
+var harmlessBeside = map[string]string{
+	"share":               "AccessShareLock,RowShareLock,ShareLock",
+	"share row exclusive": "AccessShareLock,RowShareLock",
+	"exclusive":           "AccessShareLock",
+}
+
 func (m migration) holder(ctx context.Context, conn *pgx.Conn) (lockHolder, error) {
-	tables := []string{}
+	tables, harmless := []string{}, []string{}
 	for _, lock := range m.locks {
-		tables = append(tables, lock.table)
+		tables, harmless = append(tables, lock.table), append(harmless, harmlessBeside[lock.mode])
 	}
 	var (
 		h                 lockHolder
 		role, name, state string
 		seconds           float64
 	)
-	err := conn.QueryRow(ctx, selectLockHolder, tables).Scan(&h.pid, &role, &name, &state, &seconds)
+	err := conn.QueryRow(ctx, selectLockHolder, tables, harmless).Scan(&h.pid, &role, &name, &state, &seconds)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return h, nil // it has ended meanwhile
 	}

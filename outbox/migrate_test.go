@@ -133,7 +133,7 @@ func TestExplainMigration_SaysWhoMayMigrateUnlessTheSchemaIsNewer(t *testing.T) 
 		_, _, err := Migrate(t.Context(), cfg)
 		return ExplainMigration(t.Context(), cfg, err)
 	}
-	wantProblem(t, refusal(), "permission denied for database", "; run migrate as the owner of the database")
+	wantProblem(t, refusal(), "permission denied for schema webhooks", "; run migrate as the owner of the database")
 	env.Exec(t, `grant usage on schema webhooks to public`)
 	env.Exec(t, `grant select on webhooks.schema_version to public`)
 	env.Exec(t, `update webhooks.schema_version set version = 999, compatible = null`)

@@ -205,7 +205,7 @@ func TestReplay_SaysAtOnceThatNoAgentLeads(t *testing.T) {
 		return nil
 	})
 	cancel()
-	if status := <-done; status != exitFine {
+	if status := <-done; status != exitFailed { // nobody knows what came of it
 		t.Errorf("status %d: %s", status, stderr.String())
 	}
 }
@@ -288,7 +288,7 @@ func TestReplay_GoesOnWhenTheShowingIsInterrupted(t *testing.T) {
 	cancel()
 	select {
 	case status := <-done:
-		if status != exitFine || !strings.Contains(stdout.String(), "the replay goes on in the background") || stderr.Len() > 0 {
+		if status != exitFailed || !strings.Contains(stdout.String(), "the replay goes on in the background") || stderr.Len() > 0 {
 			t.Errorf("status %d: %s%s", status, stdout.String(), stderr.String())
 		}
 	case <-time.After(agenttest.Patience):

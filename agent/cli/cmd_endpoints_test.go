@@ -208,14 +208,14 @@ func TestEndpoints_RefuseWhatIsMostLikelyAMistake(t *testing.T) {
 		status     int
 		forcedNote string
 	}{
-		{add(fine, "lead.creatd"), `--events has "lead.creatd", which the catalogue of event types does not have; did you mean "lead.created"? Correct it, or take it with --force`, exitFailed,
+		{add(fine, "lead.creatd"), `--events has "lead.creatd", which the catalogue of event types does not have; did you mean "lead.created"? Correct it, or take it with --force`, exitUsage,
 			`note: --events has "lead.creatd", which the catalogue of event types does not have; it has "lead.created"`},
-		{add(fine, "leed.*"), `did you mean "lead.*"?`, exitFailed, `it has "lead.*"`},
-		{add("HTTPS://H.example:443/hook", "*"), "--url: venue venue_a has this URL already, as " + twin + "; change that one by webhook-agent endpoints update, or add another with --force", exitFailed,
+		{add(fine, "leed.*"), `did you mean "lead.*"?`, exitUsage, `it has "lead.*"`},
+		{add("HTTPS://H.example:443/hook", "*"), "--url: venue venue_a has this URL already, as " + twin + "; change that one by webhook-agent endpoints update, or add another with --force", exitUsage,
 			"note: " + twin + " has this URL as well, so its server gets each event once for each of them"},
 		{[]string{"endpoints", "add", "--venue", "venue_a ", "--url", fine, "--events", "*"}, "--venue ends with a blank", exitUsage, "added ep_"},
-		{[]string{"endpoints", "update", other, "--events", "lead.creatd"}, `did you mean "lead.created"?`, exitFailed, `it has "lead.created"`},
-		{[]string{"endpoints", "update", other, "--url", "https://h.example/hook"}, "has this URL already, as " + twin, exitFailed, twin + " has this URL as well"},
+		{[]string{"endpoints", "update", other, "--events", "lead.creatd"}, `did you mean "lead.created"?`, exitUsage, `it has "lead.created"`},
+		{[]string{"endpoints", "update", other, "--url", "https://h.example/hook"}, "has this URL already, as " + twin, exitUsage, twin + " has this URL as well"},
 		{[]string{"endpoints", "update", other}, "give --url, --events or --description", exitUsage, ""},
 		{[]string{"endpoints", "remove", other}, "to remove an endpoint needs --yes where nobody can be asked", exitUsage, ""},
 	} {

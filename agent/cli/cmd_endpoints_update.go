@@ -52,7 +52,10 @@ func checkMistakes(ctx context.Context, desk *manage.Desk, draft endpointDraft, 
 				draft.venue, strings.Join(twins, ", ")))
 		}
 	}
-	return notes, errors.Join(likely...)
+	if len(likely) > 0 {
+		return notes, badValue{errors.Join(likely...)}
+	}
+	return notes, nil
 }
 
 func (a *app) endpointsUpdateCommand() *cobra.Command {

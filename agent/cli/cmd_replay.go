@@ -112,6 +112,9 @@ func (d *desk) replay(ctx context.Context, request outbox.ReplayRequest, mode re
 	if answered := d.answerReplay(answers, refused); err == nil {
 		err = answered
 	}
+	if err == nil && mode.follow && len(refused) > 0 {
+		err = errFindings // what was left out has not succeeded
+	}
 	return err
 }
 
@@ -291,7 +294,7 @@ func (d *desk) detached() error {
 	if !d.out.asJSON {
 		d.out.line("the replay goes on in the background; webhook-agent deliveries list shows what comes of it")
 	}
-	return nil
+	return errFindings
 }
 
 func outcomeText(o outbox.ReplayOutcome) string {

@@ -96,20 +96,17 @@ func (f *follower) look(ctx context.Context, now time.Time) (found []outbox.Deli
 // advance moves the floor up. What a look could not reach is left behind. An app may write times of
 // the future, which must not hide what comes now.
 func (f *follower) advance(newest, reached *time.Time, more bool, now time.Time) {
-	floor := f.floor
 	if newest != nil {
-		if at := newest.Add(-followWindow); at.After(floor) {
-			floor = at
+		latest := *newest
+		if latest.After(now) {
+			latest = now
+		}
+		if at := latest.Add(-followWindow); at.After(f.floor) {
+			f.floor = at
 		}
 	}
-	if more && reached != nil && reached.After(floor) {
-		floor = *reached
-	}
-	if latest := now.Add(-followWindow); floor.After(latest) && !more {
-		floor = latest
-	}
-	if floor.After(f.floor) {
-		f.floor = floor
+	if more && reached != nil && reached.After(f.floor) && !reached.After(now) {
+		f.floor = *reached
 	}
 }
 

@@ -73,6 +73,9 @@ func (f *forwarder) pass(ctx context.Context, header http.Header, body []byte) (
 		return answer, f.reason(err)
 	}
 	defer func() { _ = resp.Body.Close() }()
+	if resp.StatusCode < http.StatusOK { // net/http refuses to answer with it
+		return answer, fmt.Errorf("the app answered with status %03d, which is no answer; let it answer with 200 to 599", resp.StatusCode)
+	}
 	answer = appAnswer{status: resp.StatusCode, header: endToEnd(resp.Header)}
 	if answer.body, err = io.ReadAll(io.LimitReader(resp.Body, maxAnswerBytes)); err != nil {
 		return answer, f.reason(err)

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/quintago/webhook-agent/agent/config"
+	"github.com/quintago/webhook-agent/sink"
 )
 
 // progress shows how far something is: one line that is written over on a terminal, else a line for each
@@ -22,6 +23,7 @@ const eraseLine = "\r\x1b[K"
 
 // say shows a text.
 func (p *progress) say(text string) {
+	text = sink.Printable(text)
 	if p.out.asJSON || text == p.shown {
 		return
 	}

@@ -10,6 +10,8 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/BurntSushi/toml"
+
 	"github.com/quintago/webhook-agent/outbox"
 	"github.com/quintago/webhook-agent/secret"
 )
@@ -119,8 +121,11 @@ func (d *decoder) setText(key string, target any, text string) error {
 func documentValue(target any, list bool, text string) any {
 	if list {
 		items := []any{}
-		if text == emptyList {
-			return items
+		if strings.HasPrefix(strings.TrimSpace(text), "[") { // as in the file, for items that have a comma
+			var array struct{ Items []any }
+			if _, err := toml.Decode("Items = "+text, &array); err == nil {
+				return array.Items
+			}
 		}
 		for item := range strings.SplitSeq(text, ",") {
 			items = append(items, strings.TrimSpace(item))
