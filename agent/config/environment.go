@@ -122,8 +122,10 @@ func documentValue(target any, list bool, text string) any {
 	if list {
 		items := []any{}
 		if strings.HasPrefix(strings.TrimSpace(text), "[") { // as in the file, for items that have a comma
-			var array struct{ Items []any }
-			if _, err := toml.Decode("Items = "+text, &array); err == nil {
+			var array struct {
+				Items []any `toml:"items"`
+			}
+			if _, err := toml.Decode("items = "+text, &array); err == nil {
 				return array.Items
 			}
 		}

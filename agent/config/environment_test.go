@@ -302,6 +302,19 @@ func TestDocuments_NameVariablesThatExist(t *testing.T) {
 
 // FuzzEnvironment gives one key any text. What is accepted is the same again when it is written as Settings
 // write it. What is refused is said in sentences that name the variable, and never quote a secret.
+func TestEnvironment_TakesAListAsTheFileHasIt(t *testing.T) {
+	for text, want := range map[string][]string{"c,a.b": {"c", "a.b"}, `["c", "a.b"]`: {"c", "a.b"}, "[]": {}} {
+		cfg, err := loadVariables(map[string]string{"DATABASE_URL": testDatabaseURL, "WEBHOOK_AGENT_ADMIN_HOSTS": text})
+		if err != nil || !slices.Equal(cfg.Admin.Hosts, want) {
+			t.Errorf("%s: %v", text, err)
+		}
+	}
+	cfg, err := loadVariables(map[string]string{"DATABASE_URL": testDatabaseURL, "WEBHOOK_AGENT_TRACING_HEADERS": `["X-Scope: a,b"]`})
+	if err != nil || len(cfg.Tracing.Headers) != 1 || cfg.Tracing.Headers[0].Reveal() != "X-Scope: a,b" {
+		t.Errorf("an item with a comma: %v", err)
+	}
+}
+
 func FuzzEnvironment(f *testing.F) {
 	keys := valueKeys()
 	for i, text := range []string{"postgres://u@h/d", "a.b", "30d", "5s,25s", "[]", `""`, "true", "64MiB", "10.0.0.0/8,fd00::/8", "env:X", "lead.*,", " , ", "https://a.example", "\x00"} {
