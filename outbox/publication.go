@@ -58,7 +58,11 @@ func (c Config) ensurePublications(ctx context.Context, conn *pgx.Conn) error {
 		if exists {
 			continue
 		}
-		if _, err := conn.Exec(ctx, p.create()); err != nil {
+		_, err = conn.Exec(ctx, p.create())
+		if SQLState(err) == codeDuplicateObject {
+			continue // an agent that waits for the migration was quicker
+		}
+		if err != nil {
 			if fault, _ := c.tableFault(ctx, conn, "outbox.table "+c.Table); fault != nil {
 				problem := fault.problem()
 				problem.Err = err
