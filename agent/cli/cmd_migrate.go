@@ -25,7 +25,7 @@ func (a *app) migrateCommand() *cobra.Command {
 		Long: `migrate brings the schema webhooks and the publications to the state that this binary needs. It may run under another
 role than the agent: one that may create a schema and owns the outbox table. Name that role by --database-url. (DATABASE_URL is used only
 where neither the file nor WEBHOOK_AGENT_DATABASE_URL sets database.url, and a notice says if it is not used.) It only goes forward, and
-several at a time wait for each other. Agents go on meanwhile, and the app's INSERTs do not wait for it. docs/upgrading.md has the order
+several at a time wait for each other. Agents go on meanwhile, and an INSERT of the app waits about a second at most. docs/upgrading.md has the order
 of an upgrade.`,
 		Example: `  webhook-agent migrate
   webhook-agent migrate --database-url env:OWNER_URL   as the role that OWNER_URL in the environment names
