@@ -305,7 +305,7 @@ func (c *Config) nameDatabase(in Input, env *environment, p *problemList) {
 }
 
 // databaseNotice returns a sentence if DATABASE_URL names another database than the one that is
-// used. Who has given the flag knows that.
+// used. The flag --database-url names one on purpose, so it causes none.
 func (c *Config) databaseNotice(env *environment) string {
 	source, url := c.Sources["database.url"], env.get(databaseURLVariable)
 	if url == "" || url == c.Database.URL.Reveal() || source == databaseURLFlag {

@@ -404,33 +404,30 @@ func TestLoadConfig_NoticesASecretInAFileThatIsOpenToAll(t *testing.T) {
 	}
 }
 
-// The examples of deploy/ are configurations too.
-func TestDeploy_TheKubernetesMigrationLoadsItsConfigurationFromTheURLAlone(t *testing.T) {
-	text, err := os.ReadFile("../../deploy/kubernetes-migrate.yaml")
+// deployed loads the configuration in a file of deploy/.
+func deployed(t *testing.T, file string, variables map[string]string) (*Config, error) {
+	t.Helper()
+	text, err := os.ReadFile("../../deploy/" + file)
 	if err != nil {
 		t.Fatal(err)
 	}
 	_, rest, found := strings.Cut(string(text), "webhook-agent.toml: |\n")
 	block, _, ended := strings.Cut(rest, "\n---")
 	if !found || !ended {
-		t.Fatal("there is no configuration in it")
+		t.Fatalf("there is no configuration in %s", file)
 	}
-	if _, err := loadText(t, strings.ReplaceAll(block, "\n    ", "\n"), map[string]string{"DATABASE_URL": testDatabaseURL}); err != nil {
+	return loadText(t, strings.ReplaceAll(block, "\n    ", "\n"), variables)
+}
+
+// The examples of deploy/ are configurations too.
+func TestDeploy_TheKubernetesMigrationLoadsItsConfigurationFromTheURLAlone(t *testing.T) {
+	if _, err := deployed(t, "kubernetes-migrate.yaml", map[string]string{"DATABASE_URL": testDatabaseURL}); err != nil {
 		t.Error(err)
 	}
 }
 
 func TestDeploy_TheKubernetesConfigurationLoads(t *testing.T) {
-	text, err := os.ReadFile("../../deploy/kubernetes.yaml")
-	if err != nil {
-		t.Fatal(err)
-	}
-	_, rest, found := strings.Cut(string(text), "webhook-agent.toml: |\n")
-	block, _, ended := strings.Cut(rest, "\n---")
-	if !found || !ended {
-		t.Fatal("there is no configuration in it")
-	}
-	cfg, err := loadText(t, strings.ReplaceAll(block, "\n    ", "\n"), map[string]string{
+	cfg, err := deployed(t, "kubernetes.yaml", map[string]string{
 		"DATABASE_URL": testDatabaseURL, "WEBHOOK_AGENT_KEY": strings.Repeat("ab", 32), "WEBHOOK_AGENT_TOKEN": strings.Repeat("t", 32),
 	})
 	if err != nil || len(cfg.Security.Keys) != 1 || cfg.Admin.Token.IsZero() {

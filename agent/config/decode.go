@@ -26,8 +26,8 @@ type decoder struct {
 	getenv   func(string) string
 	problems *problemList
 	literal  string // a key whose secret is written in the file itself; "" when there is none
-	// replaced are the keys whose values others win over. A secret that such a key refers to is not
-	// read: who replaces it, another user or another host, may not have it.
+	// replaced are the keys whose values here are not used, since a flag or a variable sets them too. A
+	// secret that such a value refers to is not read: it may be missing for this user or on this host.
 	replaced map[string]string
 }
 

@@ -59,8 +59,8 @@ func (s *Scheduler) announceLocked(l *Lane, n outbox.Notice) {
 	l.notices = append(l.notices, n)
 }
 
-// announcedLocked forgets the notices that a committed record has taken along. Those of a Health
-// that the ledger has dropped came with a later one.
+// announcedLocked forgets the notices that a committed record has taken along. If the ledger
+// drops a Health, a later one has its notices too.
 func (s *Scheduler) announcedLocked(r *outbox.Record) {
 	if r.Health == nil || len(r.Health.Notices) == 0 {
 		return

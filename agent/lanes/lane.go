@@ -52,8 +52,8 @@ type Lane struct {
 	// of them.
 	failures     int
 	firstFailure time.Time
-	// announced is the level that others know of the endpoint (outbox.Notice), once notices are
-	// committed. They are those that are not known to be.
+	// announced is the level of the endpoint's last notice (outbox.Notice). notices are those of which
+	// nobody knows yet that they are committed.
 	announced int
 	notices   []outbox.Notice
 	trouble   *trouble // nil for an endpoint that has not failed lately
