@@ -196,7 +196,7 @@ func TestNotices_AreSwitchedOff(t *testing.T) {
 	r.SetAnswer("/sick", testenv.Statuses(500))
 	sick := agenttest.AddEndpoint(t, env, "venue_1", r.URL+"/sick", "*")
 	cfg := agenttest.Config(env)
-	cfg.EndpointNotices.Enabled = false
+	cfg.Notices.Enabled = false
 	a := start(t, cfg)
 	a.WaitLog("leading")
 	addLeads(t, env, 40)

@@ -93,8 +93,8 @@ func Run(ctx context.Context, o Options) error {
 	if f := files.Finding(); f.Level != outbox.LevelOK {
 		log.Warn(f.Reason, "remedy", f.Remedy)
 	}
-	for _, notice := range cfg.Notices {
-		log.Warn(notice)
+	for _, warning := range cfg.Warnings {
+		log.Warn(warning)
 	}
 	starts := []any{"version", o.Version, "admin", listeners[0].listener.Addr().String(), "slot", cfg.Outbox.Slot}
 	if len(listeners) > 1 {

@@ -77,7 +77,7 @@ func TestZoo_EachAnimalMeetsAClearAnswer(t *testing.T) {
 	cfg := agenttest.Config(env)
 	cfg.Delivery.Timeout = 4 * time.Second                   // enough for a large certificate on a machine that is busy, less than the resolver gives a DNS server
 	cfg.Delivery.Retries = []time.Duration{10 * time.Minute} // less than the longest Retry-After
-	cfg.EndpointNotices.Enabled = false                      // some animals answer 410, and all ask for everything
+	cfg.Notices.Enabled = false                              // some animals answer 410, and all ask for everything
 	agent := startWith(t, cfg, zooResolver(z))
 	agent.WaitLog("msg=leading")
 	agenttest.AddEvent(t, env, "zoo", "lead.created", `{}`)

@@ -62,7 +62,7 @@ func (a *app) validate() error {
 	if err != nil {
 		return err
 	}
-	v.OK, v.Settings, v.Notices = true, cfg.Settings(), append(v.Notices, cfg.Notices...)
+	v.OK, v.Settings, v.Notices = true, cfg.Settings(), append(v.Notices, cfg.Warnings...)
 	if out.asJSON {
 		return out.json(v)
 	}

@@ -225,8 +225,8 @@ func (a *app) load() (*config.Config, error) {
 // names another database than the person may expect.
 func (a *app) config() (*config.Config, error) {
 	cfg, err := a.load()
-	if err == nil && cfg.DatabaseNotice != "" {
-		fmt.Fprintln(a.stderr, "webhook-agent: "+cfg.DatabaseNotice)
+	if err == nil && cfg.DatabaseWarning != "" {
+		fmt.Fprintln(a.stderr, "webhook-agent: "+cfg.DatabaseWarning)
 	}
 	return cfg, err
 }

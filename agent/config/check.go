@@ -161,20 +161,20 @@ func (n *Network) Checker() (*sink.Webhook, error) {
 // proxyVariables are the environment variables by which other programs find their proxy.
 var proxyVariables = []string{"HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy"}
 
-// notices returns a sentence for each setting that is allowed but may surprise.
-func (c *Config) notices(getenv func(string) string) (notices []string) {
-	notices = outbox.URLNotices(c.Database.URL)
+// warnings returns a sentence for each setting that is allowed but may surprise.
+func (c *Config) warnings(getenv func(string) string) (warnings []string) {
+	warnings = outbox.URLNotices(c.Database.URL)
 	for _, p := range c.Network.AllowNetworks {
 		if p.Bits() == 0 {
-			notices = append(notices, fmt.Sprintf("network.allow_networks holds %s: customers' URLs may lead to every address of your networks but link-local and metadata ones", p))
+			warnings = append(warnings, fmt.Sprintf("network.allow_networks holds %s: customers' URLs may lead to every address of your networks but link-local and metadata ones", p))
 		}
 	}
 	for _, name := range proxyVariables {
 		if getenv(name) != "" {
-			notices = append(notices, fmt.Sprintf("the environment variable %s is ignored: behind a proxy nobody would see which address a customer's URL leads to", name))
+			warnings = append(warnings, fmt.Sprintf("the environment variable %s is ignored: behind a proxy nobody would see which address a customer's URL leads to", name))
 		}
 	}
-	return notices
+	return warnings
 }
 
 // splitListen returns the host of an address to listen at. An error is reported for key.

@@ -26,15 +26,14 @@ type Config struct {
 	Log       Log        `toml:"log"`
 	Tracing   Tracing    `toml:"tracing"`
 	Endpoints []Endpoint `toml:"endpoint"`
-	// EndpointNotices are the events of the agent's own. Notices, below, are for the log.
-	EndpointNotices EndpointNotices `toml:"notices"`
+	Notices   Notices    `toml:"notices"`
 
-	// Notices are sentences about settings that are allowed but may surprise. Load fills them; the
+	// Warnings are sentences about settings that are allowed but may surprise. Load fills them; the
 	// agent logs them at start.
-	Notices []string `toml:"-"`
-	// DatabaseNotice is the one of them that says that DATABASE_URL is not used, or "". The other
+	Warnings []string `toml:"-"`
+	// DatabaseWarning is the one of them that says that DATABASE_URL is not used, or "". The other
 	// commands show it, since a person who sets the variable expects another database.
-	DatabaseNotice string `toml:"-"`
+	DatabaseWarning string `toml:"-"`
 	// Sources has what sets each key that is set: the path of the file, a variable or a flag.
 	Sources map[string]string `toml:"-"`
 }
@@ -125,8 +124,8 @@ type Console struct {
 	Session time.Duration `toml:"session"`
 }
 
-// EndpointNotices says whether the agent announces failing endpoints to the others of their venue.
-type EndpointNotices struct {
+// Notices says whether the agent announces failing endpoints to the others of their venue.
+type Notices struct {
 	Enabled bool `toml:"enabled"`
 }
 
@@ -193,7 +192,7 @@ func Default() *Config {
 		Log:     Log{Level: slog.LevelInfo, Format: "text"},
 		Tracing: Tracing{Sample: 0.01},
 
-		EndpointNotices: EndpointNotices{Enabled: true},
+		Notices: Notices{Enabled: true},
 	}
 }
 
@@ -257,12 +256,12 @@ func Load(in Input) (*Config, error) {
 		return nil, &Error{problems.problems}
 	}
 	cfg.Sources = problems.sources
-	cfg.Notices = append(cfg.notices(env.get), unused...)
-	if cfg.DatabaseNotice = cfg.databaseNotice(env); cfg.DatabaseNotice != "" {
-		cfg.Notices = append(cfg.Notices, cfg.DatabaseNotice)
+	cfg.Warnings = append(cfg.warnings(env.get), unused...)
+	if cfg.DatabaseWarning = cfg.databaseWarning(env); cfg.DatabaseWarning != "" {
+		cfg.Warnings = append(cfg.Warnings, cfg.DatabaseWarning)
 	}
 	if file.literal != "" && mode&0o007 != 0 {
-		cfg.Notices = append(cfg.Notices, fmt.Sprintf("%s is open to all users (mode %04o) and holds a secret (%s); run chmod 600 %s, or write env:NAME or file:/path in place of it",
+		cfg.Warnings = append(cfg.Warnings, fmt.Sprintf("%s is open to all users (mode %04o) and holds a secret (%s); run chmod 600 %s, or write env:NAME or file:/path in place of it",
 			in.Path, mode, file.literal, in.Path))
 	}
 	return cfg, nil
@@ -304,9 +303,9 @@ func (c *Config) nameDatabase(in Input, env *environment, p *problemList) {
 	}
 }
 
-// databaseNotice returns a sentence if DATABASE_URL names another database than the one that is
+// databaseWarning returns a sentence if DATABASE_URL names another database than the one that is
 // used. The flag --database-url names one on purpose, so it causes none.
-func (c *Config) databaseNotice(env *environment) string {
+func (c *Config) databaseWarning(env *environment) string {
 	source, url := c.Sources["database.url"], env.get(databaseURLVariable)
 	if url == "" || url == c.Database.URL.Reveal() || source == databaseURLFlag {
 		return ""

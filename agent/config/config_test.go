@@ -362,11 +362,11 @@ func TestExampleConfig_HoldsTheDefaultsAndEveryKey(t *testing.T) {
 
 func TestConfig_NoticesWhatMaySurprise(t *testing.T) {
 	cfg := Default()
-	if got := cfg.notices(func(string) string { return "" }); len(got) > 0 {
+	if got := cfg.warnings(func(string) string { return "" }); len(got) > 0 {
 		t.Errorf("of the defaults: %q", got)
 	}
 	cfg.Network.AllowNetworks = []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("0.0.0.0/0"), netip.MustParsePrefix("::/0")}
-	got := strings.Join(cfg.notices(func(name string) string { return map[string]string{"HTTPS_PROXY": "http://u:sentinel@proxy"}[name] }), "\n")
+	got := strings.Join(cfg.warnings(func(name string) string { return map[string]string{"HTTPS_PROXY": "http://u:sentinel@proxy"}[name] }), "\n")
 	for _, want := range []string{"0.0.0.0/0", "::/0", "HTTPS_PROXY is ignored"} {
 		if !strings.Contains(got, want) {
 			t.Errorf("%q lacks %q", got, want)
@@ -396,7 +396,7 @@ func TestLoadConfig_NoticesASecretInAFileThatIsOpenToAll(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			got := strings.Join(cfg.Notices, "\n")
+			got := strings.Join(cfg.Warnings, "\n")
 			if (got != "") != (open && want != "") || got != "" && !strings.Contains(got, "holds a secret ("+want+"); run chmod 600 "+path) || strings.Contains(got, "sentinel") {
 				t.Errorf("%s with mode %04o: notices %q, want one about %q: %t", text, mode, got, want, open)
 			}

@@ -136,9 +136,9 @@ func TestLoad_TheFlagWinsOverTheEnvironmentAndThatOverTheFile(t *testing.T) {
 		if got := cfg.Database.URL.Reveal(); got != test.want || source != test.source {
 			t.Errorf("%+v: %s by %s", test, got, source)
 		}
-		noticed := strings.HasPrefix(cfg.DatabaseNotice, "DATABASE_URL is not used, because "+cfg.Sources[key]+" sets database.url; to use it, add --database-url env:DATABASE_URL")
-		if noticed != test.notice || !noticed && cfg.DatabaseNotice != "" || slices.Contains(cfg.Notices, cfg.DatabaseNotice) != test.notice {
-			t.Errorf("%+v: notice %q among %q", test, cfg.DatabaseNotice, cfg.Notices)
+		noticed := strings.HasPrefix(cfg.DatabaseWarning, "DATABASE_URL is not used, because "+cfg.Sources[key]+" sets database.url; to use it, add --database-url env:DATABASE_URL")
+		if noticed != test.notice || !noticed && cfg.DatabaseWarning != "" || slices.Contains(cfg.Warnings, cfg.DatabaseWarning) != test.notice {
+			t.Errorf("%+v: notice %q among %q", test, cfg.DatabaseWarning, cfg.Warnings)
 		}
 	}
 	cfg, err := Load(Input{Path: writeText(t, "[delivery]\ntimeout = \"30s\"\nconcurrency = 7"), Environ: []string{fallback, "WEBHOOK_AGENT_DELIVERY_TIMEOUT=20s"}})
@@ -236,9 +236,9 @@ func TestLoad_KnowsANameThatIsNoKey(t *testing.T) {
 		}
 		cfg, err := loadText(t, file, variables)
 		switch {
-		case want == "" && (err != nil || len(cfg.Notices) > 0):
+		case want == "" && (err != nil || len(cfg.Warnings) > 0):
 			t.Errorf("%s: %v, %v", name, err, cfg)
-		case want == "notice" && (err != nil || len(cfg.Notices) != 1 || !strings.Contains(cfg.Notices[0], `"WEBHOOK_AGENT_`+name+`" names no key`)):
+		case want == "notice" && (err != nil || len(cfg.Warnings) != 1 || !strings.Contains(cfg.Warnings[0], `"WEBHOOK_AGENT_`+name+`" names no key`)):
 			t.Errorf("%s: %v, %v", name, err, cfg)
 		case want != "" && want != "notice" && (err == nil || !strings.HasPrefix(err.Error(), "WEBHOOK_AGENT_"+name+": ") || !strings.Contains(err.Error(), want)):
 			t.Errorf("%s: %v, want %s", name, err, want)

@@ -23,7 +23,7 @@ func (c *Config) OutboxConfig() outbox.Config {
 		Slot:        c.Outbox.Slot,
 		Retention:   c.Outbox.Retention,
 		MaxBody:     int(c.Delivery.MaxBody),
-		Notices:     c.EndpointNotices.Enabled,
+		Notices:     c.Notices.Enabled,
 		Keys:        c.Keyring(),
 	}
 }
