@@ -155,7 +155,10 @@ func (a *announcer) forget(ctx context.Context, tx querier, all []news) error {
 }
 
 const (
-	beginNotices = `savepoint notices; set local lock_timeout = '` + noticeLock + `'; set local statement_timeout = '` + noticeTime + `'`
+	beginNotices = `savepoint notices; set local lock_timeout = '` + noticeLock + `'`
+	// limitNotices bounds what the app's table does. It comes behind the agent's own look at the
+	// catalogs, which may take longer once: reading the names of time zones does.
+	limitNotices = `set local statement_timeout = '` + noticeTime + `'`
 	undoNotices  = `rollback to savepoint notices; release savepoint notices`
 	// What the app has deferred to the commit must not make the commit fail.
 	settleNotices = `set constraints all immediate`
@@ -226,8 +229,8 @@ func (a *announcer) announce(ctx context.Context, tx querier, all []news) error 
 		return err
 	}
 	var b pgx.Batch
-	a.queue(&b, all, endpoints)
-	if b.Len() == 0 {
+	b.Queue(limitNotices)
+	if a.queue(&b, all, endpoints); b.Len() == 1 {
 		return nil
 	}
 	return tx.SendBatch(ctx, &b).Close()
