@@ -1,11 +1,14 @@
 package outbox
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/quintago/webhook-agent/testenv"
 )
@@ -328,5 +331,44 @@ func TestReplay_ThatIsCanceledCanBeGivenUp(t *testing.T) {
 	got := testenv.QueryOne[string](t, env, `select concat_ws(' ', state, finished is not null, error) from webhooks.replays`)
 	if want := "canceled t it cannot be carried out: a fault"; got != want {
 		t.Errorf("the replay is %q, want %q", got, want)
+	}
+}
+
+// appearing is a connection on which something happens between two statements: before it executes
+// one that contains the text.
+type appearing struct {
+	querier
+	before string
+	happen func()
+}
+
+func (a appearing) Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandTag, error) {
+	if strings.Contains(sql, a.before) {
+		a.happen()
+	}
+	return a.querier.Exec(ctx, sql, args...)
+}
+
+// The stream may bring a replay before queries see its row. A step that begins before the row is
+// visible has not locked it, so it must not change it: somebody may pause it at the same time.
+func TestReplay_ARowThatBecomesVisibleInAStepWaitsForTheNext(t *testing.T) {
+	t.Parallel()
+	db, env := openDB(t)
+	addEndpoint(t, env, "ep_1", "venue_a", "*")
+	addSucceeded(t, env, 3)
+	tx := begin(t, env)
+	j := &replayJob{Replay: Replay{ID: "rpl_1", XID: 3}, slot: db.cfg.Slot}
+	finished, err := j.step(t.Context(), appearing{tx, "uncounted", func() { addReplay(t, env, "rpl_1", `{succeeded}`) }})
+	must(t, err)
+	if free := testenv.QueryAll[string](t, env, `select id from webhooks.replays for update skip locked`); len(free) != 1 {
+		t.Error("the step has written to the replay")
+	}
+	must(t, tx.Commit(t.Context()))
+	env.Exec(t, `update webhooks.replays set state = 'paused'`)
+	if got := replayState(t, env, "rpl_1"); got != "paused" || finished || j.pause() == 0 {
+		t.Errorf("the replay is %s, finished %t, and rests for %s; want it paused, and looked at later", got, finished, j.pause())
+	}
+	if n := testenv.QueryOne[int](t, env, `select count(*)::int from webhooks.deliveries where status = 'pending'`); n != 0 {
+		t.Errorf("a replay that was paused before it began has set %d deliveries back", n)
 	}
 }
