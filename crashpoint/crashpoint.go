@@ -34,6 +34,9 @@ const (
 	// AfterLedgerCommit is in the Ledger: the commit is durable, but the lanes and the Tailer do
 	// not know it.
 	AfterLedgerCommit Point = "after-ledger-commit"
+	// InRefusal is in the Ledger: PostgreSQL has refused a group, and the group is not written anew
+	// yet.
+	InRefusal Point = "in-refusal"
 	// InNotice is in the Ledger: a notice about an endpoint is written, but the commit is not sent.
 	InNotice Point = "in-notice"
 	// BeforeConfirm is in the Tailer: a position is recorded, but not confirmed to the server.
@@ -57,5 +60,5 @@ const (
 // Points returns all points in the order of their declaration.
 func Points() []Point {
 	return []Point{AfterRead, BeforeDial, AfterRequestWritten, AfterResponse, BeforeLedgerCommit, InLedgerCommit,
-		AfterLedgerCommit, InNotice, BeforeConfirm, InMigration, InReplay, InCancel, InSlotRecovery, InSweep}
+		AfterLedgerCommit, InRefusal, InNotice, BeforeConfirm, InMigration, InReplay, InCancel, InSlotRecovery, InSweep}
 }

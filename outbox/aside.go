@@ -27,7 +27,7 @@ const (
 )
 
 // setAside is the error in the row of a delivery that was set aside (deliveries.last_error).
-var setAside = "PostgreSQL refused to record the result of the delivery; see the agent's log"
+const setAside = "PostgreSQL refused to record the result of the delivery; see the agent's log"
 
 // refusesContent reports whether a statement failed because of the content of its rows.
 func refusesContent(sqlState string) bool {
@@ -78,7 +78,8 @@ func (g *group) writePiece(ctx context.Context, tx querier, records []*Record) e
 	reused := g.reused
 	err := within(ctx, tx, func() error {
 		var b pgx.Batch
-		g.queueRecords(&b, kept)
+		_, later, restored := g.latest(kept) // none is first: the group has rowsExist set
+		g.queueRecords(&b, kept, later, restored)
 		if err := tx.SendBatch(ctx, &b).Close(); err != nil {
 			return err
 		}

@@ -4,6 +4,8 @@ import (
 	"context"
 	"testing"
 
+	"github.com/jackc/pgx/v5"
+
 	"github.com/quintago/webhook-agent/testenv"
 )
 
@@ -34,7 +36,7 @@ func TestLedger_IsFencedByEachColumnOfTheCheckpoint(t *testing.T) {
 			db, env := openDB(t)
 			l := NewLedger(LedgerConfig{Config: db.cfg, Term: newTerm(t, db), Log: testLog(t), Clock: &Clock{}, ServerEnds: func() {},
 				Confirm: func(LSN) {}, Stalled: func(bool) {}})
-			nothing := func(context.Context, querier) error { return nil }
+			nothing := func(context.Context, *pgx.Conn) error { return nil }
 			must(t, l.transact(t.Context(), 100, nothing))
 			defer func() { closeConn(l.conn) }()
 			env.Exec(t, test.meanwhile)

@@ -94,14 +94,6 @@ func (g *group) refused(sqlState string) bool {
 	return true
 }
 
-// insertDeliveries writes first rows. Looking for conflicts, as upsertDeliveries does, costs a
-// third more.
-const insertDeliveries = `
-insert into webhooks.deliveries as d (event_id, endpoint_id, venue, type, created, status, attempts, next_attempt_at,
-       last_code, last_class, last_error, last_latency_ms, replay_id, finished)
-select * from unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::timestamptz[], $6::text[], $7::smallint[], $8::timestamptz[],
-       $9::int[], $10::text[], $11::text[], $12::int[], $13::text[], $14::timestamptz[])`
-
 // upsertDeliveries writes later states. If the row belongs to another event with the same id, and
 // that event has ended, the new event takes the row over. While that event is pending, its row
 // stays, and an entry among the attempts holds the result of the new event. The statement returns
@@ -153,28 +145,33 @@ on conflict (endpoint_id) do update set
        held_until = excluded.held_until, held_by = excluded.held_by`
 
 // write writes the group in the open transaction. It may be called again after a failure.
-func (g *group) write(ctx context.Context, tx querier) error {
+func (g *group) write(ctx context.Context, conn *pgx.Conn) error {
 	g.reused, g.taken = 0, nil
 	if g.empty() {
 		return nil
 	}
 	if g.careful {
-		return g.writeCarefully(ctx, tx)
+		return g.writeCarefully(ctx, conn)
+	}
+	first, later, restored := g.latest(g.records)
+	if err := g.copyFirst(ctx, conn, first); err != nil {
+		return err
 	}
 	var b pgx.Batch
 	g.queueHealth(&b)
-	g.queueRecords(&b, g.records)
+	g.queueRecords(&b, g.records, later, restored)
 	g.queueReplays(&b)
-	if err := tx.SendBatch(ctx, &b).Close(); err != nil {
-		return err
+	if b.Len() > 0 {
+		if err := conn.SendBatch(ctx, &b).Close(); err != nil {
+			return err
+		}
 	}
-	return g.writeTaken(ctx, tx)
+	return g.writeTaken(ctx, conn)
 }
 
-// queueRecords queues records with their attempts.
-func (g *group) queueRecords(b *pgx.Batch, records []*Record) {
-	first, later, restored := g.latest(records)
-	g.queueFirst(b, first)
+// queueRecords queues records with their attempts. later and restored are those of them that latest
+// has returned.
+func (g *group) queueRecords(b *pgx.Batch, records, later, restored []*Record) {
 	g.queueLater(b, later)
 	queueRestored(b, restored)
 	g.queueAttempts(b, records)
@@ -199,23 +196,12 @@ func (g *group) latest(records []*Record) (first, later, restored []*Record) {
 	return first, later, restored
 }
 
-// queueFirst queues the rows of records that have none.
-func (g *group) queueFirst(b *pgx.Batch, records []*Record) {
-	if len(records) > 0 {
-		b.Queue(insertDeliveries, g.columns(records)...)
-	}
-}
-
 // queueLater queues the rows of records that may have one.
 func (g *group) queueLater(b *pgx.Batch, records []*Record) {
 	if len(records) == 0 {
 		return
 	}
-	undated := make([]bool, 0, len(records))
-	for _, r := range records {
-		undated = append(undated, r.Delivery.undated)
-	}
-	b.Queue(upsertDeliveries, append(g.columns(records), undated)...).Query(func(rows pgx.Rows) error {
+	b.Queue(upsertDeliveries, g.columns(records)...).Query(func(rows pgx.Rows) error {
 		var place int
 		var pending bool
 		_, err := pgx.ForEachRow(rows, []any{&place, &pending}, func() error {
@@ -260,7 +246,40 @@ func (r *Record) at() time.Time {
 	return time.Now()
 }
 
-// columns returns the parameters of insertDeliveries.
+// deliveryRow is a row of webhooks.deliveries. Zero values are nulls in the columns that may be null.
+type deliveryRow struct {
+	eventID, endpointID, venue, eventType string
+	created                               time.Time
+	status                                Status
+	attempts                              int16
+	next, finished                        time.Time
+	code                                  int32
+	class, text                           string
+	latency                               *int32
+	replayID                              string
+}
+
+// row returns what the group writes for a record.
+func (g *group) row(r *Record) deliveryRow {
+	d := r.Delivery
+	row := deliveryRow{
+		eventID: d.EventID, endpointID: d.EndpointID, venue: d.Venue, eventType: d.Type, created: d.Created,
+		status: r.Status, attempts: int16(r.attempts()), next: r.NextAttempt, replayID: d.ReplayID,
+	}
+	if r.Status != Pending {
+		row.finished = r.Finished
+	}
+	row.code, row.class, row.text, row.latency = r.last()
+	switch {
+	case len(g.asides) > 0 && g.asides[r.key()] != asNothing:
+		row.text = setAside
+	case g.withoutTexts:
+		row.text = ""
+	}
+	return row
+}
+
+// columns returns the parameters of upsertDeliveries, which are arrays.
 func (g *group) columns(records []*Record) []any {
 	n := len(records)
 	var (
@@ -273,25 +292,20 @@ func (g *group) columns(records []*Record) []any {
 		codes, latencies      = make([]*int32, 0, n), make([]*int32, 0, n)
 		classes, errs         = make([]*string, 0, n), make([]*string, 0, n)
 		replayIDs             = make([]*string, 0, n)
+		undated               = make([]bool, 0, n)
 	)
-	for _, r := range records {
-		d := r.Delivery
-		eventIDs, endpointIDs = append(eventIDs, d.EventID), append(endpointIDs, d.EndpointID)
-		venues, types, created = append(venues, d.Venue), append(types, d.Type), append(created, d.Created)
-		statuses, attempts = append(statuses, string(r.Status)), append(attempts, int16(r.attempts()))
-		next, finished = append(next, orNull(r.NextAttempt)), append(finished, r.finished())
-		code, class, text, latency := r.last()
-		codes, classes = append(codes, orNull(code)), append(classes, orNull(class))
-		if aside := g.asides[r.key()]; aside != asNothing {
-			errs = append(errs, &setAside)
-		} else {
-			errs = append(errs, g.text(text))
-		}
-		latencies = append(latencies, latency)
-		replayIDs = append(replayIDs, orNull(d.ReplayID))
+	for _, record := range records {
+		r := g.row(record)
+		eventIDs, endpointIDs = append(eventIDs, r.eventID), append(endpointIDs, r.endpointID)
+		venues, types, created = append(venues, r.venue), append(types, r.eventType), append(created, r.created)
+		statuses, attempts = append(statuses, string(r.status)), append(attempts, r.attempts)
+		next, finished = append(next, orNull(r.next)), append(finished, orNull(r.finished))
+		codes, latencies = append(codes, orNull(r.code)), append(latencies, r.latency)
+		classes, errs = append(classes, orNull(r.class)), append(errs, orNull(r.text))
+		replayIDs, undated = append(replayIDs, orNull(r.replayID)), append(undated, record.Delivery.undated)
 	}
 	return []any{eventIDs, endpointIDs, venues, types, created, statuses, attempts, next,
-		codes, classes, errs, latencies, replayIDs, finished}
+		codes, classes, errs, latencies, replayIDs, finished, undated}
 }
 
 func (g *group) queueAttempts(b *pgx.Batch, records []*Record) {
@@ -363,14 +377,6 @@ func (r *Record) attempts() int {
 		return r.Delivery.Attempts + 1
 	}
 	return r.Delivery.Attempts
-}
-
-// finished returns when the delivery ended. It returns nil while the delivery is pending.
-func (r *Record) finished() *time.Time {
-	if r.Status == Pending {
-		return nil
-	}
-	return &r.Finished
 }
 
 // last returns the columns last_code, last_class, last_error and last_latency_ms. They are zero if

@@ -349,7 +349,7 @@ func TestStopMissing_LeavesNoCounterOfARemovedEndpointToItsSuccessor(t *testing.
 	l.take(g, []Entry{Missing{EndpointID: "ep_3", Version: 3}}) // disabled, and enabled again
 	l.take(g, []Entry{StopMissing{EndpointID: "ep_3", Version: 3}})
 	tx := begin(t, env)
-	must(t, g.write(t.Context(), tx))
+	must(t, g.write(t.Context(), tx.Conn()))
 	must(t, tx.Commit(t.Context()))
 	got := testenv.QueryOne[string](t, env, `select string_agg(endpoint_id || ' ' || consecutive_failures || ' ' || coalesce(unusable, ''), ', ' order by endpoint_id)
 	    from webhooks.endpoint_health`)

@@ -341,7 +341,7 @@ func (l *Ledger) commit(ctx context.Context, g *group, last bool) error {
 		}
 	}
 	notices := l.announcer.pending(g)
-	err := l.transact(ctx, lsn, func(ctx context.Context, tx querier) error {
+	err := l.transact(ctx, lsn, func(ctx context.Context, tx *pgx.Conn) error {
 		err := g.write(ctx, tx)
 		if err == nil && g.reused > 0 {
 			err = exec(ctx, tx, noteReused, l.cfg.Slot, g.reused)
@@ -390,7 +390,7 @@ func (l *Ledger) step(ctx context.Context) error {
 		tries    int
 		fault    error // the error of the step itself
 	)
-	err := l.transact(ctx, l.mark.low, func(ctx context.Context, tx querier) (err error) {
+	err := l.transact(ctx, l.mark.low, func(ctx context.Context, tx *pgx.Conn) (err error) {
 		if fault != nil && tries >= jobTries {
 			finished = true
 			return j.abandon(ctx, tx, fault.Error())

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/jackc/pgx/v5"
 
 	"github.com/quintago/webhook-agent/panics"
 )
@@ -121,7 +122,7 @@ func TestLedger_EndsWhenItsTimerHasPanicked(t *testing.T) {
 		}
 	}()
 	// A transaction that waits for the timer counts as a long one.
-	must(t, l.transact(t.Context(), 1, func(context.Context, querier) error {
+	must(t, l.transact(t.Context(), 1, func(context.Context, *pgx.Conn) error {
 		select {
 		case p := <-caught:
 			if !strings.HasPrefix(p.Place, "outbox/panic_test.go:") {
@@ -132,7 +133,7 @@ func TestLedger_EndsWhenItsTimerHasPanicked(t *testing.T) {
 		}
 		return nil
 	}))
-	if _, ok := errors.AsType[*panics.Error](l.transact(t.Context(), 2, func(context.Context, querier) error { return nil })); !ok {
+	if _, ok := errors.AsType[*panics.Error](l.transact(t.Context(), 2, func(context.Context, *pgx.Conn) error { return nil })); !ok {
 		t.Error("the ledger goes on")
 	}
 }

@@ -124,7 +124,7 @@ func BenchmarkGroupInsert(b *testing.B) {
 							Venue: "venue_01JZX0V7E3M8R", Type: "lead.created", Created: time.Now()}
 						g.add(success(d))
 					}
-					if err := pgx.BeginFunc(b.Context(), conn, func(tx pgx.Tx) error { return g.write(b.Context(), tx) }); err != nil {
+					if err := pgx.BeginFunc(b.Context(), conn, func(tx pgx.Tx) error { return g.write(b.Context(), tx.Conn()) }); err != nil {
 						b.Fatal(err)
 					}
 					rows += group

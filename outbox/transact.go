@@ -17,7 +17,7 @@ import (
 // transact runs write in a transaction that also stores lsn and increments the sequence. It returns
 // when the transaction is durable, exactly once. It also returns if this agent is fenced or ctx has
 // ended. After any other failure it tries again.
-func (l *Ledger) transact(ctx context.Context, lsn LSN, write func(context.Context, querier) error) error {
+func (l *Ledger) transact(ctx context.Context, lsn LSN, write func(context.Context, *pgx.Conn) error) error {
 	defer l.watchStall()()
 	if p := l.panicked.Load(); p != nil {
 		return p
@@ -26,6 +26,7 @@ func (l *Ledger) transact(ctx context.Context, lsn LSN, write func(context.Conte
 	err := backoff.Retry(ctx, backoff.New(), &l.trouble, fenced, func(ctx context.Context) error {
 		err := l.try(ctx, lsn, write)
 		for errors.Is(err, errWrittenAnew) {
+			crashpoint.Hit(crashpoint.InRefusal)
 			err = l.try(ctx, lsn, write)
 		}
 		if err == nil || fenced(err) || ctx.Err() != nil {
@@ -105,7 +106,7 @@ select epoch, sequence from webhooks.checkpoint where slot = $1`
 
 // try makes one attempt at a transaction. If it fails after the commit was sent, the outcome is
 // unknown. The next try finds it out by the sequence.
-func (l *Ledger) try(ctx context.Context, lsn LSN, write func(context.Context, querier) error) error {
+func (l *Ledger) try(ctx context.Context, lsn LSN, write func(context.Context, *pgx.Conn) error) error {
 	ctx, cancel := answered(ctx) // after that the connection is dropped
 	defer cancel()
 	if l.conn == nil {
@@ -134,7 +135,7 @@ func (l *Ledger) try(ctx context.Context, lsn LSN, write func(context.Context, q
 	return err
 }
 
-func (l *Ledger) tryOn(ctx context.Context, conn *pgx.Conn, lsn LSN, write func(context.Context, querier) error) error {
+func (l *Ledger) tryOn(ctx context.Context, conn *pgx.Conn, lsn LSN, write func(context.Context, *pgx.Conn) error) error {
 	crashpoint.Hit(crashpoint.BeforeLedgerCommit)
 	var begin pgx.Batch
 	begin.Queue("begin")
