@@ -78,7 +78,10 @@ mutants: ## show that the torture notices: build agents with a bug each, and hav
 zoo: ## serve what goes wrong with customers' servers, a hundred behaviours, until Ctrl-C
 	@go run ./testenv/zoo/serve
 
-bench: build ## measure the agent beside a bare POST loop and other floors, in one run; ARGS=-markdown for a page
+# With ARGS=-peers, bench builds pgstream by go install, as the module of its own that it is. So no
+# go.mod here names it, and no other target and no part of CI builds or vets it: that would take
+# hundreds of modules for one measurement. It needs wal2json in PostgreSQL.
+bench: build ## measure the agent beside a bare POST loop and other floors, in one run; ARGS=-markdown for a page, -peers for pgstream as well
 	@go build -buildvcs=false -o bin/bench ./testenv/bench
 	@bin/bench -commit '$(VERSION)' $(ARGS)
 

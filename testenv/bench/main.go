@@ -12,6 +12,9 @@
 // POSTs each event at once and records nothing (bare.go). Neither keeps any of the agent's
 // promises.
 //
+// With -peers, a table of its own has the agent beside pgstream, another system that POSTs what it
+// reads from a replication slot (peers.go, pgstream.go).
+//
 // Machines differ and are noisy, so only ratios count. The agent and what it is compared with are
 // measured in turn, for several rounds, and the ratio is the median over the rounds. Everything
 // shares the machine: the producer, PostgreSQL, the agent and the receiver. Producer and receiver
@@ -31,6 +34,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/exec"
 	"os/signal"
 	"regexp"
 	"syscall"
@@ -52,6 +56,8 @@ type config struct {
 	commit   string
 	only     *regexp.Regexp
 	markdown bool
+	peers    bool   // measure pgstream, too
+	pgstream string // the program pgstream; "" to build it
 	size
 }
 
@@ -94,7 +100,7 @@ var (
 )
 
 // run returns the exit status: 0 if everything was measured, whatever the results, 1 if not, and 2
-// for a wrong command line.
+// for a wrong command line. A peer that was left out is no failure.
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	err := command(ctx, args, stdout, stderr)
 	var usage usageError
@@ -138,6 +144,8 @@ func command(ctx context.Context, args []string, stdout, stderr io.Writer) error
 	flags.StringVar(&only, "only", "", "only the scenarios whose name matches this regular expression")
 	flags.BoolVar(&isShort, "short", false, "measure hardly anything, to see that everything works")
 	flags.BoolVar(&c.markdown, "markdown", false, "print the table as Markdown as well")
+	flags.BoolVar(&c.peers, "peers", false, "measure the agent beside pgstream as well, which is built from the Go module proxy; -only peers for that alone")
+	flags.StringVar(&c.pgstream, "pgstream", "", "with -peers, the program pgstream, instead of building it")
 	if err := flags.Parse(args); err != nil {
 		if errors.Is(err, flag.ErrHelp) {
 			return err
@@ -150,6 +158,14 @@ func command(ctx context.Context, args []string, stdout, stderr io.Writer) error
 	var err error
 	if c.only, err = regexp.Compile(only); err != nil {
 		return usageError{fmt.Sprintf("-only %q: %v", only, err)}
+	}
+	if c.pgstream != "" {
+		if !c.peers {
+			return usageError{"-pgstream names a program for -peers, which is not given: give both"}
+		}
+		if c.pgstream, err = exec.LookPath(c.pgstream); err != nil {
+			return usageError{fmt.Sprintf("-pgstream: %v", err)}
+		}
 	}
 	if isShort {
 		c.size = short

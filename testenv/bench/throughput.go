@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 )
 
@@ -11,6 +12,12 @@ import (
 type scenario struct {
 	name    string
 	measure func(*bench, context.Context) error
+}
+
+// peerScenarios are measured if the command line asks for them and pgstream can be had.
+var peerScenarios = []scenario{
+	{"peers: 1 endpoint", (*bench).peersOneEndpoint},
+	{"peers: a slow endpoint", (*bench).peersSlowEndpoint},
 }
 
 var scenarios = []scenario{
@@ -78,7 +85,17 @@ const (
 )
 
 func (b *bench) measure(ctx context.Context) error {
-	for _, s := range scenarios {
+	chosen := scenarios
+	if b.peers {
+		// Who has to install something should learn it before the others are measured.
+		if err := b.preparePeers(ctx); err != nil {
+			return err
+		}
+		if b.peer != "" {
+			chosen = slices.Concat(scenarios, peerScenarios)
+		}
+	}
+	for _, s := range chosen {
 		if !b.only.MatchString(s.name) {
 			continue
 		}

@@ -42,6 +42,7 @@ type bench struct {
 	report    *report
 	out       io.Writer
 	databases int
+	peer      string // the program pgstream; "" if it is not measured
 }
 
 func newBench(ctx context.Context, c config, out io.Writer) (*bench, error) {
@@ -201,21 +202,26 @@ func (d *database) awaitRecovered(ctx context.Context, limit time.Duration) erro
 
 // launch starts the agent and returns when it leads. It fails if that takes longer than limit.
 func (d *database) launch(ctx context.Context, limit time.Duration) (err error) {
-	log, err := os.OpenFile(d.file("log"), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
-	if err != nil {
-		return fmt.Errorf("start the agent: %w", err)
-	}
-	defer func() { err = errors.Join(err, log.Close()) }()
 	cmd := exec.Command(d.b.agent, "run", "--config", d.file("toml"))
 	cmd.Env = append(os.Environ(), "SSL_CERT_FILE="+d.file("ca"))
-	cmd.Stdout, cmd.Stderr = log, log
-	if d.agent, err = testenv.StartProcess(cmd); err != nil {
+	if d.agent, err = startLogged(cmd, d.file("log")); err != nil {
 		return fmt.Errorf("start the agent: %w", err)
 	}
 	return d.await(ctx, limit, "the agent leads", func() (bool, error) {
 		body, err := d.get(ctx, "/readyz")
 		return err == nil && body == "leading\n", nil
 	})
+}
+
+// startLogged starts a program whose output is added to a file.
+func startLogged(cmd *exec.Cmd, path string) (p *testenv.Process, err error) {
+	log, err := os.OpenFile(path, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, log.Close()) }()
+	cmd.Stdout, cmd.Stderr = log, log
+	return testenv.StartProcess(cmd)
 }
 
 // stop ends the agent, which finishes its attempts first.
@@ -238,6 +244,18 @@ func (d *database) stop() error {
 
 // await calls done again and again until it reports true. It fails after limit.
 func (d *database) await(ctx context.Context, limit time.Duration, what string, done func() (bool, error)) error {
+	return program{name: "the agent", log: d.file("log"), process: d.agent}.await(ctx, limit, what, done)
+}
+
+// program is a program that runs, and its log.
+type program struct {
+	name, log string
+	process   *testenv.Process
+}
+
+// await calls done again and again until it reports true. It fails after limit, and when the
+// program ends.
+func (p program) await(ctx context.Context, limit time.Duration, what string, done func() (bool, error)) error {
 	deadline := time.Now().Add(limit)
 	for {
 		ok, err := done()
@@ -247,11 +265,11 @@ func (d *database) await(ctx context.Context, limit time.Duration, what string, 
 		case ctx.Err() != nil:
 			return ctx.Err()
 		case time.Now().After(deadline):
-			return fmt.Errorf("not within %s: %s; the agent's log ends:\n%s", limit, what, testenv.LogTail(d.file("log")))
+			return fmt.Errorf("not within %s: %s; the log of %s ends:\n%s", limit, what, p.name, testenv.LogTail(p.log))
 		}
 		select {
-		case <-d.agent.Ended():
-			return fmt.Errorf("the agent has ended; its log ends:\n%s", testenv.LogTail(d.file("log")))
+		case <-p.process.Ended():
+			return fmt.Errorf("%s has ended; its log ends:\n%s", p.name, testenv.LogTail(p.log))
 		case <-time.After(poll):
 		}
 	}
