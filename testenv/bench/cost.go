@@ -92,16 +92,20 @@ func (b *bench) cost(ctx context.Context, d *database) (err error) {
 	share := float64(bothWritten.events) / float64(appWritten.events)
 	rows := float64(both.rows) / n
 	b.report.add(row{scenario: "rows written for an event that is delivered at once", value: fmt.Sprintf("%.3f", rows), goal: "1", reached: rows < goalRows+0.05})
+	wal := (float64(both.wal) - share*float64(app.wal)) / n
 	b.report.add(row{
-		scenario: "WAL for each of them", value: fmt.Sprintf("%.0f bytes", (float64(both.wal)-share*float64(app.wal))/n),
+		scenario: "WAL for each of them", value: fmt.Sprintf("%.0f bytes", wal),
 		compared: fmt.Sprintf("the app's INSERT %.0f bytes", float64(app.wal)/float64(appWritten.events)),
+		goal:     fmt.Sprintf("at most %d", goalWAL), reached: wal <= goalWAL,
 	})
 	b.report.add(row{scenario: "transactions a second of the agent at full rate", value: fmt.Sprintf("%.0f, for %s deliveries", float64(both.transactions-bothWritten.transactions)/took.Seconds(), perSecond(n/took.Seconds()))})
 	b.report.add(row{scenario: fmt.Sprintf("dead tuples after %.0f deliveries, without autovacuum", n), value: fmt.Sprint(both.dead)})
 	per := 100_000 / n
+	agent, server := both.agent.Seconds()*per, (both.server-time.Duration(share*float64(app.server))).Seconds()*per
 	b.report.add(row{
 		scenario: "processor time for 100,000 deliveries",
-		value:    fmt.Sprintf("agent %.1f s, PostgreSQL %.1f s", both.agent.Seconds()*per, (both.server-time.Duration(share*float64(app.server))).Seconds()*per),
+		value:    fmt.Sprintf("agent %.1f s, PostgreSQL %.1f s", agent, server),
+		goal:     fmt.Sprintf("%.1f s together", goalProcessor.Seconds()), reached: agent+server <= goalProcessor.Seconds(),
 		compared: fmt.Sprintf("the app's INSERTs %.1f s, the floor %.1f s, with the agent's client %.1f s", app.server.Seconds()*100_000/float64(appWritten.events),
 			floor.CPU.Seconds()*100_000/float64(floor.Requests), client.CPU.Seconds()*100_000/float64(client.Requests)),
 	})
