@@ -100,7 +100,7 @@ func partitionedLog(b *testing.B, env *testenv.DB) {
 
 func BenchmarkGroupInsert(b *testing.B) {
 	const group = 200
-	for _, layout := range []string{"(created)", "(created, event_id)", "partitions"} {
+	for _, layout := range []string{"none", "using brin (created) with (autosummarize = on)", "(created)", "(created, event_id)", "partitions"} {
 		b.Run(layout, func(b *testing.B) {
 			env, conn := benchDB(b)
 			switch layout {
@@ -108,7 +108,9 @@ func BenchmarkGroupInsert(b *testing.B) {
 				partitionedLog(b, env)
 			default:
 				env.Exec(b, `drop index webhooks.deliveries_created`)
-				env.Exec(b, `create index deliveries_created on webhooks.deliveries `+layout)
+				if layout != "none" {
+					env.Exec(b, `create index deliveries_created on webhooks.deliveries `+layout)
+				}
 			}
 			env.Exec(b, `insert into webhooks.deliveries (event_id, endpoint_id, venue, type, status, attempts, created, last_code, last_latency_ms, finished)
 			    select 'evt_' || lpad((i * 5)::text, 8, '0') || '0123456789abcdefgh', 'ep_' || lpad((i % 50)::text, 26, '0'),
