@@ -28,9 +28,9 @@ type endpointChange struct {
 
 func (a *app) endpointsAddCommand() *cobra.Command {
 	var (
-		venue, url, given, description string
-		events                         []string
-		force                          bool
+		venue, url, description string
+		events                  []string
+		force                   bool
 	)
 	cmd := &cobra.Command{
 		Use:   "add",
@@ -55,7 +55,7 @@ types that the catalogue does not have it warns.`,
 			return nil
 		},
 		RunE: a.withDatabase(func(ctx context.Context, d *desk, _ []string) error {
-			s, err := a.secretFlag(given)
+			s, err := a.secretFlag()
 			if err != nil {
 				return err
 			}
@@ -79,19 +79,19 @@ types that the catalogue does not have it warns.`,
 	cmd.Flags().StringVar(&venue, "venue", "", "the `venue` whose events are sent")
 	cmd.Flags().StringVar(&url, "url", "", "where to, an https `URL`")
 	cmd.Flags().StringSliceVar(&events, "events", nil, "event `types`, separated by commas: lead.created, lead.* or *")
-	cmd.Flags().StringVar(&given, "secret", "", "the signing `secret`, better as env:NAME or file:/path; made when absent")
+	cmd.Flags().StringVar(&a.secret, "secret", "", "the signing `secret`, better as env:NAME or file:/path; made when absent")
 	cmd.Flags().StringVar(&description, "description", "", "a `text` for people")
 	cmd.Flags().BoolVar(&force, "force", false, "take what looks like a mistake")
 	return cmd
 }
 
-// secretFlag resolves the value of a --secret flag. Without the flag it returns the zero secret.
+// secretFlag resolves the value of the flag --secret. Without the flag it returns the zero secret.
 // (checkGiven refuses an empty value.)
-func (a *app) secretFlag(given string) (s secret.Text, err error) {
-	if given == "" {
+func (a *app) secretFlag() (s secret.Text, err error) {
+	if a.secret == "" {
 		return s, nil
 	}
-	if s, err = config.ResolveSecret(given, a.getenv); err == nil {
+	if s, err = config.ResolveSecret(a.secret, a.getenv); err == nil {
 		err = sink.CheckSecret(s)
 	}
 	if err != nil {
@@ -195,7 +195,7 @@ func (a *app) endpointsDisableCommand() *cobra.Command {
 }
 
 func (a *app) endpointsRotateCommand() *cobra.Command {
-	var given, overlapText string
+	var overlapText string
 	var overlap time.Duration
 	cmd := &cobra.Command{
 		Use:   "rotate-secret ENDPOINT_ID",
@@ -214,14 +214,14 @@ over at any time in between. Former secrets of earlier rotations, five together 
 			return nil
 		},
 		RunE: a.withEndpoint(func(ctx context.Context, d *desk, id string) error {
-			s, err := a.secretFlag(given)
+			s, err := a.secretFlag()
 			if err != nil {
 				return err
 			}
 			return d.rotateSecret(ctx, id, manage.Rotation{Secret: s, Overlap: overlap})
 		}),
 	}
-	cmd.Flags().StringVar(&given, "secret", "", "the new `secret`, better as env:NAME or file:/path; made when absent")
+	cmd.Flags().StringVar(&a.secret, "secret", "", "the new `secret`, better as env:NAME or file:/path; made when absent")
 	cmd.Flags().StringVar(&overlapText, "overlap", "24h", "how long the former secret also signs, a `duration`")
 	return cmd
 }

@@ -11,6 +11,25 @@ import (
 	"github.com/quintago/webhook-agent/testenv/agenttest"
 )
 
+func TestEndpoints_ASecretMayStandInAVariableThatLooksLikeAKey(t *testing.T) {
+	env := testenv.NewDB(t)
+	t.Setenv("WEBHOOK_AGENT_ENDPOINT_HOOK", "the first secret")
+	succeed(t, env, "endpoints", "add", "--venue", "v", "--url", "https://h.example/", "--events", "*", "--secret", "env:WEBHOOK_AGENT_ENDPOINT_HOOK")
+	if stored := testenv.QueryOne[string](t, env, `select secret from webhooks.endpoints`); stored != "the first secret" {
+		t.Errorf("the secret is %q", stored)
+	}
+	id := testenv.QueryOne[string](t, env, `select id from webhooks.endpoints`)
+	t.Setenv("WEBHOOK_AGENT_ENDPOINT_HOOK", "the second secret")
+	succeed(t, env, "endpoints", "rotate-secret", id, "--secret", "env:WEBHOOK_AGENT_ENDPOINT_HOOK")
+	if stored := testenv.QueryOne[string](t, env, `select secret from webhooks.endpoints`); stored != "the second secret" {
+		t.Errorf("after the rotation the secret is %q", stored)
+	}
+	status, _, stderr := cli(t, env, "endpoints", "rotate-secret", id)
+	if status != exitUsage || !strings.Contains(stderr, "WEBHOOK_AGENT_ENDPOINT_HOOK: [[endpoint]] has no form in the environment") {
+		t.Errorf("status %d, %q where nothing refers to the variable", status, stderr)
+	}
+}
+
 func TestEndpoints_FromAddToRemove(t *testing.T) {
 	env := testenv.NewDB(t)
 	if out := succeed(t, env, "endpoints", "list", "--json"); strings.TrimSpace(out) != "[]" {

@@ -21,8 +21,8 @@ import (
 
 func (a *app) listenCommand() *cobra.Command {
 	var (
-		addr, given, forwardTo string
-		status                 int
+		addr, forwardTo string
+		status          int
 	)
 	cmd := &cobra.Command{
 		Use:   "listen",
@@ -55,13 +55,11 @@ on. Without --secret everything is.`,
 				}
 				r.forwardTo = f
 			}
-			if given != "" {
-				s, err := a.secretFlag(given)
-				if err != nil {
-					return err
-				}
-				r.secret = s
+			s, err := a.secretFlag()
+			if err != nil {
+				return err
 			}
+			r.secret = s
 			listener, err := net.Listen("tcp", addr)
 			if err != nil {
 				return fmt.Errorf("--addr: %w", err)
@@ -70,7 +68,7 @@ on. Without --secret everything is.`,
 		},
 	}
 	cmd.Flags().StringVar(&addr, "addr", "127.0.0.1:9000", "listen on this `address`")
-	cmd.Flags().StringVar(&given, "secret", "", "the endpoint's `secret`, better as env:NAME or file:/path")
+	cmd.Flags().StringVar(&a.secret, "secret", "", "the endpoint's `secret`, better as env:NAME or file:/path")
 	cmd.Flags().StringVar(&forwardTo, "forward-to", "", "pass what is verified on to an app at this `URL`")
 	cmd.Flags().IntVar(&status, "status", http.StatusOK, "the `status` to answer with")
 	return cmd

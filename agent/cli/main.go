@@ -108,6 +108,7 @@ type app struct {
 	keyboard       io.Reader // of a person who can be asked; nil without a terminal
 	configPath     string    // --config
 	databaseURL    string    // --database-url
+	secret         string    // --secret, of the commands that have it
 	asJSON         bool      // --json
 	noTrunc        bool      // --no-trunc
 	color          string    // --color
@@ -218,7 +219,7 @@ func (a *app) filePath() string {
 
 // load loads the configuration from the flags, the environment and the file.
 func (a *app) load() (*config.Config, error) {
-	return config.Load(config.Input{Path: a.filePath(), Environ: a.environ(), DatabaseURL: a.databaseURL})
+	return config.Load(config.Input{Path: a.filePath(), Environ: a.environ(), DatabaseURL: a.databaseURL, Secret: a.secret})
 }
 
 // config loads the configuration for a command that a person runs. It says on standard error if that

@@ -230,6 +230,9 @@ type Input struct {
 	Path        string   // the file; "" when there is none
 	Environ     []string // name=value, as os.Environ returns them
 	DatabaseURL string   // the flag --database-url, which may be a reference; "" when it is not given
+	// Secret is the flag --secret of a command, which may be a reference; "" when there is none. The
+	// command resolves it. A variable that it refers to is in use.
+	Secret string
 }
 
 // Load reads a configuration and checks it. All problems are returned together, as one *Error.
@@ -244,6 +247,7 @@ func Load(in Input) (*Config, error) {
 		maps.Copy(replaced, flags)
 	}
 	file := &decoder{getenv: env.follow, problems: problems, replaced: replaced}
+	noteReference(in.Secret, env.follow)
 	mode, complete := file.read(cfg)
 	env.decode(cfg, &decoder{getenv: env.follow, problems: problems, replaced: flags})
 	cfg.nameDatabase(in, env, problems)

@@ -79,7 +79,10 @@ func (d *decoder) table(prefix string, keys map[string]toml.Primitive, target re
 	for _, key := range slices.Sorted(maps.Keys(keys)) {
 		field, known := fields[key]
 		if !known {
-			d.decode(prefix+key, keys[key], func(any) error {
+			d.decode(prefix+key, keys[key], func(v any) error {
+				if text, ok := v.(string); ok {
+					noteReference(text, d.getenv)
+				}
 				return fmt.Errorf("unknown key; did you mean %s?", nearestKey(prefix+key))
 			})
 			continue
@@ -119,9 +122,7 @@ func (d *decoder) secret(name string) func(string) (secret.Text, error) {
 			d.literal = name
 		}
 		if _, replaced := d.replaced[name]; replaced {
-			if variable, found := strings.CutPrefix(text, "env:"); found {
-				d.getenv(variable) // notes that the name is a reference
-			}
+			noteReference(text, d.getenv)
 			return secret.Text{}, nil
 		}
 		return ResolveSecret(text, d.getenv)

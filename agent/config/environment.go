@@ -160,6 +160,9 @@ func documentValue(target any, list bool, text string) any {
 // https://kubernetes.io/docs/concepts/services-networking/service/#environment-variables.
 var serviceVariable = regexp.MustCompile(`_(SERVICE_HOST|SERVICE_PORT(_[A-Z0-9_]+)?|PORT(_[0-9]+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?)$`)
 
+// freeName is for a person who means a variable to be referred to.
+const freeName = "A variable for env:NAME that no value refers to needs another name"
+
 // unknown adds a problem for each variable that looks like a key and is none. It returns a notice
 // for each other variable of the agent's prefix that nothing uses.
 func (e *environment) unknown(p *problemList) (notices []string) {
@@ -171,9 +174,9 @@ func (e *environment) unknown(p *problemList) (notices []string) {
 		switch {
 		case !strings.HasPrefix(name, variablePrefix), slices.Contains(known, name), e.referred[name], serviceVariable.MatchString(name):
 		case inTable(name, "endpoint"), inTable(name, "endpoints"):
-			p.addTo(name, "[[endpoint]] has no form in the environment; write endpoints in the file, or register them by endpoints add or SQL")
+			p.addTo(name, "[[endpoint]] has no form in the environment; write endpoints in the file, or register them by endpoints add or SQL. "+freeName)
 		case looksLikeKey(name, known):
-			p.addTo(name, fmt.Sprintf("names no key; did you mean %s? A variable for env:NAME that no value refers to needs another name", closest(name, known)))
+			p.addTo(name, fmt.Sprintf("names no key; did you mean %s? %s", closest(name, known), freeName))
 		default:
 			notices = append(notices, fmt.Sprintf("the environment variable %s names no key, and no value refers to it by env:%s, so it is not used", Quoted(name), name))
 		}

@@ -186,7 +186,7 @@ func TestLoad_ReportsTheProblemsOfAllSourcesAtOnceAndNoSecret(t *testing.T) {
 		`WEBHOOK_AGENT_NETWORK_ALLOW_NETWORKS: 169.254.0.0/16 cannot be allowed: link-local addresses are always refused`,
 		`WEBHOOK_AGENT_ADMIN_TOKEN: has 16 characters, must have at least 32; make one with: openssl rand -hex 32`,
 		`WEBHOOK_AGENT_DELIVERY_TIMOUT: names no key; did you mean WEBHOOK_AGENT_DELIVERY_TIMEOUT? A variable for env:NAME that no value refers to needs another name`,
-		`WEBHOOK_AGENT_ENDPOINT_SECRET: [[endpoint]] has no form in the environment; write endpoints in the file, or register them by endpoints add or SQL`,
+		`WEBHOOK_AGENT_ENDPOINT_SECRET: [[endpoint]] has no form in the environment; write endpoints in the file, or register them by endpoints add or SQL. A variable for env:NAME that no value refers to needs another name`,
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("problems differ (-want +got):\n%s", diff)
@@ -245,6 +245,30 @@ func TestLoad_KnowsANameThatIsNoKey(t *testing.T) {
 		}
 		if strings.Contains(fmt.Sprint(err, cfg), planted) {
 			t.Errorf("%s: the value is told", name)
+		}
+	}
+}
+
+// Names that look like a key are free for references, wherever these are.
+func TestLoad_AVariableThatAValueRefersToIsNoUnknownKey(t *testing.T) {
+	const name = "WEBHOOK_AGENT_ENDPOINT_BOOKS"
+	const endpoint = "[[endpoint]]\nvenue = \"v\"\nevents = [\"*\"]\n"
+	for _, test := range []struct {
+		file, secret string
+		want         string // a problem; "" if there is none
+	}{
+		{file: endpoint + "url = \"https://h.example/\"\nsecret = \"env:" + name + "\""},
+		{file: endpoint + "url = \"env:" + name + "\"\nsecret = \"the secret\""},
+		{secret: "env:" + name},
+		{secret: "env:" + name + "_2", want: name + ": [[endpoint]] has no form"},
+		{secret: name, want: name + ": [[endpoint]] has no form"},
+		{file: "[console]\nsecret = \"env:" + name + "\"", want: "FILE: line 2: console.secret: unknown key"},
+	} {
+		path := writeText(t, test.file)
+		_, err := Load(Input{Path: path, Environ: environ(map[string]string{"DATABASE_URL": testDatabaseURL, name: "https://books.example/"}), Secret: test.secret})
+		got := strings.ReplaceAll(fmt.Sprint(err), path, "FILE")
+		if test.want == "" && err != nil || !strings.HasPrefix(got, test.want) || strings.Contains(got, "\n") {
+			t.Errorf("%s, --secret %q: %s, want %q alone", test.file, test.secret, got, test.want)
 		}
 	}
 }

@@ -153,6 +153,14 @@ func followReference(value string, getenv func(string) string) (secret.Text, err
 	return secret.New(value), nil
 }
 
+// noteReference looks up the variable that a value refers to, so that it counts as in use. The value
+// is resolved elsewhere, or not at all.
+func noteReference(value string, getenv func(string) string) {
+	if name, found := strings.CutPrefix(value, "env:"); found {
+		getenv(name)
+	}
+}
+
 // readSecretFile reads a secret and removes the line breaks at its end. It refuses a file that
 // every user of the machine can read. It accepts one that a group can read: a file of root:agent
 // with mode 0640 is the usual way to give a service its secret.
