@@ -112,6 +112,9 @@ are recorded, and again those that have changed, as long as their events were cr
 			if filter.EndpointID, err = d.loggedEndpointID(ctx, filter.EndpointID); err != nil {
 				return err
 			}
+			if filter.BeforeEvent, err = d.eventID(ctx, filter.BeforeEvent); err != nil {
+				return err
+			}
 			listed.printer(d.out)
 			if following {
 				return a.follow(ctx, d, repeated.interval.every, filter, listed.limit)

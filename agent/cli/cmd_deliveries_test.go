@@ -53,6 +53,26 @@ func TestDeliveriesList_ShowsResultsAndPages(t *testing.T) {
 	}
 }
 
+func TestLists_GoOnBehindTheBeginningOfAnID(t *testing.T) {
+	env := testenv.NewDB(t)
+	addDeliveries(t, env, "ep_1")
+	env.Exec(t, `update webhooks.deliveries set event_id = 'evt_2nd' where event_id = 'evt_2'`)
+	if out := succeed(t, env, "deliveries", "list", "--before", "evt_2"); !strings.Contains(out, "evt_3") || strings.Contains(out, "evt_2nd") || strings.Count(out, "\n") != 2 {
+		t.Errorf("behind evt_2nd: %s", out)
+	}
+	if status, _, stderr := cli(t, env, "deliveries", "list", "--before", "evt"); status != exitFailed || !strings.Contains(stderr, "several ids begin so: evt_1, evt_2nd, evt_3, evt_4") {
+		t.Errorf("behind several: status %d, %s", status, stderr)
+	}
+	for _, id := range []string{"ep_1A", "ep_2A", "ep_3A"} {
+		env.Exec(t, `insert into webhooks.endpoints (id, venue, url, events, secret) values ($1, 'venue_a', 'https://h.example/', '{*}', 's')`, id)
+	}
+	if out := succeed(t, env, "endpoints", "list", "--after", "ep_2"); !strings.Contains(out, "ep_3A") || strings.Count(out, "\n") != 1 {
+		t.Errorf("endpoints after ep_2A: %s", out)
+	}
+	env.Exec(t, `drop table webhooks.outbox`)
+	succeed(t, env, "deliveries", "list")
+}
+
 func TestDeliveriesShow_ExplainsWhatHappenedAndWhatIsNext(t *testing.T) {
 	env := testenv.NewDB(t)
 	addDeliveries(t, env, "ep_1")

@@ -51,7 +51,10 @@ func (a *app) endpointsListCommand() *cobra.Command {
 			}
 			return errors.Join(repeated.check(cmd), listed.check(cmd))
 		},
-		RunE: a.withDatabase(func(ctx context.Context, d *desk, _ []string) error {
+		RunE: a.withDatabase(func(ctx context.Context, d *desk, _ []string) (err error) {
+			if filter.After, err = d.loggedEndpointID(ctx, filter.After); err != nil {
+				return err
+			}
 			listed.printer(d.out)
 			return a.show(ctx, d, &repeated, "endpoints list", func(ctx context.Context, d *desk) error {
 				return d.listEndpoints(ctx, &listed, filter)

@@ -17,10 +17,19 @@ func (d *desk) loggedEndpointID(ctx context.Context, given string) (string, erro
 	return d.db.AllVenues().EndpointID(ctx, given, true)
 }
 
+// eventID returns the id of the event whose id begins with given. It returns "" where none is given,
+// without a look at the outbox, which the role may not be allowed to read.
+func (d *desk) eventID(ctx context.Context, given string) (string, error) {
+	if given == "" {
+		return "", nil
+	}
+	return d.db.AllVenues().EventID(ctx, given)
+}
+
 // eventIDs returns the ids of the events whose ids begin with those given.
 func (d *desk) eventIDs(ctx context.Context, given []string) (ids []string, err error) {
 	for _, text := range given {
-		id, err := d.db.AllVenues().EventID(ctx, text)
+		id, err := d.eventID(ctx, text)
 		if err != nil {
 			return nil, err
 		}
