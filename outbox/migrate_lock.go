@@ -1,6 +1,7 @@
 package outbox
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -91,16 +92,16 @@ func (m Migrator) apply(ctx context.Context, conn *pgx.Conn, change migration, v
 		if state := SQLState(err); state != codeLockNotAvailable && state != codeDeadlock {
 			return err
 		}
-		holder, lookErr := change.holder(ctx, conn)
+		holder, lookErr := holderOf(ctx, conn, change.locks)
 		if lookErr != nil {
 			return errors.Join(err, lookErr)
 		}
 		if time.Since(began) > patience {
-			return &Problem{Thing: "migration " + change.name, Reason: fmt.Sprintf("in %s it did not get a lock on %s", patience, change.lockedTables()) + holder.text,
+			return &Problem{Thing: "migration " + change.name, Reason: fmt.Sprintf("in %s it did not get a lock on %s", patience, holder.on(change.locks)),
 				Remedy: holder.remedy(), Fatal: true, Err: err}
 		}
 		if said.pid != holder.pid {
-			m.say(fmt.Sprintf("%s waits for a lock on %s%s; trying again, and nobody waits behind it", change.name, change.lockedTables(), holder.text))
+			m.say(fmt.Sprintf("%s waits for a lock on %s; trying again, and nobody waits behind it", change.name, holder.on(change.locks)))
 		}
 		said = holder
 		if !backoff.Sleep(ctx, migrationPause) {
@@ -126,75 +127,100 @@ func (m migration) try(ctx context.Context, conn *pgx.Conn, version int, timeout
 	})
 }
 
-func (m migration) lockedTables() string {
-	var names []string
-	for _, lock := range m.locks {
-		names = append(names, lock.table)
-	}
-	if len(names) == 0 {
-		return "its tables"
-	}
-	return strings.Join(names, ", ")
+// lockHolder is the session that a migration waits for. Its pid is 0 if nobody is seen.
+type lockHolder struct {
+	pid   int32
+	table string
+	// work is what maintains the table, such as VACUUM; "" if the session does something else.
+	work string
+	// automatic reports that PostgreSQL has started the work itself. Its process has no role.
+	automatic            bool
+	role, program, state string
+	seconds              float64 // for which its transaction is open
 }
 
-// lockHolder is the session that a migration waits for.
-type lockHolder struct {
-	pid  int32
-	text string // empty if nobody is seen
+// on says for which lock a migration waits, and who holds it.
+func (h lockHolder) on(locks []tableLock) string {
+	if h.pid == 0 {
+		var tables []string
+		for _, lock := range locks {
+			tables = append(tables, lock.table)
+		}
+		return cmp.Or(strings.Join(tables, ", "), "its tables")
+	}
+	var details []string
+	if h.automatic {
+		details = append(details, "autovacuum")
+	}
+	if h.work != "" {
+		details = append(details, h.work+" of "+h.table)
+	}
+	if h.role != "" {
+		details = append(details, "role "+h.role)
+	}
+	for _, detail := range []string{h.program, h.state} {
+		if detail != "" {
+			details = append(details, detail)
+		}
+	}
+	open := time.Duration(h.seconds * float64(time.Second)).Round(time.Second)
+	details = append(details, fmt.Sprintf("its transaction is open for %s", open))
+	return fmt.Sprintf("%s that the process %d holds (%s)", h.table, h.pid, strings.Join(details, ", "))
 }
 
 func (h lockHolder) remedy() string {
-	if h.pid == 0 {
-		return "run migrate again when less is written"
+	const stays = "; what was migrated so far stays"
+	switch {
+	case h.pid == 0:
+		return "run migrate again when less is written" + stays
+	case h.automatic:
+		return "run migrate again when it has ended; an autovacuum that does not give way prevents a wraparound of transaction ids, so let it end" + stays
+	case h.work != "":
+		return fmt.Sprintf("run migrate again when it has ended, or cancel it (select pg_cancel_backend(%d)) and start it again after migrate", h.pid) + stays
 	}
-	return fmt.Sprintf("end its transaction (select pg_terminate_backend(%d)), or run migrate again when it has ended; what was migrated so far stays", h.pid)
+	return fmt.Sprintf("end its transaction (select pg_terminate_backend(%d)), or run migrate again when it has ended", h.pid) + stays
 }
 
-// selectLockHolder names the oldest transaction that has a lock of a kind that matters on one of the
-// tables $1. $2 are the kinds that do not, with commas. What it is doing is shown to roles that may
-// see it.
+// selectLockHolder names who has a lock of a kind that matters on one of the tables $1: who maintains
+// a table, since that takes long, or else the oldest transaction. $2 are the kinds that do not matter,
+// with commas. Everybody may see that there is a VACUUM, and its lock. The rest is shown to roles that
+// may see it.
 const selectLockHolder = `
-select a.pid, coalesce(a.usename, ''), coalesce(a.application_name, ''), coalesce(a.state, ''),
-       coalesce(extract(epoch from clock_timestamp() - a.xact_start), 0)::float8
+select a.pid, wanted.name, coalesce(works.name, '') as work, works.name is not null and a.usesysid is null as automatic,
+       coalesce(a.usename, '') as role, coalesce(a.application_name, '') as program, coalesce(a.state, '') as state,
+       coalesce(extract(epoch from clock_timestamp() - a.xact_start), 0)::float8 as seconds
 from unnest($1::text[], $2::text[]) wanted (name, harmless)
 join pg_locks l on l.relation = wanted.name::regclass and l.mode <> all(string_to_array(wanted.harmless, ','))
 join pg_stat_activity a on a.pid = l.pid
+left join (select pid, 'VACUUM' as name from pg_stat_progress_vacuum
+           union all select pid, 'ANALYZE' from pg_stat_progress_analyze
+           union all select pid, 'the build of an index' from pg_stat_progress_create_index) works on works.pid = l.pid
 where l.granted and l.database = (select oid from pg_database where datname = current_database())
   and a.pid <> pg_backend_pid()
-order by a.xact_start nulls last limit 1`
+order by works.name is null, a.xact_start nulls last limit 1`
+
+// beside is the kind of lock that VACUUM and COMMENT have, beside those of transactions that write.
+const beside = "share update exclusive"
 
 // harmlessBeside has the kinds of locks that do not conflict with one that a migration takes, by
 // https://www.postgresql.org/docs/current/explicit-locking.html#LOCKING-TABLES.
 var harmlessBeside = map[string]string{
+	beside:                "AccessShareLock,RowShareLock,RowExclusiveLock",
 	"share":               "AccessShareLock,RowShareLock,ShareLock",
 	"share row exclusive": "AccessShareLock,RowShareLock",
 	"exclusive":           "AccessShareLock",
 }
 
-func (m migration) holder(ctx context.Context, conn *pgx.Conn) (lockHolder, error) {
+// holderOf returns who holds what conflicts with one of the locks.
+func holderOf(ctx context.Context, conn *pgx.Conn, locks []tableLock) (lockHolder, error) {
 	tables, harmless := []string{}, []string{}
-	for _, lock := range m.locks {
+	for _, lock := range locks {
 		tables, harmless = append(tables, lock.table), append(harmless, harmlessBeside[lock.mode])
 	}
-	var (
-		h                 lockHolder
-		role, name, state string
-		seconds           float64
-	)
-	err := conn.QueryRow(ctx, selectLockHolder, tables, harmless).Scan(&h.pid, &role, &name, &state, &seconds)
+	var h lockHolder
+	err := conn.QueryRow(ctx, selectLockHolder, tables, harmless).Scan(&h.pid, &h.table, &h.work, &h.automatic, &h.role, &h.program, &h.state, &h.seconds)
 	if errors.Is(err, pgx.ErrNoRows) {
-		return h, nil // it has ended meanwhile
+		return lockHolder{}, nil // it has ended meanwhile
 	}
-	if err != nil {
-		return h, err
-	}
-	open := time.Duration(seconds * float64(time.Second)).Round(time.Second)
-	details := []string{"role " + role}
-	for _, detail := range []string{name, state} {
-		if detail != "" {
-			details = append(details, detail)
-		}
-	}
-	h.text = fmt.Sprintf(" that the process %d holds (%s, its transaction is open for %s)", h.pid, strings.Join(details, ", "), open)
-	return h, nil
+	return h, err
 }

@@ -2,6 +2,7 @@ package outbox
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"sync"
@@ -104,12 +105,78 @@ func TestMigrate_NamesWhoHoldsALockWhenItGivesUp(t *testing.T) {
 	env, cfg := formerDB(t, 6)
 	released := holding(t, env, 6)
 	_, _, err := Migrator{Config: cfg, Patience: time.Millisecond}.Run(t.Context())
-	wantProblem(t, err, "migration 007_recovery.sql: ", "a lock on webhooks.checkpoint, webhooks.endpoints, webhooks.outbox that the process ",
+	wantProblem(t, err, "migration 007_recovery.sql: ", "a lock on webhooks.outbox that the process ",
 		"(role agent, ", "its transaction is open for ", "select pg_terminate_backend(", "what was migrated so far stays")
 	must(t, <-released)
 	from, to, err := Migrate(t.Context(), cfg)
 	if err != nil || from != 6 || to != SchemaVersion() {
 		t.Errorf("afterwards: from %d to %d, %v", from, to, err)
+	}
+}
+
+// vacuuming runs a VACUUM of a table that takes many seconds, until stop is called.
+func vacuuming(t *testing.T, env *testenv.DB, table string) (stop func()) {
+	t.Helper()
+	env.Exec(t, `insert into `+table+` (event_id, endpoint_id, venue, type, status, created)
+	    select 'evt_' || i, 'ep_' || repeat('x', 2000), 'v', 'lead.created', 'succeeded', now() from generate_series(1, 400) i`)
+	conn, err := pgx.Connect(t.Context(), env.URL)
+	must(t, err)
+	must(t, exec(t.Context(), conn, `set vacuum_cost_delay = 100; set vacuum_cost_limit = 1; set vacuum_cost_page_hit = 10000`))
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- exec(ctx, conn, `vacuum `+table) }() // ends by stop
+	testenv.Eventually(t, 10*time.Second, func() error {
+		if !testenv.QueryOne[bool](t, env, `select exists (select from pg_stat_progress_vacuum where relid = $1::regclass)`, table) {
+			return errors.New("no VACUUM")
+		}
+		return nil
+	})
+	return func() {
+		cancel()
+		if err := <-ended; !errors.Is(err, context.Canceled) {
+			t.Errorf("the VACUUM ended by itself: %v", err)
+		}
+		closeConn(conn)
+	}
+}
+
+// VACUUM and COMMENT have the same kind of lock, and a VACUUM of a large log takes hours.
+func TestMigrate_NamesTheVACUUMThatItWaitsFor(t *testing.T) {
+	t.Parallel()
+	env, cfg := formerDB(t, 19)
+	stop := vacuuming(t, env, "webhooks.deliveries")
+	_, _, err := Migrator{Config: cfg, Patience: time.Millisecond}.Run(t.Context())
+	wantProblem(t, err, "migration 020_support.sql: in 1ms it did not get a lock on webhooks.deliveries that the process ", " holds (VACUUM of webhooks.deliveries, role agent, ",
+		"run migrate again when it has ended, or cancel it (select pg_cancel_backend(", "what was migrated so far stays")
+	stop()
+	_, to, err := Migrate(t.Context(), cfg)
+	if err != nil || to != SchemaVersion() {
+		t.Errorf("afterwards: to %d, %v", to, err)
+	}
+}
+
+func TestLockHolder_IsNamedByWhatItDoes(t *testing.T) {
+	locks := []tableLock{{"webhooks.deliveries", beside}, {"webhooks.replays", "share"}}
+	for _, test := range []struct {
+		holder     lockHolder
+		on, remedy string
+	}{
+		{lockHolder{}, "webhooks.deliveries, webhooks.replays", "run migrate again when less is written"},
+		{lockHolder{pid: 7, table: "webhooks.deliveries", work: "VACUUM", automatic: true, seconds: 61},
+			"webhooks.deliveries that the process 7 holds (autovacuum, VACUUM of webhooks.deliveries, its transaction is open for 1m1s)",
+			"run migrate again when it has ended; an autovacuum that does not give way prevents a wraparound of transaction ids, so let it end"},
+		{lockHolder{pid: 7, table: "webhooks.replays", work: "ANALYZE", role: "r", program: "psql", state: "active"},
+			"webhooks.replays that the process 7 holds (ANALYZE of webhooks.replays, role r, psql, active, its transaction is open for 0s)",
+			"run migrate again when it has ended, or cancel it (select pg_cancel_backend(7)) and start it again after migrate"},
+		{lockHolder{pid: 7, table: "webhooks.replays", role: "r"}, "webhooks.replays that the process 7 holds (role r, its transaction is open for 0s)",
+			"end its transaction (select pg_terminate_backend(7)), or run migrate again when it has ended"},
+	} {
+		if on, remedy := test.holder.on(locks), test.holder.remedy(); on != test.on || remedy != test.remedy+"; what was migrated so far stays" {
+			t.Errorf("%+v: %q; %q", test.holder, on, remedy)
+		}
+	}
+	if on := (lockHolder{}).on(nil); on != "its tables" {
+		t.Errorf("nothing is declared: %q", on)
 	}
 }
 

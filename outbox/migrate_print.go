@@ -88,7 +88,7 @@ type PlannedChange struct {
 	Costs      string        `json:"costs"` // empty where the time does not go by the number of rows
 }
 
-// PlannedLock is a lock that others may have to wait for.
+// PlannedLock is a lock that others may have to wait for, if only a VACUUM.
 type PlannedLock struct {
 	Table string `json:"table"`
 	Mode  string `json:"mode"`

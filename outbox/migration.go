@@ -29,15 +29,17 @@ type migration struct {
 	// compatible is the oldest binary that works with the schema that the migration makes, by the
 	// number of the schema that it knows.
 	compatible int
-	locks      []tableLock // in the order in which they are taken
-	costs      string
-	indexes    []laterIndex
+	// locks are in the order in which they are taken: first those that VACUUM alone waits for, which
+	// may be held for hours, and the outbox last of those that writers wait for.
+	locks   []tableLock
+	costs   string
+	indexes []laterIndex
 }
 
 // laterIndex is an index that is built before the transaction of its migration.
 type laterIndex struct{ name, table, definition string }
 
-// tableLock is a lock of a migration that other transactions may have to wait for.
+// tableLock is a lock of a migration that other transactions may have to wait for, if only a VACUUM.
 type tableLock struct{ table, mode string }
 
 func (l tableLock) String() string { return l.table + " (" + l.mode + ")" }
@@ -63,7 +65,7 @@ func migrations() ([]migration, error) {
 var (
 	declaredKind  = regexp.MustCompile(`^-- (expansion|contraction): binaries of schema (\d+) or newer work with it$`)
 	declaredLocks = regexp.MustCompile(`^-- locks: (nothing|.+)$`)
-	declaredLock  = regexp.MustCompile(`^(webhooks\.[a-z_]+) \((share|share row exclusive|exclusive|access exclusive)\)$`)
+	declaredLock  = regexp.MustCompile(`^(webhooks\.[a-z_]+) \((share update exclusive|share|share row exclusive|exclusive|access exclusive)\)$`)
 	declaredIndex = regexp.MustCompile(`(?m)^create index if not exists ([a-z_]+) on (webhooks\.[a-z_]+)([^;]*);`)
 	declaredCosts = regexp.MustCompile(`^-- costs: (.+)$`)
 )

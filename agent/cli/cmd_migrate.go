@@ -169,7 +169,10 @@ func printChange(out *printer, from int, change outbox.PlannedChange) {
 	out.line("%s: %s, binaries of schema %d or newer work with it", change.Name, kind, change.Compatible)
 	for _, lock := range change.Locks {
 		others := "others read it, and do not write to it"
-		if lock.Mode == "access exclusive" {
+		switch lock.Mode {
+		case "share update exclusive":
+			others = "others read it and write to it, and VACUUM waits"
+		case "access exclusive":
 			others = "nobody else reads it or writes to it"
 		}
 		out.line("    locks %s (%s): %s until it is done; about %d rows", lock.Table, lock.Mode, others, lock.Rows)

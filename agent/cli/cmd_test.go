@@ -366,6 +366,7 @@ func TestMigrate_DryRunAndPrintFromSayWhatADatabaseStillNeeds(t *testing.T) {
 	out := succeedWith(t, owner, "migrate", "--dry-run")
 	for _, want := range []string{"has version 11 and would have version", "012_unsent.sql: contraction, binaries of schema 12 or newer work with it",
 		"    locks webhooks.deliveries (access exclusive): nobody else reads it or writes to it until it is done; about 0 rows",
+		"    locks webhooks.deliveries (share update exclusive): others read it and write to it, and VACUUM waits until it is done; about 0 rows",
 		"014_log.sql: ", "    costs: reads webhooks.deliveries twice", "019_migrated.sql: expansion, binaries of schema 18 or newer work with it"} {
 		if !strings.Contains(out, want) {
 			t.Errorf("--dry-run does not say %q:\n%s", want, out)

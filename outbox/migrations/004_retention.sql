@@ -1,5 +1,5 @@
 -- contraction: binaries of schema 4 or newer work with it
--- locks: webhooks.replays (share), webhooks.outbox (access exclusive)
+-- locks: webhooks.attempts (share update exclusive), webhooks.deliveries (share update exclusive), webhooks.replays (share), webhooks.outbox (access exclusive)
 -- costs: reads webhooks.outbox twice for an index, before it takes a lock
 -- What pruning needs.
 

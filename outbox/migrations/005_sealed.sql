@@ -1,5 +1,5 @@
 -- contraction: binaries of schema 5 or newer work with it
--- locks: nothing
+-- locks: webhooks.endpoints (share update exclusive)
 -- Secrets may be sealed. An agent that knows nothing of it would sign with the sealed text, so it must not lead any more: it refuses a
 -- schema that is newer than itself.
 comment on column webhooks.endpoints.secret is

@@ -1,5 +1,5 @@
 -- contraction: binaries of schema 6 or newer work with it
--- locks: webhooks.endpoints (access exclusive)
+-- locks: webhooks.attempts (share update exclusive), webhooks.endpoints (access exclusive)
 -- What an event is, and how it is read.
 
 -- event_matches tells whether one of an endpoint's events, or of outbox.types, asks for an event type. The rule: '*' asks for every type;

@@ -1,5 +1,5 @@
 -- contraction: binaries of schema 15 or newer work with it
--- locks: webhooks.checkpoint (access exclusive), webhooks.replays (access exclusive)
+-- locks: webhooks.deliveries (share update exclusive), webhooks.checkpoint (access exclusive), webhooks.replays (access exclusive)
 -- Replays can be paused, resumed, canceled and paced, by plain SQL as well. Each row says whose it is, so that the replays of an
 -- endpoint that was removed stay visible to its venue.
 alter table webhooks.replays drop constraint replays_state_check;

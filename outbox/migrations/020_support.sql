@@ -1,5 +1,5 @@
 -- expansion: binaries of schema 18 or newer work with it
--- locks: webhooks.replays (share row exclusive)
+-- locks: webhooks.attempts (share update exclusive), webhooks.checkpoint (share update exclusive), webhooks.deliveries (share update exclusive), webhooks.endpoint_health (share update exclusive), webhooks.endpoints (share update exclusive), webhooks.event_types (share update exclusive), webhooks.outbox (share update exclusive), webhooks.removed_endpoints (share update exclusive), webhooks.replays (share row exclusive)
 -- What support needs: a replay whose row is deleted, and a comment on everything.
 
 -- The agent finds by the row of a replay what it has set back. Without the row, that would be sent all
