@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/jackc/pgx/v5"
@@ -224,6 +225,13 @@ func TestMigrate_NeedsOneConnectionAndTheRightToCreateInTheDatabase(t *testing.T
 		if err != nil || from != version || to != SchemaVersion() {
 			t.Errorf("from %d to %d, %v; want from %d to %d", from, to, err, version, SchemaVersion())
 		}
+		// PostgreSQL still counts a connection for a moment after its client has closed it.
+		testenv.Eventually(t, 10*time.Second, func() error {
+			if testenv.QueryOne[bool](t, env, `select exists (select from pg_stat_activity where usename = $1)`, role) {
+				return errors.New("the connection has not ended")
+			}
+			return nil
+		})
 	}
 }
 
