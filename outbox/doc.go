@@ -33,7 +33,7 @@
 //	what they search           search.go (the log), stats.go, explain_event.go (why an event was not sent)
 //	endpoints of the file      managed.go
 //	webhook-agent check        check.go and check_*.go
-//	webhook-agent migrate      migration.go (a file), migrate.go, migrate_lock.go, migrate_print.go, schema.go (which binary)
+//	webhook-agent migrate      migration.go (a file), migrate.go, migrate_lock.go, migrate_index.go, migrate_print.go, schema.go (which binary)
 //	how statements are built   compose.go (named pieces and values), query.go (how they are run)
 //
 // # Venues

@@ -25,7 +25,7 @@ type Migrator struct {
 	Config Config
 	// Progress is called with what takes long: what waits for a lock and who holds it. It may be nil.
 	Progress func(text string)
-	// Patience is how long a migration tries to get its locks. Zero means 5 minutes.
+	// Patience is how long it tries to get the locks of one thing, such as a migration. Zero means 5 minutes.
 	Patience time.Duration
 }
 
@@ -76,7 +76,7 @@ func (m Migrator) Run(ctx context.Context) (from, to int, err error) {
 		}
 	}
 	crashpoint.Hit(crashpoint.InMigration)
-	if err := cfg.ensurePublications(ctx, conn); err != nil {
+	if err := m.ensurePublications(ctx, conn); err != nil {
 		return 0, 0, err
 	}
 	return schema.Version, max(schema.Version, len(ms)), nil

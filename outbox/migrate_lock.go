@@ -32,76 +32,37 @@ const (
 	codeDeadlock         = "40P01"
 )
 
-// selectIndexState says whether an index is there, and whether its build has come to its end.
-const selectIndexState = `
-select count(*) > 0, coalesce(bool_and(i.indisvalid), false) from pg_index i
-where i.indexrelid = to_regclass('webhooks.' || quote_ident($1))`
-
-// buildIndexes builds what the migration would build under a lock that keeps writers out.
-// CONCURRENTLY cannot be in a transaction, so an index may be there without its migration. A build that
-// was interrupted leaves an index that is not valid.
-func (m Migrator) buildIndexes(ctx context.Context, conn *pgx.Conn, change migration) error {
-	for _, index := range change.indexes {
-		var exists, valid, rows bool
-		if err := conn.QueryRow(ctx, selectIndexState, index.name).Scan(&exists, &valid); err != nil {
-			return err
-		}
-		// A table without rows costs nothing, and CONCURRENTLY would wait for the transactions of others.
-		if err := conn.QueryRow(ctx, `select exists (select from `+index.table+`)`).Scan(&rows); err != nil {
-			return err
-		}
-		if exists && !valid {
-			if err := exec(ctx, conn, `drop index concurrently webhooks.`+index.name); err != nil {
-				return err
-			}
-		}
-		if valid || !rows {
-			continue
-		}
-		m.say(fmt.Sprintf("%s builds the index %s of %s; everybody goes on meanwhile, and it waits for transactions that are open", change.name, index.name, index.table))
-		if err := exec(ctx, conn, `create index concurrently `+index.definition); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
 func (m Migrator) say(text string) {
 	if m.Progress != nil {
 		m.Progress(text)
 	}
 }
 
-// apply runs a migration and records its version, both or neither. It tries again while others hold
-// what it has to lock.
-func (m Migrator) apply(ctx context.Context, conn *pgx.Conn, change migration, version int) error {
-	if err := m.buildIndexes(ctx, conn, change); err != nil {
-		return err
-	}
-	patience := m.Patience
-	if patience == 0 {
-		patience = lockPatience
-	}
+func (m Migrator) patience() time.Duration { return cmp.Or(m.Patience, lockPatience) }
+
+// insist calls do, which wants locks for a thing, until they are to be had. do waits no longer than
+// the timeout that it is given. After the Migrator's patience the error names who has a lock.
+func (m Migrator) insist(ctx context.Context, conn *pgx.Conn, thing string, locks []tableLock, do func(timeout time.Duration) error) error {
 	began, said := time.Now(), lockHolder{pid: -1}
 	for try := 1; ; try++ {
 		timeout := lockTimeout
 		if try%4 == 0 {
 			timeout = longLockTimeout
 		}
-		err := change.try(ctx, conn, version, timeout)
+		err := do(timeout)
 		if state := SQLState(err); state != codeLockNotAvailable && state != codeDeadlock {
 			return err
 		}
-		holder, lookErr := holderOf(ctx, conn, change.locks)
+		holder, lookErr := holderOf(ctx, conn, locks)
 		if lookErr != nil {
 			return errors.Join(err, lookErr)
 		}
-		if time.Since(began) > patience {
-			return &Problem{Thing: "migration " + change.name, Reason: fmt.Sprintf("in %s it did not get a lock on %s", patience, holder.on(change.locks)),
+		if time.Since(began) > m.patience() {
+			return &Problem{Thing: thing, Reason: fmt.Sprintf("in %s it did not get a lock on %s", m.patience(), holder.on(locks)),
 				Remedy: holder.remedy(), Fatal: true, Err: err}
 		}
 		if said.pid != holder.pid {
-			m.say(fmt.Sprintf("%s waits for a lock on %s; trying again, and nobody waits behind it", change.name, holder.on(change.locks)))
+			m.say(fmt.Sprintf("%s waits for a lock on %s; trying again, and nobody waits behind it", thing, holder.on(locks)))
 		}
 		said = holder
 		if !backoff.Sleep(ctx, migrationPause) {
@@ -110,9 +71,36 @@ func (m Migrator) apply(ctx context.Context, conn *pgx.Conn, change migration, v
 	}
 }
 
+// execWithin runs statements in one transaction, in which no lock is waited for longer than timeout.
+func execWithin(ctx context.Context, conn *pgx.Conn, timeout time.Duration, statements string) error {
+	return pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
+		if err := exec(ctx, tx, limitLocks(timeout)); err != nil {
+			return err
+		}
+		return exec(ctx, tx, statements)
+	})
+}
+
+func limitLocks(timeout time.Duration) string {
+	return fmt.Sprintf("set local lock_timeout = '%dms'", timeout.Milliseconds())
+}
+
+// apply runs a migration and records its version, both or neither. It tries again while others hold
+// what it has to lock.
+func (m Migrator) apply(ctx context.Context, conn *pgx.Conn, change migration, version int) error {
+	for _, index := range change.indexes {
+		if err := m.buildIndex(ctx, conn, change.name, index); err != nil {
+			return err
+		}
+	}
+	return m.insist(ctx, conn, "migration "+change.name, change.locks, func(timeout time.Duration) error {
+		return change.try(ctx, conn, version, timeout)
+	})
+}
+
 func (m migration) try(ctx context.Context, conn *pgx.Conn, version int, timeout time.Duration) error {
 	return pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
-		sql := []string{fmt.Sprintf("set local lock_timeout = '%dms'", timeout.Milliseconds())}
+		sql := []string{limitLocks(timeout)}
 		// The outbox comes last, so that the app does not wait while this waits for the others.
 		for _, lock := range m.locks {
 			sql = append(sql, "lock table "+lock.table+" in "+lock.mode+" mode")
@@ -148,6 +136,11 @@ func (h lockHolder) on(locks []tableLock) string {
 		}
 		return cmp.Or(strings.Join(tables, ", "), "its tables")
 	}
+	return fmt.Sprintf("%s that the process %d holds %s", h.table, h.pid, h.details())
+}
+
+// details says in brackets what is known of the session.
+func (h lockHolder) details() string {
 	var details []string
 	if h.automatic {
 		details = append(details, "autovacuum")
@@ -165,7 +158,7 @@ func (h lockHolder) on(locks []tableLock) string {
 	}
 	open := time.Duration(h.seconds * float64(time.Second)).Round(time.Second)
 	details = append(details, fmt.Sprintf("its transaction is open for %s", open))
-	return fmt.Sprintf("%s that the process %d holds (%s)", h.table, h.pid, strings.Join(details, ", "))
+	return "(" + strings.Join(details, ", ") + ")"
 }
 
 func (h lockHolder) remedy() string {
@@ -181,16 +174,19 @@ func (h lockHolder) remedy() string {
 	return fmt.Sprintf("end its transaction (select pg_terminate_backend(%d)), or run migrate again when it has ended", h.pid) + stays
 }
 
+// aboutSession is what the sentences say of a session of pg_stat_activity.
+const aboutSession = `coalesce(a.usename, ''), coalesce(a.application_name, ''), coalesce(a.state, ''),
+       coalesce(extract(epoch from clock_timestamp() - a.xact_start), 0)::float8`
+
 // selectLockHolder names who has a lock of a kind that matters on one of the tables $1: who maintains
 // a table, since that takes long, or else the oldest transaction. $2 are the kinds that do not matter,
 // with commas. Everybody may see that there is a VACUUM, and its lock. The rest is shown to roles that
 // may see it.
 const selectLockHolder = `
-select a.pid, wanted.name, coalesce(works.name, '') as work, works.name is not null and a.usesysid is null as automatic,
-       coalesce(a.usename, '') as role, coalesce(a.application_name, '') as program, coalesce(a.state, '') as state,
-       coalesce(extract(epoch from clock_timestamp() - a.xact_start), 0)::float8 as seconds
+select a.pid, n.nspname || '.' || c.relname, coalesce(works.name, ''), works.name is not null and a.usesysid is null, ` + aboutSession + `
 from unnest($1::text[], $2::text[]) wanted (name, harmless)
-join pg_locks l on l.relation = wanted.name::regclass and l.mode <> all(string_to_array(wanted.harmless, ','))
+join pg_class c on c.oid = wanted.name::regclass join pg_namespace n on n.oid = c.relnamespace
+join pg_locks l on l.relation = c.oid and l.mode <> all(string_to_array(wanted.harmless, ','))
 join pg_stat_activity a on a.pid = l.pid
 left join (select pid, 'VACUUM' as name from pg_stat_progress_vacuum
            union all select pid, 'ANALYZE' from pg_stat_progress_analyze
@@ -217,10 +213,14 @@ func holderOf(ctx context.Context, conn *pgx.Conn, locks []tableLock) (lockHolde
 	for _, lock := range locks {
 		tables, harmless = append(tables, lock.table), append(harmless, harmlessBeside[lock.mode])
 	}
-	var h lockHolder
-	err := conn.QueryRow(ctx, selectLockHolder, tables, harmless).Scan(&h.pid, &h.table, &h.work, &h.automatic, &h.role, &h.program, &h.state, &h.seconds)
+	return readHolder(conn.QueryRow(ctx, selectLockHolder, tables, harmless))
+}
+
+// readHolder reads who is waited for. Nobody is, where that session has ended meanwhile.
+func readHolder(row pgx.Row) (h lockHolder, err error) {
+	err = row.Scan(&h.pid, &h.table, &h.work, &h.automatic, &h.role, &h.program, &h.state, &h.seconds)
 	if errors.Is(err, pgx.ErrNoRows) {
-		return lockHolder{}, nil // it has ended meanwhile
+		return lockHolder{}, nil
 	}
 	return h, err
 }

@@ -180,6 +180,80 @@ func TestLockHolder_IsNamedByWhatItDoes(t *testing.T) {
 	}
 }
 
+// keeping runs statements in a transaction that stays open until release is called.
+func keeping(t *testing.T, env *testenv.DB, statements string) (release func()) {
+	t.Helper()
+	conn, err := pgx.Connect(t.Context(), env.URL)
+	must(t, err)
+	must(t, exec(t.Context(), conn, statements))
+	return func() {
+		must(t, exec(t.Context(), conn, "commit"))
+		closeConn(conn)
+	}
+}
+
+func TestMigrate_BoundsTheWaitForAPublication(t *testing.T) {
+	t.Parallel()
+	env := testenv.NewDB(t)
+	cfg := testConfig(env.URL, env.Slot)
+	env.Exec(t, `drop publication `+quoteIdent(cfg.Publication))
+	release := keeping(t, env, `begin; lock table webhooks.outbox in share update exclusive mode`)
+	var said []string
+	_, _, err := Migrator{Config: cfg, Patience: time.Millisecond, Progress: func(text string) { said = append(said, text) }}.Run(t.Context())
+	wantProblem(t, err, "publication "+cfg.Publication+": in 1ms it did not get a lock on webhooks.outbox that the process ", "(role agent, ", "select pg_terminate_backend(")
+	release()
+	_, _, err = Migrate(t.Context(), cfg)
+	must(t, err)
+	if !testenv.QueryOne[bool](t, env, selectPublicationExists, cfg.Publication) {
+		t.Error("the publication was not made")
+	}
+}
+
+// The build of an index waits for who writes to its table, and in the end for every transaction that
+// still sees the table without the index.
+func TestMigrate_BoundsTheWaitsOfAnIndexBuildAndBuildsItAnew(t *testing.T) {
+	t.Parallel()
+	for name, statements := range map[string]string{
+		"a writer":   `begin; update webhooks.deliveries set venue = 'w' where event_id = 'evt_1'`,
+		"a snapshot": `begin isolation level repeatable read; select from webhooks.endpoints`,
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			env, cfg := formerDB(t, 13)
+			addFormerData(t, env)
+			release := keeping(t, env, statements)
+			for range 2 { // the second time there is an index that is not valid
+				_, _, err := Migrator{Config: cfg, Patience: 200 * time.Millisecond}.Run(t.Context())
+				wantProblem(t, err, "index webhooks.deliveries_unsuccessful: it waits for the transactions of others, and in 200ms that of the process ",
+					"(role agent, idle in transaction, its transaction is open for ", "select pg_terminate_backend(", ", and the index is built anew")
+				if testenv.QueryOne[bool](t, env, `select indisvalid from pg_index where indexrelid = 'webhooks.deliveries_unsuccessful'::regclass`) {
+					t.Fatal("the index is valid")
+				}
+			}
+			release()
+			from, to, err := Migrate(t.Context(), cfg)
+			if err != nil || from != 13 || to != SchemaVersion() {
+				t.Errorf("afterwards: from %d to %d, %v", from, to, err)
+			}
+			if diff := cmp.Diff(migratedCatalogue(t), catalogue(t, env)); diff != "" {
+				t.Errorf("(-from nothing +after the interruption):\n%s", diff)
+			}
+		})
+	}
+}
+
+func TestMigrate_BoundsTheWaitOfAnIndexForAVACUUM(t *testing.T) {
+	t.Parallel()
+	env, cfg := formerDB(t, 13)
+	stop := vacuuming(t, env, "webhooks.deliveries")
+	_, _, err := Migrator{Config: cfg, Patience: time.Millisecond}.Run(t.Context())
+	stop()
+	wantProblem(t, err, "index webhooks.deliveries_unsuccessful: in 1ms it did not get a lock on webhooks.deliveries that the process ", "(VACUUM of webhooks.deliveries, ")
+	if testenv.QueryOne[bool](t, env, `select to_regclass('webhooks.deliveries_unsuccessful') is not null`) {
+		t.Error("the build began, and left an index that is not valid")
+	}
+}
+
 func TestMigrate_BuildsAnIndexAgainWhoseBuildWasInterrupted(t *testing.T) {
 	t.Parallel()
 	env, cfg := formerDB(t, 13)

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 )
@@ -44,34 +45,58 @@ func (p publication) create() string {
 		quoteIdent(p.name), strings.Join(p.tables, ", "), p.publish, options)
 }
 
-func (c Config) ensurePublications(ctx context.Context, conn *pgx.Conn) error {
+// ensurePublications makes the publications that are missing.
+func (m Migrator) ensurePublications(ctx context.Context, conn *pgx.Conn) error {
+	c := m.Config
 	publications, err := c.publicationsOn(ctx, conn)
 	if err != nil {
 		return c.explain("look at the outbox", err)
 	}
 	for _, p := range publications {
 		var exists bool
-		err := conn.QueryRow(ctx, selectPublicationExists, p.name).Scan(&exists)
-		if err != nil {
+		if err := conn.QueryRow(ctx, selectPublicationExists, p.name).Scan(&exists); err != nil {
 			return c.explain("look for publication "+p.name, err)
 		}
 		if exists {
 			continue
 		}
-		_, err = conn.Exec(ctx, p.create())
-		if SQLState(err) == codeDuplicateObject {
+		err := m.createPublication(ctx, conn, p)
+		if err == nil || SQLState(err) == codeDuplicateObject {
 			continue // an agent that waits for the migration was quicker
 		}
-		if err != nil {
-			if fault, _ := c.tableFault(ctx, conn, "outbox.table "+c.Table); fault != nil {
-				problem := fault.problem()
-				problem.Err = err
-				return problem
-			}
-			return c.explain("create publication "+p.name, err)
+		if fault, _ := c.tableFault(ctx, conn, "outbox.table "+c.Table); fault != nil {
+			problem := fault.problem()
+			problem.Err = err
+			return problem
 		}
+		return c.explain("create publication "+p.name, err)
 	}
 	return nil
+}
+
+// createPublication takes a lock on each of the tables, of the kind that VACUUM has.
+func (m Migrator) createPublication(ctx context.Context, conn *pgx.Conn, p publication) error {
+	tables, err := m.Config.tablesOf(ctx, conn, p)
+	if err != nil {
+		return err
+	}
+	var locks []tableLock
+	for _, table := range tables {
+		locks = append(locks, tableLock{table, beside})
+	}
+	return m.insist(ctx, conn, "publication "+p.name, locks, func(timeout time.Duration) error {
+		return execWithin(ctx, conn, timeout, p.create())
+	})
+}
+
+// tablesOf returns the tables that a publication holds once it is made: the children of the outbox
+// come with it.
+func (c Config) tablesOf(ctx context.Context, q querier, p publication) ([]string, error) {
+	if p.name != c.Publication {
+		return p.tables, nil
+	}
+	children, err := queryRows(ctx, q, selectChildren, pgx.RowTo[string], c.table())
+	return slices.Concat(p.tables, children), err
 }
 
 // publicationsOn returns the publications as they can be on this server. They publish generated
@@ -165,13 +190,9 @@ func (db *DB) mendingOf(ctx context.Context, p publication) (statements []string
 		exists, mayAlter, ownsTables bool
 		missing                      []string
 	)
-	tables := p.tables
-	if p.name == db.cfg.Publication {
-		children, err := queryRows(ctx, unprepared{db.pool}, selectChildren, pgx.RowTo[string], db.cfg.table())
-		if err != nil {
-			return nil, err
-		}
-		tables = slices.Concat(tables, children)
+	tables, err := db.cfg.tablesOf(ctx, unprepared{db.pool}, p)
+	if err != nil {
+		return nil, err
 	}
 	err = unprepared{db.pool}.QueryRow(ctx, selectMendable, p.name, tables).Scan(&exists, &mayAlter, &missing, &ownsTables)
 	switch {
