@@ -269,12 +269,12 @@ func TestNotices_AKillBeforeTheCommitLeavesOne(t *testing.T) {
 			r.SetAnswer("/sick", slowly(300*time.Millisecond))
 			sick := agenttest.AddEndpoint(t, env, "venue_1", r.URL+"/sick", "lead.*")
 			agenttest.AddEndpoint(t, env, "venue_1", r.URL+"/app", "webhook.*")
-			l := launch{binary: crashingBinary, delivery: "retries = [\"1s\"]\ndisable_after = 4\nendpoint_concurrency = 1"}
+			l := launch{binary: crashingBinary, delivery: "retries = [\"1s\"]\ndisable_after = 8\nendpoint_concurrency = 1"}
 			dying := l
 			dying.variables = []string{crashpoint.Variable + "=" + at}
 			p := dying.start(t, env)
 			p.awaitLeading(t)
-			addLeads(t, env, 8)
+			addLeads(t, env, 10)
 			testenv.Eventually(t, agenttest.Patience, func() error {
 				if !p.hasEnded() {
 					return errors.New("the agent has not died")
@@ -284,7 +284,7 @@ func TestNotices_AKillBeforeTheCommitLeavesOne(t *testing.T) {
 			p = l.start(t, env)
 			p.awaitLeading(t)
 			awaitDisabled(t, env, sick)
-			awaitNotices(t, r, sick, "failing 2", "failing 3", "disabled 4")
+			awaitNotices(t, r, sick, "failing 5", "failing 6", "disabled 8")
 			p.terminate(t)
 			if got := testenv.QueryOne[int](t, env, `select count(*) from webhooks.outbox where type like 'webhook.%'`); got != 3 {
 				t.Errorf("the outbox has %d notices, want 3", got)

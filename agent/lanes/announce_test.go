@@ -71,7 +71,10 @@ func TestAnnounce_EachPartOfARunOfFailuresOnce(t *testing.T) {
 	}{
 		{"to the end", 10, script(), []string{"50 at 5", "70 at 7", "90 at 9"}},
 		{"the default", 100, script(), []string{"50 at 50", "70 at 70", "90 at 90"}},
-		{"parts that are the same number", 4, script(), []string{"50 at 2", "70 at 3"}},
+		{"parts that are reached at once", 6, script(), []string{"70 at 5"}},
+		{"a part below the fifth failure", 8, script(), []string{"50 at 5", "70 at 6"}},
+		{"five failures disable", 5, script(), nil},
+		{"a server that fails now and then", 3, script(3, 4, 6, 9, 11, 12, 14), nil},
 		{"one failure disables", 1, script(), nil},
 		{"two runs", 10, script(7, 13), []string{"50 at 5", "0 at 0", "50 at 5", "0 at 0", "50 at 5", "70 at 7", "90 at 9"}},
 		{"a success before the first part", 10, script(5), []string{"50 at 5", "70 at 7", "90 at 9"}},
