@@ -24,6 +24,10 @@ import (
 // Notices never keep the Ledger from recording. The outbox may be a table of the app's, with
 // triggers, constraints and rights of its own. So they are inserted behind a savepoint, and whatever
 // goes wrong, the transaction goes on without them. A transaction without notices has no savepoint.
+//
+// That an endpoint was disabled is written later. Nothing follows it that would say so, as a later
+// level follows an earlier one. Its mark stands below zero until then, so that a restart loses
+// nothing.
 type announcer struct {
 	cfg          Config
 	disableAfter int
@@ -35,8 +39,11 @@ type announcer struct {
 	// restUntil is the time before which nothing is tried, because the last try failed for a reason
 	// that concerns every notice.
 	restUntil time.Time
-	tried     bool  // whether the last write has tried to insert
-	refused   error // why PostgreSQL has refused notices then
+	// lateAt is the time from which on it looks for disablings that are not announced yet. A new term
+	// looks at once. lateNext is lateAt once the last write is durable.
+	lateAt, lateNext time.Time
+	tried            bool  // whether the last write has tried to insert
+	refused          error // why PostgreSQL has refused notices then
 }
 
 const (
@@ -47,6 +54,12 @@ const (
 	noticeTime = "500ms"
 	// noticeRest is how long nothing is tried after a failure. It bounds what failures cost.
 	noticeRest = 10 * time.Second
+	// lateRest is the time between two looks for disablings that are not announced. lateRows is how
+	// many a look takes: one by one they still keep the recording only for a moment.
+	lateRest = time.Minute
+	lateRows = 20
+	// never is a time between looks.
+	never = 365 * 24 * time.Hour
 )
 
 // news is a notice with its endpoint.
@@ -83,12 +96,10 @@ func (a *announcer) pending(g *group) (all []news) {
 
 // done is called when the transaction of a write is durable.
 func (a *announcer) done(all []news) {
-	if len(all) == 0 {
-		return
-	}
 	for _, n := range all {
 		a.handled[n.endpointID] = max(a.handled[n.endpointID], n.Number)
 	}
+	a.lateAt = a.lateNext
 	if a.tried {
 		a.trouble.Note(a.cfg.explain("write a notice into "+a.cfg.Table, a.refused))
 	}
@@ -98,6 +109,9 @@ func (a *announcer) done(all []news) {
 // the transaction cannot go on.
 func (a *announcer) write(ctx context.Context, tx querier, all []news) (err error) {
 	a.tried, a.refused = false, nil
+	if all, err = a.withLate(ctx, tx, all); err != nil {
+		return err
+	}
 	switch {
 	case len(all) == 0:
 		return nil
@@ -135,17 +149,60 @@ func (a *announcer) writeOneByOne(ctx context.Context, tx querier, all []news) (
 	return left, nil
 }
 
+// selectLate returns disablings that the outbox has refused. After a day people know. They come in any
+// order, so that those that are refused again keep no others back.
+const selectLate = `
+select e.id, e.generation from webhooks.endpoint_health h join webhooks.endpoints e on e.id = h.endpoint_id
+where h.notified < 0 and h.notified_generation = e.generation and e.disabled_at > now() - interval '1 day'
+order by random() limit $1`
+
+// withLate returns notices of disablings that are late, and all behind them.
+func (a *announcer) withLate(ctx context.Context, tx querier, all []news) ([]news, error) {
+	now := time.Now()
+	a.lateNext = a.lateAt
+	if !a.cfg.Notices || now.Before(a.lateAt) || now.Before(a.restUntil) {
+		return all, nil
+	}
+	late, err := queryRows(ctx, tx, selectLate, func(row pgx.CollectableRow) (n news, err error) {
+		n.Level = NoticeDisabled
+		err = row.Scan(&n.endpointID, &n.Generation)
+		return n, err
+	}, lateRows)
+	if len(late) < lateRows {
+		a.lateNext = now.Add(never)
+	}
+	return slices.Concat(late, all), err
+}
+
 // forgetWell takes the mark away of endpoints that are well again, although nobody is told.
 // Otherwise their next run of failures would not be announced.
 const forgetWell = `
-update webhooks.endpoint_health set notified = 0 where endpoint_id = any($1) and notified > 0`
+update webhooks.endpoint_health set notified = 0 where endpoint_id = any($1) and notified <> 0`
+
+// markLate keeps in mind that a disabling is to be announced, and what was announced before.
+const markLate = `
+update webhooks.endpoint_health h set notified = -greatest(abs(h.notified), 1), notified_generation = late.generation
+from unnest($1::text[], $2::bigint[]) late (endpoint_id, generation)
+where h.endpoint_id = late.endpoint_id and (h.notified < 0 and h.notified_generation = late.generation) is not true`
 
 // forget does what is left of notices that are not written.
 func (a *announcer) forget(ctx context.Context, tx querier, all []news) error {
-	var well []string
+	var (
+		well, late  []string
+		generations []int64
+	)
 	for _, n := range all {
-		if n.Level == NoticeWell {
+		switch {
+		case n.Level == NoticeWell:
 			well = append(well, n.endpointID)
+		case n.Level == NoticeDisabled && a.cfg.Notices:
+			late, generations = append(late, n.endpointID), append(generations, n.Generation)
+		}
+	}
+	if len(late) > 0 {
+		a.lateNext = time.Now().Add(lateRest)
+		if err := exec(ctx, tx, markLate, late, generations); err != nil {
+			return err
 		}
 	}
 	if len(well) == 0 {
@@ -277,7 +334,7 @@ func (a *announcer) queue(b *pgx.Batch, all []news, endpoints map[string]*notice
 func (e *noticed) wants(n Notice) bool {
 	switch n.Level {
 	case NoticeWell:
-		return e.level > NoticeWell
+		return e.level > NoticeWell || e.level < -NoticeFormer
 	case NoticeDisabled:
 		return true
 	}

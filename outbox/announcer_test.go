@@ -159,6 +159,87 @@ func TestAnnouncer_AnnouncesADisablingThatTheAgentHasMade(t *testing.T) {
 	}
 }
 
+// Nothing else says that an endpoint is off, so the word of it is not lost where the outbox refuses it.
+func TestAnnouncer_WritesARefusedDisablingLater(t *testing.T) {
+	t.Parallel()
+	db, env := openDB(t)
+	n := newNoticeTest(t, db, env)
+	marks := func() string {
+		return testenv.QueryOne[string](t, env, `select string_agg(coalesce(notified, 0)::text, ' ' order by endpoint_id) from webhooks.endpoint_health`)
+	}
+	n.record(n.entry("ep_1", 90, n.at(90)), n.entry("ep_2", 4))
+	env.Exec(t, `alter table webhooks.outbox add constraint not_now check (type not like 'webhook.%') not valid`)
+	must(t, n.Write(t.Context(), Disabling{"ep_1", ReasonFailures, 1}, Disabling{"ep_2", ReasonGone, 1}))
+	n.awaitJobs()
+	n.close(t)
+	if got := marks(); got != "-90 -1" {
+		t.Errorf("the marks are %s", got)
+	}
+	state, err := db.configured().LoadState(t.Context())
+	must(t, err)
+	for _, e := range state.Endpoints {
+		if e.Announced < 0 {
+			t.Errorf("%s is loaded with the level %d", e.ID, e.Announced)
+		}
+	}
+	// Still refused, by the next leader. Then one is enabled, and the other is late.
+	n.begin()
+	n.record(n.entry("ep_1", 100))
+	n.close(t)
+	n.want("failing venue_a ep_1 90")
+	env.Exec(t, `alter table webhooks.outbox drop constraint not_now`)
+	env.Exec(t, `update webhooks.endpoints set disabled_at = null where id = 'ep_2'`)
+	n.begin()
+	n.record(n.entry("ep_1", 100))
+	n.record(n.entry("ep_1", 100), n.entry("ep_2", 0, n.at(NoticeWell))) // others do not know that ep_2 was off
+	n.close(t)
+	n.want("failing venue_a ep_1 90", "disabled venue_a ep_1 100")
+	if got := marks(); got != "100 -1" {
+		t.Errorf("afterwards the marks are %s", got)
+	}
+}
+
+// While a term lasts, it looks once a minute, and only where something is late.
+func TestAnnouncer_LooksForLateDisablingsWithinATerm(t *testing.T) {
+	t.Parallel()
+	db, env := openDB(t)
+	n := newNoticeTest(t, db, env)
+	n.record(n.entry("ep_1", 100))
+	n.close(t)
+	env.Exec(t, `update webhooks.endpoints set disabled_at = now(), disabled_reason = 'failures' where id = 'ep_1'`)
+	a := newAnnouncer(db.cfg, 100, slog.New(slog.DiscardHandler))
+	write := func(all ...news) {
+		t.Helper()
+		tx := begin(t, env)
+		must(t, a.write(t.Context(), tx, all))
+		must(t, tx.Commit(t.Context()))
+		a.done(all)
+	}
+	write()
+	if wait := time.Until(a.lateAt); wait < never/2 {
+		t.Errorf("nothing is late, and it looks again in %s", wait)
+	}
+	env.Exec(t, `alter table webhooks.outbox add constraint not_now check (type not like 'webhook.%') not valid`)
+	write(news{"ep_1", Notice{Generation: 1, Level: NoticeDisabled}})
+	if wait := time.Until(a.lateAt); wait < lateRest/2 || wait > lateRest {
+		t.Errorf("after a refusal it looks in %s", wait)
+	}
+	a.lateAt = time.Time{}
+	write()
+	if wait := time.Until(a.lateAt); wait < lateRest/2 || wait > lateRest {
+		t.Errorf("after another refusal it looks in %s", wait)
+	}
+	env.Exec(t, `alter table webhooks.outbox drop constraint not_now`)
+	write()
+	n.want()
+	a.lateAt = time.Time{}
+	write()
+	n.want("disabled venue_a ep_1 100")
+	a.lateAt = time.Time{}
+	write()
+	n.want("disabled venue_a ep_1 100")
+}
+
 func TestAnnouncer_LeavesOutWhatAPersonKnows(t *testing.T) {
 	t.Parallel()
 	db, env := openDB(t)

@@ -68,8 +68,9 @@
 // The agent writes into the outbox in one case: to announce what has become of an endpoint
 // (announcer). The event and its mark, endpoint_health.notified, are in the transaction that records
 // the state, so a crash neither loses nor repeats it. The table may be the app's, so the insertion
-// stands behind a savepoint, and the ledger goes on without what is refused. A group without notices
-// has no savepoint and no statement for them.
+// stands behind a savepoint, and the ledger goes on without what is refused. That an endpoint was
+// disabled is tried again later. A group without notices has no savepoint and no statement for them,
+// but for a look at the beginning of a term for what is late.
 //
 // A notice is not for the endpoint that it is about. The type and the text of the data say which that
 // is, both to the stream (Event.Concerns) and to a comparison (aboutSQL), since a comparison that

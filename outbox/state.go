@@ -48,7 +48,7 @@ select e.id, e.venue, e.url, e.events::text, e.secret, coalesce(e.previous_secre
        coalesce(h.unusable, ''),
        e.older_secrets::text, e.older_secrets_until::text,
        case when h.generation = e.generation and isfinite(h.held_until) then h.held_until end, coalesce(h.held_by, ''),
-       case when h.notified_generation = e.generation then h.notified else least(coalesce(h.notified, 0), 1) end
+       case when h.notified_generation = e.generation then abs(h.notified) else least(abs(coalesce(h.notified, 0)), 1) end
 from webhooks.endpoints e
 left join webhooks.endpoint_health h on h.endpoint_id = e.id`
 
