@@ -22,8 +22,9 @@ import (
 // Health that is dropped takes a notice with it.
 //
 // Notices never keep the Ledger from recording. The outbox may be a table of the app's, with
-// triggers, constraints and rights of its own. So they are inserted behind a savepoint, and whatever
-// goes wrong, the transaction goes on without them. A transaction without notices has no savepoint.
+// triggers, constraints and rights of its own. So they are inserted behind a savepoint, and
+// whatever goes wrong, the transaction goes on without them. A transaction without notices has no
+// savepoint.
 //
 // That an endpoint was disabled is written later. Nothing follows it that would say so, as a later
 // level follows an earlier one. Its mark stands below zero until then, so that a restart loses
@@ -39,8 +40,8 @@ type announcer struct {
 	// restUntil is the time before which nothing is tried, because the last try failed for a reason
 	// that concerns every notice.
 	restUntil time.Time
-	// lateAt is the time from which on it looks for disablings that are not announced yet. A new term
-	// looks at once. lateNext is lateAt once the last write is durable.
+	// lateAt is the time from which on it looks for disablings that are not announced yet. A new
+	// term looks at once. lateNext is lateAt once the last write is durable.
 	lateAt, lateNext time.Time
 	tried            bool  // whether the last write has tried to insert
 	refused          error // why PostgreSQL has refused notices then
@@ -149,8 +150,8 @@ func (a *announcer) writeOneByOne(ctx context.Context, tx querier, all []news) (
 	return left, nil
 }
 
-// selectLate returns disablings that the outbox has refused. After a day people know. They come in any
-// order, so that those that are refused again keep no others back.
+// selectLate returns disablings that the outbox has refused. After a day people know. They come in
+// any order, so that those that are refused again keep no others back.
 const selectLate = `
 select e.id, e.generation from webhooks.endpoint_health h join webhooks.endpoints e on e.id = h.endpoint_id
 where h.notified < 0 and h.notified_generation = e.generation and e.disabled_at > now() - interval '1 day'

@@ -17,7 +17,8 @@ with recursive tree (relation) as (
     select i.inhrelid from tree t join pg_inherits i on i.inhparent = t.relation
 )`
 
-// selectHooks takes the bit of pg_trigger.tgtype and the value of pg_rewrite.ev_type for a statement.
+// selectHooks takes the bit of pg_trigger.tgtype and the value of pg_rewrite.ev_type for a
+// statement.
 const selectHooks = treeByName + `
 select 'trigger ' || t.tgname from pg_trigger t join tree on t.tgrelid = tree.relation
 where not t.tgisinternal and t.tgtype & $3::int4 <> 0 and t.tgenabled <> 'D'

@@ -58,15 +58,15 @@ type Config struct {
 }
 
 const (
-	// pagePool bounds the connections of what people look at in a running agent, so that it takes none from
-	// the deliveries.
+	// pagePool bounds the connections of what people look at in a running agent, so that it takes
+	// none from the deliveries.
 	pagePool = 4
 	// venueTimeout is how long a query of a venue's people may take there. They are many.
 	venueTimeout = 3 * time.Second
 )
 
-// ForPages returns the configuration of a DB for what people look at in a running agent: a pool of its
-// own, and less time for the queries of venues.
+// ForPages returns the configuration of a DB for what people look at in a running agent: a pool of
+// its own, and less time for the queries of venues.
 func (c Config) ForPages() Config {
 	c.pages = true
 	return c

@@ -8,11 +8,12 @@ import (
 	"time"
 )
 
-// cursor is the place of a row in a list: the columns of its order. Created is what PostgreSQL wrote,
-// since it may be infinity.
+// cursor is the place of a row in a list: the columns of its order. Created is what PostgreSQL
+// wrote, since it may be infinity.
 type cursor struct {
 	Created, EventID, EndpointID string
-	// Skip is how many rows from Created on were looked at, where no delivery is named: see selectAllLog.
+	// Skip is how many rows from Created on were looked at, where no delivery is named: see
+	// selectAllLog.
 	Skip int64
 }
 
@@ -33,8 +34,8 @@ const (
 	cursorSkip             // Skip stands at the end
 )
 
-// String writes the cursor for people to copy, so it is short: the time in microseconds and the ids as
-// the numbers that they stand for, in base64. The ids of the app's own table may be any text.
+// String writes the cursor for people to copy, so it is short: the time in microseconds and the ids
+// as the numbers that they stand for, in base64. The ids of the app's own table may be any text.
 func (c cursor) String() string {
 	b := []byte{0}
 	if at, ok := cursorTime(c.Created); ok {
@@ -60,7 +61,8 @@ func cursorTime(text string) (time.Time, bool) {
 	return time.Time{}, false
 }
 
-// IsCursor reports whether text can be a cursor of a list. The ids that webhooks.new_id makes are none.
+// IsCursor reports whether text can be a cursor of a list. The ids that webhooks.new_id makes are
+// none.
 func IsCursor(text string) bool {
 	_, err := parseCursor(text)
 	return err == nil
@@ -89,8 +91,8 @@ func parseCursor(s string) (*cursor, error) {
 }
 
 // idPrefixes are those of the ids that webhooks.new_id makes for what lists have. What an id in a
-// cursor begins with is the index of its prefix, before the sixteen bytes of its number, or else the
-// length of the text, counted from there on.
+// cursor begins with is the index of its prefix, before the sixteen bytes of its number, or else
+// the length of the text, counted from there on.
 var idPrefixes = []string{"evt_", "ep_", "rpl_"}
 
 func appendID(b []byte, id string) []byte {

@@ -13,15 +13,17 @@ import (
 	"github.com/quintago/webhook-agent/panics"
 )
 
-// poolSize bounds the connections beside the replication and the recording one: refilling lanes, looking up,
-// monitoring, comparing, pruning.
+// poolSize bounds the connections beside the replication and the recording one: refilling lanes,
+// looking up, monitoring, comparing, pruning.
 const poolSize = 5
 
 const (
-	// connLifetime is how long a setting that was changed for the role or the database may stay with a connection of the pool.
+	// connLifetime is how long a setting that was changed for the role or the database may stay
+	// with a connection of the pool.
 	connLifetime = time.Minute
-	// answerTimeout is how long a statement may take, but for those that are unhurried. A connection whose other end is
-	// gone without a word is noticed by it: behind a proxy or a network translator nothing else tells.
+	// answerTimeout is how long a statement may take, but for those that are unhurried. A
+	// connection whose other end is gone without a word is noticed by it: behind a proxy or a
+	// network translator nothing else tells.
 	answerTimeout = 15 * time.Second
 	pingTimeout   = 5 * time.Second
 	closeTimeout  = 5 * time.Second
@@ -43,7 +45,8 @@ type DB struct {
 	clock Clock
 }
 
-// Open prepares a pool; it connects when it is first used. It fails only on a URL that cannot be parsed.
+// Open prepares a pool; it connects when it is first used. It fails only on a URL that cannot be
+// parsed.
 func Open(ctx context.Context, cfg Config) (*DB, error) {
 	cc, err := cfg.connConfig()
 	if err != nil {
@@ -63,7 +66,8 @@ func Open(ctx context.Context, cfg Config) (*DB, error) {
 	pc.AfterConnect = settle
 	pc.PingTimeout = pingTimeout
 	if cfg.Watchful {
-		// What walks the outbox may take longer than is set for the role, and would begin anew for ever.
+		// What walks the outbox may take longer than is set for the role, and would begin anew for
+		// ever.
 		fix(&cc.Config, "statement_timeout", "0")
 		fix(&cc.Config, "lock_timeout", "0")
 		cc.Tracer = deadlines{}
@@ -75,7 +79,8 @@ func Open(ctx context.Context, cfg Config) (*DB, error) {
 	return &DB{pool: pool, cfg: cfg}, nil
 }
 
-// deadlines gives each statement answerTimeout. It implements pgx.QueryTracer, whose context is the statement's.
+// deadlines gives each statement answerTimeout. It implements pgx.QueryTracer, whose context is the
+// statement's.
 type deadlines struct{}
 
 type (
@@ -120,8 +125,8 @@ func (db *DB) Close() {
 // Reset has later calls use new connections.
 func (db *DB) Reset() { db.pool.Reset() }
 
-// ServerAddrs returns the addresses that the configured hosts of the database resolve to, for the sink's deny list. A
-// Unix socket has none.
+// ServerAddrs returns the addresses that the configured hosts of the database resolve to, for the
+// sink's deny list. A Unix socket has none.
 func (c Config) ServerAddrs(ctx context.Context, lookup func(ctx context.Context, network, host string) ([]netip.Addr, error)) ([]netip.Addr, error) {
 	cc, err := c.connConfig()
 	if err != nil {
@@ -145,7 +150,8 @@ func (c Config) ServerAddrs(ctx context.Context, lookup func(ctx context.Context
 	return addrs, nil
 }
 
-// minServerVersion is the oldest PostgreSQL whose pgoutput and snapshot functions the agent relies on.
+// minServerVersion is the oldest PostgreSQL whose pgoutput and snapshot functions the agent relies
+// on.
 const minServerVersion = 140000
 
 const selectServerVersion = `select current_setting('server_version_num')::int`

@@ -9,7 +9,8 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// DeliveryInfo is a row of the delivery log as people see it. Times and numbers are nil where there is none.
+// DeliveryInfo is a row of the delivery log as people see it. Times and numbers are nil where there
+// is none.
 type DeliveryInfo struct {
 	EventID       string     `json:"event_id"`
 	EndpointID    string     `json:"endpoint_id"`
@@ -100,8 +101,8 @@ where event_id = $1 and endpoint_id = $2{ and exists (
       select from webhooks.deliveries d where d.event_id = a.event_id and d.endpoint_id = a.endpoint_id and d.venue = @venue)}
 order by at, attempt limit $3`
 
-// EventDeliveries returns the deliveries of an event, to one endpoint or with an empty endpointID to all. An event without any is a
-// Problem that says whether the outbox has it.
+// EventDeliveries returns the deliveries of an event, to one endpoint or with an empty endpointID
+// to all. An event without any is a Problem that says whether the outbox has it.
 func (v view) EventDeliveries(ctx context.Context, eventID, endpointID string) (details []DeliveryDetail, err error) {
 	err = v.look(ctx, "read deliveries", func(q narrowed) error {
 		found, err := queryRows(ctx, q, selectEventDeliveries, scanDeliveryInfo, eventID, endpointID, maxDetails)

@@ -12,28 +12,30 @@ import (
 	"github.com/quintago/webhook-agent/secret"
 )
 
-// EndpointInfo is an endpoint as people see it: with its state, without its secrets. Times are nil where nothing happened, and where
-// the row holds none that can be shown (moment).
+// EndpointInfo is an endpoint as people see it: with its state, without its secrets. Times are nil
+// where nothing happened, and where the row holds none that can be shown (moment).
 type EndpointInfo struct {
 	ID          string   `json:"id"`
 	Venue       string   `json:"venue"`
 	URL         string   `json:"url"`
 	Events      []string `json:"events"`
 	Description string   `json:"description"`
-	// State is enabled, disabled, or unusable: enabled, but the agent cannot send to it as it is registered.
+	// State is enabled, disabled, or unusable: enabled, but the agent cannot send to it as it is
+	// registered.
 	State          string     `json:"state"`
 	DisabledAt     *time.Time `json:"disabled_at"`
 	DisabledReason string     `json:"disabled_reason"`
 	Unusable       string     `json:"unusable"` // why, as one sentence
 	ManagedBy      string     `json:"managed_by"`
-	// ConsecutiveFailures counts failed attempts since the last success, or since the endpoint was enabled.
+	// ConsecutiveFailures counts failed attempts since the last success, or since the endpoint was
+	// enabled.
 	ConsecutiveFailures int        `json:"consecutive_failures"`
 	FirstFailureAt      *time.Time `json:"first_failure_at"`
 	LastFailureAt       *time.Time `json:"last_failure_at"`
 	LastSuccessAt       *time.Time `json:"last_success_at"` // that which ended the last series of failures
 	LastError           string     `json:"last_error"`
-	// HeldUntil is when the next attempt may start, nil where nothing holds the endpoint. HeldBy is what holds it: failures, or
-	// retry_after where its server asked for it.
+	// HeldUntil is when the next attempt may start, nil where nothing holds the endpoint. HeldBy is
+	// what holds it: failures, or retry_after where its server asked for it.
 	HeldUntil *time.Time `json:"held_until"`
 	HeldBy    string     `json:"held_by"`
 	// PreviousSecretUntil is when the former secret stops signing; nil when there is none.
@@ -59,8 +61,8 @@ type EndpointFilter struct {
 	Limit            int
 }
 
-// endpointInfos reads what people see of the endpoints. The view is in the schema for those who stay in
-// SQL (migrations/016_settings.sql).
+// endpointInfos reads what people see of the endpoints. The view is in the schema for those who
+// stay in SQL (migrations/016_settings.sql).
 const endpointInfos = `
 select id, venue, url, events::text, description, state, disabled_at, disabled_reason, unusable, managed_by, consecutive_failures,
        first_failure_at, last_failure_at, last_success_at, last_error, held_until, coalesce(held_by, ''),
@@ -124,9 +126,10 @@ select id, idempotency_hash is not distinct from $3 from webhooks.endpoints wher
 // selectNewEndpointID makes the id that the table would give: what is sealed is bound to it.
 const selectNewEndpointID = `select webhooks.new_id('ep')`
 
-// AddEndpoint registers an enabled endpoint for the Venue, URL, Events and Secret of e and returns its
-// id. The caller has seen that they are usable. In the view of one venue e need not name it. A request
-// that was made before makes nothing: repeated reports it, and id is that of the endpoint it has made.
+// AddEndpoint registers an enabled endpoint for the Venue, URL, Events and Secret of e and returns
+// its id. The caller has seen that they are usable. In the view of one venue e need not name it. A
+// request that was made before makes nothing: repeated reports it, and id is that of the endpoint
+// it has made.
 func (v view) AddEndpoint(ctx context.Context, e Endpoint, description string, once Idempotency) (id string, repeated bool, err error) {
 	if e.Venue, err = v.owner(e.Venue); err != nil {
 		return "", false, err
@@ -143,7 +146,8 @@ func (v view) AddEndpoint(ctx context.Context, e Endpoint, description string, o
 	return id, true, v.db.cfg.explain("add an endpoint", err)
 }
 
-// insertEndpoint reports with added whether the endpoint was not there for the same request already.
+// insertEndpoint reports with added whether the endpoint was not there for the same request
+// already.
 func (db *DB) insertEndpoint(ctx context.Context, q querier, e Endpoint, description, managedBy string, once Idempotency) (id string, added bool, err error) {
 	if err := q.QueryRow(ctx, selectNewEndpointID).Scan(&id); err != nil {
 		return "", false, err
@@ -162,7 +166,8 @@ type EndpointPatch struct {
 	IfUpdated *time.Time
 }
 
-// ErrChanged is in the error of a change that was bound to a state of the endpoint which it has no longer.
+// ErrChanged is in the error of a change that was bound to a state of the endpoint which it has no
+// longer.
 var ErrChanged = errors.New("the endpoint was changed meanwhile")
 
 func changedMeanwhile(id string) *Problem {
@@ -195,7 +200,8 @@ func (v view) UpdateEndpoint(ctx context.Context, id string, p EndpointPatch) (E
 const enableEndpoint = `
 update webhooks.endpoints set disabled_at = null where id = $1 and disabled_at is not null{ and venue = @venue}`
 
-// EnableEndpoint enables an endpoint and so begins a new failure counter. It reports whether the endpoint was disabled before.
+// EnableEndpoint enables an endpoint and so begins a new failure counter. It reports whether the
+// endpoint was disabled before.
 func (v view) EnableEndpoint(ctx context.Context, id string) (changed bool, err error) {
 	return v.change(ctx, "enable an endpoint", enableEndpoint, id)
 }
@@ -203,8 +209,8 @@ func (v view) EnableEndpoint(ctx context.Context, id string) (changed bool, err 
 const disableEndpoint = `
 update webhooks.endpoints set disabled_at = now(), disabled_reason = 'manual' where id = $1 and disabled_at is null{ and venue = @venue}`
 
-// DisableEndpoint disables an endpoint: nothing more is sent, its events are kept as missed. It reports whether the endpoint was enabled
-// before.
+// DisableEndpoint disables an endpoint: nothing more is sent, its events are kept as missed. It
+// reports whether the endpoint was enabled before.
 func (v view) DisableEndpoint(ctx context.Context, id string) (changed bool, err error) {
 	return v.change(ctx, "disable an endpoint", disableEndpoint, id)
 }
@@ -212,8 +218,8 @@ func (v view) DisableEndpoint(ctx context.Context, id string) (changed bool, err
 const deleteEndpoint = `
 delete from webhooks.endpoints where id = $1 and ($2::timestamptz is null or updated = $2){ and venue = @venue}`
 
-// RemoveEndpoint deletes an endpoint, only if it was last written at ifUpdated where that is given. Its
-// delivery log stays.
+// RemoveEndpoint deletes an endpoint, only if it was last written at ifUpdated where that is given.
+// Its delivery log stays.
 func (v view) RemoveEndpoint(ctx context.Context, id string, ifUpdated *time.Time) error {
 	_, err := v.change(ctx, "remove an endpoint", deleteEndpoint, id, ifUpdated)
 	return err
@@ -230,14 +236,15 @@ returning previous_secret_until`
 // codeProgramLimit is what the trigger of webhooks.endpoints refuses one former secret more with.
 const codeProgramLimit = "54000"
 
-// ErrSameSecret is in the error of RotateSecret when the endpoint has the secret already and nothing changed.
+// ErrSameSecret is in the error of RotateSecret when the endpoint has the secret already and
+// nothing changed.
 var ErrSameSecret = errors.New("the endpoint has this secret already")
 
 // RotateSecret gives an endpoint a new secret. The former one signs as well for the overlap, and
 // those before it until their own times, MostFormerSecrets together; with an overlap of zero all of
-// them end. It returns when the former secret ends, nil when at once. To the secret that the endpoint has
-// already it only ends the former ones, with an overlap of zero; otherwise it returns ErrSameSecret. Where
-// ifUpdated is given, the endpoint must have been last written then.
+// them end. It returns when the former secret ends, nil when at once. To the secret that the
+// endpoint has already it only ends the former ones, with an overlap of zero; otherwise it returns
+// ErrSameSecret. Where ifUpdated is given, the endpoint must have been last written then.
 func (v view) RotateSecret(ctx context.Context, id string, s secret.Text, overlap time.Duration, ifUpdated *time.Time) (until *time.Time, err error) {
 	if v.db == nil {
 		return nil, errNoVenue
@@ -290,10 +297,11 @@ update webhooks.endpoints
 set previous_secret = nullif($2, ''), previous_secret_until = $3, older_secrets = $4, older_secrets_until = $5
 where id = $1{ and venue = @venue}`
 
-// forgetTwins prepares the rotation of an endpoint to the secret next. It drops the former secrets that are next or the
-// current one, and all but the newest of those that are alike: a secret signs once, so it takes one place. The
-// statement of the rotation cannot see that, since what is sealed differs each time. It returns the endpoint as it was,
-// whose row is locked now, and reports whether its secret is next.
+// forgetTwins prepares the rotation of an endpoint to the secret next. It drops the former secrets
+// that are next or the current one, and all but the newest of those that are alike: a secret signs
+// once, so it takes one place. The statement of the rotation cannot see that, since what is sealed
+// differs each time. It returns the endpoint as it was, whose row is locked now, and reports
+// whether its secret is next.
 func (db *DB) forgetTwins(ctx context.Context, q narrowed, id string, next secret.Text) (e *Endpoint, same bool, err error) {
 	found, err := queryRows(ctx, q, lockEndpoint, scanEndpointState, id)
 	if err != nil {
@@ -340,9 +348,9 @@ func (db *DB) forgetTwins(ctx context.Context, q narrowed, id string, next secre
 
 const endpointExists = `select exists (select from webhooks.endpoints where id = $1{ and venue = @venue})`
 
-// change runs a statement on the endpoint $1 and reports whether it changed a row. An endpoint that is
-// not there is a Problem. So is one that a statement with a condition did not change: the condition is
-// its first argument.
+// change runs a statement on the endpoint $1 and reports whether it changed a row. An endpoint that
+// is not there is a Problem. So is one that a statement with a condition did not change: the
+// condition is its first argument.
 func (v view) change(ctx context.Context, operation, statement, id string, args ...any) (changed bool, err error) {
 	q, err := v.do()
 	if err != nil {
@@ -371,7 +379,8 @@ func (v view) change(ctx context.Context, operation, statement, id string, args 
 const selectEndpoint = selectEndpoints + `
 where e.id = $1{ and e.venue = @venue}`
 
-// EndpointWithSecret returns an endpoint with what an attempt needs. Its secrets are as they are stored.
+// EndpointWithSecret returns an endpoint with what an attempt needs. Its secrets are as they are
+// stored.
 func (v view) EndpointWithSecret(ctx context.Context, id string) (e Endpoint, err error) {
 	err = v.look(ctx, "read an endpoint", func(q narrowed) error {
 		found, err := queryRows(ctx, q, selectEndpoint, scanEndpointState, id)
@@ -386,8 +395,8 @@ func (v view) EndpointWithSecret(ctx context.Context, id string) (e Endpoint, er
 	return e, err
 }
 
-// selectSample prefers the first type of the catalogue that one of the patterns asks for, and invents an event for patterns that
-// only match types which are not in it.
+// selectSample prefers the first type of the catalogue that one of the patterns asks for, and
+// invents an event for patterns that only match types which are not in it.
 const selectSample = `
 select webhooks.new_id('evt_test'), name, example, now() from (
     select t.name, t.example::text, 1 as choice from webhooks.event_types t
@@ -397,7 +406,8 @@ select webhooks.new_id('evt_test'), name, example, now() from (
 ) samples
 order by choice, name limit 1`
 
-// SampleEvent makes an event for a test of an endpoint: new id, the example of a type that the endpoint has asked for. It is not stored.
+// SampleEvent makes an event for a test of an endpoint: new id, the example of a type that the
+// endpoint has asked for. It is not stored.
 func (v view) SampleEvent(ctx context.Context, e Endpoint) (event Event, err error) {
 	if event.Venue, err = v.owner(e.Venue); err != nil {
 		return event, err

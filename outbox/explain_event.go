@@ -22,8 +22,8 @@ type EventInfo struct {
 	DataBytes int64           `json:"data_bytes"`
 }
 
-// MaxShownData is the most data of an event that are shown, in bytes: several people may look at the same
-// time, and the agent needs its memory.
+// MaxShownData is the most data of an event that are shown, in bytes: several people may look at
+// the same time, and the agent needs its memory.
 const MaxShownData = 4 << 20
 
 // EventTypeInfo is a type of the app's catalogue.
@@ -133,8 +133,8 @@ func (v view) storedEvents(ctx context.Context, eventID string, data bool) (even
 	return events, err
 }
 
-// Event returns the events that the outbox has under an id: one, unless an app's own table has the id
-// more than once.
+// Event returns the events that the outbox has under an id: one, unless an app's own table has the
+// id more than once.
 func (v view) Event(ctx context.Context, eventID string) ([]EventInfo, error) {
 	stored, err := v.storedEvents(ctx, eventID, withData)
 	if err != nil {
@@ -175,8 +175,8 @@ func (v view) EventTypes(ctx context.Context) (types []EventTypeInfo, err error)
 	return types, err
 }
 
-// selectCandidates are the endpoints of a venue with what decides whether they get an event, and with
-// what the log has of it. Those with a delivery come first, also when they were removed.
+// selectCandidates are the endpoints of a venue with what decides whether they get an event, and
+// with what the log has of it. Those with a delivery come first, also when they were removed.
 const selectCandidates = `
 select id, host, events, created, disabled_at is not null, unusable, status, attempts, last_error from (
     select d.endpoint_id as id, webhooks.url_host(e.url) as host, coalesce(e.events, '{}')::text as events, null::timestamptz as created,
@@ -201,9 +201,9 @@ type candidateEndpoint struct {
 	attempts                      int
 }
 
-// ExplainEvent says for each endpoint of an event's venue why the event was or was not sent to it. It
-// compares the event with the endpoints as they are now: what they were is not kept. An event that
-// neither the outbox nor the log has is a Problem.
+// ExplainEvent says for each endpoint of an event's venue why the event was or was not sent to it.
+// It compares the event with the endpoints as they are now: what they were is not kept. An event
+// that neither the outbox nor the log has is a Problem.
 func (v view) ExplainEvent(ctx context.Context, eventID string) (x EventExplanation, err error) {
 	stored, err := v.storedEvents(ctx, eventID, withoutData)
 	if err != nil {

@@ -12,8 +12,9 @@ const (
 )
 
 // PrintGrants returns the statements that give roles what they need: the agent's, which is that of
-// Config.URL; the app's, which inserts events and may change endpoints; and that of people who read the
-// log and see endpoints without their secrets. The last two have names that the reader replaces.
+// Config.URL; the app's, which inserts events and may change endpoints; and that of people who read
+// the log and see endpoints without their secrets. The last two have names that the reader
+// replaces.
 func PrintGrants(cfg Config) string {
 	_, agent, _ := cfg.names()
 	agent = quoteIdent(agent)

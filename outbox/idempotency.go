@@ -2,7 +2,8 @@ package outbox
 
 import "errors"
 
-// Idempotency names a request that may come twice, so that the second one makes nothing. The zero value names none.
+// Idempotency names a request that may come twice, so that the second one makes nothing. The zero
+// value names none.
 type Idempotency struct {
 	Key  string
 	Hash []byte // of what was asked

@@ -9,25 +9,28 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// jobStep bounds the rows that one step of a job writes, and with it how long a group has to wait for it.
+// jobStep bounds the rows that one step of a job writes, and with it how long a group has to wait
+// for it.
 const jobStep = 500
 
-// job is work on many rows that the Ledger does in steps between its groups. A step runs in a transaction of its own
-// that may be tried again; what it needs to go on stands in the database.
+// job is work on many rows that the Ledger does in steps between its groups. A step runs in a
+// transaction of its own that may be tried again; what it needs to go on stands in the database.
 type job interface {
 	step(ctx context.Context, tx querier) (finished bool, err error)
-	// committed tells that the last step is durable, and returns the endpoints that have rows due at once after it.
+	// committed tells that the last step is durable, and returns the endpoints that have rows due
+	// at once after it.
 	committed() (requeued []string)
 	// pause returns how long to wait before the next step.
 	pause() time.Duration
-	// abandon ends a job whose steps fail by themselves, for this reason, so that it does not hold up everything else.
+	// abandon ends a job whose steps fail by themselves, for this reason, so that it does not hold
+	// up everything else.
 	abandon(ctx context.Context, tx querier, reason string) error
 }
 
 // looker is a job that waits for others most of the time.
 type looker interface {
-	// look reports, by reads alone, whether a step would change nothing. pause then returns how long to
-	// wait before the next look.
+	// look reports, by reads alone, whether a step would change nothing. pause then returns how
+	// long to wait before the next look.
 	look(ctx context.Context, tx querier) (idle bool, err error)
 }
 
@@ -35,15 +38,15 @@ type looker interface {
 const jobTries = 3
 
 const (
-	// missEndpoints bounds the endpoints of one step of missJob, which share jobStep rows. One of them ends missLeast rows
-	// at least, if it has so many.
+	// missEndpoints bounds the endpoints of one step of missJob, which share jobStep rows. One of
+	// them ends missLeast rows at least, if it has so many.
 	missEndpoints = 500
 	missLeast     = 4
 )
 
-// missJob turns the pending rows of endpoints that are disabled or gone into missed ones. There is one for all of them: an
-// app may remove a hundred thousand endpoints at once, and a transaction for each would take minutes. It belongs to the
-// Ledger's goroutine.
+// missJob turns the pending rows of endpoints that are disabled or gone into missed ones. There is
+// one for all of them: an app may remove a hundred thousand endpoints at once, and a transaction
+// for each would take minutes. It belongs to the Ledger's goroutine.
 type missJob struct {
 	waiting map[string]Missing // by endpoint
 	order   []string           // of the endpoints in waiting, as they came; some may have left, or stand twice
@@ -70,8 +73,8 @@ func (j *missJob) add(m Missing) {
 	j.order = append(j.order, m.EndpointID)
 }
 
-// stop ends the work for an endpoint up to a version. It reports whether that was the end of an endpoint that is gone, whose
-// counter is not deleted yet.
+// stop ends the work for an endpoint up to a version. It reports whether that was the end of an
+// endpoint that is gone, whose counter is not deleted yet.
 func (j *missJob) stop(endpointID string, version int) (counterLeft bool) {
 	m, waits := j.waiting[endpointID]
 	if !waits || m.Version > version {
@@ -205,8 +208,9 @@ type Disabling struct {
 	Generation int64
 }
 
-// disableJob disables an endpoint. It is a job of its own because the app may hold the row: nothing else is to wait for that.
-// When the agent dies before it is done, the recorded counter tells the next one.
+// disableJob disables an endpoint. It is a job of its own because the app may hold the row: nothing
+// else is to wait for that. When the agent dies before it is done, the recorded counter tells the
+// next one.
 type disableJob struct {
 	Disabling
 	announcer *announcer

@@ -23,9 +23,11 @@ const migrationLock int64 = 0x776562686f6f6b01
 // table. Migrators that run at the same time wait for each other.
 type Migrator struct {
 	Config Config
-	// Progress is called with what takes long: what waits for a lock and who holds it. It may be nil.
+	// Progress is called with what takes long: what waits for a lock and who holds it. It may be
+	// nil.
 	Progress func(text string)
-	// Patience is how long it tries to get the locks of one thing, such as a migration. Zero means 5 minutes.
+	// Patience is how long it tries to get the locks of one thing, such as a migration. Zero means
+	// 5 minutes.
 	Patience time.Duration
 }
 
@@ -35,8 +37,8 @@ func Migrate(ctx context.Context, cfg Config) (from, to int, err error) {
 }
 
 // Run returns the versions before and after. A schema that is newer than the binary, and works with
-// it, is left as it is: so the migration of a release that is rolled back does not fail. If the schema
-// is too new, the error is a Problem.
+// it, is left as it is: so the migration of a release that is rolled back does not fail. If the
+// schema is too new, the error is a Problem.
 func (m Migrator) Run(ctx context.Context) (from, to int, err error) {
 	cfg := m.Config
 	cc, err := cfg.connConfig()
@@ -82,8 +84,8 @@ func (m Migrator) Run(ctx context.Context) (from, to int, err error) {
 	return schema.Version, max(schema.Version, len(ms)), nil
 }
 
-// lockMigrations waits until no other Migrator runs. The lock ends with the connection. It asks again
-// and again: a session that waits in a statement has a snapshot, and an index that is built
+// lockMigrations waits until no other Migrator runs. The lock ends with the connection. It asks
+// again and again: a session that waits in a statement has a snapshot, and an index that is built
 // CONCURRENTLY waits for that.
 func lockMigrations(ctx context.Context, conn *pgx.Conn) error {
 	for {

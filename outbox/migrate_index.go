@@ -16,13 +16,15 @@ where i.indexrelid = to_regclass('webhooks.' || quote_ident($1))`
 
 // buildIndex builds what a migration would build under a lock that keeps writers out. CONCURRENTLY
 // cannot be in a transaction, so an index may be there without its migration. A build that was
-// interrupted leaves an index that is not valid: writers keep it, nobody reads it, and it is built anew.
+// interrupted leaves an index that is not valid: writers keep it, nobody reads it, and it is built
+// anew.
 func (m Migrator) buildIndex(ctx context.Context, conn *pgx.Conn, migration string, index laterIndex) error {
 	var exists, valid, rows bool
 	if err := conn.QueryRow(ctx, selectIndexState, index.name).Scan(&exists, &valid); err != nil {
 		return err
 	}
-	// A table without rows costs nothing, and CONCURRENTLY would wait for the transactions of others.
+	// A table without rows costs nothing, and CONCURRENTLY would wait for the transactions of
+	// others.
 	if err := conn.QueryRow(ctx, `select exists (select from `+index.table+`)`).Scan(&rows); err != nil {
 		return err
 	}
@@ -72,8 +74,8 @@ func (m Migrator) concurrently(ctx context.Context, conn *pgx.Conn, index laterI
 	return &Problem{Thing: "index webhooks." + index.name, Reason: reason, Remedy: holder.remedy() + ", and the index is built anew", Fatal: true, Err: err}
 }
 
-// selectOldestTransaction names the oldest transaction of the database. One that has a snapshot comes
-// first: the build of an index waits for the others only if they have locked the table.
+// selectOldestTransaction names the oldest transaction of the database. One that has a snapshot
+// comes first: the build of an index waits for the others only if they have locked the table.
 const selectOldestTransaction = `
 select a.pid, '', '', false, ` + aboutSession + `
 from pg_locks l join pg_stat_activity a on a.pid = l.pid

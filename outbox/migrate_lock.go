@@ -18,8 +18,8 @@ import (
 // migration waits for lockTimeout only, gives up, lets the others pass, and tries again.
 const (
 	lockTimeout = 500 * time.Millisecond
-	// longLockTimeout is for each fourth try. It is longer than PostgreSQL's deadlock_timeout (1 s), after
-	// which an autovacuum gives way to who waits for it.
+	// longLockTimeout is for each fourth try. It is longer than PostgreSQL's deadlock_timeout (1
+	// s), after which an autovacuum gives way to who waits for it.
 	longLockTimeout = 1100 * time.Millisecond
 	lockPatience    = 5 * time.Minute
 	// migrationPause is the wait between two tries.
@@ -71,7 +71,8 @@ func (m Migrator) insist(ctx context.Context, conn *pgx.Conn, thing string, lock
 	}
 }
 
-// execWithin runs statements in one transaction, in which no lock is waited for longer than timeout.
+// execWithin runs statements in one transaction, in which no lock is waited for longer than
+// timeout.
 func execWithin(ctx context.Context, conn *pgx.Conn, timeout time.Duration, statements string) error {
 	return pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
 		if err := exec(ctx, tx, limitLocks(timeout)); err != nil {
@@ -178,10 +179,10 @@ func (h lockHolder) remedy() string {
 const aboutSession = `coalesce(a.usename, ''), coalesce(a.application_name, ''), coalesce(a.state, ''),
        coalesce(extract(epoch from clock_timestamp() - a.xact_start), 0)::float8`
 
-// selectLockHolder names who has a lock of a kind that matters on one of the tables $1: who maintains
-// a table, since that takes long, or else the oldest transaction. $2 are the kinds that do not matter,
-// with commas. Everybody may see that there is a VACUUM, and its lock. The rest is shown to roles that
-// may see it.
+// selectLockHolder names who has a lock of a kind that matters on one of the tables $1: who
+// maintains a table, since that takes long, or else the oldest transaction. $2 are the kinds that
+// do not matter, with commas. Everybody may see that there is a VACUUM, and its lock. The rest is
+// shown to roles that may see it.
 const selectLockHolder = `
 select a.pid, n.nspname || '.' || c.relname, coalesce(works.name, ''), works.name is not null and a.usesysid is null, ` + aboutSession + `
 from unnest($1::text[], $2::text[]) wanted (name, harmless)

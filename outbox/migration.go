@@ -19,18 +19,18 @@ var migrationFiles embed.FS
 //	-- locks: webhooks.endpoints (access exclusive), webhooks.outbox (share)
 //	-- costs: it reads all of webhooks.deliveries
 //
-// The costs are only there where time goes by the number of rows. An index of a table that may be large is made by
-// CREATE INDEX IF NOT EXISTS: the Migrator has built it CONCURRENTLY by then.
+// The costs are only there where time goes by the number of rows. An index of a table that may be
+// large is made by CREATE INDEX IF NOT EXISTS: the Migrator has built it CONCURRENTLY by then.
 type migration struct {
 	name, sql string
-	// expansion reports that every binary that worked with the schema before works with this one. What
-	// is none is a contraction.
+	// expansion reports that every binary that worked with the schema before works with this one.
+	// What is none is a contraction.
 	expansion bool
 	// compatible is the oldest binary that works with the schema that the migration makes, by the
 	// number of the schema that it knows.
 	compatible int
-	// locks are in the order in which they are taken: first those that VACUUM alone waits for, which
-	// may be held for hours, and the outbox last of those that writers wait for.
+	// locks are in the order in which they are taken: first those that VACUUM alone waits for,
+	// which may be held for hours, and the outbox last of those that writers wait for.
 	locks   []tableLock
 	costs   string
 	indexes []laterIndex
@@ -39,7 +39,8 @@ type migration struct {
 // laterIndex is an index that is built before the transaction of its migration.
 type laterIndex struct{ name, table, definition string }
 
-// tableLock is a lock of a migration that other transactions may have to wait for, if only a VACUUM.
+// tableLock is a lock of a migration that other transactions may have to wait for, if only a
+// VACUUM.
 type tableLock struct{ table, mode string }
 
 func (l tableLock) String() string { return l.table + " (" + l.mode + ")" }
@@ -70,9 +71,9 @@ var (
 	declaredCosts = regexp.MustCompile(`^-- costs: (.+)$`)
 )
 
-// parseMigration reads what a file says of itself. A file that does not say which binaries work with
-// its schema is a contraction that only its own binaries know, which is safe. A test holds that
-// each says it.
+// parseMigration reads what a file says of itself. A file that does not say which binaries work
+// with its schema is a contraction that only its own binaries know, which is safe. A test holds
+// that each says it.
 func parseMigration(name, sql string, number int) migration {
 	m := migration{name: name, sql: sql, compatible: number}
 	lines := strings.SplitN(sql, "\n", 4)

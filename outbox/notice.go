@@ -25,8 +25,8 @@ const (
 var noticeTypes = []string{TypeEndpointFailing, TypeEndpointDisabled, TypeEndpointRecovered}
 
 // The levels of notices (endpoint_health.notified). Levels between NoticeFormer and NoticeDisabled
-// are the percentage of the failures that disable an endpoint. In the database a level is below zero
-// while a disabling is still to be announced: the level before it, and NoticeFormer for none.
+// are the percentage of the failures that disable an endpoint. In the database a level is below
+// zero while a disabling is still to be announced: the level before it, and NoticeFormer for none.
 const (
 	NoticeWell     = 0
 	NoticeFormer   = 1 // in memory alone: a level of an earlier generation

@@ -45,8 +45,8 @@ select id, webhooks.url_host(url) from webhooks.endpoints where id = any($1){ an
 union all
 select id, host from webhooks.removed_endpoints where id = any($1){ and venue = @venue}`
 
-// Hosts returns the hosts of endpoints by their ids, also of those that were removed and have rows in
-// the log.
+// Hosts returns the hosts of endpoints by their ids, also of those that were removed and have rows
+// in the log.
 func (v view) Hosts(ctx context.Context, endpointIDs []string) (map[string]string, error) {
 	hosts := map[string]string{}
 	if len(endpointIDs) == 0 {

@@ -9,18 +9,20 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// This file finds the whole id for the beginning of one, as people type it. Programs give whole ids.
+// This file finds the whole id for the beginning of one, as people type it. Programs give whole
+// ids.
 
 const (
 	// shownCandidates is how many ids an ambiguous beginning names.
 	shownCandidates = 5
-	// prefixWalk is how many ids a look-up reads at most. With the rules of many languages, ids that do not
-	// begin so may stand between those that do: they compare without punctuation, or without case.
+	// prefixWalk is how many ids a look-up reads at most. With the rules of many languages, ids
+	// that do not begin so may stand between those that do: they compare without punctuation, or
+	// without case.
 	prefixWalk = 200
 )
 
-// walkIDs is a loose index scan: it goes from one id to the next, from a beginning on. An id may stand
-// in many rows. A whole id, which comes first, ends it.
+// walkIDs is a loose index scan: it goes from one id to the next, from a beginning on. An id may
+// stand in many rows. A whole id, which comes first, ends it.
 func walkIDs(table, id, idType string) string {
 	return pieces{"table": table, "id": "t." + id, "type": idType}.in(`
 with recursive walked (id, n) as (
@@ -43,9 +45,10 @@ var (
 // prefixLookup is one index in which an id may stand.
 type prefixLookup struct{ sql, from string }
 
-// EndpointID returns the id of the endpoint whose id begins with given. With removed it also finds those
-// whose log is all that is left. It returns given itself where that is an id, or where no id begins so: what
-// is done with it then says that. Where several begin so, it returns a Problem that names them.
+// EndpointID returns the id of the endpoint whose id begins with given. With removed it also finds
+// those whose log is all that is left. It returns given itself where that is an id, or where no id
+// begins so: what is done with it then says that. Where several begin so, it returns a Problem that
+// names them.
 func (v AllVenues) EndpointID(ctx context.Context, given string, removed bool) (string, error) {
 	lookups := []prefixLookup{{walkEndpoints, given}}
 	if removed {
@@ -128,8 +131,8 @@ func chooseID(kind, given string, found []string) (string, error) {
 		Remedy: "write more of the id"}
 }
 
-// firstKey returns the first key of the outbox that may begin with given, as a text, and reports whether
-// keys of this type have a beginning: numbers are not in the order of their texts.
+// firstKey returns the first key of the outbox that may begin with given, as a text, and reports
+// whether keys of this type have a beginning: numbers are not in the order of their texts.
 func firstKey(given, idType string) (from string, ok bool) {
 	switch idType {
 	case "smallint", "integer", "bigint", "numeric":

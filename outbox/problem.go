@@ -24,8 +24,8 @@ type Problem struct {
 	Err error
 }
 
-// Kinds of problems of what people ask for. They are in the chain of a Problem, for code that has to answer each in a way
-// of its own.
+// Kinds of problems of what people ask for. They are in the chain of a Problem, for code that has
+// to answer each in a way of its own.
 var (
 	// ErrNotFound reports that a view does not have what was asked for.
 	ErrNotFound = errors.New("not found")

@@ -11,19 +11,23 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 )
 
-// Pruning deletes what is older than the retention, in an order that keeps two things true. A delivery outlives its event's row in the
-// outbox, so no comparison of outbox and log can take a delivery for one that never was. And an event goes only after the stream has
-// passed it for good: no recovery is under way, and the transaction that wrote it is one that the horizon of the checkpoint sees.
+// Pruning deletes what is older than the retention, in an order that keeps two things true. A
+// delivery outlives its event's row in the outbox, so no comparison of outbox and log can take a
+// delivery for one that never was. And an event goes only after the stream has passed it for good:
+// no recovery is under way, and the transaction that wrote it is one that the horizon of the
+// checkpoint sees.
 //
-// It walks a table by the column created: a read-only statement lists the places (ctid) of many rows, and short
-// transactions delete those of them for which every rule holds when they get there. A place is no more than a hint: another row may have
-// taken it, which is then judged by itself. Many rows of one transaction have the same created, so the walk goes on within those by
-// place. Where it stands is kept between runs: rows that must stay are not read again with each of them.
+// It walks a table by the column created: a read-only statement lists the places (ctid) of many
+// rows, and short transactions delete those of them for which every rule holds when they get there.
+// A place is no more than a hint: another row may have taken it, which is then judged by itself.
+// Many rows of one transaction have the same created, so the walk goes on within those by place.
+// Where it stands is kept between runs: rows that must stay are not read again with each of them.
 
 // PrunedTable is a table that is pruned.
 type PrunedTable string
 
-// The tables that are pruned, in the order in which they must be. Attempts go with their deliveries.
+// The tables that are pruned, in the order in which they must be. Attempts go with their
+// deliveries.
 const (
 	PrunedOutbox     PrunedTable = "outbox"
 	PrunedDeliveries PrunedTable = "deliveries"
@@ -33,10 +37,12 @@ const (
 )
 
 const (
-	// pruneRead is how many places one statement lists, and pruneBatch how many rows one transaction deletes at most.
+	// pruneRead is how many places one statement lists, and pruneBatch how many rows one
+	// transaction deletes at most.
 	pruneRead  = 20_000
 	pruneBatch = 1000
-	// pruneAgain is how long rows that had to stay are left alone, at most: then the walks begin anew.
+	// pruneAgain is how long rows that had to stay are left alone, at most: then the walks begin
+	// anew.
 	pruneAgain = 6 * time.Hour
 )
 
@@ -104,8 +110,8 @@ func (p *Pruner) Begin(ctx context.Context) (err error) {
 // Pruned is what a step deleted, by table.
 type Pruned map[PrunedTable]int64
 
-// Step makes one transaction of the run for a table, and tells whether it was the last one. An error ends the run for that table only;
-// the next run goes on where it was.
+// Step makes one transaction of the run for a table, and tells whether it was the last one. An
+// error ends the run for that table only; the next run goes on where it was.
 func (p *Pruner) Step(ctx context.Context, table PrunedTable) (pruned Pruned, done bool, err error) {
 	if obstacle := p.obstacles[table]; obstacle != nil {
 		return nil, true, obstacle
@@ -127,8 +133,8 @@ func (p *Pruner) Step(ctx context.Context, table PrunedTable) (pruned Pruned, do
 	return pruned, done, p.slot.explainPrune(table, err)
 }
 
-// listPlaces lists the places of rows that are older than a moment, from a place on. Neither null nor an infinite time says how
-// old a row is, so such rows stay.
+// listPlaces lists the places of rows that are older than a moment, from a place on. Neither null
+// nor an infinite time says how old a row is, so such rows stay.
 const listPlaces = `
 select o.${created}::timestamptz::text, o.tableoid, o.ctid::text from ${table} o
 where o.${created} >= @created::text::timestamptz and o.${created} < ${cutoff} and o.${created} > '-infinity'
@@ -183,8 +189,9 @@ func (p *Pruner) list(ctx context.Context, sql string, after place) (listed []pl
 	return listed, err
 }
 
-// briefSettings bound a transaction on the server: it gives up before anything that waits for it would, and also when the agent is cut
-// off in the middle. What a crash of the server takes back is deleted again, so the commit does not wait for the disk.
+// briefSettings bound a transaction on the server: it gives up before anything that waits for it
+// would, and also when the agent is cut off in the middle. What a crash of the server takes back is
+// deleted again, so the commit does not wait for the disk.
 const briefSettings = `
 select set_config('lock_timeout', '500ms', true), set_config('statement_timeout', '10s', true),
        set_config('idle_in_transaction_session_timeout', '5s', true), set_config('synchronous_commit', 'off', true)`
@@ -199,23 +206,25 @@ func (p *Pruner) briefly(ctx context.Context, work func(pgx.Tx) error) error {
 	})
 }
 
-// passedSQL begins the statements that delete: what has passed for good, as the checkpoint of the term tells (Pruner.values); nothing without one.
-// Ids of transactions have 32 bits and go round, and a row that is kept for a month may be older than half a round. The ids that have not
-// passed are those from the horizon to now, so a row has passed when its id is none of these.
+// passedSQL begins the statements that delete: what has passed for good, as the checkpoint of the
+// term tells (Pruner.values); nothing without one. Ids of transactions have 32 bits and go round,
+// and a row that is kept for a month may be older than half a round. The ids that have not passed
+// are those from the horizon to now, so a row has passed when its id is none of these.
 const passedSQL = `
 with passed as materialized (
     select pg_snapshot_xmin(horizon)::text::bigint as horizon, pg_snapshot_xmax(pg_current_snapshot())::text::bigint as now, relations
     from webhooks.checkpoint where slot = @slot and epoch = @epoch and not recovering and horizon is not null
 )`
 
-// isOld is the condition that a row's created is before a moment. Its form keeps the planner from an index on created: the places are given, and
-// the index would lead to all that is old.
+// isOld is the condition that a row's created is before a moment. Its form keeps the planner from
+// an index on created: the places are given, and the index would lead to all that is old.
 func isOld(created, before string) string {
 	return pieces{"created": created, "before": before}.in(`(${created} < ${before} and ${created} > '-infinity') is true`)
 }
 
-// xidsAfter is the expression for how many transaction ids after the id from that of the transaction is that wrote a row. Ids of rows
-// have 32 bits and go round; webhooks.handed_over takes a row that is older than half a round for one of the future.
+// xidsAfter is the expression for how many transaction ids after the id from that of the
+// transaction is that wrote a row. Ids of rows have 32 bits and go round; webhooks.handed_over
+// takes a row that is older than half a round for one of the future.
 func xidsAfter(row, from string) string {
 	return fmt.Sprintf("(%s.xmin::text::bigint - %s & 4294967295)", row, from)
 }
@@ -225,15 +234,16 @@ func hasPassed(row string) string {
 	return xidsAfter(row, "passed.horizon") + ` >= passed.now - passed.horizon`
 }
 
-// inOpenReplay is the condition that a delivery d belongs to a replay that has not ended, whatever its status. One that is
-// paused keeps what it is to send, for as long as it is paused.
+// inOpenReplay is the condition that a delivery d belongs to a replay that has not ended, whatever
+// its status. One that is paused keeps what it is to send, for as long as it is paused.
 const inOpenReplay = `exists (select from webhooks.replays r
           where r.finished is null and r.endpoint_id = d.endpoint_id
             and (d.replay_id = r.id or d.event_id = any(r.event_ids)
                  or r.event_ids is null and d.created >= coalesce(r.since, '-infinity') and d.created < coalesce(r.until, 'infinity')))`
 
-// deleteEventsSQL deletes events of the outbox by their places and returns how many were to go and how many did. A partition of which
-// the horizon does not speak may hold rows that the stream has not brought.
+// deleteEventsSQL deletes events of the outbox by their places and returns how many were to go and
+// how many did. A partition of which the horizon does not speak may hold rows that the stream has
+// not brought.
 func (m *mapping) deleteEventsSQL() string {
 	created := "o." + quoteIdent(m.cfg.Columns.Created)
 	return pieces{
@@ -277,8 +287,9 @@ func (p *Pruner) events(ctx context.Context, tx pgx.Tx, batch []place) (Pruned, 
 	return Pruned{PrunedOutbox: deleted}, err
 }
 
-// deleteDeliveriesSQL deletes deliveries by their places, with their attempts. What the ledger is writing now is left alone. That the
-// transaction that wrote a row has passed tells as well that its event would be visible if it were there.
+// deleteDeliveriesSQL deletes deliveries by their places, with their attempts. What the ledger is
+// writing now is left alone. That the transaction that wrote a row has passed tells as well that
+// its event would be visible if it were there.
 func (m *mapping) deleteDeliveriesSQL() string {
 	return pieces{
 		"outbox": m.cfg.table(), "id": quoteIdent(m.cfg.Columns.ID), "key": eventKey("d.event_id", m.idType), "is old": isOld("d.created", "@cutoff::timestamptz"),
@@ -299,8 +310,9 @@ func (m *mapping) deleteDeliveriesSQL() string {
 select (select count(*) from deleted), (select count(*) from tried)`)
 }
 
-// eventKey returns the expression that makes a key of the outbox of an event's id. A text that is no such key, since it comes
-// from an outbox that was used before, gives null, where a plain cast would end the statement.
+// eventKey returns the expression that makes a key of the outbox of an event's id. A text that is
+// no such key, since it comes from an outbox that was used before, gives null, where a plain cast
+// would end the statement.
 func eventKey(id, keyType string) string {
 	p := pieces{"id": id}
 	switch keyType {
@@ -347,10 +359,11 @@ func (p *Pruner) replays(ctx context.Context) (pruned Pruned, done bool, err err
 // removedPlace is a row of webhooks.removed_endpoints.
 type removedPlace struct{ venue, id string }
 
-// deleteRemoved deletes the traces of endpoints that were removed, once the log has no rows of them. One
-// that is another venue's now has rows of that venue as well, which are younger: an event that was
-// committed before the change has a time of before it, but for the length of a transaction. The trace
-// stays for the retention at least, since the stream may be behind and bring rows.
+// deleteRemoved deletes the traces of endpoints that were removed, once the log has no rows of
+// them. One that is another venue's now has rows of that venue as well, which are younger: an event
+// that was committed before the change has a time of before it, but for the length of a
+// transaction. The trace stays for the retention at least, since the stream may be behind and bring
+// rows.
 const deleteRemoved = `
 with listed as materialized (
     select r.ctid as place, r.venue, r.id, r.removed from webhooks.removed_endpoints r
@@ -396,7 +409,8 @@ func (slot *Slot) explainPrune(table PrunedTable, err error) error {
 		Remedy: "let its rows be deleted (a foreign key can have ON DELETE CASCADE), or set outbox.retention = \"0s\" and prune it otherwise", Err: err}
 }
 
-// refusesDelete tells whether the table itself is the reason: a foreign key, a trigger, a missing replica identity.
+// refusesDelete tells whether the table itself is the reason: a foreign key, a trigger, a missing
+// replica identity.
 func refusesDelete(err error) bool {
 	code := SQLState(err)
 	return errors.Is(err, errKept) || strings.HasPrefix(code, classIntegrity) || strings.HasPrefix(code, classRaised) || code == codeNotPrerequisite

@@ -41,8 +41,9 @@ func exec(ctx context.Context, q querier, sql string, args ...any) error {
 	return err
 }
 
-// unprepared is a querier for statements that run once in a while: preparing them first would be one more round trip for
-// each, and where the database is far away, leading is a matter of round trips.
+// unprepared is a querier for statements that run once in a while: preparing them first would be
+// one more round trip for each, and where the database is far away, leading is a matter of round
+// trips.
 type unprepared struct{ querier }
 
 // Query implements querier.
@@ -83,7 +84,8 @@ func (u unpreparedTx) Exec(ctx context.Context, sql string, args ...any) (pgconn
 	return u.q.Exec(ctx, sql, args...)
 }
 
-// lookTimeout bounds what a command reads, on the server too: a person waits, and the agent needs the machine.
+// lookTimeout bounds what a command reads, on the server too: a person waits, and the agent needs
+// the machine.
 const lookTimeout = 10 * time.Second
 
 // beginLook begins such a transaction. Compiling a query takes longer than what people ask for.
@@ -92,7 +94,8 @@ const beginLook = `begin isolation level repeatable read read only; set local ji
 // codeQueryCanceled is what PostgreSQL answers when a statement_timeout ends a query.
 const codeQueryCanceled = "57014"
 
-// look runs the queries of do in one read-only transaction that sees one state and ends after lookTimeout for each query.
+// look runs the queries of do in one read-only transaction that sees one state and ends after
+// lookTimeout for each query.
 func (db *DB) look(ctx context.Context, operation string, do func(tx pgx.Tx) error) error {
 	return db.lookFor(ctx, lookTimeout, operation, do)
 }
@@ -108,8 +111,8 @@ func (db *DB) lookFor(ctx context.Context, timeout time.Duration, operation stri
 	return db.explainBySchema(ctx, operation, err)
 }
 
-// moment scans a timestamptz for people, into a time that may be nil. The app may write infinity, or a year that JSON cannot hold: one
-// such row must not hide the others, so it shows no time.
+// moment scans a timestamptz for people, into a time that may be nil. The app may write infinity,
+// or a year that JSON cannot hold: one such row must not hide the others, so it shows no time.
 type moment struct{ to **time.Time }
 
 // ScanTimestamptz implements pgtype.TimestamptzScanner.

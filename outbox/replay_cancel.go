@@ -55,8 +55,9 @@ func (j *replayJob) kept(endpointID string) []string {
 }
 
 // The rows are found by their place, and only then by their status: a plan by the index of the
-// pending ones would read all of these. Only the index of an endpoint's part of the log has the order of
-// lookBack: with endpoint_id = $1, or a lower bound for created, a plan may walk the log of all endpoints.
+// pending ones would read all of these. Only the index of an endpoint's part of the log has the
+// order of lookBack: with endpoint_id = $1, or a lower bound for created, a plan may walk the log
+// of all endpoints.
 const (
 	lookBack = `
 with looked as materialized (
@@ -71,8 +72,8 @@ with looked as materialized (
 )`
 )
 
-// restoreLooked takes back what the replay has set back, but for what is under way ($3). Of a delivery
-// that an agent of before set back nothing is known but that it had not succeeded.
+// restoreLooked takes back what the replay has set back, but for what is under way ($3). Of a
+// delivery that an agent of before set back nothing is known but that it had not succeeded.
 var restoreLooked = pieces{"end or restore": endOrRestore("p.former", "'its replay was canceled'")}.in(`, picked as (
     select created, event_id, attempts, former, event_id = any($3::text[]) as kept from looked
     where status = 'pending' and replay_id = $2 order by created desc, event_id desc limit $4

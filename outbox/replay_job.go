@@ -12,8 +12,9 @@ import (
 	"github.com/quintago/webhook-agent/crashpoint"
 )
 
-// replayJob sets the deliveries of a replay back to pending. Its cursor stands in the replays row, so a restart goes on
-// where it was. Where the endpoint can be sent to no longer, it counts what is left and leaves that as it is.
+// replayJob sets the deliveries of a replay back to pending. Its cursor stands in the replays row,
+// so a restart goes on where it was. Where the endpoint can be sent to no longer, it counts what is
+// left and leaves that as it is.
 type replayJob struct {
 	Replay
 	withdraw   func(endpointID, replayID string) []string // LedgerConfig.Withdraw
@@ -26,25 +27,29 @@ type replayJob struct {
 	backNext   wayBack       // the same with the step under way
 }
 
-// visibilityPause is the wait for a transaction that the stream has told of and queries do not see yet: a commit is sent
-// as soon as its record is on disk, which is before it becomes visible, and with synchronous replication long before.
+// visibilityPause is the wait for a transaction that the stream has told of and queries do not see
+// yet: a commit is sent as soon as its record is on disk, which is before it becomes visible, and
+// with synchronous replication long before.
 const visibilityPause = 100 * time.Millisecond
 
 const (
-	// lookAhead is how many deliveries of a replay are pending at most, so that a pause acts at once. Those wait for their first
-	// attempt or for a further one.
+	// lookAhead is how many deliveries of a replay are pending at most, so that a pause acts at
+	// once. Those wait for their first attempt or for a further one.
 	lookAhead = jobStep
-	// pacedAhead is the least look-ahead of a paced replay, which is else what it sends in two seconds.
+	// pacedAhead is the least look-ahead of a paced replay, which is else what it sends in two
+	// seconds.
 	pacedAhead = 20
-	// aheadPause is how long a replay rests whose look-ahead is full. It is woken before, when a part of that has ended.
+	// aheadPause is how long a replay rests whose look-ahead is full. It is woken before, when a
+	// part of that has ended.
 	aheadPause = 250 * time.Millisecond
-	// requeuedPause is how often a replay that has set back all is looked at, and pausedPause how often one that is paused is.
+	// requeuedPause is how often a replay that has set back all is looked at, and pausedPause how
+	// often one that is paused is.
 	requeuedPause = time.Second
 	pausedPause   = 2 * time.Second
 )
 
-// lockReplay reports whether the row is there, and whether this transaction has it now. People change the row as well, and may
-// keep it locked: nothing is to wait for that.
+// lockReplay reports whether the row is there, and whether this transaction has it now. People
+// change the row as well, and may keep it locked: nothing is to wait for that.
 const lockReplay = `
 select exists (select from webhooks.replays where id = $1),
        exists (select from (select from webhooks.replays where id = $1 for update skip locked) taken)`
@@ -75,8 +80,9 @@ left join webhooks.replays r on r.id = wanted.id
 left join webhooks.endpoints e on e.id = r.endpoint_id
 left join webhooks.endpoint_health h on h.endpoint_id = e.id`
 
-// The statements differ in what they walk, the named events or the endpoint's part of the log, from the cursor on, and in
-// what they do with it. Those that count look at the deliveries of a removed endpoint, too.
+// The statements differ in what they walk, the named events or the endpoint's part of the log, from
+// the cursor on, and in what they do with it. Those that count look at the deliveries of a removed
+// endpoint, too.
 const (
 	pickEvents = `
 with picked as (
@@ -91,7 +97,8 @@ with picked as (
 	pickNext = ` and (created, event_id) > ($4, $5)
     order by created, event_id limit $6
 )`
-	// Named events are found by the primary key. The sum is no column of an index, so none is walked for the order's sake.
+	// Named events are found by the primary key. The sum is no column of an index, so none is
+	// walked for the order's sake.
 	pickNextNamed = ` and (created + interval '0', event_id) > ($4, $5)
     order by created + interval '0', event_id limit $6
 )`
@@ -117,8 +124,8 @@ with picked as (
 // leaveStep bounds the rows that one step only counts.
 const leaveStep = 20 * jobStep
 
-// selectUnfitEvents returns how many of the named events a replay cannot send, with the first of them and the state of its
-// delivery, empty where there is none.
+// selectUnfitEvents returns how many of the named events a replay cannot send, with the first of
+// them and the state of its delivery, empty where there is none.
 const selectUnfitEvents = `
 select count(*) over (), id, coalesce(d.status, '')
 from (select distinct unnest($3::text[]) as id) named
@@ -127,12 +134,14 @@ left join webhooks.deliveries d on d.endpoint_id = $1 and d.event_id = named.id
 where d.status is null or not d.status = any($2)
 order by id limit 1`
 
-// formerlySucceeded is the condition that a delivery had succeeded before its replay. Agents of before kept nothing else.
+// formerlySucceeded is the condition that a delivery had succeeded before its replay. Agents of
+// before kept nothing else.
 const formerlySucceeded = `(former is not null and coalesce(former->>'status', 'succeeded') = 'succeeded')`
 
-// endOrRestore returns what is set of a delivery d that its replay does not send: it becomes what it was
-// before (former, an expression), or missed for a reason where nothing is known of that. Agents of before
-// version 15 of the schema kept the former state of those alone that had succeeded, and without its status.
+// endOrRestore returns what is set of a delivery d that its replay does not send: it becomes what
+// it was before (former, an expression), or missed for a reason where nothing is known of that.
+// Agents of before version 15 of the schema kept the former state of those alone that had
+// succeeded, and without its status.
 func endOrRestore(former, reason string) string {
 	return pieces{"former": former, "reason": reason}.in(`next_attempt_at = null, former = null,
            status = case when ${former} is null then 'missed' else coalesce(${former}->>'status', 'succeeded') end,
@@ -144,7 +153,8 @@ func endOrRestore(former, reason string) string {
            last_latency_ms = case when ${former} is null then d.last_latency_ms else (${former}->>'last_latency_ms')::int end`)
 }
 
-// advanceReplay uses up the pace for what is set back. What was not used for two seconds is lost, so that there is no burst.
+// advanceReplay uses up the pace for what is set back. What was not used for two seconds is lost,
+// so that there is no burst.
 const advanceReplay = `
 update webhooks.replays set state = 'running', total = coalesce(total, 0) + $2 + $3, unsent = unsent + $3, error = coalesce(error, $4),
        cursor_created = $5, cursor_event_id = $6, requeued = $7,
@@ -153,12 +163,12 @@ update webhooks.replays set state = 'running', total = coalesce(total, 0) + $2 +
                      + interval '1 second' / per_second * $2::int end
 where id = $1`
 
-// agentEnds is part of each statement that ends replays: the trigger of the table refuses that to others.
-// The setting ends with the transaction.
+// agentEnds is part of each statement that ends replays: the trigger of the table refuses that to
+// others. The setting ends with the transaction.
 const agentEnds = `(select set_config('webhooks.ends_replays', 'on', true)) agent_ends`
 
-// refuseReplay ends a replay for a reason. One that is canceled stays so: the trigger of the table refuses
-// any other state, and an error here would hold up all that the Ledger does.
+// refuseReplay ends a replay for a reason. One that is canceled stays so: the trigger of the table
+// refuses any other state, and an error here would hold up all that the Ledger does.
 const refuseReplay = `
 update webhooks.replays set state = case when state = 'canceled' then state else 'failed' end, error = $2, finished = now()
 from ` + agentEnds + `
@@ -393,7 +403,8 @@ func (j *replayJob) leave(ctx context.Context, tx querier, r openReplay, reason 
 	return j.advance(ctx, tx, 0, n, reason, at, n < leaveStep)
 }
 
-// advance notes where a replay stands, and how many it has set back or not sent since it stood elsewhere.
+// advance notes where a replay stands, and how many it has set back or not sent since it stood
+// elsewhere.
 func (j *replayJob) advance(ctx context.Context, tx querier, requeued, unsent int, reason string, at replayPlace, finished bool) (bool, error) {
 	if unsent == 0 {
 		reason = ""
@@ -443,7 +454,8 @@ func (j *replayJob) abandon(ctx context.Context, tx querier, reason string) erro
 	return exec(ctx, tx, refuseReplay, j.ID, "it cannot be carried out: "+reason)
 }
 
-// replayCounts counts deliveries that have ended for the replays that they belong to. The zero value is empty.
+// replayCounts counts deliveries that have ended for the replays that they belong to. The zero
+// value is empty.
 type replayCounts struct {
 	ids     []string
 	done    []int64 // those that were attempted
@@ -476,8 +488,8 @@ func (c *replayCounts) add(id string, done, unsent int64, reason string) {
 // missedReason is a reason for which deliveries were missed, with the remedy.
 func missedReason(reason string) string { return reason + "; once that is mended, replay again" }
 
-// countReplays counts for the replays whose rows nobody else holds. The rest is left in the checkpoint, which this transaction
-// has locked, for the replays' own steps.
+// countReplays counts for the replays whose rows nobody else holds. The rest is left in the
+// checkpoint, which this transaction has locked, for the replays' own steps.
 const countReplays = `
 with given as (
     select * from unnest($1::text[], $2::bigint[], $3::bigint[], $4::text[]) x (id, done, unsent, reason)
@@ -526,9 +538,9 @@ update webhooks.deliveries d set ${end or restore}
 from unnest($1::text[], $2::text[], $3::text[]) x (event_id, endpoint_id, replay_id)
 where d.event_id = x.event_id and d.endpoint_id = x.endpoint_id and d.replay_id = x.replay_id and d.status = 'pending'`)
 
-// restores reports whether the delivery is to be what it was before its replay: one that is not sent since its endpoint is off,
-// and one that had succeeded and is not attempted at all. What had failed before, and cannot be attempted for another reason,
-// says that reason.
+// restores reports whether the delivery is to be what it was before its replay: one that is not
+// sent since its endpoint is off, and one that had succeeded and is not attempted at all. What had
+// failed before, and cannot be attempted for another reason, says that reason.
 func (r *Record) restores() bool {
 	return r.Delivery.hasFormer && r.Status == Missed || r.Delivery.hadSucceeded && r.unsent()
 }

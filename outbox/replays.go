@@ -10,8 +10,9 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// ReplayRequest asks to send deliveries again: those of EventIDs, to one endpoint or to all that have them, or else all of
-// EndpointID whose event was created from Since on and before Until. Pending deliveries are never replayed.
+// ReplayRequest asks to send deliveries again: those of EventIDs, to one endpoint or to all that
+// have them, or else all of EndpointID whose event was created from Since on and before Until.
+// Pending deliveries are never replayed.
 type ReplayRequest struct {
 	EndpointID   string
 	EventIDs     []string
@@ -34,7 +35,8 @@ type ReplayPlan struct {
 
 // ReplayOptions are what a replay has beside its plan.
 type ReplayOptions struct {
-	// PerSecond is how many deliveries it sets back in a second at most; zero for as many as the endpoint takes.
+	// PerSecond is how many deliveries it sets back in a second at most; zero for as many as the
+	// endpoint takes.
 	PerSecond int
 	Idempotency
 }
@@ -82,8 +84,8 @@ type ReplayInfo struct {
 	Finished   *time.Time `json:"finished"`
 }
 
-// Ended reports whether the replay sends nothing more. One that was canceled may still be taken back; Finished says when
-// that is over.
+// Ended reports whether the replay sends nothing more. One that was canceled may still be taken
+// back; Finished says when that is over.
 func (r ReplayInfo) Ended() bool {
 	return r.State == ReplayDone || r.State == ReplayFailed || r.State == ReplayCanceled
 }
@@ -106,8 +108,9 @@ group by endpoint_id order by endpoint_id limit $4`
 const selectUnknownEvents = `
 select id from unnest($1::text[]) id where not exists (select from webhooks.deliveries d where d.event_id = id{ and d.venue = @venue}) order by id limit 1`
 
-// PlanReplay returns what StartReplay would do, one plan for each endpoint concerned. An endpoint that was removed, or that is disabled
-// or unusable, has a plan that is Refused. It is an error when all are, and when an event is not known.
+// PlanReplay returns what StartReplay would do, one plan for each endpoint concerned. An endpoint
+// that was removed, or that is disabled or unusable, has a plan that is Refused. It is an error
+// when all are, and when an event is not known.
 func (v view) PlanReplay(ctx context.Context, r ReplayRequest) (plans []ReplayPlan, err error) {
 	err = v.look(ctx, "plan a replay", func(q narrowed) error {
 		if len(r.EventIDs) == 0 {
@@ -205,9 +208,10 @@ select idempotency_hash is not distinct from $3, ` + replayColumns + `
 from webhooks.replays r where endpoint_id = $1 and idempotency_key = $2{ and venue = @venue}
   and venue = (select e.venue from webhooks.endpoints e where e.id = $1)`
 
-// StartReplay hands a plan to the agent, through its stream, and returns the replay. What is missed or failed when the agent
-// gets to it is sent, which may be more or less than the plan counted. A second call with the same key returns the replay of
-// the first, and ErrIdempotency where the hash is another one.
+// StartReplay hands a plan to the agent, through its stream, and returns the replay. What is missed
+// or failed when the agent gets to it is sent, which may be more or less than the plan counted. A
+// second call with the same key returns the replay of the first, and ErrIdempotency where the hash
+// is another one.
 func (v view) StartReplay(ctx context.Context, p ReplayPlan, o ReplayOptions) (started ReplayInfo, repeated bool, err error) {
 	if o.PerSecond != 0 {
 		if err := CheckPace(o.PerSecond); err != nil {
@@ -301,7 +305,8 @@ where ($1 = '' or endpoint_id = $1) and (cardinality($2::text[]) = 0 or state = 
   and ($3::text is null or (created, id) < ($3::text::timestamptz, $4)){ and venue = @venue} and ($6 = '' or venue = $6)
 order by created desc, id desc limit $5`
 
-// ListReplays lists replays, newest first. next is for the Before of the next page, empty where there is none.
+// ListReplays lists replays, newest first. next is for the Before of the next page, empty where
+// there is none.
 func (v view) ListReplays(ctx context.Context, f ReplayFilter) (replays []ReplayInfo, next string, err error) {
 	before := &cursor{}
 	var at *string
@@ -340,23 +345,26 @@ const setReplayPace = `
 update webhooks.replays set per_second = $2 where id = $1 and state in ('pending', 'running', 'paused'){ and venue = @venue}
 returning ` + replayColumns
 
-// PauseReplay has the replay set nothing more back. What is set back already, which is less than 500 deliveries, is sent all
-// the same. To pause a paused one changes nothing.
+// PauseReplay has the replay set nothing more back. What is set back already, which is less than
+// 500 deliveries, is sent all the same. To pause a paused one changes nothing.
 func (v view) PauseReplay(ctx context.Context, id string) (ReplayInfo, error) {
 	return v.changeReplay(ctx, "pause a replay", setReplayState, id, ReplayPaused)
 }
 
-// ResumeReplay has a paused replay go on within two seconds. To resume one that runs changes nothing.
+// ResumeReplay has a paused replay go on within two seconds. To resume one that runs changes
+// nothing.
 func (v view) ResumeReplay(ctx context.Context, id string) (ReplayInfo, error) {
 	return v.changeReplay(ctx, "resume a replay", setReplayState, id, ReplayRunning)
 }
 
-// CancelReplay ends the replay. The agent makes what it has not sent yet what it was before; Finished says when it has.
+// CancelReplay ends the replay. The agent makes what it has not sent yet what it was before;
+// Finished says when it has.
 func (v view) CancelReplay(ctx context.Context, id string) (ReplayInfo, error) {
 	return v.changeReplay(ctx, "cancel a replay", setReplayState, id, ReplayCanceled)
 }
 
-// SetReplayPace changes how many deliveries the replay sets back in a second; zero takes the pace away.
+// SetReplayPace changes how many deliveries the replay sets back in a second; zero takes the pace
+// away.
 func (v view) SetReplayPace(ctx context.Context, id string, perSecond int) (ReplayInfo, error) {
 	if perSecond != 0 {
 		if err := CheckPace(perSecond); err != nil {

@@ -73,7 +73,8 @@ func (s SchemaInfo) judge() Finding {
 	return fine(schemaThing, "version %d", s.Version)
 }
 
-// SchemaIsAhead reports whether the finding is that the schema is newer than this binary, which works with it.
+// SchemaIsAhead reports whether the finding is that the schema is newer than this binary, which
+// works with it.
 func (f Finding) SchemaIsAhead() bool { return f.ahead }
 
 // selectSchema reads the catalogue. to_regclass would fail without USAGE on the schema, and that is
@@ -110,8 +111,8 @@ func (db *DB) checkSchema(ctx context.Context, tx pgx.Tx) ([]Finding, error) {
 	return []Finding{verdict}, nil
 }
 
-// SchemaFits returns a Problem if this binary does not work with the schema. Preflight finds it too,
-// but an agent that stands by may have made that long ago.
+// SchemaFits returns a Problem if this binary does not work with the schema. Preflight finds it
+// too, but an agent that stands by may have made that long ago.
 func (db *DB) SchemaFits(ctx context.Context) error { return db.firstFailure(ctx, (*DB).checkSchema) }
 
 // explainBySchema is Config.explain for what a binary asks of a schema that may not be its own: the

@@ -27,9 +27,9 @@ select array[secret, coalesce(previous_secret, '')]
        || array(select coalesce(s, '') from unnest(older_secrets) with ordinality o (s, n) order by n)
 from webhooks.endpoints where id = $1`
 
-	// updateSecrets changes nothing if somebody else has changed the secrets. The setting, which ends with
-	// the transaction, has a trigger keep endpoints.updated, by which people change an endpoint as they
-	// have seen it.
+	// updateSecrets changes nothing if somebody else has changed the secrets. The setting, which
+	// ends with the transaction, has a trigger keep endpoints.updated, by which people change an
+	// endpoint as they have seen it.
 	updateSecrets = `
 update webhooks.endpoints set secret = $2, previous_secret = nullif($3, ''), older_secrets = $4
 from (select set_config('webhooks.seals', $1, true)) seals

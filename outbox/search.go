@@ -11,9 +11,9 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// This file searches the delivery log. There is no index that answers every filter, and one more would
-// cost each delivery. So a search walks the index that fits best from its newest row on, looks at a
-// bounded number of rows, and says how far it came:
+// This file searches the delivery log. There is no index that answers every filter, and one more
+// would cost each delivery. So a search walks the index that fits best from its newest row on,
+// looks at a bounded number of rows, and says how far it came:
 //
 //	an event          the primary key
 //	one endpoint      deliveries_endpoint_created, or deliveries_unsuccessful for failed and missed
@@ -21,38 +21,39 @@ import (
 //	all               deliveries_created
 
 const (
-	// searchRows is how many rows a search looks at, and searchRowsAtFirst how many for a first page,
-	// which people wait for. A look at lookRows is enough for most.
+	// searchRows is how many rows a search looks at, and searchRowsAtFirst how many for a first
+	// page, which people wait for. A look at lookRows is enough for most.
 	searchRows, searchRowsAtFirst, lookRows = 10_000, 5_000, 1_000
-	// searchEndpoints is how many endpoints a venue may have to be searched by them. One with more is
-	// searched by time.
+	// searchEndpoints is how many endpoints a venue may have to be searched by them. One with more
+	// is searched by time.
 	searchEndpoints = 200
 	// searchShare is how many rows of each endpoint a search of a venue looks at, at least.
 	searchShare = 5
-	// searchPending is how many pending deliveries a search reads. Where there are more, they are found
-	// among the newest rows.
+	// searchPending is how many pending deliveries a search reads. Where there are more, they are
+	// found among the newest rows.
 	searchPending = 2000
 )
 
 // DeliveryPage is a part of the delivery log, newest event first.
 type DeliveryPage struct {
 	Deliveries []DeliveryInfo
-	// Next is the cursor of the next page, for DeliveryFilter.Before; "" when everything was looked at.
-	// A page with few rows, or none, may have one: the search looks at a bounded number of rows.
+	// Next is the cursor of the next page, for DeliveryFilter.Before; "" when everything was looked
+	// at. A page with few rows, or none, may have one: the search looks at a bounded number of
+	// rows.
 	Next string
-	// NextEvent is for DeliveryFilter.BeforeEvent: an id that people know. It is "" where the page does
-	// not end with all that it has of an event.
+	// NextEvent is for DeliveryFilter.BeforeEvent: an id that people know. It is "" where the page
+	// does not end with all that it has of an event.
 	NextEvent string
-	// SearchedTo is how far back the search came, nil where it did not end before the page was full or
-	// everything was looked at.
+	// SearchedTo is how far back the search came, nil where it did not end before the page was full
+	// or everything was looked at.
 	SearchedTo *time.Time
 }
 
 // Complete reports whether everything that can match was looked at.
 func (p DeliveryPage) Complete() bool { return p.Next == "" }
 
-// matches is the condition of a filter on the row d, but for what the walked index is for. The type is
-// compared here and not by webhooks.event_matches, which would cost more than all else.
+// matches is the condition of a filter on the row d, but for what the walked index is for. The type
+// is compared here and not by webhooks.event_matches, which would cost more than all else.
 const matches = `
       (@venue_filter = '' or d.venue = @venue_filter)
   and (cardinality(@statuses::text[]) = 0 or d.status = any(@statuses))
@@ -71,12 +72,13 @@ where d.event_id = @event and (@endpoint = '' or d.endpoint_id = @endpoint) and 
 order by created desc, event_id desc, endpoint_id desc
 limit @limit`
 
-// selectAllLog walks the newest rows of all venues. The last row is where the walk ended, with is_row
-// false, if it has looked at @rows. The walk takes only the columns that are compared.
+// selectAllLog walks the newest rows of all venues. The last row is where the walk ended, with
+// is_row false, if it has looked at @rows. The walk takes only the columns that are compared.
 //
-// The end of the walk has two places where the next page may begin: the columns of the order, and a mark
-// with a number. The mark is a whole second at or after the row, and the number says how many rows from
-// there on were looked at. It says nothing of the row itself, which may be another venue's.
+// The end of the walk has two places where the next page may begin: the columns of the order, and a
+// mark with a number. The mark is a whole second at or after the row, and the number says how many
+// rows from there on were looked at. It says nothing of the row itself, which may be another
+// venue's.
 var selectAllLog = `
 with looked as materialized (
     select l.*, row_number() over () as nth from (
@@ -108,9 +110,9 @@ select * from (
 ) page
 order by is_row desc, created desc, event_id desc, endpoint_id desc`
 
-// selectEndpointsLog walks the newest rows of each endpoint, @rows of each at most. What is older than
-// the end of the shortest of these walks is left to the next page. The last row is that end, with is_row
-// false, where there is one.
+// selectEndpointsLog walks the newest rows of each endpoint, @rows of each at most. What is older
+// than the end of the shortest of these walks is left to the next page. The last row is that end,
+// with is_row false, where there is one.
 var selectEndpointsLog = `
 with looked as materialized (
     select l.* from unnest(@endpoints::text[]) e (id) cross join lateral (
@@ -139,9 +141,9 @@ select * from (
 ) page
 order by is_row desc, created desc, event_id desc, endpoint_id desc`
 
-// The statements by the part of the log that a search may leave out. What is pending is not in the order
-// of the list in its index, so all of it is read: searchPending rows at most. Without the offset the
-// planner may walk all rows of an endpoint in their order instead.
+// The statements by the part of the log that a search may leave out. What is pending is not in the
+// order of the list in its index, so all of it is read: searchPending rows at most. Without the
+// offset the planner may walk all rows of an endpoint in their order instead.
 var (
 	selectEndpointsAny          = pieces{"rows": "webhooks.deliveries", "index condition": "true"}.in(selectEndpointsLog)
 	selectEndpointsUnsuccessful = pieces{"rows": "webhooks.deliveries", "index condition": "d.status in ('failed', 'missed')"}.in(selectEndpointsLog)
@@ -173,7 +175,8 @@ type search struct {
 	statement string   // that walks
 }
 
-// Deliveries lists the delivery log, newest event first. An endpoint that neither exists nor stands in the log is a Problem.
+// Deliveries lists the delivery log, newest event first. An endpoint that neither exists nor stands
+// in the log is a Problem.
 func (v view) Deliveries(ctx context.Context, f DeliveryFilter) (page DeliveryPage, err error) {
 	at := &cursor{}
 	if f.Before != "" {
@@ -205,8 +208,8 @@ func (v view) Deliveries(ctx context.Context, f DeliveryFilter) (page DeliveryPa
 	return page, err
 }
 
-// selectPlace returns when an event was created, as the log has it. Where an app has used an id twice,
-// it is the latest time, so that nothing is left out.
+// selectPlace returns when an event was created, as the log has it. Where an app has used an id
+// twice, it is the latest time, so that nothing is left out.
 const selectPlace = `
 select created::text from webhooks.deliveries where event_id = $1{ and venue = @venue} order by created desc limit 1`
 
@@ -227,7 +230,8 @@ select exists (select from webhooks.endpoints where id = $1{ and venue = @venue}
     or exists (select from webhooks.removed_endpoints where id = $1{ and venue = @venue})
     or exists (select from (select venue from webhooks.deliveries where endpoint_id = $1 order by created desc limit 1) d where true{ and venue = @venue})`
 
-// mustKnow returns an error for an endpoint of which the view has neither itself nor rows of the log.
+// mustKnow returns an error for an endpoint of which the view has neither itself nor rows of the
+// log.
 func (n narrowed) mustKnow(ctx context.Context, endpointID string) error {
 	var known bool
 	if err := n.QueryRow(ctx, endpointKnown, endpointID).Scan(&known); err != nil || known {
@@ -250,7 +254,8 @@ func (f *DeliveryFilter) values(at *cursor) values {
 	}
 }
 
-// refuse returns what a view of one venue answers about another one: nothing, or that an endpoint is not there.
+// refuse returns what a view of one venue answers about another one: nothing, or that an endpoint
+// is not there.
 func (v view) refuse(endpointID string) error {
 	if v.db == nil {
 		return errNoVenue
@@ -261,8 +266,8 @@ func (v view) refuse(endpointID string) error {
 	return nil
 }
 
-// walkInOrder keeps the planner from gathering all rows of an endpoint and sorting them. It takes each
-// endpoint for one of average size, and the busiest has some hundred times as many.
+// walkInOrder keeps the planner from gathering all rows of an endpoint and sorting them. It takes
+// each endpoint for one of average size, and the busiest has some hundred times as many.
 const walkInOrder = `set local enable_bitmapscan = off`
 
 func (s *search) run(ctx context.Context) (page DeliveryPage, err error) {
@@ -310,8 +315,8 @@ func (s *search) choose(ctx context.Context) error {
 	return err
 }
 
-// looks returns how many rows the search looks at, of all or of each endpoint, and how many then if that
-// fills no page.
+// looks returns how many rows the search looks at, of all or of each endpoint, and how many then if
+// that fills no page.
 func (s *search) looks() []int {
 	n, page := max(1, len(s.endpoints)), s.filter.Limit+1
 	switch {
@@ -388,8 +393,8 @@ func (s *search) walk(ctx context.Context, rows int) (page DeliveryPage, err err
 	return s.page(found, ending), nil
 }
 
-// scan scans a row of a walk. In the view of one venue the walk of all rows goes on from a mark, since it
-// may have ended at a row of another venue.
+// scan scans a row of a walk. In the view of one venue the walk of all rows goes on from a mark,
+// since it may have ended at a row of another venue.
 func (s *search) scan(row pgx.CollectableRow, isRow *bool) (d DeliveryInfo, err error) {
 	if s.endpoints != nil {
 		return scanDeliveryRow(row, isRow)

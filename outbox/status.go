@@ -38,7 +38,8 @@ type SlotInfo struct {
 	SafeWALBytes *int64 `json:"safe_wal_size"` // what may be written before the slot is lost; nil without a limit
 }
 
-// DeliveryCounts are counted up to MaxOverviewCount each; Capped tells that one of them stopped there.
+// DeliveryCounts are counted up to MaxOverviewCount each; Capped tells that one of them stopped
+// there.
 type DeliveryCounts struct {
 	Pending       int64      `json:"pending"`
 	OldestPending *time.Time `json:"oldest_pending"` // when the oldest of them was created, among those counted
@@ -96,7 +97,8 @@ const selectNotSending = endpointInfos + `
 where state <> 'enabled'
 order by updated desc, id limit $1`
 
-// Overview looks at the agent's tables and its slot. It counts within bounds only, so it is cheap at any size of the log.
+// Overview looks at the agent's tables and its slot. It counts within bounds only, so it is cheap
+// at any size of the log.
 func (db *DB) Overview(ctx context.Context) (o Overview, err error) {
 	err = db.look(ctx, "read the status", func(tx pgx.Tx) error {
 		if o.Schema, err = db.cfg.readSchema(ctx, tx); err != nil {

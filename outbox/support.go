@@ -55,17 +55,17 @@ func readLeading(ctx context.Context, q rowQuerier, slot string) (l Leading, err
 	return l, err
 }
 
-// A last success is looked for among so many deliveries of an endpoint: successWalk for one, and for a
-// long list as many as keep the whole look-up at successWalkAll.
+// A last success is looked for among so many deliveries of an endpoint: successWalk for one, and
+// for a long list as many as keep the whole look-up at successWalkAll.
 const (
 	successWalk, successWalkLeast = 1000, 20
 	successWalkAll                = 100_000
 )
 
-// selectLastSuccess walks the deliveries of each endpoint from the newest event on, those of a series of
-// failures left out: since it began nothing has succeeded. So nearly always the first row is the one. The
-// agent records only the success that ends a series of failures, since one more update for each delivery
-// would cost more than the delivery's own row.
+// selectLastSuccess walks the deliveries of each endpoint from the newest event on, those of a
+// series of failures left out: since it began nothing has succeeded. So nearly always the first row
+// is the one. The agent records only the success that ends a series of failures, since one more
+// update for each delivery would cost more than the delivery's own row.
 const selectLastSuccess = `
 select w.id, greatest(h.last_success_at, (
     select finished from (
@@ -77,8 +77,8 @@ from unnest($1::text[]) w (id)
 left join webhooks.endpoints e on e.id = w.id
 left join webhooks.endpoint_health h on h.endpoint_id = w.id`
 
-// LastSuccesses returns when each of the endpoints has last taken an event. One without a success among its
-// latest deliveries has no entry. An event of long ago that was replayed does not count.
+// LastSuccesses returns when each of the endpoints has last taken an event. One without a success
+// among its latest deliveries has no entry. An event of long ago that was replayed does not count.
 func (v AllVenues) LastSuccesses(ctx context.Context, endpointIDs []string) (map[string]time.Time, error) {
 	found := map[string]time.Time{}
 	err := v.lookAll(ctx, "look for the last successes", func(q pgx.Tx) error {
@@ -127,7 +127,8 @@ select endpoint_id, former::text from webhooks.deliveries
 where event_id = $1 and former is not null
 order by endpoint_id limit $2`
 
-// FormerDeliveries returns what the deliveries of an event were before their last replays, by endpoint.
+// FormerDeliveries returns what the deliveries of an event were before their last replays, by
+// endpoint.
 func (v AllVenues) FormerDeliveries(ctx context.Context, eventID string) (map[string]FormerDelivery, error) {
 	former := map[string]FormerDelivery{}
 	err := v.lookAll(ctx, "read what deliveries were", func(q pgx.Tx) error {
@@ -152,8 +153,8 @@ func (v AllVenues) FormerDeliveries(ctx context.Context, eventID string) (map[st
 type ReplayOutcome struct {
 	Succeeded int64 `json:"succeeded"`
 	Failed    int64 `json:"failed"` // after all attempts
-	// Missed are those that were not sent to the end: the replay was canceled, the endpoint is off, the
-	// event is gone. They are again what they were where that is known.
+	// Missed are those that were not sent to the end: the replay was canceled, the endpoint is off,
+	// the event is gone. They are again what they were where that is known.
 	Missed int64 `json:"missed"`
 	// ReplayedSince are those that a later replay has set back.
 	ReplayedSince int64 `json:"replayed_since"`
@@ -164,9 +165,9 @@ func (o ReplayOutcome) AllSucceeded() bool {
 	return o.Failed == 0 && o.Missed == 0 && o.ReplayedSince == 0
 }
 
-// A delivery that is again what it was has no former state. No index has the replay, since that would cost
-// each delivery; this walks what the replay has walked. The comparison of rows fits the index of an endpoint's
-// part of the log alone.
+// A delivery that is again what it was has no former state. No index has the replay, since that
+// would cost each delivery; this walks what the replay has walked. The comparison of rows fits the
+// index of an endpoint's part of the log alone.
 const (
 	selectOutcome = `
 select count(*) filter (where d.former is not null and d.status = 'succeeded'),

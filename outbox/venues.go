@@ -6,8 +6,8 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// selectVenues walks the index of the endpoints from one venue to the next, so its cost depends on the
-// venues that it returns, not on their endpoints.
+// selectVenues walks the index of the endpoints from one venue to the next, so its cost depends on
+// the venues that it returns, not on their endpoints.
 const selectVenues = `
 with recursive walk (venue, nth) as (
     (select venue, 1 from webhooks.endpoints where venue >= $1 order by venue limit 1)
@@ -17,7 +17,8 @@ with recursive walk (venue, nth) as (
 )
 select venue from walk where venue is not null`
 
-// Venues returns at most limit venues that have endpoints, in their order, the first at or after from.
+// Venues returns at most limit venues that have endpoints, in their order, the first at or after
+// from.
 func (v AllVenues) Venues(ctx context.Context, from string, limit int) (venues []string, err error) {
 	if v.db == nil {
 		return nil, errNoVenue

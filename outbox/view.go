@@ -12,9 +12,9 @@ import (
 )
 
 // Venue is what people see of one venue: its endpoints, their deliveries and their
-// replays. Whatever belongs to another venue is for it as if it did not exist, whoever knows its id.
-// The zero value, and the view of a venue without a name, see nothing and change nothing: each method
-// returns an error that says so.
+// replays. Whatever belongs to another venue is for it as if it did not exist, whoever knows its
+// id. The zero value, and the view of a venue without a name, see nothing and change nothing: each
+// method returns an error that says so.
 type Venue struct{ view }
 
 // Venue returns the view of one venue.

@@ -238,8 +238,8 @@ func printEventDeliveries(d *desk, event eventDeliveries, read string, now time.
 	}
 }
 
-// printShownDelivery prints one delivery. What servers answered is printed whole, since it is what a
-// customer asks for.
+// printShownDelivery prints one delivery. What servers answered is printed whole, since it is what
+// a customer asks for.
 func printShownDelivery(d *desk, delivery shownDelivery, now time.Time) {
 	d.out.fields([]field{
 		{"endpoint", strings.TrimSpace(delivery.EndpointID + " " + delivery.Host)},

@@ -116,8 +116,8 @@ func (d *desk) keepSigningOf(ctx context.Context, endpoints []outbox.EndpointInf
 	return nil
 }
 
-// findLastSuccesses fills in when each endpoint has last taken an event. What is recorded is only the success
-// that ended its last series of failures.
+// findLastSuccesses fills in when each endpoint has last taken an event. What is recorded is only
+// the success that ended its last series of failures.
 func (d *desk) findLastSuccesses(ctx context.Context, endpoints []outbox.EndpointInfo) error {
 	ids := make([]string, len(endpoints))
 	for i, e := range endpoints {
@@ -294,8 +294,8 @@ func (d *desk) revealSecret(ctx context.Context, id string) (shown shownSecret, 
 }
 
 // keepSigning keeps only the times of former secrets with which an attempt signs. Each secret
-// counts once. The current secret, and secrets that cannot sign, do not count. info has the times that
-// are not over by the database's clock.
+// counts once. The current secret, and secrets that cannot sign, do not count. info has the times
+// that are not over by the database's clock.
 func (d *desk) keepSigning(ctx context.Context, info *outbox.EndpointInfo) error {
 	e, err := d.db.AllVenues().EndpointWithSecret(ctx, info.ID)
 	if err != nil {

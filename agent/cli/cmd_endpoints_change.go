@@ -100,7 +100,8 @@ func (a *app) secretFlag() (s secret.Text, err error) {
 	return s, nil
 }
 
-// manage returns what commands work with. It checks by the agent's own rules. The caller calls done.
+// manage returns what commands work with. It checks by the agent's own rules. The caller calls
+// done.
 func (d *desk) manage() (desk *manage.Desk, done func(), err error) {
 	checker, err := d.cfg.Network.Checker()
 	if err != nil {

@@ -21,8 +21,8 @@ type endpointDraft struct {
 	events         []string
 }
 
-// checkMistakes returns an error for what is most likely a mistake, unless it is forced, and notes about what
-// may be one.
+// checkMistakes returns an error for what is most likely a mistake, unless it is forced, and notes
+// about what may be one.
 func checkMistakes(ctx context.Context, desk *manage.Desk, draft endpointDraft, force bool) (notes []string, err error) {
 	_, _, hints, err := desk.CheckEndpoint(ctx, "", draft.events)
 	if err != nil {

@@ -118,8 +118,8 @@ func (d *desk) replay(ctx context.Context, request outbox.ReplayRequest, mode re
 	return err
 }
 
-// confirmAgain asks before named events are sent once more that were delivered. Where the statuses were
-// named as well, that was meant. It returns an error where the answer is no.
+// confirmAgain asks before named events are sent once more that were delivered. Where the statuses
+// were named as well, that was meant. It returns an error where the answer is no.
 func (d *desk) confirmAgain(ctx context.Context, desk *manage.Desk, request outbox.ReplayRequest) error {
 	if len(request.EventIDs) == 0 || len(request.Statuses) > 0 {
 		return nil
@@ -250,7 +250,8 @@ func (d *desk) followReplay(ctx context.Context, answers []replayAnswer) error {
 	}
 }
 
-// concludeReplay says what came of replays that have ended. It returns an error unless all succeeded.
+// concludeReplay says what came of replays that have ended. It returns an error unless all
+// succeeded.
 func (d *desk) concludeReplay(ctx context.Context, answers []replayAnswer) error {
 	var sum outbox.ReplayOutcome
 	var refused []error
@@ -330,8 +331,8 @@ func (d *desk) refreshReplay(ctx context.Context, answers []replayAnswer) (leadi
 	return d.db.Leading(ctx)
 }
 
-// hasEnded reports whether all replays have ended, and the canceled ones have put back what they had set
-// back.
+// hasEnded reports whether all replays have ended, and the canceled ones have put back what they
+// had set back.
 func hasEnded(answers []replayAnswer) bool {
 	return !slices.ContainsFunc(answers, func(a replayAnswer) bool {
 		return !a.Replay.Ended() || a.Replay.State == outbox.ReplayCanceled && a.Replay.Finished == nil

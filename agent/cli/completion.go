@@ -16,10 +16,11 @@ import (
 )
 
 const (
-	// completionTimeout is how long a person who presses TAB waits at most, also where the database is
-	// away.
+	// completionTimeout is how long a person who presses TAB waits at most, also where the database
+	// is away.
 	completionTimeout = time.Second
-	// completedRows bounds what one key press reads, and completedEvents the events that are offered.
+	// completedRows bounds what one key press reads, and completedEvents the events that are
+	// offered.
 	completedRows, completedEvents = 200, 50
 )
 

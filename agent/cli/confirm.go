@@ -25,7 +25,8 @@ func keyboard(stdout io.Writer) io.Reader {
 // asks reports whether there is a person to ask.
 func (d *desk) asks() bool { return d.keyboard != nil && !d.out.asJSON }
 
-// confirm asks a question. It returns an error, which ends the command with status 1, unless the answer is yes.
+// confirm asks a question. It returns an error, which ends the command with status 1, unless the
+// answer is yes.
 func (d *desk) confirm(ctx context.Context, format string, args ...any) error {
 	fmt.Fprint(d.out.w, sink.Printable(fmt.Sprintf(format, args...))+" [y/N] ")
 	answer := make(chan string, 1)

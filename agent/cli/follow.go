@@ -10,9 +10,9 @@ import (
 )
 
 const (
-	// followWindow is how far back from the newest event each look goes. A delivery is found when its
-	// event was created within it: the log has no order of recording, and one more index would cost each
-	// delivery.
+	// followWindow is how far back from the newest event each look goes. A delivery is found when
+	// its event was created within it: the log has no order of recording, and one more index would
+	// cost each delivery.
 	followWindow = 10 * time.Minute
 	// followRows and followParts bound a look.
 	followRows, followParts = 1000, 3
@@ -22,8 +22,8 @@ const (
 type follower struct {
 	search searcher
 	filter outbox.DeliveryFilter
-	// seen has the deliveries of the window that were found, and their state at that time. It never has
-	// more than one look brings.
+	// seen has the deliveries of the window that were found, and their state at that time. It never
+	// has more than one look brings.
 	seen  map[deliveryKey]deliveryState
 	floor time.Time // where a look ends
 }
@@ -55,8 +55,8 @@ func (f *follower) start(ctx context.Context, search searcher, limit int, now ti
 	return page.Deliveries, err
 }
 
-// look returns the deliveries that were recorded or have changed since the look before, oldest event
-// first. more reports that there were more than a look takes.
+// look returns the deliveries that were recorded or have changed since the look before, oldest
+// event first. more reports that there were more than a look takes.
 func (f *follower) look(ctx context.Context, now time.Time) (found []outbox.DeliveryInfo, more bool, err error) {
 	filter := f.filter
 	filter.Limit = followRows

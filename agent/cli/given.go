@@ -108,8 +108,8 @@ func (k kind) withArticle() string {
 	return "an " + string(k)
 }
 
-// argumentKind returns what the argument of a command at a place is the id of, by the line that shows
-// how the command is used.
+// argumentKind returns what the argument of a command at a place is the id of, by the line that
+// shows how the command is used.
 func argumentKind(cmd *cobra.Command, place int) kind {
 	words := strings.Fields(cmd.Use)[1:]
 	if len(words) == 0 {

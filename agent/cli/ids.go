@@ -11,14 +11,14 @@ func (d *desk) endpointID(ctx context.Context, given string) (string, error) {
 	return d.db.AllVenues().EndpointID(ctx, given, false)
 }
 
-// loggedEndpointID is endpointID that also finds endpoints of which the log is all that is left. It returns
-// "" where none is given.
+// loggedEndpointID is endpointID that also finds endpoints of which the log is all that is left. It
+// returns "" where none is given.
 func (d *desk) loggedEndpointID(ctx context.Context, given string) (string, error) {
 	return d.db.AllVenues().EndpointID(ctx, given, true)
 }
 
-// eventID returns the id of the event whose id begins with given. It returns "" where none is given,
-// without a look at the outbox, which the role may not be allowed to read.
+// eventID returns the id of the event whose id begins with given. It returns "" where none is
+// given, without a look at the outbox, which the role may not be allowed to read.
 func (d *desk) eventID(ctx context.Context, given string) (string, error) {
 	if given == "" {
 		return "", nil

@@ -16,18 +16,19 @@ import (
 )
 
 const (
-	// forwardTimeout is how long the app may take. It is more than the agent waits by default, so that the
-	// agent gives up first, as it does with any receiver.
+	// forwardTimeout is how long the app may take. It is more than the agent waits by default, so
+	// that the agent gives up first, as it does with any receiver.
 	forwardTimeout = 30 * time.Second
 	// maxAnswerBytes is how much of the app's answer is passed back. The agent keeps less.
 	maxAnswerBytes = 1 << 20
 )
 
-// hopByHop are the headers that are of one connection, not of the request (RFC 9110, section 7.6.1).
+// hopByHop are the headers that are of one connection, not of the request (RFC 9110, section
+// 7.6.1).
 var hopByHop = []string{"Connection", "Proxy-Connection", "Keep-Alive", "Proxy-Authenticate", "Proxy-Authorization", "Te", "Trailer", "Transfer-Encoding", "Upgrade"}
 
-// forwarder passes webhooks on to an app on a developer's machine. It may reach any address: who runs it has
-// named the app. It follows no redirect and uses no proxy, and neither does the agent.
+// forwarder passes webhooks on to an app on a developer's machine. It may reach any address: who
+// runs it has named the app. It follows no redirect and uses no proxy, and neither does the agent.
 type forwarder struct {
 	to     *url.URL
 	client *http.Client
@@ -108,8 +109,8 @@ func endToEnd(header http.Header) http.Header {
 	return kept
 }
 
-// forward passes a webhook on and answers with what the app answers, so that the agent tries again as it would
-// with the app itself. Where the app gives no answer, the answer is 502.
+// forward passes a webhook on and answers with what the app answers, so that the agent tries again
+// as it would with the app itself. Where the app gives no answer, the answer is 502.
 func (r *receiver) forward(w http.ResponseWriter, req *http.Request, body []byte, got *reception) {
 	began := time.Now()
 	answer, err := r.forwardTo.pass(req.Context(), req.Header, body)

@@ -26,8 +26,8 @@ const (
 	exitUsage  = 2 // wrong command line or configuration
 )
 
-// The paths of the configuration file when neither --config nor WEBHOOK_AGENT_CONFIG names one. There
-// may be none: the environment can say everything.
+// The paths of the configuration file when neither --config nor WEBHOOK_AGENT_CONFIG names one.
+// There may be none: the environment can say everything.
 const (
 	localConfigPath  = "webhook-agent.toml"
 	systemConfigPath = "/etc/quintago/webhook-agent.toml"
@@ -203,8 +203,8 @@ func (a *app) printer() *printer {
 // namedPath returns the configuration file that --config or the environment names, and "" for none.
 func (a *app) namedPath() string { return cmp.Or(a.configPath, a.getenv(config.PathVariable)) }
 
-// filePath returns the configuration file to read, and "" if there is none. A file that is named must
-// be there.
+// filePath returns the configuration file to read, and "" if there is none. A file that is named
+// must be there.
 func (a *app) filePath() string {
 	if path := a.namedPath(); path != "" {
 		return path
@@ -222,8 +222,8 @@ func (a *app) load() (*config.Config, error) {
 	return config.Load(config.Input{Path: a.filePath(), Environ: a.environ(), DatabaseURL: a.databaseURL, Secret: a.secret})
 }
 
-// config loads the configuration for a command that a person runs. It says on standard error if that
-// names another database than the person may expect.
+// config loads the configuration for a command that a person runs. It says on standard error if
+// that names another database than the person may expect.
 func (a *app) config() (*config.Config, error) {
 	cfg, err := a.load()
 	if err == nil && cfg.DatabaseWarning != "" {

@@ -61,8 +61,8 @@ func (p *printer) line(format string, args ...any) {
 	p.wrapped(text[:indent], indent, words, false)
 }
 
-// help prints what a command does and how it is used, wrapped to the terminal: paragraphs at blanks,
-// and what stands behind the name of a command or a flag below itself.
+// help prints what a command does and how it is used, wrapped to the terminal: paragraphs at
+// blanks, and what stands behind the name of a command or a flag below itself.
 func (p *printer) help(cmd *cobra.Command) {
 	for paragraph := range strings.SplitSeq(strings.TrimSpace(cmp.Or(cmd.Long, cmd.Short)), "\n\n") {
 		if p.width > 0 {

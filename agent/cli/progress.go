@@ -9,8 +9,8 @@ import (
 	"github.com/quintago/webhook-agent/sink"
 )
 
-// progress shows how far something is: one line that is written over on a terminal, else a line for each
-// change.
+// progress shows how far something is: one line that is written over on a terminal, else a line for
+// each change.
 type progress struct {
 	out   *printer
 	shown string
@@ -46,8 +46,8 @@ func (p *progress) clear() {
 // barWidth is how many characters a bar has.
 const barWidth = 24
 
-// bar describes how much of total is done at the time now, with the rate since the first call and the time
-// that is left.
+// bar describes how much of total is done at the time now, with the rate since the first call and
+// the time that is left.
 func (p *progress) bar(done, total int64, now time.Time) string {
 	if p.began.IsZero() {
 		p.began, p.first = now, done

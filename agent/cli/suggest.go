@@ -86,8 +86,8 @@ func byWord(lines map[string][]string) map[string][]string {
 	return words
 }
 
-// subcommandRequired returns an error for a word that is not the name of a command, with the command
-// that is meant.
+// subcommandRequired returns an error for a word that is not the name of a command, with the
+// command that is meant.
 func subcommandRequired(cmd *cobra.Command, args []string) error {
 	if len(args) == 0 {
 		return nil

@@ -145,9 +145,9 @@ type step struct {
 	least func(i int) int
 }
 
-// measureColumns returns the width of each column in cells of the terminal, that of its widest text,
-// and the least width at which it is still of use: an id that differs from the others, a whole
-// number, the word of a state.
+// measureColumns returns the width of each column in cells of the terminal, that of its widest
+// text, and the least width at which it is still of use: an id that differs from the others, a
+// whole number, the word of a state.
 func measureColumns(columns []column, lines [][]string) (natural, least []int) {
 	natural, least = make([]int, len(columns)), make([]int, len(columns))
 	for i, c := range columns {

@@ -25,10 +25,10 @@ var agentVersion = sync.OnceValue(func() string {
 	return versionOf(version, info)
 })
 
-// versionOf returns what the linker was given, if that is anything. Otherwise it returns the version
-// that Go has recorded: the one that go install was asked for, or the one that go build made of the
-// checkout, which has its revision, and +dirty if it had changes. Without both it is "dev". info may
-// be nil.
+// versionOf returns what the linker was given, if that is anything. Otherwise it returns the
+// version that Go has recorded: the one that go install was asked for, or the one that go build
+// made of the checkout, which has its revision, and +dirty if it had changes. Without both it is
+// "dev". info may be nil.
 func versionOf(linked string, info *debug.BuildInfo) string {
 	switch {
 	case linked != "":

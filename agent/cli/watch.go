@@ -36,8 +36,8 @@ func (a *app) show(ctx context.Context, d *desk, f *watchFlags, title string, lo
 
 // The control sequences of a screen that is drawn anew (xterm, and all that follow it).
 const (
-	// openScreen goes to the second screen, hides the cursor, and lets the terminal cut long lines: a
-	// line that went on below would move the others.
+	// openScreen goes to the second screen, hides the cursor, and lets the terminal cut long lines:
+	// a line that went on below would move the others.
 	openScreen  = "\x1b[?1049h\x1b[?25l\x1b[?7l"
 	closeScreen = "\x1b[?7h\x1b[?25h\x1b[?1049l"
 	// beginFrame and endFrame let terminals that know them show a frame at once.
@@ -104,9 +104,10 @@ func repeat(ctx context.Context, every time.Duration, do func(first bool) error)
 	}
 }
 
-// writeFrame draws text at the top of the screen, in one piece. Each line takes the place of the one
-// that stood there, so the screen is never empty in between. It is erased first: behind a line that
-// is as wide as the screen, erasing takes its last character. What does not fit below is counted.
+// writeFrame draws text at the top of the screen, in one piece. Each line takes the place of the
+// one that stood there, so the screen is never empty in between. It is erased first: behind a line
+// that is as wide as the screen, erasing takes its last character. What does not fit below is
+// counted.
 func writeFrame(w io.Writer, title string, every time.Duration, height int, text string) {
 	lines := strings.Split(strings.TrimSuffix(text, "\n"), "\n")
 	if room := height - 3; height > 0 && len(lines) > max(1, room) {

@@ -45,8 +45,8 @@ func wrap(text string, width int) (lines []string) {
 }
 
 const (
-	// idHead is how much of an id is shown behind its prefix (evt_) where it is cut in the middle, and
-	// idTail how much of its end at least.
+	// idHead is how much of an id is shown behind its prefix (evt_) where it is cut in the middle,
+	// and idTail how much of its end at least.
 	idHead, idTail = 4, 4
 	// longestPrefix is the longest prefix of ids that is shown.
 	longestPrefix = 8

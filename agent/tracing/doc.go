@@ -3,7 +3,8 @@
 //
 // # What a trace shows
 //
-//	event    from the commit of the event until each of its deliveries is recorded for the first time
+//	event    from the commit of the event until each of its deliveries is recorded for the first
+//	         time
 //	  match      from the reading of the event until its endpoints are known
 //	  queue      a delivery waits in memory, for its turn
 //	  attempt    one request to the customer's server
