@@ -33,6 +33,11 @@ type metrics struct {
 	commitToAck  prometheus.Histogram
 	groupSize    prometheus.Histogram
 	vitals       vitalsMetrics
+
+	// The series of what nearly every attempt and delivery is, so that they are not looked up by their
+	// labels each time.
+	attemptSucceeded  prometheus.Counter
+	deliverySucceeded prometheus.Counter
 }
 
 // vitalsMetrics are read from the database every Options.VitalsInterval, and retainedBytes also
@@ -101,6 +106,8 @@ func newMetrics(version string, counts *outbox.Counts) *metrics {
 	counted("deliveries_set_aside_total", "Deliveries that PostgreSQL refused to record.", &counts.SetAside)
 
 	m.begin()
+	m.attemptSucceeded = m.attempts.WithLabelValues("succeeded", "")
+	m.deliverySucceeded = m.deliveries.WithLabelValues(string(outbox.Succeeded))
 	info := prometheus.NewGaugeVec(prometheus.GaugeOpts{Namespace: namespace, Name: "build_info", Help: "The version that runs."}, []string{"version"})
 	info.WithLabelValues(version).Set(1)
 	m.registry.MustRegister(info, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
@@ -126,14 +133,14 @@ func (m *metrics) begin() {
 
 // Attempted implements lanes.Meter.
 func (m *metrics) Attempted(d *outbox.Delivery, r sink.Result, now time.Time) {
-	outcome := "failed"
 	switch r.Outcome {
 	case sink.Succeeded:
-		outcome = "succeeded"
+		m.attemptSucceeded.Inc()
 	case sink.Gone:
-		outcome = "gone"
+		m.attempts.WithLabelValues("gone", string(r.Class)).Inc()
+	default:
+		m.attempts.WithLabelValues("failed", string(r.Class)).Inc()
 	}
-	m.attempts.WithLabelValues(outcome, string(r.Class)).Inc()
 	m.latency.Observe(r.Latency.Seconds())
 	if d.Attempts == 0 && !d.Committed.IsZero() {
 		m.commitToAck.Observe(now.Sub(d.Committed).Seconds())
@@ -149,14 +156,18 @@ func (m *metrics) EndpointDisabled(reason string) { m.disabled.WithLabelValues(r
 // recorded counts the records that a transaction of the ledger has committed.
 func (m *metrics) recorded(results []*outbox.Record) {
 	m.groupSize.Observe(float64(len(results)))
+	succeeded := 0
 	for _, r := range results {
 		switch {
+		case r.Status == outbox.Succeeded:
+			succeeded++
 		case r.Status != outbox.Pending:
 			m.deliveries.WithLabelValues(string(r.Status)).Inc()
 		case r.Attempt == nil:
 			m.parked.Inc()
 		}
 	}
+	m.deliverySucceeded.Add(float64(succeeded))
 }
 
 func (m *metrics) observe(v outbox.Vitals) {

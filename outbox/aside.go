@@ -109,7 +109,7 @@ func (g *group) writePiece(ctx context.Context, tx querier, records []*Record) e
 func (g *group) setAside(r *Record) {
 	key := r.key()
 	g.asides[key]++
-	if latest := g.records[g.rows[key].latest]; latest.Status == Pending && !r.Taken {
+	if latest := g.rows[key]; !r.Taken && latest.Status == Pending {
 		latest.Status, latest.NextAttempt, latest.Finished = Failed, time.Time{}, latest.at()
 	}
 }

@@ -103,6 +103,9 @@ type Record struct {
 	// Taken reports that the delivery has no row of its own, because the row under the event's id
 	// belongs to another event. Then only Attempt is recorded.
 	Taken bool
+
+	first      bool // the delivery had no row before the group that the record is in
+	superseded bool // a later record of the delivery is in the same group
 }
 
 // ClassIDTaken is the class of an entry among the attempts of a pending delivery. The entry says

@@ -11,9 +11,9 @@ import (
 
 // group is what one commit of the Ledger records.
 type group struct {
-	records []*Record // all records, in the order in which they came
-	rows    map[deliveryKey]groupRow
-	health  map[string]*Health // the latest one of each endpoint
+	records []*Record               // all records, in the order in which they came
+	rows    map[deliveryKey]*Record // the latest of each delivery: one statement must not write a row twice
+	health  map[string]*Health      // the latest one of each endpoint
 	// Endpoints whose recorded health belongs to a removed endpoint with the same id.
 	former []string
 	// withoutTexts leaves out the texts that customers' servers sent. It is set if PostgreSQL has
@@ -36,16 +36,10 @@ type group struct {
 	ended  replayCounts // of the last write
 }
 
-// groupRow is the row that a group writes for a delivery. One statement must not write a row twice.
-type groupRow struct {
-	latest int  // an index into records
-	first  bool // there was no row before
-}
-
 type deliveryKey struct{ eventID, endpointID string }
 
 func newGroup() *group {
-	return &group{rows: map[deliveryKey]groupRow{}, health: map[string]*Health{}}
+	return &group{rows: map[deliveryKey]*Record{}, health: map[string]*Health{}}
 }
 
 func (g *group) empty() bool {
@@ -66,13 +60,18 @@ func (g *group) add(r *Record) {
 		return
 	}
 	key := r.key()
-	if row, ok := g.rows[key]; ok && g.records[row.latest].Delivery.identity() != r.Delivery.identity() {
+	before := g.rows[key]
+	if before != nil && before.Delivery.identity() != r.Delivery.identity() {
 		r.Taken = true // two events have one id: the first gets the row
 		g.clashes = append(g.clashes, r)
 		g.records = append(g.records, r)
 		return
 	}
-	g.rows[key] = groupRow{latest: len(g.records), first: g.rows[key].first || !r.Delivery.recorded}
+	r.first = !r.Delivery.recorded
+	if before != nil {
+		before.superseded, r.first = true, r.first || before.first
+	}
+	g.rows[key] = r
 	g.records = append(g.records, r)
 }
 
@@ -181,13 +180,13 @@ func (g *group) queueRecords(b *pgx.Batch, records, later, restored []*Record) {
 // those with a row, and those whose row is to be restored to its state before a replay.
 func (g *group) latest(records []*Record) (first, later, restored []*Record) {
 	for _, r := range records {
-		switch row := g.rows[r.key()]; {
+		switch {
 		case r.Taken:
 			g.reused++
-		case g.records[row.latest] != r:
+		case r.superseded:
 		case r.restores():
 			restored = append(restored, r)
-		case row.first && !g.rowsExist:
+		case r.first && !g.rowsExist:
 			first = append(first, r)
 		default:
 			later = append(later, r)

@@ -564,8 +564,8 @@ func queueRestored(b *pgx.Batch, results []*Record) {
 // queueReplays counts the deliveries that have ended for the replays that they belong to.
 func (g *group) queueReplays(b *pgx.Batch) {
 	var counts replayCounts
-	for _, row := range g.rows {
-		switch r := g.records[row.latest]; {
+	for _, r := range g.rows {
+		switch {
 		case r.Status == Pending:
 		case !r.unsent():
 			counts.add(r.Delivery.ReplayID, 1, 0, "")
