@@ -244,7 +244,7 @@ func printShownDelivery(d *desk, delivery shownDelivery, now time.Time) {
 	d.out.fields([]field{
 		{"endpoint", strings.TrimSpace(delivery.EndpointID + " " + delivery.Host)},
 		{"asks for", strings.Join(delivery.Events, ", ")},
-		{"status", fmt.Sprintf("%s: %s", delivery.Status, deliveryReason(delivery.DeliveryDetail, 1+len(d.cfg.Delivery.Retries), now))},
+		{"status", fmt.Sprintf("%s: %s", delivery.Status, deliveryReason(delivery, 1+len(d.cfg.Delivery.Retries), now))},
 		{"finished", formatTime(delivery.Finished, now)},
 		{"replay", delivery.ReplayID},
 		{"before it", formerText(delivery.Former, now)},
@@ -255,16 +255,19 @@ func printShownDelivery(d *desk, delivery shownDelivery, now time.Time) {
 	}
 	d.out.line("failed attempts:")
 	for _, attempt := range delivery.FailedAttempts {
-		latency := ""
+		when := attempt.At.Local().Format("2006-01-02 15:04:05")
 		if attempt.LatencyMS != nil {
-			latency = fmt.Sprintf(" after %d ms", *attempt.LatencyMS)
+			when += fmt.Sprintf(", %d ms", *attempt.LatencyMS)
 		}
-		d.out.line("%3d. %s  %s%s", attempt.Attempt, attempt.At.Local().Format("2006-01-02 15:04:05"), attempt.Error, latency)
+		d.out.wrapped(fmt.Sprintf("%3d. ", attempt.Attempt), attemptIndent, sink.Printable(when+": "+attempt.Error), false)
 		if attempt.Response != "" {
-			d.out.line("     it said: %s", attempt.Response)
+			d.out.line("%*sit said: %s", attemptIndent, "", attempt.Response)
 		}
 	}
 }
+
+// attemptIndent is the width of the number of an attempt.
+const attemptIndent = 5
 
 // formerText describes what a delivery was before its last replay.
 func formerText(f *outbox.FormerDelivery, now time.Time) string {
@@ -285,15 +288,7 @@ func formerText(f *outbox.FormerDelivery, now time.Time) string {
 
 // deliveryReason explains the status of a delivery in one sentence. limit is the greatest number of
 // attempts.
-func deliveryReason(d outbox.DeliveryDetail, limit int, now time.Time) string {
-	replay := "webhook-agent deliveries replay " + d.EventID + " sends it"
-	if !d.InOutbox {
-		replay = "it cannot be sent again, since its row is no longer in the outbox"
-	}
-	badID := d.LastClass == string(sink.ClassInvalidEventID) || strings.Contains(d.EventID, ".")
-	if badID {
-		replay = "it cannot be sent under this id; write the event anew, with an id without a dot"
-	}
+func deliveryReason(d shownDelivery, limit int, now time.Time) string {
 	switch d.Status {
 	case outbox.Pending:
 		if d.Attempts == 0 {
@@ -304,18 +299,37 @@ func deliveryReason(d outbox.DeliveryDetail, limit int, now time.Time) string {
 		return fmt.Sprintf("status %s after %s ms, at attempt %d", numberText(d.LastCode), numberText(d.LastLatencyMS), d.Attempts)
 	case outbox.Failed:
 		switch {
-		case badID:
-			return fmt.Sprintf("not sent: %s; %s", d.LastError, replay)
+		case d.hasBadID():
+			return fmt.Sprintf("not sent: %s; %s", d.LastError, d.remedy())
 		case d.Attempts < limit && d.LastClass == "" && d.LastError != "": // no attempt could be made
 			return "not sent: " + d.LastError
-		case d.InOutbox:
-			replay += " again"
 		}
-		return fmt.Sprintf("all %d attempts failed; %s", d.Attempts, replay)
+		return fmt.Sprintf("all %d attempts failed; %s", d.Attempts, d.remedy())
 	default:
-		if d.InOutbox && !badID {
-			replay = "once the endpoint is enabled, " + replay
-		}
-		return fmt.Sprintf("not sent: %s; %s", d.LastError, replay)
+		return fmt.Sprintf("not sent: %s; %s", d.LastError, d.remedy())
 	}
+}
+
+// hasBadID reports whether the id of the event cannot be sent in a header, or not signed.
+func (d shownDelivery) hasBadID() bool {
+	return d.LastClass == string(sink.ClassInvalidEventID) || strings.Contains(d.EventID, ".")
+}
+
+// removed reports whether the log is all that is left of the endpoint.
+func (d shownDelivery) removed() bool { return d.Host == "" && len(d.Events) == 0 }
+
+// remedy says how a delivery that failed or was missed can be sent, or why it cannot.
+func (d shownDelivery) remedy() string {
+	replay := "webhook-agent deliveries replay " + d.EventID + " sends it"
+	switch {
+	case d.hasBadID():
+		return "it cannot be sent under this id; write the event anew, with an id of visible ASCII without dots"
+	case d.removed():
+		return "the endpoint is gone, so nothing can be sent to it; endpoints add registers another one, for events to come"
+	case !d.InOutbox:
+		return "it cannot be sent again, since its row is no longer in the outbox"
+	case d.Status == outbox.Failed:
+		return replay + " again"
+	}
+	return "once the endpoint is enabled and can be sent to, " + replay
 }

@@ -54,7 +54,7 @@ func TestDeliveriesShow_ShowsWhatAReplayOverwroteAndTheLastSuccess(t *testing.T)
 	    values ('evt_1', $1, 2, now(), 500, 'http_status', 'the server answered 500', 12, $2)`, id, strings.Repeat("long ", 100)+"end")
 	out := succeed(t, env, "deliveries", "show", "evt_1")
 	for _, want := range []string{"endpoint      " + id + " h.example\n", "replay        rpl_1", "before it     failed, attempts: 6, the server answered 503, finished 2026-01-02",
-		"last success  2", "  1. ", "the server answered 500 after 12 ms\n     it said: out of", "long end\n"} {
+		"last success  2", "  1. ", ", 12 ms: the server answered 500\n     it said: out of", "long end\n"} {
 		if !strings.Contains(out, want) {
 			t.Errorf("does not say %q:\n%s", want, out)
 		}
@@ -62,5 +62,24 @@ func TestDeliveriesShow_ShowsWhatAReplayOverwroteAndTheLastSuccess(t *testing.T)
 	status, _, stderr := cli(t, env, "deliveries", "show", "evt_1", "--payload")
 	if want := `the data of event "evt_1": its row is no longer in the outbox; leave --payload out`; status != exitFailed || !strings.Contains(stderr, want) {
 		t.Errorf("a payload that is gone: status %d, %s", status, stderr)
+	}
+}
+
+// TestDeliveriesShow_AdvisesWhatWorksNow shows what was missed, while its endpoint is disabled, and
+// when it is gone.
+func TestDeliveriesShow_AdvisesWhatWorksNow(t *testing.T) {
+	env := testenv.NewDB(t)
+	id := agenttest.AddEndpoint(t, env, "venue_a", "https://h.example/", "*")
+	env.Exec(t, `insert into webhooks.outbox (id, type, venue, data) values ('evt_1', 'lead.created', 'venue_a', '{}')`)
+	env.Exec(t, `insert into webhooks.deliveries (event_id, endpoint_id, venue, type, status, last_error, created, finished)
+	    values ('evt_1', $1, 'venue_a', 'lead.created', 'missed', 'the endpoint is disabled', now(), now())`, id)
+	const replay = "webhook-agent deliveries replay evt_1 sends it"
+	if out := succeed(t, env, "deliveries", "show", "evt_1"); !strings.Contains(out, "once the endpoint is enabled and can be sent to, "+replay) {
+		t.Errorf("an endpoint that is there:\n%s", out)
+	}
+	env.Exec(t, `delete from webhooks.endpoints`)
+	env.Exec(t, `update webhooks.deliveries set last_error = 'the endpoint was removed'`)
+	if out := succeed(t, env, "deliveries", "show", "evt_1"); strings.Contains(out, replay) || !strings.Contains(out, "the endpoint is gone, so nothing can be sent to it") {
+		t.Errorf("an endpoint that was removed:\n%s", out)
 	}
 }

@@ -75,6 +75,7 @@ func TestLists_GoOnBehindTheBeginningOfAnID(t *testing.T) {
 
 func TestDeliveriesShow_ExplainsWhatHappenedAndWhatIsNext(t *testing.T) {
 	env := testenv.NewDB(t)
+	env.Exec(t, `insert into webhooks.endpoints (id, venue, url, events, secret) values ('ep_1', 'venue_a', 'https://h.example/', '{*}', 's')`)
 	addDeliveries(t, env, "ep_1")
 	env.Exec(t, `insert into webhooks.outbox (id, type, venue, data) select event_id, type, venue, '{}' from webhooks.deliveries where event_id <> 'evt_4'`)
 	for event, want := range map[string][]string{
@@ -321,9 +322,9 @@ func TestReplay_GoesOnWhenTheShowingIsInterrupted(t *testing.T) {
 
 func TestDeliveries_AdviseOnlyWhatWorks(t *testing.T) {
 	for _, status := range []outbox.Status{outbox.Failed, outbox.Missed} {
-		d := outbox.DeliveryDetail{InOutbox: true}
+		d := shownDelivery{Host: "h.example", DeliveryDetail: outbox.DeliveryDetail{InOutbox: true}}
 		d.EventID, d.Status, d.Attempts, d.LastClass, d.LastError = "a.b", status, 1, "invalid_event_id", "the event id has a dot"
-		if got := deliveryReason(d, 6, time.Now()); strings.Contains(got, "replay") || !strings.Contains(got, "an id without a dot") {
+		if got := deliveryReason(d, 6, time.Now()); strings.Contains(got, "replay") || !strings.Contains(got, "an id of visible ASCII without dots") {
 			t.Errorf("%s: %s", status, got)
 		}
 	}
