@@ -162,14 +162,14 @@ func (d *desk) listDeliveries(ctx context.Context, listed *listFlags, filter out
 		return err
 	}
 	if n == 0 {
-		d.out.line("no delivery")
+		d.out.note("no delivery")
 	}
 	switch {
 	case listed.all:
 	case last.SearchedTo != nil:
-		d.out.line("searched back to %s; it goes on there with --before %s", formatTime(last.SearchedTo, time.Now()), last.Next)
+		d.out.note("searched back to %s; it goes on there with --before %s", formatTime(last.SearchedTo, time.Now()), last.Next)
 	case last.Next != "":
-		d.out.line("there may be more: --before %s", cmp.Or(last.NextEvent, last.Next))
+		d.out.note("there may be more: --before %s", cmp.Or(last.NextEvent, last.Next))
 	}
 	return nil
 }

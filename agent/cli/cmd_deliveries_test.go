@@ -48,8 +48,8 @@ func TestDeliveriesList_ShowsResultsAndPages(t *testing.T) {
 	if first[0].EventID != "evt_1" || len(rest) != 2 || rest[0].EventID != "evt_3" {
 		t.Errorf("pages: %v, then %v", first, rest)
 	}
-	if out := succeed(t, env, "deliveries", "list", "--limit", "2"); !strings.Contains(out, "--before evt_2\n") {
-		t.Errorf("the end of a page does not name the next: %s", out)
+	if status, out, stderr := cli(t, env, "deliveries", "list", "--limit", "2"); status != exitFine || strings.Count(out, "\n") != 2 || !strings.Contains(stderr, "--before evt_2\n") {
+		t.Errorf("the end of a page does not name the next: %s%s", out, stderr)
 	}
 }
 

@@ -93,10 +93,12 @@ func (d *desk) listEndpoints(ctx context.Context, listed *listFlags, filter outb
 	})
 	switch {
 	case err != nil || d.out.asJSON:
+	case n == 0 && filter == (outbox.EndpointFilter{Limit: filter.Limit}):
+		d.out.note("no endpoint; webhook-agent endpoints add registers one")
 	case n == 0:
-		d.out.line("no endpoint; webhook-agent endpoints add registers one")
+		d.out.note("no endpoint that fits")
 	case more && !listed.all:
-		d.out.line("there may be more: --after %s", filter.After)
+		d.out.note("there may be more: --after %s", filter.After)
 	}
 	return err
 }

@@ -179,9 +179,9 @@ func (d *desk) listReplays(ctx context.Context, listed *listFlags, filter outbox
 	switch {
 	case err != nil || d.out.asJSON:
 	case n == 0:
-		d.out.line("no replay")
+		d.out.note("no replay")
 	case filter.Before != "":
-		d.out.line("there are more: --before %s", filter.Before)
+		d.out.note("there are more: --before %s", filter.Before)
 	}
 	return err
 }

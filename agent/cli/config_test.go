@@ -22,6 +22,7 @@ const nowhere = "postgres://agent:sentinel@127.0.0.1:1/db"
 
 func TestConfig_TheFlagNamesTheDatabaseOfEveryCommand(t *testing.T) {
 	env := testenv.NewDB(t)
+	addDeliveries(t, env, agenttest.AddEndpoint(t, env, "venue_a", "https://h.example/", "*"))
 	path := agenttest.WriteFile(t, agenttest.ConfigText(env, nowhere))
 	file := agenttest.WriteFile(t, env.URL+"\n")
 	t.Setenv("OWNER_URL", env.URL)
@@ -46,6 +47,7 @@ func TestConfig_TheFlagNamesTheDatabaseOfEveryCommand(t *testing.T) {
 
 func TestConfig_ADatabaseURLThatIsNotUsedIsSaid(t *testing.T) {
 	env := testenv.NewDB(t)
+	agenttest.AddEndpoint(t, env, "venue_a", "https://h.example/", "*")
 	path := agenttest.WriteFile(t, agenttest.ConfigText(env, env.URL))
 	t.Setenv("DATABASE_URL", nowhere)
 	want := "webhook-agent: DATABASE_URL is not used, because " + path + " sets database.url; to use it, add --database-url env:DATABASE_URL\n"

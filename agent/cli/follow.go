@@ -121,7 +121,7 @@ func (a *app) follow(ctx context.Context, d *desk, every time.Duration, filter o
 		if first {
 			newest, err := f.start(ctx, d.search, limit, time.Now())
 			if err == nil && len(newest) == 0 && !out.asJSON {
-				out.line("no delivery yet; new ones follow, Ctrl-C ends")
+				out.note("no delivery yet; new ones follow, Ctrl-C ends")
 			}
 			return errors.Join(err, printFollowed(&table, newest))
 		}
@@ -135,7 +135,7 @@ func (a *app) follow(ctx context.Context, d *desk, every time.Duration, filter o
 		}
 		failing = false
 		if more && !out.asJSON {
-			out.line("(more than %s since the look before; the older ones are left out)", formatCount(len(found)))
+			out.note("(more than %s since the look before; the older ones are left out)", formatCount(len(found)))
 		}
 		return printFollowed(&table, found)
 	})

@@ -67,9 +67,8 @@ func TestDeliveriesList_GoesOnBehindTheIDOfAnEvent(t *testing.T) {
 	t.Parallel()
 	env := testenv.NewDB(t)
 	manyRows(t, env, 9)
-	out := succeed(t, env, "deliveries", "list", "--limit", "3")
-	if !strings.Contains(out, "there may be more: --before evt_00001\n") {
-		t.Errorf("a page that ends with an event: %s", out)
+	if _, out, stderr := cli(t, env, "deliveries", "list", "--limit", "3"); stderr != "webhook-agent: there may be more: --before evt_00001\n" {
+		t.Errorf("a page that ends with an event: %s%s", out, stderr)
 	}
 	if out := succeed(t, env, "deliveries", "list", "--before", "evt_00001"); strings.Count(out, "\n") != 6 || !strings.HasPrefix(strings.SplitN(out, "\t", 2)[1], "evt_00002") {
 		t.Errorf("the page behind it: %s", out)
@@ -77,6 +76,28 @@ func TestDeliveriesList_GoesOnBehindTheIDOfAnEvent(t *testing.T) {
 	status, _, stderr := cli(t, env, "deliveries", "list", "--before", "evt_9")
 	if status != exitFailed || stderr != "webhook-agent: event \"evt_9\": the delivery log does not have it, so no page begins there; list again from the newest on\n" {
 		t.Errorf("an event that is not there: status %d, %s", status, stderr)
+	}
+}
+
+// TestLists_InAPipeHaveRowsAlone reads lists as a program does: what is said beside the rows goes to
+// standard error.
+func TestLists_InAPipeHaveRowsAlone(t *testing.T) {
+	t.Parallel()
+	env := testenv.NewDB(t)
+	for line, want := range map[string]string{
+		"endpoints list":                  "no endpoint; webhook-agent endpoints add registers one",
+		"endpoints list --state unusable": "no endpoint that fits",
+		"deliveries list":                 "no delivery",
+		"replays list":                    "no replay",
+	} {
+		if status, out, stderr := cli(t, env, strings.Fields(line)...); status != exitFine || out != "" || stderr != "webhook-agent: "+want+"\n" {
+			t.Errorf("%s: status %d, %q, %q", line, status, out, stderr)
+		}
+	}
+	agenttest.AddEndpoint(t, env, "venue_a", "https://h.example/", "*")
+	agenttest.AddEndpoint(t, env, "venue_a", "https://i.example/", "*")
+	if _, out, stderr := cli(t, env, "endpoints", "list", "--limit", "1"); strings.Count(out, "\n") != 1 || !strings.Contains(stderr, "there may be more: --after ep_") {
+		t.Errorf("a page of endpoints: %q, %q", out, stderr)
 	}
 }
 
@@ -202,15 +223,16 @@ func TestFollower_IsBoundedUnderABurst(t *testing.T) {
 func TestWatch_PrintsAgainBelowInAPipe(t *testing.T) {
 	t.Parallel()
 	env := testenv.NewDB(t)
+	addDeliveries(t, env, agenttest.AddEndpoint(t, env, "venue_a", "https://h.example/", "*"))
 	for _, test := range []struct {
 		args []string
 		want string
 	}{
 		{[]string{"status", "-w"}, "leader     none"},
 		{[]string{"status", "-w", "--json"}, `"leader":null`},
-		{[]string{"endpoints", "list", "--watch"}, "no endpoint; webhook-agent"},
-		{[]string{"deliveries", "list", "--watch"}, "no delivery\n"},
-		{[]string{"deliveries", "list", "--watch", "--json"}, "[]\n"},
+		{[]string{"endpoints", "list", "--watch"}, "\tvenue_a\th.example\t"},
+		{[]string{"deliveries", "list", "--watch"}, "\tevt_1\t"},
+		{[]string{"deliveries", "list", "--watch", "--type", "nothing.like", "--json"}, "[]\n"},
 	} {
 		out, stop := start(t, env, append(test.args, "--interval", "1s")...)
 		awaitText(t, out, test.want, 2)

@@ -194,6 +194,7 @@ over when the first is gone.`,
 
 func (a *app) printer() *printer {
 	p := newPrinter(a.stdout, a.asJSON)
+	p.aside = a.stderr
 	p.color = colored(a.color, p.terminal, a.getenv)
 	p.noTrunc = a.noTrunc
 	p.measure()

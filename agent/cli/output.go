@@ -24,6 +24,7 @@ import (
 // sink.Printable before it is measured, cut or coloured.
 type printer struct {
 	w        io.Writer
+	aside    io.Writer // for what is no part of an answer that a program reads; nil for w
 	asJSON   bool
 	compact  bool // each JSON value is one line
 	terminal bool // w is a terminal: tables have a head line, and their columns are aligned
@@ -59,6 +60,16 @@ func (p *printer) line(format string, args ...any) {
 	words := strings.TrimLeft(text, " ")
 	indent := len(text) - len(words)
 	p.wrapped(text[:indent], indent, words, false)
+}
+
+// note prints what a person wants to know beside a list: that it is empty, or where it goes on. In a
+// pipe it is no row, so it goes to standard error.
+func (p *printer) note(format string, args ...any) {
+	if p.terminal || p.aside == nil {
+		p.line(format, args...)
+		return
+	}
+	fmt.Fprintln(p.aside, "webhook-agent: "+sink.Printable(fmt.Sprintf(format, args...)))
 }
 
 // help prints what a command does and how it is used, wrapped to the terminal: paragraphs at
