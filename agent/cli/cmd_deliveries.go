@@ -75,6 +75,15 @@ func joinStatuses(statuses []outbox.Status) string {
 	return strings.Join(names, ", ")
 }
 
+// eitherOf joins statuses to words of a sentence: missed, failed or succeeded.
+func eitherOf(statuses []outbox.Status) string {
+	text := joinStatuses(statuses)
+	if end := strings.LastIndex(text, ", "); end >= 0 {
+		text = text[:end] + " or " + text[end+2:]
+	}
+	return text
+}
+
 func (a *app) deliveriesListCommand() *cobra.Command {
 	var (
 		flags                    deliveryFlags

@@ -107,7 +107,7 @@ func TestReplay_AnnouncesThenStartsOnlyWhenAsked(t *testing.T) {
 	replays := func() int64 { return testenv.QueryOne[int64](t, env, `select count(*) from webhooks.replays`) }
 
 	out := succeed(t, env, "deliveries", "replay", "--endpoint", id, "--dry-run")
-	if !strings.Contains(out, "2 missed, failed deliveries to "+id) || replays() != 0 {
+	if !strings.Contains(out, "2 missed or failed deliveries to "+id+"\n") || replays() != 0 {
 		t.Errorf("--dry-run: %d replays, %s", replays(), out)
 	}
 	if out := succeed(t, env, "deliveries", "replay", "--endpoint", id, "--since", "30m"); !strings.Contains(out, "nothing to replay") || replays() != 0 {
@@ -119,6 +119,13 @@ func TestReplay_AnnouncesThenStartsOnlyWhenAsked(t *testing.T) {
 		t.Errorf("single events: %d replays, %s", replays(), out)
 	}
 
+	out = succeed(t, env, "deliveries", "replay", "evt_2", "--no-wait")
+	started := testenv.QueryOne[string](t, env, `select id from webhooks.replays order by created desc limit 1`)
+	if !strings.Contains(out, "1 missed, failed or succeeded delivery to "+id+"\nstarted "+started+"\n") {
+		t.Errorf("does not name the replay: %s", out)
+	}
+
+	env.Exec(t, `delete from webhooks.replays where id = $1`, started)
 	env.Exec(t, `update webhooks.endpoints set disabled_at = now()`)
 	status, _, stderr := cli(t, env, "deliveries", "replay", "--endpoint", id)
 	if status != exitFailed || !strings.Contains(stderr, "run webhook-agent endpoints enable "+id+", then replay") || replays() != 1 {
@@ -286,6 +293,42 @@ func TestProgress_WritesOneLineOverOnATerminal(t *testing.T) {
 	}
 }
 
+func TestProgress_SaysWholeWhatIsToBeDone(t *testing.T) {
+	var out bytes.Buffer
+	p := &progress{out: &printer{w: &out, width: 50}}
+	p.say("[====]  50%")
+	sentence := "no agent leads, the last one was host/1; the replay goes on when one runs: webhook-agent run"
+	for range 2 {
+		p.tell(sentence)
+	}
+	p.say("[====]  50%")
+	told := strings.TrimSuffix(strings.TrimPrefix(out.String(), "\r\x1b[K[====]  50%\r\x1b[K"), "\r\x1b[K[====]  50%")
+	if strings.Join(strings.Fields(told), " ") != sentence || strings.Count(told, "\n") != 2 {
+		t.Errorf("got %q", out.String())
+	}
+}
+
+// TestReplayProgress_SaysWhyNothingGoesOn shows a replay that waits for an agent, and one that is
+// paused.
+func TestReplayProgress_SaysWhyNothingGoesOn(t *testing.T) {
+	leads := outbox.Leading{Leader: &outbox.LeaderInfo{Holder: "host/1"}, Slot: &outbox.SlotInfo{Active: true}}
+	for _, test := range []struct {
+		state   string
+		leading outbox.Leading
+		want    string
+	}{
+		{outbox.ReplayPending, outbox.Leading{}, "no agent has run with this slot yet; the replay begins when one does: webhook-agent run\n"},
+		{outbox.ReplayPaused, leads, "1 of 9 deliveries have ended; paused: webhook-agent replays resume rpl_1 goes on\n"},
+		{outbox.ReplayRunning, leads, "1 of 9 deliveries have ended\n"},
+	} {
+		var out bytes.Buffer
+		answers := []replayAnswer{{Replay: &outbox.ReplayInfo{ID: "rpl_1", State: test.state, Total: 9, Done: 1}}}
+		if replayProgress(&progress{out: &printer{w: &out}}, answers, test.leading, time.Now()); out.String() != test.want {
+			t.Errorf("%s: %q, want %q", test.state, out.String(), test.want)
+		}
+	}
+}
+
 func TestReplay_GoesOnWhenTheShowingIsInterrupted(t *testing.T) {
 	env := testenv.NewDB(t)
 	id := agenttest.AddEndpoint(t, env, "venue_a", "https://h.example/", "*")
@@ -309,7 +352,7 @@ func TestReplay_GoesOnWhenTheShowingIsInterrupted(t *testing.T) {
 	cancel()
 	select {
 	case status := <-done:
-		if status != exitFailed || !strings.Contains(stdout.String(), "the replay goes on in the background") || stderr.Len() > 0 {
+		if status != exitFailed || !strings.Contains(stdout.String(), "the replay goes on in the background; webhook-agent replays show rpl_") || stderr.Len() > 0 {
 			t.Errorf("status %d: %s%s", status, stdout.String(), stderr.String())
 		}
 	case <-time.After(agenttest.Patience):

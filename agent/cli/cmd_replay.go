@@ -191,15 +191,7 @@ func announceReplay(out *printer, plans []outbox.ReplayPlan) (answers, refused [
 		}
 		answers = append(answers, replayAnswer{ReplayPlan: plan})
 		if !out.asJSON {
-			more := ""
-			if plan.Deliveries == outbox.MaxReplayCount {
-				more = " or more"
-			}
-			what := "deliveries"
-			if plan.Deliveries == 1 {
-				what = "delivery"
-			}
-			out.line("%d%s %s %s to %s", plan.Deliveries, more, joinStatuses(plan.Statuses), what, plan.EndpointID)
+			out.line("%s to %s", planText(plan), plan.EndpointID)
 		}
 	}
 	if len(answers) == 0 && !out.asJSON {
@@ -208,7 +200,20 @@ func announceReplay(out *printer, plans []outbox.ReplayPlan) (answers, refused [
 	return answers, refused
 }
 
-// startReplay creates the replays in the database. The agent then executes them.
+// planText says how many deliveries a replay is of, and what they are now.
+func planText(plan outbox.ReplayPlan) string {
+	count, what := formatCount(plan.Deliveries), "deliveries"
+	switch plan.Deliveries {
+	case 1:
+		what = "delivery"
+	case outbox.MaxReplayCount:
+		count += " or more"
+	}
+	return count + " " + eitherOf(plan.Statuses) + " " + what
+}
+
+// startReplay creates the replays in the database and says how they are called. The agent then executes
+// them.
 func (d *desk) startReplay(ctx context.Context, answers []replayAnswer, options outbox.ReplayOptions) error {
 	for i := range answers {
 		started, _, err := d.db.AllVenues().StartReplay(ctx, answers[i].ReplayPlan, options)
@@ -216,6 +221,9 @@ func (d *desk) startReplay(ctx context.Context, answers []replayAnswer, options 
 			return err
 		}
 		answers[i].Replay = &started
+		if !d.out.asJSON {
+			d.out.line("started %s", started.ID)
+		}
 	}
 	return nil
 }
@@ -230,7 +238,7 @@ func (d *desk) followReplay(ctx context.Context, answers []replayAnswer) error {
 		leading, err := d.refreshReplay(ctx, answers)
 		if ctx.Err() != nil {
 			p.clear()
-			return d.detached()
+			return d.detached(answers)
 		}
 		if err != nil {
 			p.clear()
@@ -240,12 +248,12 @@ func (d *desk) followReplay(ctx context.Context, answers []replayAnswer) error {
 			p.clear()
 			return d.concludeReplay(ctx, answers)
 		}
-		p.say(replayProgress(p, answers, leading, time.Now()))
+		replayProgress(p, answers, leading, time.Now())
 		select {
 		case <-ticker.C:
 		case <-ctx.Done():
 			p.clear()
-			return d.detached()
+			return d.detached(answers)
 		}
 	}
 }
@@ -291,9 +299,13 @@ func (d *desk) concludeReplay(ctx context.Context, answers []replayAnswer) error
 }
 
 // detached prints that the replays go on although their progress is no longer shown.
-func (d *desk) detached() error {
+func (d *desk) detached(answers []replayAnswer) error {
+	shows := "list"
+	if len(answers) == 1 {
+		shows = "show " + answers[0].Replay.ID
+	}
 	if !d.out.asJSON {
-		d.out.line("the replay goes on in the background; webhook-agent deliveries list shows what comes of it")
+		d.out.line("the replay goes on in the background; webhook-agent replays %s shows how far it is", shows)
 	}
 	return errFindings
 }
@@ -339,10 +351,11 @@ func hasEnded(answers []replayAnswer) bool {
 	})
 }
 
-// replayProgress describes the progress of all replays in one line.
-func replayProgress(p *progress, answers []replayAnswer, leading outbox.Leading, now time.Time) (text string) {
+// replayProgress shows the progress of all replays: a line that is written over, or a sentence where people
+// have to do something.
+func replayProgress(p *progress, answers []replayAnswer, leading outbox.Leading, now time.Time) {
 	var total, done int64
-	waiting, paused := true, true
+	waiting, paused := true, ""
 	for _, answer := range answers {
 		r := answer.Replay
 		done += r.Done + r.Unsent
@@ -352,24 +365,26 @@ func replayProgress(p *progress, answers []replayAnswer, leading outbox.Leading,
 			total += r.Total
 		}
 		waiting = waiting && r.State == outbox.ReplayPending
-		paused = paused && (r.State == outbox.ReplayPaused || r.Ended())
+		if r.State == outbox.ReplayPaused {
+			paused = r.ID
+		}
 	}
+	resting := !slices.ContainsFunc(answers, func(a replayAnswer) bool { return a.Replay.State != outbox.ReplayPaused && !a.Replay.Ended() })
+	far := fmt.Sprintf("%d of %d deliveries have ended", done, total)
 	switch {
 	case waiting && !leading.Leads():
-		return nobodyLeads(leading)
+		p.tell(nobodyLeads(leading))
 	case !leading.Leads():
-		return fmt.Sprintf("%d of %d deliveries have ended; %s", done, total, nobodyLeads(leading))
+		p.tell(far + "; " + nobodyLeads(leading))
+	case resting && paused != "":
+		p.tell(far + "; paused: webhook-agent replays resume " + paused + " goes on")
 	case waiting:
-		return "waiting for the agent to begin"
+		p.say("waiting for the agent to begin")
 	case p.out.width > 0:
-		text = p.bar(done, total, now)
+		p.say(p.bar(done, total, now))
 	default:
-		text = fmt.Sprintf("%d of %d deliveries have ended", done, total)
+		p.say(far)
 	}
-	if paused {
-		text += "  (paused: webhook-agent replays resume goes on)"
-	}
-	return text
 }
 
 // answerReplay prints the answer for a program. A person has read everything already.

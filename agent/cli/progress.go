@@ -13,7 +13,8 @@ import (
 // each change.
 type progress struct {
 	out   *printer
-	shown string
+	shown string    // on the line that is written over
+	told  string    // the last sentence, until the line is shown again
 	began time.Time // of the first count, for the rate
 	first int64
 }
@@ -27,12 +28,22 @@ func (p *progress) say(text string) {
 	if p.out.asJSON || text == p.shown {
 		return
 	}
-	p.shown = text
+	p.shown, p.told = text, ""
 	if p.out.width == 0 {
 		p.out.line("%s", text)
 		return
 	}
 	fmt.Fprint(p.out.w, eraseLine+strings.TrimRight(pad(text, max(p.out.width-1, 1)), " "))
+}
+
+// tell shows a sentence, whole and on lines of its own, since it says what to do.
+func (p *progress) tell(sentence string) {
+	if p.out.asJSON || sentence == p.told {
+		return
+	}
+	p.clear()
+	p.told = sentence
+	p.out.line("%s", sentence)
 }
 
 // clear takes the line away.
@@ -54,7 +65,7 @@ func (p *progress) bar(done, total int64, now time.Time) string {
 	}
 	share := float64(done) / float64(max(total, 1))
 	filled := min(int(share*barWidth), barWidth)
-	text := fmt.Sprintf("[%s%s] %3.0f%%  %d of %d", strings.Repeat("=", filled), strings.Repeat(" ", barWidth-filled), share*100, done, total)
+	text := fmt.Sprintf("[%s%s] %3d%%  %d of %d", strings.Repeat("=", filled), strings.Repeat(" ", barWidth-filled), int(share*100), done, total)
 	elapsed := now.Sub(p.began)
 	if elapsed < time.Second || done == p.first {
 		return text
