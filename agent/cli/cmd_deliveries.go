@@ -150,7 +150,7 @@ func checkFollow(cmd *cobra.Command, listed *listFlags, repeated *watchFlags) er
 			return usagef(cmd, "--follow and --%s exclude each other; leave one out", name)
 		}
 	}
-	return errors.Join(repeated.interval.check(cmd, "--watch or --follow", true), listed.check(cmd))
+	return errors.Join(repeated.interval.check(cmd, "", true), listed.check(cmd))
 }
 
 // listDeliveries prints one page of the log, or all of it with --all.

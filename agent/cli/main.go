@@ -50,6 +50,7 @@ func (a *app) run(ctx context.Context, args []string) int {
 	root.SetArgs(args)
 	root.SetOut(a.stdout)
 	root.SetErr(a.stderr)
+	refuseUnknownWords(root)
 	err := root.ExecuteContext(ctx)
 	if err == nil {
 		return exitFine

@@ -101,16 +101,14 @@ func subcommandRequired(cmd *cobra.Command, args []string) error {
 
 // meantCommand returns what a person may have meant by args, whose first word is no command of cmd.
 func meantCommand(cmd *cobra.Command, args []string) (lines []string) {
+	if lines := meantVerb(cmd, args); len(lines) > 0 {
+		return lines
+	}
 	for _, line := range meantCommands[cmd.Name()][strings.ToLower(args[0])] {
 		words := strings.Fields(line)
 		found, _, err := cmd.Root().Find(words)
 		if err != nil || found == cmd.Root() || found.HasSubCommands() && len(words) > 1 {
 			continue // this program does not have it
-		}
-		if noun := found.Parent(); noun != cmd && noun.HasParent() && len(args) > 1 { // delivery show: the verb is right
-			if verb, rest, err := noun.Find(args[1:2]); err == nil && verb != noun && len(rest) == 0 && nounOf(args[0], noun.Name()) {
-				line = noun.Name() + " " + strings.Join(args[1:], " ")
-			}
 		}
 		lines = append(lines, cmd.Root().Name()+" "+line)
 	}
@@ -121,16 +119,62 @@ func meantCommand(cmd *cobra.Command, args []string) (lines []string) {
 	return cmd.SuggestionsFor(args[0])
 }
 
-// nounOf reports whether word is the singular of a noun: delivery of deliveries.
+// meantVerb returns what a person may have meant by a noun that is not quite right and a verb: delivery
+// show, endpoint rm, webhook add. It returns nil where these are none.
+func meantVerb(cmd *cobra.Command, args []string) (lines []string) {
+	if len(args) < 2 {
+		return nil
+	}
+	for _, noun := range cmd.Commands() {
+		if !noun.HasSubCommands() || !nounOf(args[0], noun.Name()) {
+			continue
+		}
+		if verb, rest, err := noun.Find(args[1:2]); err == nil && verb != noun && len(rest) == 0 {
+			return []string{cmd.Root().Name() + " " + noun.Name() + " " + strings.Join(args[1:], " ")}
+		}
+		for _, line := range meantCommands[noun.Name()][strings.ToLower(args[1])] {
+			lines = append(lines, cmd.Root().Name()+" "+line)
+		}
+	}
+	return lines
+}
+
+// nounOf reports whether word is the singular of a noun, delivery of deliveries, or another word for it.
 func nounOf(word, noun string) bool {
-	return strings.ToLower(word)+"s" == noun || strings.TrimSuffix(strings.ToLower(word), "y")+"ies" == noun
+	word = strings.ToLower(word)
+	if word+"s" == noun || strings.TrimSuffix(word, "y")+"ies" == noun {
+		return true
+	}
+	meant := meantCommands["webhook-agent"][word]
+	return len(meant) == 1 && meant[0] == noun+" list"
+}
+
+// refuseUnknownWords makes the commands that cobra adds to root refuse what they do not know: they
+// would print a help that nobody has asked for, and succeed.
+func refuseUnknownWords(root *cobra.Command) {
+	root.InitDefaultHelpCmd()
+	root.InitDefaultCompletionCmd()
+	for _, cmd := range root.Commands() {
+		switch cmd.Name() {
+		case "help":
+			cmd.Args = func(_ *cobra.Command, args []string) error {
+				found, rest, err := root.Find(args)
+				if err != nil || len(rest) == 0 {
+					return err
+				}
+				return subcommandRequired(found, rest)
+			}
+		case "completion":
+			cmd.Args, cmd.RunE = subcommandRequired, showHelp
+		}
+	}
 }
 
 // meantFlags has the flags of other programs, and ours.
 var meantFlags = map[string]string{
 	"from": "since", "after": "since", "start": "since", "to": "until", "end": "until", "output": "json", "format": "json", "o": "json",
 	"n": "limit", "max": "limit", "count": "limit", "tail": "limit", "state": "status", "tenant": "venue", "id": "endpoint", "wide": "no-trunc",
-	"jsonl": "ndjson", "every": "interval", "colour": "color", "events": "type", "dryrun": "dry-run", "rate": "per-second", "v": "version",
+	"jsonl": "ndjson", "every": "interval", "colour": "color", "events": "type", "forward": "forward-to", "target": "forward-to", "port": "addr", "listen": "addr", "dryrun": "dry-run", "rate": "per-second", "v": "version",
 }
 
 // badFlag makes one sentence of what is wrong with a flag.

@@ -23,7 +23,11 @@ func (f *watchFlags) add(cmd *cobra.Command) {
 }
 
 func (f *watchFlags) check(cmd *cobra.Command) error {
-	return f.interval.check(cmd, "--watch", f.watch)
+	needs := "--watch"
+	if cmd.Flag("follow") != nil {
+		needs += " or --follow"
+	}
+	return f.interval.check(cmd, needs, f.watch)
 }
 
 // show prints an answer once, or again and again with --watch.
