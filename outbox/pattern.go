@@ -25,6 +25,8 @@ func CheckVenue(venue string) error {
 	case strings.TrimLeftFunc(venue, unicode.IsSpace) != venue, strings.ContainsFunc(venue, invisible):
 		// Blanks at the end are allowed: a column of the type char(n) adds them.
 		return errors.New("begins with a blank or has an invisible character; remove it")
+	case len(venue) > maxLogText:
+		return fmt.Errorf("has %d bytes, %d at most; shorten it", len(venue), maxLogText)
 	}
 	return CheckText(venue)
 }

@@ -36,7 +36,7 @@ func (a *app) endpointsAddCommand() *cobra.Command {
 		Use:   "add",
 		Short: "Register an endpoint",
 		Long: `add registers an endpoint of a venue. Events that commit from now on are sent to it. Without --secret it makes one and prints
-it once: give it to the customer, it is not shown again. What is most likely a mistake is refused without --force: an event type
+it: give it to the customer. What is most likely a mistake is refused without --force: an event type
 that the catalogue (webhooks.event_types) does not have and that is like one of it, and a URL that the venue has already. Of other
 types that the catalogue does not have it warns.`,
 		Example: `  webhook-agent endpoints add --venue venue_01H --url https://example.com/hook --events lead.created,payment.received
@@ -71,6 +71,9 @@ types that the catalogue does not have it warns.`,
 			added, err := desk.Add(ctx, manage.NewEndpoint{Venue: venue, URL: secret.New(url), Events: events, Description: description, Secret: s})
 			if err != nil {
 				return flagError(err)
+			}
+			if !s.IsZero() {
+				added.Secret = "" // the person has it, and may have kept it out of sight
 			}
 			return d.answerChange(endpointChange{ID: added.ID, Change: "added", Secret: shown(added.Secret), Notes: notes},
 				"added %s: %s events of %s go to %s", added.ID, strings.Join(events, ", "), venue, sink.RedactURL(url))
@@ -128,7 +131,7 @@ func flagError(err error) error {
 	return err
 }
 
-// shown returns a secret that is shown once, and nil for none.
+// shown returns a secret that is printed, and nil for none.
 func shown(text string) *string {
 	if text == "" {
 		return nil
@@ -147,7 +150,7 @@ func (d *desk) answerChange(c endpointChange, format string, args ...any) error 
 	}
 	if c.Secret != nil {
 		d.out.line("secret: %s", *c.Secret)
-		d.out.line("Give it to the receiver now; it is not shown again.")
+		d.out.line("Give it to the receiver. webhook-agent endpoints show %s --secret shows it again.", c.ID)
 	}
 	return nil
 }

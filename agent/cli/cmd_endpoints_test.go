@@ -45,6 +45,9 @@ func TestEndpoints_FromAddToRemove(t *testing.T) {
 	if stored := testenv.QueryOne[string](t, env, `select secret from webhooks.endpoints`); stored != made {
 		t.Error("the secret that was printed is not the one that was stored")
 	}
+	if want := "webhook-agent endpoints show " + id + " --secret shows it again."; !strings.Contains(out, want) || !strings.Contains(succeed(t, env, "endpoints", "show", id, "--secret"), made) {
+		t.Errorf("does not say %q, or does not do it: %s", want, out)
+	}
 	list := succeed(t, env, "endpoints", "list")
 	show := succeed(t, env, "endpoints", "show", id)
 	for _, want := range []string{id, "venue_a", "h.example", "lead.*,payment.received", "0/100", "enabled"} {
@@ -172,6 +175,25 @@ func TestEndpointsShow_CountsTheFormerSecretsThatSign(t *testing.T) {
 	}
 }
 
+// TestEndpoints_ASecretThatWasGivenIsNotPrinted gives one out of sight, by a variable.
+func TestEndpoints_ASecretThatWasGivenIsNotPrinted(t *testing.T) {
+	env := testenv.NewDB(t)
+	t.Setenv("HOOK_SECRET", "sentinel-secret")
+	id := regexp.MustCompile(`added (ep_\S+):`).FindStringSubmatch(succeed(t, env, "endpoints", "add", "--venue", "venue_a", "--url", "https://h.example/", "--events", "*", "--secret", "env:HOOK_SECRET"))[1]
+	for _, args := range [][]string{
+		{"add", "--venue", "venue_a", "--url", "https://i.example/", "--events", "*", "--secret", "env:HOOK_SECRET"},
+		{"add", "--venue", "venue_a", "--url", "https://j.example/", "--events", "*", "--secret", "env:HOOK_SECRET", "--json"},
+		{"rotate-secret", id, "--secret", "env:HOOK_SECRET"},
+	} {
+		if out := succeed(t, env, append([]string{"endpoints"}, args...)...); strings.Contains(out, "sentinel") {
+			t.Errorf("%q prints the secret: %s", args, out)
+		}
+	}
+	if n := testenv.QueryOne[int64](t, env, `select count(*) from webhooks.endpoints where secret = 'sentinel-secret'`); n != 3 {
+		t.Errorf("%d endpoints have the secret", n)
+	}
+}
+
 func TestEndpointsTest_SendsOneSignedSampleThatDoesNotCount(t *testing.T) {
 	env := testenv.NewDB(t)
 	customer := testenv.StartReceiver(t, agenttest.Secret)
@@ -229,6 +251,8 @@ func TestEndpoints_RefuseWhatIsMostLikelyAMistake(t *testing.T) {
 	}{
 		{add(fine, "lead.creatd"), `--events has "lead.creatd", which the catalogue of event types does not have; did you mean "lead.created"? Correct it, or take it with --force`, exitUsage,
 			`note: --events has "lead.creatd", which the catalogue of event types does not have; it has "lead.created"`},
+		{add(fine, "LEAD.CREATED"), `did you mean "lead.created"?`, exitUsage, `it has "lead.created"`},
+		{add(fine, "Lead.*"), `did you mean "lead.*"?`, exitUsage, `it has "lead.*"`},
 		{add(fine, "leed.*"), `did you mean "lead.*"?`, exitUsage, `it has "lead.*"`},
 		{add("HTTPS://H.example:443/hook", "*"), "--url: venue venue_a has this URL already, as " + twin + "; change that one by webhook-agent endpoints update, or add another with --force", exitUsage,
 			"note: " + twin + " has this URL as well, so its server gets each event once for each of them"},

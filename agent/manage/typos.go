@@ -47,6 +47,10 @@ func hintsFor(events []string, catalogue []outbox.EventTypeInfo) (hints []Hint) 
 		if err != nil || slices.ContainsFunc(names, patterns.Match) {
 			continue
 		}
+		if meant := sameButForCase(given, names); meant != "" {
+			hints = append(hints, Hint{given, meant})
+			continue
+		}
 		known := names
 		if group, ok := strings.CutSuffix(given, ".*"); ok { // it is the group that is mistyped
 			known = groupsOf(names)
@@ -58,6 +62,20 @@ func hintsFor(events []string, catalogue []outbox.EventTypeInfo) (hints []Hint) 
 		hints = append(hints, Hint{given, config.Nearest(given, known)})
 	}
 	return hints
+}
+
+// sameButForCase returns the type of the catalogue, or the group of types, that a pattern differs from in
+// capital letters alone, and "" for none.
+func sameButForCase(given string, names []string) string {
+	for _, name := range names {
+		group, _, _ := strings.Cut(name, ".")
+		for _, known := range []string{name, group + ".*"} {
+			if strings.EqualFold(given, known) {
+				return known
+			}
+		}
+	}
+	return ""
 }
 
 // mostTwins is how many endpoints of a venue are compared.
