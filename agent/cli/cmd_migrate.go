@@ -8,8 +8,18 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/quintago/webhook-agent/agent/config"
 	"github.com/quintago/webhook-agent/outbox"
 )
+
+// anyDatabase stands for the database where none is asked.
+const anyDatabase = "postgres:///"
+
+// loadForAnyDatabase loads the configuration for what is the same in every database, so that people
+// need not say where theirs is.
+func (a *app) loadForAnyDatabase() (*config.Config, error) {
+	return config.Load(config.Input{Path: a.filePath(), Environ: a.environ(), DatabaseURL: anyDatabase})
+}
 
 // migrateFlags are the flags of migrate.
 type migrateFlags struct {
@@ -30,7 +40,7 @@ of an upgrade.`,
 		Example: `  webhook-agent migrate
   webhook-agent migrate --database-url env:OWNER_URL   as the role that OWNER_URL in the environment names
   webhook-agent migrate --dry-run                what it would do, what it would lock, what that costs
-  webhook-agent migrate --print > webhooks.sql   in an empty database, for people who run their own migrations
+  webhook-agent migrate --print > webhooks.sql   for an empty database, and people who run their own migrations
   webhook-agent migrate --print --from 17        only what a database of version 17 still needs
   webhook-agent migrate --print-grants           what the roles of the agent, of the app and of people need`,
 		Args: noArguments,
@@ -38,7 +48,11 @@ of an upgrade.`,
 			if err := flags.check(cmd); err != nil {
 				return err
 			}
-			cfg, err := a.config()
+			load := a.config
+			if flags.print {
+				load = a.loadForAnyDatabase
+			}
+			cfg, err := load()
 			if err != nil {
 				return err
 			}
@@ -54,7 +68,7 @@ of an upgrade.`,
 			return migrate(cmd.Context(), a.printer(), a.stderr, cfg.OutboxConfig())
 		},
 	}
-	cmd.Flags().BoolVar(&flags.print, "print", false, "print the SQL instead of running it")
+	cmd.Flags().BoolVar(&flags.print, "print", false, "print the SQL instead of running it; needs no database")
 	cmd.Flags().IntVar(&flags.from, "from", 0, "with --print: the version that the schema has")
 	cmd.Flags().BoolVar(&flags.dryRun, "dry-run", false, "say what would be done, and change nothing")
 	cmd.Flags().BoolVar(&flags.grants, "print-grants", false, "only print what the roles of the agent, of the app and of people need")

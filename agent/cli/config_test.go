@@ -65,6 +65,21 @@ func TestConfig_ADatabaseURLThatIsNotUsedIsSaid(t *testing.T) {
 	}
 }
 
+// TestMigrate_PrintsWithoutADatabase prints the schema where no database is named, and where the name of
+// one leads nowhere.
+func TestMigrate_PrintsWithoutADatabase(t *testing.T) {
+	t.Chdir(t.TempDir())
+	file := agenttest.WriteFile(t, "[database]\nurl = \"env:NO_SUCH_VARIABLE\"\n[outbox]\npublication = \"mine\"\n")
+	for _, args := range [][]string{{"migrate", "--print"}, {"migrate", "--print", "--from", "18", "--config", file}, {"migrate", "--print", "--database-url", "env:NO_SUCH_VARIABLE"}} {
+		if status, stdout, stderr := run(t, args...); status != exitFine || stderr != "" || !strings.Contains(stdout, "publication") {
+			t.Errorf("%q: status %d: %s", args, status, stderr)
+		}
+	}
+	if _, stdout, _ := run(t, "migrate", "--print", "--config", file); !strings.Contains(stdout, `create publication "mine"`) {
+		t.Error("does not print what the configuration says")
+	}
+}
+
 func TestConfig_TheEnvironmentAloneIsEnough(t *testing.T) {
 	t.Chdir(t.TempDir())
 	status, _, stderr := run(t, "status")

@@ -62,7 +62,7 @@ on. Without --secret everything is.`,
 			r.secret = s
 			listener, err := net.Listen("tcp", addr)
 			if err != nil {
-				return fmt.Errorf("--addr: %w", err)
+				return fmt.Errorf("--addr: %w; free the port or choose another", err)
 			}
 			return r.serve(cmd.Context(), listener)
 		},

@@ -244,3 +244,14 @@ func TestListen_WithoutASecretPrintsAndRefusesOnlyOtherMethods(t *testing.T) {
 		t.Errorf("does not say why:\n%s", said)
 	}
 }
+
+func TestListen_SaysWhatToDoAboutAPortInUse(t *testing.T) {
+	taken, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = taken.Close() }()
+	if status, _, stderr := run(t, "listen", "--addr", taken.Addr().String()); status != exitFailed || !strings.HasSuffix(stderr, "address already in use; free the port or choose another\n") {
+		t.Errorf("status %d: %s", status, stderr)
+	}
+}

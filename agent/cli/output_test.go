@@ -293,3 +293,19 @@ func TestHelp_FitsTheTerminal(t *testing.T) {
 	}
 	walk((&app{}).rootCommand())
 }
+
+func TestQuestion_FitsTheTerminal(t *testing.T) {
+	text := "1 of them was delivered already, and the receiver gets the event once more. Go on?"
+	if got := question(text, 0); got != text+" [y/N] " {
+		t.Errorf("without a width: %q", got)
+	}
+	got := question(text, 50)
+	for line := range strings.SplitSeq(got, "\n") {
+		if textWidth(line) > 47 {
+			t.Errorf("a line is too wide: %q", line)
+		}
+	}
+	if strings.Join(strings.Fields(got), " ") != text+" [y/N]" || !strings.HasSuffix(got, "[y/N] ") {
+		t.Errorf("got %q", got)
+	}
+}
