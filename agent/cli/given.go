@@ -22,7 +22,12 @@ var mayBeEmpty = []string{"description", "config"}
 
 // flagChecks has what the values of flags must be, by the names that several commands use.
 var flagChecks = map[string]func(value string) error{
-	"venue":    outbox.CheckVenue,
+	"venue": func(value string) error {
+		if strings.Contains(value, ellipsis) {
+			return errCut
+		}
+		return outbox.CheckVenue(value)
+	},
 	"endpoint": func(value string) error { return checkID(kindEndpoint, value) },
 	"after":    func(value string) error { return checkID(kindEndpoint, value) },
 	"addr":     checkAddress,
@@ -132,6 +137,9 @@ var madeID = regexp.MustCompile(`^(evt|ep|rpl)_[0-7][0-9A-HJKMNP-TV-Z]{25}$`)
 
 var madeKinds = map[string]kind{"evt": kindEvent, "ep": kindEndpoint, "rpl": kindReplay}
 
+// errCut is about an id or a venue that was copied out of a table.
+var errCut = errors.New("was cut to the width of a terminal (" + ellipsis + "); list with --no-trunc, which shows it whole")
+
 // checkID returns an error for a text that cannot be the id of what a command asks for.
 func checkID(wanted kind, id string) error {
 	if wanted == kindNone {
@@ -140,6 +148,8 @@ func checkID(wanted kind, id string) error {
 	switch made := madeID.FindStringSubmatch(id); {
 	case strings.TrimSpace(id) == "":
 		return fmt.Errorf("is blank; write the id of the %s", wanted)
+	case strings.Contains(id, ellipsis):
+		return errCut
 	case strings.TrimSpace(id) != id || strings.ContainsFunc(id, unicode.IsControl):
 		return errors.New("begins or ends with a blank, or has an invisible character; remove it")
 	case len(made) > 0 && madeKinds[made[1]] != wanted:
