@@ -18,7 +18,8 @@ import (
 //	an event          the primary key
 //	one endpoint      deliveries_endpoint_created, or deliveries_unsuccessful for failed and missed
 //	one venue         the same for each of its endpoints, put together
-//	all               deliveries_created
+//	all               deliveries_created; where few endpoints have what is pending, or what failed or was
+//	                  missed, the indexes of those
 
 const (
 	// searchRows is how many rows a search looks at, and searchRowsAtFirst how many for a first
@@ -166,6 +167,24 @@ union
 select id from webhooks.removed_endpoints where venue = $1
 limit $2`
 
+// walkEndpointsWith goes from one endpoint to the next that has rows of a partial index, $1 of them at most.
+const walkEndpointsWith = `
+with recursive walked (id, n) as (
+    (select d.endpoint_id, 1 from webhooks.deliveries d where ${rows}{ and d.venue = @venue} order by d.endpoint_id limit 1)
+    union all
+    select next.id, w.n + 1
+    from walked w cross join lateral (
+        select d.endpoint_id as id from webhooks.deliveries d where ${rows}{ and d.venue = @venue} and d.endpoint_id > w.id order by d.endpoint_id limit 1
+    ) next
+    where w.n < $1
+)
+select id from walked`
+
+var (
+	selectEndpointsWithUnsuccessful = pieces{"rows": "d.status in ('failed', 'missed')"}.in(walkEndpointsWith)
+	selectEndpointsWithPending      = pieces{"rows": "d.status = 'pending'"}.in(walkEndpointsWith)
+)
+
 // search is a search under way.
 type search struct {
 	q         narrowed
@@ -309,10 +328,18 @@ func (s *search) choose(ctx context.Context) error {
 	var many bool
 	err := s.q.QueryRow(ctx, manyPending, s.endpoints, searchPending).Scan(&many)
 	s.statement = selectEndpointsPending
-	if many {
+	switch {
+	case many && s.ofAll():
+		s.endpoints, s.statement = nil, selectAllLog
+	case many:
 		s.statement = selectEndpointsAny
 	}
 	return err
+}
+
+// ofAll reports whether the search is in the log of all venues and endpoints.
+func (s *search) ofAll() bool {
+	return s.q.view.all && s.filter.EndpointID == "" && s.filter.Venue == ""
 }
 
 // looks returns how many rows the search looks at, of all or of each endpoint, and how many then if
@@ -342,14 +369,16 @@ func (s *search) findEndpoints(ctx context.Context) (err error) {
 	case s.filter.EndpointID != "":
 		s.endpoints = []string{s.filter.EndpointID}
 	case venue != "":
-		if s.endpoints, err = queryRows(ctx, s.q, selectVenueEndpoints, pgx.RowTo[string], venue, searchEndpoints+1); err != nil {
-			return err
-		}
-		if len(s.endpoints) > searchEndpoints {
-			s.endpoints = nil // a venue without endpoints has a list that is empty and not nil
-		}
+		s.endpoints, err = queryRows(ctx, s.q, selectVenueEndpoints, pgx.RowTo[string], venue, searchEndpoints+1)
+	case s.unsuccessful():
+		s.endpoints, err = queryRows(ctx, s.q, selectEndpointsWithUnsuccessful, pgx.RowTo[string], searchEndpoints+1)
+	case s.pending():
+		s.endpoints, err = queryRows(ctx, s.q, selectEndpointsWithPending, pgx.RowTo[string], searchEndpoints+1)
 	}
-	return nil
+	if len(s.endpoints) > searchEndpoints {
+		s.endpoints = nil // where there is none, the list is empty and not nil
+	}
+	return err
 }
 
 // unsuccessful and pending report whether the search is for rows of a partial index.

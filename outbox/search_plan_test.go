@@ -104,7 +104,9 @@ func TestSearches_ReadABoundedPartOfTheLog(t *testing.T) {
 	}{
 		{"all", "", DeliveryFilter{}, created, 400},
 		{"all, a time in the middle", "", DeliveryFilter{Until: ago(15)}, created, 400},
-		{"all, failed", "", DeliveryFilter{Statuses: []Status{Failed}}, created, searchRows},
+		{"all, failed", "", DeliveryFilter{Statuses: []Status{Failed}}, unsuccessful, 2500},
+		{"all, failed and missed", "", DeliveryFilter{Statuses: []Status{Failed, Missed}}, unsuccessful, 2500},
+		{"all, pending", "", DeliveryFilter{Statuses: []Status{Pending}}, "deliveries_pending on", 100},
 		{"all, a type that is not there", "", DeliveryFilter{Type: "venue.closed"}, created, searchRows},
 		{"an event", "", DeliveryFilter{EventID: "evt_ep_big_0000777"}, "deliveries_pkey", 20},
 		{"an event of a venue", "venue_big", DeliveryFilter{EventID: "evt_ep_big_0000777"}, "deliveries_pkey", 20},

@@ -3,6 +3,7 @@ package outbox
 import (
 	"encoding/base64"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 
@@ -88,6 +89,47 @@ func TestDeliveries_RefuseTheCursorOfAnotherList(t *testing.T) {
 	} {
 		_, err := db.Venue("venue_a").Deliveries(t.Context(), DeliveryFilter{Before: at.String(), Limit: 10})
 		wantProblem(t, err, "the cursor", "not one of this list")
+	}
+}
+
+// TestDeliveries_OfAllVenuesWithAStatusAreFoundByFewEndpointsAndByMany lists what is pending, failed and
+// missed, while few endpoints have such rows, and while very many have.
+func TestDeliveries_OfAllVenuesWithAStatusAreFoundByFewEndpointsAndByMany(t *testing.T) {
+	t.Parallel()
+	db, env := openDB(t)
+	env.Exec(t, `insert into webhooks.deliveries (event_id, endpoint_id, venue, type, status, created)
+	    select 'evt_' || lpad(i::text, 6, '0'), 'ep_' || i % $1, 'venue_a', 'lead.created', 'succeeded', now() - make_interval(secs => i) from generate_series(1, 20000) i`, 3*searchEndpoints)
+	list := func(statuses ...Status) (ids []string, pages int) {
+		f := DeliveryFilter{Statuses: statuses, Limit: 40}
+		for pages = 1; pages < 30; pages++ {
+			page, err := db.AllVenues().Deliveries(t.Context(), f)
+			must(t, err)
+			for _, d := range page.Deliveries {
+				ids = append(ids, d.EventID)
+			}
+			if f.Before = page.Next; page.Complete() {
+				break
+			}
+		}
+		return ids, pages
+	}
+	for _, test := range []struct{ endpoints, pages int }{{1, 2}, {searchEndpoints, 6}, {searchEndpoints + 1, 12}} {
+		// Half of them are the oldest rows.
+		env.Exec(t, `update webhooks.deliveries set status = 'succeeded'`)
+		for _, status := range []Status{Pending, Failed, Missed} {
+			env.Exec(t, `update webhooks.deliveries d set status = $1 from generate_series(0, $2 - 1) i
+			    where d.endpoint_id = 'ep_' || i and d.event_id = 'evt_' || lpad((case when i % 2 = 1 then 600 when i = 0 then 600 else 19200 end + i)::text, 6, '0')`, status, test.endpoints)
+			if got, pages := list(status); len(got) != test.endpoints || !slices.IsSorted(got) || pages > test.pages {
+				t.Errorf("%s of %d endpoints: %d deliveries in %d pages", status, test.endpoints, len(got), pages)
+			}
+		}
+	}
+	if got, pages := list(Pending); len(got) != 0 || pages > 12 {
+		t.Errorf("nothing is pending: %d deliveries in %d pages", len(got), pages)
+	}
+	env.Exec(t, `update webhooks.deliveries set status = 'succeeded'`)
+	if got, pages := list(Failed, Missed); len(got) != 0 || pages != 1 {
+		t.Errorf("nothing failed: %d deliveries in %d pages", len(got), pages)
 	}
 }
 
