@@ -3,10 +3,12 @@ package manage
 import (
 	"errors"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"testing"
 
 	"github.com/quintago/webhook-agent/agent/config"
+	"github.com/quintago/webhook-agent/outbox"
 	"github.com/quintago/webhook-agent/testenv"
 )
 
@@ -92,5 +94,49 @@ func TestCheckEvents_HasTheSameVerdictInSQL(t *testing.T) {
 	}
 	if got := testenv.QueryOne[int64](t, env, `select count(*) from webhooks.check_endpoint('https://example.com/', '{*}')`); got != 0 {
 		t.Errorf("check_endpoint finds %d problems in a sound endpoint", got)
+	}
+}
+
+// TestCheckEndpoint_KnowsTheSameTyposInSQL compares webhooks.meant_type with the hints of the commands and
+// pages, for types that are changed at random.
+func TestCheckEndpoint_KnowsTheSameTyposInSQL(t *testing.T) {
+	t.Parallel()
+	env := testenv.NewDB(t)
+	env.Exec(t, `insert into webhooks.event_types (name, description, example) values ('Zoë.geändert', '', '{}'), ('a', '', '{}')`)
+	var catalogue []outbox.EventTypeInfo
+	for _, name := range testenv.QueryAll[string](t, env, `select name from webhooks.event_types order by name`) {
+		catalogue = append(catalogue, outbox.EventTypeInfo{Name: name})
+	}
+	given := []string{"*", "lead.*", "leed.*", "LEAD.*", "LEAD.CREATED", "lead", "lead.crated", "leads.created", "x", "x.*", "payments.*", "custom.thing", "zoë.*", "zoe.geandert"}
+	r := rand.New(rand.NewPCG(20261129, 1))
+	for range 300 {
+		letters := []rune(catalogue[r.IntN(len(catalogue))].Name)
+		for range 1 + r.IntN(5) {
+			at := r.IntN(len(letters) + 1)
+			letters = slices.Concat(letters[:at], []rune{rune("abcelrtLADE._ö"[r.IntN(14)])}, letters[min(len(letters), at+r.IntN(3)):])
+		}
+		if text := string(letters); r.IntN(5) == 0 {
+			group, _, _ := strings.Cut(text, ".")
+			given = append(given, group+".*")
+		} else {
+			given = append(given, strings.ToValidUTF8(text, ""))
+		}
+	}
+	meant := testenv.QueryAll[string](t, env, `select coalesce(webhooks.meant_type(g), '') from unnest($1::text[]) with ordinality x (g, n) order by n`, given)
+	for i, pattern := range given {
+		want := ""
+		if hints := hintsFor([]string{pattern}, catalogue); len(hints) > 0 && checkEvents([]string{pattern}) == nil {
+			want = hints[0].Meant
+		}
+		if checkEvents([]string{pattern}) == nil && meant[i] != want {
+			t.Errorf("%q: in SQL %q, want %q", pattern, meant[i], want)
+		}
+	}
+	const problem = `events has "lead.crated", which the catalogue of event types does not have; did you mean "lead.created"? Correct it, or add it to webhooks.event_types`
+	if got := testenv.QueryAll[string](t, env, `select problem from webhooks.check_endpoint('https://example.com/', '{lead.crated,lead.updated,custom.thing}')`); len(got) != 1 || got[0] != problem {
+		t.Errorf("check_endpoint says %q", got)
+	}
+	if got := testenv.QueryAll[string](t, env, `select problem from webhooks.check_endpoint('https://example.com/', '{lead*,lead.crated}')`); len(got) != 1 {
+		t.Errorf("of a list that is not usable check_endpoint says %q", got)
 	}
 }
