@@ -77,7 +77,11 @@ func (db *DB) Uninstall(ctx context.Context, dropData, do bool) (u Uninstallatio
 		return exec(ctx, tx, "drop schema if exists webhooks cascade")
 	})
 	if SQLState(err) == codeNoPrivilege {
-		return u, &Problem{Thing: "uninstall", Reason: "the role may not drop the publications or the schema", Remedy: "run it as their owner", Fatal: true, Err: err}
+		reason := "the role may not drop the publications or the schema"
+		if u.Slot != "" {
+			reason = "the slot " + u.Slot + " is dropped, so no WAL is kept any more, but " + reason
+		}
+		return u, &Problem{Thing: "uninstall", Reason: reason, Remedy: "run it again as their owner", Fatal: true, Err: err}
 	}
 	return u, db.cfg.explain("drop the publications", err)
 }

@@ -78,3 +78,19 @@ func TestUninstall_PassesOverAPublicationOfASchemaThatHasTheNameOfOurs(t *testin
 		t.Errorf("it would drop %q", u.Publications)
 	}
 }
+
+// TestUninstall_SaysWhatIsDoneWhereTheRoleMayDropTheSlotAlone uninstalls as the agent, which owns nothing.
+func TestUninstall_SaysWhatIsDoneWhereTheRoleMayDropTheSlotAlone(t *testing.T) {
+	t.Parallel()
+	owner, env := openDB(t)
+	takeTerm(t, owner)
+	db, err := Open(t.Context(), testConfig(env.LeastURL, env.Slot))
+	must(t, err)
+	defer db.Close()
+	_, err = db.Uninstall(t.Context(), false, true)
+	wantProblem(t, err, "the slot "+env.Slot+" is dropped, so no WAL is kept any more, but the role may not drop the publications", "run it again as their owner")
+	_, err = db.Uninstall(t.Context(), false, true)
+	wantProblem(t, err, "uninstall: the role may not drop the publications", "run it again as their owner")
+	_, err = owner.Uninstall(t.Context(), false, true)
+	must(t, err)
+}
