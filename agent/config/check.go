@@ -45,6 +45,8 @@ func (c *Config) check(p *problemList) {
 		p.add("database.url", "is missing, and there is no configuration file; write one by webhook-agent init, or set the environment variable DATABASE_URL to postgres://user:password@host:5432/database")
 	} else if c.Database.URL.IsZero() {
 		p.add("database.url", "is missing; set it, or the environment variable DATABASE_URL, to postgres://user:password@host:5432/database")
+	} else if strings.TrimSpace(c.Database.URL.Reveal()) == "" { // it would be this machine's database
+		p.add("database.url", "is blank; set it to postgres://user:password@host:5432/database")
 	} else if err := outbox.CheckText(c.Database.URL.Reveal()); err != nil {
 		p.add("database.url", "%v", err)
 	} else if err := outbox.CheckURL(c.Database.URL); err != nil {

@@ -274,6 +274,9 @@ endpoint[3]: has the venue and the url of endpoint[2]; keep one of them`,
 	if got := problemsOf(t, "", nil); len(got) != 1 || !strings.HasPrefix(got[0], "database.url: is missing; set it, or the environment variable DATABASE_URL") {
 		t.Errorf("without a database: %q", got)
 	}
+	if got := problemsOf(t, "", map[string]string{"DATABASE_URL": "  "}); len(got) != 1 || !strings.HasSuffix(got[0], "is blank; set it to postgres://user:password@host:5432/database") {
+		t.Errorf("with a blank URL: %q", got)
+	}
 	_, err := Load(Input{Path: "/no/such.toml"})
 	want := "/no/such.toml: the configuration file cannot be read: no such file or directory; name another with --config, or write one by webhook-agent init"
 	if err == nil || err.Error() != want {
