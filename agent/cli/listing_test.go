@@ -73,6 +73,13 @@ func TestDeliveriesList_GoesOnBehindTheIDOfAnEvent(t *testing.T) {
 	if out := succeed(t, env, "deliveries", "list", "--before", "evt_00001"); strings.Count(out, "\n") != 6 || !strings.HasPrefix(strings.SplitN(out, "\t", 2)[1], "evt_00002") {
 		t.Errorf("the page behind it: %s", out)
 	}
+	env.Exec(t, `insert into webhooks.deliveries (event_id, endpoint_id, venue, type, status, created) values ('first_of_all', 'ep_00001', 'venue_a', 'lead.created', 'pending', now() + interval '1 hour')`)
+	if _, out, stderr := cli(t, env, "deliveries", "list", "--before", "first", "--limit", "1"); !strings.HasPrefix(strings.SplitN(out+"\t", "\t", 2)[1], "evt_00000") {
+		t.Errorf("the page behind the beginning of an id: %s%s", out, stderr)
+	}
+	if _, out, stderr := cli(t, env, "endpoints", "list", "--after", "ep_00009", "--limit", "1"); out != "" {
+		t.Errorf("the page behind the last endpoint: %s%s", out, stderr)
+	}
 	status, _, stderr := cli(t, env, "deliveries", "list", "--before", "evt_9")
 	if status != exitFailed || stderr != "webhook-agent: event \"evt_9\": the delivery log does not have it, so no page begins there; list again from the newest on\n" {
 		t.Errorf("an event that is not there: status %d, %s", status, stderr)
