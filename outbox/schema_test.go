@@ -159,11 +159,11 @@ func TestPlanMigration_SaysWhatMigrateDoesAndChangesNothing(t *testing.T) {
 			} else {
 				env.Exec(t, `drop schema webhooks cascade`)
 			}
-			// The place and the writer of each row of the catalogue, so that a change that was taken back shows too.
+			// The place and the writer of each row of the catalogue. Autovacuum changes what stands in rows of pg_class.
 			rows := func() []string {
 				var all []string
 				for _, table := range []string{"pg_class", "pg_attribute", "pg_proc", "pg_index", "pg_trigger", "pg_constraint", "pg_description", "pg_publication", "pg_namespace"} {
-					all = append(all, testenv.QueryOne[string](t, env, `select '`+table+` ' || coalesce(md5(string_agg(c.ctid::text || c.xmin::text || c::text, ' ' order by c.ctid)), '') from `+table+` c`))
+					all = append(all, testenv.QueryOne[string](t, env, `select '`+table+` ' || coalesce(md5(string_agg(c.ctid::text || c.xmin::text, ' ' order by c.ctid)), '') from `+table+` c`))
 				}
 				return all
 			}
