@@ -26,7 +26,7 @@ func CheckVenue(venue string) error {
 		// Blanks at the end are allowed: a column of the type char(n) adds them.
 		return errors.New("begins with a blank or has an invisible character; remove it")
 	case len(venue) > maxLogText:
-		return fmt.Errorf("has %d bytes, %d at most; shorten it", len(venue), maxLogText)
+		return fmt.Errorf("has more than %d bytes; shorten it", maxLogText)
 	}
 	return CheckText(venue)
 }

@@ -53,7 +53,7 @@ func TestParsePatterns_RefusesBlanksAtTheEndsAndInvisibleCharactersButKeepsTheEv
 func TestCheckVenue_SaysWhatIsWrong(t *testing.T) {
 	for venue, want := range map[string]string{"venue_1": "", "a b": "", "padded  ": "", "": "blank", " ": "blank", "\u00a0": "blank",
 		" v": "begins with a blank", "v\u200b": "invisible", "v\n": "invisible", "v\x00": "invisible", "v\xff": "UTF-8",
-		strings.Repeat("v", 512): "", strings.Repeat("v", 511) + "é": "has 513 bytes, 512 at most"} {
+		strings.Repeat("v", 512): "", strings.Repeat("v", 511) + "é": "has more than 512 bytes"} {
 		if err := CheckVenue(venue); (err == nil) != (want == "") || err != nil && !strings.Contains(err.Error(), want) {
 			t.Errorf("%q: %v, want %q", venue, err, want)
 		}

@@ -84,7 +84,7 @@ func TestMain_BadUsageIsOneSentenceAndStatus2(t *testing.T) {
 		"completion bsh":                `unknown command "bsh"; did you mean bash or zsh or fish?; see webhook-agent completion --help`,
 		"listen --forward http://x/":    `unknown flag "--forward"; did you mean --forward-to?; see webhook-agent listen --help`,
 		"deliveries list --interval 5s": `--interval needs --watch or --follow; see webhook-agent deliveries list --help`,
-		"endpoints add --venue " + strings.Repeat("v", 513) + " --url https://h.example/ --events *": `--venue has 513 bytes, 512 at most; shorten it; see webhook-agent endpoints add --help`,
+		"endpoints add --venue " + strings.Repeat("v", 513) + " --url https://h.example/ --events *": `--venue has more than 512 bytes; shorten it; see webhook-agent endpoints add --help`,
 		"qwertz":                                                    `unknown command "qwertz"; see webhook-agent --help`,
 		"deliveries list --endpont ep_1":                            `unknown flag "--endpont"; did you mean --endpoint?; see webhook-agent deliveries list --help`,
 		"deliveries list --from 1h":                                 `unknown flag "--from"; did you mean --since?; see webhook-agent deliveries list --help`,
