@@ -174,7 +174,7 @@ func (d *desk) listReplays(ctx context.Context, listed *listFlags, filter outbox
 		p.more = filter.Before != ""
 		return p, err
 	}, func(replays []outbox.ReplayInfo) {
-		table.add(replayRows(replays, time.Now()))
+		table.add(replayRows(d.out, replays, time.Now()))
 	})
 	switch {
 	case err != nil || d.out.asJSON:
@@ -216,7 +216,7 @@ func (d *desk) answerReplays(r outbox.ReplayInfo, err error) error {
 	if d.out.asJSON {
 		return d.out.json(r)
 	}
-	d.out.table(replayTable, replayRows([]outbox.ReplayInfo{r}, time.Now()))
+	d.out.table(replayTable, replayRows(d.out, []outbox.ReplayInfo{r}, time.Now()))
 	return nil
 }
 
@@ -224,17 +224,21 @@ func (d *desk) answerReplays(r outbox.ReplayInfo, err error) error {
 var replayTable = []column{{name: "id", id: true}, {name: "endpoint", id: true}, {name: "venue", id: true, optional: 4}, {name: "state", state: true}, {name: "ended"},
 	{name: "not sent", optional: 1}, {name: "set back", optional: 2}, {name: "expected", optional: 3}, {name: "per second", optional: 5}, {name: "created"}, {name: "error", flexible: true}}
 
-// replayRows makes the rows of replayTable.
-func replayRows(replays []outbox.ReplayInfo, now time.Time) (rows [][]string) {
+// replayRows makes the rows of replayTable. Programs that read them get numbers without commas.
+func replayRows(out *printer, replays []outbox.ReplayInfo, now time.Time) (rows [][]string) {
+	count := formatCount[int64]
+	if !out.terminal {
+		count = func(n int64) string { return fmt.Sprint(n) }
+	}
 	for _, r := range replays {
 		expected, pace := "", ""
 		if r.Expected != nil {
-			expected = formatCount(*r.Expected)
+			expected = count(*r.Expected)
 		}
 		if r.PerSecond != nil {
-			pace = formatCount(*r.PerSecond)
+			pace = count(int64(*r.PerSecond))
 		}
-		rows = append(rows, []string{r.ID, r.EndpointID, r.Venue, replayStateText(r), formatCount(r.Done), formatCount(r.Unsent), formatCount(r.Total), expected, pace,
+		rows = append(rows, []string{r.ID, r.EndpointID, r.Venue, replayStateText(r), count(r.Done), count(r.Unsent), count(r.Total), expected, pace,
 			formatAge(&r.Created, now), r.Error})
 	}
 	return rows

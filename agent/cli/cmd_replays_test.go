@@ -3,7 +3,9 @@ package cli
 import (
 	"strings"
 	"testing"
+	"time"
 
+	"github.com/quintago/webhook-agent/outbox"
 	"github.com/quintago/webhook-agent/testenv"
 	"github.com/quintago/webhook-agent/testenv/agenttest"
 )
@@ -41,5 +43,15 @@ func TestReplays_AreShownAndChangedByTheBeginningOfTheirIDs(t *testing.T) {
 	status, _, stderr := cli(t, env, "replays", "cancel", "rpl_1")
 	if want := `replay "rpl_1": several ids begin so: rpl_11, rpl_12; write more of the id`; status != exitFailed || !strings.Contains(stderr, want) {
 		t.Errorf("an ambiguous id: status %d, %s", status, stderr)
+	}
+}
+
+func TestReplays_InAPipeHaveNumbersThatProgramsRead(t *testing.T) {
+	pace := 2000
+	r := []outbox.ReplayInfo{{ID: "rpl_1", Total: 12345, Done: 1234, Unsent: 10000, Expected: new(int64(20000)), PerSecond: &pace}}
+	for terminal, want := range map[bool]string{false: "1234 10000 12345 20000 2000", true: "1,234 10,000 12,345 20,000 2,000"} {
+		if got := strings.Join(replayRows(&printer{terminal: terminal}, r, time.Now())[0][4:9], " "); got != want {
+			t.Errorf("terminal %v: %s, want %s", terminal, got, want)
+		}
 	}
 }
