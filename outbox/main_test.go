@@ -33,10 +33,15 @@ func testConfig(url, slot string) Config {
 func openDB(t *testing.T) (*DB, *testenv.DB) {
 	t.Helper()
 	env := testenv.NewDB(t)
+	return open(t, env), env
+}
+
+func open(t *testing.T, env *testenv.DB) *DB {
+	t.Helper()
 	db, err := Open(t.Context(), testConfig(env.URL, env.Slot))
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(db.Close)
-	return db, env
+	return db
 }

@@ -1,6 +1,7 @@
 package outbox
 
 import (
+	"context"
 	"fmt"
 	"regexp"
 	"strings"
@@ -60,10 +61,10 @@ func TestHotQueries_UseTheirIndex(t *testing.T) {
 // The outbox has 200,000 events of a month, and all of them were delivered.
 func TestComparison_ReadsNoMoreThanItsPart(t *testing.T) {
 	t.Parallel()
-	db, env := openDB(t)
+	db, env, conn := openMonth(t)
 	addEndpoint(t, env, "ep_1", "venue_a", "*")
 	env.Exec(t, `insert into webhooks.endpoints (id, venue, url, events, secret) select 'ep_' || i, 'venue_' || i, 'https://example.com', '{*}', 's' from generate_series(2, 2000) i`)
-	conn := monthOfEvents(t, env)
+	env.Exec(t, `vacuum analyze webhooks.endpoints`)
 	h, err := db.configured().Horizon(t.Context())
 	must(t, err)
 	last := h
@@ -101,20 +102,31 @@ func TestComparison_ReadsNoMoreThanItsPart(t *testing.T) {
 	}
 }
 
-// monthOfEvents fills the outbox and the log with 200,000 events of a month, all delivered to ep_1.
-// It returns a connection for plans.
-func monthOfEvents(t *testing.T, env *testenv.DB) *pgx.Conn {
+// month has 200,000 events of a month in the outbox and in the log, all delivered to ep_1.
+var month = testenv.Filled{Name: "month_of_events", Fill: func(ctx context.Context, url string) error {
+	for _, sql := range []string{
+		`insert into webhooks.outbox (id, type, venue, data, created)
+		    select 'evt_' || lpad(i::text, 7, '0'), 'lead.created', 'venue_a', '{}', now() - interval '32 days' + make_interval(secs => i * 12.96) from generate_series(1, 200000) i`,
+		`insert into webhooks.deliveries (event_id, endpoint_id, venue, type, status, attempts, created, finished)
+		    select id, 'ep_1', venue, type, 'succeeded', 1, created, created from webhooks.outbox`,
+		`insert into webhooks.attempts (event_id, endpoint_id, attempt, at, code) select id, 'ep_1', 1, created, 500 from webhooks.outbox`,
+		`vacuum analyze`,
+	} {
+		if err := testenv.ExecSQL(ctx, url, sql); err != nil {
+			return err
+		}
+	}
+	return nil
+}}
+
+// openMonth opens a new database with the month of events. It also returns a connection for plans.
+func openMonth(t *testing.T) (*DB, *testenv.DB, *pgx.Conn) {
 	t.Helper()
-	env.Exec(t, `insert into webhooks.outbox (id, type, venue, data, created)
-	    select 'evt_' || lpad(i::text, 7, '0'), 'lead.created', 'venue_a', '{}', now() - interval '32 days' + make_interval(secs => i * 12.96) from generate_series(1, 200000) i`)
-	env.Exec(t, `insert into webhooks.deliveries (event_id, endpoint_id, venue, type, status, attempts, created, finished)
-	    select id, 'ep_1', venue, type, 'succeeded', 1, created, created from webhooks.outbox`)
-	env.Exec(t, `insert into webhooks.attempts (event_id, endpoint_id, attempt, at, code) select id, 'ep_1', 1, created, 500 from webhooks.outbox`)
-	env.Exec(t, `vacuum analyze`)
+	env := month.NewDB(t)
 	conn, err := pgx.Connect(t.Context(), env.URL)
 	must(t, err)
 	t.Cleanup(func() { closeConn(conn) })
-	return conn
+	return open(t, env), env, conn
 }
 
 // explain runs a statement and returns its plan, with the rows that each part of the plan has read.
@@ -129,9 +141,8 @@ func explain(t *testing.T, conn *pgx.Conn, sql string, args ...any) string {
 
 func TestPruning_ReadsOnlyWhatItDeletes(t *testing.T) {
 	t.Parallel()
-	db, env := openDB(t)
+	db, env, conn := openMonth(t)
 	p := newPruning(t, db, env)
-	conn := monthOfEvents(t, env)
 	// The trigger would take five seconds, and fill in nothing.
 	env.Exec(t, `alter table webhooks.replays disable trigger replays_before_write`)
 	env.Exec(t, `insert into webhooks.replays (endpoint_id, venue, state, finished) select 'ep_1', venue, 'done', created from webhooks.outbox`)

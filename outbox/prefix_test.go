@@ -82,8 +82,7 @@ func TestIDs_OfAnOutboxOfTheApp(t *testing.T) {
 
 func TestIDs_AreFoundByTheirIndexes(t *testing.T) {
 	t.Parallel()
-	db, env := openDB(t)
-	conn := monthOfEvents(t, env)
+	db, env, conn := openMonth(t)
 	env.Exec(t, `insert into webhooks.endpoints (id, venue, url, events, secret) select 'ep_' || i, 'venue_a', 'https://h.example/', '{*}', 's' from generate_series(1, 20000) i`)
 	env.Exec(t, `alter table webhooks.replays disable trigger replays_before_write`)
 	env.Exec(t, `insert into webhooks.replays (id, endpoint_id, state, finished) select 'rpl_' || i, 'ep_1', 'done', now() from generate_series(1, 20000) i`)

@@ -53,8 +53,7 @@ func TestLastSuccesses_AreFoundWithoutBeingRecorded(t *testing.T) {
 
 func TestLastSuccesses_ReadABoundedPartOfTheLog(t *testing.T) {
 	t.Parallel()
-	_, env := openDB(t)
-	conn := monthOfEvents(t, env)
+	_, env, conn := openMonth(t)
 	addEndpoint(t, env, "ep_1", "venue_a", "*")
 	for status, most := range map[string]int{"succeeded": 30, "missed": 1200} {
 		env.Exec(t, `update webhooks.deliveries set status = $1 where created > now() - interval '3 days'`, status)
@@ -134,8 +133,7 @@ func TestLeading_SaysWhetherAnAgentDelivers(t *testing.T) {
 
 func TestReplayOutcome_ReadsWhatTheReplayHasWalked(t *testing.T) {
 	t.Parallel()
-	_, env := openDB(t)
-	conn := monthOfEvents(t, env)
+	_, env, conn := openMonth(t)
 	env.Exec(t, `insert into webhooks.replays (id, endpoint_id, since, until) values ('rpl_1', 'ep_1', now() - interval '10 days', now() - interval '9 days')`)
 	env.Exec(t, `insert into webhooks.replays (id, endpoint_id, event_ids) values ('rpl_2', 'ep_1', '{evt_0000001,evt_0100000}')`)
 	for _, test := range []struct {
