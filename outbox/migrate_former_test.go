@@ -97,6 +97,7 @@ func wantMigrated(t *testing.T, env *testenv.DB, cfg Config, version int, want [
 }
 
 func TestMigrate_BringsADatabaseOfEveryFormerVersionForward(t *testing.T) {
+	testenv.OneGoroutine(t)
 	t.Parallel()
 	want := migratedCatalogue(t)
 	for version := 1; version <= SchemaVersion(); version++ {
@@ -109,6 +110,7 @@ func TestMigrate_BringsADatabaseOfEveryFormerVersionForward(t *testing.T) {
 }
 
 func TestPrintMigrations_OfEveryFormerVersionMakesADatabaseThatMigrateBringsForward(t *testing.T) {
+	testenv.OneGoroutine(t)
 	t.Parallel()
 	want := migratedCatalogue(t)
 	ms, err := migrations()

@@ -17,6 +17,7 @@ import (
 // Statements are prepared, and after some executions PostgreSQL may choose a generic plan for them.
 // So both kinds of plan must be right.
 func TestHotQueries_UseTheirIndex(t *testing.T) {
+	testenv.OneGoroutine(t)
 	t.Parallel()
 	_, env := openDB(t)
 	env.Exec(t, `insert into webhooks.deliveries (event_id, endpoint_id, venue, type, status, next_attempt_at, created)
@@ -60,6 +61,7 @@ func TestHotQueries_UseTheirIndex(t *testing.T) {
 
 // The outbox has 200,000 events of a month, and all of them were delivered.
 func TestComparison_ReadsNoMoreThanItsPart(t *testing.T) {
+	testenv.OneGoroutine(t)
 	t.Parallel()
 	db, env, conn := openMonth(t)
 	addEndpoint(t, env, "ep_1", "venue_a", "*")
@@ -140,6 +142,7 @@ func explain(t *testing.T, conn *pgx.Conn, sql string, args ...any) string {
 }
 
 func TestPruning_ReadsOnlyWhatItDeletes(t *testing.T) {
+	testenv.OneGoroutine(t)
 	t.Parallel()
 	db, env, conn := openMonth(t)
 	p := newPruning(t, db, env)

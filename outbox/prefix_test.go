@@ -3,6 +3,8 @@ package outbox
 import (
 	"strings"
 	"testing"
+
+	"github.com/quintago/webhook-agent/testenv"
 )
 
 func TestIDs_AnyUnambiguousBeginningStandsForTheWhole(t *testing.T) {
@@ -81,6 +83,7 @@ func TestIDs_OfAnOutboxOfTheApp(t *testing.T) {
 }
 
 func TestIDs_AreFoundByTheirIndexes(t *testing.T) {
+	testenv.OneGoroutine(t)
 	t.Parallel()
 	db, env, conn := openMonth(t)
 	env.Exec(t, `insert into webhooks.endpoints (id, venue, url, events, secret) select 'ep_' || i, 'venue_a', 'https://h.example/', '{*}', 's' from generate_series(1, 20000) i`)

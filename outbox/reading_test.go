@@ -119,6 +119,7 @@ func TestLogText_IsTheSameInGoAndSQL(t *testing.T) {
 // TestLocalTime_IsReadAsPostgreSQLReadsIt compares times in zones with odd rules. Among them are
 // times that a clock change skips or repeats.
 func TestLocalTime_IsReadAsPostgreSQLReadsIt(t *testing.T) {
+	testenv.OneGoroutine(t)
 	t.Parallel()
 	_, env := openDB(t)
 	conn, err := pgx.Connect(t.Context(), env.URL)

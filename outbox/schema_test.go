@@ -77,6 +77,7 @@ func TestSchema_CheckStatusAndCommandsAgree(t *testing.T) {
 
 // A command for a schema that is too old must not speak of columns.
 func TestSchema_OfEveryFormerVersionIsOneSentence(t *testing.T) {
+	testenv.OneGoroutine(t)
 	t.Parallel()
 	for version := range SchemaVersion() {
 		t.Run(fmt.Sprint(version), func(t *testing.T) {
@@ -118,6 +119,7 @@ func TestMigrate_LeavesANewerSchemaThatTheBinaryWorksWith(t *testing.T) {
 }
 
 func TestPrintMigrations_FromAVersionBringsThatDatabaseForwardAndNoOther(t *testing.T) {
+	testenv.OneGoroutine(t)
 	t.Parallel()
 	want := migratedCatalogue(t)
 	for _, version := range []int{1, 5, 17, 18, SchemaVersion()} {
@@ -147,6 +149,7 @@ func TestPrintMigrations_FromAVersionBringsThatDatabaseForwardAndNoOther(t *test
 }
 
 func TestPlanMigration_SaysWhatMigrateDoesAndChangesNothing(t *testing.T) {
+	testenv.OneGoroutine(t)
 	t.Parallel()
 	for version := range SchemaVersion() + 1 {
 		t.Run(fmt.Sprint(version), func(t *testing.T) {

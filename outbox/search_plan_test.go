@@ -87,6 +87,7 @@ func checkPlans(t *testing.T, plans []string, index string, most int) {
 }
 
 func TestSearches_ReadABoundedPartOfTheLog(t *testing.T) {
+	testenv.OneGoroutine(t)
 	t.Parallel()
 	db, env := openDB(t)
 	skewedLog(t, env)

@@ -25,6 +25,7 @@ func wideVenue(t *testing.T, env *testenv.DB) {
 }
 
 func TestDeliveries_OfAVenueWithVeryManyEndpoints_AreAllFound(t *testing.T) {
+	testenv.OneGoroutine(t)
 	t.Parallel()
 	db, env := openDB(t)
 	wideVenue(t, env)
@@ -61,6 +62,7 @@ func TestDeliveries_OfAVenueWithVeryManyEndpoints_AreAllFound(t *testing.T) {
 }
 
 func TestDeliveries_SayHowFarTheyLooked(t *testing.T) {
+	testenv.OneGoroutine(t)
 	t.Parallel()
 	db, env := openDB(t)
 	wideVenue(t, env)

@@ -6,6 +6,8 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+
+	"github.com/quintago/webhook-agent/testenv"
 )
 
 func TestOverview_OfANewDatabaseIsEmpty(t *testing.T) {
@@ -74,6 +76,8 @@ func logQuery(sql string, f DeliveryFilter, at *cursor) explained {
 
 // TestCommands_ReadALargeLogByItsIndexes keeps what people ask from reading the whole log.
 func TestCommands_ReadALargeLogByItsIndexes(t *testing.T) {
+	testenv.OneGoroutine(t)
+	t.Parallel()
 	db, env := openDB(t)
 	env.Exec(t, `insert into webhooks.deliveries (event_id, endpoint_id, venue, type, status, created, next_attempt_at)
 	    select 'evt_' || n, 'ep_' || n % 1000, 'venue_a', 'lead.created', case when n % 100 = 0 then 'pending' else 'succeeded' end,

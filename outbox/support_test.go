@@ -52,6 +52,7 @@ func TestLastSuccesses_AreFoundWithoutBeingRecorded(t *testing.T) {
 }
 
 func TestLastSuccesses_ReadABoundedPartOfTheLog(t *testing.T) {
+	testenv.OneGoroutine(t)
 	t.Parallel()
 	_, env, conn := openMonth(t)
 	addEndpoint(t, env, "ep_1", "venue_a", "*")
@@ -132,6 +133,7 @@ func TestLeading_SaysWhetherAnAgentDelivers(t *testing.T) {
 }
 
 func TestReplayOutcome_ReadsWhatTheReplayHasWalked(t *testing.T) {
+	testenv.OneGoroutine(t)
 	t.Parallel()
 	_, env, conn := openMonth(t)
 	env.Exec(t, `insert into webhooks.replays (id, endpoint_id, since, until) values ('rpl_1', 'ep_1', now() - interval '10 days', now() - interval '9 days')`)

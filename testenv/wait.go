@@ -39,3 +39,13 @@ func Eventually(t testing.TB, timeout time.Duration, cond func() error) {
 		}
 	}
 }
+
+// OneGoroutine leaves the test out under -short, with which make race runs the tests. It is for a
+// test whose work is done by PostgreSQL or by one goroutine: the race detector would find nothing
+// there, and makes it slow. make test runs it, and continuous integration runs both.
+func OneGoroutine(t testing.TB) {
+	t.Helper()
+	if testing.Short() {
+		t.Skip("it has one goroutine; make test runs it")
+	}
+}

@@ -43,6 +43,7 @@ func mutated(r *rand.Rand) string {
 // TestCheckURL_HasTheSameVerdictInSQL compares webhooks.check_url with the agent, which has the
 // default settings of the network.
 func TestCheckURL_HasTheSameVerdictInSQL(t *testing.T) {
+	testenv.OneGoroutine(t)
 	t.Parallel()
 	env := testenv.NewDB(t)
 	network := config.Default().Network
@@ -74,6 +75,7 @@ func TestCheckURL_HasTheSameVerdictInSQL(t *testing.T) {
 }
 
 func TestCheckEvents_HasTheSameVerdictInSQL(t *testing.T) {
+	testenv.OneGoroutine(t)
 	t.Parallel()
 	env := testenv.NewDB(t)
 	for _, events := range [][]string{
