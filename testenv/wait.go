@@ -46,6 +46,6 @@ func Eventually(t testing.TB, timeout time.Duration, cond func() error) {
 func OneGoroutine(t testing.TB) {
 	t.Helper()
 	if testing.Short() {
-		t.Skip("it has one goroutine; make test runs it")
+		t.Skip("it has one goroutine; make test runs it") //nolint:forbidigo // it lacks nothing
 	}
 }
