@@ -69,7 +69,7 @@ func TestCompletion_OffersIDsStatusesAndTypesFromTheDatabase(t *testing.T) {
 		args := strings.Split(line, " ")
 		got := strings.Join(completions(t, config, args...), "|")
 		got = secondsAgo.ReplaceAllString(got, " 0s ago") // the test takes some, and more on a busy machine
-		if strings.HasSuffix(want, "\t") { // the description is the catalogue's
+		if strings.HasSuffix(want, "\t") {                // the description is the catalogue's
 			got = got[:min(len(got), len(want))]
 		}
 		if got != want {
