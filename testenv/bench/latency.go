@@ -60,18 +60,38 @@ func (b *bench) latency(ctx context.Context, d *database) (err error) {
 		goal: fmt.Sprintf("p99 at most %s, %.0f x the bare reader", milliseconds(goalP99), goalBare), reached: p99 <= goalP99 && ratio <= goalBare,
 	})
 
-	half := most.rate() / 2
-	r, err := d.deliver(ctx, at(half, 10))
-	if err != nil {
+	return b.latencyAtHalf(ctx, d, at(most.rate()/2, 10))
+}
+
+// latencyAtHalf measures the latency at half of the highest rate, after a warm-up at that rate: the
+// agent was started a moment ago.
+func (b *bench) latencyAtHalf(ctx context.Context, d *database, l load) error {
+	if _, err := d.deliver(ctx, l); err != nil {
 		return err
 	}
-	mine := r.latencies()
-	p99half := quantile(mine, 0.99)
+	var (
+		all  []time.Duration
+		p99s []float64
+		most lag
+	)
+	for range b.rounds {
+		r, err := d.deliver(ctx, l)
+		if err != nil {
+			return err
+		}
+		mine := r.latencies()
+		all, p99s = append(all, mine...), append(p99s, float64(quantile(mine, 0.99)))
+		most.add(r.lag)
+		b.say("  at half of the most: %s", quantiles(mine))
+	}
+	slices.Sort(all)
+	p99 := time.Duration(median(p99s))
 	b.report.add(row{
-		scenario: fmt.Sprintf("latency, %.0f events a second (half of the most), 10 in a transaction", half), value: quantiles(mine),
-		goal: "p99 at most " + milliseconds(goalHalfP99), reached: p99half <= goalHalfP99,
+		scenario: fmt.Sprintf("latency, %.0f events a second (half of the most), %d in a transaction", l.rate, l.rows), value: quantiles(all),
+		compared: "median of the rounds: p99 " + milliseconds(p99),
+		goal:     "p99 at most " + milliseconds(goalHalfP99), reached: p99 <= goalHalfP99,
 	})
-	b.reportLag("latency, half of the most", r.lag)
+	b.reportLag("latency, half of the most", most)
 	return nil
 }
 
