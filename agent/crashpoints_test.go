@@ -193,8 +193,8 @@ func (s *scene) trickle(l launch) *process {
 func (s *scene) justRun(l launch) *process { return l.start(s.t, s.env) }
 
 // haveRows gives each event its rows when it is written, as a comparison does that finds the event
-// before the stream brings it. So PostgreSQL refuses each group of first rows, and the ledger writes
-// the group anew.
+// before the stream brings it. So PostgreSQL refuses each group of first rows, and the ledger
+// writes the group anew.
 func (s *scene) haveRows() {
 	s.t.Helper()
 	s.env.Exec(s.t, `create function have_rows() returns trigger language plpgsql as $$

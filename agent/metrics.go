@@ -34,8 +34,8 @@ type metrics struct {
 	groupSize    prometheus.Histogram
 	vitals       vitalsMetrics
 
-	// The series of what nearly every attempt and delivery is, so that they are not looked up by their
-	// labels each time.
+	// The series of what nearly every attempt and delivery is, so that they are not looked up by
+	// their labels each time.
 	attemptSucceeded  prometheus.Counter
 	deliverySucceeded prometheus.Counter
 }

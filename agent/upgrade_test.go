@@ -167,8 +167,9 @@ func TestUpgrade_FromAnEarlySchemaUnderLoadDeliversEachEventOnce(t *testing.T) {
 	}
 }
 
-// The schema goes ahead by what an expansion may add, and the agents follow one by one. This version
-// plays the one before, since only its own statements are there, and the one that knows the schema.
+// The schema goes ahead by what an expansion may add, and the agents follow one by one. This
+// version plays the one before, since only its own statements are there, and the one that knows the
+// schema.
 func TestUpgrade_AnAgentOfTheSchemaBeforeDeliversOnAndRestarts(t *testing.T) {
 	t.Parallel()
 	const later = 99

@@ -159,7 +159,8 @@ func TestAnnouncer_AnnouncesADisablingThatTheAgentHasMade(t *testing.T) {
 	}
 }
 
-// Nothing else says that an endpoint is off, so the word of it is not lost where the outbox refuses it.
+// Nothing else says that an endpoint is off, so the word of it is not lost where the outbox refuses
+// it.
 func TestAnnouncer_WritesARefusedDisablingLater(t *testing.T) {
 	t.Parallel()
 	db, env := openDB(t)
@@ -476,8 +477,8 @@ func TestAnnouncer_AGroupWithoutNoticesTakesNoMoreRoundTrips(t *testing.T) {
 			n.record(entry)
 			return p.Turns() - before
 		}
-		// COPY answers while its data are still sent, which may look like one more turn. So the least
-		// of some groups counts.
+		// COPY answers while its data are still sent, which may look like one more turn. So the
+		// least of some groups counts.
 		least := count(n.entry("ep_1", 2))
 		for failures := 3; failures < 10; failures++ {
 			least = min(least, count(n.entry("ep_1", failures)))

@@ -9,10 +9,10 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// copyDeliveries writes first rows. For PostgreSQL, COPY is the cheapest way to write rows: it plans
-// and projects nothing, fills a page at a time, and writes one WAL record for the rows of a page. It
-// looks for no conflicts, so a row that exists already makes PostgreSQL refuse the group. The group
-// is then written anew, by upsertDeliveries alone (group.refused).
+// copyDeliveries writes first rows. For PostgreSQL, COPY is the cheapest way to write rows: it
+// plans and projects nothing, fills a page at a time, and writes one WAL record for the rows of a
+// page. It looks for no conflicts, so a row that exists already makes PostgreSQL refuse the group.
+// The group is then written anew, by upsertDeliveries alone (group.refused).
 const copyDeliveries = `
 copy webhooks.deliveries (event_id, endpoint_id, venue, type, created, status, attempts, next_attempt_at,
      last_code, last_class, last_error, last_latency_ms, replay_id, finished) from stdin binary`

@@ -62,8 +62,8 @@ func writeRecords(t *testing.T, env *testenv.DB, records []*Record, adjust func(
 	return testenv.QueryAll[string](t, env, selectDeliveries)
 }
 
-// TestGroup_FirstRowsAreTheSameByCopy compares COPY with the statement that writes the same rows when
-// COPY is refused.
+// TestGroup_FirstRowsAreTheSameByCopy compares COPY with the statement that writes the same rows
+// when COPY is refused.
 func TestGroup_FirstRowsAreTheSameByCopy(t *testing.T) {
 	t.Parallel()
 	_, env := openDB(t)

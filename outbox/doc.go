@@ -194,9 +194,10 @@
 // while it is paused: one that is forgotten so keeps its part of the outbox and of the log until it
 // is resumed or canceled.
 //
-// The index deliveries_created costs each delivery 68 bytes of WAL. Pruning needs it to find the oldest
-// rows in their order, and so do lists of all venues to find the latest. A BRIN index costs nothing, but
-// its ranges only grow: pages whose rows were pruned take new rows, and then every range has old times and new.
+// The index deliveries_created costs each delivery 68 bytes of WAL. Pruning needs it to find the
+// oldest rows in their order, and so do lists of all venues to find the latest. A BRIN index costs
+// nothing, but its ranges only grow: pages whose rows were pruned take new rows, and then every
+// range has old times and new.
 //
 // What a removed endpoint leaves (webhooks.removed_endpoints) goes last, once the log has no row of
 // it: a venue's log is found by its endpoints, those that were removed among them.

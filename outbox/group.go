@@ -245,7 +245,8 @@ func (r *Record) at() time.Time {
 	return time.Now()
 }
 
-// deliveryRow is a row of webhooks.deliveries. Zero values are nulls in the columns that may be null.
+// deliveryRow is a row of webhooks.deliveries. Zero values are nulls in the columns that may be
+// null.
 type deliveryRow struct {
 	eventID, endpointID, venue, eventType string
 	created                               time.Time

@@ -209,8 +209,8 @@ func TestMigrate_BoundsTheWaitForAPublication(t *testing.T) {
 	}
 }
 
-// The build of an index waits for who writes to its table, and in the end for every transaction that
-// still sees the table without the index.
+// The build of an index waits for who writes to its table, and in the end for every transaction
+// that still sees the table without the index.
 func TestMigrate_BoundsTheWaitsOfAnIndexBuildAndBuildsItAnew(t *testing.T) {
 	t.Parallel()
 	for name, statements := range map[string]string{

@@ -161,9 +161,10 @@ func TestStatements_NameTheirColumns(t *testing.T) {
 	}
 }
 
-// locksOf returns the strongest lock that the session holds on each of the tables $1, if a statement
-// of others may conflict with it: one that writes, or VACUUM, which itself waits for nobody that
-// writes. A lock that is not declared is waited for without a bound, and in the name of another table.
+// locksOf returns the strongest lock that the session holds on each of the tables $1, if a
+// statement of others may conflict with it: one that writes, or VACUUM, which itself waits for
+// nobody that writes. A lock that is not declared is waited for without a bound, and in the name of
+// another table.
 const locksOf = `
 select format('webhooks.%s (%s)', c.relname, (array['share update exclusive', 'share', 'share row exclusive', 'exclusive', 'access exclusive'])[max(m.place)])
 from pg_locks l join pg_class c on c.oid = l.relation

@@ -328,8 +328,8 @@ func (j *replayJob) step(ctx context.Context, tx querier) (finished bool, err er
 		return false, err
 	}
 	if r.exists && !locked {
-		// The row has become visible since lockReplay looked. It is not locked, so somebody may pause
-		// it while the step goes on.
+		// The row has become visible since lockReplay looked. It is not locked, so somebody may
+		// pause it while the step goes on.
 		j.rest = visibilityPause
 		return false, nil
 	}

@@ -162,7 +162,8 @@ func TestPlanMigration_SaysWhatMigrateDoesAndChangesNothing(t *testing.T) {
 			} else {
 				env.Exec(t, `drop schema webhooks cascade`)
 			}
-			// The place and the writer of each row of the catalogue. Autovacuum changes what stands in rows of pg_class.
+			// The place and the writer of each row of the catalogue. Autovacuum changes what stands
+			// in rows of pg_class.
 			rows := func() []string {
 				var all []string
 				for _, table := range []string{"pg_class", "pg_attribute", "pg_proc", "pg_index", "pg_trigger", "pg_constraint", "pg_description", "pg_publication", "pg_namespace"} {

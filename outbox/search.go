@@ -167,7 +167,8 @@ union
 select id from webhooks.removed_endpoints where venue = $1
 limit $2`
 
-// walkEndpointsWith goes from one endpoint to the next that has rows of a partial index, $1 of them at most.
+// walkEndpointsWith goes from one endpoint to the next that has rows of a partial index, $1 of them
+// at most.
 const walkEndpointsWith = `
 with recursive walked (id, n) as (
     (select d.endpoint_id, 1 from webhooks.deliveries d where ${rows}{ and d.venue = @venue} order by d.endpoint_id limit 1)

@@ -94,8 +94,8 @@ func TestDeliveries_RefuseTheCursorOfAnotherList(t *testing.T) {
 	}
 }
 
-// TestDeliveries_OfAllVenuesWithAStatusAreFoundByFewEndpointsAndByMany lists what is pending, failed and
-// missed, while few endpoints have such rows, and while very many have.
+// TestDeliveries_OfAllVenuesWithAStatusAreFoundByFewEndpointsAndByMany lists what is pending,
+// failed and missed, while few endpoints have such rows, and while very many have.
 func TestDeliveries_OfAllVenuesWithAStatusAreFoundByFewEndpointsAndByMany(t *testing.T) {
 	t.Parallel()
 	db, env := openDB(t)

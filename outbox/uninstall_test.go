@@ -79,7 +79,8 @@ func TestUninstall_PassesOverAPublicationOfASchemaThatHasTheNameOfOurs(t *testin
 	}
 }
 
-// TestUninstall_SaysWhatIsDoneWhereTheRoleMayDropTheSlotAlone uninstalls as the agent, which owns nothing.
+// TestUninstall_SaysWhatIsDoneWhereTheRoleMayDropTheSlotAlone uninstalls as the agent, which owns
+// nothing.
 func TestUninstall_SaysWhatIsDoneWhereTheRoleMayDropTheSlotAlone(t *testing.T) {
 	t.Parallel()
 	owner, env := openDB(t)

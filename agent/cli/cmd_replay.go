@@ -212,8 +212,8 @@ func planText(plan outbox.ReplayPlan) string {
 	return count + " " + eitherOf(plan.Statuses) + " " + what
 }
 
-// startReplay creates the replays in the database and says how they are called. The agent then executes
-// them.
+// startReplay creates the replays in the database and says how they are called. The agent then
+// executes them.
 func (d *desk) startReplay(ctx context.Context, answers []replayAnswer, options outbox.ReplayOptions) error {
 	for i := range answers {
 		started, _, err := d.db.AllVenues().StartReplay(ctx, answers[i].ReplayPlan, options)
@@ -351,8 +351,8 @@ func hasEnded(answers []replayAnswer) bool {
 	})
 }
 
-// replayProgress shows the progress of all replays: a line that is written over, or a sentence where people
-// have to do something.
+// replayProgress shows the progress of all replays: a line that is written over, or a sentence
+// where people have to do something.
 func replayProgress(p *progress, answers []replayAnswer, leading outbox.Leading, now time.Time) {
 	var total, done int64
 	waiting, paused := true, ""

@@ -65,8 +65,8 @@ func TestConfig_ADatabaseURLThatIsNotUsedIsSaid(t *testing.T) {
 	}
 }
 
-// TestMigrate_PrintsWithoutADatabase prints the schema where no database is named, and where the name of
-// one leads nowhere.
+// TestMigrate_PrintsWithoutADatabase prints the schema where no database is named, and where the
+// name of one leads nowhere.
 func TestMigrate_PrintsWithoutADatabase(t *testing.T) {
 	t.Chdir(t.TempDir())
 	file := agenttest.WriteFile(t, "[database]\nurl = \"env:NO_SUCH_VARIABLE\"\n[outbox]\npublication = \"mine\"\n")

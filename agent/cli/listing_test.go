@@ -86,8 +86,8 @@ func TestDeliveriesList_GoesOnBehindTheIDOfAnEvent(t *testing.T) {
 	}
 }
 
-// TestLists_InAPipeHaveRowsAlone reads lists as a program does: what is said beside the rows goes to
-// standard error.
+// TestLists_InAPipeHaveRowsAlone reads lists as a program does: what is said beside the rows goes
+// to standard error.
 func TestLists_InAPipeHaveRowsAlone(t *testing.T) {
 	t.Parallel()
 	env := testenv.NewDB(t)

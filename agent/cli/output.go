@@ -62,8 +62,8 @@ func (p *printer) line(format string, args ...any) {
 	p.wrapped(text[:indent], indent, words, false)
 }
 
-// note prints what a person wants to know beside a list: that it is empty, or where it goes on. In a
-// pipe it is no row, so it goes to standard error.
+// note prints what a person wants to know beside a list: that it is empty, or where it goes on. In
+// a pipe it is no row, so it goes to standard error.
 func (p *printer) note(format string, args ...any) {
 	if p.terminal || p.aside == nil {
 		p.line(format, args...)

@@ -119,8 +119,8 @@ func meantCommand(cmd *cobra.Command, args []string) (lines []string) {
 	return cmd.SuggestionsFor(args[0])
 }
 
-// meantVerb returns what a person may have meant by a noun that is not quite right and a verb: delivery
-// show, endpoint rm, webhook add. It returns nil where these are none.
+// meantVerb returns what a person may have meant by a noun that is not quite right and a verb:
+// delivery show, endpoint rm, webhook add. It returns nil where these are none.
 func meantVerb(cmd *cobra.Command, args []string) (lines []string) {
 	if len(args) < 2 {
 		return nil
@@ -139,7 +139,8 @@ func meantVerb(cmd *cobra.Command, args []string) (lines []string) {
 	return lines
 }
 
-// nounOf reports whether word is the singular of a noun, delivery of deliveries, or another word for it.
+// nounOf reports whether word is the singular of a noun, delivery of deliveries, or another word
+// for it.
 func nounOf(word, noun string) bool {
 	word = strings.ToLower(word)
 	if word+"s" == noun || strings.TrimSuffix(word, "y")+"ies" == noun {

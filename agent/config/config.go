@@ -230,8 +230,8 @@ type Input struct {
 	Path        string   // the file; "" when there is none
 	Environ     []string // name=value, as os.Environ returns them
 	DatabaseURL string   // the flag --database-url, which may be a reference; "" when it is not given
-	// Secret is the flag --secret of a command, which may be a reference; "" when there is none. The
-	// command resolves it. A variable that it refers to is in use.
+	// Secret is the flag --secret of a command, which may be a reference; "" when there is none.
+	// The command resolves it. A variable that it refers to is in use.
 	Secret string
 }
 

@@ -26,8 +26,9 @@ type decoder struct {
 	getenv   func(string) string
 	problems *problemList
 	literal  string // a key whose secret is written in the file itself; "" when there is none
-	// replaced are the keys whose values here are not used, since a flag or a variable sets them too. A
-	// secret that such a value refers to is not read: it may be missing for this user or on this host.
+	// replaced are the keys whose values here are not used, since a flag or a variable sets them
+	// too. A secret that such a value refers to is not read: it may be missing for this user or on
+	// this host.
 	replaced map[string]string
 }
 

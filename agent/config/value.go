@@ -153,8 +153,8 @@ func followReference(value string, getenv func(string) string) (secret.Text, err
 	return secret.New(value), nil
 }
 
-// noteReference looks up the variable that a value refers to, so that it counts as in use. The value
-// is resolved elsewhere, or not at all.
+// noteReference looks up the variable that a value refers to, so that it counts as in use. The
+// value is resolved elsewhere, or not at all.
 func noteReference(value string, getenv func(string) string) {
 	if name, found := strings.CutPrefix(value, "env:"); found {
 		getenv(name)

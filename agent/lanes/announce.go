@@ -6,16 +6,17 @@ import (
 )
 
 // This file decides what is announced of an endpoint to the others of its venue (outbox.Notice): in
-// each run of failures 50, 70 and 90 % of those that disable it, once each and from the fifth on, and
-// that it is well again if anything was announced before. The ledger announces the disabling, since a
-// person may have been quicker.
+// each run of failures 50, 70 and 90 % of those that disable it, once each and from the fifth on,
+// and that it is well again if anything was announced before. The ledger announces the disabling,
+// since a person may have been quicker.
 
 // warnPercent are the parts of the failures that disable an endpoint at which people are warned.
 var warnPercent = [...]int{50, 70, 90}
 
 // leastWarned is the least number of failures in a row of which people are warned. With a small
-// delivery.disable_after half of it is one failure or two, which a server has now and then. Each would
-// be announced, and then that it is well again, to endpoints of which one may answer 503 in turn.
+// delivery.disable_after half of it is one failure or two, which a server has now and then. Each
+// would be announced, and then that it is well again, to endpoints of which one may answer 503 in
+// turn.
 const leastWarned = 5
 
 // failuresAt returns the number of failures in a row that is so many per cent of those that disable

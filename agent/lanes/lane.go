@@ -52,8 +52,8 @@ type Lane struct {
 	// of them.
 	failures     int
 	firstFailure time.Time
-	// announced is the level of the endpoint's last notice (outbox.Notice). notices are those of which
-	// nobody knows yet that they are committed.
+	// announced is the level of the endpoint's last notice (outbox.Notice). notices are those of
+	// which nobody knows yet that they are committed.
 	announced int
 	notices   []outbox.Notice
 	trouble   *trouble // nil for an endpoint that has not failed lately

@@ -99,8 +99,8 @@ func TestCheckEvents_HasTheSameVerdictInSQL(t *testing.T) {
 	}
 }
 
-// TestCheckEndpoint_KnowsTheSameTyposInSQL compares webhooks.meant_type with the hints of the commands and
-// pages, for types that are changed at random.
+// TestCheckEndpoint_KnowsTheSameTyposInSQL compares webhooks.meant_type with the hints of the
+// commands and pages, for types that are changed at random.
 func TestCheckEndpoint_KnowsTheSameTyposInSQL(t *testing.T) {
 	t.Parallel()
 	env := testenv.NewDB(t)

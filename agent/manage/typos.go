@@ -64,8 +64,8 @@ func hintsFor(events []string, catalogue []outbox.EventTypeInfo) (hints []Hint) 
 	return hints
 }
 
-// sameButForCase returns the type of the catalogue, or the group of types, that a pattern differs from in
-// capital letters alone, and "" for none.
+// sameButForCase returns the type of the catalogue, or the group of types, that a pattern differs
+// from in capital letters alone, and "" for none.
 func sameButForCase(given string, names []string) string {
 	for _, name := range names {
 		group, _, _ := strings.Cut(name, ".")

@@ -122,8 +122,8 @@ type contest struct {
 	goal        float64 // 0 for none
 	options     agentOptions
 	concurrency int // of the floor; the agent's is in its options
-	// noClient leaves the floor with the agent's client out. The connections that it keeps would come
-	// to those that the agent keeps, which may be more than a process may have open.
+	// noClient leaves the floor with the agent's client out. The connections that it keeps would
+	// come to those that the agent keeps, which may be more than a process may have open.
 	noClient bool
 	load     load
 	venues   int
