@@ -199,7 +199,7 @@ func wantEachOnce(t *testing.T, received []testenv.Received, deliveries int, kil
 			t.Errorf("the duplicate of %s has other bytes", got.ID)
 		}
 		nearKill := slices.ContainsFunc(kills, func(k killing) bool {
-			return earlier.At.After(k.signal.Add(-before)) && earlier.At.Before(k.end.Add(100*time.Millisecond))
+			return earlier.At.After(k.signal.Add(-before)) && earlier.At.Before(k.end.Add(lateRequest))
 		})
 		if !nearKill {
 			t.Errorf("%s to %s came again although it arrived at %s, not within %s before a kill: %v", got.ID, got.Path, earlier.At, before, kills)
@@ -210,6 +210,10 @@ func wantEachOnce(t *testing.T, received []testenv.Received, deliveries int, kil
 	}
 	return duplicates
 }
+
+// lateRequest is how long a request of an agent that has ended may wait in the receiver's sockets. It
+// took 113 ms on a busy machine.
+const lateRequest = 300 * time.Millisecond
 
 func TestP1P3_KillNineLosesNothingAndRepeatsOnlyTheLastSecond(t *testing.T) {
 	t.Parallel()
