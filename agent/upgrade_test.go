@@ -185,16 +185,22 @@ func TestUpgrade_AnAgentOfTheSchemaBeforeDeliversOnAndRestarts(t *testing.T) {
 	old := startOf(t, env, former)
 	old.WaitLog("msg=leading")
 	goesOn()
-	env.Exec(t, `alter table webhooks.outbox add column later text;
-	    alter table webhooks.endpoints add column later text not null default 'x', add column later_too bigint;
-	    alter table webhooks.deliveries add column later jsonb;
-	    alter table webhooks.attempts add column later int;
-	    alter table webhooks.endpoint_health add column later int not null default 0;
-	    alter table webhooks.checkpoint add column later text;
-	    alter table webhooks.replays add column later text;
-	    alter table webhooks.event_types add column later text;
-	    create table webhooks.later (id text primary key);
-	    update webhooks.schema_version set version = `+strconv.Itoa(later))
+	// Each statement is a transaction of its own: one that locks several tables can meet the agent's
+	// in a deadlock.
+	for _, sql := range []string{
+		`alter table webhooks.outbox add column later text`,
+		`alter table webhooks.endpoints add column later text not null default 'x', add column later_too bigint`,
+		`alter table webhooks.deliveries add column later jsonb`,
+		`alter table webhooks.attempts add column later int`,
+		`alter table webhooks.endpoint_health add column later int not null default 0`,
+		`alter table webhooks.checkpoint add column later text`,
+		`alter table webhooks.replays add column later text`,
+		`alter table webhooks.event_types add column later text`,
+		`create table webhooks.later (id text primary key)`,
+		`update webhooks.schema_version set version = ` + strconv.Itoa(later),
+	} {
+		env.Exec(t, sql)
+	}
 	goesOn()
 	if strings.Contains(old.Log.String(), "newer than this binary") {
 		t.Error("the agent has looked at the schema again; this test wants one that has not")

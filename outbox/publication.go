@@ -2,12 +2,14 @@ package outbox
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 )
 
 // publication is one of the two publications that the agent streams.
@@ -61,7 +63,7 @@ func (m Migrator) ensurePublications(ctx context.Context, conn *pgx.Conn) error 
 			continue
 		}
 		err := m.createPublication(ctx, conn, p)
-		if err == nil || SQLState(err) == codeDuplicateObject {
+		if err == nil || madeMeanwhile(err) {
 			continue // an agent that waits for the migration was quicker
 		}
 		if fault, _ := c.tableFault(ctx, conn, "outbox.table "+c.Table); fault != nil {
@@ -72,6 +74,14 @@ func (m Migrator) ensurePublications(ctx context.Context, conn *pgx.Conn) error 
 		return c.explain("create publication "+p.name, err)
 	}
 	return nil
+}
+
+// madeMeanwhile reports whether a statement failed because somebody else has made the same thing.
+// PostgreSQL looks for it first, and answers with duplicate_object. If the other one commits after
+// that look, the unique index of the catalog refuses the row.
+func madeMeanwhile(err error) bool {
+	pe, ok := errors.AsType[*pgconn.PgError](err)
+	return ok && (pe.Code == codeDuplicateObject || pe.Code == codeUniqueViolation && pe.SchemaName == "pg_catalog")
 }
 
 // createPublication takes a lock on each of the tables, of the kind that VACUUM has.
@@ -173,8 +183,8 @@ func (db *DB) MendPublications(ctx context.Context) (mended []string, err error)
 				}
 				return exec(ctx, tx, statement)
 			})
-			if SQLState(err) == codeDuplicateObject {
-				continue // another agent was quicker
+			if madeMeanwhile(err) {
+				continue // another agent, or migrate, was quicker
 			}
 			if err != nil {
 				return mended, db.cfg.explain("mend publication "+p.name, err)
