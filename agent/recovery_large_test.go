@@ -19,10 +19,13 @@ import (
 // The tests of this file write much at once, or much that is none of the agent's business.
 
 const (
-	largeTransaction = 40_000
-	// largeMemory is what the agent may take from the system: the queues hold 64 MiB of events, and
-	// tuneMemory lets garbage grow up to 224 MiB in all.
-	largeMemory = 256 << 20
+	// largeTransaction is the number of events of a transaction, each of largeBody bytes. Together
+	// they are larger than largeMemory.
+	largeTransaction = 10_000
+	largeBody        = 18_000
+	// largeMemory is what the agent may take from the system. With queues of 16 MiB, its own limit
+	// is 136 MiB.
+	largeMemory = 160 << 20
 )
 
 func TestRecovery_ALargeTransactionToASlowEndpointKeepsMemoryAndConnection(t *testing.T) {
@@ -40,7 +43,7 @@ func TestRecovery_ALargeTransactionToASlowEndpointKeepsMemoryAndConnection(t *te
 		return testenv.Answer{Delay: 3 * time.Millisecond}
 	})
 	agenttest.AddEndpoint(t, env, "venue_1", r.URL, "*")
-	p := launch{binary: binary, delivery: "endpoint_concurrency = 64"}.start(t, env)
+	p := launch{binary: binary, delivery: "endpoint_concurrency = 64\nqueue_memory = \"16MiB\""}.start(t, env)
 	p.awaitReady(t, "leading\n")
 	super := agenttest.ConnectURL(t, env.SuperuserURL)
 	stream := func() (connection string) {
@@ -53,7 +56,7 @@ func TestRecovery_ALargeTransactionToASlowEndpointKeepsMemoryAndConnection(t *te
 		return connection
 	}
 	before := stream()
-	env.Exec(t, `insert into webhooks.outbox (type, venue, data) select 'lead.created', 'venue_1', to_json(repeat('x', 7000)) from generate_series(1, $1)`, largeTransaction)
+	env.Exec(t, `insert into webhooks.outbox (type, venue, data) select 'lead.created', 'venue_1', to_json(repeat('x', $2)) from generate_series(1, $1)`, largeTransaction, largeBody)
 	most := 0.0
 	testenv.Eventually(t, 3*agenttest.Patience, func() error {
 		most = max(most, p.metric(t, "go_memstats_sys_bytes"))

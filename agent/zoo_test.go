@@ -203,7 +203,7 @@ func TestZoo_ServersThatHaveTheirOwnWayWithConnectionsGetEveryEvent(t *testing.T
 func TestZoo_HealthyEndpointsDoNotNoticeIt(t *testing.T) {
 	t.Parallel()
 	const (
-		events = 400
+		events = 200
 		sound  = 2               // endpoints
 		slow   = 2 * time.Second // what an attempt at a silent animal takes; for nine of ten, since other tests run beside this one
 		memory = 160 << 20

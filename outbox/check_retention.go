@@ -31,8 +31,8 @@ where n.nspname = $1 and c.relname = $2`
 const selectUnidentified = treeByName + `
 select format('%I.%I', n.nspname, c.relname), p.pubname::text
 from tree join pg_class c on c.oid = tree.relation and c.relkind = 'r' join pg_namespace n on n.oid = c.relnamespace
-join pg_publication_tables pt on (pt.schemaname, pt.tablename) = (n.nspname, c.relname) or c.relispartition and (pt.schemaname, pt.tablename) = ($1, $2)
-join pg_publication p on p.pubname = pt.pubname and p.pubdelete
+join (select p.pubname, g.relid from ` + publishedTables + ` where p.pubdelete) p
+  on p.relid = c.oid or c.relispartition and p.relid = (select r.oid from pg_class r join pg_namespace n on n.oid = r.relnamespace where n.nspname = $1 and r.relname = $2)
 where case c.relreplident when 'f' then false when 'n' then true
       else not exists (select from pg_index i where i.indrelid = c.oid and i.indisvalid
                        and case c.relreplident when 'i' then i.indisreplident else i.indisprimary end) end

@@ -61,21 +61,24 @@ select coalesce((select string_agg(fact, ' ' order by fact) from (
                  (select split_part(relation, ':', 1)::oid from unnest(relations) relation where relation <> ':'))
            union all
            -- A publication may hold other tables too, even all.
-           select format('streamed %s.%s', schemaname, tablename) from pg_publication_tables
-           where pubname = any($1) and (schemaname, tablename) in
-                 (select n.nspname, c.relname from pg_class c join pg_namespace n on n.oid = c.relnamespace
-                  where c.oid in (select to_regclass(name) from unnest($2::text[]) name))
+           select format('streamed %s.%s', n.nspname, c.relname)
+           from ` + publishedTables + ` join pg_class c on c.oid = g.relid join pg_namespace n on n.oid = c.relnamespace
+           where p.pubname = any($1) and g.relid in (select to_regclass(name) from unnest($2::text[]) name)
            union all
            select format('table %s', to_regclass(name)::oid) from unnest($2::text[]) name
        ) facts), ''),
-       relations
+       relations,
+       -- Before PostgreSQL 15 there are no filters, and no such column.
+       exists (select from pg_publication_rel r join pg_publication p on p.oid = r.prpubid
+               where p.pubname = any($1) and to_jsonb(r) ->> 'prqual' is not null)
 from here`
 
 // Coverage reads the coverage from the catalogue.
 func (db *DB) Coverage(ctx context.Context) (c Coverage, err error) {
-	table := db.cfg.table()
-	err = db.pool.QueryRow(ctx, selectCoverage, []string{db.cfg.Publication, db.cfg.endpointsPublication()}, []string{table, "webhooks.replays", "webhooks.endpoints"}, table, db.cfg.Publication).Scan(&c.Fingerprint, &c.Relations)
-	if err == nil {
+	table, filtered := db.cfg.table(), false
+	err = db.pool.QueryRow(ctx, selectCoverage, []string{db.cfg.Publication, db.cfg.endpointsPublication()}, []string{table, "webhooks.replays", "webhooks.endpoints"}, table, db.cfg.Publication).
+		Scan(&c.Fingerprint, &c.Relations, &filtered)
+	if err == nil && filtered {
 		// The filters are read after the fingerprint. A filter that changes in between is found at
 		// the next reading.
 		c.Filters, err = db.rowFilters(ctx, db.pool)

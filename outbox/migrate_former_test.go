@@ -1,10 +1,12 @@
 package outbox
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -15,26 +17,39 @@ import (
 	"github.com/quintago/webhook-agent/testenv"
 )
 
-// formerDB returns a database as an agent of an earlier version left it. Early agents gave the
-// table of the version no replica identity.
+// formers are databases with the schema of each version up to the newest one. Each is made from the
+// one before. Early agents gave the table of the version no replica identity.
+var formers = sync.OnceValues(func() ([]*testenv.Filled, error) {
+	ms, err := migrations()
+	if err != nil {
+		return nil, err
+	}
+	former := &testenv.Filled{Name: "former_0", From: &neverMigrated, Fill: func(ctx context.Context, url string) error {
+		return testenv.ExecSQL(ctx, url, `create schema webhooks; create table webhooks.schema_version(version int4 not null);
+		    insert into webhooks.schema_version(version) select 0`)
+	}}
+	all := []*testenv.Filled{former}
+	for i, m := range ms {
+		former = &testenv.Filled{Name: fmt.Sprintf("former_%d", i+1), From: former, Fill: func(ctx context.Context, url string) error {
+			return testenv.ExecSQL(ctx, url, m.sql+";\nupdate webhooks.schema_version set "+m.setVersion(i+1))
+		}}
+		all = append(all, former)
+	}
+	return all, nil
+})
+
+// formerDB returns a database as an agent of an earlier version left it.
 func formerDB(t *testing.T, version int) (*testenv.DB, Config) {
 	t.Helper()
-	env, cfg := emptyDB(t)
-	ms, err := migrations()
+	all, err := formers()
 	must(t, err)
-	sql := []string{`create schema webhooks`, `create table webhooks.schema_version(version int4 not null)`,
-		`insert into webhooks.schema_version(version) select 0`}
-	for i, m := range ms[:version] {
-		sql = append(sql, "begin", m.sql, `update webhooks.schema_version set `+m.setVersion(i+1), "commit")
+	env := all[version].NewDB(t)
+	cfg := testConfig(env.URL, env.Slot)
+	if version > 0 { // it made its publications last
+		for _, p := range cfg.publications() {
+			env.Exec(t, p.create())
+		}
 	}
-	if version == 0 {
-		must(t, testenv.ExecSQL(t.Context(), env.URL, strings.Join(sql, ";\n")))
-		return env, cfg
-	}
-	for _, p := range cfg.publications() {
-		sql = append(sql, p.create())
-	}
-	must(t, testenv.ExecSQL(t.Context(), env.URL, strings.Join(sql, ";\n")))
 	return env, cfg
 }
 

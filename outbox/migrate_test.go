@@ -1,6 +1,7 @@
 package outbox
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"strings"
@@ -13,14 +14,19 @@ import (
 	"github.com/quintago/webhook-agent/testenv"
 )
 
+// neverMigrated is a database that was never migrated.
+var neverMigrated = testenv.Filled{Name: "never_migrated", Fill: func(ctx context.Context, url string) error {
+	sql := "drop schema webhooks cascade"
+	for _, p := range testConfig("", "").publications() {
+		sql += "; drop publication " + quoteIdent(p.name)
+	}
+	return testenv.ExecSQL(ctx, url, sql)
+}}
+
 // emptyDB returns a database that was never migrated.
 func emptyDB(t *testing.T) (*testenv.DB, Config) {
 	t.Helper()
-	env := testenv.NewDB(t)
-	for _, p := range testConfig("", "").publications() {
-		env.Exec(t, `drop publication `+quoteIdent(p.name))
-	}
-	env.Exec(t, `drop schema webhooks cascade`)
+	env := neverMigrated.NewDB(t)
 	return env, testConfig(env.URL, env.Slot)
 }
 

@@ -114,6 +114,8 @@ func (c *Cluster) NewDB(t testing.TB) *DB {
 // copy of its files, which takes a tenth of the time.
 type Filled struct {
 	Name string // of the database that is copied
+	// From is what Fill begins with. If it is nil, that is the template.
+	From *Filled
 	// Fill fills the database. The URL connects as AgentRole, which owns it. Fill must close its
 	// connections.
 	Fill func(ctx context.Context, url string) error
@@ -126,16 +128,31 @@ type Filled struct {
 func (f *Filled) NewDB(t testing.TB) *DB {
 	t.Helper()
 	c := sharedCluster(t)
-	f.once.Do(func() {
-		ctx := context.Background()
-		if f.err = c.copyDatabase(ctx, f.Name, templateDatabase); f.err == nil {
-			f.err = f.Fill(ctx, c.RoleURL(AgentRole, f.Name))
-		}
-	})
-	if f.err != nil {
-		t.Fatalf("fill database %s: %v", f.Name, f.err)
+	if err := f.fill(c); err != nil {
+		t.Fatal(err)
 	}
 	return c.clone(t, f.Name)
+}
+
+// fill makes the database that is copied, and first the one that it begins with.
+func (f *Filled) fill(c *Cluster) error {
+	f.once.Do(func() {
+		from := templateDatabase
+		if f.From != nil {
+			from = f.From.Name
+			if f.err = f.From.fill(c); f.err != nil {
+				return
+			}
+		}
+		ctx := context.Background()
+		if f.err = c.copyDatabase(ctx, f.Name, from); f.err == nil {
+			f.err = f.Fill(ctx, c.RoleURL(AgentRole, f.Name))
+		}
+		if f.err != nil {
+			f.err = fmt.Errorf("fill database %s: %w", f.Name, f.err)
+		}
+	})
+	return f.err
 }
 
 // copyDatabase makes a database that AgentRole owns and that has what another one has.
