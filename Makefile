@@ -176,10 +176,11 @@ have-promtool:      TOOL = $(PROMTOOL)
 have-golangci-lint have-deadcode have-govulncheck have-promtool:
 	@test -x $(TOOL) || { echo "$(notdir $(patsubst %/,%,$(dir $(TOOL)))) is not installed: run make lint-tools, which takes some minutes the first time" >&2; exit 1; }
 
-# With -short, tests that have one goroutine, so that nothing can race, make fewer rounds or are left
-# out (testenv.OneGoroutine). The race detector takes up to ten times as long for them. The target
-# test runs all of them. Target vet has looked for what go test would look for once more.
-race: ## run the tests under the race detector, but those with a single goroutine
+# With -short, tests in which nothing can race make fewer rounds or are left out: those with one
+# goroutine (testenv.OneGoroutine), and those of the agent's binary, which is built without the
+# detector (testenv.OtherProcess). Under the race detector they take up to ten times as long. The
+# target test runs all of them. Target vet has looked for what go test would look for once more.
+race: ## run the tests under the race detector, but those in which nothing can race
 	CGO_ENABLED=1 go test -timeout 40m -parallel 4 -race -short -vet=off $(PACKAGES)
 
 differences: ## have net/http read the zoo and 100,000 generated answers as well, and list the differences

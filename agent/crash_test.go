@@ -79,6 +79,7 @@ type launch struct {
 // start starts the agent with a configuration file as an operator would write it.
 func (l launch) start(t *testing.T, env *testenv.DB) *process {
 	t.Helper()
+	testenv.OtherProcess(t)
 	path, err := l.binary()
 	if err != nil {
 		t.Fatal(err)

@@ -49,3 +49,12 @@ func OneGoroutine(t testing.TB) {
 		t.Skip("it has one goroutine; make test runs it") //nolint:forbidigo // it lacks nothing
 	}
 }
+
+// OtherProcess leaves the test out under -short, as OneGoroutine does. It is for a test that runs
+// the agent's binary: the binary is built without the race detector, which would find nothing.
+func OtherProcess(t testing.TB) {
+	t.Helper()
+	if testing.Short() {
+		t.Skip("its agent is a process of its own, built without the race detector; make test runs it") //nolint:forbidigo // it lacks nothing
+	}
+}
