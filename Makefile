@@ -19,10 +19,11 @@ ARGS     ?=
 SEED     ?=
 MINUTES  ?= 10
 VERSIONS := 14 15 16 17 18
-# Most tests wait nearly all the time, so more tests run in parallel than there are cores. Under the
-# race detector, fewer run in parallel, because it makes them use more of the processor. On a busy
-# machine, a package may take longer than the default of ten minutes.
-GO_TEST  := go test -timeout 30m -p 3 -parallel 6
+# Most tests wait nearly all the time, so one more package runs at once than there would, and in a
+# package more tests than there are cores (testenv.Main). Under the race detector, fewer tests run in
+# parallel, because it makes them use more of the processor. On a busy machine, a package may take
+# longer than the default of ten minutes.
+GO_TEST  := go test -timeout 30m -p 3
 # go test begins with the packages that it is given first. These take the longest, and one that
 # begins last would run alone at the end.
 PACKAGES := ./agent ./outbox ./agent/cli ./...

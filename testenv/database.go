@@ -2,7 +2,10 @@ package testenv
 
 import (
 	"context"
+	"flag"
 	"fmt"
+	"runtime"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -42,6 +45,7 @@ func AtEnd(f func() error) {
 // Main runs the tests of a package. TestMain must call it. The first NewDB starts the cluster, and
 // Main closes it after the last test.
 func Main(m *testing.M, opts Options) {
+	waitInParallel()
 	shared.opts = opts
 	shared.opts.inMemory = true
 	ClearEnvironment()
@@ -57,6 +61,22 @@ func Main(m *testing.M, opts Options) {
 		}
 		if err := c.Close(); err != nil {
 			panic(err) // no test is left to report to
+		}
+	}
+}
+
+// leastParallel is how many tests of a package run in parallel if the command line does not say it.
+const leastParallel = 6
+
+// waitInParallel has more tests run in parallel than there are cores, because most of them wait
+// nearly all the time.
+func waitInParallel() {
+	flag.Parse()
+	chosen := false
+	flag.Visit(func(f *flag.Flag) { chosen = chosen || f.Name == "test.parallel" })
+	if !chosen {
+		if err := flag.Set("test.parallel", strconv.Itoa(max(leastParallel, runtime.GOMAXPROCS(0)))); err != nil {
+			panic(err) // package testing has no such flag any more
 		}
 	}
 }
