@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -178,15 +179,18 @@ func (c *Cluster) URL(database string) string { return c.RoleURL(superuser, data
 // RoleURL returns the connection URL of AgentRole, LeastRole or a role made by CreateRole, by TCP.
 // The URL holds a password.
 func (c *Cluster) RoleURL(role, database string) string {
-	u := url.URL{
-		Scheme: "postgres",
-		User:   url.UserPassword(role, c.password),
-		Host:   c.Addr(),
-		Path:   database,
-		// The server speaks no TLS. A client that asks for it first connects twice, and starting a
-		// backend is most of the cost of a short test.
-		RawQuery: "sslmode=disable",
-	}
+	// The server speaks no TLS. A client that asks for it first connects twice, and starting a
+	// backend is most of the cost of a short test.
+	return c.connectionURL(role, database, c.Addr(), url.Values{"sslmode": {"disable"}})
+}
+
+// SocketURL does the same as RoleURL by the unix socket.
+func (c *Cluster) SocketURL(role, database string) string {
+	return c.connectionURL(role, database, "", url.Values{"host": {c.folder.path}, "port": {strconv.Itoa(c.port)}})
+}
+
+func (c *Cluster) connectionURL(role, database, host string, parameters url.Values) string {
+	u := url.URL{Scheme: "postgres", User: url.UserPassword(role, c.password), Host: host, Path: "/" + database, RawQuery: parameters.Encode()}
 	return u.String()
 }
 

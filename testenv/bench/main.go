@@ -56,6 +56,7 @@ type config struct {
 	commit   string
 	only     *regexp.Regexp
 	markdown bool
+	socket   bool   // the agent connects to PostgreSQL by the Unix socket
 	peers    bool   // measure pgstream, too
 	pgstream string // the program pgstream; "" to build it
 	size
@@ -144,6 +145,7 @@ func command(ctx context.Context, args []string, stdout, stderr io.Writer) error
 	flags.StringVar(&only, "only", "", "only the scenarios whose name matches this regular expression")
 	flags.BoolVar(&isShort, "short", false, "measure hardly anything, to see that everything works")
 	flags.BoolVar(&c.markdown, "markdown", false, "print the table as Markdown as well")
+	flags.BoolVar(&c.socket, "socket", false, "connect the agent to PostgreSQL by its Unix socket instead of TCP")
 	flags.BoolVar(&c.peers, "peers", false, "measure the agent beside pgstream as well, which is built from the Go module proxy; -only peers for that alone")
 	flags.StringVar(&c.pgstream, "pgstream", "", "with -peers, the program pgstream, instead of building it")
 	if err := flags.Parse(args); err != nil {

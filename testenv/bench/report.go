@@ -34,9 +34,13 @@ type row struct {
 	reached         bool
 }
 
-func newReport(commit string, postgres testenv.Binaries) *report {
-	return &report{head: fmt.Sprintf("%s, commit %s, PostgreSQL %d.%d, %d cores",
-		time.Now().UTC().Format("2006-01-02 15:04 UTC"), commit, postgres.Major, postgres.Minor, runtime.NumCPU())}
+func newReport(c config, postgres testenv.Binaries) *report {
+	by := "TCP"
+	if c.socket {
+		by = "its Unix socket"
+	}
+	return &report{head: fmt.Sprintf("%s, commit %s, PostgreSQL %d.%d by %s, %d cores",
+		time.Now().UTC().Format("2006-01-02 15:04 UTC"), c.commit, postgres.Major, postgres.Minor, by, runtime.NumCPU())}
 }
 
 func (r *report) add(row row) { r.rows = append(r.rows, row) }

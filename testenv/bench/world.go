@@ -54,7 +54,7 @@ func newBench(ctx context.Context, c config, out io.Writer) (*bench, error) {
 	if err != nil {
 		return nil, errors.Join(err, customers.close())
 	}
-	return &bench{config: c, cluster: cluster, customers: customers, out: out, report: newReport(c.commit, cluster.Binaries())}, nil
+	return &bench{config: c, cluster: cluster, customers: customers, out: out, report: newReport(c, cluster.Binaries())}, nil
 }
 
 func (b *bench) close() error { return errors.Join(b.cluster.Close(), b.customers.close()) }
@@ -120,7 +120,11 @@ func (b *bench) newDatabase(ctx context.Context, options agentOptions) (_ *datab
 		return nil, err
 	}
 	d.admin = fmt.Sprintf("127.0.0.1:%d", port)
-	if err := d.configure(b.cluster.RoleURL(testenv.AgentRole, d.name)); err != nil {
+	url := b.cluster.RoleURL(testenv.AgentRole, d.name)
+	if b.socket {
+		url = b.cluster.SocketURL(testenv.AgentRole, d.name)
+	}
+	if err := d.configure(url); err != nil {
 		return nil, err
 	}
 	if err := b.customers.writeCA(d.file("ca")); err != nil {
