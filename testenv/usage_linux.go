@@ -29,6 +29,26 @@ func CPU(pid int) (own, children time.Duration, err error) {
 	return time.Duration(ticks[0]+ticks[1]) * clockTick, time.Duration(ticks[2]+ticks[3]) * clockTick, nil
 }
 
+// Stolen returns the time that a hypervisor has taken from this machine's processors for others,
+// since the start of the machine and of all processors together. See proc(5), /proc/stat.
+func Stolen() (time.Duration, error) {
+	stat, err := os.ReadFile("/proc/stat")
+	if err != nil {
+		return 0, fmt.Errorf("read the stolen processor time: %w", err)
+	}
+	const steal = 8
+	total, _, _ := bytes.Cut(stat, []byte("\n"))
+	fields := bytes.Fields(total)
+	if len(fields) <= steal {
+		return 0, fmt.Errorf("read the stolen processor time: /proc/stat begins with %q", total)
+	}
+	ticks, err := strconv.ParseInt(string(fields[steal]), 10, 64)
+	if err != nil {
+		return 0, fmt.Errorf("read the stolen processor time: %w", err)
+	}
+	return time.Duration(ticks) * clockTick, nil
+}
+
 // PeakMemory returns the most resident memory, in bytes, that a process has had so far.
 func PeakMemory(pid int) (int64, error) {
 	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))

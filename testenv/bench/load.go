@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -11,6 +12,8 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"golang.org/x/sync/errgroup"
+
+	"github.com/quintago/webhook-agent/testenv"
 )
 
 // load says how to write events.
@@ -132,6 +135,7 @@ type delivered struct {
 	written
 	deliveries int64
 	took       time.Duration // from the first INSERT until all was recorded
+	stolen     float64       // the share of the processors that a hypervisor took for others
 	lag        lag
 	arrivals   []arrival // only if the load keeps times
 }
@@ -142,6 +146,10 @@ func (d delivered) rate() float64 { return float64(d.deliveries) / d.took.Second
 // answer.
 func (d *database) deliver(ctx context.Context, l load) (r delivered, err error) {
 	before, err := d.recorded(ctx)
+	if err != nil {
+		return r, err
+	}
+	stolen, err := testenv.Stolen()
 	if err != nil {
 		return r, err
 	}
@@ -158,7 +166,12 @@ func (d *database) deliver(ctx context.Context, l load) (r delivered, err error)
 	})
 	r.took = time.Since(began)
 	r.arrivals = d.b.customers.keepArrivals(false)
-	return r, errors.Join(err, watch.stop(&r.lag))
+	if err = errors.Join(err, watch.stop(&r.lag)); err != nil {
+		return r, err
+	}
+	now, err := testenv.Stolen()
+	r.stolen = (now - stolen).Seconds() / r.took.Seconds() / float64(runtime.NumCPU())
+	return r, err
 }
 
 // lag is the furthest that the slot was behind.
