@@ -190,6 +190,28 @@ func TestBrowser_FollowsAnEndpointThroughItsLife(t *testing.T) {
 	}
 }
 
+// The button of the mouse goes down, which ends the typing in a field. The answer to the check of that
+// field comes before the button goes up.
+func TestBrowser_ALineThatAppearsMovesNoButtonFromUnderThePointer(t *testing.T) {
+	t.Parallel()
+	console := startAgent(t, testenv.NewDB(t))
+	p := browser.New(t)
+	signIn(p, console)
+	p.Open(console + "endpoints/new")
+	p.Fill("#url", "ftp://x")
+	p.Fill("#others", "lead.creatd")
+	p.ClickSlowly("main button.primary", func() {
+		testenv.Eventually(t, browser.Patience, func() error {
+			if n := browser.Eval[int](p, `performance.getEntriesByType('resource').filter(e => e.name.endsWith('/endpoints/check') && e.responseEnd > 0).length`); n < 2 {
+				return fmt.Errorf("%d fields are checked", n)
+			}
+			return nil
+		})
+		browser.Eval[bool](p, `document.body.offsetHeight > 0`) // what the answer shows is laid out
+	})
+	p.WaitFor("[role=alert]")
+}
+
 // Nothing here needs a mouse: each step is a key, and each element on the way shows its focus.
 func TestBrowser_WorksByTheKeyboardAlone(t *testing.T) {
 	t.Parallel()

@@ -33,6 +33,12 @@ type spot struct {
 // Click clicks an element as a person does: it must be visible, enabled, and covered by nothing.
 func (p *Page) Click(selector string) {
 	p.t.Helper()
+	p.ClickSlowly(selector, func() {})
+}
+
+// ClickSlowly is Click, but calls during while the button of the mouse is down.
+func (p *Page) ClickSlowly(selector string, during func()) {
+	p.t.Helper()
 	var at spot
 	testenv.Eventually(p.t, Patience, func() (err error) {
 		if at, err = p.spot("clickable", selector); err != nil {
@@ -44,6 +50,9 @@ func (p *Page) Click(selector string) {
 		params := input.DispatchMouseEventParams{Type: kind, X: at.X, Y: at.Y}
 		if kind != input.DispatchMouseEventTypeMouseMoved {
 			params.Button, params.ClickCount = input.MouseButtonLeft, 1
+		}
+		if kind == input.DispatchMouseEventTypeMouseReleased {
+			during()
 		}
 		call(p, input.DispatchMouseEvent, params)
 	}

@@ -20,6 +20,15 @@ function setError(form, name, text) {
   if (field instanceof HTMLElement) field.setAttribute("aria-invalid", "true");
 }
 
+// released is fulfilled once no button of the pointer is down, and its click is over. A line that
+// appeared before would move the button away from under the pointer, so the click would be lost.
+let released = Promise.resolve();
+document.addEventListener("pointerdown", () => {
+  released = new Promise((resolve) => {
+    for (const end of ["pointerup", "pointercancel"]) document.addEventListener(end, () => setTimeout(resolve), { once: true });
+  });
+}, true);
+
 // The URL and the event types are judged when somebody leaves the field.
 for (const form of document.querySelectorAll("form[data-check]")) {
   const hints = form.querySelector("[data-hints]");
@@ -28,6 +37,7 @@ for (const form of document.querySelectorAll("form[data-check]")) {
     if (!form.elements.others.value.trim()) body.delete("others");
     try {
       const verdict = await ask(form.dataset.check, { method: "POST", body });
+      await released;
       setError(form, "url", verdict.url);
       setError(form, "events", verdict.events);
       hints.replaceChildren(...(verdict.hints ?? []).map((hint) => {
