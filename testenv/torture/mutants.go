@@ -38,7 +38,7 @@ var mutants = []mutant{
 	{"skip-restart-lookup", []kind{kill}, 0.6, []rule{ruleLog}},
 	{"no-epoch-fence", []kind{freeze}, 0.6, []rule{ruleLog, ruleDuplicate}},
 	{"deliver-before-commit", []kind{terminate}, 0.5, []rule{rulePhantom}},
-	{"resume-paused", []kind{kill}, 0.8, []rule{ruleLog}},
+	{"resume-paused", []kind{kill}, 1.2, []rule{ruleLog}},
 	{"forget-missed", []kind{kill}, 0.5, []rule{ruleLost, ruleUnseen}},
 }
 
