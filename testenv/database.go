@@ -45,7 +45,7 @@ func AtEnd(f func() error) {
 // Main runs the tests of a package. TestMain must call it. The first NewDB starts the cluster, and
 // Main closes it after the last test.
 func Main(m *testing.M, opts Options) {
-	waitInParallel()
+	raiseParallel()
 	shared.opts = opts
 	shared.opts.inMemory = true
 	ClearEnvironment()
@@ -68,9 +68,9 @@ func Main(m *testing.M, opts Options) {
 // leastParallel is how many tests of a package run in parallel if the command line does not say it.
 const leastParallel = 6
 
-// waitInParallel has more tests run in parallel than there are cores, because most of them wait
+// raiseParallel has more tests run in parallel than there are cores, because most of them wait
 // nearly all the time.
-func waitInParallel() {
+func raiseParallel() {
 	flag.Parse()
 	chosen := false
 	flag.Visit(func(f *flag.Flag) { chosen = chosen || f.Name == "test.parallel" })

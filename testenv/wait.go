@@ -45,16 +45,19 @@ func Eventually(t testing.TB, timeout time.Duration, cond func() error) {
 // there, and makes it slow. make test runs it, and continuous integration runs both.
 func OneGoroutine(t testing.TB) {
 	t.Helper()
-	if testing.Short() {
-		t.Skip("it has one goroutine; make test runs it") //nolint:forbidigo // it lacks nothing
-	}
+	leaveOut(t, "it has one goroutine")
 }
 
 // OtherProcess leaves the test out under -short, as OneGoroutine does. It is for a test that runs
 // the agent's binary: the binary is built without the race detector, which would find nothing.
 func OtherProcess(t testing.TB) {
 	t.Helper()
+	leaveOut(t, "its agent is a process of its own, built without the race detector")
+}
+
+func leaveOut(t testing.TB, reason string) {
+	t.Helper()
 	if testing.Short() {
-		t.Skip("its agent is a process of its own, built without the race detector; make test runs it") //nolint:forbidigo // it lacks nothing
+		t.Skip(reason + "; make test runs it") //nolint:forbidigo // it lacks nothing
 	}
 }

@@ -190,8 +190,8 @@ func TestBrowser_FollowsAnEndpointThroughItsLife(t *testing.T) {
 	}
 }
 
-// The button of the mouse goes down, which ends the typing in a field. The answer to the check of that
-// field comes before the button goes up.
+// The button of the mouse goes down, which ends the typing in a field. The answer to the check of
+// that field comes before the button goes up.
 func TestBrowser_ALineThatAppearsMovesNoButtonFromUnderThePointer(t *testing.T) {
 	t.Parallel()
 	console := startAgent(t, testenv.NewDB(t))

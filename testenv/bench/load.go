@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"runtime"
 	"slices"
 	"sync"
@@ -135,7 +136,7 @@ type delivered struct {
 	written
 	deliveries int64
 	took       time.Duration // from the first INSERT until all was recorded
-	stolen     float64       // the share of the processors that a hypervisor took for others
+	stolen     float64       // the share of the processors that a hypervisor took for others; NaN if the system does not say
 	lag        lag
 	arrivals   []arrival // only if the load keeps times
 }
@@ -149,10 +150,7 @@ func (d *database) deliver(ctx context.Context, l load) (r delivered, err error)
 	if err != nil {
 		return r, err
 	}
-	stolen, err := testenv.Stolen()
-	if err != nil {
-		return r, err
-	}
+	stolen := stolenSeconds()
 	watch := d.watchLag(ctx)
 	d.b.customers.keepArrivals(l.times)
 	began := time.Now()
@@ -166,12 +164,18 @@ func (d *database) deliver(ctx context.Context, l load) (r delivered, err error)
 	})
 	r.took = time.Since(began)
 	r.arrivals = d.b.customers.keepArrivals(false)
-	if err = errors.Join(err, watch.stop(&r.lag)); err != nil {
-		return r, err
+	r.stolen = (stolenSeconds() - stolen) / r.took.Seconds() / float64(runtime.NumCPU())
+	return r, errors.Join(err, watch.stop(&r.lag))
+}
+
+// stolenSeconds is testenv.Stolen, or NaN where it cannot be had. Only Linux has it, and nothing is
+// judged by it.
+func stolenSeconds() float64 {
+	stolen, err := testenv.Stolen()
+	if err != nil {
+		return math.NaN()
 	}
-	now, err := testenv.Stolen()
-	r.stolen = (now - stolen).Seconds() / r.took.Seconds() / float64(runtime.NumCPU())
-	return r, err
+	return stolen.Seconds()
 }
 
 // lag is the furthest that the slot was behind.

@@ -22,12 +22,13 @@ function setError(form, name, text) {
 
 // released is fulfilled once no button of the pointer is down, and its click is over. A line that
 // appeared before would move the button away from under the pointer, so the click would be lost.
+let release = () => {};
 let released = Promise.resolve();
 document.addEventListener("pointerdown", () => {
-  released = new Promise((resolve) => {
-    for (const end of ["pointerup", "pointercancel"]) document.addEventListener(end, () => setTimeout(resolve), { once: true });
-  });
+  release();
+  released = new Promise((resolve) => { release = resolve; });
 }, true);
+for (const end of ["pointerup", "pointercancel"]) document.addEventListener(end, () => setTimeout(release), true);
 
 // The URL and the event types are judged when somebody leaves the field.
 for (const form of document.querySelectorAll("form[data-check]")) {
