@@ -65,14 +65,6 @@ type Options struct {
 const hugePages = "GLIBC_TUNABLES=glibc.malloc.hugetlb=1:glibc.malloc.top_pad=16777216:" +
 	"glibc.malloc.mmap_threshold=33554432:glibc.malloc.trim_threshold=67108864"
 
-// fewIterations sets how often a new password is hashed, from PostgreSQL 16 (scramMajor) on. A
-// client hashes as often: 4,096 times by default, and that is 10 ms of a connection's 12.5 ms
-// under the race detector. The passwords of tests are random, so once is as safe.
-const (
-	fewIterations = "scram_iterations"
-	scramMajor    = 16
-)
-
 // StopMode says how to stop a server.
 type StopMode syscall.Signal
 
@@ -197,7 +189,11 @@ func (c *Cluster) connectionURL(role, database, host string, parameters url.Valu
 // CreateRole makes a role that can log in. attributes are further ones in the words of SQL, such as
 // "replication".
 func (c *Cluster) CreateRole(ctx context.Context, role, attributes string) error {
-	if err := c.maintainSQL(ctx, fmt.Sprintf("create role %s login %s password '%s'", role, attributes, c.password)); err != nil {
+	secret, err := scramSecret(c.password)
+	if err != nil {
+		return err
+	}
+	if err := c.maintainSQL(ctx, fmt.Sprintf("create role %s login %s password '%s'", role, attributes, secret)); err != nil {
 		return fmt.Errorf("create role %s: %w", role, err)
 	}
 	return nil
@@ -263,7 +259,11 @@ func (c *Cluster) initdb(ctx context.Context) error {
 	defer cancel()
 
 	passwordFile := c.folder.join("password")
-	if err := os.WriteFile(passwordFile, []byte(c.password+"\n"), 0o600); err != nil {
+	secret, err := scramSecret(c.password)
+	if err != nil {
+		return err
+	}
+	if err := os.WriteFile(passwordFile, []byte(secret+"\n"), 0o600); err != nil {
 		return fmt.Errorf("prepare initdb: %w", err)
 	}
 	if err := c.as.own(passwordFile); err != nil {
@@ -271,9 +271,6 @@ func (c *Cluster) initdb(ctx context.Context) error {
 	}
 	args := []string{"--pgdata=" + c.dataDir(), "--username=" + superuser, "--pwfile=" + passwordFile,
 		"--auth-local=trust", "--auth-host=scram-sha-256", "--encoding=UTF8", "--locale=C", "--no-sync"}
-	if c.opts.inMemory && c.binaries.Major >= scramMajor {
-		args = append(args, "--set="+fewIterations+"=1")
-	}
 	initdb := c.command(ctx, "initdb", args...)
 	if out, err := initdb.CombinedOutput(); err != nil {
 		return fmt.Errorf("initdb: %w: %s", errors.Join(err, context.Cause(ctx)), strings.TrimSpace(string(out)))
@@ -305,9 +302,6 @@ func (c *Cluster) configuration() []byte {
 		settings["max_logical_replication_workers"] = "0"
 		if c.binaries.Major >= 18 {
 			settings["io_method"] = "sync"
-		}
-		if c.binaries.Major >= scramMajor {
-			settings[fewIterations] = "1"
 		}
 	}
 	if !c.opts.Durable {

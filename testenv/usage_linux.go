@@ -29,24 +29,22 @@ func CPU(pid int) (own, children time.Duration, err error) {
 	return time.Duration(ticks[0]+ticks[1]) * clockTick, time.Duration(ticks[2]+ticks[3]) * clockTick, nil
 }
 
-// Stolen returns the time that a hypervisor has taken from this machine's processors for others,
-// since the start of the machine and of all processors together. See proc(5), /proc/stat.
-func Stolen() (time.Duration, error) {
+// Processors returns how long this machine's processors have been idle, and how long a hypervisor has
+// taken them for others: since the start of the machine, and of all processors together. See proc(5),
+// /proc/stat.
+func Processors() (idle, stolen time.Duration, err error) {
 	stat, err := os.ReadFile("/proc/stat")
 	if err != nil {
-		return 0, fmt.Errorf("read the stolen processor time: %w", err)
+		return 0, 0, fmt.Errorf("read the times of the processors: %w", err)
 	}
-	const steal = 8
+	// After the name are user, nice, system, idle, iowait, irq, softirq, steal.
 	total, _, _ := bytes.Cut(stat, []byte("\n"))
-	fields := bytes.Fields(total)
-	if len(fields) <= steal {
-		return 0, fmt.Errorf("read the stolen processor time: /proc/stat begins with %q", total)
+	var name string
+	var ticks [8]int64
+	if _, err := fmt.Sscan(string(total), &name, &ticks[0], &ticks[1], &ticks[2], &ticks[3], &ticks[4], &ticks[5], &ticks[6], &ticks[7]); err != nil {
+		return 0, 0, fmt.Errorf("read the times of the processors: /proc/stat begins with %q: %w", total, err)
 	}
-	ticks, err := strconv.ParseInt(string(fields[steal]), 10, 64)
-	if err != nil {
-		return 0, fmt.Errorf("read the stolen processor time: %w", err)
-	}
-	return time.Duration(ticks) * clockTick, nil
+	return time.Duration(ticks[3]+ticks[4]) * clockTick, time.Duration(ticks[7]) * clockTick, nil
 }
 
 // PeakMemory returns the most resident memory, in bytes, that a process has had so far.

@@ -12,8 +12,8 @@ var errNoUsage = errors.New("what a process uses is read from /proc, which only 
 // CPU returns an error.
 func CPU(int) (own, children time.Duration, err error) { return 0, 0, errNoUsage }
 
-// Stolen returns an error.
-func Stolen() (time.Duration, error) { return 0, errNoUsage }
+// Processors returns an error.
+func Processors() (idle, stolen time.Duration, err error) { return 0, 0, errNoUsage }
 
 // PeakMemory returns an error, because this system has no /proc.
 func PeakMemory(int) (int64, error) { return 0, errNoUsage }

@@ -82,7 +82,7 @@ func (b *bench) latencyAtHalf(ctx context.Context, d *database, l load) error {
 		mine := r.latencies()
 		all, p99s = append(all, mine...), append(p99s, float64(quantile(mine, 0.99)))
 		most.add(r.lag)
-		b.say("  at half of the most: %s, stolen %.1f %%", quantiles(mine), 100*r.stolen)
+		b.say("  at half of the most: %s, %s", quantiles(mine), r.processors)
 	}
 	slices.Sort(all)
 	p99 := time.Duration(median(p99s))

@@ -136,7 +136,7 @@ type delivered struct {
 	written
 	deliveries int64
 	took       time.Duration // from the first INSERT until all was recorded
-	stolen     float64       // the share of the processors that a hypervisor took for others; NaN if the system does not say
+	processors processors    // meanwhile
 	lag        lag
 	arrivals   []arrival // only if the load keeps times
 }
@@ -150,7 +150,7 @@ func (d *database) deliver(ctx context.Context, l load) (r delivered, err error)
 	if err != nil {
 		return r, err
 	}
-	stolen := stolenSeconds()
+	used := measureProcessors()
 	watch := d.watchLag(ctx)
 	d.b.customers.keepArrivals(l.times)
 	began := time.Now()
@@ -164,18 +164,32 @@ func (d *database) deliver(ctx context.Context, l load) (r delivered, err error)
 	})
 	r.took = time.Since(began)
 	r.arrivals = d.b.customers.keepArrivals(false)
-	r.stolen = (stolenSeconds() - stolen) / r.took.Seconds() / float64(runtime.NumCPU())
+	r.processors = used()
 	return r, errors.Join(err, watch.stop(&r.lag))
 }
 
-// stolenSeconds is testenv.Stolen, or NaN where it cannot be had. Only Linux has it, and nothing is
-// judged by it.
-func stolenSeconds() float64 {
-	stolen, err := testenv.Stolen()
-	if err != nil {
-		return math.NaN()
+// processors says how much of this machine's processors was used, by all programs together, and how
+// much a hypervisor took for others. Both are shares, and NaN where the system does not say: only
+// Linux does, and nothing is judged by them.
+type processors struct{ busy, stolen float64 }
+
+func (p processors) String() string {
+	return fmt.Sprintf("processors busy %.0f %%, stolen %.1f %%", 100*p.busy, 100*p.stolen)
+}
+
+// measureProcessors begins a measurement. The function that it returns ends it.
+func measureProcessors() (end func() processors) {
+	began := time.Now()
+	idle, stolen, err := testenv.Processors()
+	return func() processors {
+		idleNow, stolenNow, errNow := testenv.Processors()
+		if err != nil || errNow != nil {
+			return processors{math.NaN(), math.NaN()}
+		}
+		whole := time.Since(began).Seconds() * float64(runtime.NumCPU())
+		taken := (stolenNow - stolen).Seconds() / whole
+		return processors{busy: 1 - (idleNow-idle).Seconds()/whole - taken, stolen: taken}
 	}
-	return stolen.Seconds()
 }
 
 // lag is the furthest that the slot was behind.

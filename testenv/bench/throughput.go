@@ -213,8 +213,8 @@ func (b *bench) contest(ctx context.Context, c contest) (err error) {
 		rate := floor.rate()
 		rates, floors, ratios = append(rates, r.rate()), append(floors, rate), append(ratios, r.rate()/rate)
 		most.add(r.lag)
-		b.say("  agent %s, floor %s, ratio %.2f, lag %s, %s, stolen %.1f %%", perSecond(r.rate()), perSecond(rate), r.rate()/rate,
-			r.lag.age.Round(time.Millisecond), mebibytes(r.lag.bytes), 100*r.stolen)
+		b.say("  agent %s, floor %s, ratio %.2f, lag %s, %s, %s", perSecond(r.rate()), perSecond(rate), r.rate()/rate,
+			r.lag.age.Round(time.Millisecond), mebibytes(r.lag.bytes), r.processors)
 	}
 	line := row{
 		scenario: c.name, value: perSecond(median(rates)), ratio: fmt.Sprintf("%.2f", median(ratios)),
