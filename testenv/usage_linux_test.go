@@ -1,30 +1,19 @@
 package testenv
 
 import (
-	"errors"
 	"testing"
 	"time"
 )
 
-func TestProcessors_AreIdleNoLongerThanTimeHasPassed(t *testing.T) {
-	began := time.Now()
+// The processors have been idle and taken away for no longer than this machine runs. Nothing is
+// said of a difference: a busy machine is not idle at all, and Linux may correct its counts.
+func TestProcessors_AreIdleNoLongerThanTheMachineRuns(t *testing.T) {
 	idle, stolen, err := Processors()
 	if err != nil {
 		t.Fatal(err)
 	}
-	if idle <= 0 || stolen < 0 {
+	const long = 256 * 365 * 24 * time.Hour // a year of 256 processors
+	if idle <= 0 || idle > long || stolen < 0 || stolen > long {
 		t.Errorf("idle for %s, stolen for %s since the start of the machine", idle, stolen)
-	}
-	var idleNow, stolenNow time.Duration
-	Eventually(t, 10*time.Second, func() error {
-		if idleNow, stolenNow, err = Processors(); err == nil && idleNow == idle && stolenNow == stolen {
-			err = errors.New("the processors were not idle at all")
-		}
-		return err
-	})
-	// Linux counts in ticks, and each processor for itself.
-	most := (time.Since(began) + 2*clockTick) * 1024
-	if idleNow < idle || idleNow-idle > most || stolenNow < stolen || stolenNow-stolen > most {
-		t.Errorf("within %s: idle %s to %s, stolen %s to %s", time.Since(began), idle, idleNow, stolen, stolenNow)
 	}
 }
