@@ -121,7 +121,12 @@ func (t *Tracer) Event(e *outbox.Event, committed, read time.Time, endpoints int
 	if s.traceparent != "" {
 		ctx = trace.ContextWithRemoteSpanContext(ctx, parentOf(s.traceparent))
 	}
-	_, span := t.tracer.Start(ctx, "event", trace.WithTimestamp(committed), trace.WithSpanKind(trace.SpanKindConsumer), trace.WithAttributes(
+	// The database's clock is known to half a round trip, so read may seem to be before committed.
+	began := committed
+	if read.Before(began) {
+		began = read
+	}
+	_, span := t.tracer.Start(ctx, "event", trace.WithTimestamp(began), trace.WithSpanKind(trace.SpanKindConsumer), trace.WithAttributes(
 		attribute.String("webhook.event.id", e.ID), attribute.String("webhook.event.type", e.Type), attribute.String("webhook.venue", e.Venue),
 		attribute.Int("webhook.endpoints", endpoints)))
 	now := t.cfg.Now()

@@ -183,3 +183,19 @@ func TestEvent_EndsWithItsLastDelivery(t *testing.T) {
 		t.Errorf("%v have ended of an event that nobody wants", got)
 	}
 }
+
+// The database's clock is an estimate, by which an event may be read before its commit.
+func TestEvent_BeginsBeforeItsParts(t *testing.T) {
+	tracer, err := New(Config{Endpoint: "http://127.0.0.1:1/v1/traces", Sample: 1, Now: time.Now, Log: slog.New(slog.DiscardHandler), Dropped: func(int) {}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	read := time.Now()
+	for _, committed := range []time.Time{read.Add(-time.Millisecond), read.Add(20 * time.Millisecond)} {
+		tracer.Event(&outbox.Event{ID: "evt_1", Created: read}, committed, read, 0)
+		match, event := <-tracer.sender.spans, <-tracer.sender.spans
+		if match.StartTime().Before(event.StartTime()) || event.EndTime().Before(event.StartTime()) {
+			t.Errorf("the event is from %s to %s, and its match begins at %s", event.StartTime(), event.EndTime(), match.StartTime())
+		}
+	}
+}
