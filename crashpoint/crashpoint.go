@@ -21,7 +21,7 @@ const (
 	// BeforeDial is in the sink: an attempt has begun, but has no connection yet.
 	BeforeDial Point = "before-dial"
 	// AfterRequestWritten is in the sink: the kernel has the request, but the customer's server has
-	// not answered. See Conn.
+	// not answered.
 	AfterRequestWritten Point = "after-request-written"
 	// AfterResponse is in the sink: the status line has arrived, but the result is not returned
 	// yet.

@@ -3,9 +3,7 @@
 package crashpoint
 
 import (
-	"bytes"
 	"fmt"
-	"net"
 	"os"
 	"slices"
 	"strconv"
@@ -72,23 +70,4 @@ func Hit(p Point) {
 		_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
 	}
 	select {} // the signal may take a moment, and no goroutine may go on from here meanwhile
-}
-
-// Conn wraps c so that Hit(AfterRequestWritten) is called after each write of a plain HTTP request.
-// net/http has no hook at that place: it calls WroteRequest when the request is in its buffer.
-func Conn(c net.Conn) net.Conn {
-	if c == nil {
-		return nil
-	}
-	return requestConn{c}
-}
-
-type requestConn struct{ net.Conn }
-
-func (c requestConn) Write(b []byte) (int, error) {
-	n, err := c.Conn.Write(b)
-	if err == nil && bytes.HasPrefix(b, []byte("POST ")) {
-		Hit(AfterRequestWritten)
-	}
-	return n, err
 }

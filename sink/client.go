@@ -56,10 +56,11 @@ func newClient(cfg WebhookConfig, g *guard, n *names) *client {
 // on a fresh one, because servers close idle connections whenever they like. Nobody knows then
 // whether the server has read the first request. It may arrive twice, as any delivery may.
 func (c *client) post(ctx context.Context, to origin, deadline time.Time, m *message, seen *progress) (answer, error) {
-	if kept := c.idle.take(to); kept != nil {
+	for kept := c.idle.take(to); kept != nil; kept = c.idle.take(to) {
 		seen.reach(phaseSend)
 		a, keep, err := kept.exchange(ctx, deadline, m, seen)
-		if !isStale(&a, err) {
+		stale := isStale(&a, err)
+		if !errors.Is(err, errUnsent) && !stale {
 			if err == nil {
 				c.idle.worked(to)
 			}
@@ -67,8 +68,11 @@ func (c *client) post(ctx context.Context, to origin, deadline time.Time, m *mes
 			return a, err
 		}
 		c.done(kept, false)
-		c.idle.lost(to)
 		seen.restart()
+		if stale {
+			c.idle.lost(to)
+			break
+		}
 	}
 	fresh, err := c.connect(ctx, to, deadline, m.ahead, seen)
 	if err != nil {
@@ -117,6 +121,8 @@ func (c *client) connect(ctx context.Context, to origin, deadline time.Time, ahe
 	if err != nil {
 		return nil, err
 	}
+	below := newWire(opened, to.serverName != "")
+	opened = below
 	if to.serverName != "" {
 		seen.reach(phaseTLS)
 		cfg := c.tls.Clone()
@@ -135,5 +141,5 @@ func (c *client) connect(ctx context.Context, to origin, deadline time.Time, ahe
 		opened = encrypted
 	}
 	age := connAge - rand.N(connAge/4)
-	return newConn(opened, to, time.Now().Add(age)), nil
+	return newConn(opened, below, to, time.Now().Add(age)), nil
 }

@@ -2,14 +2,12 @@ package sink
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"io"
 	"net"
 	"net/http"
 	"os"
 	"sync"
-	"syscall"
 	"time"
 
 	"github.com/quintago/webhook-agent/crashpoint"
@@ -25,9 +23,6 @@ const (
 	excerptTimeout = 100 * time.Millisecond
 	// earlyTimeout is how long a server that answered 2xx early has to read the rest of the request.
 	earlyTimeout = time.Second
-	// recordTimeout is how long alive may take to read the bytes that an idle TLS connection has
-	// received already.
-	recordTimeout = time.Millisecond
 )
 
 // longAgo is a deadline in the past: setting it ends whatever waits on a connection.
@@ -43,12 +38,9 @@ type answer struct {
 // conn is a connection to a server. It makes one exchange at a time. In use it belongs to that
 // attempt's goroutine; while it is idle, idle.mu guards it.
 type conn struct {
-	net.Conn
-	origin origin
-	socket syscall.RawConn // nil in tests with pipes
-	peek   func(fd uintptr)
-	peeked error   // the result of peek
-	unread [1]byte // the buffer that alive reads into
+	net.Conn // wire, or TLS over it
+	wire     *wire
+	origin   origin
 
 	ends   time.Time // it is not used after this time (connAge)
 	reused bool      // an exchange was made before
@@ -59,64 +51,22 @@ type conn struct {
 	until   time.Time // when it will have been idle for too long
 }
 
-func newConn(c net.Conn, o origin, ends time.Time) *conn {
-	nc := &conn{Conn: c, origin: o, ends: ends, keepFor: -1}
-	raw := c
-	if t, ok := c.(*tls.Conn); ok {
-		raw = t.NetConn()
-	}
-	if s, ok := raw.(syscall.Conn); ok {
-		// Without a socket alive cannot look, and the next exchange notices an end.
-		nc.socket, _ = s.SyscallConn()
-	}
-	nc.peek = func(fd uintptr) {
-		var b [1]byte
-		n, _, err := syscall.Recvfrom(int(fd), b[:], syscall.MSG_PEEK|syscall.MSG_DONTWAIT)
-		if err == nil && n == 0 {
-			err = io.EOF
-		}
-		nc.peeked = err
-	}
-	return nc
+func newConn(c net.Conn, w *wire, o origin, ends time.Time) *conn {
+	return &conn{Conn: c, wire: w, origin: o, ends: ends, keepFor: -1}
 }
 
-// alive reports whether an idle connection looks usable: the server has not closed it, and has sent
-// nothing, such as bytes behind its last answer. It does not wait. Only the next request can give
-// certainty.
-func (c *conn) alive() bool {
-	if c.socket == nil {
-		return true
+// Read reads from the server, and nothing that it has sent unasked.
+func (c *conn) Read(b []byte) (int, error) {
+	n, err := c.Conn.Read(b)
+	if n > 0 && c.wire.held {
+		return 0, errUnsent
 	}
-	if c.socket.Control(c.peek) != nil {
-		return false
-	}
-	_, encrypted := c.Conn.(*tls.Conn)
-	silent := errors.Is(c.peeked, syscall.EAGAIN)
-	if !encrypted || !silent && c.peeked != nil {
-		return silent
-	}
-	// crypto/tls may hold bytes that it has read but not returned. Bytes in the socket may be a
-	// session ticket, which a server may send at any time.
-	until := longAgo
-	if !silent {
-		until = time.Now().Add(recordTimeout)
-	}
-	if c.SetReadDeadline(until) != nil {
-		return false
-	}
-	n, err := c.Read(c.unread[:])
-	return n == 0 && errors.Is(err, os.ErrDeadlineExceeded)
+	return n, err
 }
 
 // abandon closes the connection without a TLS close message, because sending it could block if the
 // server reads nothing.
-func (c *conn) abandon() {
-	if t, ok := c.Conn.(*tls.Conn); ok {
-		_ = t.NetConn().Close() // an error has no effect: nobody uses it again
-		return
-	}
-	_ = c.Close()
-}
+func (c *conn) abandon() { _ = c.wire.Close() } // an error has no effect: nobody uses it again
 
 // interrupt makes every read and write on the connection return at once.
 func (c *conn) interrupt() { _ = c.SetDeadline(longAgo) } // fails on a closed one
@@ -138,20 +88,22 @@ func (c *conn) exchange(ctx context.Context, deadline time.Time, m *message, see
 	}
 	finish := context.AfterFunc(ctx, c.interrupt)
 	defer func() { keep = finish() && keep }()
-	in := newIncoming(c.Conn)
+	in := newIncoming(c)
 	defer in.free()
 
 	whole := true
-	if _, err = c.Write(m.first); err != nil {
+	if err = c.begin(m, seen); err != nil {
 		whole = false
 		a, err = c.earlyAnswer(ctx, deadline, in, err)
 	} else if m.rest == nil {
-		seen.reach(phaseHeaders)
 		a, err = receive(in)
 	} else {
 		rest := c.sendRest(m.rest, seen)
 		a, err = receive(in)
 		whole, err = c.endRest(ctx, deadline, rest, a.code, err)
+	}
+	if c.reused && !c.wire.release() && !errors.Is(err, os.ErrDeadlineExceeded) {
+		return answer{}, false, errUnsent
 	}
 	if err != nil {
 		if !in.begun() && isReset(err) {
@@ -165,6 +117,27 @@ func (c *conn) exchange(ctx context.Context, deadline time.Time, m *message, see
 	}
 	ended := c.readBody(ctx, deadline, in, &a)
 	return a, ended && whole && !a.last && len(in.unused()) == 0, nil
+}
+
+// begin sends the first part of m. On a kept connection it leaves that to the wire: a message
+// without a rest is sent when the answer is read.
+func (c *conn) begin(m *message, seen *progress) error {
+	if m.rest != nil {
+		seen = nil
+	}
+	if c.reused {
+		c.wire.hold(seen)
+	}
+	_, err := c.Write(m.first)
+	switch {
+	case err != nil:
+		return err
+	case !c.reused:
+		c.wire.sent(seen)
+	case m.rest != nil:
+		return c.wire.flush()
+	}
+	return nil
 }
 
 // within sets a deadline of patience from now, unless the attempt's own deadline is earlier. set is

@@ -212,28 +212,3 @@ func TestAttempt_IsCanceledAsItSends(t *testing.T) {
 		t.Errorf("%+v", got)
 	}
 }
-
-// Bytes from a server over an idle TLS connection may be a session ticket, or its end.
-func TestConn_IsAliveBehindASessionTicket(t *testing.T) {
-	base, w := serveTLSWith(t, func(c *tls.Config) { c.ClientAuth = tls.RequestClientCert }) // the tickets come behind the handshake then
-	target := w.Target(base, requestTo(base).Secret)
-	c, err := w.client.connect(t.Context(), target.origin, time.Now().Add(time.Minute), 0, new(progress))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer c.Close()
-	waitForBytes(t, c) // the tickets
-	if !c.alive() {
-		t.Error("the connection is taken for dead")
-	}
-	if err := c.SetReadDeadline(time.Time{}); err != nil {
-		t.Fatal(err)
-	}
-	write(c, "nonsense\r\n\r\n") // is answered by 400 and the end of the connection
-	for deadline := time.Now().Add(10 * time.Second); c.alive(); {
-		if time.Now().After(deadline) {
-			t.Fatal("the connection is taken for alive")
-		}
-		runtime.Gosched()
-	}
-}

@@ -9,8 +9,6 @@ import (
 	"sync/atomic"
 	"syscall"
 	"time"
-
-	"github.com/quintago/webhook-agent/crashpoint"
 )
 
 const tcpKeepAlive = 30 * time.Second
@@ -42,7 +40,7 @@ func newDial(g *guard, n *names, way *gateway) dialFunc {
 		if from, ok := conn.RemoteAddr().(*net.TCPAddr); ok {
 			way.answered(plain(from.AddrPort().Addr()))
 		}
-		return crashpoint.Conn(conn), nil
+		return conn, nil
 	}
 }
 

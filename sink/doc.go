@@ -36,8 +36,9 @@
 // # The client
 //
 // This package has an HTTP/1.1 client of its own (client.go), made for one POST at a time. The
-// goroutine of an attempt writes the request, without TLS by one system call, and reads the answer
-// itself. The client has one goroutine beside it: it sends a body of more than 32 KiB.
+// goroutine of an attempt writes the request and reads the answer itself. On a kept connection that
+// takes three system calls: look, write, read (wire.go). The client has one goroutine beside it: it
+// sends a body of more than 32 KiB.
 //
 //	webhook.go   Attempt: what is sent how often, and the result
 //	request.go   Request -> bytes, with both signatures
@@ -45,6 +46,7 @@
 //	idle.go      the connections between two attempts
 //	dial.go      DNS and connect, through the guard
 //	conn.go      one exchange: write, read the head, read the useful part of the body
+//	wire.go      the system calls of an exchange on a kept connection
 //	answer.go    bytes -> status, headers, body (RFC 9112), strictly
 //
 // These rules exist because servers need them:

@@ -61,7 +61,7 @@ func (i *idle) take(to origin) *conn {
 		if c == nil {
 			return nil
 		}
-		if time.Now().Before(c.until) && c.alive() {
+		if time.Now().Before(c.until) {
 			c.reused = true
 			return c
 		}

@@ -193,7 +193,8 @@ func theirClass(err error, f failure) Class {
 
 // readOurs reads the answer with this client.
 func readOurs(t *testing.T, text string, step int) reading {
-	c := newConn(newScripted(text, step), origin{}, time.Now().Add(time.Hour))
+	below := newWire(newScripted(text, step), false)
+	c := newConn(below, below, origin{}, time.Now().Add(time.Hour))
 	a, keep, err := c.exchange(t.Context(), time.Now().Add(time.Hour), &message{first: []byte("POST")}, new(progress))
 	if err != nil {
 		class, _ := classify(err, failure{phase: phaseHeaders})

@@ -152,9 +152,9 @@ printf '%s\n' "${COMPREPLY[@]}"
 		cmd := exec.CommandContext(t.Context(), bash, "--norc", "-c", script)
 		cmd.Env = append(os.Environ(), "HOME="+dir, "PATH="+dir+":"+os.Getenv("PATH"), "WEBHOOK_AGENT_CONFIG="+config)
 		text, err := cmd.CombinedOutput()
-		if lines := strings.Fields(string(text)); err != nil || len(lines) < 2 || lines[0] != "ep_A1" || !strings.Contains(string(text), "ep_A2") {
-			return fmt.Errorf("got %v: %s", err, text)
+		if lines := strings.Fields(string(text)); len(lines) < 2 || lines[0] != "ep_A1" || !strings.Contains(string(text), "ep_A2") {
+			return fmt.Errorf("bash completes %q", text)
 		}
-		return nil
+		return err
 	})
 }
