@@ -54,40 +54,45 @@ func BenchmarkIdle(b *testing.B) {
 	}
 	for _, scheme := range []string{"http", "https"} {
 		b.Run(scheme, func(b *testing.B) {
-			const connections = 1000
-			server := exec.CommandContext(b.Context(), os.Args[0], "-test.run=^$", "-test.bench=^BenchmarkIdle$")
-			server.Env = append(os.Environ(), idleServerEnv+"="+scheme)
-			out, err := server.StdoutPipe()
-			if err != nil {
-				b.Fatal(err)
-			}
-			if err := server.Start(); err != nil {
-				b.Fatal(err)
-			}
-			defer func() { _ = server.Process.Kill(); _ = server.Wait() }()
-			base, err := bufio.NewReader(out).ReadString('\n')
-			if err != nil {
-				b.Fatal(err)
-			}
 			for b.Loop() {
-				w := newTestWebhook(b, func(c *WebhookConfig) { c.MaxIdlePerHost = connections })
-				w.client.tls.InsecureSkipVerify = true // its certificate is made for this
-				before := inUse()
-				request := requestTo(strings.TrimSpace(base)).of(w)
-				var all sync.WaitGroup
-				for range connections {
-					all.Go(func() { w.Attempt(b.Context(), request) })
-				}
-				all.Wait()
-				w.client.idle.mu.Lock()
-				kept := w.client.idle.oldest.Len()
-				w.client.idle.mu.Unlock()
-				b.ReportMetric(float64(inUse()-before)/float64(kept)/1024, "KiB/connection")
-				b.ReportMetric(float64(kept), "connections")
-				w.Close()
+				reportIdle(b, scheme)
 			}
 		})
 	}
+}
+
+// reportIdle opens a thousand connections to a server of its own.
+func reportIdle(b *testing.B, scheme string) {
+	const connections = 1000
+	server := exec.CommandContext(b.Context(), os.Args[0], "-test.run=^$", "-test.bench=^BenchmarkIdle$")
+	server.Env = append(os.Environ(), idleServerEnv+"="+scheme)
+	out, err := server.StdoutPipe()
+	if err != nil {
+		b.Fatal(err)
+	}
+	if err := server.Start(); err != nil {
+		b.Fatal(err)
+	}
+	defer func() { _ = server.Process.Kill(); _ = server.Wait() }()
+	base, err := bufio.NewReader(out).ReadString('\n')
+	if err != nil {
+		b.Fatal(err)
+	}
+	w := newTestWebhook(b, func(c *WebhookConfig) { c.MaxIdlePerHost = connections })
+	w.client.tls.InsecureSkipVerify = true // its certificate is made for this
+	before := inUse()
+	request := requestTo(strings.TrimSpace(base)).of(w)
+	var all sync.WaitGroup
+	for range connections {
+		all.Go(func() { w.Attempt(b.Context(), request) })
+	}
+	all.Wait()
+	w.client.idle.mu.Lock()
+	kept := w.client.idle.oldest.Len()
+	w.client.idle.mu.Unlock()
+	b.ReportMetric(float64(inUse()-before)/float64(kept)/1024, "KiB/connection")
+	b.ReportMetric(float64(kept), "connections")
+	w.Close()
 }
 
 const idleServerEnv = "QUINTAGO_IDLE_SERVER"

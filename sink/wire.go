@@ -28,8 +28,7 @@ type wire struct {
 	// These belong to one exchange.
 	held   bool      // Write keeps the bytes
 	unsent []byte    // what Write has kept
-	silent bool      // the look has found nothing
-	begun  bool      // something of the request was sent
+	begun  bool      // the look has found nothing, and the request is under way
 	seen   *progress // nil if more of the request follows
 	waits  bool      // send waits for the answer
 	into   []byte    // what is read goes here
@@ -52,10 +51,10 @@ var errUnsent = errors.New("the server had ended the kept connection, or sent so
 // hold makes the next writes one request. Once the whole is sent, seen reaches phaseHeaders; it is
 // nil if more of the request follows.
 func (w *wire) hold(seen *progress) {
-	w.held, w.silent, w.begun, w.seen = true, false, false, seen
+	w.held, w.begun, w.seen = true, false, seen
 }
 
-// release ends what hold began, and reports whether anything of the request was sent.
+// release ends what hold began, and reports whether the request got under way.
 func (w *wire) release() (begun bool) {
 	w.held, w.unsent, w.seen = false, nil, nil
 	return w.begun
@@ -132,17 +131,16 @@ func (w *wire) sent(seen *progress) {
 
 // proceed does what can be done without waiting, and reports whether send has nothing to wait for.
 func (w *wire) proceed(fd uintptr) bool {
-	if !w.silent || len(w.unsent) == 0 {
+	if sent := len(w.unsent) == 0; sent || !w.begun {
 		if w.receive(fd) {
 			return true
 		}
-		w.silent = true
-	}
-	if len(w.unsent) == 0 {
-		return false
+		if sent {
+			return false
+		}
+		w.begun = true
 	}
 	n, err := writeSocket(fd, w.unsent)
-	w.begun = w.begun || n > 0
 	switch {
 	case err != nil && !errors.Is(err, syscall.EAGAIN):
 		w.err = w.failed("write", err)

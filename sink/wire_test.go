@@ -29,11 +29,12 @@ func oneKept(t *testing.T, w *Webhook) *conn {
 // connections do not count as lost.
 func TestWire_LooksBeforeItSends(t *testing.T) {
 	const answer = "HTTP/1.1 200 Unasked\r\nContent-Length: 0\r\n\r\n"
-	for name, unasked := range map[string][2]string{ // while the connection is idle, and when a request comes
+	for name, unasked := range map[string][2]string{ // while the connection is idle, and later; or it ends
 		"an answer":         {answer, ""},
 		"half of an answer": {answer[:12], answer[12:]},
 		"a byte":            {"H", ""},
 		"a 408":             {"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-Length: 0\r\n\r\n", ""},
+		"a reset":           {"", "reset"},
 		"the end":           {"", ""},
 	} {
 		for _, size := range []int{2, 2 * oneWrite} {
@@ -41,7 +42,7 @@ func TestWire_LooksBeforeItSends(t *testing.T) {
 				t.Run(name+" "+scheme, func(t *testing.T) {
 					var connections, requests atomic.Int64
 					idle := make(chan struct{})
-					handle := func(conn net.Conn, end func()) {
+					handle := func(conn net.Conn, below *net.TCPConn) {
 						nth := connections.Add(1)
 						for readRequest(conn) {
 							requests.Add(1)
@@ -51,7 +52,10 @@ func TestWire_LooksBeforeItSends(t *testing.T) {
 							}
 							<-idle
 							if unasked[0] == "" {
-								end()
+								if unasked[1] == "reset" {
+									_ = below.SetLinger(0)
+								}
+								_ = below.Close()
 								return
 							}
 							write(conn, unasked[0])
@@ -63,9 +67,9 @@ func TestWire_LooksBeforeItSends(t *testing.T) {
 					w := newTestWebhook(t, nil)
 					var url string
 					if scheme == "http" {
-						url = "http://" + serveRaw(t, true, func(conn net.Conn) { handle(conn, func() { _ = conn.Close() }) })
+						url = "http://" + serveRaw(t, true, func(conn net.Conn) { handle(conn, conn.(*net.TCPConn)) })
 					} else {
-						url, w = serveTLSRaw(t, nil, func(conn *tls.Conn, _ *together) { handle(conn, func() { _ = conn.Close() }) })
+						url, w = serveTLSRaw(t, nil, func(conn *tls.Conn, held *together) { handle(conn, held.Conn.(*net.TCPConn)) })
 					}
 					r := requestTo(url)
 					if got := attempt(t, w, r); got.Code != 204 {
