@@ -134,8 +134,11 @@ func (c *conn) begin(m *message, seen *progress) error {
 		return err
 	case !c.reused:
 		c.wire.sent(seen)
-	case m.rest != nil:
-		return c.wire.flush()
+	case m.rest != nil && c.wire.held:
+		var b [1]byte // for what crypto/tls has read before
+		if _, err := c.Read(b[:]); c.wire.held {
+			return err
+		}
 	}
 	return nil
 }

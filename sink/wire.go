@@ -5,20 +5,25 @@ import (
 	"io"
 	"net"
 	"os"
+	"slices"
 	"syscall"
 
 	"github.com/quintago/webhook-agent/crashpoint"
 )
 
 // wire is a connection below HTTP and TLS. On a kept connection it sends a request in the call that
-// waits for the answer: what is written after hold goes out with the next Read, or with flush. An
-// exchange takes three system calls so: a look whether the server has ended the connection or sent
-// something, the write, and the read of the answer. Ordinary calls take four, because each Read
-// begins with a system call, and no answer is there so early.
+// waits for the answer: what is written after hold goes out with the next Read. An exchange takes
+// three system calls so: a look whether the server has ended the connection or sent something, the
+// write, and the read of the answer. Ordinary calls take four, because each Read begins with a
+// system call, and no answer is there so early.
 //
 // RawConn.Read makes this possible. It calls a function, waits for bytes if that returns false, and
 // calls it again. It begins to listen before the first call. So an answer to what the first call
 // writes is not missed.
+//
+// Whatever the look finds, the connection is left. Over TLS that may be a harmless record, but also
+// the first half of an answer that nobody has asked for. What crypto/tls has read before, and not
+// returned yet, the look does not see: then Read returns it while the request is held (conn.Read).
 type wire struct {
 	net.Conn
 	socket syscall.RawConn       // nil in tests with pipes: they send at once and do not look
@@ -26,11 +31,11 @@ type wire struct {
 	copies bool                  // who writes uses the bytes again after Write, as crypto/tls does
 
 	// These belong to one exchange.
-	held   bool      // Write keeps the bytes
+	held   bool      // the request is not sent yet, and Write keeps its bytes
 	unsent []byte    // what Write has kept
 	begun  bool      // the look has found nothing, and the request is under way
+	waits  bool      // Read waits for the answer
 	seen   *progress // nil if more of the request follows
-	waits  bool      // send waits for the answer
 	into   []byte    // what is read goes here
 	n      int       // how many bytes were read
 	err    error     // of a system call
@@ -48,10 +53,12 @@ func newWire(c net.Conn, encrypted bool) *wire {
 // errUnsent reports that nothing of a request was sent.
 var errUnsent = errors.New("the server had ended the kept connection, or sent something unasked")
 
-// hold makes the next writes one request. Once the whole is sent, seen reaches phaseHeaders; it is
-// nil if more of the request follows.
+// hold makes the next writes one request, or the first part of one, which the next Read sends. Once
+// that is done, seen reaches phaseHeaders, and Read waits for the answer. Without seen, more of the
+// request follows, and Read returns os.ErrDeadlineExceeded instead of waiting: crypto/tls can go on
+// after that error.
 func (w *wire) hold(seen *progress) {
-	w.held, w.begun, w.seen = true, false, seen
+	w.held, w.begun, w.waits, w.seen = true, false, seen != nil, seen
 }
 
 // release ends what hold began, and reports whether the request got under way.
@@ -73,40 +80,32 @@ func (w *wire) Write(b []byte) (int, error) {
 		}
 		return n, err
 	case w.copies || len(w.unsent) > 0:
-		w.unsent = append(w.unsent, b...)
+		w.unsent = append(slices.Clip(w.unsent), b...)
 	default:
 		w.unsent = b
 	}
 	return len(b), nil
 }
 
-// flush sends what Write has kept, and does not wait.
-func (w *wire) flush() error {
-	if len(w.unsent) == 0 {
-		return nil
-	}
-	var unasked [1]byte
-	n, err := w.send(unasked[:], false)
-	if n > 0 {
-		return errUnsent
-	}
-	return err
-}
-
 // Read implements net.Conn. It first sends what Write has kept.
 func (w *wire) Read(b []byte) (int, error) {
-	if len(w.unsent) > 0 {
-		if n, err := w.send(b, true); n > 0 || err != nil {
-			return n, err
-		}
+	if len(w.unsent) == 0 {
+		return w.Conn.Read(b)
+	}
+	n, err := w.send(b)
+	switch {
+	case n > 0 || err != nil:
+		return n, err
+	case !w.waits:
+		return 0, os.ErrDeadlineExceeded
 	}
 	return w.Conn.Read(b)
 }
 
-// send looks at the connection and sends what Write has kept. With waits it then waits and reads.
-// What it has read is n bytes of b: before the request is sent if there is something already.
-func (w *wire) send(b []byte, waits bool) (n int, err error) {
-	w.into, w.waits, w.n, w.err = b, waits, 0, nil
+// send looks at the connection and sends what Write has kept. It may read n bytes of the answer
+// into b.
+func (w *wire) send(b []byte) (n int, err error) {
+	w.into, w.n, w.err = b, 0, nil
 	err = w.socket.Read(w.step)
 	w.into = nil
 	switch {
@@ -131,15 +130,14 @@ func (w *wire) sent(seen *progress) {
 
 // proceed does what can be done without waiting, and reports whether send has nothing to wait for.
 func (w *wire) proceed(fd uintptr) bool {
-	if sent := len(w.unsent) == 0; sent || !w.begun {
-		if w.receive(fd) {
-			return true
-		}
-		if sent {
-			return false
-		}
-		w.begun = true
+	if len(w.unsent) == 0 {
+		return w.receive(fd)
 	}
+	if w.receive(fd) {
+		w.n, w.err = 0, errUnsent
+		return true
+	}
+	w.begun = true
 	n, err := writeSocket(fd, w.unsent)
 	switch {
 	case err != nil && !errors.Is(err, syscall.EAGAIN):
