@@ -15,10 +15,11 @@ import (
 	"github.com/quintago/webhook-agent/sink"
 )
 
+// completionTimeout is how long a person who presses TAB waits at most, also where the database is
+// away. A test may make it longer.
+var completionTimeout = time.Second
+
 const (
-	// completionTimeout is how long a person who presses TAB waits at most, also where the database
-	// is away.
-	completionTimeout = time.Second
 	// completedRows bounds what one key press reads, and completedEvents the events that are
 	// offered.
 	completedRows, completedEvents = 200, 50

@@ -147,14 +147,10 @@ COMP_WORDS=(webhook-agent endpoints show ep_) COMP_CWORD=3 COMP_LINE='webhook-ag
 __start_webhook-agent
 printf '%s\n' "${COMPREPLY[@]}"
 `
-	config := configFile(t, env)
-	inTime(t, func() error {
-		cmd := exec.CommandContext(t.Context(), bash, "--norc", "-c", script)
-		cmd.Env = append(os.Environ(), "HOME="+dir, "PATH="+dir+":"+os.Getenv("PATH"), "WEBHOOK_AGENT_CONFIG="+config)
-		text, err := cmd.CombinedOutput()
-		if lines := strings.Fields(string(text)); len(lines) < 2 || lines[0] != "ep_A1" || !strings.Contains(string(text), "ep_A2") {
-			return fmt.Errorf("bash completes %q", text)
-		}
-		return err
-	})
+	cmd := exec.CommandContext(t.Context(), bash, "--norc", "-c", script)
+	cmd.Env = append(os.Environ(), "HOME="+dir, "PATH="+dir+":"+os.Getenv("PATH"), "WEBHOOK_AGENT_CONFIG="+configFile(t, env))
+	text, err := cmd.CombinedOutput()
+	if lines := strings.Fields(string(text)); err != nil || len(lines) < 2 || lines[0] != "ep_A1" || !strings.Contains(string(text), "ep_A2") {
+		t.Errorf("%v: %s", err, text)
+	}
 }

@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"github.com/quintago/webhook-agent/testenv"
 	"github.com/quintago/webhook-agent/testenv/agenttest"
@@ -19,6 +20,7 @@ const program = "webhook-agent"
 func TestMain(m *testing.M) {
 	configPaths = []string{localConfigPath}
 	if filepath.Base(os.Args[0]) == program {
+		completionTimeout = time.Minute // under the race detector, a busy machine may take longer than a second
 		os.Exit(Main(context.Background(), os.Args[1:], os.Stdout, os.Stderr))
 	}
 	testenv.Main(m, testenv.Options{Template: agenttest.Template})
