@@ -89,6 +89,7 @@ func (t *term) run(state outbox.State, batches chan *outbox.Batch, ended <-chan 
 	life.kill(nil) // ends the stream, whose connection was kept to confirm the position
 	err = errors.Join(err, streaming.Wait())
 	t.recovery.end()
+	t.webhook.CloseIdle() // a standby has no use for them
 	return led, err
 }
 
@@ -156,7 +157,7 @@ func (t *term) attempt(ctx context.Context, d *outbox.Delivery, r sink.Request) 
 	}
 	if result.Outcome == sink.NotMade {
 		if t.local.met(result.Fault, result.Error) && result.Fault == sink.FaultDescriptors {
-			t.webhook.Close() // closes idle connections, because the database may need the files
+			t.webhook.CloseIdle() // the database may need the files
 		}
 	}
 	return result

@@ -188,22 +188,31 @@ func (i *idle) sweep() {
 	}
 }
 
-// close closes all idle connections. A connection that is in use is closed after its exchange,
-// because put refuses it.
-func (i *idle) close() {
+// drop closes all idle connections. Those in use may be kept afterwards.
+func (i *idle) drop() {
 	i.mu.Lock()
 	var ended []*conn
 	for e := i.oldest.Front(); e != nil; e = e.Next() {
 		ended = append(ended, e.Value.(*conn))
 	}
 	i.oldest.Init()
-	clear(i.origins)
-	i.closed = true
-	if i.sweeper != nil {
-		i.sweeper.Stop()
+	for _, k := range i.origins {
+		k.conns = nil
 	}
 	i.mu.Unlock()
 	for _, c := range ended {
 		_ = c.Close() // nothing is lost with it
 	}
+}
+
+// close closes all idle connections for good. A connection that is in use is closed after its
+// exchange, because put refuses it.
+func (i *idle) close() {
+	i.mu.Lock()
+	i.closed = true
+	if i.sweeper != nil {
+		i.sweeper.Stop()
+	}
+	i.mu.Unlock()
+	i.drop()
 }

@@ -191,3 +191,23 @@ func TestClient_TriesAgainToKeepConnections(t *testing.T) {
 		w.Close()
 	})
 }
+
+// What is idle can be closed without an end of the keeping.
+func TestIdle_KeepsAgainAfterADrop(t *testing.T) {
+	s, url := startScript(t, func(int64, int64) string { return ok200 })
+	w := newTestWebhook(t, nil)
+	for range 2 {
+		attempt(t, w, requestTo(url))
+		attempt(t, w, requestTo(url))
+		w.CloseIdle()
+	}
+	if c, r := s.connections.Load(), s.requests.Load(); c != 2 || r != 4 {
+		t.Errorf("%d requests over %d connections, want 4 over 2", r, c)
+	}
+	attempt(t, w, requestTo(url))
+	w.Close()
+	attempt(t, w, requestTo(url))
+	if n := w.client.idle.oldest.Len(); n != 0 {
+		t.Errorf("%d connections are kept after Close", n)
+	}
+}

@@ -121,8 +121,11 @@ func NewWebhook(cfg WebhookConfig) (*Webhook, error) {
 	}, nil
 }
 
-// Close closes the idle connections. Attempts under way end normally.
+// Close closes the idle connections, and keeps none from then on. Attempts under way end normally.
 func (w *Webhook) Close() { w.client.idle.close() }
+
+// CloseIdle closes the connections that are idle now.
+func (w *Webhook) CloseIdle() { w.client.idle.drop() }
 
 // Attempt makes one attempt to send r and returns its result.
 //
