@@ -285,7 +285,8 @@ func TestAnnouncer_WritesNoTypeThatOutboxTypesLeavesOut(t *testing.T) {
 	n.want("recovered venue_a ep_1 0")
 }
 
-// A machine may be too slow for stallAfter, so that test cannot compare with it.
+// Notices alone never stall the recording. TestAnnouncer_NeverKeepsTheLedgerFromRecording cannot show
+// it, since a slow machine takes longer than stallAfter for the rest of a commit.
 func TestAnnouncer_ItsLimitsAreWithinTheTimeThatACommitMayTake(t *testing.T) {
 	lock, err := time.ParseDuration(noticeLock)
 	must(t, err)

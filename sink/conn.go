@@ -55,7 +55,7 @@ func newConn(c net.Conn, w *wire, o origin, ends time.Time) *conn {
 	return &conn{Conn: c, wire: w, origin: o, ends: ends, keepFor: -1}
 }
 
-// Read reads from the server, and nothing that it has sent unasked.
+// Read reads from the server. What comes while the request is still held was not asked for.
 func (c *conn) Read(b []byte) (int, error) {
 	n, err := c.Conn.Read(b)
 	if n > 0 && c.wire.held {
@@ -135,7 +135,8 @@ func (c *conn) begin(m *message, seen *progress) error {
 	case !c.reused:
 		c.wire.sent(seen)
 	case m.rest != nil && c.wire.held:
-		var b [1]byte // for what crypto/tls has read before
+		// This sends it. It goes through crypto/tls, which may have read something before.
+		var b [1]byte
 		if _, err := c.Read(b[:]); c.wire.held {
 			return err
 		}

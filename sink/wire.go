@@ -22,8 +22,9 @@ import (
 // writes is not missed.
 //
 // Whatever the look finds, the connection is left. Over TLS that may be a harmless record, but also
-// the first half of an answer that nobody has asked for. What crypto/tls has read before, and not
-// returned yet, the look does not see: then Read returns it while the request is held (conn.Read).
+// the first half of an answer that nobody has asked for. The look does not see what crypto/tls has
+// read before and not returned yet. That comes out of conn.Read, which sees that the request is
+// still held.
 type wire struct {
 	net.Conn
 	socket syscall.RawConn       // nil in tests with pipes: they send at once and do not look
@@ -34,8 +35,7 @@ type wire struct {
 	held   bool      // the request is not sent yet, and Write keeps its bytes
 	unsent []byte    // what Write has kept
 	begun  bool      // the look has found nothing, and the request is under way
-	waits  bool      // Read waits for the answer
-	seen   *progress // nil if more of the request follows
+	seen   *progress // nil if more of the request follows; then Read does not wait for the answer
 	into   []byte    // what is read goes here
 	n      int       // how many bytes were read
 	err    error     // of a system call
@@ -58,7 +58,7 @@ var errUnsent = errors.New("the server had ended the kept connection, or sent so
 // request follows, and Read returns os.ErrDeadlineExceeded instead of waiting: crypto/tls can go on
 // after that error.
 func (w *wire) hold(seen *progress) {
-	w.held, w.begun, w.waits, w.seen = true, false, seen != nil, seen
+	w.held, w.begun, w.seen = true, false, seen
 }
 
 // release ends what hold began, and reports whether the request got under way.
@@ -96,7 +96,7 @@ func (w *wire) Read(b []byte) (int, error) {
 	switch {
 	case n > 0 || err != nil:
 		return n, err
-	case !w.waits:
+	case w.seen == nil:
 		return 0, os.ErrDeadlineExceeded
 	}
 	return w.Conn.Read(b)
@@ -148,7 +148,7 @@ func (w *wire) proceed(fd uintptr) bool {
 		return true
 	}
 	w.sent(w.seen)
-	return !w.waits
+	return w.seen == nil
 }
 
 // receive reads once, and reports whether there was something to read: bytes, the end, or an error.

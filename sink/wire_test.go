@@ -41,7 +41,7 @@ func TestWire_LooksBeforeItSends(t *testing.T) {
 	} {
 		for _, size := range []int{2, 2 * oneWrite} {
 			for _, scheme := range []string{"http", "https"} {
-				t.Run(name+" "+scheme, func(t *testing.T) {
+				t.Run(fmt.Sprintf("%s, %s, %d bytes", name, scheme, size), func(t *testing.T) {
 					var connections, requests atomic.Int64
 					idle := make(chan struct{})
 					handle := func(conn net.Conn, below *net.TCPConn) {
@@ -159,8 +159,9 @@ func TestWire_LooksAtRecordsOfTLS(t *testing.T) {
 	}
 }
 
-// A session ticket that crypto/tls has read already is no reason to leave a connection.
-func TestWire_SendsBehindASessionTicket(t *testing.T) {
+// A connection over TLS is used again, with short requests and long ones. The look through crypto/tls
+// does not spoil it, nor do the session tickets that came with the first answer.
+func TestWire_UsesAConnectionOverTLSAgain(t *testing.T) {
 	for _, size := range []int{2, 2 * oneWrite} {
 		base, w := serveTLSWith(t, func(*tls.Config) {})
 		r := requestTo(base)

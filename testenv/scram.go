@@ -1,7 +1,6 @@
 package testenv
 
 import (
-	"crypto/hmac"
 	"crypto/pbkdf2"
 	"crypto/rand"
 	"crypto/sha256"
@@ -21,13 +20,7 @@ func scramSecret(password string) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("hash a password: %w", err)
 	}
-	stored := sha256.Sum256(sign(salted, "Client Key"))
+	stored := sha256.Sum256(mac(salted, []byte("Client Key")))
 	encode := base64.StdEncoding.EncodeToString
-	return fmt.Sprintf("SCRAM-SHA-256$%d:%s$%s:%s", iterations, encode(salt), encode(stored[:]), encode(sign(salted, "Server Key"))), nil
-}
-
-func sign(key []byte, text string) []byte {
-	mac := hmac.New(sha256.New, key)
-	mac.Write([]byte(text))
-	return mac.Sum(nil)
+	return fmt.Sprintf("SCRAM-SHA-256$%d:%s$%s:%s", iterations, encode(salt), encode(stored[:]), encode(mac(salted, []byte("Server Key")))), nil
 }
