@@ -242,3 +242,28 @@ func TestLeadership_ALeaderThatIsCutOffStopsSendingWithinAboutASecond(t *testing
 	network.SetFault(testenv.Pass)
 	r.Wait(t, 250, 2*agenttest.Patience) // and it goes on
 }
+
+// Connections to customers are kept for a minute. A former leader has no use for them, and its
+// successor has its own.
+func TestLeadership_AFormerLeaderKeepsNoConnection(t *testing.T) {
+	t.Parallel()
+	env := testenv.NewDB(t)
+	r := testenv.StartReceiver(t, agenttest.Secret)
+	front := testenv.StartProxy(t, agenttest.HostOf(t, r.URL))
+	endpoint := agenttest.AddEndpoint(t, env, "venue_1", front.Via(r.URL), "*")
+	a := start(t, agenttest.Config(env))
+	a.WaitLog("leading")
+	agenttest.WaitStatus(t, env, agenttest.AddEvent(t, env, "venue_1", "lead.created", `{}`), endpoint, "succeeded, attempts 1")
+	if n := front.Connections(); n != 1 {
+		t.Fatalf("%d connections are kept, want 1", n)
+	}
+	env.Exec(t, `update webhooks.endpoints set disabled_at = now()`) // so that the next term opens none
+	env.Exec(t, `update webhooks.checkpoint set epoch = epoch + 1`)
+	agenttest.AddEvent(t, env, "venue_1", "lead.created", `{}`) // its row is refused, which ends the term
+	testenv.Eventually(t, 40*time.Second, func() error {        // less than the minute
+		if n := front.Connections(); n != 0 {
+			return fmt.Errorf("%d connections are open", n)
+		}
+		return nil
+	})
+}
