@@ -175,6 +175,7 @@ func (c *candidate) acquire(ctx context.Context, tailer *outbox.Tailer) error {
 		}
 		if !c.standby.Swap(true) {
 			c.log.Info("standing by: another agent holds the slot", "slot", c.cfg.Outbox.Slot)
+			c.webhook.CloseIdle() // those of a former term
 		}
 		if !backoff.Sleep(ctx, standbyInterval) {
 			return context.Cause(ctx)

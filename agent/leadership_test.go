@@ -29,14 +29,16 @@ type pair struct {
 	env             *testenv.DB
 	receiver        *testenv.Receiver
 	endpoint        string
-	network         *testenv.Proxy
+	network         *testenv.Proxy // to the database
+	front           *testenv.Proxy // to the receiver
 	leader, standby *process
 }
 
 func startPair(t *testing.T) *pair {
 	t.Helper()
 	p := &pair{env: testenv.NewDB(t), receiver: testenv.StartReceiver(t, agenttest.Secret)}
-	p.endpoint = agenttest.AddEndpoint(t, p.env, "venue_1", p.receiver.URL, "*")
+	p.front = testenv.StartProxy(t, agenttest.HostOf(t, p.receiver.URL))
+	p.endpoint = agenttest.AddEndpoint(t, p.env, "venue_1", p.front.Via(p.receiver.URL), "*")
 	p.network = testenv.StartProxy(t, agenttest.HostOf(t, p.env.URL))
 	p.leader = launch{binary: binary, url: p.network.Via(p.env.LeastURL)}.start(t, p.env)
 	p.leader.awaitReady(t, "leading\n")
@@ -207,6 +209,13 @@ func TestLeadership_ALeaderThatIsCutOffIsReplacedAndSendsNothingAfter(t *testing
 	p.network.SetFault(testenv.Pass)
 	p.leader.awaitReady(t, "standing by\n")
 	agenttest.WaitStatus(t, p.env, agenttest.AddEvent(t, p.env, "venue_1", "lead.created", `"last"`), p.endpoint, "succeeded")
+	// A leader keeps connections to customers for a minute, a standby none.
+	testenv.Eventually(t, 20*time.Second, func() error {
+		if n := p.front.Connections(); n != 1 {
+			return fmt.Errorf("%d connections to the receiver are open, want that of the leader", n)
+		}
+		return nil
+	})
 	p.eachOnce(t)
 	t.Logf("cut off for %s", time.Since(cut).Round(time.Second))
 }
@@ -241,29 +250,4 @@ func TestLeadership_ALeaderThatIsCutOffStopsSendingWithinAboutASecond(t *testing
 	}
 	network.SetFault(testenv.Pass)
 	r.Wait(t, 250, 2*agenttest.Patience) // and it goes on
-}
-
-// Connections to customers are kept for a minute. A former leader has no use for them, and its
-// successor has its own.
-func TestLeadership_AFormerLeaderKeepsNoConnection(t *testing.T) {
-	t.Parallel()
-	env := testenv.NewDB(t)
-	r := testenv.StartReceiver(t, agenttest.Secret)
-	front := testenv.StartProxy(t, agenttest.HostOf(t, r.URL))
-	endpoint := agenttest.AddEndpoint(t, env, "venue_1", front.Via(r.URL), "*")
-	a := start(t, agenttest.Config(env))
-	a.WaitLog("leading")
-	agenttest.WaitStatus(t, env, agenttest.AddEvent(t, env, "venue_1", "lead.created", `{}`), endpoint, "succeeded, attempts 1")
-	if n := front.Connections(); n != 1 {
-		t.Fatalf("%d connections are kept, want 1", n)
-	}
-	env.Exec(t, `update webhooks.endpoints set disabled_at = now()`) // so that the next term opens none
-	env.Exec(t, `update webhooks.checkpoint set epoch = epoch + 1`)
-	agenttest.AddEvent(t, env, "venue_1", "lead.created", `{}`) // its row is refused, which ends the term
-	testenv.Eventually(t, 40*time.Second, func() error {        // less than the minute
-		if n := front.Connections(); n != 0 {
-			return fmt.Errorf("%d connections are open", n)
-		}
-		return nil
-	})
 }

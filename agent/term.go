@@ -89,7 +89,6 @@ func (t *term) run(state outbox.State, batches chan *outbox.Batch, ended <-chan 
 	life.kill(nil) // ends the stream, whose connection was kept to confirm the position
 	err = errors.Join(err, streaming.Wait())
 	t.recovery.end()
-	t.webhook.CloseIdle() // a standby has no use for them
 	return led, err
 }
 
