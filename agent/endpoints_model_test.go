@@ -32,10 +32,7 @@ func TestEndpoints_EachEventGoesToThoseThatStoodThereWhenItWasCommitted(t *testi
 	if testing.Short() {
 		histories /= 4
 	}
-	webhook, err := sink.NewWebhook(sink.WebhookConfig{Version: "test", Timeout: time.Second, MaxIdlePerHost: 1})
-	if err != nil {
-		t.Fatal(err)
-	}
+	webhook := newWebhook(t)
 	m := newMetrics("test", &outbox.Counts{})
 	for seed := range histories {
 		synctest.Test(t, func(t *testing.T) { playEndpoints(t, seed, webhook, m) })

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/quintago/webhook-agent/agent/config"
+	"github.com/quintago/webhook-agent/sink"
 	"github.com/quintago/webhook-agent/testenv"
 	"github.com/quintago/webhook-agent/testenv/agenttest"
 )
@@ -41,6 +42,17 @@ func startWith(t testing.TB, cfg *config.Config, resolver *net.Resolver) *agentt
 		o.Resolver = resolver
 		return Run(ctx, o)
 	})
+}
+
+// newWebhook returns a Webhook that may send over the Internet only.
+func newWebhook(t testing.TB) *sink.Webhook {
+	t.Helper()
+	webhook, err := sink.NewWebhook(sink.WebhookConfig{Version: "test", Timeout: time.Second, MaxIdlePerHost: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(webhook.Close)
+	return webhook
 }
 
 // testOptions are those of an agent that looks around more often than the product does.

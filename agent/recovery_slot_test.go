@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"strings"
 	"testing"
 	"time"
@@ -326,7 +325,8 @@ func TestRecovery_ASlotIsGivenUpOnlyWhileItStandsBeforeWhatCannotBeDecoded(t *te
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			s := newOutage(t, testenv.NewDB(t))
-			a := &agent{cfg: s.cfg, db: s.open(), log: slog.New(slog.DiscardHandler), holder: "late", tune: func(int) {}, vitals: testVitals}
+			a, _ := bareAgent(t, s.cfg)
+			a.webhook = newWebhook(t)
 			late, tailer := newCandidate(a, a.db.Slot(s.cfg.Outbox.Slot)), outbox.NewTailer(a.outboxConfig(), a.log)
 			late.undecodable = 1
 			if ahead {

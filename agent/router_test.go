@@ -82,10 +82,7 @@ func newRouterTest(t *testing.T) *routerTest {
 	})
 	stalled.Stall(true)
 	t.Cleanup(func() { stalled.Stop(t.Context()) })
-	webhook, err := sink.NewWebhook(sink.WebhookConfig{Version: "test", Timeout: time.Second, MaxIdlePerHost: 1})
-	if err != nil {
-		t.Fatal(err)
-	}
+	webhook := newWebhook(t)
 	return &routerTest{&router{
 		subs: newSubscriptions(), lanes: stalled, track: n.note, write: n.write, metrics: m, log: log,
 		lookup: func(context.Context, []string, []string) (outbox.Recorded, error) {
