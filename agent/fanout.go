@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"slices"
 	"time"
 
 	"github.com/quintago/webhook-agent/agent/tracing"
@@ -62,7 +63,7 @@ type pairing struct {
 // wide is an event in the backlog.
 type wide struct {
 	*matched
-	// Those that wanted it when it was committed; events of the same type share the list.
+	// Those that wanted it when it was committed; events with the same ones share the list.
 	subs  []*subscription
 	next  int // index of the next one in subs
 	hold  *outbox.Hold
@@ -77,13 +78,11 @@ type backlog struct {
 	bytes int
 	keys  map[eventKey]int // how often each event is in queue
 
-	// shared is the list of subscriptions of the latest event. The next event of the same venue and
-	// type uses it too, until a subscription changes (sharedIsCurrent).
-	shared          []*subscription
-	venue, typ      string
-	pieceTook       time.Duration
-	pieceEnded      time.Time
-	sharedIsCurrent bool
+	// shared is the list of subscriptions of the latest event. The next event uses it too if it has
+	// the same, as most events of one venue and type have.
+	shared     []*subscription
+	pieceTook  time.Duration
+	pieceEnded time.Time
 }
 
 // eventKey identifies an event.
@@ -101,10 +100,8 @@ func (b *backlog) holds(e *outbox.Event) bool { return b.keys[keyOf(e)] > 0 }
 func (b *backlog) add(m *matched, subs []*subscription, hold *outbox.Hold) {
 	m.deferred = true
 	w := &wide{matched: m, hold: hold, bytes: len(m.event.Data) + wideEventBytes}
-	if !b.sharedIsCurrent || b.venue != m.event.Venue || b.typ != m.event.Type {
-		// The caller reuses subs for the next event.
-		b.shared = append([]*subscription(nil), subs...)
-		b.venue, b.typ, b.sharedIsCurrent = m.event.Venue, m.event.Type, true
+	if !slices.Equal(b.shared, subs) {
+		b.shared = slices.Clone(subs) // the caller reuses subs for the next event
 		w.bytes += subscriptionBytes * len(subs)
 	}
 	w.subs = b.shared
@@ -137,7 +134,7 @@ func (b *backlog) piece() (pairings []pairing, hold *outbox.Hold, last bool) {
 		}
 		b.queue[0] = nil
 		if b.queue = b.queue[1:]; len(b.queue) == 0 {
-			b.queue, b.shared, b.sharedIsCurrent = nil, nil, false // frees the underlying array
+			b.queue, b.shared = nil, nil // frees the underlying array
 		}
 	}
 	return pairings, hold, last

@@ -129,6 +129,42 @@ func TestRouter_TheBacklogGoesByTheSubscriptionsOfTheCommit(t *testing.T) {
 	})
 }
 
+// A server of a venue with many endpoints goes down. The notices about them come in one transaction,
+// and each goes to all endpoints but the one that it is about.
+func TestRouter_ANoticeInTheBacklogGoesToAllButTheEndpointItIsAbout(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		rt := newRouterTest(t)
+		rows := manyRows(120)
+		for i := range rows {
+			rows[i].Events = []string{"*"}
+		}
+		rt.loadState(state(rows...))
+		const notices = 20
+		var changes []outbox.Change
+		for i := range notices {
+			changes = append(changes, outbox.Change{Event: &outbox.Event{ID: fmt.Sprintf("notice%02d", i), Type: outbox.TypeEndpointFailing,
+				Venue: "venue_1", Data: fmt.Appendf(nil, `{"endpoint_id":%q}`, rows[i].ID)}})
+		}
+		rt.take(transaction(changes...))
+		sent := strings.Join(rt.lines, " ")
+		for len(rt.backlog.queue) > 0 {
+			rt.lines = nil
+			if err := rt.expand(t.Context(), t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			sent += " " + strings.Join(rt.lines, " ")
+		}
+		words := strings.Fields(sent)
+		for i := range notices {
+			for about := range rows {
+				if got := slices.Contains(words, fmt.Sprintf("notice%02d>%s", i, rows[about].ID)); got != (i != about) {
+					t.Errorf("the notice about endpoint %d goes to endpoint %d: %t", i, about, got)
+				}
+			}
+		}
+	})
+}
+
 func TestRouter_ARowThatMovesWhileItWaitsInTheBacklogIsNotTakenTwice(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		rt := newRouterTest(t)

@@ -466,7 +466,6 @@ func (r *router) change(c *outbox.EndpointChange) []outbox.Entry {
 			return nil
 		}
 	}
-	r.backlog.sharedIsCurrent = false
 	sub, unusable := r.examine(e, before)
 	l, entries := r.lanes.Change(e, sub.target, unusable)
 	sub.lane = l
@@ -485,6 +484,5 @@ func (r *router) remove(id string) []outbox.Entry {
 		r.subs.remove(id)
 	}
 	r.removed(id)
-	r.backlog.sharedIsCurrent = false
 	return r.lanes.Remove(id)
 }
