@@ -1,6 +1,7 @@
 package sink
 
 import (
+	"context"
 	"errors"
 	"net"
 	"strings"
@@ -31,8 +32,8 @@ func notMade(fault Fault, sentence string) Result {
 
 // local reports whether an attempt failed on this side of the wire. It returns the fault, and one
 // sentence that says what it is and how to repair it. Both are empty if the fault is on the
-// customer's side. began is when the attempt began.
-func (w *Webhook) local(began time.Time, err error, f failure) (Fault, string) {
+// customer's side, or if ctx ends first. began is when the attempt began.
+func (w *Webhook) local(ctx context.Context, began time.Time, err error, f failure) (Fault, string) {
 	if fault, sentence := exhausted(err); fault != "" {
 		return fault, sentence
 	}
@@ -45,11 +46,11 @@ func (w *Webhook) local(began time.Time, err error, f failure) (Fault, string) {
 	var dns *net.DNSError
 	switch isDNS := errors.As(err, &dns); {
 	case isDNS && dns.IsNotFound:
-		if w.names.gone(began, f.host) {
+		if w.names.gone(ctx, began, f.host) {
 			return FaultResolver, "this host's DNS resolver says of every name that there is none: look at /etc/resolv.conf and at the servers that it names"
 		}
 	case isDNS, f.deadline && f.phase == phaseDNS:
-		if !w.names.answered(began, f.host) {
+		if w.names.silent(ctx, began, f.host) {
 			return FaultResolver, "this host's DNS resolver answers for no name: look at /etc/resolv.conf and at the servers that it names"
 		}
 	case errors.Is(err, syscall.EADDRNOTAVAIL) && (!connectingTo(err).Is6() || w.routes("udp6")): // a host without IPv6 gives this error for every IPv6 address

@@ -1,6 +1,7 @@
 package sink
 
 import (
+	"context"
 	"fmt"
 	"net"
 	"net/http"
@@ -151,18 +152,18 @@ func TestNames_ExpectOnlyWhatWasThereLately(t *testing.T) {
 	}
 	for _, name := range []string{"a.example.", "b.example."} {
 		d.Say(name, dnsmessage.RCodeNameError)
-		if n.gone(time.Now(), name) {
+		if n.gone(t.Context(), time.Now(), name) {
 			t.Errorf("%s has ended, and the resolver is blamed", name)
 		}
 	}
 	d.Say("c.example.", dnsmessage.RCodeNameError)
-	if n.gone(time.Now(), "c.example") {
+	if n.gone(t.Context(), time.Now(), "c.example") {
 		t.Error("the last one has ended, after the others, and the resolver is blamed")
 	}
 	n.resolved("a.example.")
 	n.resolved("b.example.")
 	n.lately["b.example"] = time.Now().Add(-2 * lately)
-	if n.gone(time.Now(), "a.example") || n.gone(time.Now(), "b.example") {
+	if n.gone(t.Context(), time.Now(), "a.example") || n.gone(t.Context(), time.Now(), "b.example") {
 		t.Error("a name of long ago is expected to be there")
 	}
 	for i := range mostLately + 10 {
@@ -188,6 +189,36 @@ func TestAttempt_ManyThatFailAtOnceAskTheResolverOnce(t *testing.T) {
 	all.Wait()
 	if n := d.Asked("."); n > 6 { // a resolver tries again by itself
 		t.Errorf("the root was asked for %d times", n)
+	}
+}
+
+// A round of questions to a resolver that is silent takes longer than its result counts.
+func TestAttempt_ManyWaitForOneRoundOfASilentResolver(t *testing.T) {
+	d := testenv.StartDNS(t)
+	d.Say(testenv.EveryName, testenv.SilentName)
+	w := newNamedWebhook(t, d.Resolver(), 500*time.Millisecond)
+	began := time.Now()
+	var all sync.WaitGroup
+	for i := range 5 {
+		all.Go(func() {
+			if got := attempt(t, w, requestTo(fmt.Sprintf("http://n%d.example/", i))); got.Fault != FaultResolver {
+				t.Errorf("%+v", got)
+			}
+		})
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	all.Go(func() {
+		if got := w.Attempt(ctx, requestTo("http://canceled.example/").of(w)); got.Outcome != Canceled {
+			t.Errorf("%+v", got)
+		}
+		if took := time.Since(began); took > probeTimeout {
+			t.Errorf("an attempt that was canceled after 2 s took %s", took)
+		}
+	})
+	time.AfterFunc(2*time.Second, cancel)
+	all.Wait()
+	if took := time.Since(began); took > 2*probeTimeout {
+		t.Errorf("five attempts at a time took %s, a round takes %s", took, probeTimeout)
 	}
 }
 
@@ -228,7 +259,7 @@ func TestLocal_KnowsWhatTheKernelHasNoMoreOf(t *testing.T) {
 	} {
 		w := newTestWebhook(t, nil)
 		w.routes = func(family string) bool { return strings.Contains(test.routes, family) }
-		if got, sentence := w.local(time.Now(), test.err, failure{host: "h.example", phase: test.phase}); got != test.want || (sentence == "") != (got == "") {
+		if got, sentence := w.local(t.Context(), time.Now(), test.err, failure{host: "h.example", phase: test.phase}); got != test.want || (sentence == "") != (got == "") {
 			t.Errorf("%v, routes %q: %q %q, want %q", test.err, test.routes, got, sentence, test.want)
 		}
 	}
@@ -243,7 +274,7 @@ func TestLocal_TellsASilentGatewayFromServersThatAreDown(t *testing.T) {
 			t.Helper()
 			to := net.TCPAddrFromAddrPort(netip.AddrPortFrom(netip.MustParseAddr(address), 443))
 			err := &net.OpError{Op: "dial", Net: "tcp", Addr: to, Err: os.NewSyscallError("connect", syscall.EHOSTUNREACH)}
-			if got, sentence := w.local(time.Now(), err, failure{host: "h.example", phase: phaseConnect}); got != want || (sentence == "") != (got == "") {
+			if got, sentence := w.local(t.Context(), time.Now(), err, failure{host: "h.example", phase: phaseConnect}); got != want || (sentence == "") != (got == "") {
 				t.Errorf("%s: %q %q, want %q", address, got, sentence, want)
 			}
 		}

@@ -51,9 +51,9 @@ type names struct {
 
 // round is a round of questions that many attempts share. Its fields are guarded by names.mu.
 type round struct {
-	// works is the last result. It comes from questions that began at found.
-	works bool
-	found time.Time
+	// works is the last result. It comes from questions that were under way from began to ended.
+	works        bool
+	began, ended time.Time
 	// probing is closed when the current questions have ended. It is nil if there are none.
 	probing chan struct{}
 }
@@ -82,29 +82,32 @@ func (n *names) resolved(name string) {
 	n.lately[plain] = time.Now()
 }
 
-// answered reports whether the resolver has answered, since then, for any name other than failing.
-func (n *names) answered(since time.Time, failing string) bool {
+// silent reports whether the resolver has answered, since then, for no name other than failing. It
+// does not blame the resolver when ctx ends first.
+func (n *names) silent(ctx context.Context, since time.Time, failing string) bool {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	return n.askLocked(&n.answers, since, func() []string {
+	works, err := n.askLocked(ctx, &n.answers, since, func() []string {
 		return slices.DeleteFunc(slices.Clone(n.known), func(name string) bool { return plainName(name) == plainName(failing) })
 	}, n.ask)
+	return err == nil && !works
 }
 
 // gone reports whether our resolver is at fault for a name that existed lately and is gone. That is
-// so if no name of other owners exists since then either.
-func (n *names) gone(since time.Time, failing string) bool {
+// so if no name of other owners exists since then either. It does not blame the resolver when ctx
+// ends first.
+func (n *names) gone(ctx context.Context, since time.Time, failing string) bool {
 	failing = plainName(failing)
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if at, known := n.lately[failing]; !known || time.Since(at) > lately {
 		return false
 	}
-	if !n.askLocked(&n.exist, since, func() []string { return n.othersLocked(failing) }, n.anyThere) {
-		return true
+	exist, err := n.askLocked(ctx, &n.exist, since, func() []string { return n.othersLocked(failing) }, n.anyThere)
+	if err == nil && exist {
+		delete(n.lately, failing) // it says nothing about the resolver any more
 	}
-	delete(n.lately, failing) // it says nothing about the resolver any more
-	return false
+	return err == nil && !exist
 }
 
 // othersLocked returns the latest names of other owners that were resolved lately, one for each
@@ -123,30 +126,44 @@ func (n *names) othersLocked(failing string) []string {
 }
 
 // askLocked returns the result of a round of questions, or the last result if it is from since or
-// later. It unlocks n.mu while questions are under way. Many attempts share one round.
-func (n *names) askLocked(r *round, since time.Time, choose func() []string, ask func([]string) bool) bool {
+// later. Many attempts share one round. It unlocks n.mu while it waits, and its error is that of ctx.
+//
+// A resolver that is silent makes a round as long as probeTimeout. So brokenFor counts from the end
+// of the round: otherwise the result would be too old at once, and each attempt that waits would
+// begin a round of its own.
+func (n *names) askLocked(ctx context.Context, r *round, since time.Time, choose func() []string, ask func([]string) bool) (works bool, err error) {
 	for {
 		switch {
-		case r.works && r.found.After(since):
-			return true
-		case !r.works && time.Since(r.found) < brokenFor:
-			return false
-		case r.probing != nil:
-			probing := r.probing
-			n.mu.Unlock()
-			<-probing // ends within probeTimeout
-			n.mu.Lock()
-			continue
+		case r.works && r.began.After(since):
+			return true, nil
+		case !r.works && time.Since(r.ended) < brokenFor:
+			return false, nil
+		case r.probing == nil:
+			r.probing = make(chan struct{})
+			go n.probe(r, time.Now(), choose(), ask)
 		}
-		probing, began, chosen := make(chan struct{}), time.Now(), choose()
-		r.probing = probing
+		probing := r.probing
 		n.mu.Unlock()
-		works := ask(chosen)
+		select {
+		case <-probing:
+		case <-ctx.Done():
+			err = ctx.Err()
+		}
 		n.mu.Lock()
-		r.works, r.found, r.probing = works, began, nil
-		close(probing)
-		return works
+		if err != nil {
+			return false, err
+		}
 	}
+}
+
+// probe makes a round of questions. It ends within probeTimeout, and does not end with an attempt,
+// since other attempts wait for it too.
+func (n *names) probe(r *round, began time.Time, chosen []string, ask func([]string) bool) {
+	works := ask(chosen)
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	close(r.probing)
+	r.works, r.began, r.ended, r.probing = works, began, time.Now(), nil
 }
 
 // plainName returns a name in the form in which names are compared.

@@ -129,8 +129,8 @@ func (w *Webhook) CloseIdle() { w.client.idle.drop() }
 
 // Attempt makes one attempt to send r and returns its result.
 //
-// It returns when ctx ends, and after delivery.timeout at the latest. One case takes up to seven
-// seconds more: it has to find out whether our own resolver fails. A panic, in this package or in
+// It returns when ctx ends, and after delivery.timeout at the latest. One case takes up to
+// seven seconds more: it has to find out whether our own resolver fails. A panic, in this package or in
 // the standard library, becomes a failed attempt of class internal_error.
 func (w *Webhook) Attempt(ctx context.Context, r Request) (result Result) {
 	start := time.Now()
@@ -225,7 +225,7 @@ func (w *Webhook) exchange(ctx context.Context, r Request, start time.Time, sign
 		latency = a.at.Sub(start)
 		result = resultOf(&a, r.Target.url, r.At.Add(latency))
 	case ctx.Err() != nil:
-		result = Result{Outcome: Canceled, Class: ClassCanceled, Error: "the attempt was interrupted; its result is unknown"}
+		result = canceled()
 	default:
 		if p, ok := errors.AsType[*panics.Error](err); ok {
 			panic(p) // it happened on the goroutine that sends a long body; Attempt recovers it
@@ -240,14 +240,22 @@ func (w *Webhook) exchange(ctx context.Context, r Request, start time.Time, sign
 			certificate: seen.certificate.Load(),
 			now:         time.Now().Add(m.ahead),
 		}
-		if fault, sentence := w.local(began, err, f); fault != "" {
+		switch fault, sentence := w.local(ctx, began, err, f); {
+		case fault != "":
 			result = notMade(fault, sentence)
-		} else {
+		case ctx.Err() != nil:
+			result = canceled()
+		default:
 			result = failed(classify(err, f))
 		}
 	}
 	result.Latency = latency
 	return result, err == nil || phase(seen.phase.Load()) == phaseHeaders
+}
+
+// canceled returns the result of an attempt whose context has ended.
+func canceled() Result {
+	return Result{Outcome: Canceled, Class: ClassCanceled, Error: "the attempt was interrupted; its result is unknown"}
 }
 
 // resultOf returns the result for an answer. The status alone decides. asked is the URL of the
