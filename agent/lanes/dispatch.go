@@ -147,9 +147,10 @@ func (s *Scheduler) dispatchLocked() {
 
 // job is a delivery that was taken out of its lane, with the request to make. The request is built
 // at that moment: the endpoint may belong to another venue by the time of the attempt, and its URL
-// and secret must not be used then.
+// and secret must not be used then. endpoint is what it was at that moment.
 type job struct {
 	lane     *Lane
+	endpoint *outbox.Endpoint
 	delivery *outbox.Delivery
 	request  sink.Request
 }
@@ -183,7 +184,7 @@ func (s *Scheduler) nextLocked() *job {
 		}
 		s.listLocked(l)
 		s.scheduleLocked(l)
-		return &job{l, d, s.requestLocked(l, d)}
+		return &job{l, l.endpoint, d, s.requestLocked(l, d)}
 	}
 	return nil
 }
@@ -217,7 +218,7 @@ func (s *Scheduler) attempt(j *job) *job {
 		entries = s.putBack(l, d)
 	default:
 		s.cfg.Meter.Attempted(d, result, s.cfg.Now())
-		entries = s.finish(l, d, result)
+		entries = s.finish(j, result)
 	}
 	// An error means that the term is over. The next leader makes again what was not recorded.
 	_ = s.cfg.Write(s.work, entries...)

@@ -230,17 +230,19 @@ func (s *Scheduler) holdLocked(l *Lane, bytes int) {
 }
 
 // finish decides what the result of an attempt means for its delivery and its endpoint. It returns
-// the entries to write.
-func (s *Scheduler) finish(l *Lane, d *outbox.Delivery, result sink.Result) []outbox.Entry {
-	now := s.cfg.Now()
+// the entries to write. If the endpoint was enabled since the attempt began, the result counts
+// neither for it nor against it, as it would belong to the generation before.
+func (s *Scheduler) finish(j *job, result sink.Result) []outbox.Entry {
+	l, d, now := j.lane, j.delivery, s.cfg.Now()
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	current := j.endpoint.Generation == l.endpoint.Generation
 	s.proveLocked(l, result.Latency < slowAfter)
 	l.madeLocked()
 	if result.Outcome == sink.Succeeded {
 		s.succeededLocked(l, now)
 		r := &outbox.Record{Delivery: d, Status: outbox.Succeeded, Finished: now, Code: result.Code, Latency: result.Latency}
-		if l.off != offRemoved && (l.failures > 0 || l.isWellAgain()) {
+		if current && l.off != offRemoved && (l.failures > 0 || l.isWellAgain()) {
 			s.announceRecoveryLocked(l)
 			l.failures, l.firstFailure = 0, time.Time{}
 			r.Health = s.healthLocked(l, now)
@@ -261,8 +263,7 @@ func (s *Scheduler) finish(l *Lane, d *outbox.Delivery, result sink.Result) []ou
 			Latency: result.Latency, Response: result.Response,
 		},
 	}
-	// The agent's own fault, which is not counted against the endpoint.
-	counts := result.Class != sink.ClassInternalError
+	counts := current && result.Class != sink.ClassInternalError // that class is the agent's own fault
 	if counts {
 		if l.failures++; l.failures == 1 {
 			l.firstFailure = now
@@ -278,7 +279,7 @@ func (s *Scheduler) finish(l *Lane, d *outbox.Delivery, result sink.Result) []ou
 	// left, and would stand still.
 	if counts && l.off != offDisabled && l.off != offRemoved {
 		switch {
-		case result.Outcome == sink.Gone:
+		case result.Outcome == sink.Gone && j.endpoint.URL.Equal(l.endpoint.URL): // a former URL may be gone
 			r.Disable = outbox.ReasonGone
 		case l.failures >= s.cfg.DisableAfter:
 			r.Disable = outbox.ReasonFailures
