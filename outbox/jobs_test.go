@@ -3,9 +3,12 @@ package outbox
 import (
 	"context"
 	"fmt"
+	"io"
 	"slices"
 	"testing"
 	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/quintago/webhook-agent/testenv"
 )
@@ -329,6 +332,32 @@ func TestJobs_OneThatFailsByItselfIsGivenUp(t *testing.T) {
 	closeConn(l.conn)
 	if broken.steps != jobTries || broken.abandoned != 1 || len(l.jobs) != 0 {
 		t.Errorf("%d steps, abandoned %d times, %d jobs left", broken.steps, broken.abandoned, len(l.jobs))
+	}
+}
+
+// A job whose step takes too long would hold up all groups for ever.
+func TestJobs_AStepThatTakesTooLongHasFailedByItself(t *testing.T) {
+	none, cancel := context.WithTimeoutCause(t.Context(), 0, errNoAnswer)
+	defer cancel()
+	<-none.Done()
+	ended, end := context.WithCancel(t.Context())
+	end()
+	refused := &pgconn.PgError{Code: "22012"}
+	for _, test := range []struct {
+		name   string
+		ctx    context.Context
+		err    error
+		closed bool
+		want   bool
+	}{
+		{"PostgreSQL refuses the statement", t.Context(), refused, false, true},
+		{"the connection was lost", t.Context(), io.ErrUnexpectedEOF, true, false},
+		{"no answer in time", none, context.DeadlineExceeded, true, true},
+		{"the term has ended", ended, context.Canceled, true, false},
+	} {
+		if got := failedByItself(test.ctx, test.err, test.closed); got != test.want {
+			t.Errorf("%s: %t, want %t", test.name, got, test.want)
+		}
 	}
 }
 

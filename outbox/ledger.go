@@ -2,6 +2,7 @@ package outbox
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"slices"
@@ -399,7 +400,7 @@ func (l *Ledger) step(ctx context.Context) error {
 			finished, err = j.step(ctx, tx)
 			return err
 		})()
-		if err != nil && !l.conn.IsClosed() && !transient(err) {
+		if err != nil && failedByItself(ctx, err, l.conn.IsClosed()) {
 			tries++
 			fault = err
 		}
@@ -423,6 +424,13 @@ func (l *Ledger) step(ctx context.Context) error {
 		l.jobs = append(l.jobs, j)
 	}
 	return nil
+}
+
+// failedByItself reports whether a step of a job is at fault for err, and not the database. ctx is
+// that of the try. A step that began, and had no answer in time, takes too long: if the database were
+// away, the next try could not even connect.
+func failedByItself(ctx context.Context, err error, closed bool) bool {
+	return errors.Is(context.Cause(ctx), errNoAnswer) || !closed && !transient(err)
 }
 
 // idle reports whether a step of j would change nothing, so that it needs no commit. A failure is left

@@ -34,6 +34,7 @@ func TestHotQueries_UseTheirIndex(t *testing.T) {
 		{"selectDue", selectDue, ``, "deliveries_pending"},
 		{"missPending", missPending, `(array['ep_1', 'ep_2'], array['removed', 'removed'], array['ep_1'], array['evt_1'], 250)`, "deliveries_pending"},
 		{"requeueRange", requeueRange, `('ep_1', '{succeeded}', now(), now() - interval '20 hours', '', 500, 'rpl_1')`, "deliveries_endpoint_created"},
+		{"selectLooked", selectLooked, `('ep_1', now() - interval '20 hours', '')`, "deliveries_endpoint_created"},
 		{"requeueEvents", requeueEvents, `('ep_1', '{missed}', array['evt_1', 'evt_2'], 'epoch', '', 500, 'rpl_1')`, "deliveries_pkey"},
 		{"restoreBack", restoreBack, `('ep_1', 'rpl_1', array['evt_1'], 500, now(), '', 10000)`, "deliveries_endpoint_created"},
 		{"restoreNamed", restoreNamed, `('ep_1', 'rpl_1', array['evt_1'], 500, array['evt_1', 'evt_2'])`, "deliveries_pkey"},

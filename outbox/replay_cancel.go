@@ -137,11 +137,11 @@ func (j *replayJob) cancel(ctx context.Context, tx querier, r *openReplay) (fini
 		}
 	}
 	if r.eventIDs == nil && !b.walked {
-		row := tx.QueryRow(ctx, restoreBack, r.endpointID, j.ID, kept, jobStep, b.from.created, b.from.eventID, leaveStep)
+		row := tx.QueryRow(ctx, restoreBack, r.endpointID, j.ID, kept, jobStep, b.from.created, b.from.eventID, lookStep)
 		if err := more.scan(row); err != nil {
 			return false, err
 		}
-		b.walked = more.looked < leaveStep && more.picked < jobStep
+		b.walked = more.looked < lookStep && more.picked < jobStep
 		if more.created != nil {
 			b.from = replayPlace{*more.created, *more.eventID}
 			b.walked = b.walked || r.since != nil && b.from.created.Before(*r.since)

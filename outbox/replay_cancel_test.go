@@ -97,7 +97,7 @@ func TestReplay_CanceledLooksAtEachRowOnceAndLeavesOthersAlone(t *testing.T) {
 			if n := testenv.QueryOne[int64](t, env, reads, "deliveries_pending") - before; n > 0 {
 				t.Errorf("it has read %d entries of the index of pending rows", n)
 			}
-			if most := 1 + (n+others)/leaveStep + n/jobStep + 3; steps > most {
+			if most := 1 + (n+others)/lookStep + n/jobStep + 3; steps > most {
 				t.Errorf("it took %d steps, want %d at most", steps, most)
 			}
 		})

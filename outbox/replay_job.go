@@ -80,6 +80,25 @@ left join webhooks.replays r on r.id = wanted.id
 left join webhooks.endpoints e on e.id = r.endpoint_id
 left join webhooks.endpoint_health h on h.endpoint_id = e.id`
 
+// lookStep bounds the rows that one step looks at. Most rows of an endpoint may have none of the
+// statuses that a replay is of, and every group waits for the step. A step looks at each row once.
+const lookStep = 10 * jobStep
+
+// lookOn returns the endpoint's part of the log ($1) from a place on, whose parts are parameters. The
+// index has its order, and so have the statements that read from it: they stop once they have enough.
+func lookOn(created, eventID string) string {
+	return pieces{"created": created, "event": eventID, "step": strconv.Itoa(lookStep)}.in(`(
+        select endpoint_id, created, event_id, status, venue from webhooks.deliveries
+        where endpoint_id <= $1 and (endpoint_id, created, event_id) > ($1, ${created}, ${event})
+        order by endpoint_id, created, event_id limit ${step}) looked`)
+}
+
+// selectLooked returns the place of the last row that a step looks at. It returns no row if the step
+// comes to the end of the endpoint's log.
+var selectLooked = `
+select created, event_id from ` + lookOn("$2", "$3") + `
+order by endpoint_id, created, event_id offset ` + strconv.Itoa(lookStep-1)
+
 // The statements differ in what they walk, the named events or the endpoint's part of the log, from
 // the cursor on, and in what they do with it. Those that count look at the deliveries of a removed
 // endpoint, too.
@@ -89,14 +108,6 @@ with picked as (
     select event_id, created from webhooks.deliveries
     where endpoint_id = $1 and status = any($2) and event_id = any($3::text[])`
 
-	pickRange = `
-with picked as (
-    select event_id, created from webhooks.deliveries
-    where endpoint_id = $1 and status = any($2) and created >= $4 and created < $3`
-
-	pickNext = ` and (created, event_id) > ($4, $5)
-    order by created, event_id limit $6
-)`
 	// Named events are found by the primary key. The sum is no column of an index, so none is
 	// walked for the order's sake.
 	pickNextNamed = ` and (created + interval '0', event_id) > ($4, $5)
@@ -116,13 +127,22 @@ with picked as (
 ` + selectPicked
 
 	requeueEvents = pickEvents + ofVenue + pickNextNamed + requeuePicked
-	requeueRange  = pickRange + ofVenue + pickNext + requeuePicked
 	leaveEvents   = pickEvents + ofAnyVenue + pickNextNamed + selectPicked
-	leaveRange    = pickRange + ofAnyVenue + pickNext + selectPicked
 )
 
-// leaveStep bounds the rows that one step only counts.
-const leaveStep = 20 * jobStep
+var (
+	pickRange = `
+with picked as (
+    select event_id, created from ` + lookOn("$4", "$5") + `
+    where status = any($2) and created < $3`
+
+	pickNext = `
+    order by endpoint_id, created, event_id limit $6
+)`
+
+	requeueRange = pickRange + ofVenue + pickNext + requeuePicked
+	leaveRange   = pickRange + ofAnyVenue + pickNext + selectPicked
+)
 
 // selectUnfitEvents returns how many of the named events a replay cannot send, with the first of
 // them and the state of its delivery, empty where there is none.
@@ -361,46 +381,60 @@ func (j *replayJob) requeue(ctx context.Context, tx querier, r openReplay) (err 
 			return err
 		}
 	}
-	statement, within := requeueRange, any(r.until)
-	if r.eventIDs != nil {
-		statement, within = requeueEvents, r.eventIDs
-	}
-	at := r.place()
-	picked, err := queryRows(ctx, tx, statement, scanReplayPlace, r.endpointID, r.statuses, within, at.created, at.eventID, room, j.ID)
+	n, at, more, err := j.pick(ctx, tx, r, requeueRange, requeueEvents, room, j.ID)
 	if err != nil {
 		return err
 	}
 	crashpoint.Hit(crashpoint.InReplay)
-	n := len(picked)
 	if n > 0 {
 		j.endpointID = r.endpointID
-		at = picked[n-1]
 	}
-	if n < room {
+	switch {
+	case !more:
 		j.rest = requeuedPause
-	} else if r.perSecond > 0 {
+	case n == room && r.perSecond > 0:
 		j.rest = aheadPause
 	}
-	_, err = j.advance(ctx, tx, n, unsent, reason, at, n < room)
+	_, err = j.advance(ctx, tx, n, unsent, reason, at, !more)
 	return err
 }
 
 // leave counts what a replay has not set back and is not to, for this reason.
 func (j *replayJob) leave(ctx context.Context, tx querier, r openReplay, reason string) (finished bool, err error) {
-	statement, within := leaveRange, any(r.until)
-	if r.eventIDs != nil {
-		statement, within = leaveEvents, r.eventIDs
-	}
-	at := r.place()
-	left, err := queryRows(ctx, tx, statement, scanReplayPlace, r.endpointID, r.statuses, within, at.created, at.eventID, leaveStep)
+	n, at, more, err := j.pick(ctx, tx, r, leaveRange, leaveEvents, lookStep)
 	if err != nil {
 		return false, err
 	}
-	n := len(left)
-	if n > 0 {
-		at = left[n-1]
+	return j.advance(ctx, tx, 0, n, reason, at, !more)
+}
+
+// pick runs a statement that picks up to most deliveries from the replay's place on: ofRange, or
+// ofEvents if the replay names its events. It returns how many it picked, the place where the next
+// step goes on, and whether there may be more.
+func (j *replayJob) pick(ctx context.Context, tx querier, r openReplay, ofRange, ofEvents string, most int, further ...any) (n int, at replayPlace, more bool, err error) {
+	statement, within := ofRange, any(r.until)
+	if r.eventIDs != nil {
+		statement, within = ofEvents, r.eventIDs
 	}
-	return j.advance(ctx, tx, 0, n, reason, at, n < leaveStep)
+	from := r.place()
+	args := append([]any{r.endpointID, r.statuses, within, from.created, from.eventID, most}, further...)
+	picked, err := queryRows(ctx, tx, statement, scanReplayPlace, args...)
+	if err != nil {
+		return 0, from, false, err
+	}
+	at = from
+	if n = len(picked); n > 0 {
+		at = picked[n-1]
+	}
+	if n == most || r.eventIDs != nil {
+		return n, at, n == most, nil
+	}
+	// It has picked all that fits of what it has looked at.
+	looked, err := queryRows(ctx, tx, selectLooked, scanReplayPlace, r.endpointID, from.created, from.eventID)
+	if err != nil || len(looked) == 0 {
+		return n, at, false, err
+	}
+	return n, looked[0], looked[0].created.Before(r.until), nil
 }
 
 // advance notes where a replay stands, and how many it has set back or not sent since it stood

@@ -131,10 +131,45 @@ func TestReplay_WhatItDoesNotSendHadFailedAndHasFailed(t *testing.T) {
 	}
 }
 
+// Nearly all of an endpoint's part of the log may be of another status than the replay is of. All
+// groups wait for a step, so it looks at a bounded number of rows.
+func TestReplay_AStepLooksAtABoundedNumberOfRows(t *testing.T) {
+	t.Parallel()
+	const n = 2*lookStep + 5
+	for _, test := range []struct {
+		name, until, off string
+		want             []string // after each step
+	}{
+		{"to the end", "infinity", "", []string{"running 0 0 0", "running 0 0 0", "running 1 0 0"}},
+		{"until before all", "2000-01-01", "", []string{"done 0 0 0"}},
+		{"removed half way", "infinity", `delete from webhooks.endpoints`,
+			[]string{"running 0 0 0", "running 0 0 0", "failed 1 0 1 1 of 1 delivery was not sent: the endpoint was removed"}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			db, env := openDB(t)
+			addEndpoint(t, env, "ep_1", "venue_a", "*")
+			addSucceeded(t, env, n)
+			env.Exec(t, `update webhooks.deliveries set status = 'failed', attempts = 6 where event_id = (select max(event_id) from webhooks.deliveries)`)
+			env.Exec(t, `insert into webhooks.replays (id, endpoint_id, statuses, until) values ('rpl_1', 'ep_1', '{failed}', $1::text::timestamptz)`, test.until)
+			l := newReplayLedger(t, db, env, "rpl_1")
+			for i, want := range test.want {
+				if i == 1 && test.off != "" {
+					env.Exec(t, test.off)
+				}
+				l.next(t)
+				if got := replayText(t, env); got != want {
+					t.Errorf("after step %d the replay is %s, want %s", i+1, got, want)
+				}
+			}
+		})
+	}
+}
+
 // The endpoint is disabled, removed or enabled again between two steps of a replay of many deliveries.
 func TestReplay_CountsWhatItLeavesWhereItsEndpointIsOffHalfWay(t *testing.T) {
 	t.Parallel()
-	const n = leaveStep + jobStep + 11
+	const n = lookStep + jobStep + 11
 	for _, test := range []struct{ name, off, on, want, log string }{
 		{"disabled", `update webhooks.endpoints set disabled_at = now()`, ``,
 			fmt.Sprintf("failed %d 500 %d %[2]d of %[1]d deliveries were not sent: the endpoint is disabled: enable it first, then replay again", n, n-jobStep),
@@ -143,7 +178,7 @@ func TestReplay_CountsWhatItLeavesWhereItsEndpointIsOffHalfWay(t *testing.T) {
 			fmt.Sprintf("failed %d 500 %d %[2]d of %[1]d deliveries were not sent: the endpoint was removed", n, n-jobStep),
 			fmt.Sprintf("succeeded:%d", n)},
 		{"enabled again", `update webhooks.endpoints set disabled_at = now()`, `update webhooks.endpoints set disabled_at = null`,
-			fmt.Sprintf("running %d 500 %d the endpoint is disabled: enable it first, then replay again", n, leaveStep),
+			fmt.Sprintf("running %d 500 %d the endpoint is disabled: enable it first, then replay again", n, lookStep),
 			fmt.Sprintf("pending:11 succeeded:%d", n-11)},
 	} {
 		t.Run(test.name, func(t *testing.T) {
