@@ -122,7 +122,7 @@ func (db *DB) Close() {
 	}
 }
 
-// Reset has later calls use new connections.
+// Reset closes the idle connections. Later calls use new ones.
 func (db *DB) Reset() { db.pool.Reset() }
 
 // ServerAddrs returns the addresses that the configured hosts of the database resolve to, for the

@@ -13,9 +13,9 @@
 //	AllVenues  the operator's commands (DB.AllVenues): the same, of all venues
 //	Tailer     a leader: owns the replication connection and yields what was committed, in commit
 //	           order
-//	Ledger     a leader: owns the recording connection. While a term lasts its transactions are the
-//	           only writes to deliveries, attempts, endpoint_health and checkpoint, but for what the
-//	           Pruner deletes
+//	Ledger     a leader: owns the recording connection. While a term lasts, its transactions are the
+//	           only writes to deliveries, attempts and endpoint_health, except for what the Pruner
+//	           deletes. Few others write to the checkpoint: TakeOver, Adopt, and NoteGap
 //	Pruner     a leader (Slot.NewPruner): deletes what is older than the retention, on a connection
 //	           of the pool
 //
@@ -97,8 +97,9 @@
 // its event is gone, counts as unsent, and a replay with any of those ends as failed with the
 // reason. A delivery keeps what it was (deliveries.former). It is so again where the endpoint is
 // off before the delivery has ended, and where the replay is canceled; one that had succeeded also
-// where it cannot be attempted. Where the endpoint is off before all are set back, the rest is
-// counted and not touched. Named events without a delivery that fits count as unsent, too.
+// where it cannot be attempted. If the endpoint is off before all are set back, the others count as
+// unsent and stay as they are. A named event counts as unsent, too, if it has no delivery with one of
+// the wanted statuses.
 //
 // A step sets back only while fewer than 500 deliveries of the replay are pending (lookAhead), and
 // what its pace allows. The pace is a time in the row up to which it is used up, so a restart sends
@@ -191,8 +192,8 @@
 // and whatever a comparison finds in the outbox without a delivery never had one. Nothing is
 // deleted while a recovery is under way, since the stream may then bring events again that a
 // comparison has found, and only their rows tell. What an open replay may still send is kept, also
-// while it is paused: one that is forgotten so keeps its part of the outbox and of the log until it
-// is resumed or canceled.
+// while it is paused. So a paused replay that everybody has forgotten keeps its rows until somebody
+// resumes or cancels it.
 //
 // The index deliveries_created costs each delivery 68 bytes of WAL. Pruning needs it to find the
 // oldest rows in their order, and so do lists of all venues to find the latest. A BRIN index costs

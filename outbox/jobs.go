@@ -9,8 +9,8 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// jobStep bounds the rows that one step of a job writes, and with it how long a group has to wait
-// for it.
+// jobStep bounds the rows that one step of a job writes. What it reads must be bounded too, because
+// every group waits for the step.
 const jobStep = 500
 
 // job is work on many rows that the Ledger does in steps between its groups. A step runs in a

@@ -63,8 +63,8 @@ type LedgerConfig struct {
 	Committed func([]*Record)
 	// Requeued is called when an endpoint has pending rows that are due at once.
 	Requeued func(endpointID string)
-	// Withdraw has nothing more of a replay sent, and returns the events of the endpoint whose attempts may be under way or whose
-	// results are not committed; nil where nothing is sent.
+	// Withdraw stops the sending of a replay. It returns the endpoint's events whose attempts may be
+	// under way or whose results are not committed. It is nil if nothing is sent.
 	Withdraw func(endpointID, replayID string) []string
 	// Recovered is called with the number of rows that a comparison has added. It may be nil.
 	Recovered func(n int)
@@ -74,8 +74,8 @@ type LedgerConfig struct {
 	ServerEnds func()
 }
 
-// Ledger is the only writer of deliveries, attempts, endpoint_health and checkpoint. Only the
-// Pruner deletes from them. While one transaction is under way, the Ledger gathers what comes in,
+// Ledger is the only writer of deliveries, attempts and endpoint_health while a term lasts. It also
+// deletes the health of removed endpoints; the Pruner deletes the others. While one transaction is under way, the Ledger gathers what comes in,
 // and commits it in the next one. Any goroutine may call its methods. They wait while the Ledger's
 // queue is full.
 type Ledger struct {

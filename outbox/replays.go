@@ -345,8 +345,8 @@ const setReplayPace = `
 update webhooks.replays set per_second = $2 where id = $1 and state in ('pending', 'running', 'paused'){ and venue = @venue}
 returning ` + replayColumns
 
-// PauseReplay has the replay set nothing more back. What is set back already, which is less than
-// 500 deliveries, is sent all the same. To pause a paused one changes nothing.
+// PauseReplay pauses a replay: no further delivery becomes pending. What is pending already, which is
+// less than 500 deliveries, is sent all the same. To pause a paused one changes nothing.
 func (v view) PauseReplay(ctx context.Context, id string) (ReplayInfo, error) {
 	return v.changeReplay(ctx, "pause a replay", setReplayState, id, ReplayPaused)
 }

@@ -13,7 +13,7 @@ import (
 
 // A column of type timestamp holds a local time. PostgreSQL decides which moment that is, by its
 // own time zone data and by its own rules for the hours that a clock change skips or repeats.
-// Queries ask PostgreSQL (DB.usableCreated). For the stream, the agent fetches the answers once:
+// Queries ask PostgreSQL (mapping.usableCreated). For the stream, the agent fetches the answers once:
 // the offset from UTC stays the same over long stretches of local time.
 
 // These bound the local times that a column of type timestamp may hold. Before the first, offsets

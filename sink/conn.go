@@ -199,7 +199,7 @@ func isOurs(err error) bool {
 
 // endRest stops the sending of the rest and waits for its goroutine. code is the status of the
 // answer; err is set if there was none. whole reports whether everything was sent. A server that
-// answered 2xx early gets excerptTimeout to read the rest.
+// answered 2xx early gets earlyTimeout to read the rest.
 func (c *conn) endRest(ctx context.Context, deadline time.Time, sent <-chan error, code int, err error) (whole bool, _ error) {
 	if err == nil && succeeds(code) {
 		c.within(ctx, deadline, earlyTimeout, c.SetWriteDeadline)

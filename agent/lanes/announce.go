@@ -5,18 +5,18 @@ import (
 	"github.com/quintago/webhook-agent/sink"
 )
 
-// This file decides what is announced of an endpoint to the others of its venue (outbox.Notice): in
-// each run of failures 50, 70 and 90 % of those that disable it, once each and from the fifth on,
-// and that it is well again if anything was announced before. The ledger announces the disabling,
-// since a person may have been quicker.
+// This file decides what is announced of an endpoint to the others of its venue (outbox.Notice). Each
+// run of failures is announced at 50, 70 and 90 % of the failures that disable the endpoint, once
+// each, and never before the fifth failure. If anything was announced, the recovery is announced
+// too. The ledger announces the disabling, since a person may have been quicker.
 
 // warnPercent are the parts of the failures that disable an endpoint at which people are warned.
 var warnPercent = [...]int{50, 70, 90}
 
 // leastWarned is the least number of failures in a row of which people are warned. With a small
-// delivery.disable_after half of it is one failure or two, which a server has now and then. Each
-// would be announced, and then that it is well again, to endpoints of which one may answer 503 in
-// turn.
+// delivery.disable_after half of it is one failure or two, which a server has now and then. Each such
+// failure would cause two notices: that the endpoint fails, and that it is well again. An endpoint
+// that gets them may itself answer 503, which causes further notices.
 const leastWarned = 5
 
 // failuresAt returns the number of failures in a row that is so many per cent of those that disable
