@@ -30,7 +30,7 @@ func TestHotQueries_UseTheirIndex(t *testing.T) {
 	defer closeConn(conn)
 
 	for _, test := range []struct{ name, sql, arguments, index string }{
-		{"selectDueRows", selectDueRows, `(array['ep_1', 'ep_2'], array[256, 256], now())`, "deliveries_pending"},
+		{"selectDueRows", selectDueRows, `(array['ep_1', 'ep_2'], array[256, 256], now(), array[now() - interval '1 day', null])`, "deliveries_pending"},
 		{"selectDue", selectDue, ``, "deliveries_pending"},
 		{"missPending", missPending, `(array['ep_1', 'ep_2'], array['removed', 'removed'], array['ep_1'], array['evt_1'], 250)`, "deliveries_pending"},
 		{"requeueRange", requeueRange, `('ep_1', '{succeeded}', now(), now() - interval '20 hours', '', 500, 'rpl_1')`, "deliveries_endpoint_created"},

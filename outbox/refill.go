@@ -15,6 +15,8 @@ type Want struct {
 	Limit int
 	// Skip reports whether memory holds the delivery of this event.
 	Skip func(eventID string) bool
+	// Registered is Endpoint.Created.
+	Registered time.Time
 }
 
 // Refill is what Due has found for one endpoint.
@@ -22,6 +24,8 @@ type Refill struct {
 	Deliveries []*Delivery
 	// Lost are pending rows whose event cannot be fetched again.
 	Lost []Lost
+	// Former are pending rows of an endpoint that was removed, and that had the id of this one.
+	Former []*Delivery
 	// More reports that there may be further rows that are due now. If it is false, Next is when
 	// the earliest later row is due, or zero if there is none.
 	More bool
@@ -33,6 +37,10 @@ type Lost struct {
 	*Delivery
 	Reason string
 }
+
+// EndpointRemoved is the reason why a delivery is missed whose endpoint was removed
+// (deliveries.last_error).
+const EndpointRemoved = "the endpoint was removed"
 
 // These are the reasons why an event cannot be fetched again (deliveries.last_error).
 const (
@@ -46,21 +54,27 @@ const (
 type dueRow struct {
 	*Delivery
 	settled bool // if the event is not there now, it is gone
+	former  bool // see Refill.Former
 }
 
 // selectDueRows reads the due rows of several endpoints by the index deliveries_pending. It also
 // returns when the first row after them is due, as a row without an event. And it returns whether
 // every transaction that began before the row was written has ended, including the one that wrote
 // the event. Otherwise the stream may have brought an event that queries do not see yet.
+//
+// A row is of a former endpoint if the delivery is older than the endpoint. It is, if its event is,
+// and its first attempt too. Without an attempt it is due since it has a row.
 const selectDueRows = `
 select d.event_id, w.endpoint_id, d.venue, d.type, d.created, d.attempts, coalesce(d.replay_id, ''),
-       d.replay_id is not null and former is not null, d.replay_id is not null and ` + formerlySucceeded + `, webhooks.handed_over(d.row_xmin, pg_current_snapshot()), null::timestamptz
-from unnest($1::text[], $2::int[]) w (endpoint_id, "limit"),
+       d.replay_id is not null and former is not null, d.replay_id is not null and ` + formerlySucceeded + `, webhooks.handed_over(d.row_xmin, pg_current_snapshot()),
+       coalesce(d.created < w.registered and coalesce((select min(at) from webhooks.attempts a
+           where a.event_id = d.event_id and a.endpoint_id = w.endpoint_id), d.next_attempt_at) < w.registered, false), null::timestamptz
+from unnest($1::text[], $2::int[], $4::timestamptz[]) w (endpoint_id, "limit", registered),
      lateral (select xmin as row_xmin, * from webhooks.deliveries
               where endpoint_id = w.endpoint_id and status = 'pending' and next_attempt_at <= $3
               order by next_attempt_at limit w."limit") d
 union all
-select null, w.endpoint_id, '', '', null, 0, '', false, false, true, n.next_attempt_at
+select null, w.endpoint_id, '', '', null, 0, '', false, false, true, false, n.next_attempt_at
 from unnest($1::text[]) w (endpoint_id),
      lateral (select next_attempt_at from webhooks.deliveries
               where endpoint_id = w.endpoint_id and status = 'pending' and next_attempt_at > $3
@@ -84,6 +98,8 @@ func (slot *Slot) Due(ctx context.Context, wants []Want, now time.Time, maxBytes
 		r := refills[d.EndpointID]
 		e := events[d.identity()]
 		switch {
+		case d.former:
+			r.Former = append(r.Former, d.Delivery)
 		case e.left: // there is no room within maxBytes
 			r.More = true
 		case e.lost == "":
@@ -103,11 +119,14 @@ func (slot *Slot) Due(ctx context.Context, wants []Want, now time.Time, maxBytes
 // dueRows returns the rows that are due and that memory does not hold. It makes a Refill for each
 // endpoint.
 func (slot *Slot) dueRows(ctx context.Context, wants []Want, now time.Time, refills map[string]*Refill) (wanted []dueRow, err error) {
-	ids, limits := make([]string, len(wants)), make([]int32, len(wants))
+	ids, limits, registered := make([]string, len(wants)), make([]int32, len(wants)), make([]*time.Time, len(wants))
 	skip := make(map[string]func(string) bool, len(wants))
 	room := make(map[string]int, len(wants))
 	for i, w := range wants {
 		ids[i], limits[i] = w.EndpointID, int32(w.Limit)
+		if !w.Registered.After(now) { // otherwise an app has set it, and it says nothing
+			registered[i] = &w.Registered
+		}
 		skip[w.EndpointID], room[w.EndpointID] = w.Skip, w.Limit
 		refills[w.EndpointID] = &Refill{}
 	}
@@ -115,7 +134,7 @@ func (slot *Slot) dueRows(ctx context.Context, wants []Want, now time.Time, refi
 		d := dueRow{Delivery: &Delivery{recorded: true, Refilled: true}}
 		var eventID *string
 		var created, next *time.Time
-		if err := row.Scan(&eventID, &d.EndpointID, &d.Venue, &d.Type, &created, &d.Attempts, &d.ReplayID, &d.hasFormer, &d.hadSucceeded, &d.settled, &next); err != nil {
+		if err := row.Scan(&eventID, &d.EndpointID, &d.Venue, &d.Type, &created, &d.Attempts, &d.ReplayID, &d.hasFormer, &d.hadSucceeded, &d.settled, &d.former, &next); err != nil {
 			return struct{}{}, err
 		}
 		r := refills[d.EndpointID]
@@ -131,7 +150,7 @@ func (slot *Slot) dueRows(ctx context.Context, wants []Want, now time.Time, refi
 			wanted = append(wanted, d)
 		}
 		return struct{}{}, nil
-	}, ids, limits, now)
+	}, ids, limits, now, registered)
 	return wanted, slot.cfg.explain("fetch due deliveries", err)
 }
 
@@ -219,6 +238,9 @@ func (slot *Slot) fetchEvents(ctx context.Context, deliveries []dueRow, maxBytes
 		asked              []*Delivery
 	)
 	for _, d := range deliveries {
+		if d.former {
+			continue
+		}
 		key := d.identity()
 		if _, seen := events[key]; seen {
 			continue

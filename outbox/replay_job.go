@@ -88,7 +88,7 @@ const lookStep = 10 * jobStep
 // index has its order, and so have the statements that read from it: they stop once they have enough.
 func lookOn(created, eventID string) string {
 	return pieces{"created": created, "event": eventID, "step": strconv.Itoa(lookStep)}.in(`(
-        select endpoint_id, created, event_id, status, venue from webhooks.deliveries
+        select endpoint_id, created, event_id, status, venue, last_error from webhooks.deliveries
         where endpoint_id <= $1 and (endpoint_id, created, event_id) > ($1, ${created}, ${event})
         order by endpoint_id, created, event_id limit ${step}) looked`)
 }
@@ -99,10 +99,17 @@ var selectLooked = `
 select created, event_id from ` + lookOn("$2", "$3") + `
 order by endpoint_id, created, event_id offset ` + strconv.Itoa(lookStep-1)
 
+// ofFormer returns the condition that a delivery was missed since its endpoint was removed, and that
+// the endpoint with this id was registered after its event. No replay sends it (P10). An endpoint that
+// is restored with its former time of registration gets it.
+func ofFormer(id string) string {
+	return `(last_error = '` + EndpointRemoved + `' and created < (select created from webhooks.endpoints where id = ` + id + `))`
+}
+
 // The statements differ in what they walk, the named events or the endpoint's part of the log, from
 // the cursor on, and in what they do with it. Those that count look at the deliveries of a removed
 // endpoint, too.
-const (
+var (
 	pickEvents = `
 with picked as (
     select event_id, created from webhooks.deliveries
@@ -114,6 +121,7 @@ with picked as (
     order by created + interval '0', event_id limit $6
 )`
 
+	ofRegistered  = ` and ` + ofFormer("$1") + ` is not true`
 	ofVenue       = ` and venue = (select venue from webhooks.endpoints where id = $1)`
 	ofAnyVenue    = ` and venue = coalesce((select venue from webhooks.endpoints where id = $1), venue)`
 	selectPicked  = `select created, event_id from picked order by created, event_id`
@@ -126,11 +134,9 @@ with picked as (
 )
 ` + selectPicked
 
-	requeueEvents = pickEvents + ofVenue + pickNextNamed + requeuePicked
-	leaveEvents   = pickEvents + ofAnyVenue + pickNextNamed + selectPicked
-)
+	requeueEvents = pickEvents + ofVenue + ofRegistered + pickNextNamed + requeuePicked
+	leaveEvents   = pickEvents + ofAnyVenue + ofRegistered + pickNextNamed + selectPicked
 
-var (
 	pickRange = `
 with picked as (
     select event_id, created from ` + lookOn("$4", "$5") + `
@@ -140,17 +146,17 @@ with picked as (
     order by endpoint_id, created, event_id limit $6
 )`
 
-	requeueRange = pickRange + ofVenue + pickNext + requeuePicked
-	leaveRange   = pickRange + ofAnyVenue + pickNext + selectPicked
+	requeueRange = pickRange + ofVenue + ofRegistered + pickNext + requeuePicked
+	leaveRange   = pickRange + ofAnyVenue + ofRegistered + pickNext + selectPicked
 )
 
 // selectUnfitEvents returns how many of the named events a replay cannot send, with the first of
 // them and the state of its delivery, empty where there is none.
-const selectUnfitEvents = `
+var selectUnfitEvents = `
 select count(*) over (), id, coalesce(d.status, '')
 from (select distinct unnest($3::text[]) as id) named
 left join webhooks.deliveries d on d.endpoint_id = $1 and d.event_id = named.id
-     and d.venue = (select venue from webhooks.endpoints where id = $1)
+     and d.venue = (select venue from webhooks.endpoints where id = $1)` + ofRegistered + `
 where d.status is null or not d.status = any($2)
 order by id limit 1`
 
@@ -223,7 +229,7 @@ func (j *replayJob) read(ctx context.Context, tx querier) (r openReplay, err err
 func (r *openReplay) refusal() string {
 	switch {
 	case !r.haveEndpoint && r.begun:
-		return "the endpoint was removed"
+		return EndpointRemoved
 	case !r.haveEndpoint:
 		return "there is no endpoint " + r.endpointID
 	case r.disabled:

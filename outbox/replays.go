@@ -90,19 +90,20 @@ func (r ReplayInfo) Ended() bool {
 	return r.State == ReplayDone || r.State == ReplayFailed || r.State == ReplayCanceled
 }
 
-const countReplay = `
+var countReplay = `
 select count(*) from (
     select from webhooks.deliveries
     where endpoint_id = $1 and status = any($2) and venue = coalesce((select venue from webhooks.endpoints where id = $1), venue)
-      and ($3::timestamptz is null or created >= $3) and created < coalesce($4, now()){ and venue = @venue}
+      and ($3::timestamptz is null or created >= $3) and created < coalesce($4, now()){ and venue = @venue}` + ofRegistered + `
     limit $5
 ) found`
 
-const selectReplayEvents = `
+var selectReplayEvents = `
 select endpoint_id, array_agg(event_id order by event_id)
 from webhooks.deliveries
 where event_id = any($1) and ($2 = '' or endpoint_id = $2) and status = any($3)
   and venue = coalesce((select venue from webhooks.endpoints where id = deliveries.endpoint_id), venue){ and venue = @venue}
+  and ` + ofFormer("deliveries.endpoint_id") + ` is not true
 group by endpoint_id order by endpoint_id limit $4`
 
 const selectUnknownEvents = `

@@ -89,7 +89,8 @@ func (s *Scheduler) Change(e *outbox.Endpoint, to *sink.Target, unusable string)
 		if unusable != "" {
 			entries = append(entries, s.healthLocked(l, s.cfg.Now()))
 		}
-		// The removed endpoint may have left pending rows. They belong to this lane now.
+		// The removed endpoint may have left pending rows. This lane's refills bring them, and have
+		// them missed (Refill.Former).
 		if l.off = OffReason(e, unusable); l.off == "" {
 			s.dueLocked(l, s.cfg.Now())
 		} else {

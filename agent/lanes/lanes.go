@@ -17,7 +17,7 @@ import (
 // The reasons why a delivery is missed. They are stored in deliveries.last_error.
 const (
 	offDisabled = "the endpoint is disabled"
-	offRemoved  = "the endpoint was removed"
+	offRemoved  = outbox.EndpointRemoved
 	offUnusable = "the endpoint cannot be sent to: "
 	otherVenue  = "the endpoint belongs to another venue now"
 )

@@ -111,6 +111,7 @@ func (s *Scheduler) nextWants(now time.Time) (wants []outbox.Want, room int, wai
 			EndpointID: l.id,
 			Limit:      len(l.held),
 			Skip:       func(eventID string) bool { return s.Holds(l, eventID) },
+			Registered: l.endpoint.Created,
 		})
 		limits = append(limits, l.refillLimit(&s.cfg))
 	}
@@ -192,9 +193,16 @@ func (s *Scheduler) feedLaneLocked(l *Lane, r *outbox.Refill, released eventSet,
 			entries = append(entries, &outbox.Record{Delivery: d.Delivery, Status: outbox.Failed, Finished: now, Error: d.Reason})
 		}
 	}
+	for _, d := range r.Former {
+		_, done := released[d.EventID]
+		if _, withdrawn := s.withdrawn[d.ReplayID]; !done && !withdrawn {
+			l.held.add(d.EventID)
+			entries = append(entries, Missed(d, offRemoved, now))
+		}
+	}
 	// The query may bring no delivery although rows are due, because their events are not visible
 	// yet. r.Next is then the time of the next try.
-	nothing := len(r.Deliveries)+len(r.Lost) == 0
+	nothing := len(r.Deliveries)+len(r.Lost)+len(r.Former) == 0
 	switch {
 	case r.More && (!nothing || r.Next.IsZero()):
 		s.dueLocked(l, now)
