@@ -3,6 +3,7 @@ package agent
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -15,8 +16,10 @@ import (
 	"github.com/quintago/webhook-agent/agent/feed"
 	"github.com/quintago/webhook-agent/agent/limits"
 	"github.com/quintago/webhook-agent/agent/tracing"
+	"github.com/quintago/webhook-agent/backoff"
 	"github.com/quintago/webhook-agent/outbox"
 	"github.com/quintago/webhook-agent/panics"
+	"github.com/quintago/webhook-agent/sink"
 )
 
 // vitalsInterval is the default of Options.VitalsInterval.
@@ -76,7 +79,10 @@ func Run(ctx context.Context, o Options) error {
 		bounded.Delivery.Concurrency = files.concurrency
 		a.cfg = &bounded
 	}
-	if a.webhook, err = a.cfg.NewWebhook(ctx, o.Version, files.idle, o.Resolver); err != nil {
+	if a.webhook, err = a.newWebhook(ctx, o, files.idle); err != nil {
+		if ctx.Err() != nil {
+			return nil // it was asked to end before it began
+		}
 		return err
 	}
 	defer a.webhook.Close()
@@ -120,6 +126,21 @@ func Run(ctx context.Context, o Options) error {
 		log.Info("webhook-agent ends")
 	}
 	return err
+}
+
+// newWebhook makes the Webhook, which needs the addresses of the database. It waits until its name
+// can be resolved: in a cluster that starts, the name may come after the agent.
+func (a *agent) newWebhook(ctx context.Context, o Options, idle int) (webhook *sink.Webhook, err error) {
+	trouble := backoff.Trouble{Log: a.log, Level: slog.LevelError, Begins: "cannot find the database; trying again", Ends: "the database's name is resolved"}
+	useless := func(err error) bool {
+		_, unresolved := errors.AsType[*net.DNSError](err)
+		return !unresolved
+	}
+	err = backoff.Retry(ctx, backoff.New(), &trouble, useless, func(ctx context.Context) error {
+		webhook, err = a.cfg.NewWebhook(ctx, o.Version, idle, o.Resolver)
+		return err
+	})
+	return webhook, err
 }
 
 // newTracer returns the Tracer of the configuration, or nil if no traces are sent.

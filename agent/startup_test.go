@@ -146,6 +146,18 @@ func TestRun_AnAdminPortInUseIsOneSentence(t *testing.T) {
 	expect(t, runOnce(t, cfg), "admin.listen", "in use", "choose another")
 }
 
+// In a cluster that starts, the database's name may come after the agent.
+func TestRun_WaitsForTheNameOfTheDatabase(t *testing.T) {
+	t.Parallel()
+	env := testenv.NewDB(t)
+	cfg := agenttest.Config(env)
+	cfg.Database.URL = secret.New(strings.Replace(env.LeastURL, "@127.0.0.1:", "@nowhere.invalid:", 1))
+	a := start(t, cfg)
+	a.WaitLog("cannot find the database; trying again")
+	a.End()
+	expect(t, a.Log.String(), "database host nowhere.invalid: its name cannot be resolved", "correct database.url, or this host's DNS")
+}
+
 func TestRun_WaitsForADatabaseThatIsDownAndThenLeads(t *testing.T) {
 	t.Parallel()
 	cluster := testenv.NewCluster(t, testenv.Options{})

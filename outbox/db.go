@@ -126,7 +126,7 @@ func (db *DB) Close() {
 func (db *DB) Reset() { db.pool.Reset() }
 
 // ServerAddrs returns the addresses that the configured hosts of the database resolve to, for the
-// sink's deny list. A Unix socket has none.
+// sink's deny list. A Unix socket has none. The error is a Problem if a name cannot be resolved.
 func (c Config) ServerAddrs(ctx context.Context, lookup func(ctx context.Context, network, host string) ([]netip.Addr, error)) ([]netip.Addr, error) {
 	cc, err := c.connConfig()
 	if err != nil {
@@ -143,7 +143,8 @@ func (c Config) ServerAddrs(ctx context.Context, lookup func(ctx context.Context
 		}
 		found, err := lookup(ctx, "ip", host)
 		if err != nil {
-			return nil, fmt.Errorf("resolve database host %s: %w", host, err)
+			return nil, &Problem{Thing: "database host " + host, Reason: "its name cannot be resolved: " + err.Error(),
+				Remedy: "correct database.url, or this host's DNS", Err: err}
 		}
 		addrs = append(addrs, found...)
 	}

@@ -163,6 +163,7 @@ func classifyCertificate(err *tls.CertificateVerificationError, host string, now
 	var (
 		wrongHost x509.HostnameError
 		invalid   x509.CertificateInvalidError
+		unknown   x509.UnknownAuthorityError
 	)
 	switch {
 	case errors.As(err, &wrongHost):
@@ -175,9 +176,12 @@ func classifyCertificate(err *tls.CertificateVerificationError, host string, now
 		}
 		return ClassTLSExpired, fmt.Sprintf("a certificate expired on %s; the agent's clock says %s",
 			invalid.Cert.NotAfter.UTC().Format(time.RFC3339), now.Format(time.RFC3339))
-	default:
+	case errors.As(err, &unknown):
 		return ClassTLSUntrusted, "the certificate is not signed by a known authority: " +
 			"it is self-signed, or an intermediate certificate is missing"
+	default:
+		// Such as one for clients only, or one of an authority that may not sign for this name.
+		return ClassTLSUntrusted, "the certificate, or one that signs it, may not be used for this server: let its authority issue another one"
 	}
 }
 

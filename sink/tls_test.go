@@ -97,6 +97,8 @@ func TestAttempt_TellsCertificateFailuresApart(t *testing.T) {
 		words     []string
 	}{
 		{"self-signed", nil, true, ClassTLSUntrusted, []string{"known authority", "self-signed"}},
+		{"for clients alone", func(c *x509.Certificate) { c.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth} },
+			false, ClassTLSUntrusted, []string{"may not be used for this server"}},
 		{"expired", func(c *x509.Certificate) {
 			c.NotAfter = time.Date(2020, 1, 2, 3, 4, 5, 0, time.UTC)
 			c.NotBefore = c.NotAfter.Add(-time.Hour)
