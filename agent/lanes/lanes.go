@@ -105,9 +105,9 @@ type Scheduler struct {
 	// to the ledger when the lane was turned off, and its row became pending after the others had
 	// become missed.
 	late map[string]struct{}
-	// withdrawn are the replays that were canceled in this term. A refill may have read their rows
-	// before those were taken back.
-	withdrawn     map[string]struct{}
+	// withdrawn are the replays that were canceled lately. A refill may have read their rows before
+	// those were taken back.
+	withdrawn     lately
 	healthVersion int64 // version counter of Health
 	noticeNumber  int64 // of the last outbox.Notice
 	missVersion   int   // version counter of Missing and StopMissing
@@ -130,7 +130,7 @@ func New(work context.Context, cfg Config) *Scheduler {
 	if cfg.Lengthen == nil {
 		cfg.Lengthen = lengthen
 	}
-	s := &Scheduler{cfg: cfg, byID: map[string]*Lane{}, removed: map[string]*Lane{}, venues: map[string]*venue{}, late: map[string]struct{}{}, withdrawn: map[string]struct{}{}, wake: make(chan struct{}, 1)}
+	s := &Scheduler{cfg: cfg, byID: map[string]*Lane{}, removed: map[string]*Lane{}, venues: map[string]*venue{}, late: map[string]struct{}{}, wake: make(chan struct{}, 1)}
 	s.work, s.cancelWork = context.WithCancel(work)
 	return s
 }
@@ -465,13 +465,13 @@ func (s *Scheduler) Requeued(endpointID string) {
 	}
 }
 
-// Withdraw is called by the ledger's goroutine for a replay that was canceled. Nothing more of it is
-// sent. It returns the events of the endpoint that the Scheduler still holds: their attempts are
+// Withdraw is called by the ledger's goroutine for a replay that was canceled, again and again until
+// all of it is taken back. Nothing more of it is sent. It returns the events of the endpoint that the Scheduler still holds: their attempts are
 // under way, or their results are not committed.
 func (s *Scheduler) Withdraw(endpointID, replayID string) (kept []string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.withdrawn[replayID] = struct{}{}
+	s.withdrawn.add(replayID, time.Now())
 	if l := s.removed[endpointID]; l != nil {
 		kept = slices.Collect(maps.Keys(l.held))
 	}
@@ -493,6 +493,28 @@ func (s *Scheduler) Withdraw(endpointID, replayID string) (kept []string) {
 		s.dueLocked(l, s.cfg.Now()) // others may have waited for the room
 	}
 	return slices.AppendSeq(kept, maps.Keys(l.held))
+}
+
+// latelyKept is the least time that lately remembers an id. It is far longer than a refill takes.
+const latelyKept = time.Minute
+
+// lately remembers ids for a while, so that it does not grow for as long as a term lasts.
+type lately struct {
+	recent, before map[string]struct{}
+	since          time.Time // when recent was made
+}
+
+func (l *lately) add(id string, now time.Time) {
+	if now.Sub(l.since) > latelyKept {
+		l.recent, l.before, l.since = map[string]struct{}{}, l.recent, now
+	}
+	l.recent[id] = struct{}{}
+}
+
+func (l *lately) has(id string) bool {
+	_, recent := l.recent[id]
+	_, before := l.before[id]
+	return recent || before
 }
 
 // Resume starts the attempts that may start after Config.Leads has become true again.

@@ -167,9 +167,8 @@ func (s *Scheduler) feedLaneLocked(l *Lane, r *outbox.Refill, released eventSet,
 		*at = d.Subject()
 		_, done := released[d.EventID]
 		_, known := l.held[d.EventID] // it may have come in after the rows were read
-		_, withdrawn := s.withdrawn[d.ReplayID]
 		switch {
-		case done || known || withdrawn || l.off != "":
+		case done || known || s.withdrawn.has(d.ReplayID) || l.off != "":
 		case s.cfg.Aside(*at):
 			l.held.add(d.EventID)
 			entries = append(entries, FailedAside(d, now))
@@ -188,14 +187,14 @@ func (s *Scheduler) feedLaneLocked(l *Lane, r *outbox.Refill, released eventSet,
 	}
 	for _, d := range r.Lost {
 		_, done := released[d.EventID]
-		if _, withdrawn := s.withdrawn[d.ReplayID]; !done && !withdrawn {
+		if !done && !s.withdrawn.has(d.ReplayID) {
 			l.held.add(d.EventID)
 			entries = append(entries, &outbox.Record{Delivery: d.Delivery, Status: outbox.Failed, Finished: now, Error: d.Reason})
 		}
 	}
 	for _, d := range r.Former {
 		_, done := released[d.EventID]
-		if _, withdrawn := s.withdrawn[d.ReplayID]; !done && !withdrawn {
+		if !done && !s.withdrawn.has(d.ReplayID) {
 			l.held.add(d.EventID)
 			entries = append(entries, Missed(d, offRemoved, now))
 		}
