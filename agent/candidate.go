@@ -253,7 +253,10 @@ func (c *candidate) takeOver(ctx context.Context, life *lifetime, tailer *outbox
 		c.term.Store(t)
 		c.problem.Store(nil)
 	}
-	if err := c.db.SyncManaged(ctx, c.cfg.Managed()); err != nil {
+	switch err := c.db.SyncManaged(ctx, c.cfg.Managed()); {
+	case outbox.IsLocked(err):
+		t.managedLater = true // nobody waits for the app's locks
+	case err != nil:
 		return nil, outbox.State{}, err
 	}
 	state, err := c.slot.LoadState(ctx)

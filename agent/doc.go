@@ -102,6 +102,7 @@
 //	recovery  the comparison of outbox and delivery log        when take ends
 //	prune     the Pruner                                       when take ends
 //	seal      the sealing of secrets                           when take ends
+//	managed   the endpoints of the file, if one was held       when they are taken over, or take ends
 //	lease     the lease                                        when take ends, or this agent is fenced
 //	workers   one attempt each, at most delivery.concurrency   when no lane has anything to start
 //

@@ -42,6 +42,8 @@ type term struct {
 	sealer   *sealer
 	pruning  *pruning
 	leads    func() // called when the term begins to deliver
+	// managedLater reports that somebody held an endpoint of the configuration file.
+	managedLater bool
 }
 
 // run loads the state, delivers what the stream brings until take ends, and drains. led reports
@@ -61,6 +63,9 @@ func (t *term) run(state outbox.State, batches chan *outbox.Batch, ended <-chan 
 	helpers.Go(life.guarded(func() error { return t.lanes.Refill(life.take, t.slot.Due) }))
 	helpers.Go(life.guarded(func() error { t.watch(life.take); return nil }))
 	helpers.Go(life.guarded(func() error { t.recovery.run(life.take); return nil }))
+	if t.managedLater {
+		helpers.Go(t.dispensable("managed", func() { t.syncManaged(life.take) }))
+	}
 	helpers.Go(t.dispensable("prune", func() { t.pruning.run(life.take, t.recovery.compared) }))
 	helpers.Go(t.dispensable("seal", func() { t.sealer.run(life.take) }))
 	helpers.Go(life.vital(func() error {
@@ -90,6 +95,19 @@ func (t *term) run(state outbox.State, batches chan *outbox.Batch, ended <-chan 
 	err = errors.Join(err, streaming.Wait())
 	t.recovery.end()
 	return led, err
+}
+
+// syncManaged takes over the endpoints of the configuration file once nobody holds their rows. The
+// stream brings what that changes.
+func (t *term) syncManaged(take context.Context) {
+	trouble := backoff.Trouble{
+		Log: t.log, Level: slog.LevelWarn,
+		Begins: "the endpoints of the configuration file are not taken over yet; trying again", Ends: "the endpoints of the configuration file are taken over",
+	}
+	// Only the end of the term ends it without success.
+	_ = backoff.Retry(take, backoff.New(), &trouble, backoff.Never, func(ctx context.Context) error {
+		return t.db.SyncManaged(ctx, t.cfg.Managed())
+	})
 }
 
 // routeAll routes batches until take ends. The next leader gets again what is left in batches and

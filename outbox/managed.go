@@ -91,6 +91,9 @@ func (db *DB) SyncManaged(ctx context.Context, endpoints []ManagedEndpoint) erro
 	return db.cfg.explain("take over the endpoints of the configuration file", err)
 }
 
+// IsLocked reports whether err is that somebody holds a row, for longer than the agent waits.
+func IsLocked(err error) bool { return SQLState(err) == codeLockNotAvailable }
+
 // compareManaged returns the rows that are still in the file, and the ids of those that are not.
 func compareManaged(ctx context.Context, tx pgx.Tx, endpoints []ManagedEndpoint) (keep map[managedKey]managedRow, remove []string, err error) {
 	rows, err := queryRows(ctx, tx, selectManaged, func(row pgx.CollectableRow) (m managedRow, err error) {
