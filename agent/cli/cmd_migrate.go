@@ -118,7 +118,7 @@ func migrate(ctx context.Context, out *printer, progress io.Writer, cfg outbox.C
 		out.line("%s", schemaStands(to))
 		return nil
 	}
-	was := "did not exist"
+	was := "had no version"
 	if from > 0 {
 		was = fmt.Sprintf("had version %d", from)
 	}
@@ -152,7 +152,7 @@ func planMigration(ctx context.Context, out *printer, cfg outbox.Config) error {
 	case plan.From == plan.To:
 		out.line("%s", schemaStands(plan.To))
 	case plan.From == 0:
-		out.line("the schema webhooks does not exist and would have version %d", plan.To)
+		out.line("the schema webhooks has no version yet and would have version %d", plan.To)
 	default:
 		out.line("the schema webhooks has version %d and would have version %d", plan.From, plan.To)
 	}
