@@ -162,6 +162,9 @@ func planMigration(ctx context.Context, out *printer, cfg outbox.Config) error {
 	if len(plan.Publications) > 0 {
 		out.line("creates the publications %s", strings.Join(plan.Publications, ", "))
 	}
+	for _, addition := range plan.Additions {
+		out.line("adds to the publication %s: %s", addition.Publication, strings.Join(addition.Tables, ", "))
+	}
 	if plan.From > 0 && len(plan.Migrations) > 0 {
 		out.line("A migration that does not get its locks within a second lets the others pass, and tries again.")
 	}

@@ -289,6 +289,7 @@ func TestMigrate_SaysWhatItDidAndPrintsItsSQL(t *testing.T) {
 		t.Errorf("a schema that was empty: %s", out)
 	}
 	env.Exec(t, `drop schema webhooks cascade`)
+	env.Exec(t, `drop publication webhooks_outbox, webhooks_outbox_endpoints`)
 	if out := succeedWith(t, owner, "migrate", "--json"); agenttest.Decode[map[string]int](t, out)["from"] != 0 {
 		t.Errorf("a new schema: %s", out)
 	}
