@@ -46,12 +46,17 @@ func Main(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 
 // run runs a command line and returns the exit status.
 func (a *app) run(ctx context.Context, args []string) int {
+	out := &answer{Writer: a.stdout}
+	a.stdout = out
 	root := a.rootCommand()
 	root.SetArgs(args)
 	root.SetOut(a.stdout)
 	root.SetErr(a.stderr)
 	refuseUnknownWords(root)
 	err := root.ExecuteContext(ctx)
+	if lost := out.lost(); lost != nil && (err == nil || errors.Is(err, errFindings)) {
+		err = lost
+	}
 	if err == nil {
 		return exitFine
 	}
