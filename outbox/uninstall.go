@@ -103,7 +103,7 @@ func (db *DB) Uninstall(ctx context.Context, dropData, do bool) (u Uninstallatio
 		if u.Schema == "" {
 			return nil
 		}
-		if err := nothingForeign(ctx, tx); err != nil {
+		if err := db.nothingForeign(ctx, tx); err != nil {
 			return err
 		}
 		return exec(ctx, tx, "drop schema if exists webhooks cascade")
@@ -145,7 +145,7 @@ func (db *DB) uninstallation(ctx context.Context, tx pgx.Tx, dropData bool) (u U
 	var exists bool
 	if err = tx.QueryRow(ctx, selectSchemaExists).Scan(&exists); exists {
 		u.Schema = "webhooks"
-		err = nothingForeign(ctx, tx)
+		err = db.nothingForeign(ctx, tx)
 	}
 	return u, err
 }
@@ -154,8 +154,8 @@ func (db *DB) uninstallation(ctx context.Context, tx pgx.Tx, dropData bool) (u U
 var madeByMigration = regexp.MustCompile(`(?m)^create (?:or replace )?(table|view|function) webhooks\.(\w+)`)
 
 // nothingForeign returns a Problem if objects that the agent has not made would be dropped with the
-// schema.
-func nothingForeign(ctx context.Context, tx pgx.Tx) error {
+// schema. It does not know what a newer binary has made.
+func (db *DB) nothingForeign(ctx context.Context, tx pgx.Tx) error {
 	ms, err := migrations()
 	if err != nil {
 		return err
@@ -173,6 +173,21 @@ func nothingForeign(ctx context.Context, tx pgx.Tx) error {
 	foreign, err := queryRows(ctx, tx, selectForeign, pgx.RowTo[string], relations, functions)
 	if err != nil || len(foreign) == 0 {
 		return err
+	}
+	var versioned bool
+	if err := tx.QueryRow(ctx, selectSchema).Scan(&versioned); err != nil {
+		return err
+	}
+	if versioned {
+		schema, err := db.cfg.readSchema(ctx, tx)
+		if err != nil {
+			return err
+		}
+		if schema.Version > schema.Binary {
+			return &Problem{Thing: schemaThing, Fatal: true,
+				Reason: fmt.Sprintf("it has version %d, this binary knows versions up to %d and not what else is the agent's: %s", schema.Version, schema.Binary, firstOf(foreign)),
+				Remedy: "uninstall it by the webhook-agent that has migrated it"}
+		}
 	}
 	them := "it"
 	if len(foreign) > 1 {

@@ -124,7 +124,10 @@ func TestUninstall_RefusesToDropWhatOthersMadeWithTheData(t *testing.T) {
 	}
 	_, err := db.Uninstall(t.Context(), true, true)
 	wantProblem(t, err, "view public.a, view public.b, view public.c and 2 more; move or drop them first")
-	env.Exec(t, `drop view a, b, c, d, e`)
+	env.Exec(t, `drop view b, c, d, e; update webhooks.schema_version set version = 99`)
+	_, err = db.Uninstall(t.Context(), true, true)
+	wantProblem(t, err, "schema webhooks: it has version 99, this binary knows versions up to", "view public.a; uninstall it by the webhook-agent that has migrated it")
+	env.Exec(t, `drop view a`)
 	env.Exec(t, `create index mine on webhooks.deliveries (type); create publication others for table webhooks.deliveries; create statistics webhooks.s on type, venue from webhooks.deliveries`)
 	_, err = db.Uninstall(t.Context(), true, true)
 	must(t, err)
