@@ -28,6 +28,8 @@ func TestMain(m *testing.M) {
 	switch os.Getenv(roleVariable) {
 	case "webhook-agent":
 		os.Exit(cli.Main(context.Background(), os.Args[1:], os.Stdout, os.Stderr))
+	case "signals":
+		waitForSignals()
 	case "psql":
 		sql, err := io.ReadAll(os.Stdin)
 		if err == nil {

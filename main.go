@@ -12,9 +12,17 @@ import (
 )
 
 func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	// The first signal asks for an orderly end. From then on signals act as usual, so a second one
-	// ends the process at once.
+	os.Exit(cli.Main(untilSignal(context.Background()), os.Args[1:], os.Stdout, os.Stderr))
+}
+
+// untilSignal returns a context that ends with the first signal, which asks for an orderly end. From
+// then on SIGINT and SIGTERM act as usual, so a second one ends the process at once. SIGHUP does not:
+// a terminal that closes may send several. Under nohup it is ignored, and stays so.
+func untilSignal(ctx context.Context) context.Context {
+	ctx, stop := signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM)
+	if !signal.Ignored(syscall.SIGHUP) {
+		ctx, _ = signal.NotifyContext(ctx, syscall.SIGHUP)
+	}
 	context.AfterFunc(ctx, stop)
-	os.Exit(cli.Main(ctx, os.Args[1:], os.Stdout, os.Stderr))
+	return ctx
 }

@@ -66,6 +66,9 @@ func failure(thing, remedy, format string, args ...any) Finding {
 
 func (f Finding) fails() bool { return f.Level == LevelFail }
 
+// lacksPrivilege reports whether the finding names a privilege that a check may have failed for.
+func (f Finding) lacksPrivilege() bool { return f.fails() && f.Thing == privilegesThing }
+
 // stops reports whether no agent may run as long as the finding is true.
 func (f Finding) stops() bool { return f.fails() && !f.tolerated }
 
@@ -108,7 +111,7 @@ func (db *DB) checkAll(ctx context.Context, more ...check) (findings []Finding) 
 			}
 			return nil
 		})
-		if err != nil {
+		if err != nil && !(SQLState(err) == codeNoPrivilege && slices.ContainsFunc(findings, Finding.lacksPrivilege)) {
 			findings = append(findings, AsFinding(err))
 		}
 		if !begun {

@@ -153,6 +153,45 @@ func TestCheck_SaysWhenALimitOfConnectionsIsTooLow(t *testing.T) {
 	}
 }
 
+func TestCheck_SaysWhenTheServerLeavesTooFewConnections(t *testing.T) {
+	cluster := testenv.NewCluster(t, testenv.Options{Settings: map[string]string{"max_connections": "15", "superuser_reserved_connections": "5"}})
+	env := cluster.NewDB(t)
+	const want = "warn connections: the connections that max_connections leaves to the role are 10, the agent needs 12 | raise max_connections and restart PostgreSQL"
+	db, err := Open(t.Context(), testConfig(env.URL, env.Slot))
+	must(t, err)
+	defer db.Close()
+	if said := strings.Join(notOK(db.Check(t.Context())), "\n"); !strings.Contains(said, want) {
+		t.Errorf("findings:\n%s", said)
+	}
+	super, err := Open(t.Context(), testConfig(env.SuperuserURL, env.Slot))
+	must(t, err)
+	defer super.Close()
+	if said := strings.Join(notOK(super.Check(t.Context())), "\n"); strings.Contains(said, "connections:") {
+		t.Errorf("as a superuser, whom nothing is reserved from:\n%s", said)
+	}
+}
+
+// The stream cannot read what the role may not read, which is no fault of its connection.
+func TestCheck_DoesNotBlameTheReplicationConnectionForAGrantThatIsMissing(t *testing.T) {
+	t.Parallel()
+	env := testenv.NewDB(t)
+	role, _, _ := strings.Cut(urlUser(env.LeastURL), ":")
+	super(t, env, `revoke all on schema webhooks from public, `+quoteIdent(role))
+	db, err := Open(t.Context(), testConfig(env.LeastURL, env.Slot))
+	must(t, err)
+	defer db.Close()
+	named := false
+	for _, f := range db.Check(t.Context()) {
+		if f.Thing == "replication connection" && f.Level != LevelOK || strings.Contains(f.Remedy, "what webhook-agent check names") {
+			t.Errorf("%+v", f)
+		}
+		named = named || strings.Contains(f.Remedy, "GRANT USAGE ON SCHEMA webhooks")
+	}
+	if !named {
+		t.Error("the grant is not named")
+	}
+}
+
 func TestConnecting_NamesTheLimitThatWasHitAndTheNumberNeeded(t *testing.T) {
 	env := testenv.NewDB(t)
 	url := plainRole(t, env)

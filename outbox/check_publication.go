@@ -11,7 +11,7 @@ import (
 )
 
 const selectPublication = `
-select pubinsert, pubupdate, pubdelete from pg_publication where pubname = $1`
+select puballtables, pubinsert, pubupdate, pubdelete from pg_publication where pubname = $1`
 
 // selectPublicationTables works since PostgreSQL 14. There the view has neither filters nor column
 // lists, so its row as JSON lacks these keys. The last column lists the table's columns that are
@@ -42,7 +42,11 @@ func (db *DB) checkPublications(ctx context.Context, tx pgx.Tx) (found []Finding
 	for _, column := range db.cfg.Columns.list() {
 		read = append(read, column.name)
 	}
-	for _, want := range db.cfg.publications() {
+	publications, err := db.cfg.publicationsOn(ctx, tx)
+	if err != nil {
+		return nil, err
+	}
+	for _, want := range publications {
 		problems, err := db.checkPublication(ctx, tx, want, read)
 		if err == nil && want.name == db.cfg.Publication && !slices.ContainsFunc(problems, Finding.fails) {
 			var ofChildren []Finding
@@ -64,8 +68,8 @@ func (db *DB) checkPublications(ctx context.Context, tx pgx.Tx) (found []Finding
 // that must be published. Of the agent's own tables, all columns must be.
 func (db *DB) checkPublication(ctx context.Context, tx pgx.Tx, want publication, read []string) (found []Finding, err error) {
 	thing, alter := "publication "+want.name, "ALTER PUBLICATION "+quoteIdent(want.name)
-	var inserts, updates, deletes bool
-	err = tx.QueryRow(ctx, selectPublication, want.name).Scan(&inserts, &updates, &deletes)
+	var ofAll, inserts, updates, deletes bool
+	err = tx.QueryRow(ctx, selectPublication, want.name).Scan(&ofAll, &inserts, &updates, &deletes)
 	if errors.Is(err, pgx.ErrNoRows) {
 		f := failure(thing, migrateRemedy, "it is missing in this database")
 		f.passing = true // a migration makes it, last
@@ -92,10 +96,13 @@ func (db *DB) checkPublication(ctx context.Context, tx pgx.Tx, want publication,
 		return found, err
 	}
 	setTables := alter + " SET TABLE " + strings.Join(want.tables, ", ")
+	if ofAll { // PostgreSQL sets no tables of one FOR ALL TABLES
+		setTables = "BEGIN; DROP PUBLICATION " + quoteIdent(want.name) + "; " + want.create() + "; COMMIT"
+	}
 	for i, table := range want.shown {
 		at := slices.IndexFunc(all, func(p published) bool { return p.table == table })
 		if at < 0 {
-			found = append(found, failure(thing, alter+" ADD TABLE "+want.tables[i]+"; a partitioned table also needs publish_via_partition_root", "it does not hold %s", table))
+			found = append(found, want.lacks(want.tables[i:i+1], table))
 			continue
 		}
 		of, err := db.checkPublished(ctx, tx, all[at], thing, alter, setTables, read)
@@ -153,7 +160,7 @@ func (db *DB) checkChildren(ctx context.Context, tx pgx.Tx) ([]Finding, error) {
 	if err != nil || len(missing) == 0 {
 		return nil, err
 	}
-	members, err := db.filtered(ctx, tx, missing)
+	members, err := db.cfg.filtered(ctx, tx, missing)
 	if err != nil {
 		return nil, err
 	}

@@ -56,6 +56,8 @@ join pg_class c on c.relnamespace = n.oid and c.relname = substr(need.tab, strpo
 where not has_table_privilege(c.oid, need.privilege)
 group by n.nspname, c.relname order by min(need.place)`
 
+const privilegesThing = "privileges"
+
 const selectUser = `select current_user::text`
 
 func (db *DB) checkPrivileges(ctx context.Context, tx pgx.Tx) ([]Finding, error) {
@@ -89,11 +91,11 @@ func (db *DB) checkPrivileges(ctx context.Context, tx pgx.Tx) ([]Finding, error)
 		return nil, nil
 	}
 	if len(lacking) == 0 {
-		return []Finding{fine("privileges", "role %s has all it needs", role)}, nil
+		return []Finding{fine(privilegesThing, "role %s has all it needs", role)}, nil
 	}
 	var found []Finding
 	for _, grant := range lacking {
-		found = append(found, failure("privileges", "GRANT "+grant+" TO "+quoteIdent(role), "role %s lacks %s", role, grant))
+		found = append(found, failure(privilegesThing, "GRANT "+grant+" TO "+quoteIdent(role), "role %s lacks %s", role, grant))
 	}
 	return found, nil
 }

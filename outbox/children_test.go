@@ -63,7 +63,7 @@ func TestChildren_ThatComeLaterAreAddedToThePublicationAndFound(t *testing.T) {
 	}
 	wantProblem(t, db.Published(t.Context()), "publication inherited", `it does not hold public."Late", which inherits from the outbox`, `ADD TABLE public."Late"`)
 	mended, err := db.MendPublications(t.Context())
-	if must(t, err); !slices.Equal(mended, []string{`alter publication "inherited" add table public."Late"`}) {
+	if must(t, err); !slices.Equal(mended, []string{`ALTER PUBLICATION "inherited" ADD TABLE public."Late"`}) {
 		t.Errorf("mended by %q", mended)
 	}
 	must(t, db.Published(t.Context()))

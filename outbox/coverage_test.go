@@ -124,7 +124,7 @@ func TestMendPublications_MakesWhatTheRoleMay(t *testing.T) {
 	mended, err = db.MendPublications(t.Context())
 	must(t, err)
 	want := []string{
-		`alter publication "webhooks_outbox" add table "webhooks"."outbox", webhooks.replays`,
+		`ALTER PUBLICATION "webhooks_outbox" ADD TABLE "webhooks"."outbox", webhooks.replays`,
 		`create publication "webhooks_outbox_endpoints" for table webhooks.endpoints with (publish = 'insert, update, delete, truncate', publish_via_partition_root = true)`,
 	}
 	if !slices.Equal(mended, want) {

@@ -26,10 +26,16 @@ func PrintGrants(cfg Config) string {
 	if schema, _ := cfg.tableName(); schema != "webhooks" {
 		grant("USAGE", "SCHEMA "+quoteIdent(schema), agent)
 	}
+	onOutbox := "SELECT"
 	if cfg.Notices {
-		grant("SELECT, INSERT, DELETE", cfg.table(), agent)
-	} else {
-		grant("SELECT, DELETE", cfg.table(), agent)
+		onOutbox += ", INSERT"
+	}
+	if cfg.Retention > 0 {
+		onOutbox += ", DELETE" // pruned
+	}
+	grant(onOutbox, cfg.table(), agent)
+	if cfg.Notices && cfg.Table != ownTable {
+		fmt.Fprintf(&b, grantSequence, quoteText(cfg.table()), quoteText(cfg.Columns.ID), quoteText(" TO "+agent))
 	}
 	for _, need := range tablePrivileges {
 		grant(strings.ReplaceAll(need.privileges, " ", ", "), need.table, agent)
@@ -52,6 +58,13 @@ func PrintGrants(cfg Config) string {
 	grant("SELECT", "webhooks.replays, webhooks.event_types, "+shownRelations, supportRole)
 	return b.String()
 }
+
+// grantSequence is for a mapped outbox whose ids come from a sequence (serial). Only the database
+// knows its name.
+const grantSequence = `DO $grant$ BEGIN -- the sequence of its ids, if there is one
+    EXECUTE coalesce('GRANT USAGE ON SEQUENCE ' || pg_get_serial_sequence(%s, %s) || %s, 'SELECT');
+END $grant$;
+`
 
 // shownRelations are the relations that hold no secret and that nobody but the agent writes.
 const shownRelations = "webhooks.deliveries, webhooks.attempts, webhooks.endpoint_settings, webhooks.removed_endpoints"

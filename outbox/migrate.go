@@ -23,8 +23,8 @@ const migrationLock int64 = 0x776562686f6f6b01
 // table. Migrators that run at the same time wait for each other.
 type Migrator struct {
 	Config Config
-	// Progress is called with what takes long: what waits for a lock and who holds it. It may be
-	// nil.
+	// Progress is called with what takes long (what waits for a lock and who holds it), and with what
+	// was added to a publication. It may be nil.
 	Progress func(text string)
 	// Patience is how long it tries to get the locks of one thing, such as a migration. Zero means
 	// 5 minutes.

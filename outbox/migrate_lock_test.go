@@ -205,7 +205,7 @@ func TestMigrate_BoundsTheWaitForAPublication(t *testing.T) {
 	release()
 	_, _, err = Migrate(t.Context(), cfg)
 	must(t, err)
-	if !testenv.QueryOne[bool](t, env, selectPublicationExists, cfg.Publication) {
+	if !testenv.QueryOne[bool](t, env, `select exists (select from pg_publication where pubname = $1)`, cfg.Publication) {
 		t.Error("the publication was not made")
 	}
 }

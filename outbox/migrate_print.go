@@ -3,6 +3,7 @@ package outbox
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/jackc/pgx/v5"
@@ -42,11 +43,11 @@ func printMigrations(cfg Config, ms []migration, from int) string {
 	}
 	b.WriteString("\n")
 	for _, p := range cfg.publications() {
-		if from == 0 {
-			b.WriteString(p.create() + ";\n")
-		} else {
-			fmt.Fprintf(&b, createMissingPublication, quoteText(p.name), p.create())
+		fmt.Fprintf(&b, createMissingPublication, quoteText(p.name), p.create())
+		for _, table := range p.tables {
+			fmt.Fprintf(&b, addMissingTable, holds(quoteText(p.name), quoteText(table)+"::regclass"), p.add([]string{table}))
 		}
+		b.WriteString(endPublication)
 	}
 	b.WriteString("\ncommit;\n")
 	return b.String()
@@ -62,14 +63,23 @@ end
 $$;
 `
 
-const createMissingPublication = `do $publication$
+// These are the parts of a statement that makes a publication, or adds the tables that it lacks. The
+// agent adds children by inheritance that came after the publication.
+const (
+	createMissingPublication = `do $publication$
 begin
     if not exists (select from pg_publication where pubname = %s) then
         %s;
     end if;
-end
+`
+	addMissingTable = `    if not %s then
+        %s;
+    end if;
+`
+	endPublication = `end
 $publication$;
 `
+)
 
 // MigrationPlan is what a Migrator would do.
 type MigrationPlan struct {
@@ -77,6 +87,14 @@ type MigrationPlan struct {
 	To           int             `json:"to"`
 	Migrations   []PlannedChange `json:"migrations"`
 	Publications []string        `json:"publications"` // that would be created
+	// Additions are the tables that would be added to publications that exist.
+	Additions []PlannedAddition `json:"additions"`
+}
+
+// PlannedAddition is what a publication lacks that exists.
+type PlannedAddition struct {
+	Publication string   `json:"publication"`
+	Tables      []string `json:"tables"`
 }
 
 // PlannedChange is one migration of a plan.
@@ -99,12 +117,10 @@ const selectRowEstimate = `
 select coalesce(max(greatest(c.reltuples, 0)), 0)::bigint from pg_class c join pg_namespace n on n.oid = c.relnamespace
 where n.nspname || '.' || c.relname = $1`
 
-const selectPublicationExists = `select exists (select from pg_publication where pubname = $1)`
-
 // PlanMigration says what a Migrator would do. It changes nothing.
 func (db *DB) PlanMigration(ctx context.Context) (plan MigrationPlan, err error) {
 	err = db.look(ctx, "plan the migration", func(tx pgx.Tx) error {
-		plan = MigrationPlan{Migrations: []PlannedChange{}, Publications: []string{}}
+		plan = MigrationPlan{Migrations: []PlannedChange{}, Publications: []string{}, Additions: []PlannedAddition{}}
 		schema := SchemaInfo{Binary: db.cfg.binary()}
 		var exists bool
 		err := tx.QueryRow(ctx, selectSchema).Scan(&exists)
@@ -120,17 +136,29 @@ func (db *DB) PlanMigration(ctx context.Context) (plan MigrationPlan, err error)
 		if err := db.cfg.planChanges(ctx, tx, &plan, schema.Version); err != nil {
 			return err
 		}
-		for _, p := range db.cfg.publications() {
-			if err := tx.QueryRow(ctx, selectPublicationExists, p.name).Scan(&exists); err != nil {
-				return err
-			}
-			if !exists {
-				plan.Publications = append(plan.Publications, p.name)
-			}
-		}
-		return nil
+		return db.cfg.planPublications(ctx, tx, &plan)
 	})
 	return plan, err
+}
+
+func (c Config) planPublications(ctx context.Context, tx pgx.Tx, plan *MigrationPlan) error {
+	for _, p := range c.publications() {
+		state, err := c.publicationState(ctx, tx, p)
+		if err != nil {
+			return err
+		}
+		lacking := slices.Concat(state.missing, state.absent)
+		switch {
+		case !state.exists:
+			plan.Publications = append(plan.Publications, p.name)
+		case len(lacking) > 0:
+			if err := c.obstacle(ctx, tx, p, state); err != nil {
+				return err
+			}
+			plan.Additions = append(plan.Additions, PlannedAddition{p.name, lacking})
+		}
+	}
+	return nil
 }
 
 func (c Config) planChanges(ctx context.Context, tx pgx.Tx, plan *MigrationPlan, from int) error {

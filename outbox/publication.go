@@ -47,7 +47,19 @@ func (p publication) create() string {
 		quoteIdent(p.name), strings.Join(p.tables, ", "), p.publish, options)
 }
 
-// ensurePublications makes the publications that are missing.
+// add returns the statement that adds tables to the publication.
+func (p publication) add(tables []string) string {
+	return fmt.Sprintf("ALTER PUBLICATION %s ADD TABLE %s", quoteIdent(p.name), strings.Join(tables, ", "))
+}
+
+// lacks is the finding that the publication does not hold tables. shown are their names in the
+// text.
+func (p publication) lacks(tables []string, shown ...string) Finding {
+	return failure("publication "+p.name, p.add(tables)+"; a partitioned table also needs publish_via_partition_root", "it does not hold %s", strings.Join(shown, ", "))
+}
+
+// ensurePublications makes the publications that are missing, and adds the tables that they lack:
+// a publication outlives the schema and a change of outbox.table. It takes nothing away.
 func (m Migrator) ensurePublications(ctx context.Context, conn *pgx.Conn) error {
 	c := m.Config
 	publications, err := c.publicationsOn(ctx, conn)
@@ -55,23 +67,52 @@ func (m Migrator) ensurePublications(ctx context.Context, conn *pgx.Conn) error 
 		return c.explain("look at the outbox", err)
 	}
 	for _, p := range publications {
-		var exists bool
-		if err := conn.QueryRow(ctx, selectPublicationExists, p.name).Scan(&exists); err != nil {
-			return c.explain("look for publication "+p.name, err)
+		if err := m.ensurePublication(ctx, conn, p); err != nil {
+			return err
 		}
-		if exists {
-			continue
+	}
+	return nil
+}
+
+func (m Migrator) ensurePublication(ctx context.Context, conn *pgx.Conn, p publication) error {
+	state, err := m.Config.publicationState(ctx, conn, p)
+	switch {
+	case err != nil:
+		return m.Config.explain("look at publication "+p.name, err)
+	case !state.exists:
+		return m.alterPublication(ctx, conn, p, "create publication "+p.name, p.create())
+	case len(state.missing)+len(state.absent) == 0:
+		return nil
+	}
+	if err := m.Config.obstacle(ctx, conn, p, state); err != nil {
+		return err
+	}
+	if len(state.absent) > 0 { // somebody has dropped a table of the agent
+		return p.lacks(state.absent, state.absent...).problem()
+	}
+	if err := m.alterPublication(ctx, conn, p, "add tables to publication "+p.name, state.addition); err != nil {
+		return err
+	}
+	m.say(fmt.Sprintf("publication %s lacked tables: %s", p.name, state.addition))
+	state, err = m.Config.publicationState(ctx, conn, p)
+	if err == nil && len(state.missing) > 0 { // it publishes the partitions in place of the outbox
+		return p.lacks(state.missing, state.missing...).problem()
+	}
+	return m.Config.explain("look at publication "+p.name, err)
+}
+
+// obstacle returns a Problem if a Migrator cannot add to a publication what it lacks: what check
+// says of it.
+func (c Config) obstacle(ctx context.Context, q querier, p publication, state publicationState) error {
+	if slices.Contains(state.absent, c.table()) && c.Table != ownTable {
+		fault, err := c.tableFault(ctx, q, "outbox.table "+c.Table)
+		if fault == nil || err != nil {
+			return err
 		}
-		err := m.createPublication(ctx, conn, p)
-		if err == nil || madeMeanwhile(err) {
-			continue // an agent that waits for the migration was quicker
-		}
-		if fault, _ := c.tableFault(ctx, conn, "outbox.table "+c.Table); fault != nil {
-			problem := fault.problem()
-			problem.Err = err
-			return problem
-		}
-		return c.explain("create publication "+p.name, err)
+		return fault.problem()
+	}
+	if lacking := slices.Concat(state.missing, state.absent); !state.mayAlter || !state.ownsTables && len(state.missing) > 0 {
+		return p.lacks(lacking, lacking...).problem()
 	}
 	return nil
 }
@@ -84,19 +125,29 @@ func madeMeanwhile(err error) bool {
 	return ok && (pe.Code == codeDuplicateObject || pe.Code == codeUniqueViolation && pe.SchemaName == "pg_catalog")
 }
 
-// createPublication takes a lock on each of the tables, of the kind that VACUUM has.
-func (m Migrator) createPublication(ctx context.Context, conn *pgx.Conn, p publication) error {
+// alterPublication runs a statement that makes a publication or adds tables to it. It takes a lock
+// on each of the tables, of the kind that VACUUM has.
+func (m Migrator) alterPublication(ctx context.Context, conn *pgx.Conn, p publication, operation, statement string) error {
 	tables, err := m.Config.tablesOf(ctx, conn, p)
 	if err != nil {
-		return err
+		return m.Config.explain(operation, err)
 	}
 	var locks []tableLock
 	for _, table := range tables {
 		locks = append(locks, tableLock{table, beside})
 	}
-	return m.insist(ctx, conn, "publication "+p.name, locks, func(timeout time.Duration) error {
-		return execWithin(ctx, conn, timeout, p.create())
+	err = m.insist(ctx, conn, "publication "+p.name, locks, func(timeout time.Duration) error {
+		return execWithin(ctx, conn, timeout, statement)
 	})
+	if err == nil || madeMeanwhile(err) {
+		return nil // an agent that waits for the migration may be quicker
+	}
+	if fault, _ := m.Config.tableFault(ctx, conn, "outbox.table "+m.Config.Table); fault != nil {
+		problem := fault.problem()
+		problem.Err = err
+		return problem
+	}
+	return m.Config.explain(operation, err)
 }
 
 // tablesOf returns the tables that a publication holds once it is made: the children of the outbox
@@ -150,17 +201,43 @@ func (db *DB) Published(ctx context.Context) error {
 	return db.firstFailure(ctx, (*DB).checkOutbox, (*DB).checkPublications)
 }
 
-// selectMendable returns what exists of a publication, and what the role may make. The role must
-// own the publication and the tables. For a new publication, it must be allowed to create in the
-// database. Asking first keeps errors out of the server's log.
-var selectMendable = `
+// publicationState is what exists of a publication, and what the role may make of it.
+type publicationState struct {
+	exists     bool
+	mayAlter   bool     // the role owns it, or may create it if there is none
+	ownsTables bool     // the role owns each table that is missing
+	missing    []string // tables that exist, and that it does not hold
+	absent     []string // tables that it should hold, and that do not exist
+	addition   string   // the statement that adds what is missing; empty if nothing is
+}
+
+// selectPublicationState takes the name of a publication and the tables that it should hold. To add
+// a table, the role must own it and the publication. For a new publication, it must be allowed to
+// create in the database. Asking first keeps errors out of the server's log.
+var selectPublicationState = `
+with lacking as (
+    select t.name, t.place, to_regclass(t.name) as relation from unnest($2::text[]) with ordinality t (name, place)
+    where not ` + holds("$1", "to_regclass(t.name)") + `)
 select p.oid is not null,
        coalesce(pg_has_role(p.pubowner, 'USAGE'), has_database_privilege(current_database(), 'CREATE')),
-       array(select t.name from unnest($2::text[]) with ordinality t (name, place)
-             where to_regclass(t.name) is not null and not ` + holds("$1", "to_regclass(t.name)") + `
-             order by place),
-       coalesce((select bool_and(pg_has_role(c.relowner, 'USAGE')) from unnest($2::text[]) t (name) join pg_class c on c.oid = to_regclass(t.name)), false)
+       coalesce((select bool_and(pg_has_role(c.relowner, 'USAGE')) from lacking join pg_class c on c.oid = relation), false),
+       array(select name from lacking where relation is not null order by place),
+       array(select name from lacking where relation is null order by place)
 from (select) here left join pg_publication p on p.pubname = $1`
+
+func (c Config) publicationState(ctx context.Context, q querier, p publication) (s publicationState, err error) {
+	tables, err := c.tablesOf(ctx, q, p)
+	if err != nil {
+		return s, err
+	}
+	err = q.QueryRow(ctx, selectPublicationState, p.name, tables).Scan(&s.exists, &s.mayAlter, &s.ownsTables, &s.missing, &s.absent)
+	if err != nil || !s.exists || len(s.missing) == 0 {
+		return s, err
+	}
+	members, err := c.filtered(ctx, q, s.missing)
+	s.addition = p.add(members)
+	return s, err
+}
 
 // setLockTimeout comes before a statement that can be tried again. A table that is being vacuumed
 // or indexed, or a row that the app is changing, delays the agent no longer than that. The agent
@@ -175,49 +252,30 @@ func (db *DB) MendPublications(ctx context.Context) (mended []string, err error)
 		return nil, db.cfg.explain("look at the outbox", err)
 	}
 	for _, p := range publications {
-		statements, err := db.mendingOf(ctx, p)
+		state, err := db.cfg.publicationState(ctx, unprepared{db.pool}, p)
 		if err != nil {
 			return mended, db.cfg.explain("look at publication "+p.name, err)
 		}
-		for _, statement := range statements {
-			err := pgx.BeginFunc(ctx, db.pool, func(tx pgx.Tx) error {
-				if err := exec(ctx, tx, setLockTimeout); err != nil {
-					return err
-				}
-				return exec(ctx, tx, statement)
-			})
-			if madeMeanwhile(err) {
-				continue // another agent, or migrate, was quicker
-			}
-			if err != nil {
-				return mended, db.cfg.explain("mend publication "+p.name, err)
-			}
-			mended = append(mended, statement)
+		statement := state.addition
+		if !state.exists {
+			statement = p.create()
 		}
+		if statement == "" || !state.mayAlter || !state.ownsTables {
+			continue
+		}
+		err = pgx.BeginFunc(ctx, db.pool, func(tx pgx.Tx) error {
+			if err := exec(ctx, tx, setLockTimeout); err != nil {
+				return err
+			}
+			return exec(ctx, tx, statement)
+		})
+		if madeMeanwhile(err) {
+			continue // another agent, or migrate, was quicker
+		}
+		if err != nil {
+			return mended, db.cfg.explain("mend publication "+p.name, err)
+		}
+		mended = append(mended, statement)
 	}
 	return mended, nil
-}
-
-func (db *DB) mendingOf(ctx context.Context, p publication) (statements []string, err error) {
-	var (
-		exists, mayAlter, ownsTables bool
-		missing                      []string
-	)
-	tables, err := db.cfg.tablesOf(ctx, unprepared{db.pool}, p)
-	if err != nil {
-		return nil, err
-	}
-	err = unprepared{db.pool}.QueryRow(ctx, selectMendable, p.name, tables).Scan(&exists, &mayAlter, &missing, &ownsTables)
-	switch {
-	case err != nil:
-		return nil, err
-	case !mayAlter || !ownsTables:
-		return nil, nil
-	case !exists:
-		return []string{p.create()}, nil
-	case len(missing) > 0:
-		missing, err = db.filtered(ctx, db.pool, missing)
-		return []string{fmt.Sprintf("alter publication %s add table %s", quoteIdent(p.name), strings.Join(missing, ", "))}, err
-	}
-	return nil, nil
 }

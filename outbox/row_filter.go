@@ -79,16 +79,16 @@ func oidArray(oids []uint32) string {
 
 // filtered adds the filter of the outbox to the names of those of its children that are to become
 // members of the publication. So the children are published by the same rule.
-func (db *DB) filtered(ctx context.Context, q querier, tables []string) ([]string, error) {
+func (c Config) filtered(ctx context.Context, q querier, tables []string) ([]string, error) {
 	var condition string
-	err := q.QueryRow(ctx, selectMemberFilter, db.cfg.Publication, db.cfg.table()).Scan(&condition)
+	err := q.QueryRow(ctx, selectMemberFilter, c.Publication, c.table()).Scan(&condition)
 	if err != nil || condition == "" {
 		return tables, err
 	}
 	members := make([]string, len(tables))
 	for i, table := range tables {
 		members[i] = table
-		if !slices.Contains(db.cfg.publications()[0].tables, table) {
+		if !slices.Contains(c.publications()[0].tables, table) {
 			members[i] += " WHERE (" + condition + ")"
 		}
 	}

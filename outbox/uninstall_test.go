@@ -95,3 +95,43 @@ func TestUninstall_SaysWhatIsDoneWhereTheRoleMayDropTheSlotAlone(t *testing.T) {
 	_, err = owner.Uninstall(t.Context(), false, true)
 	must(t, err)
 }
+
+// TestUninstall_RefusesToDropWhatOthersMadeWithTheData has objects in the schema, and such as
+// depend on it, of kinds that a cascade takes along.
+func TestUninstall_RefusesToDropWhatOthersMadeWithTheData(t *testing.T) {
+	t.Parallel()
+	db, env := openDB(t)
+	for _, tt := range []struct{ make, remove, named string }{
+		{`create table webhooks.notes (id serial primary key)`, `drop table webhooks.notes`, "table webhooks.notes"},
+		{`create function webhooks.mine() returns int language sql as 'select 1'`, `drop function webhooks.mine()`, "function webhooks.mine()"},
+		{`create type webhooks.mood as enum ('well')`, `drop type webhooks.mood`, "type webhooks.mood"},
+		{`create view report as select event_id, status from webhooks.deliveries`, `drop view report`, "view public.report"},
+		{`create table orders (id int primary key, endpoint text references webhooks.endpoints)`, `drop table orders`,
+			"table constraint orders_endpoint_fkey on public.orders"},
+		{`create table events (id text default webhooks.new_id('evt'))`, `drop table events`, "default value for public.events.id"},
+	} {
+		env.Exec(t, tt.make)
+		for _, do := range []bool{false, true} {
+			_, err := db.Uninstall(t.Context(), true, do)
+			wantProblem(t, err, "schema webhooks: with it would be dropped what is not the agent's: "+tt.named+"; move or drop it first, or leave out --drop-data")
+		}
+		_, err := db.Uninstall(t.Context(), false, false)
+		must(t, err)
+		env.Exec(t, tt.remove)
+	}
+	for _, name := range []string{"a", "b", "c", "d", "e"} {
+		env.Exec(t, `create view `+name+` as select * from webhooks.endpoint_settings`)
+	}
+	_, err := db.Uninstall(t.Context(), true, true)
+	wantProblem(t, err, "view public.a, view public.b, view public.c and 2 more; move or drop them first")
+	env.Exec(t, `drop view b, c, d, e; update webhooks.schema_version set version = 99`)
+	_, err = db.Uninstall(t.Context(), true, true)
+	wantProblem(t, err, "schema webhooks: it has version 99, this binary knows versions up to", "view public.a; uninstall it by the webhook-agent that has migrated it")
+	env.Exec(t, `drop view a`)
+	env.Exec(t, `create index mine on webhooks.deliveries (type); create publication others for table webhooks.deliveries; create statistics webhooks.s on type, venue from webhooks.deliveries`)
+	_, err = db.Uninstall(t.Context(), true, true)
+	must(t, err)
+	if testenv.QueryOne[bool](t, env, selectSchemaExists) {
+		t.Error("the schema is still there")
+	}
+}

@@ -237,6 +237,14 @@ func (d *desk) rotateSecret(ctx context.Context, id string, r manage.Rotation) e
 		return err
 	}
 	defer done()
+	before, err := desk.View.EndpointWithSecret(ctx, id)
+	if err != nil {
+		return err
+	}
+	former, broken := d.cfg.Keyring().Open(id, before.Secret)
+	if broken == nil {
+		broken = sink.CheckSecret(former)
+	}
 	rotated, err := desk.Rotate(ctx, id, r)
 	until := rotated.FormerUntil
 	switch {
@@ -248,6 +256,8 @@ func (d *desk) rotateSecret(ctx context.Context, id string, r manage.Rotation) e
 		return d.answerChange(endpointChange{ID: id, Change: "none"}, "%s has this secret already; nothing changed", id)
 	case until == nil:
 		return d.answerChange(endpointChange{ID: id, Change: "secret rotated", Secret: shown(rotated.Secret)}, "%s has a new secret; the former secret signs no more", id)
+	case broken != nil: // the agent leaves out what cannot sign
+		return d.answerChange(endpointChange{ID: id, Change: "secret rotated", Secret: shown(rotated.Secret)}, "%s has a new secret; the former secret does not sign: %v", id, broken)
 	}
 	return d.answerChange(endpointChange{ID: id, Change: "secret rotated", Secret: shown(rotated.Secret), PreviousSecretUntil: until},
 		"%s has a new secret; the former secret also signs until %s", id, formatTime(until, time.Now()))

@@ -2,11 +2,13 @@ package cli
 
 import (
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/quintago/webhook-agent/agent/manage"
+	"github.com/quintago/webhook-agent/secret"
 	"github.com/quintago/webhook-agent/testenv"
 	"github.com/quintago/webhook-agent/testenv/agenttest"
 )
@@ -318,5 +320,22 @@ func TestEndpoints_ShowTheLastSuccess(t *testing.T) {
 	}
 	if out := succeed(t, env, "endpoints", "list", "--json"); strings.Contains(out, `"last_success_at": null`) {
 		t.Errorf("as JSON: %s", out)
+	}
+}
+
+// The agent leaves out a former secret that it cannot open.
+func TestRotateSecret_SaysThatAFormerSecretWhoseKeyIsMissingDoesNotSign(t *testing.T) {
+	env := testenv.NewDB(t)
+	id := agenttest.AddEndpoint(t, env, "venue_a", "https://h.example/hook", "*")
+	keys, err := secret.NewKeyring([]secret.Text{secret.New(strings.Repeat("ab", secret.KeyBytes))})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, flag := range []string{"", "--json"} {
+		env.Exec(t, `update webhooks.endpoints set secret = $1`, keys.Seal(id, secret.New("sentinel")).Reveal())
+		out := succeed(t, env, slices.DeleteFunc([]string{"endpoints", "rotate-secret", id, flag}, func(arg string) bool { return arg == "" })...)
+		if strings.Contains(out, "until") || flag == "" && !strings.Contains(out, "the former secret does not sign: the secret is sealed with key ") {
+			t.Errorf("it says %s", out)
+		}
 	}
 }

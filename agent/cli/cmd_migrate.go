@@ -118,7 +118,7 @@ func migrate(ctx context.Context, out *printer, progress io.Writer, cfg outbox.C
 		out.line("%s", schemaStands(to))
 		return nil
 	}
-	was := "did not exist"
+	was := "had no version"
 	if from > 0 {
 		was = fmt.Sprintf("had version %d", from)
 	}
@@ -152,7 +152,7 @@ func planMigration(ctx context.Context, out *printer, cfg outbox.Config) error {
 	case plan.From == plan.To:
 		out.line("%s", schemaStands(plan.To))
 	case plan.From == 0:
-		out.line("the schema webhooks does not exist and would have version %d", plan.To)
+		out.line("the schema webhooks has no version yet and would have version %d", plan.To)
 	default:
 		out.line("the schema webhooks has version %d and would have version %d", plan.From, plan.To)
 	}
@@ -161,6 +161,9 @@ func planMigration(ctx context.Context, out *printer, cfg outbox.Config) error {
 	}
 	if len(plan.Publications) > 0 {
 		out.line("creates the publications %s", strings.Join(plan.Publications, ", "))
+	}
+	for _, addition := range plan.Additions {
+		out.line("adds to the publication %s: %s", addition.Publication, strings.Join(addition.Tables, ", "))
 	}
 	if plan.From > 0 && len(plan.Migrations) > 0 {
 		out.line("A migration that does not get its locks within a second lets the others pass, and tries again.")

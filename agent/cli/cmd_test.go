@@ -281,6 +281,15 @@ func TestMigrate_SaysWhatItDidAndPrintsItsSQL(t *testing.T) {
 	sql := succeedWith(t, owner, "migrate", "--print")
 	env.Exec(t, `drop schema webhooks cascade`)
 	env.Exec(t, `drop publication webhooks_outbox, webhooks_outbox_endpoints`)
+	env.Exec(t, `create schema webhooks`)
+	if out := succeedWith(t, owner, "migrate", "--dry-run"); !strings.HasPrefix(out, "the schema webhooks has no version yet and would have version") {
+		t.Errorf("what would be done in a schema that is empty: %s", out)
+	}
+	if out := succeedWith(t, owner, "migrate"); !strings.HasPrefix(out, "the schema webhooks had no version and has version") {
+		t.Errorf("a schema that was empty: %s", out)
+	}
+	env.Exec(t, `drop schema webhooks cascade`)
+	env.Exec(t, `drop publication webhooks_outbox, webhooks_outbox_endpoints`)
 	if out := succeedWith(t, owner, "migrate", "--json"); agenttest.Decode[map[string]int](t, out)["from"] != 0 {
 		t.Errorf("a new schema: %s", out)
 	}

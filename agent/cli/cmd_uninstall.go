@@ -16,7 +16,8 @@ func (a *app) uninstallCommand() *cobra.Command {
 		Short: "Drop the slot and the publications, and with --drop-data the schema webhooks",
 		Long: `uninstall removes from the database what costs something while no agent runs: the replication slot, which keeps WAL, and the
 publications. The schema webhooks, with endpoints and the delivery log, stays unless --drop-data is given. Without --yes it
-only prints what it would do. It refuses while an agent is connected, and touches nothing that is not the agent's.`,
+only prints what it would do. It refuses while an agent is connected, and touches nothing that is not the agent's: it also refuses
+--drop-data while the schema holds what others made, or others depend on it.`,
 		Example: `  webhook-agent uninstall                     print what would be dropped
   webhook-agent uninstall --yes               drop the slot and the publications, keep the data
   webhook-agent uninstall --yes --drop-data   drop the schema webhooks as well`,

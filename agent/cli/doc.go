@@ -11,6 +11,7 @@
 // go on until they are interrupted, times.go reads points in time. A printer (output.go, table.go,
 // width.go, color.go) fits the answer to the terminal, or writes it whole for a program.
 //
-// A command ends with status 0, with 1 when it failed or found something wrong, and with 2 for a
-// wrong command line or configuration. Errors are one sentence each, on standard error.
+// A command ends with status 0, with 1 when it failed, found something wrong or could not write its
+// answer (answer.go), and with 2 for a wrong command line or configuration. Errors are one sentence
+// each, on standard error.
 package cli

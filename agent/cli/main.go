@@ -46,12 +46,17 @@ func Main(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 
 // run runs a command line and returns the exit status.
 func (a *app) run(ctx context.Context, args []string) int {
+	out := &answer{Writer: a.stdout}
+	a.stdout = out
 	root := a.rootCommand()
 	root.SetArgs(args)
 	root.SetOut(a.stdout)
 	root.SetErr(a.stderr)
 	refuseUnknownWords(root)
 	err := root.ExecuteContext(ctx)
+	if lost := out.lost(); lost != nil && (err == nil || errors.Is(err, errFindings)) {
+		err = lost
+	}
 	if err == nil {
 		return exitFine
 	}
@@ -172,9 +177,9 @@ func (a *app) runCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "run",
 		Short: "Deliver events until interrupted",
-		Long: `run streams the outbox and delivers. The first SIGINT or SIGTERM lets attempts in flight finish, for at most
-delivery.shutdown_timeout, and records them; a second one ends at once. A second agent on the same slot waits and takes
-over when the first is gone.`,
+		Long: `run streams the outbox and delivers. The first SIGINT, SIGTERM or SIGHUP lets attempts in flight finish, for at most
+delivery.shutdown_timeout, and records them; a further SIGINT or SIGTERM ends at once. Under nohup, SIGHUP is ignored. A second agent
+on the same slot waits and takes over when the first is gone.`,
 		Example: `  webhook-agent run
   webhook-agent run --config /etc/quintago/webhook-agent.toml`,
 		Args: noArguments,

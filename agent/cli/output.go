@@ -42,7 +42,11 @@ func newPrinter(w io.Writer, asJSON bool) *printer {
 
 // measure reads the size of the terminal, if there is one.
 func (p *printer) measure() {
-	file, ok := p.w.(*os.File)
+	w := p.w
+	if out, ok := w.(*answer); ok {
+		w = out.Writer
+	}
+	file, ok := w.(*os.File)
 	if !ok {
 		return
 	}

@@ -24,6 +24,7 @@ var urls = []string{
 	"https://host/", "https://host./", "https://a..b/", "https://.example.com/", "https://example.com../", "https://-/", "https://a.-/", "https://münchen.de/", "https://xn--mnchen-3ya.de/", "https://exam\u200bple.com/", "https://example.com/\u200b", "https://example.com/ü",
 	"https://" + strings.Repeat("a", 63) + ".com", "https://" + strings.Repeat("a", 64) + ".com", "https://" + strings.Repeat("a.", 126) + "com", "https://" + strings.Repeat("a.", 127) + "com",
 	"https://example.com/" + strings.Repeat("a", 2028), "https://example.com/" + strings.Repeat("a", 2029), "https://example.com\\x", "https://exa<mple.com", "https://example.com/<script>", "https://%65xample.com/", "https://example.com|x/", "https://example.1a/", "https://1example.com", "https://example.com\x7f/",
+	"https://example.com/hook-dev", "https://crm.example.gov", "https://example.com/\v", "https://example.com/\f",
 }
 
 // mutated returns a URL that is made of pieces of others.
@@ -81,6 +82,7 @@ func TestCheckEvents_HasTheSameVerdictInSQL(t *testing.T) {
 	for _, events := range [][]string{
 		{"*"}, {"lead.*"}, {"lead.created", "payment.received"}, {}, {""}, {"lead."}, {"lead*"}, {"*.created"}, {".*"}, {"l.*"}, {"**"}, {"lead.**"}, {" lead.created"}, {"lead.created "},
 		{"lead.created", "x*"}, {"lead\n"}, {"lead created"}, {"."}, {"a.b.*"}, {"*", "*"},
+		{"visit.booked"}, {"venue.*"}, {"lead.v"}, {"lead\v"},
 	} {
 		want := ""
 		if field, ok := errors.AsType[*FieldError](checkEvents(events)); ok {
