@@ -121,21 +121,31 @@ func readReplay(q url.Values) (form replayForm, r outbox.ReplayRequest) {
 		form.Errors["until"] = "this is no time; write it like 2026-11-29T14:30"
 	}
 	form.Since, form.Until = formTime(r.Since), formTime(r.Until)
-	chosen := q["status"]
-	if len(chosen) == 0 {
-		chosen = []string{string(outbox.Missed), string(outbox.Failed)}
-		if len(form.Events) > 0 {
-			chosen = append(chosen, string(outbox.Succeeded))
-		}
-	}
 	for _, status := range manage.ReplayStatuses {
-		has := slices.Contains(chosen, string(status))
+		has := slices.Contains(q["status"], string(status))
 		form.Statuses = append(form.Statuses, replayStatus{status, has})
 		if has {
 			r.Statuses = append(r.Statuses, status)
 		}
 	}
+	if len(r.Statuses) == 0 {
+		form.Errors["status"] = "choose at least one"
+	}
 	return form, r
+}
+
+// proposeStatuses returns the query of a link to the form with the statuses that the form proposes. The
+// form itself, which may be sent as a query too, has a key: there, nothing ticked means nothing.
+func proposeStatuses(q url.Values) url.Values {
+	if q.Has("key") || q.Has("status") {
+		return q
+	}
+	proposed := maps.Clone(q)
+	proposed["status"] = []string{string(outbox.Missed), string(outbox.Failed)}
+	if q.Has("event") {
+		proposed.Add("status", string(outbox.Succeeded))
+	}
+	return proposed
 }
 
 // pace reads the pace of a form.
@@ -182,7 +192,7 @@ func (v *visit) plan(form *replayForm, r outbox.ReplayRequest) error {
 var errBusyCounting = &outbox.Problem{Thing: "replay", Reason: "another page counts at this moment", Remedy: "try again in a moment"}
 
 func (h *Handler) newReplay(v *visit) error {
-	form, r := readReplay(v.r.URL.Query())
+	form, r := readReplay(proposeStatuses(v.r.URL.Query()))
 	form.Repeated = newKey()
 	return v.showReplayForm(form, r)
 }
@@ -219,8 +229,9 @@ func (v *visit) showReplayForm(form replayForm, r outbox.ReplayRequest) error {
 
 // counted is what the form's script learns of a replay.
 type counted struct {
-	Text  string `json:"text"`
-	Count int64  `json:"count"`
+	Text   string            `json:"text"`
+	Count  int64             `json:"count"`
+	Errors map[string]string `json:"errors,omitempty"` // by the field
 }
 
 // countReplay counts for the form's script what a replay would send.
@@ -230,10 +241,11 @@ func (h *Handler) countReplay(v *visit) error {
 		return err
 	}
 	t := h.pages.texts[languageOf(v.r)]
-	for _, text := range form.Errors {
-		return v.json(counted{Text: t.say(text)})
+	errs := map[string]string{}
+	for field, text := range form.Errors {
+		errs[field] = t.say(text)
 	}
-	return v.json(counted{Text: countText(t, form), Count: form.Count})
+	return v.json(counted{countText(t, form), form.Count, errs})
 }
 
 // countText says how many deliveries a replay would send.
@@ -248,9 +260,6 @@ func (h *Handler) startReplay(v *visit) error {
 	form, r := readReplay(v.form)
 	form.Repeated = v.form.Get("key")
 	perSecond := form.pace()
-	if len(r.Statuses) == 0 {
-		form.Errors["status"] = "choose at least one"
-	}
 	if len(form.Errors) > 0 {
 		return v.showReplayForm(form, r)
 	}

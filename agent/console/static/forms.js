@@ -65,24 +65,29 @@ for (const form of document.querySelectorAll("form[data-check]")) {
   groups();
 }
 
-// A replay says how much it would send.
+// A replay says how much it would send. One count follows another, since the agent refuses two at a
+// time.
 for (const form of document.querySelectorAll("form[data-count]")) {
   const shown = form.querySelector("[data-counted]");
   const start = form.querySelector("[data-start]");
   form.querySelector("[data-recount]").hidden = true;
-  let latest = 0;
+  let counts = false, changed = false;
   form.addEventListener("change", async () => {
-    const mine = ++latest;
     shown.textContent = "…";
     start.disabled = true;
-    try {
-      const counted = await ask(`${form.dataset.count}?${new URLSearchParams(new FormData(form))}`);
-      if (mine !== latest) return;
-      shown.textContent = counted.text;
-      start.disabled = counted.count === 0;
-    } catch {
-      if (mine === latest) { shown.textContent = "?"; start.disabled = false; }
+    changed = true;
+    if (counts) return;
+    counts = true;
+    let counted;
+    while (changed) {
+      changed = false;
+      counted = await ask(`${form.dataset.count}?${new URLSearchParams(new FormData(form))}`).catch(() => null);
+      await released;
     }
+    counts = false;
+    for (const place of form.querySelectorAll("[data-error]")) setError(form, place.dataset.error, counted?.errors?.[place.dataset.error]);
+    shown.textContent = counted?.text ?? "?";
+    start.disabled = counted?.count === 0;
   });
 }
 
