@@ -282,6 +282,9 @@ func TestStartReplay_WithTheSameKeyMakesOne(t *testing.T) {
 	if err != nil || repeated || other == first {
 		t.Errorf("of another venue: %s, %t, %v", other, repeated, err)
 	}
+	if made, err := db.Venue("venue_a").ReplaysOfKey(t.Context(), "k"); err != nil || len(made) != 1 || made[0].ID != first {
+		t.Errorf("the replays of the key are %+v, %v; want %s", made, err, first)
+	}
 	_, _, err = db.AllVenues().StartReplay(t.Context(), ReplayPlan{EndpointID: "ep_1"}, ReplayOptions{PerSecond: MaxPerSecond + 1})
 	wantProblem(t, err, "the pace", "10001", "from 1 to 10000")
 	r, err := db.Venue("venue_a").Replay(t.Context(), first)

@@ -252,6 +252,21 @@ func (v view) StartReplay(ctx context.Context, p ReplayPlan, o ReplayOptions) (s
 	return found[0], true, nil
 }
 
+const selectReplaysOfKey = `
+select ` + replayColumns + `
+from webhooks.replays r where idempotency_key = $1{ and venue = @venue}
+order by id`
+
+// ReplaysOfKey returns the replays that requests with this idempotency key have started, one for each
+// endpoint, in the order of their ids.
+func (v view) ReplaysOfKey(ctx context.Context, key string) (replays []ReplayInfo, err error) {
+	err = v.look(ctx, "read the replays of a key", func(q narrowed) error {
+		replays, err = queryRows(ctx, q, selectReplaysOfKey, scanReplayInfo, key)
+		return err
+	})
+	return replays, err
+}
+
 // CheckPace returns a Problem for a pace that no replay can have.
 func CheckPace(perSecond int) error {
 	if perSecond < 1 || perSecond > MaxPerSecond {

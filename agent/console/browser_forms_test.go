@@ -42,3 +42,35 @@ func TestBrowser_AReplayOfNoStatusCannotBeStarted(t *testing.T) {
 		return nil
 	})
 }
+
+func TestBrowser_ADoubleClickSendsAFormOnce(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	s.seedVenue("venue-1")
+	p := s.venueTab("venue-1")
+	base := s.server.URL + basePath("venue-1")
+	twice := func(selector string) {
+		t.Helper()
+		p.WaitGone("[data-recount]") // the module is there
+		browser.Eval[any](p, "void (b => { b.click(); b.click() })(document.querySelector('"+selector+"'))")
+	}
+	p.Open(base + "/replays/new?endpoint=ep_venue-1_2")
+	twice("[data-start]")
+	p.WaitFor("text=The replay has begun.")
+
+	p.Open(base + "/endpoints/new")
+	p.Fill("#url", "https://new.example.com/hook")
+	p.Click("text=All events")
+	twice("main button.primary")
+	p.WaitFor("text=it is not shown again")
+	p.Back()
+	p.WaitFor("main button.primary:enabled")
+
+	// The name of the button that was clicked is sent.
+	p.Open(base + "/endpoints/ep_venue-1_3")
+	twice("[name=replay]")
+	p.WaitFor("text=what it missed is on its way")
+	if n := testenv.QueryOne[int64](t, s.env, `select count(*) from webhooks.replays where id <> 'rpl_venue-1'`); n != 2 {
+		t.Errorf("two double clicks have made %d replays", n)
+	}
+}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"net/http"
 	"net/url"
@@ -192,9 +193,7 @@ func (h *Handler) createEndpoint(v *visit) error {
 	events := chosenEvents(v.form)
 	n := manage.NewEndpoint{URL: secret.New(strings.TrimSpace(v.form.Get("url"))), Events: events, Description: strings.TrimSpace(v.form.Get("description"))}
 	form := endpointForm{AskVenue: v.venue == "", VenueField: strings.TrimSpace(v.form.Get("venue")), URL: v.form.Get("url"), Description: n.Description, Repeated: v.form.Get("key")}
-	if form.Repeated != "" {
-		n.Idempotency = once(form.Repeated)
-	}
+	n.Idempotency = once(v.form)
 	if form.AskVenue {
 		n.Venue = form.VenueField
 		if n.Venue == "" {
@@ -224,11 +223,14 @@ func (h *Handler) createEndpoint(v *visit) error {
 // newKey returns a name for a form that is not sent yet.
 func newKey() string { return rand.Text() }
 
-// once names a form that may be sent twice, by two clicks for example. A form that was sent is not
-// filled in anew under the same name, so the name stands for its content.
-func once(key string) outbox.Idempotency {
-	sum := sha256.Sum256([]byte(key))
-	return outbox.Idempotency{Key: "console " + key, Hash: sum[:]}
+// once names a form that may be sent twice, by two clicks for example. A page that a browser has kept
+// may be filled in anew and has its former key then, so what was filled in belongs to the name.
+func once(form url.Values) outbox.Idempotency {
+	if form.Get("key") == "" { // it was not made by a page
+		return outbox.Idempotency{Key: "console " + newKey()}
+	}
+	sum := sha256.Sum256([]byte(form.Encode()))
+	return outbox.Idempotency{Key: "console " + hex.EncodeToString(sum[:]), Hash: sum[:]}
 }
 
 // verdict is what a form's script learns of a URL and of event types before they are sent.

@@ -5,6 +5,8 @@ import (
 	"strings"
 	"testing"
 
+	"golang.org/x/net/html"
+
 	"github.com/quintago/webhook-agent/agent/access"
 	"github.com/quintago/webhook-agent/testenv"
 )
@@ -36,5 +38,70 @@ func TestReplays_OfNoStatusSendNothing(t *testing.T) {
 	}
 	if n := testenv.QueryOne[int64](t, s.env, `select count(*) from webhooks.replays where id <> 'rpl_venue-1'`); n != 0 {
 		t.Errorf("forms without a status have made %d replays", n)
+	}
+}
+
+func TestForms_SentTwiceMakeOneThing(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	s.seedVenue("venue-1")
+	user := s.user("venue-1", access.ScopeManage)
+	form := []string{"key", "ONE", "url", "https://new.example.com/x", "events", "lead.created", "others", "lead.creatd"}
+	first, second := user.post(user.base+"/endpoints", form...), user.post(user.base+"/endpoints", form...)
+	secret := testenv.QueryOne[string](t, s.env, `select secret from webhooks.endpoints where url like '%new.example%'`)
+	if !strings.Contains(html.UnescapeString(first.body), secret) || !strings.Contains(first.body, "did you mean lead.created?") {
+		t.Errorf("the page after the form is: %s", first.body)
+	}
+	if strings.Contains(html.UnescapeString(second.body), secret) || !strings.Contains(second.body, "The form was sent twice") || strings.Contains(second.body, "was shown") || strings.Contains(s.log.String(), secret) {
+		t.Errorf("the page after the second form is: %s", second.body)
+	}
+	if !strings.Contains(second.body, "/rotate") || strings.Contains(first.body, "/rotate") {
+		t.Errorf("the page after the second form leads to no new secret: %s", second.body)
+	}
+	for range 2 {
+		if p := user.post(user.base+"/replays", "key", "TWO", "endpoint", "ep_venue-1_2", "status", "failed", "per_second", "5"); p.status != http.StatusSeeOther {
+			t.Errorf("starting a replay: status %d", p.status)
+		}
+	}
+	if n := testenv.QueryOne[int64](t, s.env, `select count(*) from webhooks.replays where per_second = 5`); n != 1 {
+		t.Errorf("two forms have made %d replays", n)
+	}
+}
+
+// The second click comes when the deliveries of the first are on their way, or the endpoint takes
+// nothing more. It leads to the replay that the first has made.
+func TestForms_SentTwiceLeadToTheSameReplay(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	s.seedVenue("venue-1")
+	user := s.user("venue-1", access.ScopeManage)
+	forms := [][]string{
+		{"key", "RANGE", "endpoint", "ep_venue-1_2", "status", "failed"},
+		{"key", "EVENT", "endpoint", "ep_venue-1_1", "event", "evt_venue-1_0003", "status", "succeeded"},
+	}
+	first := map[string]string{}
+	for _, form := range forms {
+		p := user.post(user.base+"/replays", form...)
+		if first[form[1]] = p.header.Get("Location"); p.status != http.StatusSeeOther || !strings.Contains(first[form[1]], "/replays/rpl_") {
+			t.Fatalf("the first %s: status %d, %s", form[1], p.status, p.body)
+		}
+	}
+	for _, meanwhile := range []string{
+		`update webhooks.deliveries set status = 'pending', finished = null where status in ('failed', 'succeeded')`,
+		`update webhooks.endpoints set disabled_at = now(), disabled_reason = 'manual'`,
+	} {
+		s.env.Exec(t, meanwhile)
+		for _, form := range forms {
+			if p := user.post(user.base+"/replays", form...); p.status != http.StatusSeeOther || p.header.Get("Location") != first[form[1]] {
+				t.Errorf("the second %s: status %d, %s: %s", form[1], p.status, p.header.Get("Location"), p.body)
+			}
+		}
+	}
+
+	// The same page with another content is another form: a browser may have kept the page.
+	s.env.Exec(t, `update webhooks.endpoints set disabled_at = null, disabled_reason = null`)
+	s.env.Exec(t, `update webhooks.deliveries set status = 'failed', finished = now() where status = 'pending'`)
+	if p := user.post(user.base+"/replays", append(forms[0], "per_second", "5")...); p.status != http.StatusSeeOther || p.header.Get("Location") == first["RANGE"] {
+		t.Errorf("another form of the same page: status %d, %s", p.status, p.header.Get("Location"))
 	}
 }

@@ -19,7 +19,6 @@ import (
 	"github.com/quintago/webhook-agent/agent/access"
 	"github.com/quintago/webhook-agent/agent/manage"
 	"github.com/quintago/webhook-agent/outbox"
-	"github.com/quintago/webhook-agent/testenv"
 	"github.com/quintago/webhook-agent/testenv/agenttest"
 )
 
@@ -269,30 +268,6 @@ func TestOperators_SeeDataOnlyAfterAClickThatIsLogged(t *testing.T) {
 	}
 	if p := s.user("alpha", access.ScopeRead).want(http.StatusOK, "/events/evt_alpha"); !strings.Contains(p.body, "datamark") {
 		t.Error("a venue does not see its own data")
-	}
-}
-
-func TestForms_SentTwiceMakeOneThing(t *testing.T) {
-	t.Parallel()
-	s := newSite(t)
-	s.seedVenue("venue-1")
-	user := s.user("venue-1", access.ScopeManage)
-	form := []string{"key", "ONE", "url", "https://new.example.com/x", "events", "lead.created", "others", "lead.creatd"}
-	first, second := user.post(user.base+"/endpoints", form...), user.post(user.base+"/endpoints", form...)
-	secret := testenv.QueryOne[string](t, s.env, `select secret from webhooks.endpoints where url like '%new.example%'`)
-	if !strings.Contains(html.UnescapeString(first.body), secret) || !strings.Contains(first.body, "did you mean lead.created?") {
-		t.Errorf("the page after the form is: %s", first.body)
-	}
-	if strings.Contains(html.UnescapeString(second.body), secret) || !strings.Contains(second.body, "The form was sent twice") || strings.Contains(s.log.String(), secret) {
-		t.Errorf("the page after the second form is: %s", second.body)
-	}
-	for range 2 {
-		if p := user.post(user.base+"/replays", "key", "TWO", "endpoint", "ep_venue-1_2", "status", "failed", "per_second", "5"); p.status != http.StatusSeeOther {
-			t.Errorf("starting a replay: status %d", p.status)
-		}
-	}
-	if n := testenv.QueryOne[int64](t, s.env, `select count(*) from webhooks.replays where per_second = 5`); n != 1 {
-		t.Errorf("two forms have made %d replays", n)
 	}
 }
 

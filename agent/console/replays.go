@@ -263,27 +263,25 @@ func (h *Handler) startReplay(v *visit) error {
 	if len(form.Errors) > 0 {
 		return v.showReplayForm(form, r)
 	}
+	o := outbox.ReplayOptions{PerSecond: perSecond, Idempotency: once(v.form)}
 	plans, err := v.desk().Plan(v.ctx(), r)
-	if errors.Is(err, outbox.ErrRefused) {
-		return v.showReplayForm(form, r)
+	if err == nil {
+		_, _, err = v.desk().Start(v.ctx(), plans, o)
 	}
-	if err != nil {
+	if err != nil && !errors.Is(err, outbox.ErrRefused) {
 		if fields := fieldErrors(err); len(fields) > 0 {
 			form.Errors = fields
 			return v.showReplayForm(form, r)
 		}
 		return err
 	}
-	o := outbox.ReplayOptions{PerSecond: perSecond}
-	if form.Repeated != "" {
-		o.Idempotency = once(form.Repeated)
-	}
-	started, _, err := v.desk().Start(v.ctx(), plans, o)
+	// A form that is sent twice may find nothing left to send: its deliveries are on their way.
+	started, err := v.view.ReplaysOfKey(v.ctx(), o.Key)
 	switch {
 	case err != nil:
 		return err
 	case len(started) == 0:
-		return v.showReplayForm(form, r) // whose count says that there is nothing
+		return v.showReplayForm(form, r) // which says why there is nothing
 	case len(started) == 1:
 		return v.goTo("replay-started", "replays", started[0].ID)
 	}

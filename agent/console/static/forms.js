@@ -1,4 +1,5 @@
-// Forms that say what is wrong before they are sent, count what they would do, or filter at once.
+// Forms that say what is wrong before they are sent, count what they would do, filter at once, or are
+// sent once.
 
 async function ask(address, options) {
   const answer = await fetch(address, { ...options, headers: { Accept: "application/json" } });
@@ -90,6 +91,26 @@ for (const form of document.querySelectorAll("form[data-count]")) {
     start.disabled = counted?.count === 0;
   });
 }
+
+// A form that changes something is sent once. The buttons are good again when the browser shows the
+// page that it has kept.
+const used = [];
+document.addEventListener("submit", (event) => {
+  const form = event.target;
+  if ((event.submitter?.formMethod || form.method) !== "post") return;
+  if (form.dataset.sent) { event.preventDefault(); return; }
+  form.dataset.sent = "yes";
+  setTimeout(() => { // the name of a button that is disabled would not be sent
+    for (const button of form.querySelectorAll("button:enabled")) {
+      button.disabled = true;
+      used.push(button);
+    }
+  });
+});
+addEventListener("pageshow", () => {
+  for (const button of used.splice(0)) button.disabled = false;
+  for (const form of document.querySelectorAll("form[data-sent]")) delete form.dataset.sent;
+});
 
 // A filter acts when it is changed.
 for (const form of document.querySelectorAll("form[data-auto]")) {
