@@ -264,11 +264,15 @@ func (t *texts) sentence(text string) string {
 	return text + "."
 }
 
+// undone is the key of the message that a form was not done.
+const undone = "undone"
+
 // doneTexts are the messages about what was done, by their keys.
 var doneTexts = map[string]string{
 	"changed": "The endpoint was changed.", "enabled": "The endpoint is enabled.", "enabled-replay": "The endpoint is enabled, and what it missed is on its way.",
 	"disabled": "The endpoint is disabled.", "removed": "The endpoint was removed.", "replay-started": "The replay has begun.", "replay-pause": "The replay is paused.",
 	"replay-resume": "The replay goes on.", "replay-cancel": "The replay is canceled.", "replay-pace": "The pace was changed.",
+	undone: "Your session had ended, so nothing was changed. Please do it again.",
 }
 
 // prefer returns the path of a page with a preference.
