@@ -251,3 +251,11 @@ func fieldErrors(err error) map[string]string {
 }
 
 func toEndpoints(v *visit) error { return v.goTo("", "endpoints") }
+
+// toEndpoint leads from the address of a form to the page of the endpoint that has it. Who reloads the
+// answer to the form asks for that address.
+func toEndpoint(v *visit) error {
+	to := url.URL{RawQuery: v.r.URL.RawQuery}
+	http.Redirect(v.w, v.r, v.path("endpoints", v.r.PathValue("endpoint"))+to.String(), http.StatusSeeOther)
+	return nil
+}
