@@ -130,8 +130,10 @@ type endpointForm struct {
 	Others      string // event types that the catalogue does not have, separated by blanks
 	Updated     string // when the endpoint was last changed, to find that it was meanwhile
 	Repeated    string // names the form, so that it makes nothing twice
-	Errors      map[string]string
-	Hints       []manage.Hint
+	// Now is the endpoint where it was changed since the form was opened, else nil.
+	Now    *endpointRow
+	Errors map[string]string
+	Hints  []manage.Hint
 }
 
 // choose sets what a form shows as chosen.
@@ -299,16 +301,27 @@ func (h *Handler) changeEndpoint(v *visit) error {
 		return v.goTo("changed", "endpoints", id)
 	}
 	form := endpointForm{ID: id, URL: v.form.Get("url"), Description: description, Updated: v.form.Get("updated"), Errors: fieldErrors(err)}
-	if len(form.Errors) == 0 {
+	changed := errors.Is(err, outbox.ErrChanged)
+	if len(form.Errors) == 0 && !changed {
 		return err
 	}
-	if e, err := v.view.Endpoint(v.ctx(), id); err == nil && v.isOperator() {
+	e, err := v.view.Endpoint(v.ctx(), id)
+	if err != nil {
+		return err
+	}
+	if v.isOperator() {
 		form.HiddenURL = hostOf(e.URL)
 	}
 	if err := form.choose(v.ctx(), v.view, events); err != nil {
 		return err
 	}
-	return v.showForm("endpoint_form", form)
+	if !changed {
+		return v.showForm("endpoint_form", form)
+	}
+	now := v.row(e)
+	form.Now, form.Updated = &now, stamp(e.Updated) // who sends it again has seen what it replaces
+	h.renderFor(v.w, v.r, v, http.StatusPreconditionFailed, "endpoint_form", form)
+	return nil
 }
 
 // windows are the times that the plots of an endpoint may cover.

@@ -105,3 +105,42 @@ func TestForms_SentTwiceLeadToTheSameReplay(t *testing.T) {
 		t.Errorf("another form of the same page: status %d, %s", p.status, p.header.Get("Location"))
 	}
 }
+
+// What was typed stays, what the endpoint is now stands beside it, and saving again is a decision.
+func TestForms_OfAnEndpointThatHasChangedShowWhatItIsNow(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	s.seedVenue("venue-1")
+	operator, user := s.operator(), s.user("venue-1", access.ScopeManage)
+	for _, g := range []*guest{user, operator} {
+		stamp := func(body string) string {
+			_, rest, _ := strings.Cut(body, `name="updated" value="`)
+			value, _, _ := strings.Cut(rest, `"`)
+			return html.UnescapeString(value)
+		}
+		old := stamp(g.want(http.StatusOK, "/endpoints/ep_venue-1_1/edit").body)
+		s.env.Exec(t, `update webhooks.endpoints set description = 'Of the other tab', url = 'https://other.example.com/secretpath', events = '{visit.booked}' where id = 'ep_venue-1_1'`)
+		form := []string{"description", "Of this tab", "url", "https://this.example.com/x", "events", "lead.created", "updated"}
+		p := g.post(g.base+"/endpoints/ep_venue-1_1", append(form, old)...)
+		if p.status != http.StatusPreconditionFailed || strings.Contains(p.body, "ETag") {
+			t.Errorf("a form of before is answered %d: %s", p.status, p.body)
+		}
+		for _, want := range []string{`value="Of this tab"`, `value="https://this.example.com/x"`, `value="lead.created" checked`, "Of the other tab", "other.example.com", "visit.booked", "Save it again"} {
+			if !strings.Contains(p.body, want) {
+				t.Errorf("the page after a form of before lacks %q", want)
+			}
+		}
+		if strings.Contains(p.body, "secretpath") != (g == user) {
+			t.Errorf("an operator sees the URL, or the venue does not")
+		}
+		if p := g.post(g.base+"/endpoints/ep_venue-1_1", append(form, stamp(p.body))...); p.status != http.StatusSeeOther {
+			t.Errorf("saving it again is answered %d: %s", p.status, p.body)
+		}
+		if got := testenv.QueryOne[string](t, s.env, `select description from webhooks.endpoints where id = 'ep_venue-1_1'`); got != "Of this tab" {
+			t.Errorf("the description is %q", got)
+		}
+		if p := g.send(http.MethodPost, g.base+"/endpoints/ep_venue-1_1", map[string][]string{"updated": {old}, "url": {"https://x.example"}, "events": {"*"}}, "Accept-Language", "pt"); !strings.Contains(p.body, "foi alterado") || strings.Contains(p.body, "Leia-o") {
+			t.Errorf("in Portuguese the page is: %s", p.body)
+		}
+	}
+}
