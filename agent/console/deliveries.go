@@ -1,6 +1,7 @@
 package console
 
 import (
+	"errors"
 	"maps"
 	"net/url"
 	"slices"
@@ -8,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/quintago/webhook-agent/agent/manage"
 	"github.com/quintago/webhook-agent/outbox"
 )
 
@@ -60,7 +62,7 @@ type logFilter struct {
 // A replay is of one endpoint, and of all types. Without a status it is "": the form of a replay would
 // leave out what has succeeded, which the log shows.
 func (f logFilter) replay() string {
-	if f.Endpoint == "" || f.Type != "" || f.Event != "" || f.Problem != "" {
+	if f.Endpoint == "" || f.Type != "" || f.Event != "" {
 		return ""
 	}
 	q := url.Values{"endpoint": {f.Endpoint}}
@@ -95,6 +97,11 @@ func (v *visit) readFilter() (f logFilter, of outbox.DeliveryFilter) {
 		if slices.Contains(q["status"], string(status)) {
 			f.Status = append(f.Status, string(status))
 			of.Statuses = append(of.Statuses, status)
+		}
+	}
+	for _, status := range q["status"] {
+		if status != "" && !slices.Contains(statuses, outbox.Status(status)) {
+			f.Problem = "this is no status; choose one of the form"
 		}
 	}
 	if len(of.Statuses) == len(statuses) {
@@ -145,6 +152,12 @@ func formTime(at *time.Time) string {
 func (h *Handler) deliveries(v *visit) error {
 	f, of := v.readFilter()
 	page := deliveriesPage{Filter: f, Statuses: statuses, Filtered: v.isFiltered()}
+	if f.Problem != "" { // without what is wrong the filter would let everything through
+		if err := page.offer(v); err != nil {
+			return err
+		}
+		return v.showForm("deliveries", page)
+	}
 	q := v.r.URL.Query()
 	of.Before, of.Limit = q.Get("before"), deliveriesPerPage
 	page.Later, page.First = of.Before != "", withoutQuery(q, "before")
@@ -163,7 +176,7 @@ func (h *Handler) deliveries(v *visit) error {
 	if err := page.offer(v); err != nil {
 		return err
 	}
-	if !page.Later && of.Since == nil && of.Until == nil && f.Problem == "" {
+	if !page.Later && of.Since == nil && of.Until == nil {
 		page.Live = withQuery(q, "position", "-1")
 	}
 	return v.show("deliveries", page)
@@ -243,7 +256,10 @@ type livePage struct {
 
 // deliveriesLive answers from memory: pages that are open ask for it every few seconds.
 func (h *Handler) deliveriesLive(v *visit) error {
-	_, of := v.readFilter()
+	f, of := v.readFilter()
+	if f.Problem != "" {
+		return &manage.FieldError{Field: "query", Err: errors.New(f.Problem)}
+	}
 	if v.venue != "" {
 		of.Venue = v.venue
 	}

@@ -71,8 +71,8 @@ type endpointsPage struct {
 func (h *Handler) endpoints(v *visit) error {
 	q := v.r.URL.Query()
 	f := outbox.EndpointFilter{Query: strings.TrimSpace(q.Get("query")), After: q.Get("after"), Limit: endpointsPerPage + 1}
-	if slices.Contains([]string{outbox.StateEnabled, outbox.StateDisabled, outbox.StateUnusable}, q.Get("state")) {
-		f.State = q.Get("state")
+	if f.State = q.Get("state"); f.State != "" && !slices.Contains([]string{outbox.StateEnabled, outbox.StateDisabled, outbox.StateUnusable}, f.State) {
+		return &manage.FieldError{Field: "state", Err: errors.New("the state is none of enabled, disabled or unusable")}
 	}
 	if v.venue == "" {
 		f.Venue = strings.TrimSpace(q.Get("venue"))

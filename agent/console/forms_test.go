@@ -144,3 +144,30 @@ func TestForms_OfAnEndpointThatHasChangedShowWhatItIsNow(t *testing.T) {
 		}
 	}
 }
+
+// A filter that cannot be read is not left out: the page would show everything under the address of a
+// part.
+func TestQueries_ThatCannotBeReadAreRefused(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	s.seedVenue("venue-1")
+	operator, user := s.operator(), s.user("venue-1", access.ScopeManage)
+	for _, g := range []*guest{operator, user} {
+		for _, path := range []string{
+			"/deliveries?status=failed%", "/deliveries?status=failed;type=lead.created", "/deliveries?status=failed%&lang=pt", "/deliveries/live?status=%zz", "/endpoints?state=%", "/endpoints/ep_venue-1_1?window=%",
+			"/replays?endpoint=%", "/replays/new?endpoint=%", "/replays/count?endpoint=ep_venue-1_2&status=%", "/find?id=%",
+		} {
+			if p := g.get(path); p.status != http.StatusBadRequest || !strings.Contains(p.body, "The address of this page cannot be read") {
+				t.Errorf("%s: status %d", path, p.status)
+			}
+		}
+	}
+	if p := user.want(http.StatusUnprocessableEntity, "/endpoints?state=enabeld"); !strings.Contains(p.body, "enabled, disabled or unusable") {
+		t.Errorf("a state that is not known shows %s", p.body)
+	}
+	for _, path := range []string{"/deliveries?status=faild", "/deliveries?status=failed&status=faild"} {
+		if p := user.get(path); !strings.Contains(p.body, "no status") || strings.Contains(p.body, "data-key") {
+			t.Errorf("%s shows %s", path, p.body)
+		}
+	}
+}

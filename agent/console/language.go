@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"html/template"
 	"net/http"
+	"net/url"
 	"slices"
 	"strings"
 	"time"
@@ -29,7 +30,10 @@ const (
 // setPreferences keeps what a link or the app has chosen by the parameters lang and theme, and leads to
 // the page without them. It reports whether there were any.
 func setPreferences(w http.ResponseWriter, r *http.Request) bool {
-	query := r.URL.Query()
+	query, err := url.ParseQuery(r.URL.RawQuery)
+	if err != nil { // the page says so
+		return false
+	}
 	chosen := false
 	for _, p := range []struct {
 		parameter, cookie string
