@@ -35,7 +35,7 @@ type deliveriesPage struct {
 	// SearchedTo is how far back the search has come, nil where it looked at everything it had to.
 	SearchedTo *time.Time
 	// Endpoints are those that the form offers. It is empty where there are too many, and for operators.
-	Endpoints []endpointRow
+	Endpoints []offeredEndpoint
 	Types     []outbox.EventTypeInfo
 	// Replay is the query of a replay of all that the filter lets through, "" where a replay cannot have
 	// such a filter.
@@ -187,19 +187,40 @@ func (p *deliveriesPage) offer(v *visit) (err error) {
 	if p.Types, err = v.view.EventTypes(v.ctx()); err != nil || v.venue == "" {
 		return err
 	}
-	found, err := v.view.Endpoints(v.ctx(), outbox.EndpointFilter{Limit: maxOffered + 1})
-	if err != nil || len(found) > maxOffered {
+	if p.Endpoints, _, err = v.offered(); err != nil || p.Filter.Endpoint == "" {
 		return err
 	}
-	known := p.Filter.Endpoint == ""
-	for _, e := range found {
-		known = known || e.ID == p.Filter.Endpoint
-		p.Endpoints = append(p.Endpoints, v.row(e))
-	}
-	if !known { // it was removed, and has rows in the log
-		p.Endpoints = nil
+	if !slices.ContainsFunc(p.Endpoints, func(e offeredEndpoint) bool { return e.ID == p.Filter.Endpoint }) {
+		p.Endpoints = nil // it was removed, and has rows in the log
 	}
 	return nil
+}
+
+// offeredEndpoint is an endpoint that a form offers by a name.
+type offeredEndpoint struct{ ID, Name string }
+
+// offered returns the endpoints that a form offers, each by a name of its own. There are none where
+// they are too many for a list.
+func (v *visit) offered() (list []offeredEndpoint, tooMany bool, err error) {
+	found, err := v.view.Endpoints(v.ctx(), outbox.EndpointFilter{Limit: maxOffered + 1})
+	if err != nil || len(found) > maxOffered {
+		return nil, len(found) > maxOffered, err
+	}
+	named := map[string]int{}
+	for _, e := range found {
+		name := clean(hostOf(e.URL))
+		if e.Description != "" {
+			name += " · " + clean(e.Description)
+		}
+		named[name]++
+		list = append(list, offeredEndpoint{e.ID, name})
+	}
+	for i, e := range list {
+		if named[e.Name] > 1 {
+			list[i].Name += " · " + cut(e.ID)
+		}
+	}
+	return list, false, nil
 }
 
 // isFiltered reports whether the log is narrowed.

@@ -9,6 +9,7 @@ import (
 
 	"github.com/quintago/webhook-agent/agent/access"
 	"github.com/quintago/webhook-agent/testenv"
+	"github.com/quintago/webhook-agent/testenv/agenttest"
 )
 
 // What the form proposes is for who comes to it. Who has taken all of it away, and sends the form or
@@ -168,6 +169,46 @@ func TestQueries_ThatCannotBeReadAreRefused(t *testing.T) {
 	for _, path := range []string{"/deliveries?status=faild", "/deliveries?status=failed&status=faild"} {
 		if p := user.get(path); !strings.Contains(p.body, "no status") || strings.Contains(p.body, "data-key") {
 			t.Errorf("%s shows %s", path, p.body)
+		}
+	}
+}
+
+// options returns the texts of a form's choices of an endpoint, by their values.
+func options(t *testing.T, page string) map[string]string {
+	t.Helper()
+	found := map[string]string{}
+	for _, n := range parsePage(t, "a form", page).nodes {
+		if n.Data == "option" && n.Parent != nil && attribute(n.Parent, "name") == "endpoint" && attribute(n, "value") != "" {
+			found[attribute(n, "value")] = n.FirstChild.Data
+		}
+	}
+	return found
+}
+
+func TestForms_NameEachEndpointByAnotherName(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	s.env.Exec(t, `insert into webhooks.endpoints (id, venue, url, events, secret, description)
+		select 'ep_01K5ABCDEFGHJKMNPQRST' || n || 'XYZ', 'venue-1', 'https://hooks.example.com/' || n, '{*}', $1, case when n < 3 then '' when n < 5 then 'CRM' else 'ERP' end from generate_series(1, 5) n`, agenttest.Secret)
+	user, operator := s.user("venue-1", access.ScopeManage), s.operator()
+	for _, page := range []string{user.want(http.StatusOK, "/deliveries").body, user.want(http.StatusOK, "/replays/new").body, operator.want(http.StatusOK, "/replays/new").body} {
+		byText := map[string]string{}
+		for id, text := range options(t, page) {
+			byText[text] = id
+		}
+		if len(byText) != 5 || byText["hooks.example.com · ERP"] == "" || byText["hooks.example.com · CRM · ep_01K5ABC…QRST3XYZ"] == "" {
+			t.Errorf("five endpoints have the names %v", byText)
+		}
+	}
+
+	// Where there are too many for a list, none of them is left out.
+	s.env.Exec(t, `insert into webhooks.endpoints (id, venue, url, events, secret) select 'ep_' || n, 'venue-1', 'https://hooks.example.com/' || n, '{*}', $1 from generate_series(1000, 1250) n`, agenttest.Secret)
+	for _, g := range []*guest{user, operator} {
+		if p := g.want(http.StatusOK, "/replays/new"); len(options(t, p.body)) != 0 || !strings.Contains(p.body, `<input id="endpoint" name="endpoint"`) {
+			t.Errorf("of many endpoints the form offers %d", len(options(t, p.body)))
+		}
+		if p := g.want(http.StatusOK, "/replays/new?endpoint=ep_1250"); !strings.Contains(p.body, "would be sent again") {
+			t.Errorf("the form of the last endpoint is %s", p.body)
 		}
 	}
 }

@@ -95,7 +95,8 @@ type replayForm struct {
 	Refused      string
 	Errors       map[string]string
 	Repeated     string // names the form, so that it starts nothing twice
-	Choices      []endpointRow
+	Choices      []offeredEndpoint
+	TooMany      bool // for choices
 }
 
 // replayStatus is a status in the form.
@@ -200,12 +201,9 @@ func (h *Handler) newReplay(v *visit) error {
 // showReplayForm shows the form of a replay with the count of what it would send.
 func (v *visit) showReplayForm(form replayForm, r outbox.ReplayRequest) error {
 	if form.Endpoint == "" && len(form.Events) == 0 {
-		list, err := v.view.Endpoints(v.ctx(), outbox.EndpointFilter{Limit: 200})
-		if err != nil {
+		var err error
+		if form.Choices, form.TooMany, err = v.offered(); err != nil {
 			return err
-		}
-		for _, e := range list {
-			form.Choices = append(form.Choices, v.row(e))
 		}
 		return v.show("replay_form", form)
 	}
