@@ -402,23 +402,32 @@ func (h *Handler) showEndpoint(v *visit, sample *manage.Sample) error {
 	return v.show("endpoint", page)
 }
 
+// enableEndpoint enables an endpoint, and sends what it missed if the form asks for that. What cannot
+// be sent is refused before anything is changed.
 func (h *Handler) enableEndpoint(v *visit) error {
 	id := v.r.PathValue("endpoint")
+	plan := outbox.ReplayPlan{EndpointID: id, Statuses: []outbox.Status{outbox.Missed}}
+	if v.form.Get("replay") != "" {
+		e, err := v.view.Endpoint(v.ctx(), id)
+		if err != nil {
+			return err
+		}
+		if e.Unusable != "" {
+			return &outbox.Problem{Thing: "endpoint", Reason: "nothing was changed, since the agent cannot send to this endpoint", Remedy: "change its URL first, or enable it alone", Err: outbox.ErrRefused}
+		}
+		if plan.Deliveries, err = v.view.CountMissed(v.ctx(), id); err != nil {
+			return err
+		}
+	}
 	if _, err := v.view.EnableEndpoint(v.ctx(), id); err != nil {
 		return err
 	}
-	if v.form.Get("replay") == "" {
-		return v.goTo("enabled", "endpoints", id)
-	}
-	plans, err := v.desk().Plan(v.ctx(), outbox.ReplayRequest{EndpointID: id, Statuses: []outbox.Status{outbox.Missed}})
-	if err != nil {
-		return err
-	}
-	started, _, err := v.desk().Start(v.ctx(), plans, outbox.ReplayOptions{})
+	started, _, err := v.desk().Start(v.ctx(), []outbox.ReplayPlan{plan}, outbox.ReplayOptions{})
 	switch {
 	case err != nil:
-		return err
-	case len(started) == 0:
+		h.cfg.Log.Error("the console has enabled an endpoint, but cannot start the replay of what it missed", "endpoint", sink.Printable(id), "error", err)
+		return v.goTo(unsent, "endpoints", id)
+	case len(started) == 0: // nothing was asked for, or missed
 		return v.goTo("enabled", "endpoints", id)
 	}
 	return v.goTo("enabled-replay", "replays", started[0].ID)

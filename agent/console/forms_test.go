@@ -212,3 +212,37 @@ func TestForms_NameEachEndpointByAnotherName(t *testing.T) {
 		}
 	}
 }
+
+// Enabling and sending what was missed are one wish: what is refused changes nothing, and what fails
+// afterwards is said as it is.
+func TestForms_EnableNothingWhoseReplayIsRefused(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	id := "ep_venue-1_3"
+	s.seedVenue("venue-1")
+	user := s.user("venue-1", access.ScopeManage)
+	enabled := func() bool {
+		return testenv.QueryOne[bool](t, s.env, `select disabled_at is null from webhooks.endpoints where id = $1`, id)
+	}
+	s.env.Exec(t, `update webhooks.endpoint_health set unusable = 'the URL must begin with https://' where endpoint_id = $1`, id)
+	p := user.post(user.base+"/endpoints/"+id+"/enable", "replay", "missed")
+	if enabled() || p.status != http.StatusConflict || !strings.Contains(p.body, "Nothing was changed") {
+		t.Errorf("an endpoint that cannot be sent to: enabled %t, status %d: %s", enabled(), p.status, p.body)
+	}
+	s.env.Exec(t, `update webhooks.endpoint_health set unusable = null where endpoint_id = $1`, id)
+
+	s.env.Exec(t, `create function broken() returns trigger language plpgsql as $$ begin raise 'broken'; end $$`)
+	s.env.Exec(t, `create trigger broken before insert on webhooks.replays for each row execute function broken()`)
+	p = user.post(user.base+"/endpoints/"+id+"/enable", "replay", "missed")
+	if !enabled() || p.status != http.StatusSeeOther {
+		t.Fatalf("a replay that cannot be written: enabled %t, status %d: %s", enabled(), p.status, p.body)
+	}
+	if p = user.send(http.MethodGet, p.header.Get("Location"), nil); !strings.Contains(p.body, "What it missed is not on its way") || !strings.Contains(s.log.String(), "broken") {
+		t.Errorf("the page does not say what was not done: %s\n%s", p.body, s.log.String())
+	}
+	s.env.Exec(t, `drop trigger broken on webhooks.replays`)
+	s.env.Exec(t, `update webhooks.endpoints set disabled_at = now(), disabled_reason = 'manual' where id = $1`, id)
+	if p = user.post(user.base+"/endpoints/"+id+"/enable", "replay", "missed"); !enabled() || !strings.HasSuffix(p.header.Get("Location"), "?done=enabled-replay") {
+		t.Errorf("enabled %t, status %d, %s", enabled(), p.status, p.header.Get("Location"))
+	}
+}

@@ -268,14 +268,18 @@ func (t *texts) sentence(text string) string {
 	return text + "."
 }
 
-// undone is the key of the message that a form was not done.
-const undone = "undone"
+// The keys of the messages that a form was not done, or not all of it.
+const (
+	undone = "undone"
+	unsent = "enabled-unsent"
+)
 
 // doneTexts are the messages about what was done, by their keys.
 var doneTexts = map[string]string{
 	"changed": "The endpoint was changed.", "enabled": "The endpoint is enabled.", "enabled-replay": "The endpoint is enabled, and what it missed is on its way.",
 	"disabled": "The endpoint is disabled.", "removed": "The endpoint was removed.", "replay-started": "The replay has begun.", "replay-pause": "The replay is paused.",
 	"replay-resume": "The replay goes on.", "replay-cancel": "The replay is canceled.", "replay-pace": "The pace was changed.",
+	unsent: "The endpoint is enabled. What it missed is not on its way: start a replay of it.",
 	undone: "Your session had ended, so nothing was changed. Please do it again.",
 }
 
