@@ -245,6 +245,9 @@ func register[I, O any](s *Handler, o operation, do func(ctx context.Context, in
 		BodyReadTimeout: -1,
 		Errors:          slices.Sorted(maps.Keys(errorsOf(o))),
 	}
+	if !o.slow { // which takes the place of a stream
+		op.Middlewares = huma.Middlewares{s.untilAnswered}
+	}
 	huma.Register(s.api, op, func(ctx context.Context, in *I) (*O, error) {
 		call := callOf(ctx)
 		call.operation = o.id
@@ -276,6 +279,24 @@ func register[I, O any](s *Handler, o operation, do func(ctx context.Context, in
 		}
 		return out, nil
 	})
+}
+
+// untilAnswered takes a place among the requests of the caller until the answer is written: the
+// operation has left its own by then, so that who reads slowly keeps no place of others.
+func (s *Handler) untilAnswered(hc huma.Context, next func(huma.Context)) {
+	r, w := humago.Unwrap(hc)
+	done, err := s.limits.Answer(r.Context(), callOf(r.Context()).caller.Name())
+	if err != nil {
+		busy().write(w)
+		return
+	}
+	defer done()
+	next(hc)
+}
+
+// busy is the answer to a caller who has to wait for the end of other requests.
+func busy() *Problem {
+	return newProblem(http.StatusServiceUnavailable, limits.ErrBusy.Error(), "try again").after(time.Second)
 }
 
 // errorsOf returns the statuses that an operation may answer beside its success.
@@ -323,7 +344,7 @@ func (s *Handler) enter(ctx context.Context, o operation) (bounded context.Conte
 	switch {
 	case err != nil:
 		cancel()
-		return nil, nil, newProblem(http.StatusServiceUnavailable, limits.ErrBusy.Error(), "try again").after(time.Second)
+		return nil, nil, busy()
 	case wait > 0:
 		cancel()
 		return nil, nil, tooMany(wait)

@@ -82,6 +82,25 @@ func (s *Handler) endpoint(ctx context.Context, e outbox.EndpointInfo) Endpoint 
 	return Endpoint{e, s.cfg.Config.Delivery.DisableAfter}
 }
 
+// maxPage is how many bytes of endpoints one page has, about: their rows may be written by SQL, and
+// hold more than the API allows.
+const maxPage = 1 << 20
+
+// fitting returns how many of the endpoints one page has: as many as fit, and one at least.
+func fitting(endpoints []outbox.EndpointInfo, limit int) (n int) {
+	for size := 0; n < min(len(endpoints), limit); n++ {
+		e := endpoints[n]
+		size += len(e.URL) + len(e.Description) + len(e.LastError) + len(e.Unusable)
+		for _, event := range e.Events {
+			size += len(event)
+		}
+		if n > 0 && size > maxPage {
+			break
+		}
+	}
+	return n
+}
+
 // hideURLs keeps only the scheme and the host of each URL.
 func hideURLs(endpoints []outbox.EndpointInfo) []outbox.EndpointInfo {
 	for i := range endpoints {
@@ -111,7 +130,7 @@ type createEndpoint struct {
 	Body struct {
 		Venue       string   `json:"venue,omitempty" maxLength:"200" doc:"Whose events are sent. The operator has to name it, a venue's token has one already"`
 		URL         string   `json:"url" maxLength:"2000" doc:"Where to, an https URL" example:"https://example.com/hook"`
-		Events      []string `json:"events" minItems:"1" maxItems:"100" doc:"Event types: lead.created, lead.* or *"`
+		Events      []string `json:"events" minItems:"1" maxItems:"100" maxLength:"200" doc:"Event types: lead.created, lead.* or *"`
 		Description string   `json:"description,omitempty" maxLength:"1000"`
 		Secret      string   `json:"secret,omitempty" maxLength:"500" doc:"The signing secret; made when it is missing"`
 	}
@@ -145,7 +164,7 @@ type patchEndpoint struct {
 	Conditional
 	Body struct {
 		URL         *string   `json:"url,omitempty" maxLength:"2000"`
-		Events      *[]string `json:"events,omitempty" minItems:"1" maxItems:"100"`
+		Events      *[]string `json:"events,omitempty" minItems:"1" maxItems:"100" maxLength:"200"`
 		Description *string   `json:"description,omitempty" maxLength:"1000"`
 	}
 }
@@ -217,9 +236,9 @@ func (s *Handler) endpointRoutes() {
 			return nil, err
 		}
 		next := ""
-		if len(found) > in.Limit {
-			found = found[:in.Limit]
-			next = found[in.Limit-1].ID
+		if n := fitting(found, in.Limit); n < len(found) {
+			found = found[:n]
+			next = found[n-1].ID
 		}
 		endpoints := make([]Endpoint, len(found))
 		for i, e := range found {

@@ -164,3 +164,44 @@ func TestTest_WaitsForASlowServer(t *testing.T) {
 		t.Errorf("the sample: %s", r.body)
 	}
 }
+
+// TestEndpoints_ShowABoundedNumberOfBytes has rows that were written by SQL, which the API would refuse.
+func TestEndpoints_ShowABoundedNumberOfBytes(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	token := f.token("venue_1", access.ScopeManage)
+	long := strings.Repeat("ä", 199) + "ab"
+	for _, events := range []string{`["` + long + `"]`, `["lead.*", "` + strings.Repeat("a", 100_000) + `"]`} {
+		r := f.want(http.StatusUnprocessableEntity, token, "POST", "/api/v1/endpoints", `{"url": "https://example.com/", "events": `+events+`}`)
+		if strings.Contains(r.body, "aaaa") || strings.Contains(r.body, "ää") {
+			t.Errorf("the answer quotes what was sent: %s", r.body)
+		}
+	}
+	id := f.want(http.StatusCreated, token, "POST", "/api/v1/endpoints", `{"url": "https://example.com/", "events": ["`+long[:len(long)-1]+`"]}`).text(t, "id")
+	f.want(http.StatusUnprocessableEntity, token, "PATCH", "/api/v1/endpoints/"+id, `{"events": ["`+long+`"]}`)
+
+	f.env.Exec(t, `update webhooks.endpoints set events = array[repeat('x', 500)]`)
+	f.want(http.StatusOK, token, "PATCH", "/api/v1/endpoints/"+id, `{"description": "it stays usable"}`)
+	if state := f.want(http.StatusOK, token, "GET", "/api/v1/endpoints/"+id, "").text(t, "state"); state != "enabled" {
+		t.Errorf("an endpoint with a long pattern is %s", state)
+	}
+	f.env.Exec(t, `insert into webhooks.endpoints (venue, url, events, secret)
+		select 'venue_1', 'https://example.com/', array[repeat('x', 300000)], $1 from generate_series(1, 9)`, agenttest.Secret)
+	seen, pages, cursor := 0, 0, ""
+	for {
+		r := f.want(http.StatusOK, token, "GET", "/api/v1/endpoints?limit=200&cursor="+cursor, "")
+		if len(r.body) > maxPage+100_000 {
+			t.Errorf("a page has %d bytes", len(r.body))
+		}
+		rows, _ := r.value(t, "data").([]any)
+		seen, pages = seen+len(rows), pages+1
+		next, more := r.value(t, "next").(string)
+		if !more {
+			break
+		}
+		cursor = next
+	}
+	if seen != 10 || pages < 3 {
+		t.Errorf("%d pages have %d endpoints, want 10 on several", pages, seen)
+	}
+}

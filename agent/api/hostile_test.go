@@ -4,6 +4,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -163,5 +164,49 @@ func TestRequests_NeedATokenThatIsConfigured(t *testing.T) {
 	}
 	if ends, err := time.Parse(time.RFC3339, caller.text(t, "expires")); err != nil || time.Until(ends) > 5*time.Minute {
 		t.Errorf("the token ends %v (%v)", ends, err)
+	}
+}
+
+// slowWriter is the answer to a caller who does not read it until he may.
+type slowWriter struct {
+	http.ResponseWriter
+	writing chan struct{} // it tells that something is written
+	read    chan struct{} // which is closed when he reads
+}
+
+func (w slowWriter) Write(b []byte) (int, error) {
+	w.writing <- struct{}{}
+	<-w.read
+	return w.ResponseWriter.Write(b)
+}
+
+func TestRequests_WhoReadsSlowlyKeepsABoundedNumberOfAnswers(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	serve := func(venue string, wrap func(http.ResponseWriter) http.ResponseWriter) int {
+		r := httptest.NewRequest(http.MethodGet, "/api/v1/endpoints", nil)
+		r.Header.Set("Authorization", "Bearer "+f.token(venue, access.ScopeRead))
+		w := httptest.NewRecorder()
+		f.handler.ServeHTTP(wrap(w), r)
+		return w.Code
+	}
+	atOnce := func(w http.ResponseWriter) http.ResponseWriter { return w }
+	writing, read := make(chan struct{}), make(chan struct{})
+	slowly := func(w http.ResponseWriter) http.ResponseWriter { return slowWriter{w, writing, read} }
+	var slow sync.WaitGroup
+	for range 8 {
+		slow.Go(func() { serve("venue_1", slowly) })
+		<-writing
+	}
+	if status := serve("venue_1", atOnce); status != http.StatusServiceUnavailable {
+		t.Errorf("one request more than the caller may have: status %d", status)
+	}
+	if status := serve("venue_2", atOnce); status != http.StatusOK {
+		t.Errorf("another venue: status %d", status)
+	}
+	close(read)
+	slow.Wait()
+	if status := serve("venue_1", atOnce); status != http.StatusOK {
+		t.Errorf("after the answers were read: status %d", status)
 	}
 }
