@@ -179,7 +179,7 @@ type enableEndpoint struct {
 	Body *struct {
 		Replay *struct {
 			Since    *time.Time      `json:"since,omitempty" doc:"From this time of the event on; without it everything"`
-			Statuses []outbox.Status `json:"statuses,omitempty" enum:"missed,failed,succeeded" maxItems:"3"`
+			Statuses []outbox.Status `json:"statuses,omitempty" enum:"missed,failed,succeeded" minItems:"1" maxItems:"3"`
 		} `json:"replay,omitempty" doc:"Also send what the endpoint missed"`
 	} `required:"false"`
 }

@@ -9,6 +9,7 @@ import (
 
 	"github.com/quintago/webhook-agent/agent/access"
 	"github.com/quintago/webhook-agent/outbox"
+	"github.com/quintago/webhook-agent/testenv"
 	"github.com/quintago/webhook-agent/testenv/agenttest"
 )
 
@@ -203,5 +204,22 @@ func TestEndpoints_ShowABoundedNumberOfBytes(t *testing.T) {
 	}
 	if seen != 10 || pages < 3 {
 		t.Errorf("%d pages have %d endpoints, want 10 on several", pages, seen)
+	}
+}
+
+func TestReplays_AnEmptyListIsNotEverything(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	f.fillVenue("venue_1", alphaIDs, "text")
+	token := f.token("venue_1", access.ScopeManage)
+	for _, body := range []string{
+		`{"endpoint_id": "ep_A1", "event_ids": []}`, `{"endpoint_id": "ep_A1", "statuses": []}`,
+	} {
+		f.want(http.StatusUnprocessableEntity, token, "POST", "/api/v1/replays", body)
+		f.want(http.StatusUnprocessableEntity, token, "POST", "/api/v1/replays/plan", body)
+	}
+	f.want(http.StatusUnprocessableEntity, token, "POST", "/api/v1/endpoints/ep_A1/enable", `{"replay": {"statuses": []}}`)
+	if n := testenv.QueryOne[int64](t, f.env, `select count(*) from webhooks.replays where id <> 'rep_A1'`); n != 0 {
+		t.Errorf("%d replays began", n)
 	}
 }

@@ -11,8 +11,8 @@ import (
 // ReplayRequest names what to send again.
 type ReplayRequest struct {
 	EndpointID string          `json:"endpoint_id,omitempty" maxLength:"200"`
-	EventIDs   []string        `json:"event_ids,omitempty" maxItems:"1000" doc:"These events, to one endpoint or to all that have them. Without them all of the endpoint whose event was created from since on and before until"`
-	Statuses   []outbox.Status `json:"statuses,omitempty" enum:"missed,failed,succeeded" maxItems:"3" doc:"Only deliveries that ended so. Without it missed and failed, for named events all three"`
+	EventIDs   []string        `json:"event_ids,omitempty" minItems:"1" maxItems:"1000" doc:"These events, to one endpoint or to all that have them. Without them all of the endpoint whose event was created from since on and before until"`
+	Statuses   []outbox.Status `json:"statuses,omitempty" enum:"missed,failed,succeeded" minItems:"1" maxItems:"3" doc:"Only deliveries that ended so. Without it missed and failed, for named events all three"`
 	Since      *time.Time      `json:"since,omitempty"`
 	Until      *time.Time      `json:"until,omitempty"`
 }

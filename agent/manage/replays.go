@@ -15,11 +15,18 @@ var (
 	rangeStatuses = []outbox.Status{outbox.Missed, outbox.Failed}
 )
 
+var errEmpty = errors.New("is empty; leave it out, or name what is meant")
+
 // Plan says what a replay would do: one plan for each endpoint concerned, with the number of
-// deliveries. It fills in the statuses where none is given.
+// deliveries. It fills in the statuses where they are nil. An empty list is an error, and does not
+// stand for everything.
 func (d *Desk) Plan(ctx context.Context, r outbox.ReplayRequest) ([]outbox.ReplayPlan, error) {
-	single := len(r.EventIDs) > 0
+	single := r.EventIDs != nil
 	switch {
+	case single && len(r.EventIDs) == 0: // where they were searched for, and none was found
+		return nil, &FieldError{Field: "event_ids", Err: errEmpty}
+	case r.Statuses != nil && len(r.Statuses) == 0:
+		return nil, &FieldError{Field: "statuses", Err: errEmpty}
 	case !single && r.EndpointID == "":
 		return nil, &FieldError{Field: "endpoint_id", Err: errors.New("is missing; name an endpoint, or events by event_ids")}
 	case single && (r.Since != nil || r.Until != nil):
@@ -27,7 +34,7 @@ func (d *Desk) Plan(ctx context.Context, r outbox.ReplayRequest) ([]outbox.Repla
 	case len(r.EventIDs) > outbox.MaxReplayEvents:
 		return nil, &FieldError{Field: "event_ids", Err: fmt.Errorf("has %d events, at most %d; name an endpoint with since and until", len(r.EventIDs), outbox.MaxReplayEvents)}
 	}
-	if len(r.Statuses) == 0 {
+	if r.Statuses == nil {
 		r.Statuses = rangeStatuses
 		if single {
 			r.Statuses = ReplayStatuses
