@@ -223,3 +223,34 @@ func TestReplays_AnEmptyListIsNotEverything(t *testing.T) {
 		t.Errorf("%d replays began", n)
 	}
 }
+
+func TestReplays_ARepeatedRequestStartsOnce(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	f.fillVenue("venue_1", alphaIDs, "text")
+	f.fillVenue("venue_2", betaIDs, "text")
+	token, request := f.token("venue_1", access.ScopeManage), `{"endpoint_id": "ep_A1"}`
+	post := func(status int, token, body string) reply {
+		t.Helper()
+		return f.want(status, token, "POST", "/api/v1/replays", body, "Idempotency-Key", "k1")
+	}
+	first := post(http.StatusAccepted, token, request)
+	f.env.Exec(t, `update webhooks.deliveries set status = 'succeeded'`) // as an agent does that has executed it
+	f.env.Exec(t, `update webhooks.endpoints set disabled_at = now() where id = 'ep_A1'`)
+	again := post(http.StatusOK, token, request)
+	if again.text(t, "data", 0, "id") != first.text(t, "data", 0, "id") {
+		t.Errorf("the repeated request gives %s", again.body)
+	}
+	for _, other := range []string{`{"endpoint_id": "ep_A1", "per_second": 5}`, `{"event_ids": ["evt_A1"]}`, `{"endpoint_id": "ep_A2"}`} {
+		post(http.StatusUnprocessableEntity, token, other)
+	}
+	// The key is the venue's own, and the operator's for the venue of what he names.
+	post(http.StatusNotFound, operatorToken, `{"endpoint_id": "ep_none"}`)
+	if r := post(http.StatusOK, operatorToken, request); r.text(t, "data", 0, "id") != first.text(t, "data", 0, "id") {
+		t.Errorf("the operator's request gives %s", r.body)
+	}
+	if r := post(http.StatusAccepted, operatorToken, `{"event_ids": ["evt_B1"]}`); r.text(t, "data", 0, "endpoint_id") != "ep_B1" {
+		t.Errorf("the operator's request for another venue gives %s", r.body)
+	}
+	post(http.StatusUnprocessableEntity, f.token("venue_2", access.ScopeManage), `{"endpoint_id": "ep_B1"}`)
+}

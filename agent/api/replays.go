@@ -68,22 +68,17 @@ type paceReplay struct {
 func (s *Handler) replayRoutes() {
 	register(s, operation{
 		id: "plan-replay", method: http.MethodPost, path: "/replays/plan", tag: tagReplays, heavy: true, summary: "Count what a replay would send again",
-		description: "Counted exactly up to 100,000.", errors: []int{http.StatusConflict},
+		description: "Counted exactly up to 100,000.", errors: []int{http.StatusConflict, http.StatusNotFound},
 	}, func(ctx context.Context, in *planReplay) (*answer[Plans], error) {
 		plans, err := s.desk(ctx).Plan(ctx, in.Body.request())
 		return &answer[Plans]{Plans{noNull(plans)}}, err
 	})
 	register(s, operation{
 		id: "create-replay", method: http.MethodPost, path: "/replays", tag: tagReplays, need: needManage, status: http.StatusAccepted, heavy: true,
-		summary: "Send deliveries again that have ended", description: "The agent does it in the background. What has ended so when it comes to it is sent, which may be more or less than a plan counted. A repeated request answers 200.",
-		errors: []int{http.StatusConflict},
+		summary: "Send deliveries again that have ended", description: "The agent does it in the background. What has ended so when it comes to it is sent, which may be more or less than a plan counted. A repeated request answers 200, with the replays of the first as they are now.",
+		errors: []int{http.StatusConflict, http.StatusNotFound},
 	}, func(ctx context.Context, in *createReplay) (*createdReplays, error) {
-		desk := s.desk(ctx)
-		plans, err := desk.Plan(ctx, in.Body.request())
-		if err != nil {
-			return nil, err
-		}
-		started, repeated, err := desk.Start(ctx, plans, outbox.ReplayOptions{PerSecond: in.Body.PerSecond, Idempotency: in.idempotency(in.Body)})
+		started, repeated, err := s.desk(ctx).Replay(ctx, in.Body.request(), outbox.ReplayOptions{PerSecond: in.Body.PerSecond, Idempotency: in.idempotency(in.Body)})
 		if err != nil {
 			return nil, err
 		}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/quintago/webhook-agent/outbox"
 )
@@ -43,19 +44,29 @@ func (d *Desk) Plan(ctx context.Context, r outbox.ReplayRequest) ([]outbox.Repla
 	return d.View.PlanReplay(ctx, r)
 }
 
-// Start starts the replays of those plans that have something to send. repeated reports that all of
-// them had been started by the same request before.
-func (d *Desk) Start(ctx context.Context, plans []outbox.ReplayPlan, o outbox.ReplayOptions) (started []outbox.ReplayInfo, repeated bool, err error) {
-	repeated = true
-	for _, plan := range plans {
-		if plan.Refused != "" || plan.Deliveries == 0 {
-			continue
+// Replay starts what a request asks for: a replay for each endpoint that has something to be sent, or
+// none at all. A request that was made before, by its key, starts nothing: repeated reports it, and
+// started are the replays of the first.
+func (d *Desk) Replay(ctx context.Context, r outbox.ReplayRequest, o outbox.ReplayOptions) (started []outbox.ReplayInfo, repeated bool, err error) {
+	if o.Key != "" {
+		started, err = d.View.StartedReplays(ctx, r, o.Idempotency)
+		if err != nil || len(started) > 0 {
+			return started, err == nil, err
 		}
-		replay, again, err := d.View.StartReplay(ctx, plan, o)
-		if err != nil {
-			return started, false, err
-		}
-		started, repeated = append(started, replay), repeated && again
 	}
-	return started, repeated && len(started) > 0, nil
+	plans, err := d.Plan(ctx, r)
+	if err != nil {
+		return nil, false, err
+	}
+	return d.Start(ctx, plans, o)
+}
+
+// Start starts the replays of those plans that have something to send, or none at all. repeated
+// reports that all of them had been started by the same request before.
+func (d *Desk) Start(ctx context.Context, plans []outbox.ReplayPlan, o outbox.ReplayOptions) (started []outbox.ReplayInfo, repeated bool, err error) {
+	sent := slices.DeleteFunc(slices.Clone(plans), func(p outbox.ReplayPlan) bool { return p.Refused != "" || p.Deliveries == 0 })
+	if len(sent) == 0 {
+		return nil, false, nil
+	}
+	return d.View.StartReplays(ctx, sent, o)
 }
