@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"maps"
 	"net/http"
+	"net/url"
 	"slices"
 	"strings"
 	"sync"
@@ -178,7 +179,11 @@ func checkText(r *http.Request) *Problem {
 	if outbox.CheckText(r.URL.Path) != nil {
 		return newProblem(http.StatusNotFound, "there is nothing at this path", "see "+documentPath)
 	}
-	for name, values := range r.URL.Query() {
+	query, err := url.ParseQuery(r.URL.RawQuery) // URL.Query would leave out what it cannot read, a filter as well
+	if err != nil {
+		return newProblem(http.StatusUnprocessableEntity, "the query of the URL cannot be read", "write % as %25, and ; as %3B")
+	}
+	for name, values := range query {
 		for _, value := range values {
 			if err := errors.Join(outbox.CheckText(name), outbox.CheckText(value)); err != nil {
 				return newProblem(http.StatusUnprocessableEntity, "a parameter is no text in UTF-8, or has a zero byte in it", "write it in UTF-8")

@@ -210,3 +210,21 @@ func TestRequests_WhoReadsSlowlyKeepsABoundedNumberOfAnswers(t *testing.T) {
 		t.Errorf("after the answers were read: status %d", status)
 	}
 }
+
+func TestRequests_AQueryThatCannotBeReadIsRefused(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	f.fillVenue("venue_1", alphaIDs, "text")
+	token := f.token("venue_1", access.ScopeManage)
+	for _, path := range []string{
+		"/deliveries?status=missed%", "/deliveries?status=missed;type=x", "/deliveries?status=missed%zz&limit=5", "/endpoints?state=disabled%f",
+		"/replays?state=done%", "/deliveries/stream?type=x%", "/whoami?%",
+	} {
+		r := f.want(http.StatusUnprocessableEntity, token, "GET", "/api/v1"+path, "")
+		if strings.Contains(r.body, "missed") {
+			t.Errorf("%s: the answer has what was sent: %s", path, r.body)
+		}
+	}
+	f.want(http.StatusUnprocessableEntity, token, "POST", "/api/v1/endpoints/ep_A1/disable?x=%", "")
+	f.want(http.StatusOK, token, "GET", "/api/v1/deliveries?status=missed%2Cfailed", "")
+}
