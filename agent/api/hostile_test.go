@@ -228,3 +228,30 @@ func TestRequests_AQueryThatCannotBeReadIsRefused(t *testing.T) {
 	f.want(http.StatusUnprocessableEntity, token, "POST", "/api/v1/endpoints/ep_A1/disable?x=%", "")
 	f.want(http.StatusOK, token, "GET", "/api/v1/deliveries?status=missed%2Cfailed", "")
 }
+
+func TestRequests_ABodyIsNotChangedBeforeItIsRead(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	token := f.token("venue_1", access.ScopeManage)
+	body := func(text string) string {
+		return `{"url": "https://example.com/", "events": ["*"], "secret": "sentinel-0123456789abcdef0123456789` + text + `"}`
+	}
+	for name, text := range map[string]string{
+		"a byte alone": "\xff", "an overlong form": "\xc0\xaf", "a surrogate in UTF-8": "\xed\xa0\x80", "a high surrogate": `\ud800`,
+		"at the end of the text": `\uD83D`, "a low surrogate": `\udc00`, "two high ones": `\ud83d\ud83d`, "the wrong order": `\ude00\ud83d`,
+		"a high one before a letter": `\ud83d\u0041`, "a high one before a line break": `\ud83d\n`, "after a backslash": `\\\ud800`,
+	} {
+		r := f.ask(token, "POST", "/api/v1/endpoints", body(text))
+		if r.status != http.StatusUnprocessableEntity || !strings.Contains(r.body, "UTF-8") && !strings.Contains(r.body, "surrogate") || strings.Contains(r.body, "sentinel") {
+			t.Errorf("%s: status %d: %s", name, r.status, r.body)
+		}
+	}
+	for name, text := range map[string]string{"a pair": `\ud83d\ude00`, "a backslash": `\\ud800`, "a letter": "ü"} {
+		if r := f.ask(token, "POST", "/api/v1/endpoints", body(text)); r.status != http.StatusCreated {
+			t.Errorf("%s: status %d: %s", name, r.status, r.body)
+		}
+	}
+	for _, text := range []string{`{"url": "\ud8`, `{"url": "\`, `{"url": "\uzzzz"}`} {
+		f.want(http.StatusBadRequest, token, "POST", "/api/v1/endpoints", text)
+	}
+}
