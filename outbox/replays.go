@@ -18,6 +18,8 @@ type ReplayRequest struct {
 	EventIDs     []string
 	Statuses     []Status
 	Since, Until *time.Time
+	// Enabling has PlanReplay plan for an endpoint that is enabled before the replay starts.
+	Enabling bool
 }
 
 // ReplayPlan is what a replay of one endpoint would do.
@@ -31,6 +33,8 @@ type ReplayPlan struct {
 	Deliveries int64 `json:"deliveries"`
 	// Refused is why nothing can be sent to the endpoint, with the remedy; empty when it can.
 	Refused string `json:"refused"`
+	// Refusal is the same as an error, nil when it can.
+	Refusal *Problem `json:"-"`
 }
 
 // ReplayOptions are what a replay has beside its plan.
@@ -140,12 +144,12 @@ func (v view) PlanReplay(ctx context.Context, r ReplayRequest) (plans []ReplayPl
 	}
 	var refusals []error
 	for i, plan := range plans {
-		refusal, err := v.refuseReplay(ctx, plan.EndpointID)
+		refusal, err := v.refuseReplay(ctx, plan.EndpointID, r.Enabling)
 		if err != nil {
 			return nil, err
 		}
 		if refusal != nil {
-			plans[i].Refused = refusal.Error()
+			plans[i].Refused, plans[i].Refusal = refusal.Error(), refusal
 			refusals = append(refusals, refusal)
 		}
 	}
@@ -171,8 +175,9 @@ func (v view) CountMissed(ctx context.Context, endpointID string) (deliveries in
 	return deliveries, err
 }
 
-// refuseReplay says why nothing can be sent to an endpoint, or returns nil.
-func (v view) refuseReplay(ctx context.Context, endpointID string) (*Problem, error) {
+// refuseReplay says why nothing can be sent to an endpoint, or returns nil. One that is about to be
+// enabled may be disabled.
+func (v view) refuseReplay(ctx context.Context, endpointID string, enabling bool) (*Problem, error) {
 	found, err := v.Endpoints(ctx, EndpointFilter{ID: endpointID, Limit: 1})
 	if err != nil {
 		return nil, err
@@ -181,13 +186,14 @@ func (v view) refuseReplay(ctx context.Context, endpointID string) (*Problem, er
 		return noEndpoint(endpointID), nil
 	}
 	thing := fmt.Sprintf("endpoint %q", endpointID)
-	switch e := found[0]; e.State {
-	case StateDisabled:
+	e := found[0]
+	switch {
+	case e.State == StateDisabled && !enabling:
 		return &Problem{Thing: thing, Reason: "it is disabled, so nothing is sent to it",
 			Remedy: "run webhook-agent endpoints enable " + endpointID + ", then replay", Err: ErrRefused}, nil
-	case StateUnusable:
+	case e.Unusable != "":
 		return &Problem{Thing: thing, Reason: "it is unusable, so nothing is sent to it: " + e.Unusable,
-			Remedy: "correct its row in webhooks.endpoints, then replay", Err: ErrRefused}, nil
+			Remedy: "correct it with webhook-agent endpoints update " + endpointID + ", then replay", Err: ErrRefused}, nil
 	}
 	return nil, nil
 }

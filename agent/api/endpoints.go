@@ -270,6 +270,7 @@ func (s *Handler) endpointRoutes() {
 	register(s, operation{
 		id: "enable-endpoint", method: http.MethodPost, path: "/endpoints/{endpoint_id}/enable", tag: tagEndpoints, need: needManage,
 		summary: "Enable an endpoint and begin a new failure counter", description: "With replay, what it missed is sent as well.",
+		errors: []int{http.StatusConflict},
 	}, s.enableEndpoint)
 	register(s, operation{
 		id: "disable-endpoint", method: http.MethodPost, path: "/endpoints/{endpoint_id}/disable", tag: tagEndpoints, need: needManage,
@@ -335,23 +336,19 @@ func (s *Handler) changeEndpoint(ctx context.Context, in *patchEndpoint) (*endpo
 }
 
 func (s *Handler) enableEndpoint(ctx context.Context, in *enableEndpoint) (*answer[Enabled], error) {
-	desk := s.desk(ctx)
-	if _, err := desk.View.EnableEndpoint(ctx, in.EndpointID); err != nil {
-		return nil, err
-	}
-	var replays []outbox.ReplayInfo
+	var missed *outbox.ReplayRequest
 	if in.Body != nil && in.Body.Replay != nil {
-		statuses := in.Body.Replay.Statuses
-		if len(statuses) == 0 {
-			statuses = []outbox.Status{outbox.Missed}
+		missed = &outbox.ReplayRequest{Since: in.Body.Replay.Since, Statuses: in.Body.Replay.Statuses}
+		if missed.Statuses == nil {
+			missed.Statuses = []outbox.Status{outbox.Missed}
 		}
-		plans, err := desk.Plan(ctx, outbox.ReplayRequest{EndpointID: in.EndpointID, Since: in.Body.Replay.Since, Statuses: statuses})
-		if err != nil {
-			return nil, err
+	}
+	replays, changed, err := s.desk(ctx).Enable(ctx, in.EndpointID, missed)
+	if err != nil {
+		if changed { // which register logs where all of it was done
+			s.logChange(callOf(ctx).caller, "enable-endpoint", in)
 		}
-		if replays, _, err = desk.Start(ctx, plans, outbox.ReplayOptions{}); err != nil {
-			return nil, err
-		}
+		return nil, err
 	}
 	shown, err := s.showEndpoint(ctx, in.EndpointID)
 	if err != nil {

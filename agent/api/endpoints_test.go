@@ -254,3 +254,46 @@ func TestReplays_ARepeatedRequestStartsOnce(t *testing.T) {
 	}
 	post(http.StatusUnprocessableEntity, f.token("venue_2", access.ScopeManage), `{"endpoint_id": "ep_B1"}`)
 }
+
+func TestEnable_ChangesNothingWhereItsReplayIsRefused(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	f.fillVenue("venue_1", alphaIDs, "text")
+	f.env.Exec(t, `insert into webhooks.endpoints (id, venue, url, events, secret) values ('ep_A2', 'venue_1', 'https://example.com/', '{*}', $1)`, agenttest.Secret)
+	f.env.Exec(t, `insert into webhooks.deliveries (event_id, endpoint_id, venue, type, status, created) values ('evt_A1', 'ep_A2', 'venue_1', 'text.made', 'missed', now())`)
+	f.env.Exec(t, `update webhooks.endpoints set disabled_at = now()`)
+	f.env.Exec(t, `insert into webhooks.endpoint_health (endpoint_id, generation, consecutive_failures, unusable) select id, generation, 0, 'the URL is bad' from webhooks.endpoints where id = 'ep_A1'`)
+	token := f.token("venue_1", access.ScopeManage)
+	refused := f.want(http.StatusConflict, token, "POST", "/api/v1/endpoints/ep_A1/enable", `{"replay": {}}`)
+	if !strings.Contains(refused.body, "the URL is bad") || strings.Contains(refused.body, "webhooks.endpoints") || refused.text(t, "remedy") == "" {
+		t.Errorf("it says %s", refused.body)
+	}
+	if state := f.want(http.StatusOK, token, "GET", "/api/v1/endpoints/ep_A1", "").text(t, "state"); state != "disabled" {
+		t.Errorf("what was refused has made the endpoint %s", state)
+	}
+	if strings.Contains(f.log.String(), "enable-endpoint") {
+		t.Errorf("the log has a change that was not made: %s", f.log.String())
+	}
+	on := f.want(http.StatusOK, token, "POST", "/api/v1/endpoints/ep_A2/enable", `{"replay": {}}`)
+	if on.text(t, "state") != "enabled" || on.text(t, "replays", 0, "endpoint_id") != "ep_A2" {
+		t.Errorf("enabling gives %s", on.body)
+	}
+	// The plan of several endpoints has the same reason.
+	plan := f.want(http.StatusOK, token, "POST", "/api/v1/replays/plan", `{"event_ids": ["evt_A1"]}`)
+	if strings.Contains(plan.body, "webhook-agent ") || strings.Contains(plan.body, "webhooks.") || !strings.Contains(plan.body, "it is disabled") {
+		t.Errorf("the plan is %s", plan.body)
+	}
+}
+
+func TestEnable_IsLoggedWhereItsReplayFails(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	f.fillVenue("venue_1", alphaIDs, "text")
+	f.env.Exec(t, `update webhooks.endpoints set disabled_at = now()`)
+	f.env.Exec(t, `create function refuse() returns trigger language plpgsql as $$ begin raise exception 'no'; end $$`)
+	f.env.Exec(t, `create trigger refuse before insert on webhooks.replays for each row execute function refuse()`)
+	f.want(http.StatusServiceUnavailable, f.token("venue_1", access.ScopeManage), "POST", "/api/v1/endpoints/ep_A1/enable", `{"replay": {"statuses": ["failed"]}}`)
+	if !strings.Contains(f.log.String(), "operation=enable-endpoint by=venue") {
+		t.Errorf("the log does not say who has enabled the endpoint: %s", f.log.String())
+	}
+}

@@ -71,6 +71,12 @@ func (s *Handler) replayRoutes() {
 		description: "Counted exactly up to 100,000.", errors: []int{http.StatusConflict, http.StatusNotFound},
 	}, func(ctx context.Context, in *planReplay) (*answer[Plans], error) {
 		plans, err := s.desk(ctx).Plan(ctx, in.Body.request())
+		for i, plan := range plans {
+			plans[i].EventIDs = noNull(plan.EventIDs)
+			if plan.Refusal != nil {
+				plans[i].Refused = Explain(plan.Refusal).Detail
+			}
+		}
 		return &answer[Plans]{Plans{noNull(plans)}}, err
 	})
 	register(s, operation{
