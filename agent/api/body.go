@@ -2,7 +2,9 @@ package api
 
 import (
 	"bytes"
+	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"mime"
 	"net/http"
@@ -66,6 +68,32 @@ func readBody(w http.ResponseWriter, r *http.Request) (*http.Request, *Problem) 
 	whole := *r
 	whole.Body, whole.ContentLength = io.NopCloser(bytes.NewReader(body)), int64(len(body))
 	return &whole, nil
+}
+
+// whole is an integer of a body. JSON Schema has 1e1 and 10.0 as integers too, package json has not.
+type whole int
+
+// UnmarshalJSON implements json.Unmarshaler. The document's bounds were checked before.
+func (w *whole) UnmarshalJSON(text []byte) error {
+	var n float64
+	if err := json.Unmarshal(text, &n); err != nil {
+		return err
+	}
+	*w = whole(n)
+	return nil
+}
+
+// unmarshal is json.Unmarshal for bodies. Its errors are for the caller: those of package json name
+// types of Go, and quote what was sent.
+func unmarshal(body []byte, v any) error {
+	err := json.Unmarshal(body, v)
+	if syntax, ok := errors.AsType[*json.SyntaxError](err); ok {
+		return fmt.Errorf("is no JSON from byte %d on", syntax.Offset)
+	}
+	if err != nil {
+		return errors.New("has a value that cannot be read; write numbers in plain digits, and times as 2026-11-29T14:30:00Z")
+	}
+	return nil
 }
 
 // checkEncoding refuses a body that package json would change without a word: it puts U+FFFD in the

@@ -136,6 +136,9 @@ type createEndpoint struct {
 	}
 }
 
+// headerIdempotency is the header of Idempotent.
+const headerIdempotency = "Idempotency-Key"
+
 // Idempotent is the input of an operation that may be repeated.
 type Idempotent struct {
 	IdempotencyKey string `header:"Idempotency-Key" maxLength:"200" doc:"A text of the caller's. A repeated request with it makes nothing new and answers with what is there"`

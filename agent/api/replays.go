@@ -24,7 +24,7 @@ func (r ReplayRequest) request() outbox.ReplayRequest {
 // startReplay is the body of the operation that starts replays.
 type startReplay struct {
 	ReplayRequest
-	PerSecond int `json:"per_second,omitempty" minimum:"0" maximum:"10000" doc:"At most so many deliveries a second; 0 for no such bound"`
+	PerSecond whole `json:"per_second,omitempty" minimum:"0" maximum:"10000" doc:"At most so many deliveries a second; 0 for no such bound"`
 }
 
 type planReplay struct{ Body ReplayRequest }
@@ -61,7 +61,7 @@ func (p ReplayPath) id() string { return p.ReplayID }
 type paceReplay struct {
 	ReplayPath
 	Body struct {
-		PerSecond int `json:"per_second" minimum:"0" maximum:"10000" doc:"0 for no bound"`
+		PerSecond whole `json:"per_second" minimum:"0" maximum:"10000" doc:"0 for no bound"`
 	}
 }
 
@@ -84,7 +84,7 @@ func (s *Handler) replayRoutes() {
 		summary: "Send deliveries again that have ended", description: "The agent does it in the background. What has ended so when it comes to it is sent, which may be more or less than a plan counted. A repeated request answers 200, with the replays of the first as they are now.",
 		errors: []int{http.StatusConflict, http.StatusNotFound},
 	}, func(ctx context.Context, in *createReplay) (*createdReplays, error) {
-		started, repeated, err := s.desk(ctx).Replay(ctx, in.Body.request(), outbox.ReplayOptions{PerSecond: in.Body.PerSecond, Idempotency: in.idempotency(in.Body)})
+		started, repeated, err := s.desk(ctx).Replay(ctx, in.Body.request(), outbox.ReplayOptions{PerSecond: int(in.Body.PerSecond), Idempotency: in.idempotency(in.Body)})
 		if err != nil {
 			return nil, err
 		}
@@ -125,7 +125,7 @@ func (s *Handler) replayRoutes() {
 		id: "pace-replay", method: http.MethodPatch, path: "/replays/{replay_id}", tag: tagReplays, need: needManage,
 		summary: "Change how fast a replay sends", errors: []int{http.StatusConflict},
 	}, func(ctx context.Context, in *paceReplay) (*answer[outbox.ReplayInfo], error) {
-		return replayAnswer(s.view(ctx).SetReplayPace(ctx, in.ReplayID, in.Body.PerSecond))
+		return replayAnswer(s.view(ctx).SetReplayPace(ctx, in.ReplayID, int(in.Body.PerSecond)))
 	})
 	registerStream(s, operation{
 		id: "stream-replay", method: http.MethodGet, path: "/replays/{replay_id}/stream", tag: tagReplays, summary: "Follow the progress of a replay",

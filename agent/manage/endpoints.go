@@ -11,7 +11,7 @@ import (
 )
 
 const (
-	// maxDescription is the greatest length of an endpoint's description, in bytes.
+	// maxDescription is the greatest length of an endpoint's description, in characters.
 	maxDescription = 1000
 	// LongestOverlap is the longest time that a former secret may sign beside a new one.
 	LongestOverlap = 30 * 24 * time.Hour

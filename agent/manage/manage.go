@@ -99,10 +99,11 @@ func revealed(s secret.Text, made bool) string {
 	return s.Reveal()
 }
 
-// checkText returns an error for a text that PostgreSQL cannot store or a page cannot show.
+// checkText returns an error for a text that PostgreSQL cannot store or a page cannot show, and for
+// one of more than so many characters.
 func checkText(field, text string, most int) error {
-	if len(text) > most {
-		return &FieldError{Field: field, Err: fmt.Errorf("has more than %d bytes; shorten it", most)}
+	if utf8.RuneCountInString(text) > most {
+		return &FieldError{Field: field, Err: fmt.Errorf("has more than %d characters; shorten it", most)}
 	}
 	return fieldError(field, outbox.CheckText(text))
 }
