@@ -406,27 +406,19 @@ func (h *Handler) showEndpoint(v *visit, sample *manage.Sample) error {
 // be sent is refused before anything is changed.
 func (h *Handler) enableEndpoint(v *visit) error {
 	id := v.r.PathValue("endpoint")
-	plan := outbox.ReplayPlan{EndpointID: id, Statuses: []outbox.Status{outbox.Missed}}
+	var missed *outbox.ReplayRequest
 	if v.form.Get("replay") != "" {
-		e, err := v.view.Endpoint(v.ctx(), id)
-		if err != nil {
-			return err
-		}
-		if e.Unusable != "" {
-			return &outbox.Problem{Thing: "endpoint", Reason: "nothing was changed, since the agent cannot send to this endpoint", Remedy: "change its URL first, or enable it alone", Err: outbox.ErrRefused}
-		}
-		if plan.Deliveries, err = v.view.CountMissed(v.ctx(), id); err != nil {
-			return err
-		}
+		missed = &outbox.ReplayRequest{Statuses: []outbox.Status{outbox.Missed}}
 	}
-	if _, err := v.view.EnableEndpoint(v.ctx(), id); err != nil {
-		return err
-	}
-	started, _, err := v.desk().Start(v.ctx(), []outbox.ReplayPlan{plan}, outbox.ReplayOptions{})
+	started, changed, err := v.desk().Enable(v.ctx(), id, missed)
 	switch {
-	case err != nil:
+	case changed && err != nil:
 		h.cfg.Log.Error("the console has enabled an endpoint, but cannot start the replay of what it missed", "endpoint", sink.Printable(id), "error", err)
 		return v.goTo(unsent, "endpoints", id)
+	case errors.Is(err, outbox.ErrRefused):
+		return &outbox.Problem{Thing: "endpoint", Reason: "nothing was changed, since the agent cannot send to this endpoint", Remedy: "change its URL first, or enable it alone", Err: outbox.ErrRefused}
+	case err != nil:
+		return err
 	case len(started) == 0: // nothing was asked for, or missed
 		return v.goTo("enabled", "endpoints", id)
 	}

@@ -261,11 +261,9 @@ func (h *Handler) startReplay(v *visit) error {
 	if len(form.Errors) > 0 {
 		return v.showReplayForm(form, r)
 	}
-	o := outbox.ReplayOptions{PerSecond: perSecond, Idempotency: once(v.form)}
-	plans, err := v.desk().Plan(v.ctx(), r)
-	if err == nil {
-		_, _, err = v.desk().Start(v.ctx(), plans, o)
-	}
+	// A form that is sent twice finds nothing left to send, since its deliveries are on their way. It
+	// leads to the replays of the first time.
+	started, _, err := v.desk().Replay(v.ctx(), r, outbox.ReplayOptions{PerSecond: perSecond, Idempotency: once(v.form)})
 	if err != nil && !errors.Is(err, outbox.ErrRefused) {
 		if fields := fieldErrors(err); len(fields) > 0 {
 			form.Errors = fields
@@ -273,14 +271,10 @@ func (h *Handler) startReplay(v *visit) error {
 		}
 		return err
 	}
-	// A form that is sent twice may find nothing left to send: its deliveries are on their way.
-	started, err := v.view.ReplaysOfKey(v.ctx(), o.Key)
-	switch {
-	case err != nil:
-		return err
-	case len(started) == 0:
+	switch len(started) {
+	case 0:
 		return v.showReplayForm(form, r) // which says why there is nothing
-	case len(started) == 1:
+	case 1:
 		return v.goTo("replay-started", "replays", started[0].ID)
 	}
 	return v.goTo("replay-started", "replays")
