@@ -52,7 +52,16 @@ func TestBrowser_ADoubleClickSendsAFormOnce(t *testing.T) {
 	twice := func(selector string) {
 		t.Helper()
 		p.WaitGone("[data-recount]") // the module is there
-		browser.Eval[any](p, "void (b => { b.click(); b.click() })(document.querySelector('"+selector+"'))")
+		heldBack := browser.Eval[string](p, `(b => {
+			const heldBack = [];
+			addEventListener("submit", (event) => heldBack.push(event.defaultPrevented));
+			b.click();
+			b.click();
+			return heldBack.join();
+		})(document.querySelector("`+selector+`"))`)
+		if heldBack != "false,true" {
+			t.Errorf("two clicks on %s are held back: %s", selector, heldBack)
+		}
 	}
 	p.Open(base + "/replays/new?endpoint=ep_venue-1_2")
 	twice("[data-start]")
