@@ -258,7 +258,7 @@ func TestPlanReplay_LeavesOutOnlyTheEndpointsThatCannotBeSentTo(t *testing.T) {
 	want := map[string]string{
 		"ep_0": `endpoint "ep_0": there is none with this id; webhook-agent endpoints list shows them`,
 		"ep_1": `endpoint "ep_1": it is disabled, so nothing is sent to it; run webhook-agent endpoints enable ep_1, then replay`,
-		"ep_2": `endpoint "ep_2": it is unusable, so nothing is sent to it: the URL is bad; correct its row in webhooks.endpoints, then replay`,
+		"ep_2": `endpoint "ep_2": it is unusable, so nothing is sent to it: the URL is bad; correct it with webhook-agent endpoints update ep_2, then replay`,
 		"ep_3": "",
 	}
 	if diff := cmp.Diff(want, refused); diff != "" {

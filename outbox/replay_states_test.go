@@ -282,6 +282,13 @@ func TestStartReplay_WithTheSameKeyMakesOne(t *testing.T) {
 	if err != nil || repeated || other == first {
 		t.Errorf("of another venue: %s, %t, %v", other, repeated, err)
 	}
+	// A request starts all of its replays or none, so that its second time can answer with all.
+	plans := []ReplayPlan{{EndpointID: "ep_1", Statuses: []Status{Missed}}, {EndpointID: "ep_2", Statuses: []Status{Missed}}}
+	_, _, err = db.Venue("venue_a").StartReplays(t.Context(), plans, ReplayOptions{Idempotency: Idempotency{Key: "k2", Hash: []byte("h")}})
+	wantError(t, err, ErrNotFound)
+	if n := testenv.QueryOne[int64](t, env, `select count(*) from webhooks.replays where idempotency_key = 'k2'`); n != 0 {
+		t.Errorf("a request that failed has started %d replays", n)
+	}
 	_, _, err = db.AllVenues().StartReplay(t.Context(), ReplayPlan{EndpointID: "ep_1"}, ReplayOptions{PerSecond: MaxPerSecond + 1})
 	wantProblem(t, err, "the pace", "10001", "from 1 to 10000")
 	r, err := db.Venue("venue_a").Replay(t.Context(), first)

@@ -18,6 +18,8 @@ type ReplayRequest struct {
 	EventIDs     []string
 	Statuses     []Status
 	Since, Until *time.Time
+	// Enabling has PlanReplay plan for an endpoint that is enabled before the replay starts.
+	Enabling bool
 }
 
 // ReplayPlan is what a replay of one endpoint would do.
@@ -31,6 +33,8 @@ type ReplayPlan struct {
 	Deliveries int64 `json:"deliveries"`
 	// Refused is why nothing can be sent to the endpoint, with the remedy; empty when it can.
 	Refused string `json:"refused"`
+	// Refusal is the same as an error, nil when it can.
+	Refusal *Problem `json:"-"`
 }
 
 // ReplayOptions are what a replay has beside its plan.
@@ -141,12 +145,12 @@ func (v view) PlanReplay(ctx context.Context, r ReplayRequest) (plans []ReplayPl
 	}
 	var refusals []error
 	for i, plan := range plans {
-		refusal, err := v.refuseReplay(ctx, plan.EndpointID)
+		refusal, err := v.refuseReplay(ctx, plan.EndpointID, r.Enabling)
 		if err != nil {
 			return nil, err
 		}
 		if refusal != nil {
-			plans[i].Refused = refusal.Error()
+			plans[i].Refused, plans[i].Refusal = refusal.Error(), refusal
 			refusals = append(refusals, refusal)
 		}
 	}
@@ -172,8 +176,9 @@ func (v view) CountMissed(ctx context.Context, endpointID string) (deliveries in
 	return deliveries, err
 }
 
-// refuseReplay says why nothing can be sent to an endpoint, or returns nil.
-func (v view) refuseReplay(ctx context.Context, endpointID string) (*Problem, error) {
+// refuseReplay says why nothing can be sent to an endpoint, or returns nil. One that is about to be
+// enabled may be disabled.
+func (v view) refuseReplay(ctx context.Context, endpointID string, enabling bool) (*Problem, error) {
 	found, err := v.Endpoints(ctx, EndpointFilter{ID: endpointID, Limit: 1})
 	if err != nil {
 		return nil, err
@@ -182,13 +187,14 @@ func (v view) refuseReplay(ctx context.Context, endpointID string) (*Problem, er
 		return noEndpoint(endpointID), nil
 	}
 	thing := fmt.Sprintf("endpoint %q", endpointID)
-	switch e := found[0]; e.State {
-	case StateDisabled:
+	e := found[0]
+	switch {
+	case e.State == StateDisabled && !enabling:
 		return &Problem{Thing: thing, Reason: "it is disabled, so nothing is sent to it",
 			Remedy: "run webhook-agent endpoints enable " + endpointID + ", then replay", Err: ErrRefused}, nil
-	case StateUnusable:
+	case e.Unusable != "":
 		return &Problem{Thing: thing, Reason: "it is unusable, so nothing is sent to it: " + e.Unusable,
-			Remedy: "correct its row in webhooks.endpoints, then replay", Err: ErrRefused}, nil
+			Remedy: "correct it with webhook-agent endpoints update " + endpointID + ", then replay", Err: ErrRefused}, nil
 	}
 	return nil, nil
 }
@@ -209,42 +215,100 @@ select idempotency_hash is not distinct from $3, ` + replayColumns + `
 from webhooks.replays r where endpoint_id = $1 and idempotency_key = $2{ and venue = @venue}
   and venue = (select e.venue from webhooks.endpoints e where e.id = $1)`
 
-// StartReplay hands a plan to the agent, through its stream, and returns the replay. What is missed
-// or failed when the agent gets to it is sent, which may be more or less than the plan counted. A
-// second call with the same key returns the replay of the first, and ErrIdempotency where the hash
-// is another one.
-func (v view) StartReplay(ctx context.Context, p ReplayPlan, o ReplayOptions) (started ReplayInfo, repeated bool, err error) {
-	if o.PerSecond != 0 {
-		if err := CheckPace(o.PerSecond); err != nil {
-			return ReplayInfo{}, false, err
-		}
+// selectStartedReplays finds what a request has started before. A key is one venue's, so in the view
+// of all ($5) it is looked for in the venues of what the request names.
+const selectStartedReplays = `
+select idempotency_hash is not distinct from $2, ` + replayColumns + `
+from webhooks.replays r where idempotency_key = $1{ and venue = @venue}
+  and (not $5 or $3 <> '' and (endpoint_id = $3 or venue = (select e.venue from webhooks.endpoints e where e.id = $3))
+       or $3 = '' and venue in (select d.venue from webhooks.deliveries d where d.event_id = any($4)))
+order by created, id`
+
+// StartedReplays returns the replays that the same request has started before, by its key, and
+// ErrIdempotency where another request has used it. There are none where the request is new, and
+// where it had nothing to send. It is to be asked before a plan is made: what was sent is no longer
+// part of one.
+func (v view) StartedReplays(ctx context.Context, r ReplayRequest, once Idempotency) (started []ReplayInfo, err error) {
+	others := false
+	err = v.look(ctx, "look for a replay", func(q narrowed) error {
+		started, err = queryRows(ctx, q, selectStartedReplays, func(row pgx.CollectableRow) (r ReplayInfo, err error) {
+			same := false
+			err = row.Scan(append([]any{&same}, r.columns()...)...)
+			others = others || !same
+			return r, err
+		}, once.Key, once.Hash, r.EndpointID, r.EventIDs, v.all)
+		return err
+	})
+	if err == nil && others {
+		return nil, keyOfAnother
 	}
-	q, err := v.do()
+	return started, err
+}
+
+// StartReplay is StartReplays for one plan.
+func (v view) StartReplay(ctx context.Context, p ReplayPlan, o ReplayOptions) (started ReplayInfo, repeated bool, err error) {
+	all, repeated, err := v.StartReplays(ctx, []ReplayPlan{p}, o)
 	if err != nil {
 		return ReplayInfo{}, false, err
 	}
+	return all[0], repeated, nil
+}
+
+// StartReplays hands plans to the agent, through its stream, and returns the replays: one for each
+// plan, or none at all. What is missed or failed when the agent gets to it is sent, which may be more
+// or less than a plan counted. A second call with the same key returns the replays of the first, and
+// ErrIdempotency where the hash is another one. repeated reports that none is new.
+func (v view) StartReplays(ctx context.Context, plans []ReplayPlan, o ReplayOptions) (started []ReplayInfo, repeated bool, err error) {
+	if o.PerSecond != 0 {
+		if err := CheckPace(o.PerSecond); err != nil {
+			return nil, false, err
+		}
+	}
+	if v.db == nil {
+		return nil, false, errNoVenue
+	}
+	repeated = true
+	err = pgx.BeginFunc(ctx, v.db.pool, func(tx pgx.Tx) error {
+		q := v.on(withoutPreparing(tx))
+		for _, p := range plans {
+			replay, again, err := q.startReplay(ctx, p, o)
+			if err != nil {
+				return err
+			}
+			started, repeated = append(started, replay), repeated && again
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, false, v.db.cfg.explain("start a replay", err)
+	}
+	return started, repeated, nil
+}
+
+// startReplay starts one replay of a request.
+func (n narrowed) startReplay(ctx context.Context, p ReplayPlan, o ReplayOptions) (started ReplayInfo, repeated bool, err error) {
 	expected := &p.Deliveries
 	if p.Deliveries >= MaxReplayCount { // nobody counted further
 		expected = nil
 	}
-	found, err := queryRows(ctx, q, insertReplay, scanReplayInfo, p.EndpointID, p.EventIDs, p.Since, p.Until, texts(p.Statuses),
+	found, err := queryRows(ctx, n, insertReplay, scanReplayInfo, p.EndpointID, p.EventIDs, p.Since, p.Until, texts(p.Statuses),
 		expected, orNull(o.PerSecond), orNull(o.Key), o.Hash)
 	switch {
 	case err != nil:
-		return ReplayInfo{}, false, v.db.cfg.explain("start a replay", err)
+		return ReplayInfo{}, false, err
 	case len(found) > 0:
 		return found[0], false, nil
 	case o.Key == "": // the endpoint is another venue's
 		return ReplayInfo{}, false, noEndpoint(p.EndpointID)
 	}
 	same := false
-	found, err = queryRows(ctx, q, selectRepeatedReplay, func(row pgx.CollectableRow) (r ReplayInfo, err error) {
+	found, err = queryRows(ctx, n, selectRepeatedReplay, func(row pgx.CollectableRow) (r ReplayInfo, err error) {
 		err = row.Scan(append([]any{&same}, r.columns()...)...)
 		return r, err
 	}, p.EndpointID, o.Key, o.Hash)
 	switch {
 	case err != nil:
-		return ReplayInfo{}, false, v.db.cfg.explain("start a replay", err)
+		return ReplayInfo{}, false, err
 	case len(found) == 0:
 		return ReplayInfo{}, false, noEndpoint(p.EndpointID)
 	case !same:

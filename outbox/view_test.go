@@ -93,6 +93,13 @@ func venueCalls() []venueCall {
 			r, _, err := v.StartReplay(t.Context(), ReplayPlan{EndpointID: "ep_bee", Statuses: []Status{Failed}}, ReplayOptions{})
 			return r, err
 		}, "ep_bee", refused},
+		{"StartReplays", func(t *testing.T, v Venue) (any, error) {
+			r, _, err := v.StartReplays(t.Context(), []ReplayPlan{{EndpointID: "ep_bee", Statuses: []Status{Failed}}}, ReplayOptions{})
+			return r, err
+		}, "ep_bee", refused},
+		{"StartedReplays", func(t *testing.T, v Venue) (any, error) {
+			return v.StartedReplays(t.Context(), ReplayRequest{EndpointID: "ep_bee"}, Idempotency{Key: "key_bee", Hash: []byte("h")})
+		}, "ep_bee", empty},
 		{"AddEndpoint", func(t *testing.T, v Venue) (any, error) {
 			id, _, err := v.AddEndpoint(t.Context(), Endpoint{Venue: "venue_bee", URL: secret.New("https://bee.example/"), Events: []string{"*"}, Secret: secret.New("s")}, "", Idempotency{})
 			return id, err
@@ -176,7 +183,7 @@ func twoVenues(t *testing.T, env *testenv.DB) {
 			`insert into webhooks.deliveries (event_id, endpoint_id, venue, type, status, created) values ('evt_NAME_missed', 'ep_NAME_off', 'venue_NAME', 'NAME.created', 'missed', '2026-01-31 09:00:00+00')`,
 			`insert into webhooks.attempts (event_id, endpoint_id, attempt, at, error, response) select event, 'ep_NAME', 1, now(), 'NAME', 'NAME' from unnest(array['evt_NAME', 'evt_shared']) event`,
 			`insert into webhooks.removed_endpoints (venue, id, host, created) values ('venue_NAME', 'ep_NAME_removed', 'NAME.example', now())`,
-			`insert into webhooks.replays (id, endpoint_id, event_ids, error) values ('rpl_NAME', 'ep_NAME', '{evt_NAME}', 'event of NAME')`,
+			`insert into webhooks.replays (id, endpoint_id, event_ids, error, idempotency_key, idempotency_hash) values ('rpl_NAME', 'ep_NAME', '{evt_NAME}', 'event of NAME', 'key_NAME', 'h')`,
 		} {
 			env.Exec(t, strings.ReplaceAll(sql, "NAME", name))
 		}

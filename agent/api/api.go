@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"maps"
 	"net/http"
+	"net/url"
 	"slices"
 	"strings"
 	"sync"
@@ -178,7 +179,11 @@ func checkText(r *http.Request) *Problem {
 	if outbox.CheckText(r.URL.Path) != nil {
 		return newProblem(http.StatusNotFound, "there is nothing at this path", "see "+documentPath)
 	}
-	for name, values := range r.URL.Query() {
+	query, err := url.ParseQuery(r.URL.RawQuery) // URL.Query would leave out what it cannot read, a filter as well
+	if err != nil {
+		return newProblem(http.StatusUnprocessableEntity, "the query of the URL cannot be read", "write % as %25, and ; as %3B")
+	}
+	for name, values := range query {
 		for _, value := range values {
 			if err := errors.Join(outbox.CheckText(name), outbox.CheckText(value)); err != nil {
 				return newProblem(http.StatusUnprocessableEntity, "a parameter is no text in UTF-8, or has a zero byte in it", "write it in UTF-8")
@@ -245,6 +250,9 @@ func register[I, O any](s *Handler, o operation, do func(ctx context.Context, in
 		BodyReadTimeout: -1,
 		Errors:          slices.Sorted(maps.Keys(errorsOf(o))),
 	}
+	if !o.slow { // which takes the place of a stream
+		op.Middlewares = huma.Middlewares{s.untilAnswered}
+	}
 	huma.Register(s.api, op, func(ctx context.Context, in *I) (*O, error) {
 		call := callOf(ctx)
 		call.operation = o.id
@@ -276,6 +284,24 @@ func register[I, O any](s *Handler, o operation, do func(ctx context.Context, in
 		}
 		return out, nil
 	})
+}
+
+// untilAnswered takes a place among the requests of the caller until the answer is written: the
+// operation has left its own by then, so that who reads slowly keeps no place of others.
+func (s *Handler) untilAnswered(hc huma.Context, next func(huma.Context)) {
+	r, w := humago.Unwrap(hc)
+	done, err := s.limits.Answer(r.Context(), callOf(r.Context()).caller.Name())
+	if err != nil {
+		busy().write(w)
+		return
+	}
+	defer done()
+	next(hc)
+}
+
+// busy is the answer to a caller who has to wait for the end of other requests.
+func busy() *Problem {
+	return newProblem(http.StatusServiceUnavailable, limits.ErrBusy.Error(), "try again").after(time.Second)
 }
 
 // errorsOf returns the statuses that an operation may answer beside its success.
@@ -323,7 +349,7 @@ func (s *Handler) enter(ctx context.Context, o operation) (bounded context.Conte
 	switch {
 	case err != nil:
 		cancel()
-		return nil, nil, newProblem(http.StatusServiceUnavailable, limits.ErrBusy.Error(), "try again").after(time.Second)
+		return nil, nil, busy()
 	case wait > 0:
 		cancel()
 		return nil, nil, tooMany(wait)

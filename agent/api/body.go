@@ -2,12 +2,17 @@ package api
 
 import (
 	"bytes"
+	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"mime"
 	"net/http"
 	"os"
+	"strconv"
 	"time"
+	"unicode/utf16"
+	"unicode/utf8"
 )
 
 const (
@@ -57,7 +62,84 @@ func readBody(w http.ResponseWriter, r *http.Request) (*http.Request, *Problem) 
 		}
 		return nil, newProblem(http.StatusBadRequest, "the body ends before its end, or its chunks are malformed", "send it again")
 	}
+	if p := checkEncoding(body); p != nil {
+		return nil, p
+	}
 	whole := *r
 	whole.Body, whole.ContentLength = io.NopCloser(bytes.NewReader(body)), int64(len(body))
 	return &whole, nil
+}
+
+// whole is an integer of a body. JSON Schema has 1e1 and 10.0 as integers too, package json has not.
+type whole int
+
+// UnmarshalJSON implements json.Unmarshaler. The document's bounds were checked before.
+func (w *whole) UnmarshalJSON(text []byte) error {
+	var n float64
+	if err := json.Unmarshal(text, &n); err != nil {
+		return err
+	}
+	*w = whole(n)
+	return nil
+}
+
+// unmarshal is json.Unmarshal for bodies. Its errors are for the caller: those of package json name
+// types of Go, and quote what was sent.
+func unmarshal(body []byte, v any) error {
+	err := json.Unmarshal(body, v)
+	if syntax, ok := errors.AsType[*json.SyntaxError](err); ok {
+		return fmt.Errorf("is no JSON from byte %d on", syntax.Offset)
+	}
+	if err != nil {
+		return errors.New("has a value that cannot be read; write numbers in plain digits, and times as 2026-11-29T14:30:00Z")
+	}
+	return nil
+}
+
+// checkEncoding refuses a body that package json would change without a word: it puts U+FFFD in the
+// place of what is no character, so that a secret would be another one than the caller has.
+func checkEncoding(body []byte) *Problem {
+	switch {
+	case !utf8.Valid(body):
+		return newProblem(http.StatusUnprocessableEntity, "the body is not valid UTF-8", "write it in UTF-8")
+	case hasLoneSurrogate(body):
+		return newProblem(http.StatusUnprocessableEntity, "the body has half of a surrogate pair (\\ud800 to \\udfff) in a text", "write both halves, or the character itself")
+	}
+	return nil
+}
+
+// hasLoneSurrogate reports whether an escape in JSON is half of a surrogate pair (RFC 8259, section
+// 8.2).
+func hasLoneSurrogate(body []byte) bool {
+	for i := 0; i < len(body); i++ {
+		if body[i] != '\\' {
+			continue
+		}
+		unit, ok := escapedUnit(body[i:])
+		switch {
+		case !ok:
+			i++ // what stands behind the backslash begins no escape
+		case utf16.IsSurrogate(unit):
+			second, _ := escapedUnit(body[i+escapeLength:])
+			if utf16.DecodeRune(unit, second) == utf8.RuneError {
+				return true
+			}
+			i += 2*escapeLength - 1
+		default:
+			i += escapeLength - 1
+		}
+	}
+	return false
+}
+
+// escapeLength is that of \uXXXX.
+const escapeLength = 6
+
+// escapedUnit returns the unit of UTF-16 that a text begins with as an escape of JSON.
+func escapedUnit(text []byte) (unit rune, ok bool) {
+	if len(text) < escapeLength || text[0] != '\\' || text[1] != 'u' {
+		return 0, false
+	}
+	n, err := strconv.ParseUint(string(text[2:escapeLength]), 16, 16)
+	return rune(n), err == nil
 }

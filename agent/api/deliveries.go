@@ -57,6 +57,7 @@ func (s *Handler) deliveryRoutes() {
 	register(s, operation{
 		id: "list-deliveries", method: http.MethodGet, path: "/deliveries", tag: tagDeliveries, summary: "List the delivery log, newest event first",
 		description: "A search that no index answers looks at a bounded number of rows and says how far it came.",
+		errors:      []int{http.StatusNotFound},
 	}, func(ctx context.Context, in *listDeliveries) (*deliveryPage, error) {
 		f := in.filter()
 		f.Since, f.Until, f.Before, f.Limit = optionalTime(in.Since), optionalTime(in.Until), in.Cursor, in.Limit
@@ -89,6 +90,7 @@ func (s *Handler) streamDeliveries() {
 	registerStream(s, operation{
 		id: "stream-deliveries", method: http.MethodGet, path: "/deliveries/stream", tag: tagDeliveries, summary: "Follow the delivery log",
 		description: "Events named delivery, each with a row of the log as it was just recorded; events named left_out with the number of rows that were too many. The stream ends with the token.",
+		errors:      []int{http.StatusNotFound},
 	}, func(ctx context.Context, in *DeliveryFilter, out *stream) error {
 		f := in.filter()
 		if venue := callOf(ctx).caller.Venue(); venue != "" {

@@ -21,7 +21,8 @@ func humaConfig(version string) huma.Config {
 	c.OpenAPIPath, c.DocsPath, c.SchemasPath = "", "", ""
 	c.CreateHooks = nil
 	c.RejectUnknownQueryParameters = true
-	c.Formats = map[string]huma.Format{"application/json": huma.DefaultJSONFormat, "json": huma.DefaultJSONFormat}
+	format := huma.Format{Marshal: huma.DefaultJSONFormat.Marshal, Unmarshal: unmarshal}
+	c.Formats = map[string]huma.Format{"application/json": format, "json": format}
 	c.Components.SecuritySchemes = map[string]*huma.SecurityScheme{"token": {
 		Type: "http", Scheme: "bearer",
 		Description: "The operator's token (admin.token), or a token of a venue: a JSON Web Token that the app signs with a key of console.keys, with aud webhook-agent, venue, scope read or manage, and exp at most 15 minutes ahead.",
@@ -43,6 +44,7 @@ func humaConfig(version string) huma.Config {
 func (s *Handler) finishDocument() ([]byte, error) {
 	document := s.api.OpenAPI()
 	nullable(document, "Overview", "leader", "slot")
+	describeRepeated(document)
 	shareProblems(document)
 	openAnswers(document)
 	text, err := json.MarshalIndent(document, "", "  ")
@@ -54,6 +56,19 @@ func nullable(document *huma.OpenAPI, schema string, fields ...string) {
 	properties := document.Components.Schemas.Map()[schema].Properties
 	for _, field := range fields {
 		properties[field] = &huma.Schema{AnyOf: []*huma.Schema{properties[field], {Type: "null"}}}
+	}
+}
+
+// describeRepeated adds the answer to a repeated request, which has the form of the first, to each
+// operation with an Idempotency-Key.
+func describeRepeated(document *huma.OpenAPI) {
+	repeated := strconv.Itoa(http.StatusOK)
+	for o := range operations(document) {
+		if !slices.ContainsFunc(o.Parameters, func(p *huma.Param) bool { return p.Name == headerIdempotency }) {
+			continue
+		}
+		first := o.Responses[strconv.Itoa(o.DefaultStatus)]
+		o.Responses[repeated] = &huma.Response{Description: "The same request was made before; this one has made nothing", Headers: first.Headers, Content: first.Content}
 	}
 }
 

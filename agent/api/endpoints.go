@@ -82,6 +82,25 @@ func (s *Handler) endpoint(ctx context.Context, e outbox.EndpointInfo) Endpoint 
 	return Endpoint{e, s.cfg.Config.Delivery.DisableAfter}
 }
 
+// maxPage is how many bytes of endpoints one page has, about: their rows may be written by SQL, and
+// hold more than the API allows.
+const maxPage = 1 << 20
+
+// fitting returns how many of the endpoints one page has: as many as fit, and one at least.
+func fitting(endpoints []outbox.EndpointInfo, limit int) (n int) {
+	for size := 0; n < min(len(endpoints), limit); n++ {
+		e := endpoints[n]
+		size += len(e.URL) + len(e.Description) + len(e.LastError) + len(e.Unusable)
+		for _, event := range e.Events {
+			size += len(event)
+		}
+		if n > 0 && size > maxPage {
+			break
+		}
+	}
+	return n
+}
+
 // hideURLs keeps only the scheme and the host of each URL.
 func hideURLs(endpoints []outbox.EndpointInfo) []outbox.EndpointInfo {
 	for i := range endpoints {
@@ -111,11 +130,14 @@ type createEndpoint struct {
 	Body struct {
 		Venue       string   `json:"venue,omitempty" maxLength:"200" doc:"Whose events are sent. The operator has to name it, a venue's token has one already"`
 		URL         string   `json:"url" maxLength:"2000" doc:"Where to, an https URL" example:"https://example.com/hook"`
-		Events      []string `json:"events" minItems:"1" maxItems:"100" doc:"Event types: lead.created, lead.* or *"`
+		Events      []string `json:"events" minItems:"1" maxItems:"100" maxLength:"200" doc:"Event types: lead.created, lead.* or *"`
 		Description string   `json:"description,omitempty" maxLength:"1000"`
 		Secret      string   `json:"secret,omitempty" maxLength:"500" doc:"The signing secret; made when it is missing"`
 	}
 }
+
+// headerIdempotency is the header of Idempotent.
+const headerIdempotency = "Idempotency-Key"
 
 // Idempotent is the input of an operation that may be repeated.
 type Idempotent struct {
@@ -145,7 +167,7 @@ type patchEndpoint struct {
 	Conditional
 	Body struct {
 		URL         *string   `json:"url,omitempty" maxLength:"2000"`
-		Events      *[]string `json:"events,omitempty" minItems:"1" maxItems:"100"`
+		Events      *[]string `json:"events,omitempty" minItems:"1" maxItems:"100" maxLength:"200"`
 		Description *string   `json:"description,omitempty" maxLength:"1000"`
 	}
 }
@@ -160,7 +182,7 @@ type enableEndpoint struct {
 	Body *struct {
 		Replay *struct {
 			Since    *time.Time      `json:"since,omitempty" doc:"From this time of the event on; without it everything"`
-			Statuses []outbox.Status `json:"statuses,omitempty" enum:"missed,failed,succeeded" maxItems:"3"`
+			Statuses []outbox.Status `json:"statuses,omitempty" enum:"missed,failed,succeeded" minItems:"1" maxItems:"3"`
 		} `json:"replay,omitempty" doc:"Also send what the endpoint missed"`
 	} `required:"false"`
 }
@@ -217,9 +239,9 @@ func (s *Handler) endpointRoutes() {
 			return nil, err
 		}
 		next := ""
-		if len(found) > in.Limit {
-			found = found[:in.Limit]
-			next = found[in.Limit-1].ID
+		if n := fitting(found, in.Limit); n < len(found) {
+			found = found[:n]
+			next = found[n-1].ID
 		}
 		endpoints := make([]Endpoint, len(found))
 		for i, e := range found {
@@ -251,6 +273,7 @@ func (s *Handler) endpointRoutes() {
 	register(s, operation{
 		id: "enable-endpoint", method: http.MethodPost, path: "/endpoints/{endpoint_id}/enable", tag: tagEndpoints, need: needManage,
 		summary: "Enable an endpoint and begin a new failure counter", description: "With replay, what it missed is sent as well.",
+		errors: []int{http.StatusConflict},
 	}, s.enableEndpoint)
 	register(s, operation{
 		id: "disable-endpoint", method: http.MethodPost, path: "/endpoints/{endpoint_id}/disable", tag: tagEndpoints, need: needManage,
@@ -316,23 +339,19 @@ func (s *Handler) changeEndpoint(ctx context.Context, in *patchEndpoint) (*endpo
 }
 
 func (s *Handler) enableEndpoint(ctx context.Context, in *enableEndpoint) (*answer[Enabled], error) {
-	desk := s.desk(ctx)
-	if _, err := desk.View.EnableEndpoint(ctx, in.EndpointID); err != nil {
-		return nil, err
-	}
-	var replays []outbox.ReplayInfo
+	var missed *outbox.ReplayRequest
 	if in.Body != nil && in.Body.Replay != nil {
-		statuses := in.Body.Replay.Statuses
-		if len(statuses) == 0 {
-			statuses = []outbox.Status{outbox.Missed}
+		missed = &outbox.ReplayRequest{Since: in.Body.Replay.Since, Statuses: in.Body.Replay.Statuses}
+		if missed.Statuses == nil {
+			missed.Statuses = []outbox.Status{outbox.Missed}
 		}
-		plans, err := desk.Plan(ctx, outbox.ReplayRequest{EndpointID: in.EndpointID, Since: in.Body.Replay.Since, Statuses: statuses})
-		if err != nil {
-			return nil, err
+	}
+	replays, changed, err := s.desk(ctx).Enable(ctx, in.EndpointID, missed)
+	if err != nil {
+		if changed { // which register logs where all of it was done
+			s.logChange(callOf(ctx).caller, "enable-endpoint", in)
 		}
-		if replays, _, err = desk.Start(ctx, plans, outbox.ReplayOptions{}); err != nil {
-			return nil, err
-		}
+		return nil, err
 	}
 	shown, err := s.showEndpoint(ctx, in.EndpointID)
 	if err != nil {

@@ -9,6 +9,7 @@ import (
 
 	"github.com/quintago/webhook-agent/agent/access"
 	"github.com/quintago/webhook-agent/outbox"
+	"github.com/quintago/webhook-agent/testenv"
 	"github.com/quintago/webhook-agent/testenv/agenttest"
 )
 
@@ -162,5 +163,137 @@ func TestTest_WaitsForASlowServer(t *testing.T) {
 	r := f.want(http.StatusOK, f.token("venue_1", access.ScopeManage), "POST", "/api/v1/endpoints/ep_slow/test", "")
 	if code, _ := r.value(t, "code").(float64); code != http.StatusOK {
 		t.Errorf("the sample: %s", r.body)
+	}
+}
+
+// TestEndpoints_ShowABoundedNumberOfBytes has rows that were written by SQL, which the API would refuse.
+func TestEndpoints_ShowABoundedNumberOfBytes(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	token := f.token("venue_1", access.ScopeManage)
+	long := strings.Repeat("ä", 199) + "ab"
+	for _, events := range []string{`["` + long + `"]`, `["lead.*", "` + strings.Repeat("a", 100_000) + `"]`} {
+		r := f.want(http.StatusUnprocessableEntity, token, "POST", "/api/v1/endpoints", `{"url": "https://example.com/", "events": `+events+`}`)
+		if strings.Contains(r.body, "aaaa") || strings.Contains(r.body, "ää") {
+			t.Errorf("the answer quotes what was sent: %s", r.body)
+		}
+	}
+	id := f.want(http.StatusCreated, token, "POST", "/api/v1/endpoints", `{"url": "https://example.com/", "events": ["`+long[:len(long)-1]+`"]}`).text(t, "id")
+	f.want(http.StatusUnprocessableEntity, token, "PATCH", "/api/v1/endpoints/"+id, `{"events": ["`+long+`"]}`)
+
+	f.env.Exec(t, `update webhooks.endpoints set events = array[repeat('x', 500)]`)
+	f.want(http.StatusOK, token, "PATCH", "/api/v1/endpoints/"+id, `{"description": "it stays usable"}`)
+	if state := f.want(http.StatusOK, token, "GET", "/api/v1/endpoints/"+id, "").text(t, "state"); state != "enabled" {
+		t.Errorf("an endpoint with a long pattern is %s", state)
+	}
+	f.env.Exec(t, `insert into webhooks.endpoints (venue, url, events, secret)
+		select 'venue_1', 'https://example.com/', array[repeat('x', 300000)], $1 from generate_series(1, 9)`, agenttest.Secret)
+	seen, pages, cursor := 0, 0, ""
+	for {
+		r := f.want(http.StatusOK, token, "GET", "/api/v1/endpoints?limit=200&cursor="+cursor, "")
+		if len(r.body) > maxPage+100_000 {
+			t.Errorf("a page has %d bytes", len(r.body))
+		}
+		rows, _ := r.value(t, "data").([]any)
+		seen, pages = seen+len(rows), pages+1
+		next, more := r.value(t, "next").(string)
+		if !more {
+			break
+		}
+		cursor = next
+	}
+	if seen != 10 || pages < 3 {
+		t.Errorf("%d pages have %d endpoints, want 10 on several", pages, seen)
+	}
+}
+
+func TestReplays_AnEmptyListIsNotEverything(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	f.fillVenue("venue_1", alphaIDs, "text")
+	token := f.token("venue_1", access.ScopeManage)
+	for _, body := range []string{
+		`{"endpoint_id": "ep_A1", "event_ids": []}`, `{"endpoint_id": "ep_A1", "statuses": []}`,
+	} {
+		f.want(http.StatusUnprocessableEntity, token, "POST", "/api/v1/replays", body)
+		f.want(http.StatusUnprocessableEntity, token, "POST", "/api/v1/replays/plan", body)
+	}
+	f.want(http.StatusUnprocessableEntity, token, "POST", "/api/v1/endpoints/ep_A1/enable", `{"replay": {"statuses": []}}`)
+	if n := testenv.QueryOne[int64](t, f.env, `select count(*) from webhooks.replays where id <> 'rep_A1'`); n != 0 {
+		t.Errorf("%d replays began", n)
+	}
+}
+
+func TestReplays_ARepeatedRequestStartsOnce(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	f.fillVenue("venue_1", alphaIDs, "text")
+	f.fillVenue("venue_2", betaIDs, "text")
+	token, request := f.token("venue_1", access.ScopeManage), `{"endpoint_id": "ep_A1"}`
+	post := func(status int, token, body string) reply {
+		t.Helper()
+		return f.want(status, token, "POST", "/api/v1/replays", body, "Idempotency-Key", "k1")
+	}
+	first := post(http.StatusAccepted, token, request)
+	f.env.Exec(t, `update webhooks.deliveries set status = 'succeeded'`) // as an agent does that has executed it
+	f.env.Exec(t, `update webhooks.endpoints set disabled_at = now() where id = 'ep_A1'`)
+	again := post(http.StatusOK, token, request)
+	if again.text(t, "data", 0, "id") != first.text(t, "data", 0, "id") {
+		t.Errorf("the repeated request gives %s", again.body)
+	}
+	for _, other := range []string{`{"endpoint_id": "ep_A1", "per_second": 5}`, `{"event_ids": ["evt_A1"]}`, `{"endpoint_id": "ep_A2"}`} {
+		post(http.StatusUnprocessableEntity, token, other)
+	}
+	// The key is the venue's own, and the operator's for the venue of what he names.
+	post(http.StatusNotFound, operatorToken, `{"endpoint_id": "ep_none"}`)
+	if r := post(http.StatusOK, operatorToken, request); r.text(t, "data", 0, "id") != first.text(t, "data", 0, "id") {
+		t.Errorf("the operator's request gives %s", r.body)
+	}
+	if r := post(http.StatusAccepted, operatorToken, `{"event_ids": ["evt_B1"]}`); r.text(t, "data", 0, "endpoint_id") != "ep_B1" {
+		t.Errorf("the operator's request for another venue gives %s", r.body)
+	}
+	post(http.StatusUnprocessableEntity, f.token("venue_2", access.ScopeManage), `{"endpoint_id": "ep_B1"}`)
+}
+
+func TestEnable_ChangesNothingWhereItsReplayIsRefused(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	f.fillVenue("venue_1", alphaIDs, "text")
+	f.env.Exec(t, `insert into webhooks.endpoints (id, venue, url, events, secret) values ('ep_A2', 'venue_1', 'https://example.com/', '{*}', $1)`, agenttest.Secret)
+	f.env.Exec(t, `insert into webhooks.deliveries (event_id, endpoint_id, venue, type, status, created) values ('evt_A1', 'ep_A2', 'venue_1', 'text.made', 'missed', now())`)
+	f.env.Exec(t, `update webhooks.endpoints set disabled_at = now()`)
+	f.env.Exec(t, `insert into webhooks.endpoint_health (endpoint_id, generation, consecutive_failures, unusable) select id, generation, 0, 'the URL is bad' from webhooks.endpoints where id = 'ep_A1'`)
+	token := f.token("venue_1", access.ScopeManage)
+	refused := f.want(http.StatusConflict, token, "POST", "/api/v1/endpoints/ep_A1/enable", `{"replay": {}}`)
+	if !strings.Contains(refused.body, "the URL is bad") || strings.Contains(refused.body, "webhooks.endpoints") || refused.text(t, "remedy") == "" {
+		t.Errorf("it says %s", refused.body)
+	}
+	if state := f.want(http.StatusOK, token, "GET", "/api/v1/endpoints/ep_A1", "").text(t, "state"); state != "disabled" {
+		t.Errorf("what was refused has made the endpoint %s", state)
+	}
+	if strings.Contains(f.log.String(), "enable-endpoint") {
+		t.Errorf("the log has a change that was not made: %s", f.log.String())
+	}
+	on := f.want(http.StatusOK, token, "POST", "/api/v1/endpoints/ep_A2/enable", `{"replay": {}}`)
+	if on.text(t, "state") != "enabled" || on.text(t, "replays", 0, "endpoint_id") != "ep_A2" {
+		t.Errorf("enabling gives %s", on.body)
+	}
+	// The plan of several endpoints has the same reason.
+	plan := f.want(http.StatusOK, token, "POST", "/api/v1/replays/plan", `{"event_ids": ["evt_A1"]}`)
+	if strings.Contains(plan.body, "webhook-agent ") || strings.Contains(plan.body, "webhooks.") || !strings.Contains(plan.body, "it is disabled") {
+		t.Errorf("the plan is %s", plan.body)
+	}
+}
+
+func TestEnable_IsLoggedWhereItsReplayFails(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	f.fillVenue("venue_1", alphaIDs, "text")
+	f.env.Exec(t, `update webhooks.endpoints set disabled_at = now()`)
+	f.env.Exec(t, `create function refuse() returns trigger language plpgsql as $$ begin raise exception 'no'; end $$`)
+	f.env.Exec(t, `create trigger refuse before insert on webhooks.replays for each row execute function refuse()`)
+	f.want(http.StatusServiceUnavailable, f.token("venue_1", access.ScopeManage), "POST", "/api/v1/endpoints/ep_A1/enable", `{"replay": {"statuses": ["failed"]}}`)
+	if !strings.Contains(f.log.String(), "operation=enable-endpoint by=venue") {
+		t.Errorf("the log does not say who has enabled the endpoint: %s", f.log.String())
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -163,5 +164,94 @@ func TestRequests_NeedATokenThatIsConfigured(t *testing.T) {
 	}
 	if ends, err := time.Parse(time.RFC3339, caller.text(t, "expires")); err != nil || time.Until(ends) > 5*time.Minute {
 		t.Errorf("the token ends %v (%v)", ends, err)
+	}
+}
+
+// slowWriter is the answer to a caller who does not read it until he may.
+type slowWriter struct {
+	http.ResponseWriter
+	writing chan struct{} // it tells that something is written
+	read    chan struct{} // which is closed when he reads
+}
+
+func (w slowWriter) Write(b []byte) (int, error) {
+	w.writing <- struct{}{}
+	<-w.read
+	return w.ResponseWriter.Write(b)
+}
+
+func TestRequests_WhoReadsSlowlyKeepsABoundedNumberOfAnswers(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	serve := func(venue string, wrap func(http.ResponseWriter) http.ResponseWriter) int {
+		r := httptest.NewRequest(http.MethodGet, "/api/v1/endpoints", nil)
+		r.Header.Set("Authorization", "Bearer "+f.token(venue, access.ScopeRead))
+		w := httptest.NewRecorder()
+		f.handler.ServeHTTP(wrap(w), r)
+		return w.Code
+	}
+	atOnce := func(w http.ResponseWriter) http.ResponseWriter { return w }
+	writing, read := make(chan struct{}), make(chan struct{})
+	slowly := func(w http.ResponseWriter) http.ResponseWriter { return slowWriter{w, writing, read} }
+	var slow sync.WaitGroup
+	for range 8 {
+		slow.Go(func() { serve("venue_1", slowly) })
+		<-writing
+	}
+	if status := serve("venue_1", atOnce); status != http.StatusServiceUnavailable {
+		t.Errorf("one request more than the caller may have: status %d", status)
+	}
+	if status := serve("venue_2", atOnce); status != http.StatusOK {
+		t.Errorf("another venue: status %d", status)
+	}
+	close(read)
+	slow.Wait()
+	if status := serve("venue_1", atOnce); status != http.StatusOK {
+		t.Errorf("after the answers were read: status %d", status)
+	}
+}
+
+func TestRequests_AQueryThatCannotBeReadIsRefused(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	f.fillVenue("venue_1", alphaIDs, "text")
+	token := f.token("venue_1", access.ScopeManage)
+	for _, path := range []string{
+		"/deliveries?status=missed%", "/deliveries?status=missed;type=x", "/deliveries?status=missed%zz&limit=5", "/endpoints?state=disabled%f",
+		"/replays?state=done%", "/deliveries/stream?type=x%", "/whoami?%",
+	} {
+		r := f.want(http.StatusUnprocessableEntity, token, "GET", "/api/v1"+path, "")
+		if strings.Contains(r.body, "missed") {
+			t.Errorf("%s: the answer has what was sent: %s", path, r.body)
+		}
+	}
+	f.want(http.StatusUnprocessableEntity, token, "POST", "/api/v1/endpoints/ep_A1/disable?x=%", "")
+	f.want(http.StatusOK, token, "GET", "/api/v1/deliveries?status=missed%2Cfailed", "")
+}
+
+func TestRequests_ABodyIsNotChangedBeforeItIsRead(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	token := f.token("venue_1", access.ScopeManage)
+	body := func(text string) string {
+		return `{"url": "https://example.com/", "events": ["*"], "secret": "sentinel-0123456789abcdef0123456789` + text + `"}`
+	}
+	for name, text := range map[string]string{
+		"a byte alone": "\xff", "an overlong form": "\xc0\xaf", "a surrogate in UTF-8": "\xed\xa0\x80", "a high surrogate": `\ud800`,
+		"at the end of the text": `\uD83D`, "a low surrogate": `\udc00`, "two high ones": `\ud83d\ud83d`, "the wrong order": `\ude00\ud83d`,
+		"a high one before a letter": `\ud83d\u0041`, "a high one before a line break": `\ud83d\n`, "after a backslash": `\\\ud800`,
+	} {
+		r := f.ask(token, "POST", "/api/v1/endpoints", body(text))
+		if r.status != http.StatusUnprocessableEntity || !strings.Contains(r.body, "UTF-8") && !strings.Contains(r.body, "surrogate") || strings.Contains(r.body, "sentinel") {
+			t.Errorf("%s: status %d: %s", name, r.status, r.body)
+		}
+	}
+	for name, text := range map[string]string{"a pair": `\ud83d\ude00`, "a backslash": `\\ud800`, "a letter": "ü"} {
+		if r := f.ask(token, "POST", "/api/v1/endpoints", body(text)); r.status != http.StatusCreated {
+			t.Errorf("%s: status %d: %s", name, r.status, r.body)
+		}
+	}
+	for _, text := range []string{`{"url": "\ud8`, `{"url": "\`, `{"url": "\uzzzz"}`} {
+		f.want(http.StatusBadRequest, token, "POST", "/api/v1/endpoints", text)
 	}
 }

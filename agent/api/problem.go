@@ -119,7 +119,7 @@ var remedies = []struct {
 	{outbox.ErrChanged, http.StatusPreconditionFailed, "read it again, and send its ETag as If-Match"},
 	{outbox.ErrIdempotency, http.StatusUnprocessableEntity, "use another Idempotency-Key for another request"},
 	{outbox.ErrReplayEnded, http.StatusConflict, "start another replay"},
-	{outbox.ErrRefused, http.StatusConflict, ""},
+	{outbox.ErrRefused, http.StatusConflict, "enable or correct the endpoint first"},
 	{outbox.ErrTooSlow, http.StatusServiceUnavailable, "ask for less: one endpoint, a shorter time, a smaller limit"},
 	{manage.ErrManaged, http.StatusConflict, "ask the operator to change it there"},
 }

@@ -11,8 +11,8 @@ import (
 // ReplayRequest names what to send again.
 type ReplayRequest struct {
 	EndpointID string          `json:"endpoint_id,omitempty" maxLength:"200"`
-	EventIDs   []string        `json:"event_ids,omitempty" maxItems:"1000" doc:"These events, to one endpoint or to all that have them. Without them all of the endpoint whose event was created from since on and before until"`
-	Statuses   []outbox.Status `json:"statuses,omitempty" enum:"missed,failed,succeeded" maxItems:"3" doc:"Only deliveries that ended so. Without it missed and failed, for named events all three"`
+	EventIDs   []string        `json:"event_ids,omitempty" minItems:"1" maxItems:"1000" doc:"These events, to one endpoint or to all that have them. Without them all of the endpoint whose event was created from since on and before until"`
+	Statuses   []outbox.Status `json:"statuses,omitempty" enum:"missed,failed,succeeded" minItems:"1" maxItems:"3" doc:"Only deliveries that ended so. Without it missed and failed, for named events all three"`
 	Since      *time.Time      `json:"since,omitempty"`
 	Until      *time.Time      `json:"until,omitempty"`
 }
@@ -24,7 +24,7 @@ func (r ReplayRequest) request() outbox.ReplayRequest {
 // startReplay is the body of the operation that starts replays.
 type startReplay struct {
 	ReplayRequest
-	PerSecond int `json:"per_second,omitempty" minimum:"0" maximum:"10000" doc:"At most so many deliveries a second; 0 for no such bound"`
+	PerSecond whole `json:"per_second,omitempty" minimum:"0" maximum:"10000" doc:"At most so many deliveries a second; 0 for no such bound"`
 }
 
 type planReplay struct{ Body ReplayRequest }
@@ -61,29 +61,30 @@ func (p ReplayPath) id() string { return p.ReplayID }
 type paceReplay struct {
 	ReplayPath
 	Body struct {
-		PerSecond int `json:"per_second" minimum:"0" maximum:"10000" doc:"0 for no bound"`
+		PerSecond whole `json:"per_second" minimum:"0" maximum:"10000" doc:"0 for no bound"`
 	}
 }
 
 func (s *Handler) replayRoutes() {
 	register(s, operation{
 		id: "plan-replay", method: http.MethodPost, path: "/replays/plan", tag: tagReplays, heavy: true, summary: "Count what a replay would send again",
-		description: "Counted exactly up to 100,000.", errors: []int{http.StatusConflict},
+		description: "Counted exactly up to 100,000.", errors: []int{http.StatusConflict, http.StatusNotFound},
 	}, func(ctx context.Context, in *planReplay) (*answer[Plans], error) {
 		plans, err := s.desk(ctx).Plan(ctx, in.Body.request())
+		for i, plan := range plans {
+			plans[i].EventIDs = noNull(plan.EventIDs)
+			if plan.Refusal != nil {
+				plans[i].Refused = Explain(plan.Refusal).Detail
+			}
+		}
 		return &answer[Plans]{Plans{noNull(plans)}}, err
 	})
 	register(s, operation{
 		id: "create-replay", method: http.MethodPost, path: "/replays", tag: tagReplays, need: needManage, status: http.StatusAccepted, heavy: true,
-		summary: "Send deliveries again that have ended", description: "The agent does it in the background. What has ended so when it comes to it is sent, which may be more or less than a plan counted. A repeated request answers 200.",
-		errors: []int{http.StatusConflict},
+		summary: "Send deliveries again that have ended", description: "The agent does it in the background. What has ended so when it comes to it is sent, which may be more or less than a plan counted. A repeated request answers 200, with the replays of the first as they are now.",
+		errors: []int{http.StatusConflict, http.StatusNotFound},
 	}, func(ctx context.Context, in *createReplay) (*createdReplays, error) {
-		desk := s.desk(ctx)
-		plans, err := desk.Plan(ctx, in.Body.request())
-		if err != nil {
-			return nil, err
-		}
-		started, repeated, err := desk.Start(ctx, plans, outbox.ReplayOptions{PerSecond: in.Body.PerSecond, Idempotency: in.idempotency(in.Body)})
+		started, repeated, err := s.desk(ctx).Replay(ctx, in.Body.request(), outbox.ReplayOptions{PerSecond: int(in.Body.PerSecond), Idempotency: in.idempotency(in.Body)})
 		if err != nil {
 			return nil, err
 		}
@@ -124,7 +125,7 @@ func (s *Handler) replayRoutes() {
 		id: "pace-replay", method: http.MethodPatch, path: "/replays/{replay_id}", tag: tagReplays, need: needManage,
 		summary: "Change how fast a replay sends", errors: []int{http.StatusConflict},
 	}, func(ctx context.Context, in *paceReplay) (*answer[outbox.ReplayInfo], error) {
-		return replayAnswer(s.view(ctx).SetReplayPace(ctx, in.ReplayID, in.Body.PerSecond))
+		return replayAnswer(s.view(ctx).SetReplayPace(ctx, in.ReplayID, int(in.Body.PerSecond)))
 	})
 	registerStream(s, operation{
 		id: "stream-replay", method: http.MethodGet, path: "/replays/{replay_id}/stream", tag: tagReplays, summary: "Follow the progress of a replay",

@@ -192,7 +192,10 @@ func TestBrowser_TheAppLearnsThatASessionHasEnded(t *testing.T) {
 	f.WaitFor("text=crm.quinta-das-flores.example")
 	clock.advance(2 * time.Hour)
 	// The app's script takes a session that ends within seconds for one that was not kept.
-	browser.Eval[any](p, "void (performance.now = (now => () => now() + 60_000)(performance.now.bind(performance)))")
+	later := func() {
+		browser.Eval[any](p, "void (performance.now = (now => () => now() + 60_000)(performance.now.bind(performance)))")
+	}
+	later()
 	before := a.log.String()
 	browser.Eval[any](p, `void addEventListener('message', e => { document.title = e.origin + ' ' + JSON.stringify(e.data) })`)
 	f.Click("text=Deliveries")
@@ -202,6 +205,18 @@ func TestBrowser_TheAppLearnsThatASessionHasEnded(t *testing.T) {
 	}
 	if !strings.HasPrefix(f.URL(), a.console+"/console/v/quinta/deliveries") {
 		t.Errorf("the frame shows %s", f.URL())
+	}
+	// Who has sent a form learns that it was not done, on the page of the form.
+	f.Click("text=Endpoints")
+	f.Click("text=New endpoint")
+	f.Fill("#url", "https://new.example.com/hook")
+	f.Click("text=All events")
+	clock.advance(2 * time.Hour)
+	later()
+	f.Click("text=Create the endpoint")
+	f.WaitFor("text=Your session had ended, so nothing was changed.")
+	if !strings.HasPrefix(f.URL(), a.console+"/console/v/quinta/endpoints/new") {
+		t.Errorf("after the form the frame shows %s", f.URL())
 	}
 	if after := strings.TrimPrefix(a.log.String(), before); !strings.Contains(after, "a venue's user opened the console") {
 		t.Errorf("no session was opened anew: %s", after)

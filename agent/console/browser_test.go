@@ -105,6 +105,7 @@ func (s *site) operatorSights(venue string) []sight {
 		{"an event", "/events/evt_" + venue + "_0003", nil},
 		{"the replays", "/replays", nil},
 		{"the form of a replay", "/replays/new?endpoint=ep_" + venue + "_2", nil},
+		{"the form of a replay of nothing", "/replays/new?key=K&endpoint=ep_" + venue + "_2", nil},
 		{"a replay that runs", "/replays/rpl_running", nil},
 		{"a replay that has ended", "/replays/rpl_failed", nil},
 		{"a page that is not there", "/nothing", nil},
@@ -118,6 +119,12 @@ func (s *site) venueSights(venue string) []sight {
 		{"the endpoints of a venue", "/endpoints", nil},
 		{"an endpoint of a venue", "/endpoints/ep_" + venue + "_1", nil},
 		{"the form of an endpoint of a venue", "/endpoints/ep_" + venue + "_1/edit", nil},
+		{"the form of an endpoint that was changed meanwhile", "/endpoints/ep_" + venue + "_3/edit", func(p *browser.Page) {
+			s.env.Exec(s, `update webhooks.endpoints set description = description || '.' where id = $1`, "ep_"+venue+"_3")
+			p.Click("main button.primary")
+			p.WaitFor(".note.warn")
+		}},
+		{"the page of a form that was not done", "/endpoints/new?done=undone", nil},
 		{"a delivery of a venue", s.delivery(venue, "failed"), nil},
 		{"a new secret", "/endpoints/ep_" + venue + "_4/rotate", func(p *browser.Page) {
 			p.Click("main button.primary")

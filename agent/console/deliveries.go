@@ -1,6 +1,7 @@
 package console
 
 import (
+	"errors"
 	"maps"
 	"net/url"
 	"slices"
@@ -8,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/quintago/webhook-agent/agent/manage"
 	"github.com/quintago/webhook-agent/outbox"
 )
 
@@ -33,7 +35,7 @@ type deliveriesPage struct {
 	// SearchedTo is how far back the search has come, nil where it looked at everything it had to.
 	SearchedTo *time.Time
 	// Endpoints are those that the form offers. It is empty where there are too many, and for operators.
-	Endpoints []endpointRow
+	Endpoints []offeredEndpoint
 	Types     []outbox.EventTypeInfo
 	// Replay is the query of a replay of all that the filter lets through, "" where a replay cannot have
 	// such a filter.
@@ -60,7 +62,7 @@ type logFilter struct {
 // A replay is of one endpoint, and of all types. Without a status it is "": the form of a replay would
 // leave out what has succeeded, which the log shows.
 func (f logFilter) replay() string {
-	if f.Endpoint == "" || f.Type != "" || f.Event != "" || f.Problem != "" {
+	if f.Endpoint == "" || f.Type != "" || f.Event != "" {
 		return ""
 	}
 	q := url.Values{"endpoint": {f.Endpoint}}
@@ -95,6 +97,11 @@ func (v *visit) readFilter() (f logFilter, of outbox.DeliveryFilter) {
 		if slices.Contains(q["status"], string(status)) {
 			f.Status = append(f.Status, string(status))
 			of.Statuses = append(of.Statuses, status)
+		}
+	}
+	for _, status := range q["status"] {
+		if status != "" && !slices.Contains(statuses, outbox.Status(status)) {
+			f.Problem = "this is no status; choose one of the form"
 		}
 	}
 	if len(of.Statuses) == len(statuses) {
@@ -145,6 +152,12 @@ func formTime(at *time.Time) string {
 func (h *Handler) deliveries(v *visit) error {
 	f, of := v.readFilter()
 	page := deliveriesPage{Filter: f, Statuses: statuses, Filtered: v.isFiltered()}
+	if f.Problem != "" { // without what is wrong the filter would let everything through
+		if err := page.offer(v); err != nil {
+			return err
+		}
+		return v.showForm("deliveries", page)
+	}
 	q := v.r.URL.Query()
 	of.Before, of.Limit = q.Get("before"), deliveriesPerPage
 	page.Later, page.First = of.Before != "", withoutQuery(q, "before")
@@ -163,7 +176,7 @@ func (h *Handler) deliveries(v *visit) error {
 	if err := page.offer(v); err != nil {
 		return err
 	}
-	if !page.Later && of.Since == nil && of.Until == nil && f.Problem == "" {
+	if !page.Later && of.Since == nil && of.Until == nil {
 		page.Live = withQuery(q, "position", "-1")
 	}
 	return v.show("deliveries", page)
@@ -174,19 +187,40 @@ func (p *deliveriesPage) offer(v *visit) (err error) {
 	if p.Types, err = v.view.EventTypes(v.ctx()); err != nil || v.venue == "" {
 		return err
 	}
-	found, err := v.view.Endpoints(v.ctx(), outbox.EndpointFilter{Limit: maxOffered + 1})
-	if err != nil || len(found) > maxOffered {
+	if p.Endpoints, _, err = v.offered(); err != nil || p.Filter.Endpoint == "" {
 		return err
 	}
-	known := p.Filter.Endpoint == ""
-	for _, e := range found {
-		known = known || e.ID == p.Filter.Endpoint
-		p.Endpoints = append(p.Endpoints, v.row(e))
-	}
-	if !known { // it was removed, and has rows in the log
-		p.Endpoints = nil
+	if !slices.ContainsFunc(p.Endpoints, func(e offeredEndpoint) bool { return e.ID == p.Filter.Endpoint }) {
+		p.Endpoints = nil // it was removed, and has rows in the log
 	}
 	return nil
+}
+
+// offeredEndpoint is an endpoint that a form offers by a name.
+type offeredEndpoint struct{ ID, Name string }
+
+// offered returns the endpoints that a form offers, each by a name of its own. There are none where
+// they are too many for a list.
+func (v *visit) offered() (list []offeredEndpoint, tooMany bool, err error) {
+	found, err := v.view.Endpoints(v.ctx(), outbox.EndpointFilter{Limit: maxOffered + 1})
+	if err != nil || len(found) > maxOffered {
+		return nil, len(found) > maxOffered, err
+	}
+	named := map[string]int{}
+	for _, e := range found {
+		name := clean(hostOf(e.URL))
+		if e.Description != "" {
+			name += " · " + clean(e.Description)
+		}
+		named[name]++
+		list = append(list, offeredEndpoint{e.ID, name})
+	}
+	for i, e := range list {
+		if named[e.Name] > 1 {
+			list[i].Name += " · " + cut(e.ID)
+		}
+	}
+	return list, false, nil
 }
 
 // isFiltered reports whether the log is narrowed.
@@ -243,7 +277,10 @@ type livePage struct {
 
 // deliveriesLive answers from memory: pages that are open ask for it every few seconds.
 func (h *Handler) deliveriesLive(v *visit) error {
-	_, of := v.readFilter()
+	f, of := v.readFilter()
+	if f.Problem != "" {
+		return &manage.FieldError{Field: "query", Err: errors.New(f.Problem)}
+	}
 	if v.venue != "" {
 		of.Venue = v.venue
 	}

@@ -138,21 +138,22 @@ func venueCookie(venue string) string {
 
 // turnAway answers a request for a page that principal returned an error for. An operator is led to
 // the form and comes back. A page in a frame learns that its session has ended, and so does its
-// parent.
+// parent. Whose form was not done is told so.
 func (d *door) turnAway(w http.ResponseWriter, r *http.Request, venue string) {
 	navigates := r.Method == http.MethodGet && slices.Contains([]string{"", "navigate"}, r.Header.Get("Sec-Fetch-Mode"))
 	here, _ := pathBelow(r.URL.RequestURI(), "/console/")
-	next := here
-	if r.Method != http.MethodGet { // a form is not sent again
-		next = ""
-	}
+	inTab := r.Header.Get("Sec-Fetch-Dest") == "document"
 	switch {
 	case !d.operators && venue == "":
 		d.pages.refuse(w, r, http.StatusNotFound, "there is no such page here", "operators use the agent's other address (admin.listen)")
-	case framed(r) || !d.operators, venue != "" && !navigates:
-		d.pages.render(w, r, http.StatusUnauthorized, "expired", expiredPage{strings.Join(d.origins, " "), next})
+	case framed(r) || !d.operators, venue != "" && !navigates && !inTab:
+		page := expiredPage{Origins: strings.Join(d.origins, " "), Next: here}
+		if r.Method == http.MethodPost {
+			page.Next, page.Undone = formPage(r, venue), true
+		}
+		d.pages.render(w, r, http.StatusUnauthorized, "expired", page)
 	case !navigates:
-		d.pages.refuse(w, r, http.StatusUnauthorized, "the session has ended", "sign in again, then repeat what you did")
+		d.pages.refuse(w, r, http.StatusUnauthorized, "the session has ended, so nothing was changed", "sign in again, then repeat what you did")
 	case strings.EqualFold(r.Header.Get("Sec-Fetch-Site"), "cross-site"):
 		// Somebody followed a link on a page of another site, so the browser kept the cookie back.
 		// It sends the cookie when this page asks once more.
@@ -166,8 +167,25 @@ func (d *door) turnAway(w http.ResponseWriter, r *http.Request, venue string) {
 type expiredPage struct {
 	// Origins are those of the pages that may learn of it, with blanks between them.
 	Origins string
-	// Next is the page that was asked for, "" after a form.
+	// Next is the page that was asked for. After a form it is the page that had the form, which says
+	// that nothing was changed.
 	Next string
+	// Undone reports that a form was sent.
+	Undone bool
+}
+
+// formPage returns the page of a venue that had the form which was sent, or that of its endpoints where
+// the browser does not say which one it was.
+func formPage(r *http.Request, venue string) string {
+	pages := venuePath(venue)
+	u, err := url.Parse(r.Referer())
+	if err == nil && u.EscapedPath() != pages { // which leads on to the endpoints
+		u = &url.URL{Path: u.Path, RawPath: u.RawPath, RawQuery: withQuery(u.Query(), "done", undone)}
+		if page, ok := pathBelow(u.String(), pages); ok {
+			return page
+		}
+	}
+	return pages + "endpoints?done=" + undone
 }
 
 // goOn answers with a page that opens another one of this origin by itself.

@@ -68,10 +68,10 @@ func TestDoor_EndsSessions(t *testing.T) {
 		t.Errorf("before its end a venue's session shows %d", a.status)
 	}
 	h.clock.advance(2 * time.Second)
-	if a := venue.get("/console/v/venue_1/?type=lead.created", "Sec-Fetch-Dest", "iframe"); a.status != http.StatusUnauthorized || !strings.Contains(a.body, `"page":"expired"`) || !strings.Contains(a.body, "Origins:"+appOrigin+" http://localhost:3000 Next:/console/v/venue_1/?type=lead.created}") {
+	if a := venue.get("/console/v/venue_1/?type=lead.created", "Sec-Fetch-Dest", "iframe"); a.status != http.StatusUnauthorized || !strings.Contains(a.body, `"page":"expired"`) || !strings.Contains(a.body, "Origins:"+appOrigin+" http://localhost:3000 Next:/console/v/venue_1/?type=lead.created Undone:false}") {
 		t.Errorf("after it: %d %s", a.status, a.body)
 	}
-	if a := venue.ask(http.MethodPost, "/console/v/venue_1/endpoints/ep_1/enable", url.Values{}, "Sec-Fetch-Site", "same-origin", "Sec-Fetch-Dest", "iframe"); a.status != http.StatusUnauthorized || !strings.Contains(a.body, "Next:}") {
+	if a := venue.ask(http.MethodPost, "/console/v/venue_1/endpoints/ep_1/enable", url.Values{}, "Sec-Fetch-Site", "same-origin", "Sec-Fetch-Dest", "iframe"); a.status != http.StatusUnauthorized || !strings.Contains(a.body, "Next:/console/v/venue_1/endpoints?done=undone Undone:true}") {
 		t.Errorf("a form after it: %d %s", a.status, a.body)
 	}
 	h.clock.advance(7*time.Hour - 2*time.Second)
@@ -88,6 +88,36 @@ func TestDoor_EndsSessions(t *testing.T) {
 	}
 	if a := operator.ask(http.MethodPost, "/console/endpoints", url.Values{}, "Sec-Fetch-Site", "same-origin", "Sec-Fetch-Mode", "navigate"); a.status != http.StatusUnauthorized {
 		t.Errorf("a form is answered %d", a.status)
+	}
+}
+
+// The app opens the page that is named to it, and a form that was sent has no page of its own.
+func TestDoor_AFormAfterTheSessionLeadsBackToItsPage(t *testing.T) {
+	for _, operators := range []bool{true, false} {
+		h := newHouse(t, operators)
+		for referrer, want := range map[string]string{
+			h.server.URL + "/console/v/venue_1/replays/new?endpoint=ep_1&since=2026-11-29T14%3A30&done=changed": "replays/new?done=undone&endpoint=ep_1&since=2026-11-29T14%3A30",
+			h.server.URL + "/console/v/venue_1/endpoints/ep_1/edit":                                             "endpoints/ep_1/edit?done=undone",
+			h.server.URL + "/console/v/venue_1/endpoints/a%2Fb":                                                 "endpoints/a%2Fb?done=undone",
+			// None of the venue's pages.
+			h.server.URL + "/console/v/venue_2/endpoints/new":          "endpoints?done=undone",
+			h.server.URL + "/console/v/venue_1/../venue_2/replays/new": "endpoints?done=undone",
+			h.server.URL + "/console/v/venue_1/":                       "endpoints?done=undone",
+			h.server.URL:                                               "endpoints?done=undone",
+			"https://evil.example//evil.example/console/v/venue_1/x":   "endpoints?done=undone",
+			"http://[": "endpoints?done=undone",
+			"":         "endpoints?done=undone",
+		} {
+			a := h.visitor().ask(http.MethodPost, "/console/v/venue_1/endpoints", url.Values{}, "Sec-Fetch-Site", "same-origin", "Sec-Fetch-Mode", "navigate", "Sec-Fetch-Dest", "iframe", "Referer", referrer)
+			if a.status != http.StatusUnauthorized || !strings.Contains(a.body, "Next:/console/v/venue_1/"+strings.ReplaceAll(want, "&", `\u0026`)+" Undone:true") {
+				t.Errorf("a form of %s: %d %s", referrer, a.status, a.body)
+			}
+		}
+	}
+	// An operator's form on a page of a venue is one in a tab.
+	h := newHouse(t, true)
+	if a := h.visitor().ask(http.MethodPost, "/console/v/venue_1/endpoints", url.Values{}, "Sec-Fetch-Site", "same-origin", "Sec-Fetch-Mode", "navigate", "Sec-Fetch-Dest", "document"); a.status != http.StatusUnauthorized || !strings.Contains(a.body, "sign in again") {
+		t.Errorf("an operator's form: %d %s", a.status, a.body)
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"net/http"
 	"net/url"
@@ -70,8 +71,8 @@ type endpointsPage struct {
 func (h *Handler) endpoints(v *visit) error {
 	q := v.r.URL.Query()
 	f := outbox.EndpointFilter{Query: strings.TrimSpace(q.Get("query")), After: q.Get("after"), Limit: endpointsPerPage + 1}
-	if slices.Contains([]string{outbox.StateEnabled, outbox.StateDisabled, outbox.StateUnusable}, q.Get("state")) {
-		f.State = q.Get("state")
+	if f.State = q.Get("state"); f.State != "" && !slices.Contains([]string{outbox.StateEnabled, outbox.StateDisabled, outbox.StateUnusable}, f.State) {
+		return &manage.FieldError{Field: "state", Err: errors.New("the state is none of enabled, disabled or unusable")}
 	}
 	if v.venue == "" {
 		f.Venue = strings.TrimSpace(q.Get("venue"))
@@ -129,8 +130,10 @@ type endpointForm struct {
 	Others      string // event types that the catalogue does not have, separated by blanks
 	Updated     string // when the endpoint was last changed, to find that it was meanwhile
 	Repeated    string // names the form, so that it makes nothing twice
-	Errors      map[string]string
-	Hints       []manage.Hint
+	// Now is the endpoint where it was changed since the form was opened, else nil.
+	Now    *endpointRow
+	Errors map[string]string
+	Hints  []manage.Hint
 }
 
 // choose sets what a form shows as chosen.
@@ -192,9 +195,7 @@ func (h *Handler) createEndpoint(v *visit) error {
 	events := chosenEvents(v.form)
 	n := manage.NewEndpoint{URL: secret.New(strings.TrimSpace(v.form.Get("url"))), Events: events, Description: strings.TrimSpace(v.form.Get("description"))}
 	form := endpointForm{AskVenue: v.venue == "", VenueField: strings.TrimSpace(v.form.Get("venue")), URL: v.form.Get("url"), Description: n.Description, Repeated: v.form.Get("key")}
-	if form.Repeated != "" {
-		n.Idempotency = once(form.Repeated)
-	}
+	n.Idempotency = once(v.form)
 	if form.AskVenue {
 		n.Venue = form.VenueField
 		if n.Venue == "" {
@@ -224,11 +225,14 @@ func (h *Handler) createEndpoint(v *visit) error {
 // newKey returns a name for a form that is not sent yet.
 func newKey() string { return rand.Text() }
 
-// once names a form that may be sent twice, by two clicks for example. A form that was sent is not
-// filled in anew under the same name, so the name stands for its content.
-func once(key string) outbox.Idempotency {
-	sum := sha256.Sum256([]byte(key))
-	return outbox.Idempotency{Key: "console " + key, Hash: sum[:]}
+// once names a form that may be sent twice, by two clicks for example. A page that a browser has kept
+// may be filled in anew and has its former key then, so what was filled in belongs to the name.
+func once(form url.Values) outbox.Idempotency {
+	if form.Get("key") == "" { // it was not made by a page
+		return outbox.Idempotency{Key: "console " + newKey()}
+	}
+	sum := sha256.Sum256([]byte(form.Encode()))
+	return outbox.Idempotency{Key: "console " + hex.EncodeToString(sum[:]), Hash: sum[:]}
 }
 
 // verdict is what a form's script learns of a URL and of event types before they are sent.
@@ -297,16 +301,27 @@ func (h *Handler) changeEndpoint(v *visit) error {
 		return v.goTo("changed", "endpoints", id)
 	}
 	form := endpointForm{ID: id, URL: v.form.Get("url"), Description: description, Updated: v.form.Get("updated"), Errors: fieldErrors(err)}
-	if len(form.Errors) == 0 {
+	changed := errors.Is(err, outbox.ErrChanged)
+	if len(form.Errors) == 0 && !changed {
 		return err
 	}
-	if e, err := v.view.Endpoint(v.ctx(), id); err == nil && v.isOperator() {
+	e, err := v.view.Endpoint(v.ctx(), id)
+	if err != nil {
+		return err
+	}
+	if v.isOperator() {
 		form.HiddenURL = hostOf(e.URL)
 	}
 	if err := form.choose(v.ctx(), v.view, events); err != nil {
 		return err
 	}
-	return v.showForm("endpoint_form", form)
+	if !changed {
+		return v.showForm("endpoint_form", form)
+	}
+	now := v.row(e)
+	form.Now, form.Updated = &now, stamp(e.Updated) // who sends it again has seen what it replaces
+	h.renderFor(v.w, v.r, v, http.StatusPreconditionFailed, "endpoint_form", form)
+	return nil
 }
 
 // windows are the times that the plots of an endpoint may cover.
@@ -387,23 +402,24 @@ func (h *Handler) showEndpoint(v *visit, sample *manage.Sample) error {
 	return v.show("endpoint", page)
 }
 
+// enableEndpoint enables an endpoint, and sends what it missed if the form asks for that. What cannot
+// be sent is refused before anything is changed.
 func (h *Handler) enableEndpoint(v *visit) error {
 	id := v.r.PathValue("endpoint")
-	if _, err := v.view.EnableEndpoint(v.ctx(), id); err != nil {
-		return err
+	var missed *outbox.ReplayRequest
+	if v.form.Get("replay") != "" {
+		missed = &outbox.ReplayRequest{Statuses: []outbox.Status{outbox.Missed}}
 	}
-	if v.form.Get("replay") == "" {
-		return v.goTo("enabled", "endpoints", id)
-	}
-	plans, err := v.desk().Plan(v.ctx(), outbox.ReplayRequest{EndpointID: id, Statuses: []outbox.Status{outbox.Missed}})
-	if err != nil {
-		return err
-	}
-	started, _, err := v.desk().Start(v.ctx(), plans, outbox.ReplayOptions{})
+	started, changed, err := v.desk().Enable(v.ctx(), id, missed)
 	switch {
+	case changed && err != nil:
+		h.cfg.Log.Error("the console has enabled an endpoint, but cannot start the replay of what it missed", "endpoint", sink.Printable(id), "error", err)
+		return v.goTo(unsent, "endpoints", id)
+	case errors.Is(err, outbox.ErrRefused):
+		return &outbox.Problem{Thing: "endpoint", Reason: "nothing was changed, since the agent cannot send to this endpoint", Remedy: "change its URL first, or enable it alone", Err: outbox.ErrRefused}
 	case err != nil:
 		return err
-	case len(started) == 0:
+	case len(started) == 0: // nothing was asked for, or missed
 		return v.goTo("enabled", "endpoints", id)
 	}
 	return v.goTo("enabled-replay", "replays", started[0].ID)

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"html/template"
 	"net/http"
+	"net/url"
 	"slices"
 	"strings"
 	"time"
@@ -29,7 +30,10 @@ const (
 // setPreferences keeps what a link or the app has chosen by the parameters lang and theme, and leads to
 // the page without them. It reports whether there were any.
 func setPreferences(w http.ResponseWriter, r *http.Request) bool {
-	query := r.URL.Query()
+	query, err := url.ParseQuery(r.URL.RawQuery)
+	if err != nil { // the page says so
+		return false
+	}
 	chosen := false
 	for _, p := range []struct {
 		parameter, cookie string
@@ -264,11 +268,19 @@ func (t *texts) sentence(text string) string {
 	return text + "."
 }
 
+// The keys of the messages that a form was not done, or not all of it.
+const (
+	undone = "undone"
+	unsent = "enabled-unsent"
+)
+
 // doneTexts are the messages about what was done, by their keys.
 var doneTexts = map[string]string{
 	"changed": "The endpoint was changed.", "enabled": "The endpoint is enabled.", "enabled-replay": "The endpoint is enabled, and what it missed is on its way.",
 	"disabled": "The endpoint is disabled.", "removed": "The endpoint was removed.", "replay-started": "The replay has begun.", "replay-pause": "The replay is paused.",
 	"replay-resume": "The replay goes on.", "replay-cancel": "The replay is canceled.", "replay-pace": "The pace was changed.",
+	unsent: "The endpoint is enabled. What it missed is not on its way: start a replay of it.",
+	undone: "Your session had ended, so nothing was changed. Please do it again.",
 }
 
 // prefer returns the path of a page with a preference.

@@ -95,7 +95,8 @@ type replayForm struct {
 	Refused      string
 	Errors       map[string]string
 	Repeated     string // names the form, so that it starts nothing twice
-	Choices      []endpointRow
+	Choices      []offeredEndpoint
+	TooMany      bool // for choices
 }
 
 // replayStatus is a status in the form.
@@ -121,21 +122,31 @@ func readReplay(q url.Values) (form replayForm, r outbox.ReplayRequest) {
 		form.Errors["until"] = "this is no time; write it like 2026-11-29T14:30"
 	}
 	form.Since, form.Until = formTime(r.Since), formTime(r.Until)
-	chosen := q["status"]
-	if len(chosen) == 0 {
-		chosen = []string{string(outbox.Missed), string(outbox.Failed)}
-		if len(form.Events) > 0 {
-			chosen = append(chosen, string(outbox.Succeeded))
-		}
-	}
 	for _, status := range manage.ReplayStatuses {
-		has := slices.Contains(chosen, string(status))
+		has := slices.Contains(q["status"], string(status))
 		form.Statuses = append(form.Statuses, replayStatus{status, has})
 		if has {
 			r.Statuses = append(r.Statuses, status)
 		}
 	}
+	if len(r.Statuses) == 0 {
+		form.Errors["status"] = "choose at least one"
+	}
 	return form, r
+}
+
+// proposeStatuses returns the query of a link to the form with the statuses that the form proposes. The
+// form itself, which may be sent as a query too, has a key: there, nothing ticked means nothing.
+func proposeStatuses(q url.Values) url.Values {
+	if q.Has("key") || q.Has("status") {
+		return q
+	}
+	proposed := maps.Clone(q)
+	proposed["status"] = []string{string(outbox.Missed), string(outbox.Failed)}
+	if q.Has("event") {
+		proposed.Add("status", string(outbox.Succeeded))
+	}
+	return proposed
 }
 
 // pace reads the pace of a form.
@@ -182,7 +193,7 @@ func (v *visit) plan(form *replayForm, r outbox.ReplayRequest) error {
 var errBusyCounting = &outbox.Problem{Thing: "replay", Reason: "another page counts at this moment", Remedy: "try again in a moment"}
 
 func (h *Handler) newReplay(v *visit) error {
-	form, r := readReplay(v.r.URL.Query())
+	form, r := readReplay(proposeStatuses(v.r.URL.Query()))
 	form.Repeated = newKey()
 	return v.showReplayForm(form, r)
 }
@@ -190,12 +201,9 @@ func (h *Handler) newReplay(v *visit) error {
 // showReplayForm shows the form of a replay with the count of what it would send.
 func (v *visit) showReplayForm(form replayForm, r outbox.ReplayRequest) error {
 	if form.Endpoint == "" && len(form.Events) == 0 {
-		list, err := v.view.Endpoints(v.ctx(), outbox.EndpointFilter{Limit: 200})
-		if err != nil {
+		var err error
+		if form.Choices, form.TooMany, err = v.offered(); err != nil {
 			return err
-		}
-		for _, e := range list {
-			form.Choices = append(form.Choices, v.row(e))
 		}
 		return v.show("replay_form", form)
 	}
@@ -219,8 +227,9 @@ func (v *visit) showReplayForm(form replayForm, r outbox.ReplayRequest) error {
 
 // counted is what the form's script learns of a replay.
 type counted struct {
-	Text  string `json:"text"`
-	Count int64  `json:"count"`
+	Text   string            `json:"text"`
+	Count  int64             `json:"count"`
+	Errors map[string]string `json:"errors,omitempty"` // by the field
 }
 
 // countReplay counts for the form's script what a replay would send.
@@ -230,10 +239,11 @@ func (h *Handler) countReplay(v *visit) error {
 		return err
 	}
 	t := h.pages.texts[languageOf(v.r)]
-	for _, text := range form.Errors {
-		return v.json(counted{Text: t.say(text)})
+	errs := map[string]string{}
+	for field, text := range form.Errors {
+		errs[field] = t.say(text)
 	}
-	return v.json(counted{Text: countText(t, form), Count: form.Count})
+	return v.json(counted{countText(t, form), form.Count, errs})
 }
 
 // countText says how many deliveries a replay would send.
@@ -248,34 +258,23 @@ func (h *Handler) startReplay(v *visit) error {
 	form, r := readReplay(v.form)
 	form.Repeated = v.form.Get("key")
 	perSecond := form.pace()
-	if len(r.Statuses) == 0 {
-		form.Errors["status"] = "choose at least one"
-	}
 	if len(form.Errors) > 0 {
 		return v.showReplayForm(form, r)
 	}
-	plans, err := v.desk().Plan(v.ctx(), r)
-	if errors.Is(err, outbox.ErrRefused) {
-		return v.showReplayForm(form, r)
-	}
-	if err != nil {
+	// A form that is sent twice finds nothing left to send, since its deliveries are on their way. It
+	// leads to the replays of the first time.
+	started, _, err := v.desk().Replay(v.ctx(), r, outbox.ReplayOptions{PerSecond: perSecond, Idempotency: once(v.form)})
+	if err != nil && !errors.Is(err, outbox.ErrRefused) {
 		if fields := fieldErrors(err); len(fields) > 0 {
 			form.Errors = fields
 			return v.showReplayForm(form, r)
 		}
 		return err
 	}
-	o := outbox.ReplayOptions{PerSecond: perSecond}
-	if form.Repeated != "" {
-		o.Idempotency = once(form.Repeated)
-	}
-	started, _, err := v.desk().Start(v.ctx(), plans, o)
-	switch {
-	case err != nil:
-		return err
-	case len(started) == 0:
-		return v.showReplayForm(form, r) // whose count says that there is nothing
-	case len(started) == 1:
+	switch len(started) {
+	case 0:
+		return v.showReplayForm(form, r) // which says why there is nothing
+	case 1:
 		return v.goTo("replay-started", "replays", started[0].ID)
 	}
 	return v.goTo("replay-started", "replays")

@@ -43,7 +43,12 @@ func (h *Handler) serve(p route) http.Handler {
 			h.refuse(w, r, http.StatusForbidden, "you may look, and change nothing here", "ask somebody who may change webhooks in the app")
 			return
 		}
-		if outbox.CheckText(r.URL.Path) != nil || outbox.CheckText(r.URL.RawQuery) != nil || hasBadText(r.URL.Query()) {
+		query, err := url.ParseQuery(r.URL.RawQuery)
+		if err != nil { // r.URL.Query would leave out a part, and the page show more than was asked for
+			h.refuse(w, r, http.StatusBadRequest, "the address of this page cannot be read", "go back, and choose again what to show")
+			return
+		}
+		if outbox.CheckText(r.URL.Path) != nil || outbox.CheckText(r.URL.RawQuery) != nil || hasBadText(query) {
 			h.refuse(w, r, http.StatusNotFound, "there is no such page", "go back to the beginning")
 			return
 		}
@@ -251,3 +256,11 @@ func fieldErrors(err error) map[string]string {
 }
 
 func toEndpoints(v *visit) error { return v.goTo("", "endpoints") }
+
+// toEndpoint leads from the address of a form to the page of the endpoint that has it. Who reloads the
+// answer to the form asks for that address.
+func toEndpoint(v *visit) error {
+	to := url.URL{RawQuery: v.r.URL.RawQuery}
+	http.Redirect(v.w, v.r, v.path("endpoints", v.r.PathValue("endpoint"))+to.String(), http.StatusSeeOther)
+	return nil
+}

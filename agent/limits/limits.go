@@ -16,6 +16,9 @@ const (
 	// requestsAtOnce bounds the requests under way, of all callers. More than the connections of the
 	// pool, since not all of them wait for the database.
 	requestsAtOnce = 8
+	// answersOfCaller bounds the requests of one caller until their answers are written. A caller who
+	// reads slowly keeps the memory of his answers, and no place of others.
+	answersOfCaller = 8
 	// placeWait is how long a request waits for one of them to end.
 	placeWait = 2 * time.Second
 	// Streams of all callers, and of one.
@@ -77,6 +80,7 @@ type callerLimits struct {
 	work          *rate.Limiter        // in milliseconds
 	samples       map[string]time.Time // when the last sample was sent, by endpoint
 	heavy         bool                 // a query that counts much is under way
+	answers       chan struct{}        // of requests whose answer is not written yet
 	streams       int
 	last          time.Time
 }
@@ -94,7 +98,7 @@ func (l *Limits) locked(caller string, do func(*callerLimits)) {
 	defer l.mu.Unlock()
 	if now.Sub(l.swept) > forgetAfter {
 		for name, c := range l.callers {
-			if now.Sub(c.last) > forgetAfter && c.streams == 0 && !c.heavy {
+			if now.Sub(c.last) > forgetAfter && c.streams == 0 && !c.heavy && len(c.answers) == 0 {
 				delete(l.callers, name)
 			}
 		}
@@ -102,7 +106,8 @@ func (l *Limits) locked(caller string, do func(*callerLimits)) {
 	}
 	c := l.callers[caller]
 	if c == nil {
-		c = &callerLimits{reads: l.rates.Reads.limiter(), writes: l.rates.Writes.limiter(), work: l.rates.CallerWork.limiter(), samples: map[string]time.Time{}}
+		c = &callerLimits{reads: l.rates.Reads.limiter(), writes: l.rates.Writes.limiter(), work: l.rates.CallerWork.limiter(), samples: map[string]time.Time{},
+			answers: make(chan struct{}, answersOfCaller)}
 		l.callers[caller] = c
 	}
 	c.last = now
@@ -144,18 +149,37 @@ func (l *Limits) HoldBack(ctx context.Context) {
 // ErrBusy reports that too many requests are under way.
 var ErrBusy = errors.New("too many requests are under way")
 
+// Answer takes a place among the requests of one caller, which it waits for. The caller calls done
+// when the answer is written. err is ErrBusy, or that of ctx.
+func (l *Limits) Answer(ctx context.Context, caller string) (done func(), err error) {
+	var answers chan struct{}
+	l.locked(caller, func(c *callerLimits) { answers = c.answers })
+	if err := take(ctx, answers); err != nil {
+		return nil, err
+	}
+	return func() { <-answers }, nil
+}
+
+// take takes one of the places, which it waits for.
+func take(ctx context.Context, places chan struct{}) error {
+	timer := time.NewTimer(placeWait)
+	defer timer.Stop()
+	select {
+	case places <- struct{}{}:
+		return nil
+	case <-timer.C:
+		return ErrBusy
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
 // Enter takes a place among the requests under way, which it waits for. The caller calls leave at the
 // end. wait is how long the caller has to wait instead, where others have used up the budget
 // meanwhile. err is ErrBusy, or that of ctx.
 func (l *Limits) Enter(ctx context.Context, caller string) (leave func(), wait time.Duration, err error) {
-	timer := time.NewTimer(placeWait)
-	defer timer.Stop()
-	select {
-	case l.places <- struct{}{}:
-	case <-timer.C:
-		return nil, 0, ErrBusy
-	case <-ctx.Done():
-		return nil, 0, ctx.Err()
+	if err := take(ctx, l.places); err != nil {
+		return nil, 0, err
 	}
 	leave = func() { <-l.places }
 	l.locked(caller, func(c *callerLimits) { wait = max(overdrawn(l.work), overdrawn(c.work)) })

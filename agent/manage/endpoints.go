@@ -11,7 +11,7 @@ import (
 )
 
 const (
-	// maxDescription is the greatest length of an endpoint's description, in bytes.
+	// maxDescription is the greatest length of an endpoint's description, in characters.
 	maxDescription = 1000
 	// LongestOverlap is the longest time that a former secret may sign beside a new one.
 	LongestOverlap = 30 * 24 * time.Hour
@@ -78,6 +78,25 @@ func (d *Desk) Change(ctx context.Context, id string, c outbox.EndpointPatch) (o
 		return outbox.EndpointInfo{}, err
 	}
 	return d.View.UpdateEndpoint(ctx, id, c)
+}
+
+// Enable enables an endpoint and so begins a new failure counter. With missed, which need not name
+// the endpoint, it also starts a replay. What that cannot be planned for is refused before anything is
+// changed; changed reports that the endpoint was disabled before, also beside an error.
+func (d *Desk) Enable(ctx context.Context, id string, missed *outbox.ReplayRequest) (started []outbox.ReplayInfo, changed bool, err error) {
+	var plans []outbox.ReplayPlan
+	if missed != nil {
+		r := *missed
+		r.EndpointID, r.Enabling = id, true
+		if plans, err = d.Plan(ctx, r); err != nil {
+			return nil, false, err
+		}
+	}
+	if changed, err = d.View.EnableEndpoint(ctx, id); err != nil {
+		return nil, changed, err
+	}
+	started, _, err = d.Start(ctx, plans, outbox.ReplayOptions{})
+	return started, changed, err
 }
 
 // Remove removes an endpoint. Its log stays.

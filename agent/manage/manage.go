@@ -3,6 +3,7 @@ package manage
 import (
 	"errors"
 	"fmt"
+	"unicode/utf8"
 
 	"github.com/quintago/webhook-agent/agent/config"
 	"github.com/quintago/webhook-agent/outbox"
@@ -47,8 +48,18 @@ func fieldError(field string, err error) error {
 // checkURL returns an error for a URL that the agent would not send to.
 func (d *Desk) checkURL(url string) error { return fieldError("url", d.Webhook.CheckURL(url)) }
 
-// checkEvents returns an error for patterns that the agent could not match.
+// maxPattern is the greatest length of an event pattern, in characters: that of a filter by type. A
+// list shows the patterns of many endpoints at once, so their length is memory.
+const maxPattern = 200
+
+// checkEvents returns an error for patterns that the agent could not match, and for those that are too
+// long to be registered. A row that has longer ones stays as it is.
 func checkEvents(events []string) error {
+	for i, event := range events {
+		if utf8.RuneCountInString(event) > maxPattern {
+			return &FieldError{Field: "events", Err: fmt.Errorf("has as number %d a text of more than %d characters; shorten it", i+1, maxPattern)}
+		}
+	}
 	_, err := outbox.ParsePatterns(events)
 	if err == nil {
 		return nil
@@ -88,10 +99,11 @@ func revealed(s secret.Text, made bool) string {
 	return s.Reveal()
 }
 
-// checkText returns an error for a text that PostgreSQL cannot store or a page cannot show.
+// checkText returns an error for a text that PostgreSQL cannot store or a page cannot show, and for
+// one of more than so many characters.
 func checkText(field, text string, most int) error {
-	if len(text) > most {
-		return &FieldError{Field: field, Err: fmt.Errorf("has more than %d bytes; shorten it", most)}
+	if utf8.RuneCountInString(text) > most {
+		return &FieldError{Field: field, Err: fmt.Errorf("has more than %d characters; shorten it", most)}
 	}
 	return fieldError(field, outbox.CheckText(text))
 }

@@ -2,7 +2,7 @@
 // texts are set as texts, and the page's policy forbids the rest.
 
 const parts = [
-  ["form[data-check], form[data-count], form[data-auto]", "./forms.js"],
+  ["form[method=post], form[data-auto]", "./forms.js"],
   ["[data-live], [data-log], [data-replay]", "./live.js"],
   ["[data-verify]", "./verify.js"],
 ];

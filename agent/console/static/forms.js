@@ -1,4 +1,5 @@
-// Forms that say what is wrong before they are sent, count what they would do, or filter at once.
+// Forms that say what is wrong before they are sent, count what they would do, filter at once, or are
+// sent once.
 
 async function ask(address, options) {
   const answer = await fetch(address, { ...options, headers: { Accept: "application/json" } });
@@ -65,26 +66,51 @@ for (const form of document.querySelectorAll("form[data-check]")) {
   groups();
 }
 
-// A replay says how much it would send.
+// A replay says how much it would send. One count follows another, since the agent refuses two at a
+// time.
 for (const form of document.querySelectorAll("form[data-count]")) {
   const shown = form.querySelector("[data-counted]");
   const start = form.querySelector("[data-start]");
   form.querySelector("[data-recount]").hidden = true;
-  let latest = 0;
+  let counts = false, changed = false;
   form.addEventListener("change", async () => {
-    const mine = ++latest;
     shown.textContent = "…";
     start.disabled = true;
-    try {
-      const counted = await ask(`${form.dataset.count}?${new URLSearchParams(new FormData(form))}`);
-      if (mine !== latest) return;
-      shown.textContent = counted.text;
-      start.disabled = counted.count === 0;
-    } catch {
-      if (mine === latest) { shown.textContent = "?"; start.disabled = false; }
+    changed = true;
+    if (counts) return;
+    counts = true;
+    let counted;
+    while (changed) {
+      changed = false;
+      counted = await ask(`${form.dataset.count}?${new URLSearchParams(new FormData(form))}`).catch(() => null);
+      await released;
     }
+    counts = false;
+    for (const place of form.querySelectorAll("[data-error]")) setError(form, place.dataset.error, counted?.errors?.[place.dataset.error]);
+    shown.textContent = counted?.text ?? "?";
+    start.disabled = counted?.count === 0;
   });
 }
+
+// A form that changes something is sent once. The buttons are good again when the browser shows the
+// page that it has kept.
+const used = [];
+document.addEventListener("submit", (event) => {
+  const form = event.target;
+  if ((event.submitter?.formMethod || form.method) !== "post") return;
+  if (form.dataset.sent) { event.preventDefault(); return; }
+  form.dataset.sent = "yes";
+  setTimeout(() => { // the name of a button that is disabled would not be sent
+    for (const button of form.querySelectorAll("button:enabled")) {
+      button.disabled = true;
+      used.push(button);
+    }
+  });
+});
+addEventListener("pageshow", () => {
+  for (const button of used.splice(0)) button.disabled = false;
+  for (const form of document.querySelectorAll("form[data-sent]")) delete form.dataset.sent;
+});
 
 // A filter acts when it is changed.
 for (const form of document.querySelectorAll("form[data-auto]")) {
