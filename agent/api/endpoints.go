@@ -3,6 +3,7 @@ package api
 import (
 	"context"
 	"crypto/sha256"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"net/http"
@@ -99,6 +100,26 @@ func fitting(endpoints []outbox.EndpointInfo, limit int) (n int) {
 		}
 	}
 	return n
+}
+
+// cursorMark begins a cursor of the list of endpoints. Those of package outbox begin with another byte.
+const cursorMark = 'E'
+
+// endpointCursor returns the cursor of the page behind an endpoint.
+func endpointCursor(id string) string {
+	return base64.RawURLEncoding.EncodeToString(append([]byte{cursorMark}, id...))
+}
+
+// endpointOf returns the endpoint that a page is behind, "" for the first page.
+func endpointOf(cursor string) (id string, err error) {
+	if cursor == "" {
+		return "", nil
+	}
+	b, err := base64.RawURLEncoding.DecodeString(cursor)
+	if err != nil || len(b) < 2 || b[0] != cursorMark || outbox.CheckText(string(b[1:])) != nil {
+		return "", badParameter("cursor", "is not one of this list; copy it from the field next of the page before")
+	}
+	return string(b[1:]), nil
 }
 
 // hideURLs keeps only the scheme and the host of each URL.
@@ -234,14 +255,18 @@ func (s *Handler) endpointRoutes() {
 		id: "list-endpoints", method: http.MethodGet, path: "/endpoints", tag: tagEndpoints, summary: "List endpoints",
 		description: "In the order of their ids, which is that of their creation.",
 	}, func(ctx context.Context, in *listEndpoints) (*page[Endpoint], error) {
-		found, err := s.view(ctx).Endpoints(ctx, outbox.EndpointFilter{Venue: in.Venue, State: in.State, Query: in.Query, After: in.Cursor, Limit: in.Limit + 1})
+		after, err := endpointOf(in.Cursor)
+		if err != nil {
+			return nil, err
+		}
+		found, err := s.view(ctx).Endpoints(ctx, outbox.EndpointFilter{Venue: in.Venue, State: in.State, Query: in.Query, After: after, Limit: in.Limit + 1})
 		if err != nil {
 			return nil, err
 		}
 		next := ""
 		if n := fitting(found, in.Limit); n < len(found) {
 			found = found[:n]
-			next = found[n-1].ID
+			next = endpointCursor(found[n-1].ID)
 		}
 		endpoints := make([]Endpoint, len(found))
 		for i, e := range found {
