@@ -373,11 +373,14 @@ order by created desc, id desc limit $5`
 // ListReplays lists replays, newest first. next is for the Before of the next page, empty where
 // there is none.
 func (v view) ListReplays(ctx context.Context, f ReplayFilter) (replays []ReplayInfo, next string, err error) {
-	before := &cursor{}
+	before := &cursor{} // of a replay, whose id stands in the place of an event's
 	var at *string
 	if f.Before != "" {
 		if before, err = parseCursor(f.Before); err != nil {
 			return nil, "", err
+		}
+		if before.EventID == "" || before.EndpointID != "" || before.Skip != 0 { // it is of the delivery log
+			return nil, "", badCursor
 		}
 		at = &before.Created
 	}

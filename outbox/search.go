@@ -203,6 +203,9 @@ func (v view) Deliveries(ctx context.Context, f DeliveryFilter) (page DeliveryPa
 		if at, err = parseCursor(f.Before); err != nil {
 			return page, err
 		}
+		if at.EventID != "" && at.EndpointID == "" { // it is of a replay
+			return page, badCursor
+		}
 	}
 	if !v.all && f.Venue != "" && f.Venue != v.venue {
 		return page, v.refuse(f.EndpointID)

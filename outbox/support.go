@@ -69,20 +69,21 @@ const (
 const selectLastSuccess = `
 select w.id, greatest(h.last_success_at, (
     select finished from (
-        select d.status, d.finished from webhooks.deliveries d
+        select d.status, d.finished, d.venue from webhooks.deliveries d
         where d.endpoint_id = w.id and d.created < coalesce(case when h.generation = e.generation then h.first_failure_at end, 'infinity')
         order by d.created desc, d.event_id desc limit $2) newest
-    where status = 'succeeded' limit 1))
+    where status = 'succeeded'{ and newest.venue = @venue} limit 1))
 from unnest($1::text[]) w (id)
 left join webhooks.endpoints e on e.id = w.id
-left join webhooks.endpoint_health h on h.endpoint_id = w.id`
+left join webhooks.endpoint_health h on h.endpoint_id = w.id{
+where e.venue = @venue}`
 
 // LastSuccesses returns when each of the endpoints has last taken an event. One without a success
 // among its latest deliveries has no entry. An event of long ago that was replayed does not count.
-func (v AllVenues) LastSuccesses(ctx context.Context, endpointIDs []string) (map[string]time.Time, error) {
+func (v view) LastSuccesses(ctx context.Context, endpointIDs []string) (map[string]time.Time, error) {
 	found := map[string]time.Time{}
-	err := v.lookAll(ctx, "look for the last successes", func(q pgx.Tx) error {
-		if err := exec(ctx, q, walkInOrder); err != nil {
+	err := v.look(ctx, "look for the last successes", func(q narrowed) error {
+		if err := exec(ctx, q.querier, walkInOrder); err != nil {
 			return err
 		}
 		walk := min(successWalk, max(successWalkLeast, successWalkAll/max(1, len(endpointIDs))))

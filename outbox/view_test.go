@@ -117,6 +117,9 @@ func venueCalls() []venueCall {
 		{"Hosts", func(t *testing.T, v Venue) (any, error) {
 			return v.Hosts(t.Context(), []string{"ep_ant", "ep_bee", "ep_ant_removed"})
 		}, "ep_bee", own},
+		{"LastSuccesses", func(t *testing.T, v Venue) (any, error) {
+			return v.LastSuccesses(t.Context(), []string{"ep_bee"})
+		}, "ep_bee", empty},
 		{"CountMissed", func(t *testing.T, v Venue) (any, error) { return v.CountMissed(t.Context(), "ep_bee_off") }, "ep_bee_off", empty},
 		{"EndpointStats", func(t *testing.T, v Venue) (any, error) { return v.EndpointStats(t.Context(), "ep_bee", time.Hour) }, "ep_bee", refused},
 		{"EndpointStats", func(t *testing.T, v Venue) (any, error) {
@@ -175,7 +178,7 @@ func twoVenues(t *testing.T, env *testenv.DB) {
 		for _, sql := range []string{
 			`insert into webhooks.endpoints (id, venue, url, events, secret, description) select 'ep_NAME' || x, 'venue_NAME', 'https://NAME.example/', '{NAME.*,lead.*}', 'secret of NAME', 'about NAME' from unnest(array['', '_off']) x`,
 			`update webhooks.endpoints set disabled_at = now() where id = 'ep_NAME_off'`,
-			`insert into webhooks.endpoint_health (endpoint_id, generation, consecutive_failures, last_error) values ('ep_NAME', 1, 3, 'error of NAME')`,
+			`insert into webhooks.endpoint_health (endpoint_id, generation, consecutive_failures, last_error, last_success_at) values ('ep_NAME', 1, 3, 'error of NAME', now())`,
 			`insert into webhooks.outbox (id, type, venue, data) values ('evt_NAME', 'NAME.created', 'venue_NAME', '"NAME"'), ('evt_NAME_unwanted', 'NAME.created', 'venue_NAME', '"NAME"')`,
 			`insert into webhooks.deliveries (event_id, endpoint_id, venue, type, status, created, last_error)
 			 select event, endpoint, 'venue_NAME', 'NAME.created', 'failed', '2026-01-31 09:00:00+00', 'NAME'

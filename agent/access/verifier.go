@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 	"time"
 	"unicode"
@@ -99,7 +100,12 @@ func (v *Verifier) verifyVenue(token string) (Principal, error) {
 		var c claims
 		parsed, err := parser.ParseWithClaims(token, &c, func(*jwt.Token) (any, error) { return key.verify(), nil })
 		switch {
-		case errors.Is(err, jwt.ErrTokenMalformed), errors.Is(err, jwt.ErrTokenSignatureInvalid), errors.Is(err, jwt.ErrTokenUnverifiable):
+		case errors.Is(err, jwt.ErrTokenMalformed): // package jwt reads the claims before it looks at the signature
+			if wrong := key.wrongClaim(token); wrong != nil {
+				return Principal{}, wrong
+			}
+			continue
+		case errors.Is(err, jwt.ErrTokenSignatureInvalid), errors.Is(err, jwt.ErrTokenUnverifiable):
 			continue
 		case err != nil:
 			return Principal{}, claimError(err)
@@ -107,6 +113,38 @@ func (v *Verifier) verifyVenue(token string) (Principal, error) {
 		return v.principal(parsed, c)
 	}
 	return Principal{}, errSignature
+}
+
+// claimTypes are the claims that claims has, and what they must be.
+var claimTypes = []struct {
+	name, must string
+	is         func(any) bool
+}{
+	{"aud", "a text, or a list of texts", isTexts}, {"venue", "a text", isText}, {"scope", "a text", isText}, {"exp", "a number", isNumber},
+	{"iat", "a number", isNumber}, {"nbf", "a number", isNumber}, {"sub", "a text", isText}, {"iss", "a text", isText}, {"jti", "a text", isText},
+}
+
+func isText(v any) bool   { _, ok := v.(string); return ok }
+func isNumber(v any) bool { _, ok := v.(float64); return ok }
+func isTexts(v any) bool {
+	list, ok := v.([]any)
+	return isText(v) || ok && !slices.ContainsFunc(list, func(v any) bool { return !isText(v) })
+}
+
+// wrongClaim says what is wrong with the claims of a token that cannot be read though the key has
+// signed it. It returns nil where the key has not.
+func (k key) wrongClaim(token string) error {
+	given := jwt.MapClaims{}
+	parser := jwt.NewParser(jwt.WithValidMethods([]string{k.method.Alg()}), jwt.WithStrictDecoding(), jwt.WithoutClaimsValidation())
+	if _, err := parser.ParseWithClaims(token, given, func(*jwt.Token) (any, error) { return k.verify(), nil }); err != nil {
+		return nil
+	}
+	for _, claim := range claimTypes {
+		if v := given[claim.name]; v != nil && !claim.is(v) {
+			return fmt.Errorf("the claim %s must be %s", claim.name, claim.must)
+		}
+	}
+	return errors.New("the claims of the token cannot be read")
 }
 
 // principal returns the caller of a token whose signature, times and audience are valid.

@@ -21,8 +21,14 @@ type DeliveryFilter struct {
 	Type       string          `query:"type" maxLength:"200" doc:"lead.created, or lead.* for all types of lead"`
 }
 
-func (f DeliveryFilter) filter() outbox.DeliveryFilter {
-	return outbox.DeliveryFilter{EndpointID: f.EndpointID, Venue: f.Venue, EventID: f.EventID, Statuses: f.Status, Type: f.Type}
+// filter returns the filter, or what is wrong with it. The log and its stream take the same.
+func (f DeliveryFilter) filter() (outbox.DeliveryFilter, error) {
+	if f.Type != "" {
+		if _, err := outbox.ParsePatterns([]string{f.Type}); err != nil {
+			return outbox.DeliveryFilter{}, badParameter("type", "is no event type; use one such as lead.created, or lead.*")
+		}
+	}
+	return outbox.DeliveryFilter{EndpointID: f.EndpointID, Venue: f.Venue, EventID: f.EventID, Statuses: f.Status, Type: f.Type}, nil
 }
 
 type listDeliveries struct {
@@ -59,7 +65,10 @@ func (s *Handler) deliveryRoutes() {
 		description: "A search that no index answers looks at a bounded number of rows and says how far it came.",
 		errors:      []int{http.StatusNotFound},
 	}, func(ctx context.Context, in *listDeliveries) (*deliveryPage, error) {
-		f := in.filter()
+		f, err := in.filter()
+		if err != nil {
+			return nil, err
+		}
 		f.Since, f.Until, f.Before, f.Limit = optionalTime(in.Since), optionalTime(in.Until), in.Cursor, in.Limit
 		found, err := s.view(ctx).Deliveries(ctx, f)
 		if err != nil {
@@ -92,7 +101,10 @@ func (s *Handler) streamDeliveries() {
 		description: "Events named delivery, each with a row of the log as it was just recorded; events named left_out with the number of rows that were too many. The stream ends with the token.",
 		errors:      []int{http.StatusNotFound},
 	}, func(ctx context.Context, in *DeliveryFilter, out *stream) error {
-		f := in.filter()
+		f, err := in.filter()
+		if err != nil {
+			return err
+		}
 		if venue := callOf(ctx).caller.Venue(); venue != "" {
 			if f.Venue != "" && f.Venue != venue {
 				out.begin() // and nothing of another venue, ever
@@ -109,7 +121,7 @@ func (s *Handler) streamDeliveries() {
 func (s *Handler) tail(ctx context.Context, f outbox.DeliveryFilter, out *stream) error {
 	sub, err := s.cfg.Feed.Subscribe(f)
 	if err != nil {
-		return &manage.FieldError{Field: "type", Err: err}
+		return err
 	}
 	defer sub.Close()
 	f.Limit = tailRows

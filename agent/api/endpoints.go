@@ -3,6 +3,7 @@ package api
 import (
 	"context"
 	"crypto/sha256"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"net/http"
@@ -101,6 +102,26 @@ func fitting(endpoints []outbox.EndpointInfo, limit int) (n int) {
 	return n
 }
 
+// cursorMark begins a cursor of the list of endpoints. Those of package outbox begin with another byte.
+const cursorMark = 'E'
+
+// endpointCursor returns the cursor of the page behind an endpoint.
+func endpointCursor(id string) string {
+	return base64.RawURLEncoding.EncodeToString(append([]byte{cursorMark}, id...))
+}
+
+// endpointOf returns the endpoint that a page is behind, "" for the first page.
+func endpointOf(cursor string) (id string, err error) {
+	if cursor == "" {
+		return "", nil
+	}
+	b, err := base64.RawURLEncoding.DecodeString(cursor)
+	if err != nil || len(b) < 2 || b[0] != cursorMark || outbox.CheckText(string(b[1:])) != nil {
+		return "", badParameter("cursor", "is not one of this list; copy it from the field next of the page before")
+	}
+	return string(b[1:]), nil
+}
+
 // hideURLs keeps only the scheme and the host of each URL.
 func hideURLs(endpoints []outbox.EndpointInfo) []outbox.EndpointInfo {
 	for i := range endpoints {
@@ -115,7 +136,37 @@ func (s *Handler) showEndpoint(ctx context.Context, id string) (*endpointAnswer,
 	if err != nil {
 		return nil, err
 	}
-	return &endpointAnswer{etag(e.Updated), s.endpoint(ctx, e)}, nil
+	return s.endpointAnswer(ctx, e)
+}
+
+func (s *Handler) endpointAnswer(ctx context.Context, e outbox.EndpointInfo) (*endpointAnswer, error) {
+	one := []outbox.EndpointInfo{e}
+	if err := s.findLastSuccesses(ctx, one); err != nil {
+		return nil, err
+	}
+	return &endpointAnswer{etag(e.Updated), s.endpoint(ctx, one[0])}, nil
+}
+
+// findLastSuccesses fills in when each endpoint has last taken an event. What is recorded is only the
+// success that ended its last series of failures.
+func (s *Handler) findLastSuccesses(ctx context.Context, endpoints []outbox.EndpointInfo) error {
+	ids := make([]string, len(endpoints))
+	for i, e := range endpoints {
+		ids[i] = e.ID
+	}
+	found, err := s.view(ctx).LastSuccesses(ctx, ids)
+	if errors.Is(err, outbox.ErrTooSlow) {
+		return nil // the rest of the answer is worth having
+	}
+	if err != nil {
+		return err
+	}
+	for i, e := range endpoints {
+		if at, ok := found[e.ID]; ok {
+			endpoints[i].LastSuccessAt = &at
+		}
+	}
+	return nil
 }
 
 type listEndpoints struct {
@@ -234,14 +285,21 @@ func (s *Handler) endpointRoutes() {
 		id: "list-endpoints", method: http.MethodGet, path: "/endpoints", tag: tagEndpoints, summary: "List endpoints",
 		description: "In the order of their ids, which is that of their creation.",
 	}, func(ctx context.Context, in *listEndpoints) (*page[Endpoint], error) {
-		found, err := s.view(ctx).Endpoints(ctx, outbox.EndpointFilter{Venue: in.Venue, State: in.State, Query: in.Query, After: in.Cursor, Limit: in.Limit + 1})
+		after, err := endpointOf(in.Cursor)
+		if err != nil {
+			return nil, err
+		}
+		found, err := s.view(ctx).Endpoints(ctx, outbox.EndpointFilter{Venue: in.Venue, State: in.State, Query: in.Query, After: after, Limit: in.Limit + 1})
 		if err != nil {
 			return nil, err
 		}
 		next := ""
 		if n := fitting(found, in.Limit); n < len(found) {
 			found = found[:n]
-			next = found[n-1].ID
+			next = endpointCursor(found[n-1].ID)
+		}
+		if err := s.findLastSuccesses(ctx, found); err != nil {
+			return nil, err
 		}
 		endpoints := make([]Endpoint, len(found))
 		for i, e := range found {
@@ -335,7 +393,7 @@ func (s *Handler) changeEndpoint(ctx context.Context, in *patchEndpoint) (*endpo
 	if err != nil {
 		return nil, err
 	}
-	return &endpointAnswer{etag(e.Updated), s.endpoint(ctx, e)}, nil
+	return s.endpointAnswer(ctx, e)
 }
 
 func (s *Handler) enableEndpoint(ctx context.Context, in *enableEndpoint) (*answer[Enabled], error) {

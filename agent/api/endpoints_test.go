@@ -297,3 +297,24 @@ func TestEnable_IsLoggedWhereItsReplayFails(t *testing.T) {
 		t.Errorf("the log does not say who has enabled the endpoint: %s", f.log.String())
 	}
 }
+
+func TestEndpoints_ShowTheirLastSuccess(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	f.fillVenue("venue_1", alphaIDs, "text")
+	f.env.Exec(t, `update webhooks.deliveries set status = 'succeeded', finished = '2026-11-29T08:00:00Z'`)
+	// A delivery that the endpoint took for another venue is not this one's to see.
+	f.env.Exec(t, `insert into webhooks.deliveries (event_id, endpoint_id, venue, type, status, created, finished)
+		values ('evt_other', 'ep_A1', 'venue_2', 'text.made', 'succeeded', now() + interval '1 hour', '2026-11-29T09:00:00Z')`)
+	token := f.token("venue_1", access.ScopeManage)
+	const want = "2026-11-29T08:00:00Z"
+	if at := f.want(http.StatusOK, token, "GET", "/api/v1/endpoints/ep_A1", "").value(t, "last_success_at"); at != want {
+		t.Errorf("the endpoint has %v", at)
+	}
+	if at := f.want(http.StatusOK, token, "GET", "/api/v1/endpoints", "").value(t, "data", 0, "last_success_at"); at != want {
+		t.Errorf("the list has %v", at)
+	}
+	if at := f.want(http.StatusOK, token, "PATCH", "/api/v1/endpoints/ep_A1", `{"events": ["*"]}`).value(t, "last_success_at"); at != want {
+		t.Errorf("a change answers with %v", at)
+	}
+}

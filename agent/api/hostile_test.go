@@ -255,3 +255,49 @@ func TestRequests_ABodyIsNotChangedBeforeItIsRead(t *testing.T) {
 		f.want(http.StatusBadRequest, token, "POST", "/api/v1/endpoints", text)
 	}
 }
+
+func TestStreams_SayWhyTheyEndAtOnce(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	// The clocks of the app and the agent may differ by half a minute.
+	ended, err := f.cfg.ConsoleKeys().Mint("venue_1", access.ScopeRead, -5*time.Second, time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.want(http.StatusOK, ended.Reveal(), "GET", "/api/v1/deliveries", "")
+	if r := f.want(http.StatusUnauthorized, ended.Reveal(), "GET", "/api/v1/deliveries/stream", ""); !strings.Contains(r.body, "the token has ended") {
+		t.Errorf("it says %s", r.body)
+	}
+	// The log and its stream have the same filters.
+	token := f.token("venue_1", access.ScopeRead)
+	for _, path := range []string{"/api/v1/deliveries", "/api/v1/deliveries/stream"} {
+		r := f.want(http.StatusUnprocessableEntity, token, "GET", path+"?type=sentinel.**", "")
+		if r.text(t, "errors", 0, "location") != "query.type" || strings.Contains(r.body, "sentinel") {
+			t.Errorf("%s says %s", path, r.body)
+		}
+	}
+}
+
+func TestCursors_AreOfOneList(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	f.fillVenue("alpha", alphaIDs, mark)
+	token := f.token("alpha", access.ScopeRead)
+	cursors := map[string]string{}
+	for _, path := range []string{"/endpoints", "/deliveries", "/replays"} {
+		f.fillMore("/api/v1" + path)
+		cursors[path] = f.want(http.StatusOK, token, "GET", "/api/v1"+path+"?limit=1", "").text(t, "next")
+	}
+	cursors["no list"], cursors["an id"] = "sentinel", "ep_A1"
+	for of, cursor := range cursors {
+		for _, path := range []string{"/endpoints", "/deliveries", "/replays"} {
+			want := http.StatusUnprocessableEntity
+			if path == of {
+				want = http.StatusOK
+			}
+			if r := f.ask(token, "GET", "/api/v1"+path+"?cursor="+cursor, ""); r.status != want {
+				t.Errorf("%s with the cursor %q of %s: status %d, want %d: %s", path, cursor, of, r.status, want, r.body)
+			}
+		}
+	}
+}

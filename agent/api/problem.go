@@ -72,6 +72,13 @@ func newProblem(status int, reason, remedy string) *Problem {
 	return p
 }
 
+// badParameter returns the problem of a parameter of the query.
+func badParameter(name, message string) *Problem {
+	p := newProblem(http.StatusUnprocessableEntity, "the request is not valid: query."+name+": "+message, "")
+	p.Errors = []FieldProblem{{"query." + name, message}}
+	return p
+}
+
 // WriteProblem answers a request with a problem.
 func WriteProblem(w http.ResponseWriter, status int, reason, remedy string) {
 	newProblem(status, reason, remedy).write(w)

@@ -140,6 +140,9 @@ func (s *Handler) operatorRoutes() {
 		if err != nil {
 			return nil, err
 		}
+		if err := s.findLastSuccesses(ctx, o.NotSending); err != nil {
+			return nil, err
+		}
 		o.NotSending = noNull(hideURLs(o.NotSending))
 		return &answer[outbox.Overview]{o}, nil
 	})

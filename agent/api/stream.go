@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"io"
 	"maps"
 	"net/http"
@@ -92,6 +93,14 @@ func (s *stream) write(text string) error {
 	return s.control.Flush()
 }
 
+// errEnded is the cause of the end of a stream whose token has ended, or that was open for long
+// enough. The second can only be after it began.
+var errEnded = errors.New("the stream has ended")
+
+// tokenEnded is the answer to who asks for a stream with a token that has ended: a stream ends with its
+// token, without the leeway that other requests have.
+var tokenEnded = newProblem(http.StatusUnauthorized, "the token has ended", "sign a new one")
+
 // registerStream adds an operation that answers with a stream. do runs until its context ends: with
 // the request, with the caller's token, or after longestStream.
 func registerStream[I any](s *Handler, o operation, do func(ctx context.Context, in *I, out *stream) error) {
@@ -126,9 +135,12 @@ func registerStream[I any](s *Handler, o operation, do func(ctx context.Context,
 			if ends := call.caller.Expires(); !ends.IsZero() {
 				life = min(life, time.Until(ends))
 			}
-			ctx, cancel := context.WithTimeout(ctx, life)
+			ctx, cancel := context.WithTimeoutCause(ctx, life, errEnded)
 			defer cancel()
 			err := do(ctx, in, out)
+			if err != nil && errors.Is(context.Cause(ctx), errEnded) { // it may have ended before the request came: clocks differ
+				err = tokenEnded
+			}
 			if p, ok := s.problem(ctx, o.id, err).(*Problem); ok && err != nil && !out.began { //nolint:errorlint // problem returns no other
 				p.write(w)
 			}
