@@ -44,6 +44,7 @@ type router struct {
 	made     int // deliveries of the transaction at hand so far, without those in the backlog
 	tune     func(endpoints int)
 	tuned    int // number of endpoints in the last call of tune
+	lateTold bool
 }
 
 // load makes lanes for the endpoints of the state, starts the open replays, and makes the pending
@@ -359,6 +360,7 @@ func (r *router) skips(p pairing, recorded outbox.Recorded, deliveries []*outbox
 		// An old event that was written again is only for endpoints that have wanted it since
 		// before it was created.
 		r.metrics.late.Inc()
+		r.tellLate(e, endpoint)
 		return true
 	case p.loaded && endpoint.Created.After(p.committed):
 		// The endpoint was registered after the event; it is here because the state was loaded
@@ -366,6 +368,18 @@ func (r *router) skips(p pairing, recorded outbox.Recorded, deliveries []*outbox
 		return true
 	}
 	return recorded.Has(e, endpoint.ID) || r.term.Repeats && r.underWay(p.sub, e.ID, deliveries)
+}
+
+// tellLate warns of the first event of a term that is left out for its created. If the event is new,
+// its created is read wrongly, as of the wrong time zone.
+func (r *router) tellLate(e *outbox.Event, endpoint *outbox.Endpoint) {
+	if r.lateTold {
+		return
+	}
+	r.lateTold = true
+	r.log.Warn("an old event was written once more, and endpoints that have wanted it only since later do not get it; further ones are counted only",
+		"event", e.ID, "created", e.Created, "endpoint", endpoint.ID, "wanted_since", endpoint.Since(), "metric", "webhook_agent_late_deliveries_total",
+		"remedy", "none if the event is old; if it is new, correct its created, or outbox.time_zone if that column has no time zone")
 }
 
 // match appends the subscriptions that want an event to subs. When the event is set aside, it does

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -253,6 +254,8 @@ func TestRouter_LooksUpOnlyWhatAnEarlierTermMayHaveRecorded(t *testing.T) {
 func TestRouter_GivesAnEventThatIsWrittenOnceMoreToNobodyWhoCameLater(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		rt := newRouterTest(t)
+		log := &agenttest.Buffer{}
+		rt.log = slog.New(slog.NewTextHandler(log, nil))
 		later, widened := row("later"), row("widened")
 		later.Created, widened.Subscribed = time.Unix(1800, 0), time.Unix(1800, 0)
 		rt.loadState(state(row("old"), later, widened))
@@ -270,6 +273,9 @@ func TestRouter_GivesAnEventThatIsWrittenOnceMoreToNobodyWhoCameLater(t *testing
 		rt.want(rt.take(transaction(again, backdated)), "end 310: e1>old e2>old e2>later e2>widened")
 		if asked != 1 {
 			t.Errorf("looked up %d times what may be recorded long since, want once", asked)
+		}
+		if said := log.String(); strings.Count(said, "level=WARN") != 1 || !strings.Contains(said, "event=e1") || !strings.Contains(said, "endpoint=later") {
+			t.Errorf("it is left out for two endpoints, and the log says\n%s", said)
 		}
 	})
 }
