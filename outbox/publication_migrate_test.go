@@ -30,7 +30,7 @@ func TestMigrate_AddsTheTablesThatAPublicationLacks(t *testing.T) {
 				cfg.Table = tt.table
 				db, err := Open(t.Context(), cfg)
 				must(t, err)
-				defer db.Close()
+				t.Cleanup(db.Close)
 				plan, err := db.PlanMigration(t.Context())
 				must(t, err)
 				if diff := cmp.Diff(tt.added, plan.Additions); diff != "" || len(plan.Publications) > 0 {

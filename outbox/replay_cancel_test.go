@@ -17,11 +17,11 @@ type replayLedger struct {
 	under []string
 }
 
-func newReplayLedger(t *testing.T, db *DB, env *testenv.DB, replayID string) *replayLedger {
+func newReplayLedger(t *testing.T, db *DB, env *testenv.DB) *replayLedger {
 	t.Helper()
 	l := &replayLedger{env: env, Ledger: NewLedger(LedgerConfig{Config: db.cfg, Term: newTerm(t, db), Log: testLog(t), Clock: db.Clock(), ServerEnds: func() {},
 		Confirm: func(LSN) {}, Requeued: func(string) {}, Stalled: func(bool) {}})}
-	l.job = &replayJob{Replay: Replay{ID: replayID}, slot: db.cfg.Slot, withdraw: func(string, string) []string { return slices.Clone(l.under) }}
+	l.job = &replayJob{Replay: Replay{ID: "rpl_1"}, slot: db.cfg.Slot, withdraw: func(string, string) []string { return slices.Clone(l.under) }}
 	t.Cleanup(func() {
 		if l.conn != nil {
 			closeConn(l.conn)
@@ -69,7 +69,7 @@ func TestReplay_CanceledLooksAtEachRowOnceAndLeavesOthersAlone(t *testing.T) {
 			env.Exec(t, `vacuum analyze webhooks.deliveries`)
 			env.Exec(t, `insert into webhooks.replays (id, endpoint_id, statuses, event_ids) values ('rpl_1', 'ep_1', '{succeeded}',
 			    case when $1::bool then array(select event_id from webhooks.deliveries where status = 'succeeded' order by event_id) end)`, named)
-			l := newReplayLedger(t, db, env, "rpl_1")
+			l := newReplayLedger(t, db, env)
 			l.next(t)
 			env.Exec(t, `update webhooks.deliveries set status = 'pending', attempts = 0, next_attempt_at = now() + interval '1 hour', finished = null, replay_id = 'rpl_1',
 			    former = jsonb_build_object('attempts', attempts, 'finished', finished) where status = 'succeeded'`)
@@ -110,7 +110,7 @@ func TestReplay_ThatWaitsCostsNoCommit(t *testing.T) {
 	addEndpoint(t, env, "ep_1", "venue_a", "*")
 	addSucceeded(t, env, 2*lookAhead)
 	addReplay(t, env, "rpl_1", `{succeeded}`)
-	l := newReplayLedger(t, db, env, "rpl_1")
+	l := newReplayLedger(t, db, env)
 	wants := func(what string, committed bool, text string) {
 		t.Helper()
 		if got, _ := l.next(t); got != committed {

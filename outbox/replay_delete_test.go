@@ -52,7 +52,7 @@ func TestReplay_WhoseRowIsGoneEnds(t *testing.T) {
 			addEndpoint(t, env, "ep_1", "venue_a", "*")
 			addSucceeded(t, env, lookAhead+1)
 			addReplay(t, env, "rpl_1", `{succeeded}`)
-			l := newReplayLedger(t, db, env, "rpl_1")
+			l := newReplayLedger(t, db, env)
 			if begun {
 				l.next(t)
 				env.Exec(t, `truncate webhooks.replays`)

@@ -152,7 +152,7 @@ func TestReplay_AStepLooksAtABoundedNumberOfRows(t *testing.T) {
 			addSucceeded(t, env, n)
 			env.Exec(t, `update webhooks.deliveries set status = 'failed', attempts = 6 where event_id = (select max(event_id) from webhooks.deliveries)`)
 			env.Exec(t, `insert into webhooks.replays (id, endpoint_id, statuses, until) values ('rpl_1', 'ep_1', '{failed}', $1::text::timestamptz)`, test.until)
-			l := newReplayLedger(t, db, env, "rpl_1")
+			l := newReplayLedger(t, db, env)
 			for i, want := range test.want {
 				if i == 1 && test.off != "" {
 					env.Exec(t, test.off)
