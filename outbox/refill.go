@@ -15,7 +15,7 @@ type Want struct {
 	Limit int
 	// Skip reports whether memory holds the delivery of this event.
 	Skip func(eventID string) bool
-	// Registered is Endpoint.Created.
+	// Registered is Endpoint.Created, if another endpoint had the id before. Else it is zero.
 	Registered time.Time
 }
 
@@ -37,10 +37,6 @@ type Lost struct {
 	*Delivery
 	Reason string
 }
-
-// EndpointRemoved is the reason why a delivery is missed whose endpoint was removed
-// (deliveries.last_error).
-const EndpointRemoved = "the endpoint was removed"
 
 // These are the reasons why an event cannot be fetched again (deliveries.last_error).
 const (

@@ -99,6 +99,10 @@ var selectLooked = `
 select created, event_id from ` + lookOn("$2", "$3") + `
 order by endpoint_id, created, event_id offset ` + strconv.Itoa(lookStep-1)
 
+// EndpointRemoved is the reason why a delivery is missed whose endpoint was removed
+// (deliveries.last_error).
+const EndpointRemoved = "the endpoint was removed"
+
 // ofFormer returns the condition that a delivery was missed since its endpoint was removed, and that
 // the endpoint with this id was registered after its event. No replay sends it (P10). An endpoint that
 // is restored with its former time of registration gets it.

@@ -90,7 +90,9 @@ func (s *Scheduler) Change(e *outbox.Endpoint, to *sink.Target, unusable string)
 			entries = append(entries, s.healthLocked(l, s.cfg.Now()))
 		}
 		// The removed endpoint may have left pending rows. This lane's refills bring them, and have
-		// them missed (Refill.Former).
+		// them missed (Refill.Former). Those of an endpoint that was removed long ago are missed
+		// already.
+		l.reused = s.gone.has(e.ID)
 		if l.off = OffReason(e, unusable); l.off == "" {
 			s.dueLocked(l, s.cfg.Now())
 		} else {
@@ -157,6 +159,7 @@ func (s *Scheduler) Remove(id string) []outbox.Entry {
 	entries := s.turnOffLocked(l, offRemoved, "")
 	l.quietLocked()
 	delete(s.byID, id)
+	s.gone.add(id, time.Now())
 	s.leaveLocked(l.venue)
 	if len(l.held) > 0 {
 		s.removed[id] = l

@@ -107,12 +107,15 @@ func (s *Scheduler) nextWants(now time.Time) (wants []outbox.Want, room int, wai
 		l.due = time.Time{}
 		l.fetching = true
 		room += max(0, s.cfg.QueueBytes/laneShare-l.bytes)
-		wants = append(wants, outbox.Want{
+		want := outbox.Want{
 			EndpointID: l.id,
 			Limit:      len(l.held),
 			Skip:       func(eventID string) bool { return s.Holds(l, eventID) },
-			Registered: l.endpoint.Created,
-		})
+		}
+		if l.reused {
+			want.Registered = l.endpoint.Created
+		}
+		wants = append(wants, want)
 		limits = append(limits, l.refillLimit(&s.cfg))
 	}
 	for i := range wants {
