@@ -59,12 +59,13 @@ type dueRow struct {
 // the event. Otherwise the stream may have brought an event that queries do not see yet.
 //
 // A row is of a former endpoint if the delivery is older than the endpoint. It is, if its event is,
-// and its first attempt too. Without an attempt it is due since it has a row.
+// and its first attempt too. Without an attempt it is due since it has a row. An attempt may begin up
+// to a second after the registration, before the agent has heard of that.
 const selectDueRows = `
 select d.event_id, w.endpoint_id, d.venue, d.type, d.created, d.attempts, coalesce(d.replay_id, ''),
        d.replay_id is not null and former is not null, d.replay_id is not null and ` + formerlySucceeded + `, webhooks.handed_over(d.row_xmin, pg_current_snapshot()),
        coalesce(d.created < w.registered and coalesce((select min(at) from webhooks.attempts a
-           where a.event_id = d.event_id and a.endpoint_id = w.endpoint_id), d.next_attempt_at) < w.registered, false), null::timestamptz
+           where a.event_id = d.event_id and a.endpoint_id = w.endpoint_id), d.next_attempt_at) < w.registered + interval '1 second', false), null::timestamptz
 from unnest($1::text[], $2::int[], $4::timestamptz[]) w (endpoint_id, "limit", registered),
      lateral (select xmin as row_xmin, * from webhooks.deliveries
               where endpoint_id = w.endpoint_id and status = 'pending' and next_attempt_at <= $3
