@@ -75,7 +75,7 @@ func (l *Ledger) take(g *group, entries []Entry) {
 				// The endpoint that has this id now begins with no failures.
 				g.forgetHealth(e.EndpointID)
 			}
-			l.stopped.add(e, time.Now())
+			l.stopped.Add(e.EndpointID, e.Version, time.Now())
 		case Disabling:
 			l.jobs = append(l.jobs, &disableJob{Disabling: e, announcer: l.announcer})
 		case Replay:

@@ -291,23 +291,6 @@ func TestMissPending_EndsManyEndpointsByFewTransactions(t *testing.T) {
 	}
 }
 
-func TestStops_ForgetWhatIsOver(t *testing.T) {
-	var s stops
-	now := time.Unix(1_000_000, 0)
-	s.add(StopMissing{EndpointID: "ep_1", Version: 7}, now)
-	if s.version("ep_1") != 7 || s.version("ep_2") != 0 {
-		t.Error("a stop is not remembered")
-	}
-	s.add(StopMissing{EndpointID: "ep_2", Version: 8}, now.Add(stopKept+1))
-	if s.version("ep_1") != 7 {
-		t.Error("a stop is forgotten too soon")
-	}
-	s.add(StopMissing{EndpointID: "ep_3", Version: 9}, now.Add(2*stopKept+2))
-	if s.version("ep_1") != 0 || len(s.recent)+len(s.before) != 2 {
-		t.Error("a stop is never forgotten")
-	}
-}
-
 // brokenJob fails in each step.
 type brokenJob struct{ steps, abandoned int }
 

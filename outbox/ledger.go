@@ -14,6 +14,7 @@ import (
 
 	"github.com/quintago/webhook-agent/backoff"
 	"github.com/quintago/webhook-agent/panics"
+	"github.com/quintago/webhook-agent/recent"
 )
 
 const (
@@ -75,9 +76,9 @@ type LedgerConfig struct {
 }
 
 // Ledger is the only writer of deliveries, attempts and endpoint_health while a term lasts. It also
-// deletes the health of removed endpoints; the Pruner deletes the others. While one transaction is under way, the Ledger gathers what comes in,
-// and commits it in the next one. Any goroutine may call its methods. They wait while the Ledger's
-// queue is full.
+// deletes the health of removed endpoints; the Pruner deletes the other rows. While one transaction
+// is under way, the Ledger gathers what comes in, and commits it in the next one. Any goroutine may
+// call its methods. They wait while the Ledger's queue is full.
 type Ledger struct {
 	cfg LedgerConfig
 	// The methods send to these channels, and Run receives.
@@ -93,7 +94,9 @@ type Ledger struct {
 	jobs     []job     // between two groups, the first job makes one step
 	resting  []resting // jobs that pause
 	missing  *missJob  // is one of jobs while it has something to do
-	stopped  stops
+	// stopped has the version of the latest StopMissing of an endpoint. Each Missing up to it is over: a
+	// StopMissing can overtake a Missing that was decided on before.
+	stopped recent.Map[int]
 	// By endpoint, the version of the latest Health, until the endpoint is gone.
 	versions  map[string]int64
 	announcer *announcer
@@ -497,34 +500,11 @@ func (l *Ledger) wakeReplays(ended *replayCounts) {
 }
 
 func (l *Ledger) miss(m Missing) {
-	if m.Version <= l.stopped.version(m.EndpointID) {
+	if stopped, _ := l.stopped.Get(m.EndpointID); m.Version <= stopped {
 		return
 	}
 	if !slices.Contains(l.jobs, job(l.missing)) {
 		l.jobs = append(l.jobs, l.missing)
 	}
 	l.missing.add(m)
-}
-
-// stopKept is the least time for which a StopMissing is remembered. A StopMissing can overtake a
-// Missing by the time that a goroutine takes from deciding on the Missing to writing it, while the
-// Ledger receives.
-const stopKept = time.Minute
-
-// stops remembers, by endpoint, the version of the latest StopMissing. Each Missing up to this
-// version is over.
-type stops struct {
-	recent, before map[string]int
-	since          time.Time // when recent was made
-}
-
-func (s *stops) add(stop StopMissing, now time.Time) {
-	if now.Sub(s.since) > stopKept {
-		s.recent, s.before, s.since = map[string]int{}, s.recent, now
-	}
-	s.recent[stop.EndpointID] = stop.Version
-}
-
-func (s *stops) version(endpointID string) int {
-	return max(s.recent[endpointID], s.before[endpointID])
 }

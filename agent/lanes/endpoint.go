@@ -92,7 +92,7 @@ func (s *Scheduler) Change(e *outbox.Endpoint, to *sink.Target, unusable string)
 		// The removed endpoint may have left pending rows. This lane's refills bring them, and have
 		// them missed (Refill.Former). Those of an endpoint that was removed long ago are missed
 		// already.
-		l.reused = s.gone.has(e.ID)
+		_, l.reused = s.gone.Get(e.ID)
 		if l.off = OffReason(e, unusable); l.off == "" {
 			s.dueLocked(l, s.cfg.Now())
 		} else {
@@ -159,7 +159,7 @@ func (s *Scheduler) Remove(id string) []outbox.Entry {
 	entries := s.turnOffLocked(l, offRemoved, "")
 	l.quietLocked()
 	delete(s.byID, id)
-	s.gone.add(id, time.Now())
+	s.gone.Add(id, struct{}{}, time.Now())
 	s.leaveLocked(l.venue)
 	if len(l.held) > 0 {
 		s.removed[id] = l

@@ -11,6 +11,7 @@ import (
 
 	"github.com/quintago/webhook-agent/outbox"
 	"github.com/quintago/webhook-agent/panics"
+	"github.com/quintago/webhook-agent/recent"
 	"github.com/quintago/webhook-agent/sink"
 )
 
@@ -106,10 +107,10 @@ type Scheduler struct {
 	// become missed.
 	late map[string]struct{}
 	// gone are the endpoints that were removed lately. Their rows may not all be missed yet.
-	gone lately
+	gone recent.Map[struct{}]
 	// withdrawn are the replays that were canceled lately. A refill may have read their rows before
 	// those were taken back.
-	withdrawn     lately
+	withdrawn     recent.Map[struct{}]
 	healthVersion int64 // version counter of Health
 	noticeNumber  int64 // of the last outbox.Notice
 	missVersion   int   // version counter of Missing and StopMissing
@@ -468,12 +469,12 @@ func (s *Scheduler) Requeued(endpointID string) {
 }
 
 // Withdraw is called by the ledger's goroutine for a replay that was canceled, again and again until
-// all of it is taken back. Nothing more of it is sent. It returns the events of the endpoint that the Scheduler still holds: their attempts are
-// under way, or their results are not committed.
+// all of it is taken back. Nothing more of it is sent. It returns the events of the endpoint that the
+// Scheduler still holds: their attempts are under way, or their results are not committed.
 func (s *Scheduler) Withdraw(endpointID, replayID string) (kept []string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.withdrawn.add(replayID, time.Now())
+	s.withdrawn.Add(replayID, struct{}{}, time.Now())
 	if l := s.removed[endpointID]; l != nil {
 		kept = slices.Collect(maps.Keys(l.held))
 	}
@@ -495,28 +496,6 @@ func (s *Scheduler) Withdraw(endpointID, replayID string) (kept []string) {
 		s.dueLocked(l, s.cfg.Now()) // others may have waited for the room
 	}
 	return slices.AppendSeq(kept, maps.Keys(l.held))
-}
-
-// latelyKept is the least time that lately remembers an id. It is far longer than a refill takes.
-const latelyKept = time.Minute
-
-// lately remembers ids for a while, so that it does not grow for as long as a term lasts.
-type lately struct {
-	recent, before map[string]struct{}
-	since          time.Time // when recent was made
-}
-
-func (l *lately) add(id string, now time.Time) {
-	if now.Sub(l.since) > latelyKept {
-		l.recent, l.before, l.since = map[string]struct{}{}, l.recent, now
-	}
-	l.recent[id] = struct{}{}
-}
-
-func (l *lately) has(id string) bool {
-	_, recent := l.recent[id]
-	_, before := l.before[id]
-	return recent || before
 }
 
 // Resume starts the attempts that may start after Config.Leads has become true again.

@@ -170,8 +170,9 @@ func (s *Scheduler) feedLaneLocked(l *Lane, r *outbox.Refill, released eventSet,
 		*at = d.Subject()
 		_, done := released[d.EventID]
 		_, known := l.held[d.EventID] // it may have come in after the rows were read
+		_, withdrawn := s.withdrawn.Get(d.ReplayID)
 		switch {
-		case done || known || s.withdrawn.has(d.ReplayID) || l.off != "":
+		case done || known || withdrawn || l.off != "":
 		case s.cfg.Aside(*at):
 			l.held.add(d.EventID)
 			entries = append(entries, FailedAside(d, now))
@@ -190,14 +191,14 @@ func (s *Scheduler) feedLaneLocked(l *Lane, r *outbox.Refill, released eventSet,
 	}
 	for _, d := range r.Lost {
 		_, done := released[d.EventID]
-		if !done && !s.withdrawn.has(d.ReplayID) {
+		if _, withdrawn := s.withdrawn.Get(d.ReplayID); !done && !withdrawn {
 			l.held.add(d.EventID)
 			entries = append(entries, &outbox.Record{Delivery: d.Delivery, Status: outbox.Failed, Finished: now, Error: d.Reason})
 		}
 	}
 	for _, d := range r.Former {
 		_, done := released[d.EventID]
-		if !done && !s.withdrawn.has(d.ReplayID) {
+		if _, withdrawn := s.withdrawn.Get(d.ReplayID); !done && !withdrawn {
 			l.held.add(d.EventID)
 			entries = append(entries, Missed(d, offRemoved, now))
 		}

@@ -142,21 +142,3 @@ func TestLanes_LoadDisablesWhatALeaderThatDiedHadNotDisabledYet(t *testing.T) {
 		}
 	})
 }
-
-func TestLately_ForgetsInTheEnd(t *testing.T) {
-	var l lately
-	now := time.Unix(1_000_000, 0)
-	for i := range 10_000 {
-		id := fmt.Sprint("rpl_", i)
-		l.add(id, now)
-		if now = now.Add(time.Second); !l.has(id) {
-			t.Fatalf("%s is forgotten at once", id)
-		}
-	}
-	if !l.has(fmt.Sprint("rpl_", 10_000-int(latelyKept/time.Second))) {
-		t.Error("an id is forgotten within latelyKept")
-	}
-	if n := len(l.recent) + len(l.before); n > 2*int(latelyKept/time.Second)+2 || l.has("rpl_0") {
-		t.Errorf("%d ids are remembered", n)
-	}
-}
