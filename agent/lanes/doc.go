@@ -7,7 +7,7 @@
 //	Offer    takes new deliveries (router)       → in a lane's queue, or left to the database
 //	refill   reads due rows from the database    → in a lane's queue (refill.go)
 //	dispatch starts attempts, in turn            → Config.Attempt, on a worker's goroutine (dispatch.go)
-//	finish   draws the conclusions of an answer  → entries for Config.Write, which is outbox.Ledger.Write (lanes.go)
+//	finish   draws the conclusions of an answer  → entries for Config.Write, which is outbox.Ledger.Write (finish.go)
 //	Committed lets go of what is recorded        → memory is free, or the lane has a row that is due later
 //
 // What a lane may hold, and who is sent to next, is in dispatch.go: venues take turns, and none
