@@ -216,7 +216,7 @@ var unsaid = []string{
 // otherFiles have more texts that pages show, and many that they do not.
 var otherFiles = []string{
 	"../../outbox/endpoints.go", "../../outbox/replays.go", "../../outbox/deliveries.go", "../../outbox/cursor.go", "../../outbox/query.go", "../../outbox/idempotency.go",
-	"../../outbox/problem.go", "../../outbox/view.go", "../../outbox/replay_job.go", "../api/problem.go", "../lanes/lanes.go",
+	"../../outbox/problem.go", "../../outbox/view.go", "../../outbox/replay_job.go", "../../outbox/replay_pick.go", "../api/problem.go", "../lanes/lanes.go",
 }
 
 // numbered returns a text as texts.filledIn looks for it.
