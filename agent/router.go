@@ -43,8 +43,8 @@ type router struct {
 	backlog  backlog
 	made     int // deliveries of the transaction at hand so far, without those in the backlog
 	tune     func(endpoints int)
-	tuned    int // number of endpoints in the last call of tune
-	lateTold bool
+	tuned    int  // number of endpoints in the last call of tune
+	lateTold bool // tellLate has warned in this term
 }
 
 // load makes lanes for the endpoints of the state, starts the open replays, and makes the pending

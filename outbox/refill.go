@@ -50,7 +50,6 @@ const (
 type dueRow struct {
 	*Delivery
 	settled bool // if the event is not there now, it is gone
-	former  bool // see Refill.Former
 }
 
 // selectDueRows reads the due rows of several endpoints by the index deliveries_pending. It also
@@ -95,8 +94,6 @@ func (slot *Slot) Due(ctx context.Context, wants []Want, now time.Time, maxBytes
 		r := refills[d.EndpointID]
 		e := events[d.identity()]
 		switch {
-		case d.former:
-			r.Former = append(r.Former, d.Delivery)
 		case e.left: // there is no room within maxBytes
 			r.More = true
 		case e.lost == "":
@@ -113,8 +110,8 @@ func (slot *Slot) Due(ctx context.Context, wants []Want, now time.Time, maxBytes
 	return refills, nil
 }
 
-// dueRows returns the rows that are due and that memory does not hold. It makes a Refill for each
-// endpoint.
+// dueRows returns the rows that are due, that memory does not hold, and whose events are to be
+// fetched. It makes a Refill for each endpoint, with the rows of a former one.
 func (slot *Slot) dueRows(ctx context.Context, wants []Want, now time.Time, refills map[string]*Refill) (wanted []dueRow, err error) {
 	ids, limits, registered := make([]string, len(wants)), make([]int32, len(wants)), make([]*time.Time, len(wants))
 	skip := make(map[string]func(string) bool, len(wants))
@@ -131,7 +128,8 @@ func (slot *Slot) dueRows(ctx context.Context, wants []Want, now time.Time, refi
 		d := dueRow{Delivery: &Delivery{recorded: true, Refilled: true}}
 		var eventID *string
 		var created, next *time.Time
-		if err := row.Scan(&eventID, &d.EndpointID, &d.Venue, &d.Type, &created, &d.Attempts, &d.ReplayID, &d.hasFormer, &d.hadSucceeded, &d.settled, &d.former, &next); err != nil {
+		var former bool
+		if err := row.Scan(&eventID, &d.EndpointID, &d.Venue, &d.Type, &created, &d.Attempts, &d.ReplayID, &d.hasFormer, &d.hadSucceeded, &d.settled, &former, &next); err != nil {
 			return struct{}{}, err
 		}
 		r := refills[d.EndpointID]
@@ -143,7 +141,11 @@ func (slot *Slot) dueRows(ctx context.Context, wants []Want, now time.Time, refi
 		if room[d.EndpointID]--; room[d.EndpointID] == 0 {
 			r.More = true
 		}
-		if !skip[d.EndpointID](d.EventID) {
+		switch {
+		case skip[d.EndpointID](d.EventID):
+		case former:
+			r.Former = append(r.Former, d.Delivery)
+		default:
 			wanted = append(wanted, d)
 		}
 		return struct{}{}, nil
@@ -235,9 +237,6 @@ func (slot *Slot) fetchEvents(ctx context.Context, deliveries []dueRow, maxBytes
 		asked              []*Delivery
 	)
 	for _, d := range deliveries {
-		if d.former {
-			continue
-		}
 		key := d.identity()
 		if _, seen := events[key]; seen {
 			continue

@@ -222,6 +222,16 @@ func TestAttempt_ManyWaitForOneRoundOfASilentResolver(t *testing.T) {
 	}
 }
 
+func TestNames_APanicOfTheQuestionsBlamesNobody(t *testing.T) {
+	n := &names{}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	works, err := n.askLocked(t.Context(), &n.answers, time.Now(), func() []string { return nil }, func([]string) bool { panic("a fault of ours") })
+	if !works || err != nil {
+		t.Errorf("the resolver works: %t, %v", works, err)
+	}
+}
+
 func TestLocal_KnowsWhatTheKernelHasNoMoreOf(t *testing.T) {
 	dial := func(errno syscall.Errno, to string) error {
 		return &net.OpError{Op: "dial", Net: "tcp", Addr: net.TCPAddrFromAddrPort(netip.MustParseAddrPort(to)), Err: os.NewSyscallError("connect", errno)}

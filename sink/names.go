@@ -157,9 +157,10 @@ func (n *names) askLocked(ctx context.Context, r *round, since time.Time, choose
 }
 
 // probe makes a round of questions. It ends within probeTimeout, and does not end with an attempt,
-// since other attempts wait for it too.
+// since other attempts wait for it too. After a panic nobody is blamed.
 func (n *names) probe(r *round, began time.Time, chosen []string, ask func([]string) bool) {
-	works := ask(chosen)
+	works := true
+	_ = panics.Catch(func() error { works = ask(chosen); return nil })
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	close(r.probing)

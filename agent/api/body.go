@@ -132,7 +132,7 @@ func hasLoneSurrogate(body []byte) bool {
 	return false
 }
 
-// escapeLength is that of \uXXXX.
+// escapeLength is that of an escape such as \u00e9.
 const escapeLength = 6
 
 // escapedUnit returns the unit of UTF-16 that a text begins with as an escape of JSON.
