@@ -211,8 +211,9 @@ func TestLedger_ParksWhatIsNotRecordedInTime(t *testing.T) {
 	quick := b.track(t, 200, "quick")[0]
 	must(t, b.Write(t.Context(), success(quick)))
 	b.hasCommitted(t, 1)
-	if stored := storedLSN(t, env); stored != 0 {
-		t.Fatalf("the checkpoint is %s while a delivery before it has no row", stored)
+	// One snapshot, since a busy machine may come here when the delivery is parked already.
+	if !testenv.QueryOne[bool](t, env, `select lsn = '0/0' or exists (select from webhooks.deliveries where event_id = 'slow') from webhooks.checkpoint`) {
+		t.Fatal("the checkpoint has moved while a delivery before it has no row")
 	}
 	b.hasCommitted(t, 2)
 	if waited := time.Since(started); waited < ParkAfter {

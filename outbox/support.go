@@ -3,6 +3,7 @@ package outbox
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"time"
 
@@ -99,6 +100,26 @@ func (v view) LastSuccesses(ctx context.Context, endpointIDs []string) (map[stri
 		return err
 	})
 	return found, err
+}
+
+// FindLastSuccesses sets LastSuccessAt of endpoints to when each has last taken an event. What is
+// recorded there is only the success that ended the last series of failures. If the search takes too
+// long, that stays: the rest of an answer is worth having.
+func (v view) FindLastSuccesses(ctx context.Context, endpoints []EndpointInfo) error {
+	ids := make([]string, len(endpoints))
+	for i, e := range endpoints {
+		ids[i] = e.ID
+	}
+	found, err := v.LastSuccesses(ctx, ids)
+	if errors.Is(err, ErrTooSlow) {
+		return nil
+	}
+	for i, e := range endpoints {
+		if at, ok := found[e.ID]; ok {
+			endpoints[i].LastSuccessAt = &at
+		}
+	}
+	return err
 }
 
 const countPending = `

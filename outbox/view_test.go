@@ -120,6 +120,14 @@ func venueCalls() []venueCall {
 		{"LastSuccesses", func(t *testing.T, v Venue) (any, error) {
 			return v.LastSuccesses(t.Context(), []string{"ep_bee"})
 		}, "ep_bee", empty},
+		{"FindLastSuccesses", func(t *testing.T, v Venue) (any, error) {
+			endpoints := []EndpointInfo{{ID: "ep_bee"}}
+			err := v.FindLastSuccesses(t.Context(), endpoints)
+			if endpoints[0].LastSuccessAt == nil {
+				endpoints = nil // nothing was told
+			}
+			return endpoints, err
+		}, "ep_bee", empty},
 		{"CountMissed", func(t *testing.T, v Venue) (any, error) { return v.CountMissed(t.Context(), "ep_bee_off") }, "ep_bee_off", empty},
 		{"EndpointStats", func(t *testing.T, v Venue) (any, error) { return v.EndpointStats(t.Context(), "ep_bee", time.Hour) }, "ep_bee", refused},
 		{"EndpointStats", func(t *testing.T, v Venue) (any, error) {

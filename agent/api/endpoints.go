@@ -141,32 +141,10 @@ func (s *Handler) showEndpoint(ctx context.Context, id string) (*endpointAnswer,
 
 func (s *Handler) endpointAnswer(ctx context.Context, e outbox.EndpointInfo) (*endpointAnswer, error) {
 	one := []outbox.EndpointInfo{e}
-	if err := s.findLastSuccesses(ctx, one); err != nil {
+	if err := s.view(ctx).FindLastSuccesses(ctx, one); err != nil {
 		return nil, err
 	}
 	return &endpointAnswer{etag(e.Updated), s.endpoint(ctx, one[0])}, nil
-}
-
-// findLastSuccesses fills in when each endpoint has last taken an event. What is recorded is only the
-// success that ended its last series of failures.
-func (s *Handler) findLastSuccesses(ctx context.Context, endpoints []outbox.EndpointInfo) error {
-	ids := make([]string, len(endpoints))
-	for i, e := range endpoints {
-		ids[i] = e.ID
-	}
-	found, err := s.view(ctx).LastSuccesses(ctx, ids)
-	if errors.Is(err, outbox.ErrTooSlow) {
-		return nil // the rest of the answer is worth having
-	}
-	if err != nil {
-		return err
-	}
-	for i, e := range endpoints {
-		if at, ok := found[e.ID]; ok {
-			endpoints[i].LastSuccessAt = &at
-		}
-	}
-	return nil
 }
 
 type listEndpoints struct {
@@ -298,7 +276,7 @@ func (s *Handler) endpointRoutes() {
 			found = found[:n]
 			next = endpointCursor(found[n-1].ID)
 		}
-		if err := s.findLastSuccesses(ctx, found); err != nil {
+		if err := s.view(ctx).FindLastSuccesses(ctx, found); err != nil {
 			return nil, err
 		}
 		endpoints := make([]Endpoint, len(found))

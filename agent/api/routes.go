@@ -140,7 +140,7 @@ func (s *Handler) operatorRoutes() {
 		if err != nil {
 			return nil, err
 		}
-		if err := s.findLastSuccesses(ctx, o.NotSending); err != nil {
+		if err := s.view(ctx).FindLastSuccesses(ctx, o.NotSending); err != nil {
 			return nil, err
 		}
 		o.NotSending = noNull(hideURLs(o.NotSending))

@@ -83,7 +83,7 @@ func (d *desk) listEndpoints(ctx context.Context, listed *listFlags, filter outb
 			filter.After = endpoints[len(endpoints)-1].ID
 		}
 		hideURLs(endpoints)
-		err = d.findLastSuccesses(ctx, endpoints)
+		err = d.db.AllVenues().FindLastSuccesses(ctx, endpoints)
 		if err == nil && d.out.asJSON {
 			err = d.keepSigningOf(ctx, endpoints)
 		}
@@ -113,28 +113,6 @@ func (d *desk) keepSigningOf(ctx context.Context, endpoints []outbox.EndpointInf
 		}
 		if err := d.keepSigning(ctx, e); err != nil && !errors.Is(err, outbox.ErrNotFound) {
 			return err
-		}
-	}
-	return nil
-}
-
-// findLastSuccesses fills in when each endpoint has last taken an event. What is recorded is only
-// the success that ended its last series of failures.
-func (d *desk) findLastSuccesses(ctx context.Context, endpoints []outbox.EndpointInfo) error {
-	ids := make([]string, len(endpoints))
-	for i, e := range endpoints {
-		ids[i] = e.ID
-	}
-	found, err := d.db.AllVenues().LastSuccesses(ctx, ids)
-	if errors.Is(err, outbox.ErrTooSlow) {
-		return nil // the rest of the answer is worth having
-	}
-	if err != nil {
-		return err
-	}
-	for i := range endpoints {
-		if at, ok := found[endpoints[i].ID]; ok {
-			endpoints[i].LastSuccessAt = &at
 		}
 	}
 	return nil
@@ -225,7 +203,7 @@ whsec_ and the base64 of its bytes.`,
 				return err
 			}
 			shownOnes := []outbox.EndpointInfo{found}
-			if err := d.findLastSuccesses(ctx, shownOnes); err != nil {
+			if err := d.db.AllVenues().FindLastSuccesses(ctx, shownOnes); err != nil {
 				return err
 			}
 			e := shownOnes[0]

@@ -37,7 +37,7 @@ func printStatus(ctx context.Context, d *desk) error {
 		return err
 	}
 	hideURLs(overview.NotSending)
-	if err := d.findLastSuccesses(ctx, overview.NotSending); err != nil {
+	if err := d.db.AllVenues().FindLastSuccesses(ctx, overview.NotSending); err != nil {
 		return err
 	}
 	if d.out.asJSON {
