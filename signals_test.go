@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"os/signal"
 	"strings"
 	"syscall"
 	"testing"
@@ -30,6 +31,9 @@ func waitForSignals() {
 // TestUntilSignal_TakesAHangupAsARequestToEnd: a terminal that closes sends several, and nohup means
 // that they are ignored.
 func TestUntilSignal_TakesAHangupAsARequestToEnd(t *testing.T) {
+	// The tests may run under nohup. What this process catches is not ignored in its children.
+	signal.Notify(make(chan os.Signal, 1), syscall.SIGHUP)
+	defer signal.Reset(syscall.SIGHUP)
 	for name, tt := range map[string]struct {
 		prefix string
 		send   []syscall.Signal
@@ -43,7 +47,9 @@ func TestUntilSignal_TakesAHangupAsARequestToEnd(t *testing.T) {
 		"nohup, and a service manager": {"trap '' HUP; ", []syscall.Signal{syscall.SIGHUP, syscall.SIGTERM}, "terminated", syscall.SIGHUP, "exit status 0"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			cmd := exec.CommandContext(t.Context(), "sh", "-c", tt.prefix+`exec "$0"`, os.Args[0])
+			ctx, cancel := context.WithTimeout(t.Context(), time.Minute) // the process is killed then
+			defer cancel()
+			cmd := exec.CommandContext(ctx, "sh", "-c", tt.prefix+`exec "$0"`, os.Args[0])
 			cmd.Env = append(os.Environ(), roleVariable+"=signals")
 			stdin, err := cmd.StdinPipe()
 			if err != nil {
