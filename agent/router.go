@@ -39,12 +39,13 @@ type router struct {
 	suspects *suspects
 	term     outbox.Term
 	// Of the loaded state: it reports whether the state contains a transaction.
-	snapshot outbox.Snapshot
-	backlog  backlog
-	made     int // deliveries of the transaction at hand so far, without those in the backlog
-	tune     func(endpoints int)
-	tuned    int  // number of endpoints in the last call of tune
-	lateTold bool // tellLate has warned in this term
+	snapshot     outbox.Snapshot
+	backlog      backlog
+	made         int // deliveries of the transaction at hand so far, without those in the backlog
+	tune         func(endpoints int)
+	tuned        int  // number of endpoints in the last call of tune
+	lateTold     bool // tellLate has warned in this term
+	unusableTold int  // number of calls of tellUnusable
 }
 
 // load makes lanes for the endpoints of the state, starts the open replays, and makes the pending
@@ -70,10 +71,26 @@ func (r *router) loadEndpoint(e outbox.EndpointState, due time.Time) []outbox.En
 		return nil
 	}
 	sub, unusable := r.examine(&e.Endpoint, nil)
+	if unusable != "" && !e.Disabled {
+		r.tellUnusable(&e.Endpoint, unusable)
+	}
 	l, entries := r.lanes.Load(e, sub.target, unusable, due)
 	sub.lane = l
 	r.subscribe(sub)
 	return entries
+}
+
+// mostUnusable is how many unusable endpoints are named in the log when a term begins.
+const mostUnusable = 20
+
+// tellUnusable logs that nothing is sent to an endpoint that was loaded.
+func (r *router) tellUnusable(e *outbox.Endpoint, why string) {
+	switch r.unusableTold++; {
+	case r.unusableTold <= mostUnusable:
+		r.log.Warn("an endpoint cannot be sent to; its events are kept as missed", "endpoint", e.ID, "venue", e.Venue, "reason", why)
+	case r.unusableTold == mostUnusable+1:
+		r.log.Warn("further endpoints cannot be sent to; `webhook-agent endpoints list --state unusable` names them")
+	}
 }
 
 // subscribe matches events against the endpoint from now on. An endpoint that is set aside gets

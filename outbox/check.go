@@ -85,8 +85,9 @@ type check func(db *DB, ctx context.Context, tx pgx.Tx) ([]Finding, error)
 // a finding too.
 func (db *DB) Check(ctx context.Context) []Finding {
 	// An agent that starts waits for each check. It needs no finding about what it has recorded
-	// itself, so only the command makes these checks.
-	return append(db.checkAll(ctx, (*DB).checkReused), db.checkReplication(ctx))
+	// itself, so only the command makes these checks. It also judges the endpoints anew, and what was
+	// recorded of them may have been put right.
+	return append(db.checkAll(ctx, (*DB).checkEndpoints, (*DB).checkReused), db.checkReplication(ctx))
 }
 
 // checkAll runs all checks, and more, in one transaction, because each begin, setting and commit
@@ -95,7 +96,7 @@ func (db *DB) checkAll(ctx context.Context, more ...check) (findings []Finding) 
 	looks := slices.Concat([]check{
 		(*DB).checkServer, (*DB).checkEncoding, (*DB).checkRole, (*DB).checkConnections, (*DB).checkCapacity, (*DB).checkSchema,
 		(*DB).checkPrivileges, (*DB).checkAdoption, (*DB).checkOutbox, (*DB).checkNotices, (*DB).checkRetention, (*DB).checkPublications, (*DB).checkSlot,
-		(*DB).checkRetainedWAL, (*DB).checkHooks, (*DB).checkUnusedOutbox, (*DB).checkClock, (*DB).checkSecrets, (*DB).checkEndpoints,
+		(*DB).checkRetainedWAL, (*DB).checkHooks, (*DB).checkUnusedOutbox, (*DB).checkClock, (*DB).checkSecrets,
 	}, more)
 	for len(looks) > 0 {
 		begun := false
