@@ -262,7 +262,7 @@ var firstUsable = time.Date(1, 1, 2, 0, 0, 0, 0, time.UTC)
 
 // endpointColumns are the columns of webhooks.endpoints that matter here.
 var endpointColumns = [...]string{"id", "venue", "url", "events", "secret", "previous_secret", "previous_secret_until",
-	"disabled_at", "disabled_reason", "generation", "created", "subscribed", "older_secrets", "older_secrets_until"}
+	"disabled_at", "disabled_reason", "generation", "created", "subscribed", "older_secrets", "older_secrets_until", "reused"}
 
 // These are the places in endpointColumns.
 const (
@@ -280,6 +280,7 @@ const (
 	endpointSubscribed
 	endpointOlder
 	endpointOlderUntil
+	endpointReused
 )
 
 // endpointIndexes holds, for each of endpointColumns, its index in a row, or notDescribed.
@@ -319,7 +320,7 @@ func decodeEndpoint(at *endpointIndexes, r row) (*EndpointChange, error) {
 	var values [len(endpointColumns)]value
 	for i, name := range endpointColumns {
 		if at[i] == notDescribed && i >= endpointSubscribed {
-			continue // a change from before version 7 or 13 of the schema
+			continue // a change from before version 7, 13 or 24 of the schema
 		}
 		var err error
 		if values[i], err = r.at(at[i], name); err != nil {
@@ -342,6 +343,7 @@ func decodeEndpoint(at *endpointIndexes, r row) (*EndpointChange, error) {
 	e.Generation, _ = strconv.ParseInt(text(endpointGeneration), 10, 64)
 	e.Created, _ = parseTimestamp(text(endpointCreated))
 	e.Subscribed, _ = parseTimestamp(text(endpointSubscribed))
+	e.Reused = text(endpointReused) == "t"
 	c.ID, c.Endpoint = e.ID, e
 	return c, nil
 }

@@ -185,6 +185,15 @@
 // the coverage, so a new term begins with a recovery; rows of since the last horizon are judged by
 // the new filter then.
 //
+// # An id that is registered again
+//
+// An endpoint under the id of one that was removed is another endpoint, and no event of before its
+// registration may reach it. A trigger notes the reuse (endpoints.reused), so this holds as well if
+// both happen while no agent runs. Pending rows of the former endpoint are missed when they are due
+// (Refill.Former), its health is deleted when a term begins (EndpointState.FormerHealth), and no
+// replay sends its deliveries (ofFormer). An endpoint that is inserted with its former time of
+// registration is the same one again, and gets all of that.
+//
 // # Pruning
 //
 // What is older than Config.Retention is deleted in an order (Pruner): events that are handed over

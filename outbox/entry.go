@@ -6,8 +6,8 @@ import (
 	"time"
 )
 
-// Entry is one thing that Write hands to the Ledger: a *Record, a *Health, a Missing, a
-// StopMissing, a Disabling or a Replay.
+// Entry is one thing that Write hands to the Ledger: a *Record, a *Health, a ForgetHealth, a
+// Missing, a StopMissing, a Disabling or a Replay.
 type Entry interface{ entry() }
 
 // Missing asks the Ledger to turn the pending rows of an endpoint into missed ones, in steps.
@@ -31,16 +31,21 @@ type StopMissing struct {
 	Version    int
 }
 
+// ForgetHealth asks the Ledger to delete the recorded health of an endpoint, before it writes any
+// other that follows.
+type ForgetHealth struct{ EndpointID string }
+
 // jobEntry is a job that this package itself has made.
 type jobEntry struct{ job }
 
-func (*Record) entry()     {}
-func (*Health) entry()     {}
-func (Missing) entry()     {}
-func (StopMissing) entry() {}
-func (Disabling) entry()   {} // outside a record, it disables the endpoint
-func (Replay) entry()      {} // may be written again while it is under way
-func (jobEntry) entry()    {}
+func (*Record) entry()      {}
+func (*Health) entry()      {}
+func (ForgetHealth) entry() {}
+func (Missing) entry()      {}
+func (StopMissing) entry()  {}
+func (Disabling) entry()    {} // outside a record, it disables the endpoint
+func (Replay) entry()       {} // may be written again while it is under way
+func (jobEntry) entry()     {}
 
 // writeLength bounds the entries that the Ledger takes at a time. A group is full at groupRows, and
 // may exceed that by so many.
@@ -68,6 +73,8 @@ func (l *Ledger) take(g *group, entries []Entry) {
 			l.takeHealth(g, e.Health)
 		case *Health:
 			l.takeHealth(g, e)
+		case ForgetHealth:
+			g.forgetHealth(e.EndpointID)
 		case Missing:
 			l.miss(e)
 		case StopMissing:

@@ -178,6 +178,7 @@ type Endpoint struct {
 	Generation int64
 	Created    time.Time
 	Subscribed time.Time // when venue or events were last changed; zero if never
+	Reused     bool      // an endpoint with the same id was removed before this one was registered
 }
 
 // Since returns since when the endpoint wants the events that it wants now.

@@ -20,7 +20,7 @@ const lookStep = 10 * jobStep
 // index has its order, and so have the statements that read from it: they stop once they have enough.
 func lookOn(created, eventID string) string {
 	return pieces{"created": created, "event": eventID, "step": strconv.Itoa(lookStep)}.in(`(
-        select endpoint_id, created, event_id, status, venue, last_error from webhooks.deliveries
+        select endpoint_id, created, event_id, status, venue, last_error, finished from webhooks.deliveries
         where endpoint_id <= $1 and (endpoint_id, created, event_id) > ($1, ${created}, ${event})
         order by endpoint_id, created, event_id limit ${step}) looked`)
 }
@@ -31,11 +31,16 @@ var selectLooked = `
 select created, event_id from ` + lookOn("$2", "$3") + `
 order by endpoint_id, created, event_id offset ` + strconv.Itoa(lookStep-1)
 
-// ofFormer returns the condition that a delivery was missed since its endpoint was removed, and that
-// the endpoint with this id was registered after its event. No replay sends it (P10). An endpoint that
-// is restored with its former time of registration gets it.
+// ofFormer returns the condition that a delivery is of a removed endpoint, and that the endpoint which
+// has its id now was registered after its event. No replay sends it (P10). An endpoint that is restored
+// with its former time of registration gets it. Where the endpoint has reused the id, an event that is
+// older than it and that it has missed may be that of a long transaction; it is left out as well.
+// Registrations of before version 24 of the schema know nothing of a reuse.
 func ofFormer(id string) string {
-	return `(last_error = '` + EndpointRemoved + `' and created < (select created from webhooks.endpoints where id = ` + id + `))`
+	registered := `select created from webhooks.endpoints where id = ` + id
+	return pieces{"removed": EndpointRemoved, "registered": "(" + registered + ")", "registered again": "(" + registered + " and reused)"}.in(
+		`(created < ${registered} and last_error = '${removed}'
+          or created < ${registered again} and (status = 'missed' or finished < ${registered again}))`)
 }
 
 // The statements differ in what they walk, the named events or the endpoint's part of the log, from

@@ -35,7 +35,15 @@ type EndpointState struct {
 	HeldBy       string
 	// Announced is the level that others know of the endpoint: see Notice.
 	Announced int
+	// FormerHealth reports that the recorded health is that of a removed endpoint with the same id.
+	// The fields above have nothing of it.
+	FormerHealth bool
 }
+
+// isFormerHealth is the condition that the row h of endpoint_health is of an endpoint that was
+// removed, and not of e, which has its id. The agent deletes such a row when it sees the removal, but
+// it may not run then. All attempts of e are later than its registration.
+const isFormerHealth = `(e.reused and coalesce(greatest(h.last_failure_at, h.last_success_at) < e.created, true))`
 
 const selectEndpoints = `
 select e.id, e.venue, e.url, e.events::text, e.secret, coalesce(e.previous_secret, ''),
@@ -46,11 +54,12 @@ select e.id, e.venue, e.url, e.events::text, e.secret, coalesce(e.previous_secre
        case when h.generation = e.generation then h.consecutive_failures else 0 end,
        case when h.generation = e.generation then h.first_failure_at end,
        coalesce(h.unusable, ''),
-       e.older_secrets::text, e.older_secrets_until::text,
+       e.older_secrets::text, e.older_secrets_until::text, e.reused,
        case when h.generation = e.generation and isfinite(h.held_until) then h.held_until end, coalesce(h.held_by, ''),
-       case when h.notified_generation = e.generation then abs(h.notified) else least(abs(coalesce(h.notified, 0)), 1) end
+       case when h.notified_generation = e.generation then abs(h.notified) else least(abs(coalesce(h.notified, 0)), 1) end,
+       e.reused and exists (select from webhooks.endpoint_health h where h.endpoint_id = e.id and ` + isFormerHealth + `)
 from webhooks.endpoints e
-left join webhooks.endpoint_health h on h.endpoint_id = e.id`
+left join webhooks.endpoint_health h on h.endpoint_id = e.id and not ` + isFormerHealth
 
 // selectDue goes from endpoint to endpoint in the index deliveries_pending (a loose index scan). So
 // its cost depends on the number of endpoints with pending deliveries, not on the number of
@@ -118,7 +127,7 @@ func scanEndpointState(row pgx.CollectableRow) (e EndpointState, err error) {
 		events, older, olderUntil string
 	)
 	err = row.Scan(&e.ID, &e.Venue, &url, &events, &secretText, &previous, &until, &e.Disabled, &e.DisabledReason,
-		&e.Generation, &e.Created, &subscribed, &e.Failures, &firstFailure, &e.Unusable, &older, &olderUntil, &held, &e.HeldBy, &e.Announced)
+		&e.Generation, &e.Created, &subscribed, &e.Failures, &firstFailure, &e.Unusable, &older, &olderUntil, &e.Reused, &held, &e.HeldBy, &e.Announced, &e.FormerHealth)
 	if err != nil {
 		return e, fmt.Errorf("endpoint %s: %w", strconv.Quote(e.ID), err)
 	}

@@ -23,6 +23,9 @@ func (s *Scheduler) Load(e outbox.EndpointState, to *sink.Target, unusable strin
 	l.failures, l.firstFailure, l.announced = e.Failures, e.FirstFailure, e.Announced
 	l.resumeHold(e, now)
 	var entries []outbox.Entry
+	if e.FormerHealth {
+		entries = append(entries, outbox.ForgetHealth{EndpointID: e.ID})
+	}
 	if unusable != e.Unusable {
 		entries = append(entries, s.healthLocked(l, now))
 	}
@@ -90,9 +93,7 @@ func (s *Scheduler) Change(e *outbox.Endpoint, to *sink.Target, unusable string)
 			entries = append(entries, s.healthLocked(l, s.cfg.Now()))
 		}
 		// The removed endpoint may have left pending rows. This lane's refills bring them, and have
-		// them missed (Refill.Former). Those of an endpoint that was removed long ago are missed
-		// already.
-		_, l.reused = s.gone.Get(e.ID)
+		// them missed (Refill.Former).
 		if l.off = OffReason(e, unusable); l.off == "" {
 			s.dueLocked(l, s.cfg.Now())
 		} else {
@@ -159,7 +160,6 @@ func (s *Scheduler) Remove(id string) []outbox.Entry {
 	entries := s.turnOffLocked(l, offRemoved, "")
 	l.quietLocked()
 	delete(s.byID, id)
-	s.gone.Add(id, struct{}{}, time.Now())
 	s.leaveLocked(l.venue)
 	if len(l.held) > 0 {
 		s.removed[id] = l

@@ -29,7 +29,6 @@ type Lane struct {
 	// off is the reason why nothing is sent. It is "" while the endpoint is enabled and usable.
 	off      string
 	unusable string // the reason why the endpoint cannot be sent to, which off contains
-	reused   bool   // an endpoint with the same id was removed lately
 
 	queue    []*outbox.Delivery
 	bytes    int      // of the deliveries in queue and under way

@@ -106,8 +106,6 @@ type Scheduler struct {
 	// to the ledger when the lane was turned off, and its row became pending after the others had
 	// become missed.
 	late map[string]struct{}
-	// gone are the endpoints that were removed lately. Their rows may not all be missed yet.
-	gone recent.Map[struct{}]
 	// withdrawn are the replays that were canceled lately. A refill may have read their rows before
 	// those were taken back.
 	withdrawn     recent.Map[struct{}]

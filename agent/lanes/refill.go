@@ -112,7 +112,7 @@ func (s *Scheduler) nextWants(now time.Time) (wants []outbox.Want, room int, wai
 			Limit:      len(l.held),
 			Skip:       func(eventID string) bool { return s.Holds(l, eventID) },
 		}
-		if l.reused {
+		if l.endpoint.Reused {
 			want.Registered = l.endpoint.Created
 		}
 		wants = append(wants, want)
