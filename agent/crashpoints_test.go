@@ -123,7 +123,7 @@ func TestP1P3_AKillAtEveryPointLosesNothingAndRepeatsOnlyWhatWasNotRecorded(t *t
 }
 
 // scene is a database with three endpoints, and the receiver that plays their servers. The
-// connections to it pass a proxy, which tells when those of a dead agent are gone.
+// connections to it pass a proxy, which knows when those of a dead agent are gone.
 type scene struct {
 	t        *testing.T
 	env      *testenv.DB

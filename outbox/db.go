@@ -23,7 +23,7 @@ const (
 	connLifetime = time.Minute
 	// answerTimeout is how long a statement may take, but for those that are unhurried. A
 	// connection whose other end is gone without a word is noticed by it: behind a proxy or a
-	// network translator nothing else tells.
+	// network translator, nothing else shows that.
 	answerTimeout = 15 * time.Second
 	pingTimeout   = 5 * time.Second
 	closeTimeout  = 5 * time.Second

@@ -200,7 +200,7 @@
 // and have nothing pending, then deliveries whose event is gone. So a delivery outlives its event,
 // and whatever a comparison finds in the outbox without a delivery never had one. Nothing is
 // deleted while a recovery is under way, since the stream may then bring events again that a
-// comparison has found, and only their rows tell. What an open replay may still send is kept, also
+// comparison has found, and only their rows show that. What an open replay may still send is kept, also
 // while it is paused. So a paused replay that everybody has forgotten keeps its rows until somebody
 // resumes or cancels it.
 //

@@ -271,7 +271,7 @@ func (v view) RotateSecret(ctx context.Context, id string, s secret.Text, overla
 		return nil, &Problem{
 			Thing:  fmt.Sprintf("endpoint %q", id),
 			Reason: fmt.Sprintf("%d former secrets of it still sign, and no more are kept", MostFormerSecrets),
-			Remedy: "wait until one of them ends, which webhook-agent endpoints show tells, or end them all with --overlap 0s", Err: err,
+			Remedy: "wait until one of them ends, as webhook-agent endpoints show says, or end them all with --overlap 0s", Err: err,
 		}
 	}
 	return until, v.db.cfg.explain("rotate a secret", err)

@@ -17,8 +17,8 @@ const jobStep = 500
 // transaction of its own that may be tried again; what it needs to go on stands in the database.
 type job interface {
 	step(ctx context.Context, tx querier) (finished bool, err error)
-	// committed tells that the last step is durable, and returns the endpoints that have rows due
-	// at once after it.
+	// committed says to the job that its last step is durable. It returns the endpoints that have
+	// rows due at once after it.
 	committed() (requeued []string)
 	// pause returns how long to wait before the next step.
 	pause() time.Duration
@@ -208,9 +208,9 @@ type Disabling struct {
 	Generation int64
 }
 
-// disableJob disables an endpoint. It is a job of its own because the app may hold the row: nothing
-// else is to wait for that. When the agent dies before it is done, the recorded counter tells the
-// next one.
+// disableJob disables an endpoint. It is a job of its own because the app may hold the row, and
+// nothing else must wait for that. If the agent dies before it is done, the next one does it by the
+// recorded counter.
 type disableJob struct {
 	Disabling
 	announcer *announcer

@@ -110,8 +110,8 @@ func (p *Pruner) Begin(ctx context.Context) (err error) {
 // Pruned is what a step deleted, by table.
 type Pruned map[PrunedTable]int64
 
-// Step makes one transaction of the run for a table, and tells whether it was the last one. An
-// error ends the run for that table only; the next run goes on where it was.
+// Step makes one transaction of the run for a table, and reports whether it was the last one. An
+// error ends the run for that table only. The next run goes on where it was.
 func (p *Pruner) Step(ctx context.Context, table PrunedTable) (pruned Pruned, done bool, err error) {
 	if obstacle := p.obstacles[table]; obstacle != nil {
 		return nil, true, obstacle
@@ -206,10 +206,11 @@ func (p *Pruner) briefly(ctx context.Context, work func(pgx.Tx) error) error {
 	})
 }
 
-// passedSQL begins the statements that delete: what has passed for good, as the checkpoint of the
-// term tells (Pruner.values); nothing without one. Ids of transactions have 32 bits and go round,
-// and a row that is kept for a month may be older than half a round. The ids that have not passed
-// are those from the horizon to now, so a row has passed when its id is none of these.
+// passedSQL begins the statements that delete. It reads from the checkpoint of the term
+// (Pruner.values) what the stream has passed for good. Without a checkpoint, nothing is deleted. Ids of
+// transactions have 32 bits and go round, and a row that is kept for a month may be older than half a
+// round. The ids that have not passed are those from the horizon to now, so a row has passed if its id
+// is none of these.
 const passedSQL = `
 with passed as materialized (
     select pg_snapshot_xmin(horizon)::text::bigint as horizon, pg_snapshot_xmax(pg_current_snapshot())::text::bigint as now, relations
@@ -288,8 +289,8 @@ func (p *Pruner) events(ctx context.Context, tx pgx.Tx, batch []place) (Pruned, 
 }
 
 // deleteDeliveriesSQL deletes deliveries by their places, with their attempts. What the ledger is
-// writing now is left alone. That the transaction that wrote a row has passed tells as well that
-// its event would be visible if it were there.
+// writing now is left alone. The transaction that wrote the row has passed, so its event would be
+// visible if it were there.
 func (m *mapping) deleteDeliveriesSQL() string {
 	return pieces{
 		"outbox": m.cfg.table(), "id": quoteIdent(m.cfg.Columns.ID), "key": eventKey("d.event_id", m.idType), "is old": isOld("d.created", "@cutoff::timestamptz"),
@@ -409,7 +410,7 @@ func (slot *Slot) explainPrune(table PrunedTable, err error) error {
 		Remedy: "let its rows be deleted (a foreign key can have ON DELETE CASCADE), or set outbox.retention = \"0s\" and prune it otherwise", Err: err}
 }
 
-// refusesDelete tells whether the table itself is the reason: a foreign key, a trigger, a missing
+// refusesDelete reports whether the table itself is the reason: a foreign key, a trigger, a missing
 // replica identity.
 func refusesDelete(err error) bool {
 	code := SQLState(err)

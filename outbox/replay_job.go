@@ -63,7 +63,7 @@ update webhooks.replays r set done = r.done + (of->>'done')::bigint, unsent = r.
        error = coalesce(r.error, of->>'reason')
 from counts where r.id = $2::text`
 
-// selectReplay also tells whether the transaction that inserted the row must be visible by now.
+// selectReplay also returns whether the transaction that inserted the row must be visible by now.
 const selectReplay = `
 select webhooks.handed_over($2::text::xid, pg_current_snapshot()),
        r.id is not null, coalesce(r.finished is null, false), coalesce(r.state, ''), coalesce(r.requeued, false),
@@ -118,7 +118,7 @@ update webhooks.replays set state = case when state = 'canceled' then state else
 from ` + agentEnds + `
 where id = $1 and finished is null`
 
-// openReplay is a row of webhooks.replays with what tells whether it can go on.
+// openReplay is a row of webhooks.replays with all that decides whether it can go on.
 type openReplay struct {
 	settled, exists, open, begun bool
 	state                        string

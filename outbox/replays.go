@@ -61,7 +61,7 @@ const (
 // ErrReplayEnded reports that a replay has ended, so that it cannot be changed.
 var ErrReplayEnded = errors.New("the replay has ended")
 
-// MaxReplayCount is how far PlanReplay counts; beyond it the number would cost more than it tells.
+// MaxReplayCount is how far PlanReplay counts. Larger numbers take too long to count.
 const MaxReplayCount = 100_000
 
 // MaxReplayEvents is how many events one request may name.

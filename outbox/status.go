@@ -7,7 +7,7 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// Overview is where the agent stands, as the database tells it.
+// Overview is the state of the agent, as far as the database shows it.
 type Overview struct {
 	Schema     SchemaInfo     `json:"schema"`
 	Leader     *LeaderInfo    `json:"leader"` // nil before the first agent has run
@@ -38,7 +38,7 @@ type SlotInfo struct {
 	SafeWALBytes *int64 `json:"safe_wal_size"` // what may be written before the slot is lost; nil without a limit
 }
 
-// DeliveryCounts are counted up to MaxOverviewCount each; Capped tells that one of them stopped
+// DeliveryCounts are counted up to MaxOverviewCount each. Capped reports that one of them stopped
 // there.
 type DeliveryCounts struct {
 	Pending       int64      `json:"pending"`

@@ -170,7 +170,7 @@ func TestRequests_NeedATokenThatIsConfigured(t *testing.T) {
 // slowWriter is the answer to a caller who does not read it until he may.
 type slowWriter struct {
 	http.ResponseWriter
-	writing chan struct{} // it tells that something is written
+	writing chan struct{} // gets a value when something is written
 	read    chan struct{} // which is closed when he reads
 }
 

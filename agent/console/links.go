@@ -29,7 +29,7 @@ type links struct {
 	now func() time.Time
 	mu  sync.Mutex
 	// tickets has the tickets by their hashes: memory that leaks shows no ticket, and a look-up
-	// takes no time that tells of one. mu guards it.
+	// takes no time that depends on one. mu guards it.
 	tickets map[[sha256.Size]byte]link
 }
 
