@@ -381,7 +381,7 @@ func (p *endpointsPlay) loads() outbox.State {
 	s := outbox.State{Due: map[string]time.Time{}}
 	for _, id := range slices.Sorted(maps.Keys(p.table.rows)) {
 		e := p.table.rows[id]
-		s.Endpoints = append(s.Endpoints, outbox.EndpointState{Endpoint: e})
+		s.Endpoints = append(s.Endpoints, outbox.EndpointState{Endpoint: &e})
 		if _, known := p.view[id]; !known {
 			p.become(id, &e)
 		}

@@ -70,9 +70,9 @@ func (r *router) loadEndpoint(e outbox.EndpointState, due time.Time) []outbox.En
 	if r.passesOver(at) {
 		return nil
 	}
-	sub, unusable := r.examine(&e.Endpoint, nil)
+	sub, unusable := r.examine(e.Endpoint, nil)
 	if unusable != "" && !e.Disabled {
-		r.tellUnusable(&e.Endpoint, unusable)
+		r.tellUnusable(e.Endpoint, unusable)
 	}
 	l, entries := r.lanes.Load(e, sub.target, unusable, due)
 	sub.lane = l
@@ -132,7 +132,7 @@ func (r *router) reload(ctx context.Context, state outbox.State) error {
 		entries = append(entries, r.change(&outbox.EndpointChange{ID: id, Removed: true})...)
 	}
 	for _, e := range state.Endpoints {
-		entries = append(entries, r.change(&outbox.EndpointChange{ID: e.ID, Endpoint: &e.Endpoint})...)
+		entries = append(entries, r.change(&outbox.EndpointChange{ID: e.ID, Endpoint: e.Endpoint})...)
 	}
 	return r.write(ctx, append(entries, replays(state)...)...)
 }

@@ -151,7 +151,7 @@ func removed(id string) outbox.Change {
 
 func state(rows ...outbox.Endpoint) (s outbox.State) {
 	for _, e := range rows {
-		s.Endpoints = append(s.Endpoints, outbox.EndpointState{Endpoint: e})
+		s.Endpoints = append(s.Endpoints, outbox.EndpointState{Endpoint: &e})
 	}
 	return s
 }

@@ -310,7 +310,7 @@ func (db *DB) forgetTwins(ctx context.Context, q narrowed, id string, next secre
 	if len(found) == 0 {
 		return nil, false, noEndpoint(id)
 	}
-	e = &found[0].Endpoint
+	e = found[0].Endpoint
 	seen := []secret.Text{next}
 	twin := func(s secret.Text) bool {
 		opened, err := db.cfg.Keys.Open(id, s)
@@ -388,7 +388,7 @@ func (v view) EndpointWithSecret(ctx context.Context, id string) (e Endpoint, er
 			return noEndpoint(id)
 		}
 		if err == nil {
-			e = found[0].Endpoint
+			e = *found[0].Endpoint
 		}
 		return err
 	})

@@ -114,11 +114,12 @@ func TestMigrate_NamesWhoHoldsALockWhenItGivesUp(t *testing.T) {
 	}
 }
 
-// vacuuming runs a VACUUM of a table that takes many seconds, until stop is called.
+// vacuuming runs a VACUUM of a table until stop is called. It rests for 0.4 s after each of some
+// sixty pages.
 func vacuuming(t *testing.T, env *testenv.DB, table string) (stop func()) {
 	t.Helper()
 	env.Exec(t, `insert into `+table+` (event_id, endpoint_id, venue, type, status, created)
-	    select 'evt_' || i, 'ep_' || repeat('x', 2000), 'v', 'lead.created', 'succeeded', now() from generate_series(1, 400) i`)
+	    select 'evt_' || i, 'ep_1', 'v', 'lead.created', 'succeeded', now() from generate_series(1, 5000) i`)
 	conn, err := pgx.Connect(t.Context(), env.URL)
 	must(t, err)
 	must(t, exec(t.Context(), conn, `set vacuum_cost_delay = 100; set vacuum_cost_limit = 1; set vacuum_cost_page_hit = 10000`))

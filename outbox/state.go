@@ -26,7 +26,7 @@ type State struct {
 
 // EndpointState is an endpoint with its failure counter.
 type EndpointState struct {
-	Endpoint
+	*Endpoint
 	// Failures is the number of consecutive failed attempts of this generation.
 	Failures     int
 	FirstFailure time.Time
@@ -126,6 +126,7 @@ func scanEndpointState(row pgx.CollectableRow) (e EndpointState, err error) {
 		subscribed, held          *time.Time
 		events, older, olderUntil string
 	)
+	e.Endpoint = &Endpoint{}
 	err = row.Scan(&e.ID, &e.Venue, &url, &events, &secretText, &previous, &until, &e.Disabled, &e.DisabledReason,
 		&e.Generation, &e.Created, &subscribed, &e.Failures, &firstFailure, &e.Unusable, &older, &olderUntil, &e.Reused, &held, &e.HeldBy, &e.Announced, &e.FormerHealth)
 	if err != nil {

@@ -28,7 +28,7 @@ func BenchmarkScheduler(b *testing.B) {
 			return nil
 		},
 	})
-	l, _ := s.Load(outbox.EndpointState{Endpoint: outbox.Endpoint{ID: "ep", Venue: "v", Generation: 1}}, nil, "", time.Time{})
+	l, _ := s.Load(outbox.EndpointState{Endpoint: &outbox.Endpoint{ID: "ep", Venue: "v", Generation: 1}}, nil, "", time.Time{})
 	ids := make([]string, 1024)
 	for i := range ids {
 		ids[i] = "evt_" + strconv.Itoa(i)

@@ -209,7 +209,7 @@ func (b *book) crash() (unrecorded []*outbox.Delivery, due map[string]time.Time)
 func (b *book) state(row outbox.Endpoint) outbox.EndpointState {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	s := outbox.EndpointState{Endpoint: row}
+	s := outbox.EndpointState{Endpoint: &row}
 	s.Disabled = row.Disabled || b.off[row.ID]
 	s.Announced = b.announcedLocked(row)
 	if h := b.health[row.ID]; h != nil && h.Generation == row.Generation {

@@ -17,7 +17,7 @@ func (s *Scheduler) Load(e outbox.EndpointState, to *sink.Target, unusable strin
 	defer s.mu.Unlock()
 	l := newLane(e.ID)
 	s.byID[e.ID] = l
-	l.endpoint, l.target, l.unusable = &e.Endpoint, to, unusable
+	l.endpoint, l.target, l.unusable = e.Endpoint, to, unusable
 	s.joinLocked(l)
 	now := s.cfg.Now()
 	l.failures, l.firstFailure, l.announced = e.Failures, e.FirstFailure, e.Announced

@@ -96,6 +96,7 @@ type Scheduler struct {
 	inFlight int               // attempts under way; one ends here when the ledger has its result
 	unproven int               // those of them whose lane is not proven
 	bytes    int               // of the deliveries in all lanes
+	room     room              // for large deliveries
 	venues   map[string]*venue // by name
 	// ready are the venues that can start an attempt, by the class of their lanes. The venues of a
 	// class take turns. turn is the class that was asked first last time.
@@ -202,13 +203,6 @@ func (s *Scheduler) fits(l *Lane, d *outbox.Delivery, now time.Time) bool {
 	return !l.backlog && len(l.queue) < laneLength && l.heldFor(now) <= keepFor && s.hasRoom(l, d)
 }
 
-// hasRoom reports whether there is memory for a delivery. A lane may always hold one, whatever its
-// size.
-func (s *Scheduler) hasRoom(l *Lane, d *outbox.Delivery) bool {
-	size := d.Size()
-	return l.bytes == 0 || l.bytes+size <= s.cfg.QueueBytes/laneShare && l.venue.bytes+size <= venueShare*(s.cfg.QueueBytes-s.bytes-size)
-}
-
 // pushLocked queues a delivery in memory.
 func (s *Scheduler) pushLocked(l *Lane, d *outbox.Delivery) {
 	l.queue = append(l.queue, d)
@@ -217,25 +211,13 @@ func (s *Scheduler) pushLocked(l *Lane, d *outbox.Delivery) {
 	s.listLocked(l)
 }
 
-// freeLocked frees a delivery's body and the memory that was counted for it.
-func (s *Scheduler) freeLocked(l *Lane, d *outbox.Delivery) {
-	s.holdLocked(l, -d.Size())
-	d.Body = nil
-}
-
-// holdLocked adds to the bytes that a lane holds. A negative number takes away from them.
-func (s *Scheduler) holdLocked(l *Lane, bytes int) {
-	l.bytes += bytes
-	l.venue.bytes += bytes
-	s.bytes += bytes
-}
-
 // turnOffLocked stops sending to a lane. Its deliveries become missed: those in memory at once,
 // those in the database in steps. Attempts under way go on. except is the event whose attempt has
 // just ended; its record is written by the caller.
 func (s *Scheduler) turnOffLocked(l *Lane, reason, except string) []outbox.Entry {
 	now := s.cfg.Now()
 	l.off = reason
+	s.endPromiseLocked(l)
 	var entries []outbox.Entry
 	for _, d := range l.queue {
 		s.freeLocked(l, d)

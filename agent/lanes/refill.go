@@ -148,6 +148,7 @@ func (s *Scheduler) feed(wants []outbox.Want, refills map[string]*outbox.Refill,
 			continue // the endpoint was removed meanwhile
 		}
 		l.fetching = false
+		s.endPromiseLocked(l)
 		released := l.released
 		l.released = nil
 		if r := refills[w.EndpointID]; r != nil {
@@ -156,6 +157,7 @@ func (s *Scheduler) feed(wants []outbox.Want, refills map[string]*outbox.Refill,
 			s.dueLocked(l, now)
 		}
 	}
+	s.promiseLocked()
 	s.dispatchLocked()
 	return entries
 }
@@ -182,8 +184,11 @@ func (s *Scheduler) feedLaneLocked(l *Lane, r *outbox.Refill, released eventSet,
 			entries = append(entries, Missed(d, otherVenue, now))
 		case held:
 			r.More = true
-		case l.full || !s.hasRoom(l, d):
+		case l.full:
+			r.More = true
+		case !s.hasRoom(l, d):
 			l.full, r.More = true, true
+			s.awaitRoomLocked(l, d)
 		default:
 			l.refilled = true
 			s.pushLocked(l, d)

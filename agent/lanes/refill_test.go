@@ -132,7 +132,7 @@ func TestLanes_LoadDisablesWhatALeaderThatDiedHadNotDisabledYet(t *testing.T) {
 			off      string
 			disabled int
 		}{{lt.cfg.DisableAfter - 1, "", 0}, {lt.cfg.DisableAfter, offDisabled, 1}} {
-			e := outbox.EndpointState{Endpoint: outbox.Endpoint{ID: fmt.Sprint(test.failures), Generation: 1}, Failures: test.failures}
+			e := outbox.EndpointState{Endpoint: &outbox.Endpoint{ID: fmt.Sprint(test.failures), Generation: 1}, Failures: test.failures}
 			l, records := lt.Load(e, lt.target(e.ID), "", time.Time{})
 			lt.tellAll(records)
 			agenttest.Pass(time.Minute)

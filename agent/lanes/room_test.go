@@ -1,0 +1,66 @@
+package lanes
+
+import (
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/quintago/webhook-agent/outbox"
+	"github.com/quintago/webhook-agent/testenv/agenttest"
+)
+
+// Many endpoints hang, each with an event that is large. Together they hold no more than the memory
+// for deliveries. All are attempted in turn, and neither small events nor endpoints that have proven
+// themselves wait for them.
+func TestRoom_LargeDeliveriesToEndpointsThatHangShareTheMemory(t *testing.T) {
+	const (
+		queueBytes = 1 << 20
+		large      = 100 << 10
+		timeout    = 15 * time.Second
+	)
+	synctest.Test(t, func(t *testing.T) {
+		lt := newLaneTest(t, func(c *Config) { c.QueueBytes = queueBytes })
+		proven := lt.endpoint("proven", always(ok(20*time.Millisecond)))
+		lt.send(proven, 1, 10)
+		agenttest.Pass(time.Second)
+		hanging := lt.many("hangs", 200, func(_ string, n int) answer {
+			if n == 1 {
+				return failing(timeout)
+			}
+			return ok(100 * time.Millisecond)
+		})
+		for _, l := range hanging {
+			lt.send(l, 1, large)
+		}
+		small := lt.endpoint("small", always(ok(20*time.Millisecond)))
+		for range 40 { // the hanging ones take 200 / 10 rounds of 15 s
+			now := time.Since(lt.began)
+			for l, size := range map[*Lane]int{small: 1000, proven: large} {
+				event := lt.send(l, 1, size)[0]
+				agenttest.Pass(time.Second)
+				if at := lt.timesOf(l.id, event); len(at) != 1 || at[0]-now > 1100*time.Millisecond {
+					t.Errorf("%s, sent at %v, is attempted at %v", l.id, now, at)
+				}
+			}
+			if held := lt.Stats().Bytes; held > queueBytes+2*large {
+				t.Errorf("%d bytes are held, want %d at most", held, queueBytes)
+			}
+			agenttest.Pass(5 * time.Second)
+		}
+		agenttest.Pass(6 * time.Hour)
+		for _, l := range hanging {
+			if n := lt.book.count(l.id, outbox.Succeeded); n != 1 {
+				t.Errorf("%s: %d of 1 succeeded", l.id, n)
+			}
+		}
+		if reads := lt.book.bodiesRead(); reads > 4*len(hanging) {
+			t.Errorf("%d bodies were read for %d deliveries", reads, len(hanging))
+		}
+		lt.Scheduler.mu.Lock()
+		if r := lt.room; r.bytes != 0 || len(r.waiting) != 0 {
+			t.Errorf("at the end %d bytes are counted, %d lanes wait", r.bytes, len(r.waiting))
+		}
+		lt.Scheduler.mu.Unlock()
+		lt.quiet()
+	})
+}
