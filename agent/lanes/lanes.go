@@ -218,6 +218,7 @@ func (s *Scheduler) turnOffLocked(l *Lane, reason, except string) []outbox.Entry
 	now := s.cfg.Now()
 	l.off = reason
 	s.endPromiseLocked(l)
+	s.promiseLocked()
 	var entries []outbox.Entry
 	for _, d := range l.queue {
 		s.freeLocked(l, d)

@@ -82,7 +82,8 @@ func (s *Scheduler) promiseLocked() {
 	}
 }
 
-// endPromiseLocked ends the promise to a lane, because it was refilled or is turned off.
+// endPromiseLocked ends the promise to a lane, because it was refilled or is turned off. The caller
+// calls promiseLocked then, after a refill has put what it brought into the lanes.
 func (s *Scheduler) endPromiseLocked(l *Lane) {
 	if l.promised {
 		l.promised = false

@@ -64,3 +64,33 @@ func TestRoom_LargeDeliveriesToEndpointsThatHangShareTheMemory(t *testing.T) {
 		lt.quiet()
 	})
 }
+
+// A lane that was promised room is turned off before its refill. The next one gets the room.
+func TestRoom_APromiseThatIsNotTakenGoesToTheNext(t *testing.T) {
+	const large = 700 << 10
+	synctest.Test(t, func(t *testing.T) {
+		lt := newLaneTest(t, func(c *Config) { c.QueueBytes = 1 << 20 })
+		lt.send(lt.endpoint("first", always(failing(15*time.Second))), 1, large)
+		agenttest.Pass(time.Second)
+		second, third := lt.endpoint("second", always(ok(time.Second))), lt.endpoint("third", always(ok(time.Second)))
+		for _, l := range []*Lane{second, third} {
+			lt.send(l, 1, large)
+			agenttest.Pass(2 * time.Second) // its row is there, and it waits
+		}
+		lt.Stall(true) // nothing is refilled
+		agenttest.Pass(15 * time.Second)
+		lt.Scheduler.mu.Lock()
+		if !second.promised || !third.waits {
+			t.Errorf("the second lane has a promise: %t, the third one waits: %t", second.promised, third.waits)
+		}
+		lt.Scheduler.mu.Unlock()
+		off := *second.endpoint
+		off.Disabled = true
+		lt.changeTo(off, "")
+		lt.Stall(false)
+		agenttest.Pass(5 * time.Second)
+		if n := lt.book.count("third", outbox.Succeeded); n != 1 {
+			t.Errorf("%d of 1 delivery of the third lane succeeded", n)
+		}
+	})
+}
