@@ -1,6 +1,7 @@
 package lanes
 
 import (
+	"cmp"
 	"container/heap"
 	"context"
 	"log/slog"
@@ -46,6 +47,8 @@ type Config struct {
 	Lengthen func(time.Duration) time.Duration
 	// QueueBytes is delivery.queue_memory: the memory for the deliveries of all lanes.
 	QueueBytes int
+	// Large is the size in bytes from which on a delivery counts as large; largeDelivery if zero.
+	Large int
 	// Attempt makes one attempt of a delivery. Many goroutines call it.
 	Attempt func(context.Context, *outbox.Delivery, sink.Request) sink.Result
 	// Leads reports whether an attempt may start: this agent is sure that no other agent has taken
@@ -132,6 +135,7 @@ func New(work context.Context, cfg Config) *Scheduler {
 	if cfg.Lengthen == nil {
 		cfg.Lengthen = lengthen
 	}
+	cfg.Large = cmp.Or(cfg.Large, largeDelivery)
 	s := &Scheduler{cfg: cfg, byID: map[string]*Lane{}, removed: map[string]*Lane{}, venues: map[string]*venue{}, late: map[string]struct{}{}, wake: make(chan struct{}, 1)}
 	s.work, s.cancelWork = context.WithCancel(work)
 	return s

@@ -43,6 +43,9 @@ func playSchedule(t *testing.T, seed uint64) {
 			c.FailingInterval, c.Lengthen = time.Duration(random.IntN(8000))*time.Millisecond, lengthen
 		}
 		c.QueueBytes = (10 + outbox.DeliveryBytes) * laneShare * (1 + random.IntN(4)) // one to four deliveries for each lane
+		if random.IntN(3) == 0 {
+			c.Large, c.QueueBytes = 1, (10+outbox.DeliveryBytes)*(2+random.IntN(3)) // two to four of all lanes together
+		}
 	})
 	// Several goroutines use the same random source, so the seed does not fix the schedule
 	// completely. Some delays are long in comparison with the attempts, so that a result is

@@ -121,7 +121,7 @@ func (s *Scheduler) nextWants(now time.Time) (wants []outbox.Want, room int, wai
 	for i := range wants {
 		wants[i].Limit += min(max(refillRows/len(wants), refillLeast), limits[i])
 	}
-	// A lane may always hold one delivery, so a refill must read something even when memory is
+	// A lane may always hold one small delivery, so a refill must read something even when memory is
 	// full.
 	return wants, max(s.cfg.QueueBytes/leastRoom, min(room, s.cfg.QueueBytes-s.bytes)), wait
 }

@@ -22,7 +22,7 @@ type room struct {
 func (s *Scheduler) hasRoom(l *Lane, d *outbox.Delivery) bool {
 	size := d.Size()
 	if l.bytes == 0 {
-		return size < largeDelivery || l.proven || s.largeFits(size)
+		return size < s.cfg.Large || l.proven || s.largeFits(size)
 	}
 	return l.bytes+size <= s.cfg.QueueBytes/laneShare && l.venue.bytes+size <= venueShare*(s.cfg.QueueBytes-s.bytes-size)
 }
@@ -45,7 +45,7 @@ func (s *Scheduler) holdLocked(l *Lane, size int) {
 	l.bytes += size
 	l.venue.bytes += size
 	s.bytes += size
-	if max(size, -size) >= largeDelivery {
+	if max(size, -size) >= s.cfg.Large {
 		s.room.bytes += size
 		s.promiseLocked()
 	}
