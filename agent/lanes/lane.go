@@ -78,7 +78,7 @@ type Lane struct {
 	// wants is the size of the large delivery for which the lane waits, or for which there is a
 	// promise.
 	wants    int
-	waits    bool // the lane is in room.waiting
+	waits    bool // the lane is in a row of room.waiting
 	promised bool // its wants are counted in room.bytes
 	// fetching reports that a refill is under way. released are the events that have left held
 	// since it began. The refill may have read their rows as pending, so it must not bring them

@@ -11,9 +11,9 @@ const largeDelivery = 16 << 10
 // could hold a hundred times delivery.max_body. The rest waits in the database.
 type room struct {
 	bytes int // of the large deliveries in all lanes, and of what is promised
-	// waiting are the lanes that hold nothing and whose next delivery found no room, the first one
-	// first. Some of them may not wait any more.
-	waiting []*Lane
+	// waiting are the lanes that hold nothing and whose next delivery found no room: those that had
+	// not failed, and those that had, each in their order. Some of them may not wait any more.
+	waiting [2][]*Lane
 }
 
 // hasRoom reports whether there is memory for a delivery. A lane may always hold one that is not
@@ -22,15 +22,20 @@ type room struct {
 func (s *Scheduler) hasRoom(l *Lane, d *outbox.Delivery) bool {
 	size := d.Size()
 	if l.bytes == 0 {
-		return size < s.cfg.Large || l.proven || s.largeFits(size)
+		return size < s.cfg.Large || l.proven || s.largeFits(l, size)
 	}
 	return l.bytes+size <= s.cfg.QueueBytes/laneShare && l.venue.bytes+size <= venueShare*(s.cfg.QueueBytes-s.bytes-size)
 }
 
-// largeFits reports whether there is memory for one more large delivery. One that is larger than half
-// of the memory counts as so much: it need not wait until there is no other at all.
-func (s *Scheduler) largeFits(size int) bool {
-	return s.room.bytes+min(size, s.cfg.QueueBytes/2) <= s.cfg.QueueBytes
+// largeFits reports whether there is memory for one more large delivery. Lanes that have failed leave
+// half of it to the others. A delivery that is larger than half of what there is counts as so much: it
+// need not wait until there is no other at all.
+func (s *Scheduler) largeFits(l *Lane, size int) bool {
+	most := s.cfg.QueueBytes
+	if l.failures > 0 {
+		most /= 2
+	}
+	return s.room.bytes+min(size, most/2) <= most
 }
 
 // freeLocked frees a delivery's body and the memory that was counted for it.
@@ -59,7 +64,8 @@ func (s *Scheduler) awaitRoomLocked(l *Lane, d *outbox.Delivery) {
 	}
 	if l.wants = d.Size(); !l.waits {
 		l.waits = true
-		s.room.waiting = append(s.room.waiting, l)
+		row := &s.room.waiting[min(l.failures, 1)]
+		*row = append(*row, l)
 	}
 }
 
@@ -67,17 +73,19 @@ func (s *Scheduler) awaitRoomLocked(l *Lane, d *outbox.Delivery) {
 // The promise holds until their refill has ended. So a few are refilled at a time, and not all of
 // them again and again.
 func (s *Scheduler) promiseLocked() {
-	for len(s.room.waiting) > 0 {
-		l := s.room.waiting[0]
-		still := s.byID[l.id] == l && l.full && l.bytes == 0 && l.off == ""
-		if still && !s.largeFits(l.wants) {
-			return
-		}
-		pop(&s.room.waiting)
-		if l.waits = false; still {
-			l.full, l.promised = false, true
-			s.room.bytes += l.wants
-			s.scheduleLocked(l)
+	for i := range s.room.waiting {
+		for row := &s.room.waiting[i]; len(*row) > 0; {
+			l := (*row)[0]
+			still := s.byID[l.id] == l && l.full && l.bytes == 0 && l.off == ""
+			if still && !s.largeFits(l, l.wants) {
+				break
+			}
+			pop(row)
+			if l.waits = false; still {
+				l.full, l.promised = false, true
+				s.room.bytes += l.wants
+				s.scheduleLocked(l)
+			}
 		}
 	}
 }

@@ -57,8 +57,8 @@ func TestRoom_LargeDeliveriesToEndpointsThatHangShareTheMemory(t *testing.T) {
 			t.Errorf("%d bodies were read for %d deliveries", reads, len(hanging))
 		}
 		lt.Scheduler.mu.Lock()
-		if r := lt.room; r.bytes != 0 || len(r.waiting) != 0 {
-			t.Errorf("at the end %d bytes are counted, %d lanes wait", r.bytes, len(r.waiting))
+		if r := lt.room; r.bytes != 0 || len(r.waiting[0])+len(r.waiting[1]) != 0 {
+			t.Errorf("at the end %d bytes are counted, and there wait %v", r.bytes, r.waiting)
 		}
 		lt.Scheduler.mu.Unlock()
 		lt.quiet()
@@ -91,6 +91,27 @@ func TestRoom_APromiseThatIsNotTakenGoesToTheNext(t *testing.T) {
 		agenttest.Pass(5 * time.Second)
 		if n := lt.book.count("third", outbox.Succeeded); n != 1 {
 			t.Errorf("%d of 1 delivery of the third lane succeeded", n)
+		}
+	})
+}
+
+// Endpoints that are known to fail leave room to one that is slow.
+func TestRoom_ASlowEndpointDoesNotWaitForThoseThatFail(t *testing.T) {
+	const large = 100 << 10
+	synctest.Test(t, func(t *testing.T) {
+		lt := newLaneTest(t, func(c *Config) { c.QueueBytes = 1 << 20 })
+		for _, l := range lt.many("dead", 40, always(failing(15*time.Second))) {
+			lt.send(l, 5, large)
+		}
+		agenttest.Pass(75 * time.Second) // each has failed
+		slow := lt.endpoint("slow", always(ok(2*time.Second)))
+		for range 60 {
+			now := time.Since(lt.began)
+			event := lt.send(slow, 1, large)[0]
+			agenttest.Pass(10 * time.Second)
+			if at := lt.timesOf("slow", event); len(at) != 1 || at[0]-now > time.Second {
+				t.Errorf("the event of %v is attempted at %v", now, at)
+			}
 		}
 	})
 }
