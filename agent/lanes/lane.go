@@ -73,13 +73,16 @@ type Lane struct {
 	leaving eventSet
 	// full reports that the last refill hit the memory limit. It is cleared when an attempt ends
 	// and the lane holds no more than half of its share. A full lane holds something, so an attempt
-	// of it will end. Or it waits for room (Scheduler.room).
+	// of it will end. Or it waits for room.
 	full bool
-	// wants is the size of the large delivery for which the lane waits, or for which there is a
-	// promise.
-	wants    int
-	waits    bool // the lane is in a row of room.waiting
-	promised bool // its wants are counted in room.bytes
+	// wants is the size of the large delivery for which the lane waits while waits is true. It is then
+	// in room.waiting.
+	wants int
+	waits bool
+	// room is what the lane has taken up for the first delivery that it holds, or for one that a
+	// refill is to bring; nil if nothing. taken is how many bytes.
+	room  *room
+	taken int
 	// fetching reports that a refill is under way. released are the events that have left held
 	// since it began. The refill may have read their rows as pending, so it must not bring them
 	// again.

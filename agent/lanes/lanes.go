@@ -99,7 +99,7 @@ type Scheduler struct {
 	inFlight int               // attempts under way; one ends here when the ledger has its result
 	unproven int               // those of them whose lane is not proven
 	bytes    int               // of the deliveries in all lanes
-	room     room              // for large deliveries
+	rooms    [2]room           // for large deliveries; the second is that of lanes that have failed
 	venues   map[string]*venue // by name
 	// ready are the venues that can start an attempt, by the class of their lanes. The venues of a
 	// class take turns. turn is the class that was asked first last time.
@@ -221,8 +221,10 @@ func (s *Scheduler) pushLocked(l *Lane, d *outbox.Delivery) {
 func (s *Scheduler) turnOffLocked(l *Lane, reason, except string) []outbox.Entry {
 	now := s.cfg.Now()
 	l.off = reason
-	s.endPromiseLocked(l)
-	s.promiseLocked()
+	if l.bytes == 0 { // it may have a promise
+		s.leaveRoomLocked(l)
+		s.promiseLocked()
+	}
 	var entries []outbox.Entry
 	for _, d := range l.queue {
 		s.freeLocked(l, d)

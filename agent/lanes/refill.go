@@ -148,7 +148,6 @@ func (s *Scheduler) feed(wants []outbox.Want, refills map[string]*outbox.Refill,
 			continue // the endpoint was removed meanwhile
 		}
 		l.fetching = false
-		s.endPromiseLocked(l)
 		released := l.released
 		l.released = nil
 		if r := refills[w.EndpointID]; r != nil {
@@ -166,6 +165,11 @@ func (s *Scheduler) feed(wants []outbox.Want, refills map[string]*outbox.Refill,
 // left the lane since the query began. at is set to the delivery at hand, for the report of a
 // panic.
 func (s *Scheduler) feedLaneLocked(l *Lane, r *outbox.Refill, released eventSet, now time.Time, at *outbox.Subject) (entries []outbox.Entry) {
+	if l.bytes == 0 && (len(r.Deliveries) > 0 || !r.More) {
+		// What was promised is here, or not needed. A refill that had no room for its body is no reason
+		// to end the promise: lanes would take it from each other in turn, and none would get a delivery.
+		s.leaveRoomLocked(l)
+	}
 	// The lane may have been held since the query began, for example by a Retry-After.
 	held := l.heldFor(s.cfg.Now()) > keepFor
 	for _, d := range r.Deliveries {

@@ -6,36 +6,39 @@ import "github.com/quintago/webhook-agent/outbox"
 // smaller. Ten thousand endpoints that hang, each with one that is not large, take 160 MiB at most.
 const largeDelivery = 16 << 10
 
-// room is what is known of the memory for large deliveries. Small ones always find some, because each
-// lane may hold one. Large ones share delivery.queue_memory: otherwise a hundred endpoints that hang
-// could hold a hundred times delivery.max_body. The rest waits in the database.
+// room is the memory for large deliveries of lanes that hold nothing else. A lane may always hold one
+// small delivery. If it could always hold a large one, a hundred endpoints that hang would hold a
+// hundred times delivery.max_body. So such lanes take up room, and when there is none, their
+// deliveries wait in the database. Lanes that have failed have a room of their own, so that dead
+// endpoints keep the others waiting for one attempt at most.
 type room struct {
-	bytes int // of the large deliveries in all lanes, and of what is promised
-	// waiting are the lanes that hold nothing and whose next delivery found no room: those that had
-	// not failed, and those that had, each in their order. Some of them may not wait any more.
-	waiting [2][]*Lane
+	bytes int // of the deliveries for which lanes have taken it up, and of what is promised
+	// waiting are the lanes whose next delivery has found no room, the first one first. Some of them
+	// may not wait any more.
+	waiting []*Lane
 }
 
-// hasRoom reports whether there is memory for a delivery. A lane may always hold one that is not
-// large. A proven lane may always hold a large one, since it is most likely done with it within a
-// second.
+// roomOf returns the room that a lane takes up.
+func (s *Scheduler) roomOf(l *Lane) *room {
+	return &s.rooms[min(l.failures, 1)]
+}
+
+// hasRoom reports whether there is memory for a delivery. A proven lane that holds nothing may always
+// hold a large one, since it is most likely done with it within a second.
 func (s *Scheduler) hasRoom(l *Lane, d *outbox.Delivery) bool {
 	size := d.Size()
 	if l.bytes == 0 {
-		return size < s.cfg.Large || l.proven || s.largeFits(l, size)
+		return size < s.cfg.Large || l.proven || s.roomFits(s.roomOf(l), size)
 	}
 	return l.bytes+size <= s.cfg.QueueBytes/laneShare && l.venue.bytes+size <= venueShare*(s.cfg.QueueBytes-s.bytes-size)
 }
 
-// largeFits reports whether there is memory for one more large delivery. Lanes that have failed leave
-// half of it to the others. A delivery that is larger than half of what there is counts as so much: it
-// need not wait until there is no other at all.
-func (s *Scheduler) largeFits(l *Lane, size int) bool {
-	most := s.cfg.QueueBytes
-	if l.failures > 0 {
-		most /= 2
-	}
-	return s.room.bytes+min(size, most/2) <= most
+// roomFits reports whether a large delivery fits into a room, which is half of delivery.queue_memory.
+// One that is larger than half of the room counts as so much: it need not wait until all of it is
+// free.
+func (s *Scheduler) roomFits(r *room, size int) bool {
+	most := s.cfg.QueueBytes / 2
+	return r.bytes+min(size, most/2) <= most
 }
 
 // freeLocked frees a delivery's body and the memory that was counted for it.
@@ -47,54 +50,65 @@ func (s *Scheduler) freeLocked(l *Lane, d *outbox.Delivery) {
 // holdLocked adds the size of a delivery to the bytes that its lane holds. A negative one takes it
 // away.
 func (s *Scheduler) holdLocked(l *Lane, size int) {
+	first := l.bytes == 0
 	l.bytes += size
 	l.venue.bytes += size
 	s.bytes += size
-	if max(size, -size) >= s.cfg.Large {
-		s.room.bytes += size
+	switch {
+	case first && size >= s.cfg.Large:
+		s.takeRoomLocked(l, size)
+	case l.bytes == 0:
+		s.leaveRoomLocked(l)
 		s.promiseLocked()
 	}
 }
 
-// awaitRoomLocked puts a lane that is full into the row of those that wait for room, if it holds
-// nothing. Otherwise the end of its own attempt makes room. d is its next delivery.
+// takeRoomLocked counts a delivery in the lane's room until leaveRoomLocked.
+func (s *Scheduler) takeRoomLocked(l *Lane, size int) {
+	s.leaveRoomLocked(l) // a promise
+	l.room, l.taken = s.roomOf(l), size
+	l.room.bytes += size
+}
+
+// leaveRoomLocked ends what the lane has taken up, because it holds nothing any more, or what was
+// promised to it, because it was refilled or is turned off. The caller calls promiseLocked, after a
+// refill has put what it brought into the lanes.
+func (s *Scheduler) leaveRoomLocked(l *Lane) {
+	if l.room != nil {
+		l.room.bytes -= l.taken
+		l.room, l.taken = nil, 0
+	}
+}
+
+// awaitRoomLocked puts a lane that is full behind those that wait for room, if it holds nothing.
+// Otherwise the end of its own attempt makes room. d is its next delivery.
 func (s *Scheduler) awaitRoomLocked(l *Lane, d *outbox.Delivery) {
 	if l.bytes > 0 {
 		return
 	}
 	if l.wants = d.Size(); !l.waits {
 		l.waits = true
-		row := &s.room.waiting[min(l.failures, 1)]
-		*row = append(*row, l)
+		r := s.roomOf(l)
+		r.waiting = append(r.waiting, l)
 	}
 }
 
 // promiseLocked has the first lanes that wait refilled, as far as there is room for what they want.
-// The promise holds until their refill has ended. So a few are refilled at a time, and not all of
-// them again and again.
+// They take it up at once, so a few are refilled at a time, and not all of them again and again.
 func (s *Scheduler) promiseLocked() {
-	for i := range s.room.waiting {
-		for row := &s.room.waiting[i]; len(*row) > 0; {
-			l := (*row)[0]
+	for i := range s.rooms {
+		for r := &s.rooms[i]; len(r.waiting) > 0; {
+			l := r.waiting[0]
 			still := s.byID[l.id] == l && l.full && l.bytes == 0 && l.off == ""
-			if still && !s.largeFits(l, l.wants) {
+			if still && !s.roomFits(s.roomOf(l), l.wants) {
 				break
 			}
-			pop(row)
+			pop(&r.waiting)
 			if l.waits = false; still {
-				l.full, l.promised = false, true
-				s.room.bytes += l.wants
+				l.full = false
+				s.takeRoomLocked(l, l.wants)
 				s.scheduleLocked(l)
 			}
 		}
-	}
-}
-
-// endPromiseLocked ends the promise to a lane, because it was refilled or is turned off. The caller
-// calls promiseLocked then, after a refill has put what it brought into the lanes.
-func (s *Scheduler) endPromiseLocked(l *Lane) {
-	if l.promised {
-		l.promised = false
-		s.room.bytes -= l.wants
 	}
 }
