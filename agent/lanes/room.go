@@ -9,8 +9,8 @@ const largeDelivery = 16 << 10
 // room is the memory for large deliveries of lanes that hold nothing else. A lane may always hold one
 // small delivery. If it could always hold a large one, a hundred endpoints that hang would hold a
 // hundred times delivery.max_body. So such lanes take up room, and when there is none, their
-// deliveries wait in the database. Lanes that have failed have a room of their own, so that dead
-// endpoints keep the others waiting for one attempt at most.
+// deliveries wait in the database. Lanes that have failed have a room of their own, so each dead
+// endpoint is in the way of the others for one attempt only.
 type room struct {
 	bytes int // of the deliveries for which lanes have taken it up, and of what is promised
 	// waiting are the lanes whose next delivery has found no room, the first one first. Some of them
