@@ -13,9 +13,9 @@ import (
 // the agent has used.
 
 const (
-	bodiesTimeout = 5 * time.Minute
-	largestBody   = "128MiB" // the most that delivery.max_body allows
-	wantBodies    = 4        // the most endpoints that want each event
+	bodiesTimeout = 15 * time.Minute // those to endpoints that hang go in turns
+	largestBody   = "128MiB"         // the most that delivery.max_body allows
+	wantBodies    = 4                // the most endpoints that want each event
 	insertBody    = `insert into webhooks.outbox (type, venue, data) values ($1, $2, to_json(repeat('x', $3::int)))`
 )
 
