@@ -222,8 +222,7 @@ func (s *Scheduler) turnOffLocked(l *Lane, reason, except string) []outbox.Entry
 	now := s.cfg.Now()
 	l.off = reason
 	if l.bytes == 0 { // it may have a promise
-		s.leaveRoomLocked(l)
-		s.promiseLocked()
+		s.yieldRoomLocked(l)
 	}
 	var entries []outbox.Entry
 	for _, d := range l.queue {

@@ -172,13 +172,17 @@ func (s *Scheduler) feedLaneLocked(l *Lane, r *outbox.Refill, released eventSet,
 	}
 	// The lane may have been held since the query began, for example by a Retry-After.
 	held := l.heldFor(s.cfg.Now()) > keepFor
+	// The rows may be older than what became of their deliveries meanwhile.
+	over := func(d *outbox.Delivery) bool {
+		_, done := released[d.EventID]
+		_, withdrawn := s.withdrawn.Get(d.ReplayID)
+		return done || withdrawn
+	}
 	for _, d := range r.Deliveries {
 		*at = d.Subject()
-		_, done := released[d.EventID]
 		_, known := l.held[d.EventID] // it may have come in after the rows were read
-		_, withdrawn := s.withdrawn.Get(d.ReplayID)
 		switch {
-		case done || known || withdrawn || l.off != "":
+		case known || over(d) || l.off != "":
 		case s.cfg.Aside(*at):
 			l.held.add(d.EventID)
 			entries = append(entries, FailedAside(d, now))
@@ -199,15 +203,13 @@ func (s *Scheduler) feedLaneLocked(l *Lane, r *outbox.Refill, released eventSet,
 		}
 	}
 	for _, d := range r.Lost {
-		_, done := released[d.EventID]
-		if _, withdrawn := s.withdrawn.Get(d.ReplayID); !done && !withdrawn {
+		if !over(d.Delivery) {
 			l.held.add(d.EventID)
 			entries = append(entries, &outbox.Record{Delivery: d.Delivery, Status: outbox.Failed, Finished: now, Error: d.Reason})
 		}
 	}
 	for _, d := range r.Former {
-		_, done := released[d.EventID]
-		if _, withdrawn := s.withdrawn.Get(d.ReplayID); !done && !withdrawn {
+		if !over(d) {
 			l.held.add(d.EventID)
 			entries = append(entries, Missed(d, offRemoved, now))
 		}

@@ -58,8 +58,7 @@ func (s *Scheduler) holdLocked(l *Lane, size int) {
 	case first && size >= s.cfg.Large:
 		s.takeRoomLocked(l, size)
 	case l.bytes == 0:
-		s.leaveRoomLocked(l)
-		s.promiseLocked()
+		s.yieldRoomLocked(l)
 	}
 }
 
@@ -70,9 +69,17 @@ func (s *Scheduler) takeRoomLocked(l *Lane, size int) {
 	l.room.bytes += size
 }
 
-// leaveRoomLocked ends what the lane has taken up, because it holds nothing any more, or what was
-// promised to it, because it was refilled or is turned off. The caller calls promiseLocked, after a
-// refill has put what it brought into the lanes.
+// yieldRoomLocked gives what the lane has taken up to those that wait: it holds nothing any more, or it
+// was turned off before its refill.
+func (s *Scheduler) yieldRoomLocked(l *Lane) {
+	if l.room != nil {
+		s.leaveRoomLocked(l)
+		s.promiseLocked()
+	}
+}
+
+// leaveRoomLocked ends what the lane has taken up, or what was promised to it. A refill calls it before
+// it puts what it has brought into the lanes, and promises the rest to others only after that.
 func (s *Scheduler) leaveRoomLocked(l *Lane) {
 	if l.room != nil {
 		l.room.bytes -= l.taken
