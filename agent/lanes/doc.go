@@ -10,10 +10,10 @@
 //	finish   draws the conclusions of an answer  → entries for Config.Write, which is outbox.Ledger.Write (finish.go)
 //	Committed lets go of what is recorded        → memory is free, or the lane has a row that is due later
 //
-// Who is sent to next is in dispatch.go, where venues take turns. What a lane may hold is in room.go:
-// no venue holds all of the memory, and large deliveries share a part. How an endpoint that fails is
-// held, paced and tried again is in standing.go. An endpoint's own row comes by Load, Change and Remove
-// (endpoint.go).
+// Who is sent to next is in dispatch.go, where venues take turns. What a lane may hold is in
+// room.go: no venue holds all of the memory, and large deliveries share a part. How an endpoint
+// that fails is held, paced and tried again is in standing.go. An endpoint's own row comes by Load,
+// Change and Remove (endpoint.go).
 //
 // # Endpoints that fail
 //
